@@ -1,0 +1,93 @@
+"""Everything that can go wrong, as one tree.
+
+    AnnotateError            one clear line for a person; exit code 1
+    ├── UnknownName          no such detector, engine, format, vocabulary, option: names the nearest
+    ├── MissingPackage       an extra is not installed: names the command which installs it
+    ├── VideoError           no such video, no video stream, empty, unreadable
+    │   └── BrokenVideo      frames can be had up to `frame`, then the file ends or is damaged
+    ├── PromptError          a vocabulary, point, box or mask is not as it must be: file, row, column
+    ├── ItemsError           a file of items is damaged, of another clip, of a newer version
+    │   └── SettingsDiffer   the file was written under other settings: says which
+    ├── DatasetError         a dataset is damaged, or its classes do not fit
+    │   └── ExportDiffers    what was written does not read back as what was meant
+    └── OutputError          cannot write there: exists, not a folder, disk full
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+EXTRAS = {"ultralytics": "ultralytics"}  # importable name -> our extra which brings it
+
+
+class AnnotateError(Exception):
+    """The root: its text is one sentence that says what was wrong, where, and what to do."""
+
+
+class UnknownName(AnnotateError):
+    """A name that nothing answers to.
+
+    >>> str(UnknownName("detector", "color", ["colour", "yolo"]))
+    "no detector 'color'; did you mean 'colour'? There are: colour, yolo"
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        super().__init__(f"no {kind} {name!r}{hint} There are: {', '.join(known) or 'none'}")
+
+
+class MissingPackage(AnnotateError):
+    """A package that this command needs is not installed."""
+
+
+class VideoError(AnnotateError):
+    """Not a video that can be read."""
+
+
+class BrokenVideo(VideoError):
+    """A video that ends or breaks before its end; `frame` is the first frame that cannot be had."""
+
+    def __init__(self, message: str, frame: int) -> None:
+        super().__init__(message)
+        self.frame = frame
+
+
+class PromptError(AnnotateError):
+    """A vocabulary, a point, a box or a mask that is not as it must be."""
+
+
+class ItemsError(AnnotateError):
+    """A file of items that cannot be used."""
+
+
+class SettingsDiffer(ItemsError):
+    """A file of items written under other settings than those asked for now."""
+
+
+class DatasetError(AnnotateError):
+    """A dataset that cannot be used."""
+
+
+class ExportDiffers(DatasetError):
+    """An export that does not read back as what was meant."""
+
+
+class OutputError(AnnotateError):
+    """Nothing can be written there."""
+
+
+def needs(package: str) -> ModuleType:
+    """Import `package`, or say which command installs it.
+
+    Raises:
+        MissingPackage: when it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(package.partition(".")[0])
+        cure = f"pip install 'annotate-local[{extra}]'" if extra else f"pip install {package}"
+        raise MissingPackage(f"this needs {package}, which is not installed: {cure}") from error

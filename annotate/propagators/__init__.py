@@ -1,0 +1,1 @@
+"""Propagators, one file each: what carries prompts through a clip."""
