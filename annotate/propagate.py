@@ -1,18 +1,27 @@
-"""The Propagator contract: who starts where, which way, and what is lost."""
+"""The Propagator contract; a pass over a clip: who starts where, which way, and what is lost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from annotate.records import Frame, Prompt
+from annotate import checkpoint, items, journal, plugins, video
+from annotate.errors import PromptError
+from annotate.prompts import PromptTable
+from annotate.records import Frame, Item, Prompt
 
 if TYPE_CHECKING:
     import supervision as sv
+
+GROUP = "annotate.propagators"
+CHECKPOINT_EVERY = 100  # frames between two states on disk: what a killed run does again, at most
 
 State = Mapping[str, npt.NDArray[Any]]
 
@@ -52,3 +61,184 @@ class Propagator(Protocol):
         Every object may learn from all its prompts, but starts at its own first prompt of the pass.
         `lessons` is read once, frame by frame, so that only what is learnt stays in memory.
         """
+
+
+def names() -> list[str]:
+    """The installed engines; none is imported."""
+    return plugins.names(GROUP)
+
+
+def load(name: str, **options: Any) -> Propagator:
+    """The engine `name`.
+
+    Raises:
+        UnknownName: nothing is installed under that name, or it has no such option.
+    """
+    plugin = plugins.find(GROUP, name)
+    plugins.check_options(plugin, name, options)
+    engine: Propagator = plugin(**options)
+    return engine
+
+
+def settings(engine: Propagator) -> Mapping[str, Any]:
+    """The engine's options as they are set: what a file of items is stamped with."""
+    return dataclasses.asdict(engine)  # type: ignore[call-overload,no-any-return]  # a dataclass
+
+
+@dataclass(frozen=True)
+class Job:
+    """An engine, a clip, and what a person said of it.
+
+    Frames from `start` up to, not including, `stop` are looked at. `both` follows each object also
+    backward from its first prompt. Prompts outside the range teach, but start nothing.
+    """
+
+    engine: Propagator
+    source: str
+    clip: Path
+    prompts: PromptTable
+    start: int = 0
+    stop: int | None = None
+    both: bool = False
+
+    def firsts(self) -> dict[int, int]:
+        """Object -> the frame on which it starts.
+
+        Raises:
+            PromptError: when nothing starts between `start` and `stop`.
+        """
+        firsts: dict[int, int] = {}
+        for prompt in self.prompts.prompts:
+            if self.start <= prompt.frame and (self.stop is None or prompt.frame < self.stop):
+                firsts.setdefault(prompt.object_id, prompt.frame)
+        if not firsts:
+            end = "the end" if self.stop is None else f"frame {self.stop}"
+            raise PromptError(f"no prompt lies between frame {self.start} and {end}: give one")
+        return firsts
+
+    def lessons(self) -> Iterator[Lesson]:
+        """The prompted frames, in order, with all their prompts."""
+        on = self.on_frames()
+        for frame in video.frames_at(self.clip, sorted(on)):
+            yield Lesson(frame, tuple(on[frame.index]))
+
+    def on_frames(self) -> dict[int, list[Prompt]]:
+        """Frame -> its prompts."""
+        on = defaultdict(list)
+        for prompt in self.prompts.prompts:
+            on[prompt.frame].append(prompt)
+        return on
+
+
+def run(
+    job: Job,
+    out: Path,
+    header: journal.Header,
+    *,
+    force: bool = False,
+    progress: Callable[[Item], None] = lambda item: None,
+) -> None:
+    """Propagate `job`'s prompts into a file of items; goes on where an equal run was stopped.
+
+    The file has a line for each frame from the first prompt on (with `both`: from `job.start` on).
+    What a stopped run needs to go on exactly lies beside `out` until the run is complete.
+
+    Raises:
+        PromptError, SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
+    """
+    firsts = job.firsts()
+    with journal.append(out, header, force=force) as forward:
+        if forward.complete:
+            return
+        before = _run_backward(job, firsts, out, header, force, progress) if job.both else {}
+        first = job.start if job.both else min(firsts.values())
+        whole = _Pass(job, firsts, job.on_frames(), checkpoint.beside(out, ""), progress)
+        whole.follow(
+            forward,
+            lambda last: video.frames(job.clip, start=first if last is None else last + 1, stop=job.stop),
+            lambda item: _joined(item, before),
+            force,
+        )
+        forward.finish()
+    checkpoint.clear(out)
+
+
+def _run_backward(
+    job: Job,
+    firsts: Mapping[int, int],
+    out: Path,
+    header: journal.Header,
+    force: bool,
+    progress: Callable[[Item], None],
+) -> Mapping[int, Item]:
+    """Follow each object backward from its start, into a file beside `out`; frame -> item."""
+    on: dict[int, list[Prompt]] = defaultdict(list)
+    for prompt in job.prompts.prompts:
+        if firsts.get(prompt.object_id) == prompt.frame:
+            on[prompt.frame].append(prompt)
+    aside = checkpoint.backward_items(out)
+    with journal.append(aside, header, force=force) as backward:
+        if not backward.complete:
+            back = _Pass(job, firsts, on, checkpoint.beside(out, ".backward"), progress, -1)
+            top = max(firsts.values())
+            back.follow(
+                backward,
+                lambda last: video.backward(job.clip, top if last is None else last - 1, job.start),
+                lambda item: item,
+                force,
+            )
+            backward.finish()
+    return checkpoint.ByFrame(aside)
+
+
+def _joined(item: Item, before: Mapping[int, Item]) -> Item:
+    """A frame of the forward pass, with the objects that only start later put in."""
+    earlier = before.get(item.frame)
+    if earlier is None:
+        return item
+    objects = (*item.objects, *earlier.objects)
+    return dataclasses.replace(item, objects=objects, lost=(*item.lost, *earlier.lost))
+
+
+@dataclass
+class _Pass:
+    """One direction over a clip."""
+
+    job: Job
+    firsts: Mapping[int, int]
+    on: Mapping[int, list[Prompt]]
+    saved: Path
+    progress: Callable[[Item], None]
+    direction: int = 1
+
+    def follow(
+        self,
+        out: journal.Appender,
+        frames_after: Callable[[int | None], Iterator[Frame]],
+        finished: Callable[[Item], Item],
+        force: bool,
+    ) -> None:
+        session = self.job.engine.begin(self.job.lessons())
+        if not force and (state := checkpoint.read(self.saved, out)) is not None:
+            session.restore(state)
+        else:
+            out.rewind_all()
+        for frame in frames_after(None if out.last is None else out.last.frame):
+            found = session.step(frame, self.on.get(frame.index, ()))
+            item = finished(self._item(frame, found))
+            out.write(item)
+            self.progress(item)
+            if out.count % CHECKPOINT_EVERY == 0:
+                checkpoint.write(self.saved, session.state(), out)
+
+    def _item(self, frame: Frame, found: sv.Detections) -> Item:
+        """The item of one step; at its own first frame an object belongs to the forward pass."""
+        ids = np.zeros(0, int) if found.tracker_id is None else found.tracker_id
+        reached = {object_id for object_id, first in self.firsts.items() if self._past(frame, first)}
+        mine = np.array([int(object_id) in reached for object_id in ids], bool)
+        labels = self.job.prompts.labels
+        item = items.from_detections(frame, found[mine], labels, self.job.source)
+        return dataclasses.replace(item, lost=tuple(sorted(reached - set(ids.tolist()))))
+
+    def _past(self, frame: Frame, first: int) -> bool:
+        return frame.index >= first if self.direction > 0 else frame.index < first

@@ -1,0 +1,85 @@
+"""What a propagation needs to go on exactly, on disk beside the file of items that it writes."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from annotate.journal import STREAM, Appender, item_from_json
+from annotate.records import Item
+
+State = Mapping[str, npt.NDArray[Any]]
+_OFFSET = "journal.offset"
+
+
+def beside(out: Path, which: str) -> Path:
+    """Where the state of a pass that writes `out` is kept."""
+    return out.with_name(f"{out.name}{which}.state.npz")
+
+
+def backward_items(out: Path) -> Path:
+    """Where the items of the backward pass wait for the forward pass."""
+    return out.with_name(f"{out.name}.backward.jsonl")
+
+
+def clear(out: Path) -> None:
+    """Remove what only a run in progress needs."""
+    for path in (beside(out, ""), beside(out, ".backward"), backward_items(out)):
+        path.unlink(missing_ok=True)
+
+
+def write(path: Path, state: State, out: Appender) -> None:
+    """Keep `state`, taken when `out` stood at its present end; replaces the one before at once."""
+    if out.name == str(STREAM):
+        return
+    draft = path.with_name(path.name + ".part")
+    with draft.open("wb") as file:
+        np.savez(file, **{_OFFSET: np.array(out.offset)}, **state)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def read(path: Path, out: Appender) -> State | None:
+    """The state kept at `path`, with `out` cut back to where it was taken; None if there is none."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            state = {key: saved[key] for key in saved.files}
+    except (OSError, ValueError, BadZipFile):
+        return None
+    offset = int(state.pop(_OFFSET))
+    if offset > out.offset:
+        return None
+    out.rewind(offset)
+    return state
+
+
+class ByFrame(Mapping[int, Item]):
+    """The items of a file, by frame; only where each line begins is held in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at: dict[int, int] = {}
+        with path.open("rb") as file:
+            at = len(file.readline())
+            for line in file:
+                if not line.startswith(b'{"end"'):
+                    self._at[item_from_json(line.decode(), str(path)).frame] = at
+                at += len(line)
+
+    def __getitem__(self, frame: int) -> Item:
+        with self._path.open("rb") as file:
+            file.seek(self._at[frame])
+            return item_from_json(file.readline().decode(), str(self._path))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        return len(self._at)

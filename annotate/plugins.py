@@ -1,0 +1,88 @@
+"""Plugins by name, from entry points: ours are registered exactly as a stranger's.
+
+Listing names imports none of them.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from annotate.errors import AnnotateError, UnknownName
+
+KINDS = {
+    "annotate.detectors": "detector",
+    "annotate.propagators": "engine",
+    "annotate.formats": "format",
+}
+
+
+@cache
+def _points(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in sorted(entry_points(group=group), key=lambda p: p.name)}
+
+
+def names(group: str) -> list[str]:
+    """The installed plugins of `group`, sorted, none of them imported."""
+    return list(_points(group))
+
+
+def find(group: str, name: str) -> type[Any]:
+    """The class that `name` stands for.
+
+    Raises:
+        UnknownName: when nothing is installed under that name; names the nearest.
+    """
+    if name not in _points(group):
+        raise UnknownName(KINDS.get(group, "plugin"), name, names(group))
+    plugin: type[Any] = _points(group)[name].load()
+    return plugin
+
+
+def options(plugin: type[Any]) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of a plugin that a person may set: those with a default."""
+    missing = dataclasses.MISSING
+    fields = dataclasses.fields(plugin)
+    return {f.name: f for f in fields if f.default is not missing or f.default_factory is not missing}
+
+
+def check_options(plugin: type[Any], name: str, given: Iterable[str]) -> None:
+    """Refuse an option that the plugin does not have.
+
+    Raises:
+        UnknownName: names the nearest.
+    """
+    for key in given:
+        if key not in options(plugin):
+            raise UnknownName(f"option of {name}", key, options(plugin))
+
+
+def parse_options(plugin: type[Any], name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Option texts from the command line, as the types that the plugin's fields declare.
+
+    Raises:
+        UnknownName: for an option that the plugin does not have; names the nearest.
+        AnnotateError: for a text that is not of the field's type.
+    """
+    check_options(plugin, name, texts)
+    hints = typing.get_type_hints(plugin)
+    return {key: _parse(hints[key], text, f"{name}: {key}") for key, text in texts.items()}
+
+
+def _parse(hint: Any, text: str, where: str) -> Any:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in kinds and text.lower() == "none":
+        return None
+    if bool in kinds and text.lower() in {"true", "yes", "1", "false", "no", "0"}:
+        return text.lower() in {"true", "yes", "1"}
+    for kind in (int, float, str):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+    raise AnnotateError(f"{where} must be {expected}, got {text!r}")
