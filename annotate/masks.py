@@ -11,11 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco
+import pycocotools.mask
 
 from annotate.errors import ItemsError
 from annotate.records import Box, Mask, Rle
 
+_coco: Any = pycocotools.mask  # its stubs want a private type where it takes any dict
 Ring = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 
@@ -40,7 +41,7 @@ class Polygon:
 def encode(mask: Mask) -> Rle:
     """A mask, (H, W) bool, as `{"size": [height, width], "counts": str}`."""
     columns = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8))
-    return _plain(coco.encode(columns.T))
+    return _plain(_coco.encode(columns.T))
 
 
 def encode_many(masks: npt.NDArray[np.bool_]) -> list[Rle]:
@@ -54,20 +55,23 @@ def decode(rle: Rle) -> Mask:
     Raises:
         ItemsError: when the run lengths do not fill its size.
     """
-    check(rle, (rle["size"][1], rle["size"][0]))
-    columns = np.ascontiguousarray(coco.decode(dict(rle)).T)
-    return cv2.transpose(columns).view(np.bool_)
+    height, width = rle["size"]
+    check(rle, (width, height))
+    mask = np.zeros((height, width), np.bool_)
+    part, (x, y) = crop(rle)
+    mask[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return mask
 
 
 def area(rle: Rle) -> int:
     """How many pixels the mask has."""
-    return int(coco.area(dict(rle)))
+    return int(_coco.area(dict(rle)))
 
 
 def box(mask: Rle | Mask) -> Box | None:
     """The tightest xyxy round a mask, x2 and y2 exclusive; None when the mask is empty."""
     if not isinstance(mask, np.ndarray):
-        x, y, width, height = coco.toBbox(dict(mask)).tolist()
+        x, y, width, height = _coco.toBbox(dict(mask)).tolist()
         return (x, y, x + width, y + height) if width else None
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -84,7 +88,7 @@ def iou(a: Rle, b: Rle) -> float:
     check(a, (b["size"][1], b["size"][0]))
     if not area(a) and not area(b):
         return 1.0
-    return float(coco.iou([dict(a)], [dict(b)], [False])[0, 0])
+    return float(_coco.iou([dict(a)], [dict(b)], [False])[0, 0])
 
 
 def check(rle: Rle, size_wh: tuple[int, int]) -> None:
@@ -147,8 +151,8 @@ def polygons_rle(polygons: Iterable[Polygon], size_wh: tuple[int, int]) -> Rle:
     rings = [bridge([polygon]).ravel().tolist() for polygon in polygons]
     solid = [ring for ring in rings if len(ring) >= 6]  # less than three points enclose nothing
     if not solid:
-        return {"size": [height, width], "counts": _plain_zeros(height, width)}
-    return _plain(coco.merge(coco.frPyObjects(solid, height, width)))
+        return encode(np.zeros((height, width), np.bool_))
+    return _plain(_coco.merge(_coco.frPyObjects(solid, height, width)))
 
 
 def through_centres(polygons: Iterable[Polygon]) -> list[Polygon]:
@@ -189,7 +193,8 @@ def bridge(polygons: Sequence[Polygon]) -> Ring:
     walk = [0]
     while after[walk[-1]] != 0:
         walk.append(after[walk[-1]])
-    return points[np.array(places)[walk]]
+    ring: Ring = points[np.array(places)[walk]]
+    return ring
 
 
 def _nearest_joins(points: Ring, starts: Numbers) -> Iterable[tuple[int, int]]:
@@ -255,7 +260,7 @@ def _trace(mask: Mask) -> Iterable[tuple[int, Ring]]:
 def _partners(order: Numbers) -> list[int]:
     partners = np.empty_like(order)
     partners[order[0::2]], partners[order[1::2]] = order[1::2], order[0::2]
-    return partners.tolist()
+    return list(partners.tolist())
 
 
 def _inwards(ring: Ring) -> Ring:
@@ -286,7 +291,3 @@ def _runs(counts: str | bytes) -> Numbers:
 
 def _plain(rle: dict[str, Any]) -> Rle:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def _plain_zeros(height: int, width: int) -> str:
-    return str(_plain(coco.encode(np.zeros((height, width), np.uint8, order="F")))["counts"])
