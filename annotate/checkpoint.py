@@ -2,39 +2,65 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from annotate.journal import STREAM, Appender, item_from_json
+from annotate.journal import STREAM, Appender
+from annotate.lines import item_from_json
 from annotate.records import Item
 
 State = Mapping[str, npt.NDArray[Any]]
 _OFFSET = "journal.offset"
 
 
-def beside(out: Path, which: str) -> Path:
-    """Where the state of a pass that writes `out` is kept."""
-    return out.with_name(f"{out.name}{which}.state.npz")
+@dataclass(frozen=True)
+class Aside:
+    """The files beside a file of items that only a run in progress needs."""
+
+    folder: Path
+    name: str
+
+    @property
+    def state(self) -> Path:
+        """The state of the forward pass."""
+        return self.folder / f"{self.name}.state.npz"
+
+    @property
+    def backward_state(self) -> Path:
+        """The state of the backward pass."""
+        return self.folder / f"{self.name}.backward.state.npz"
+
+    @property
+    def backward_items(self) -> Path:
+        """The items of the backward pass, waiting for the forward pass."""
+        return self.folder / f"{self.name}.backward.jsonl"
+
+    def clear(self) -> None:
+        """Remove them."""
+        for path in (self.state, self.backward_state, self.backward_items):
+            path.unlink(missing_ok=True)
 
 
-def backward_items(out: Path) -> Path:
-    """Where the items of the backward pass wait for the forward pass."""
-    return out.with_name(f"{out.name}.backward.jsonl")
-
-
-def clear(out: Path) -> None:
-    """Remove what only a run in progress needs."""
-    for path in (beside(out, ""), beside(out, ".backward"), backward_items(out)):
-        path.unlink(missing_ok=True)
+@contextmanager
+def kept(out: Path) -> Iterator[Aside]:
+    """The files aside of `out`; those of standard output do not outlive the run."""
+    if out != STREAM:
+        yield Aside(out.parent, out.name)
+        return
+    with TemporaryDirectory() as folder:
+        yield Aside(Path(folder), "items")
 
 
 def write(path: Path, state: State, out: Appender) -> None:
     """Keep `state`, taken when `out` stood at its present end; replaces the one before at once."""
-    if out.name == str(STREAM):
+    if not out.lasting:
         return
     draft = path.with_name(path.name + ".part")
     with draft.open("wb") as file:
@@ -45,7 +71,7 @@ def write(path: Path, state: State, out: Appender) -> None:
 
 
 def read(path: Path, out: Appender) -> State | None:
-    """The state kept at `path`, with `out` cut back to where it was taken; None if there is none."""
+    """The state kept at `path`, `out` being cut back to where it was taken; None without one."""
     if not path.is_file():
         return None
     try:

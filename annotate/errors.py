@@ -1,16 +1,16 @@
 """Everything that can go wrong, as one tree.
 
-    AnnotateError            one clear line for a person; exit code 1
-    ├── UnknownName          no such detector, engine, format, vocabulary, option: names the nearest
-    ├── MissingPackage       an extra is not installed: names the command which installs it
-    ├── VideoError           no such video, no video stream, empty, unreadable
-    │   └── BrokenVideo      frames can be had up to `frame`, then the file ends or is damaged
-    ├── PromptError          a vocabulary, point, box or mask is not as it must be: file, row, column
-    ├── ItemsError           a file of items is damaged, of another clip, of a newer version
-    │   └── SettingsDiffer   the file was written under other settings: says which
-    ├── DatasetError         a dataset is damaged, or its classes do not fit
-    │   └── ExportDiffers    what was written does not read back as what was meant
-    └── OutputError          cannot write there: exists, not a folder, disk full
+AnnotateError            one clear line for a person; exit code 1
+├── UnknownName          no such detector, engine, format, vocabulary, option: names the nearest
+├── MissingPackage       an extra is not installed: names the command which installs it
+├── VideoError           no such video, no video stream, empty, unreadable
+│   └── BrokenVideo      frames can be had up to `frame`, then the file ends or is damaged
+├── PromptError          a vocabulary, point, box or mask is wrong: file, row, column
+├── ItemsError           a file of items is damaged, of another clip, of a newer version
+│   └── SettingsDiffer   the file was written under other settings: says which
+├── DatasetError         a dataset is damaged, or its classes do not fit
+│   └── ExportDiffers    what was written does not read back as what was meant
+└── OutputError          cannot write there: exists, not a folder, disk full
 """
 
 import difflib

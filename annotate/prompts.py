@@ -125,7 +125,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except FileNotFoundError:
         raise PromptError(f"{path}: no such file of points") from None
-    except (OSError, ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
+    except (
+        OSError,
+        ValueError,
+        UnicodeDecodeError,
+    ) as error:  # pandas' parser errors are ValueErrors
         raise PromptError(f"{path}: not a CSV table that can be read: {error}") from None
 
 
@@ -144,7 +148,9 @@ def _with_xy(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def _pair(value: Any, where: str) -> tuple[Any, Any]:
     numbers = _NUMBER.findall(value) if isinstance(value, str) else list(value)
     if len(numbers) != 2:
-        raise PromptError(f"{where}, column point_xy: expected a pair such as (12, 34), got {value!r}")
+        raise PromptError(
+            f"{where}, column point_xy: expected a pair such as (12, 34), got {value!r}"
+        )
     return numbers[0], numbers[1]
 
 

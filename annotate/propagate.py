@@ -147,48 +147,44 @@ def run(
         PromptError, SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
     """
     firsts = job.firsts()
-    with journal.append(out, header, force=force) as forward:
+    with journal.append(out, header, force=force) as forward, checkpoint.kept(out) as aside:
         if forward.complete:
             return
-        before = _run_backward(job, firsts, out, header, force, progress) if job.both else {}
+        if force:
+            aside.clear()
+        before = _run_backward(job, firsts, aside, header, progress) if job.both else {}
         first = job.start if job.both else min(firsts.values())
-        whole = _Pass(job, firsts, job.on_frames(), checkpoint.beside(out, ""), progress)
-        whole.follow(
+        _Pass(job, firsts, job.on_frames(), aside.state, progress).follow(
             forward,
-            lambda last: video.frames(job.clip, start=first if last is None else last + 1, stop=job.stop),
+            lambda after: video.frames(job.clip, start=max(first, after + 1), stop=job.stop),
             lambda item: _joined(item, before),
-            force,
         )
         forward.finish()
-    checkpoint.clear(out)
+        aside.clear()
 
 
 def _run_backward(
     job: Job,
     firsts: Mapping[int, int],
-    out: Path,
+    aside: checkpoint.Aside,
     header: journal.Header,
-    force: bool,
     progress: Callable[[Item], None],
 ) -> Mapping[int, Item]:
-    """Follow each object backward from its start, into a file beside `out`; frame -> item."""
+    """Follow each object backward from its start, into a file aside; frame -> item."""
     on: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in job.prompts.prompts:
         if firsts.get(prompt.object_id) == prompt.frame:
             on[prompt.frame].append(prompt)
-    aside = checkpoint.backward_items(out)
-    with journal.append(aside, header, force=force) as backward:
+    top = max(firsts.values())
+    with journal.append(aside.backward_items, header) as backward:
         if not backward.complete:
-            back = _Pass(job, firsts, on, checkpoint.beside(out, ".backward"), progress, -1)
-            top = max(firsts.values())
-            back.follow(
+            _Pass(job, firsts, on, aside.backward_state, progress, backward=True).follow(
                 backward,
-                lambda last: video.backward(job.clip, top if last is None else last - 1, job.start),
+                lambda after: video.backward(job.clip, top if after < 0 else after - 1, job.start),
                 lambda item: item,
-                force,
             )
             backward.finish()
-    return checkpoint.ByFrame(aside)
+    return checkpoint.ByFrame(aside.backward_items)
 
 
 def _joined(item: Item, before: Mapping[int, Item]) -> Item:
@@ -202,28 +198,27 @@ def _joined(item: Item, before: Mapping[int, Item]) -> Item:
 
 @dataclass
 class _Pass:
-    """One direction over a clip."""
+    """One direction over a clip; its state is kept in the file `saved` every so many frames."""
 
     job: Job
     firsts: Mapping[int, int]
     on: Mapping[int, list[Prompt]]
     saved: Path
     progress: Callable[[Item], None]
-    direction: int = 1
+    backward: bool = False
 
     def follow(
         self,
         out: journal.Appender,
-        frames_after: Callable[[int | None], Iterator[Frame]],
+        frames_after: Callable[[int], Iterator[Frame]],
         finished: Callable[[Item], Item],
-        force: bool,
     ) -> None:
         session = self.job.engine.begin(self.job.lessons())
-        if not force and (state := checkpoint.read(self.saved, out)) is not None:
+        if (state := checkpoint.read(self.saved, out)) is not None:
             session.restore(state)
         else:
             out.rewind_all()
-        for frame in frames_after(None if out.last is None else out.last.frame):
+        for frame in frames_after(-1 if out.last is None else out.last.frame):
             found = session.step(frame, self.on.get(frame.index, ()))
             item = finished(self._item(frame, found))
             out.write(item)
@@ -234,11 +229,11 @@ class _Pass:
     def _item(self, frame: Frame, found: sv.Detections) -> Item:
         """The item of one step; at its own first frame an object belongs to the forward pass."""
         ids = np.zeros(0, int) if found.tracker_id is None else found.tracker_id
-        reached = {object_id for object_id, first in self.firsts.items() if self._past(frame, first)}
-        mine = np.array([int(object_id) in reached for object_id in ids], bool)
+        on_its_way = {one for one, first in self.firsts.items() if self._past(frame, first)}
+        mine = np.array([int(one) in on_its_way for one in ids], bool)
         labels = self.job.prompts.labels
         item = items.from_detections(frame, found[mine], labels, self.job.source)
-        return dataclasses.replace(item, lost=tuple(sorted(reached - set(ids.tolist()))))
+        return dataclasses.replace(item, lost=tuple(sorted(on_its_way - set(ids.tolist()))))
 
     def _past(self, frame: Frame, first: int) -> bool:
-        return frame.index >= first if self.direction > 0 else frame.index < first
+        return frame.index < first if self.backward else frame.index >= first

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from annotate import video
-from annotate.errors import AnnotateError, OutputError
+from annotate.errors import OutputError
 from annotate.records import Frame
 
 
@@ -30,11 +30,20 @@ def choose(
     at most `maximum`, spread evenly.
     """
     if maximum is not None:
-        indices = [f.index for f in choose(clip, every=every, rate=rate, keyframes=keyframes, start=start, stop=stop)]
+        indices = [
+            f.index
+            for f in choose(
+                clip, every=every, rate=rate, keyframes=keyframes, start=start, stop=stop
+            )
+        ]
         spread = np.linspace(0, len(indices) - 1, min(maximum, len(indices))).round().astype(int)
         return video.frames_at(clip, [indices[place] for place in spread])
     if keyframes:
-        inside = (f for f in video.keyframes(clip) if start <= f.index and (stop is None or f.index < stop))
+        inside = (
+            f
+            for f in video.keyframes(clip)
+            if start <= f.index and (stop is None or f.index < stop)
+        )
         return inside
     return video.frames(clip, every=every, rate=rate, start=start, stop=stop)
 
@@ -55,7 +64,9 @@ def save(frames: Iterable[Frame], folder: Path, *, image_format: str = "png") ->
             for frame in frames:
                 path = folder / f"{Path(frame.video).stem}-{frame.index:06d}.{image_format}"
                 draft = path.with_name(path.name + ".part")
-                Image.fromarray(frame.image).save(draft, "JPEG" if image_format == "jpg" else "PNG", quality=95)
+                Image.fromarray(frame.image).save(
+                    draft, "JPEG" if image_format == "jpg" else "PNG", quality=95
+                )
                 draft.replace(path)
                 table.writerow([path.name, frame.video, frame.index, frame.seconds])
                 yield path
