@@ -44,11 +44,9 @@ def find(group: str, name: str) -> type[Any]:
 
 def options(plugin: type[Any]) -> dict[str, dataclasses.Field[Any]]:
     """The fields of a plugin that a person may set: those with a default."""
-    missing = dataclasses.MISSING
+    unset = (dataclasses.MISSING, dataclasses.MISSING)
     fields = dataclasses.fields(plugin)
-    return {
-        f.name: f for f in fields if f.default is not missing or f.default_factory is not missing
-    }
+    return {f.name: f for f in fields if (f.default, f.default_factory) != unset}
 
 
 def check_options(plugin: type[Any], name: str, given: Iterable[str]) -> None:

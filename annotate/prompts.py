@@ -92,7 +92,7 @@ class PromptTable:
 
 
 def read_points(source: str | Path | pd.DataFrame, scope: Scope) -> pd.DataFrame:
-    """A points table, checked: columns frame_id, object_id, x, y, label, class, in the file's order.
+    """A points table, checked: columns frame_id, object_id, x, y, label, class, in its own order.
 
     `source` is a CSV file or a DataFrame with columns `frame_id, object_id, x, y, label[, class]`,
     or `point_xy`, holding the pair, in place of `x` and `y`.
@@ -148,9 +148,8 @@ def _with_xy(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def _pair(value: Any, where: str) -> tuple[Any, Any]:
     numbers = _NUMBER.findall(value) if isinstance(value, str) else list(value)
     if len(numbers) != 2:
-        raise PromptError(
-            f"{where}, column point_xy: expected a pair such as (12, 34), got {value!r}"
-        )
+        expected = "a pair such as (12, 34)"
+        raise PromptError(f"{where}, column point_xy: expected {expected}, got {value!r}")
     return numbers[0], numbers[1]
 
 
@@ -244,9 +243,10 @@ def table(
     labels: dict[int, str] = {}
     if points is not None:
         labels = _labels(points)
-        for (frame, object_id), group in points.groupby(["frame_id", "object_id"], sort=True):
+        for _, group in points.groupby(["frame_id", "object_id"], sort=True):
+            frame, object_id = int(group["frame_id"].iloc[0]), int(group["object_id"].iloc[0])
             xy, inside = group[["x", "y"]].to_numpy(float), group["label"].to_numpy(np.int64)
-            gathered[frame, object_id] = Prompt(int(frame), int(object_id), xy, inside)
+            gathered[frame, object_id] = Prompt(frame, object_id, xy, inside)
     for frame, object_id, box in boxes:
         known = gathered.get((frame, object_id), Prompt(frame, object_id))
         gathered[frame, object_id] = replace(known, box=box)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -232,7 +232,8 @@ class _Pass:
         on_its_way = {one for one, first in self.firsts.items() if self._past(frame, first)}
         mine = np.array([int(one) in on_its_way for one in ids], bool)
         labels = self.job.prompts.labels
-        item = items.from_detections(frame, found[mine], labels, self.job.source)
+        kept = cast("sv.Detections", found[mine])
+        item = items.from_detections(frame, kept, labels, self.job.source)
         return dataclasses.replace(item, lost=tuple(sorted(on_its_way - set(ids.tolist()))))
 
     def _past(self, frame: Frame, first: int) -> bool:

@@ -13,6 +13,8 @@ from annotate import video
 from annotate.errors import OutputError
 from annotate.records import Frame
 
+_ENCODERS = {"png": "PNG", "jpg": "JPEG"}
+
 
 def choose(
     clip: Path | str,
@@ -29,23 +31,17 @@ def choose(
     Every `every`-th, or `rate` a second, or only the keyframes (which alone are decoded); of these
     at most `maximum`, spread evenly.
     """
-    if maximum is not None:
-        indices = [
-            f.index
-            for f in choose(
-                clip, every=every, rate=rate, keyframes=keyframes, start=start, stop=stop
-            )
-        ]
-        spread = np.linspace(0, len(indices) - 1, min(maximum, len(indices))).round().astype(int)
-        return video.frames_at(clip, [indices[place] for place in spread])
     if keyframes:
-        inside = (
-            f
-            for f in video.keyframes(clip)
-            if start <= f.index and (stop is None or f.index < stop)
-        )
-        return inside
-    return video.frames(clip, every=every, rate=rate, start=start, stop=stop)
+        inside = range(start, stop) if stop is not None else range(start, 2**63)
+        chosen = (frame for frame in video.keyframes(clip) if frame.index in inside)
+    else:
+        chosen = video.frames(clip, every=every, rate=rate, start=start, stop=stop)
+    return chosen if maximum is None else _spread(clip, [f.index for f in chosen], maximum)
+
+
+def _spread(clip: Path | str, indices: list[int], maximum: int) -> Iterator[Frame]:
+    places = np.linspace(0, len(indices) - 1, min(maximum, len(indices))).round().astype(int)
+    return video.frames_at(clip, [indices[place] for place in places])
 
 
 def save(frames: Iterable[Frame], folder: Path, *, image_format: str = "png") -> Iterator[Path]:
@@ -64,9 +60,7 @@ def save(frames: Iterable[Frame], folder: Path, *, image_format: str = "png") ->
             for frame in frames:
                 path = folder / f"{Path(frame.video).stem}-{frame.index:06d}.{image_format}"
                 draft = path.with_name(path.name + ".part")
-                Image.fromarray(frame.image).save(
-                    draft, "JPEG" if image_format == "jpg" else "PNG", quality=95
-                )
+                Image.fromarray(frame.image).save(draft, _ENCODERS[image_format], quality=95)
                 draft.replace(path)
                 table.writerow([path.name, frame.video, frame.index, frame.seconds])
                 yield path
