@@ -75,6 +75,14 @@ class ExportDiffers(DatasetError):
     """An export that does not read back as what was meant."""
 
 
+class WeightsError(AnnotateError):
+    """Weights that cannot be used, or cannot be had."""
+
+
+class MissingWeights(WeightsError):
+    """Weights that are not on this machine; the text names the command which fetches them."""
+
+
 class OutputError(AnnotateError):
     """Nothing can be written there."""
 
