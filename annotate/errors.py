@@ -10,8 +10,8 @@ AnnotateError            one clear line for a person; exit code 1
 │   └── SettingsDiffer   the file was written under other settings: says which
 ├── DatasetError         a dataset is damaged, or its classes do not fit
 │   └── ExportDiffers    what was written does not read back as what was meant
-    ├── WeightsError         weights are damaged, are not what they should be, cannot be fetched
-    │   └── MissingWeights   they are not on this machine: names the command which fetches them
+├── WeightsError         weights are damaged, are not what they should be, cannot be fetched
+│   └── MissingWeights   they are not on this machine: names the command which fetches them
 └── OutputError          cannot write there: exists, not a folder, disk full
 """
 
