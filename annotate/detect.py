@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from annotate import items, plugins
+from annotate import items, journal, plugins
 from annotate.records import Frame, Item, Vocabulary
 
 if TYPE_CHECKING:
@@ -63,3 +64,27 @@ def run(
     while held := list(islice(waiting, batch)):
         for frame, found in zip(held, detector.propose(held), strict=True):
             yield items.from_detections(frame, found, labels, source)
+
+
+def into(
+    out: Path,
+    header: journal.Header,
+    propose: Callable[[Iterable[Frame]], Iterator[Item]],
+    frames: Iterable[Frame],
+    *,
+    force: bool = False,
+    progress: Callable[[Item], None] = lambda item: None,
+) -> None:
+    """Write a file of items for `frames`; goes on behind the last frame that an equal run wrote.
+
+    Raises:
+        SettingsDiffer, OutputError: see `annotate.journal.append`.
+    """
+    with journal.append(out, header, force=force) as file:
+        if file.complete:
+            return
+        done = -1 if file.last is None else file.last.frame
+        for item in propose(frame for frame in frames if frame.index > done):
+            file.write(item)
+            progress(item)
+        file.finish()

@@ -5,19 +5,41 @@ that the run which wrote the file reached its end. What a killed run leaves is a
 at most, a half-written last line, which is cut off when the run goes on.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
 from annotate.errors import ItemsError, OutputError, SettingsDiffer
 from annotate.lines import Header, dumps, item_from_json, item_to_json
 from annotate.records import Item
 
-__all__ = ["STREAM", "Appender", "Appending", "Header", "Journal", "append", "read", "write"]
+__all__ = [
+    "STREAM",
+    "Appender",
+    "Appending",
+    "Header",
+    "Journal",
+    "about",
+    "append",
+    "read",
+    "write",
+]
+
+if TYPE_CHECKING:
+    from annotate.video import Video
 
 STREAM = Path("-")  # standard input, standard output
+
+
+def about(clip: Video) -> dict[str, dict[str, Any]]:
+    """What a header says of a clip."""
+    facts = ("fingerprint", "frame_count", "width", "height")
+    told = {fact: getattr(clip, fact) for fact in facts}
+    return {clip.name: {"path": clip.path.as_posix(), **told}}
 
 
 class Journal:
@@ -43,7 +65,8 @@ class Journal:
 
     def _lines(self) -> Iterator[str]:
         if self._stream is not None:
-            yield from self._stream
+            for line in self._stream:  # `yield from` would close the stream with this generator
+                yield line
             return
         with self.path.open(encoding="utf-8", newline="\n") as file:
             yield from file
@@ -138,7 +161,7 @@ class Appender:
         self.last = item_from_json(last.decode(), where) if last else None
 
 
-def append(path: Path | str, header: Header, *, force: bool = False) -> "Appending":
+def append(path: Path | str, header: Header, *, force: bool = False) -> Appending:
     """Start a file of items, or go on with the one that an equal run left; `-` is standard output.
 
     >>> with append("boxes.jsonl", header) as out:  # doctest: +SKIP

@@ -171,7 +171,7 @@ class _Row:
         frame, object_id = self._whole("frame_id"), self._whole("object_id")
         frame_count = self.scope.frame_count
         if frame_count is not None and frame >= frame_count:
-            self._fail("frame_id", f"the clip has frames 0 to {frame_count - 1}")
+            self._fail("frame_id", f"a frame of the clip, 0 to {frame_count - 1}")
         x, y = self._within("x", width), self._within("y", height)
         label = self._whole("label")
         if label not in (0, 1):

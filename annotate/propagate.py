@@ -15,7 +15,7 @@ import numpy.typing as npt
 from annotate import checkpoint, items, journal, plugins, video
 from annotate.errors import PromptError
 from annotate.prompts import PromptTable
-from annotate.records import Frame, Item, Prompt
+from annotate.records import Frame, Item, Prompt, Vocabulary
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -100,6 +100,18 @@ class Job:
     start: int = 0
     stop: int | None = None
     both: bool = False
+
+    def header(self, vocabulary: Vocabulary | None = None) -> journal.Header:
+        """What the file of items is stamped with: everything that shapes it."""
+        labels = dict.fromkeys(self.prompts.labels.values())
+        words = {"name": "", "sha256": "", "labels": list(labels)}
+        if vocabulary is not None:
+            words = vocabulary.stamp()
+        way = {"start": self.start, "stop": self.stop, "both": self.both}
+        told = {"engine": self.source, "prompts": self.prompts.digest(), **way}
+        clip = journal.about(video.probe(self.clip))
+        told |= settings(self.engine)
+        return journal.Header("propagate", told, vocabulary=words, videos=clip)
 
     def firsts(self) -> dict[int, int]:
         """Object -> the frame on which it starts.

@@ -99,6 +99,10 @@ class Vocabulary:
         """The classes; a class's place is its id."""
         return tuple(self.classes)
 
+    def stamp(self) -> dict[str, Any]:
+        """What a file of items records of it."""
+        return {"name": self.name, "sha256": self.sha256, "labels": list(self.labels)}
+
     def phrases(self, detector: str) -> dict[int, Any]:
         """Class id -> what `detector` is told, for the classes that tell it anything."""
         told = enumerate(self.classes.values())

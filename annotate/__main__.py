@@ -1,0 +1,23 @@
+"""The command `annotate`: errors become one line here, and nowhere else."""
+
+import os
+import sys
+
+from annotate.errors import AnnotateError
+
+
+def main() -> None:
+    """Run the command line; exit code 0, 1 (one line says what was wrong) or 2 (usage)."""
+    from annotate.cli import app
+
+    try:
+        app()
+    except AnnotateError as error:
+        sys.exit(f"annotate: {error}")
+    except BrokenPipeError:  # whoever read our stdout has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What a person sees while a command runs: progress on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+
+
+@contextmanager
+def progress(what: str, total: int | None, unit: str = "frames") -> Iterator[Callable[..., None]]:
+    """A bar with a rate and the time left, on stderr; call what it yields once for each thing done.
+
+    Ctrl-C ends the program with one line that says how to go on.
+    """
+    with _bar(unit) as bar:
+        task = bar.add_task(what, total=total)
+        try:
+            yield lambda *done: bar.advance(task)
+        except KeyboardInterrupt:
+            count = int(bar.tasks[0].completed)
+            bar.stop()
+            say(f"stopped after {count} {unit}; the same command goes on from here")
+            raise SystemExit(INTERRUPTED) from None
+
+
+def _bar(unit: str) -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> str:
+            speed = task.finished_speed or task.speed
+            return f"{speed:.1f} {unit}/s" if speed else ""
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+def put(text: str) -> None:
+    """One line of data on stdout."""
+    print(text)  # noqa: T201
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table on stdout: ruled for a person, tab-separated for a program."""
+    if not sys.stdout.isatty():
+        for row in [columns, *rows]:
+            put("\t".join(str(cell) for cell in row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    ruled = Table(*columns, header_style="bold")
+    for row in rows:
+        ruled.add_row(*(str(cell) for cell in row))
+    Console().print(ruled)

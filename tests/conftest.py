@@ -1,0 +1,55 @@
+"""What several tests stand on: the bundled clip, a vocabulary, a header, frames."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from annotate.journal import Header
+from annotate.records import Frame, Vocabulary
+
+CLIPS = Path(__file__).parent / "clips"
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items):
+    absent = pytest.mark.skip(reason="needs ../shared")
+    for item in items:
+        if "shared" in item.keywords and not SHARED.is_dir():
+            item.add_marker(absent)
+
+
+@pytest.fixture(autouse=True)
+def _own_world(tmp_path, monkeypatch):
+    """Every test works in a folder of its own, and finds no settings of this machine's user."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def demo():
+    """The bundled clip: 140 frames of 800x600, 35 a second, keyframes 0, 35, 70, 105."""
+    return CLIPS / "demo.mp4"
+
+
+@pytest.fixture
+def vocabulary():
+    return Vocabulary("mugs.v1", {"plate": {}, "mug": {"yolo-world": ["cup"]}}, "5e1f" * 16)
+
+
+@pytest.fixture
+def header():
+    words = {"name": "mugs.v1", "sha256": "5e1f" * 16, "labels": ["plate", "mug"]}
+    return Header("detect", {"detector": "colour", "smallest": 25}, vocabulary=words)
+
+
+def picture(index, size_wh=(64, 48)):
+    """A picture that says which one it is: no two indices below 65,536 give the same."""
+    width, height = size_wh
+    image = np.full((height, width, 3), 40, np.uint8)
+    image[..., 0], image[..., 1] = index % 256, index // 256
+    return Frame("dock.mp4", index, Fraction(index, 30), image)

@@ -1,0 +1,149 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from annotate import prompts
+from annotate.errors import PromptError, UnknownName
+from annotate.prompts import Scope
+
+SCOPE = Scope((64, 48), 100, ("mech", "raine"))
+HEAD = "frame_id,object_id,x,y,label,class\n"
+
+
+def points(tmp_path, text, scope=SCOPE):
+    path = tmp_path / "points.csv"
+    path.write_text(text)
+    return prompts.read_points(path, scope)
+
+
+def test_both_shapes_are_read_alike(tmp_path):
+    flat = points(tmp_path, HEAD + "0,3,12,34.5,1,mech\n7,3,1,2,0,mech\n")
+    paired = points(
+        tmp_path,
+        'frame_id,object_id,point_xy,label,class\n0,3,"(12, 34.5)",1,mech\n7,3,[1 2],0,mech\n',
+    )
+    pd.testing.assert_frame_equal(flat, paired)
+    table = pd.DataFrame(
+        {
+            "frame_id": [0, 7],
+            "object_id": 3,
+            "point_xy": [(12, 34.5), np.array([1, 2])],
+            "label": [1, 0],
+            "class": "mech",
+        }
+    )
+    pd.testing.assert_frame_equal(prompts.read_points(table, SCOPE), flat)
+
+
+def test_without_a_class_the_only_one_is_meant(tmp_path):
+    text = "frame_id,object_id,x,y,label\n0,3,12,34,1\n"
+    assert points(tmp_path, text, Scope((64, 48), labels=("mech",)))["class"].tolist() == ["mech"]
+    assert points(tmp_path, text)["class"].tolist() == ["object"]
+
+
+BAD_ROWS = {
+    "row 1, column x: expected a point inside the picture of 64x48, got '64'": "0,3,64,1,1,mech",
+    "row 1, column y: expected a point inside the picture of 64x48, got '-1'": "0,3,1,-1,1,mech",
+    "row 1, column x: expected a number of pixels, got 'nan'": "0,3,nan,1,1,mech",
+    "row 1, column y: expected a number of pixels, got ''": "0,3,1,,1,mech",
+    "row 1, column frame_id: expected a frame of the clip, 0 to 99": "100,3,1,1,1,mech",
+    "row 1, column frame_id: expected a whole number from 0, got '1.5'": "1.5,3,1,1,1,mech",
+    "row 1, column object_id: expected a whole number from 0, got '-3'": "1,-3,1,1,1,mech",
+    r"row 1, column label: expected 1 \(inside the object\) or 0": "1,3,1,1,2,mech",
+    "row 1, column class: no class 'mehc'; did you mean 'mech'": "1,3,1,1,1,mehc",
+    "row 2: the same point as row 1": "1,3,1,1,1,mech\n1,3,1.0,1,0,mech",
+}
+
+
+@pytest.mark.parametrize("said", BAD_ROWS, ids=BAD_ROWS)
+def test_a_bad_row_is_named(tmp_path, said):
+    with pytest.raises(PromptError, match=f"points.csv, {said}"):
+        points(tmp_path, HEAD + BAD_ROWS[said] + "\n")
+
+
+def test_a_bad_pair_is_named(tmp_path):
+    with pytest.raises(
+        PromptError, match=r"row 1, column point_xy: expected a pair .* got '\(1\)'"
+    ):
+        points(tmp_path, "frame_id,object_id,point_xy,label\n0,1,(1),1\n")
+
+
+def test_a_missing_column_is_named(tmp_path):
+    with pytest.raises(PromptError, match="no column 'label'.*it has frame_id, object_id, x, y"):
+        points(tmp_path, "frame_id,object_id,x,y\n0,1,1,1\n")
+
+
+@pytest.mark.parametrize("text", ["", 'a,b\n"1,2\n3'], ids=["empty", "unclosed quote"])
+def test_not_a_table(tmp_path, text):
+    with pytest.raises(PromptError, match=r"points.csv: (not a CSV table|no column)"):
+        points(tmp_path, text)
+
+
+def test_no_such_file():
+    with pytest.raises(PromptError, match=r"nowhere.csv: no such file of points"):
+        prompts.read_points("nowhere.csv", SCOPE)
+
+
+def test_prompts_are_gathered_by_frame_and_object(tmp_path):
+    given = points(
+        tmp_path, HEAD + "7,3,5,6,1,mech\n0,3,1,2,1,mech\n0,3,3,4,0,mech\n0,1,9,9,1,raine\n"
+    )
+    mask = np.zeros((48, 64), bool)
+    table = prompts.table(given, [(0, 1, (1, 1, 9, 9))], [(4, 8, mask)], scope=SCOPE)
+    assert [(p.frame, p.object_id) for p in table.prompts] == [(0, 1), (0, 3), (4, 8), (7, 3)]
+    assert table.prompts[0].box == (1, 1, 9, 9)
+    np.testing.assert_array_equal(table.prompts[1].points_xy, [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(table.prompts[1].point_labels, [1, 0])
+    assert table.prompts[2].mask is mask
+    assert table.labels == {1: "raine", 3: "mech", 8: "object"}
+
+
+def test_an_object_has_one_class(tmp_path):
+    given = points(tmp_path, HEAD + "0,3,1,1,1,mech\n1,3,1,1,1,raine\n")
+    with pytest.raises(PromptError, match="object 3 is of two classes, 'mech' and 'raine'"):
+        prompts.table(given, scope=SCOPE)
+
+
+def test_an_object_must_start_with_where_it_is(tmp_path):
+    given = points(tmp_path, HEAD + "4,3,1,1,0,mech\n9,3,1,1,1,mech\n")
+    with pytest.raises(PromptError, match="object 3 starts on frame 4 with negative points only"):
+        prompts.table(given, scope=SCOPE)
+    prompts.table(given, [(4, 3, (0, 0, 9, 9))], scope=SCOPE)  # a box says where
+
+
+def test_the_digest_tells_prompts_apart(tmp_path):
+    one = prompts.table(points(tmp_path, HEAD + "0,3,1,1,1,mech\n"), scope=SCOPE)
+    same = prompts.table(points(tmp_path, HEAD + "0,3,1,1,1,mech\n"), scope=SCOPE)
+    other = prompts.table(points(tmp_path, HEAD + "0,3,1,2,1,mech\n"), scope=SCOPE)
+    assert one.digest() == same.digest() != other.digest()
+
+
+def test_a_vocabulary_is_read_with_its_hash(tmp_path):
+    path = tmp_path / "mugs.v1.toml"
+    path.write_text('[classes.plate]\n[classes.mug]\nyolo-world = ["cup"]\n')
+    words = prompts.read_vocabulary(path)
+    assert words.name == "mugs.v1" and words.labels == ("plate", "mug")
+    assert words.phrases("yolo-world") == {1: ["cup"]} and len(words.sha256) == 64
+
+
+BAD_VOCABULARIES = {
+    r"malformed TOML: .*line 2": "[classes.mug]\nhue = \n",
+    "no classes": 'description = "none"\n',
+    "no key 'clases'; did you mean 'classes'": "[clases.mug]\n",
+    "classes.mug: expected a table, got 3": "[classes]\nmug = 3\n",
+}
+
+
+@pytest.mark.parametrize("said", BAD_VOCABULARIES, ids=BAD_VOCABULARIES)
+def test_a_bad_vocabulary_is_named(tmp_path, said):
+    path = tmp_path / "mugs.v1.toml"
+    path.write_text(BAD_VOCABULARIES[said])
+    with pytest.raises(PromptError, match=f"mugs.v1.toml: {said}"):
+        prompts.read_vocabulary(path)
+
+
+def test_a_miss_names_the_nearest():
+    with pytest.raises(
+        UnknownName, match=r"no vocabulary 'desigator.v1'; did you mean 'designator"
+    ):
+        prompts.read_vocabulary("desigator.v1")
