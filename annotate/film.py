@@ -1,0 +1,222 @@
+"""A video file as a row of pictures: all from one on, the keyframes, and where each of them is."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import dropwhile, islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+from av.video.reformatter import VideoReformatter
+
+from annotate.decoding import Pass, clock, opened, rate_of
+from annotate.errors import BrokenVideo, VideoError
+from annotate.records import Picture
+from annotate.upright import upright_rgb
+
+# Every packet of these that is shown is one picture; the pictures of other codecs are counted.
+_ONE_PACKET_ONE_PICTURE = frozenset(
+    "h264 hevc vp9 libvpx-vp9 av1 libdav1d libaom-av1 mjpeg ffv1 prores dnxhd huffyuv ffvhuff "
+    "utvideo rawvideo png gif".split()
+)
+_PROOF = 16  # pictures decoded to see that the packets tell the truth
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where the pictures are: `pts` by index, and `keys`, the sorted pts to start decoding at.
+
+    `end` is the pts at which the last picture ends; `whole` says that the file is all there.
+    """
+
+    pts: list[int]
+    keys: list[int]
+    end: int
+    whole: bool
+    time_base: Fraction
+    rate: Fraction | None
+
+    def index(self, pts: int | None) -> int | None:
+        """Which picture has this pts."""
+        index = bisect_left(self.pts, pts) if pts is not None else 0
+        return index if self.pts[index : index + 1] == [pts] else None
+
+    def starts(self, index: int) -> list[int]:
+        """The keyframes to decode the picture from, the nearest first; the next is for bad luck."""
+        upto = bisect_right(self.keys, self.pts[index])
+        return self.keys[max(upto - 2, 0) : upto][::-1]
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A `Shot`, see annotate.pictures."""
+
+    index: int
+    seconds: Fraction
+    picture: Any = field(repr=False)
+    reformatter: VideoReformatter = field(repr=False)
+
+    def rgb(self) -> Picture:
+        return upright_rgb(self.picture, self.reformatter)
+
+
+def _decoded(table: Table, index: int, picture: Any, reformatter: VideoReformatter) -> _Decoded:
+    seconds = (table.pts[index] - table.pts[0]) * table.time_base
+    return _Decoded(index, seconds, picture, reformatter)
+
+
+def _table(here: Pass, pts: list[int], keys: list[int], end: int) -> Table:
+    return Table(pts, keys, end, not here.cut, here.stream.time_base, rate_of(here.stream))
+
+
+_tables: dict[tuple[Path, int, int], Table] = {}  # of files as they were: path, size, last change
+
+
+class Film:
+    """A video file. Picture n is the n-th that a full decode yields, whichever way it is reached.
+
+    Which picture is where is told by the packets, without decoding them. Where they cannot be
+    believed (the codec hides pictures, pts are missing or doubled, the first pictures or those met
+    on the way are others than they say) the pictures are counted by decoding them all, once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        status = path.stat()
+        self._id = (path, status.st_size, status.st_mtime_ns)
+
+    @property
+    def count(self) -> int:
+        """How many pictures can be had."""
+        return len(self.table.pts)
+
+    @property
+    def table(self) -> Table:
+        """Made at the first use and kept as long as the file does not change."""
+        if self._id not in _tables:
+            _tables[self._id] = self._by_packets() or self._by_pictures()
+        return _tables[self._id]
+
+    def walk(self, start: int = 0) -> Iterator[_Decoded]:
+        """The pictures from `start` on; then BrokenVideo if the file goes on and cannot be read."""
+        if start == 0:
+            yield from self._whole()
+            return
+        table, index = self.table, start
+        for key in table.starts(start) if start < len(table.pts) else []:
+            for shot in self._run(table, key, index):
+                yield shot
+                index = shot.index + 1
+            if index > start:
+                break
+        if index < len(table.pts):  # the packets lied, or it cannot be reached directly
+            if table.keys:
+                _tables[self._id] = self._by_pictures()
+            yield from islice(self._whole(), index, None)
+        elif not table.whole:
+            self._broken(index)
+
+    def keys(self) -> Iterator[_Decoded]:
+        """The keyframes; nothing else is decoded."""
+        if not self.table.keys:
+            yield from (shot for shot in self._whole() if shot.picture.key_frame)
+            return
+        with opened(self.path) as here:
+            reformatter = VideoReformatter()
+            here.stream.codec_context.skip_frame = "NONKEY"
+            for picture in here.pictures(p for p in here.packets() if p.is_keyframe):
+                index = self.table.index(picture.pts)
+                if index is None:
+                    _tables[self._id] = self._by_pictures()
+                    index = self.table.index(picture.pts)
+                if index is not None:
+                    yield _decoded(self.table, index, picture, reformatter)
+        if not self.table.whole:
+            self._broken(self.count)
+
+    def key_at_or_before(self, index: int) -> int:
+        """The keyframe that decoding starts at to reach a picture; 0 where it cannot be told."""
+        starts = self.table.starts(index)
+        return (self.table.index(starts[0]) or 0) if starts else 0
+
+    def key_at_or_after(self, index: int) -> int:
+        """The first keyframe from a picture on; the number of pictures where there is none."""
+        table = self.table
+        after = bisect_left(table.keys, table.pts[index])
+        return bisect_left(table.pts, table.keys[after]) if after < len(table.keys) else self.count
+
+    def _whole(self) -> Iterator[_Decoded]:
+        """A full decode: the truth."""
+        with opened(self.path) as here:
+            index, first, time, reformatter = 0, None, clock(here), VideoReformatter()
+            for picture in here.pictures(here.packets()):
+                pts = time.pts(picture)
+                first = pts if first is None else first
+                seconds = (pts - first) * here.stream.time_base
+                yield _Decoded(index, seconds, picture, reformatter)
+                index += 1
+        if here.cut:
+            self._broken(index)
+        if not index:
+            raise VideoError(f"{self.path}: none of its pictures can be decoded; it has no frames")
+
+    def _run(self, table: Table, key: int, start: int) -> Iterator[_Decoded]:
+        """Pictures from `start` on, decoded from a keyframe, as long as they are those expected."""
+        with opened(self.path) as here:
+            reformatter, wanted = VideoReformatter(), table.pts[start]
+            pictures = dropwhile(
+                lambda picture: picture.pts is None or picture.pts < wanted,
+                here.pictures(here.packets_from(key)),
+            )
+            for index, picture in zip(range(start, len(table.pts)), pictures, strict=False):
+                if picture.pts != table.pts[index] or (index == start and picture.is_corrupt):
+                    return
+                yield _decoded(table, index, picture, reformatter)
+
+    def _by_packets(self) -> Table | None:
+        """The table that the packets tell, or None if they are not to be believed."""
+        with opened(self.path) as here:
+            if here.codec not in _ONE_PACKET_ONE_PICTURE or not here.timed:
+                return None
+            packets = [
+                (packet.pts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
+                for packet in here.packets()
+            ]
+        if any(packet[0] is None for packet in packets) or not any(p[2] for p in packets):
+            return None
+        keys = sorted(pts for pts, _, is_key, _ in packets if is_key)
+        shown = sorted(p[:2] for p in packets if not p[3] and here.shows(p[0]))
+        pts = [pts for pts, _ in shown]
+        if not pts or keys[0] > pts[0] or len(set(pts)) < len(pts):
+            return None
+        with opened(self.path) as proof:
+            first = [p.pts for p in islice(proof.pictures(proof.packets()), _PROOF)]
+        if first != pts[:_PROOF]:
+            return None
+        return _table(here, pts, keys, pts[-1] + shown[-1][1])
+
+    def _by_pictures(self) -> Table:
+        """The table that a full decode gives."""
+        keys: list[int] = []
+
+        def noted(packets: Iterator[Any]) -> Iterator[Any]:
+            for packet in packets:
+                if packet.is_keyframe and packet.pts is not None:
+                    keys.append(packet.pts)
+                yield packet
+
+        with opened(self.path) as here:
+            time = clock(here)
+            pts = [time.pts(picture) for picture in here.pictures(noted(here.packets()))]
+        if not pts:
+            raise VideoError(f"{self.path}: none of its pictures can be decoded; it has no frames")
+        rising = here.timed and all(a < b for a, b in zip(pts, pts[1:], strict=False))
+        return _table(here, pts, sorted(keys) if rising else [], pts[-1] + time.step)
+
+    def _broken(self, frame: int) -> NoReturn:
+        raise BrokenVideo(
+            f"{self.path}: the file is cut short at frame {frame}: the {frame} frames before it can "
+            "be used; for the rest, copy or record it again",
+            frame,
+        )
