@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,6 +66,14 @@ def say(text: str) -> None:
 def put(text: str) -> None:
     """One line of data on stdout."""
     print(text)  # noqa: T201
+
+
+def done(output: Path, fresh: bool) -> None:
+    """Say where the result is, or that it was there already."""
+    if str(output) != "-":
+        put(str(output))
+    if not fresh:
+        say(f"{output} was complete already; --force makes it anew")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from annotate import items, journal, plugins
+from annotate import items, journal, plugins, video
 from annotate.records import Frame, Item, Vocabulary
+from annotate.sample import Choice
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -49,10 +51,23 @@ def load(name: str, vocabulary: Vocabulary, **options: Any) -> Detector:
     return detector
 
 
+def parse_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Option texts for the detector `name`, as its fields' types.
+
+    Raises:
+        UnknownName: the detector has no such option.
+    """
+    return plugins.parse_options(plugins.find(GROUP, name), name, texts)
+
+
 def settings(detector: Detector) -> Mapping[str, Any]:
-    """The detector's options as they are set: what a file of items is stamped with."""
+    """The detector's options as they are set, those of a detector inside it too."""
     fields = dataclasses.fields(detector)  # type: ignore[arg-type]  # the contract: a dataclass
-    return {f.name: getattr(detector, f.name) for f in fields if f.name != "vocabulary"}
+    values = {f.name: getattr(detector, f.name) for f in fields if f.name != "vocabulary"}
+    return {
+        name: settings(value) if hasattr(value, "propose") else value
+        for name, value in values.items()
+    }
 
 
 def run(
@@ -66,25 +81,46 @@ def run(
             yield items.from_detections(frame, found, labels, source)
 
 
+@dataclass(frozen=True)
+class Job:
+    """A detector, a clip, and which of its frames to look at; `source` is the detector's name."""
+
+    detector: Detector
+    source: str
+    clip: Path
+    choice: Choice = field(default_factory=Choice)
+
+    def header(self) -> journal.Header:
+        """What the file of items is stamped with: everything that shapes it."""
+        told = {"detector": self.source, **settings(self.detector)}
+        told |= dataclasses.asdict(self.choice)
+        clip = journal.about(video.probe(self.clip))
+        return journal.Header(
+            "detect", told, vocabulary=self.detector.vocabulary.stamp(), videos=clip
+        )
+
+
 def into(
+    job: Job,
     out: Path,
-    header: journal.Header,
-    propose: Callable[[Iterable[Frame]], Iterator[Item]],
-    frames: Iterable[Frame],
     *,
     force: bool = False,
     progress: Callable[[Item], None] = lambda item: None,
-) -> None:
-    """Write a file of items for `frames`; goes on behind the last frame that an equal run wrote.
+) -> bool:
+    """Write a file of items; goes on behind the last frame that an equal run wrote.
+
+    Returns False when the file was complete already.
 
     Raises:
-        SettingsDiffer, OutputError: see `annotate.journal.append`.
+        SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
     """
-    with journal.append(out, header, force=force) as file:
+    with journal.append(out, job.header(), force=force) as file:
         if file.complete:
-            return
+            return False
         done = -1 if file.last is None else file.last.frame
-        for item in propose(frame for frame in frames if frame.index > done):
+        frames = (frame for frame in job.choice.frames(job.clip) if frame.index > done)
+        for item in run(job.detector, frames, job.source):
             file.write(item)
             progress(item)
         file.finish()
+    return True

@@ -80,6 +80,17 @@ def load(name: str, **options: Any) -> Propagator:
     return engine
 
 
+def parse_options(name: str, texts: Mapping[str, str], *, fast: bool = False) -> dict[str, Any]:
+    """Option texts for the engine `name`, as its fields' types; `fast` sets its option of that name.
+
+    Raises:
+        UnknownName: the engine has no such option.
+    """
+    plugin = plugins.find(GROUP, name)
+    told = {**texts, "fast": "yes"} if fast else texts
+    return plugins.parse_options(plugin, name, told)
+
+
 def settings(engine: Propagator) -> Mapping[str, Any]:
     """The engine's options as they are set: what a file of items is stamped with."""
     return dataclasses.asdict(engine)  # type: ignore[call-overload,no-any-return]  # a dataclass
@@ -100,18 +111,25 @@ class Job:
     start: int = 0
     stop: int | None = None
     both: bool = False
+    vocabulary: Vocabulary | None = None
 
-    def header(self, vocabulary: Vocabulary | None = None) -> journal.Header:
+    def header(self) -> journal.Header:
         """What the file of items is stamped with: everything that shapes it."""
-        labels = dict.fromkeys(self.prompts.labels.values())
-        words = {"name": "", "sha256": "", "labels": list(labels)}
-        if vocabulary is not None:
-            words = vocabulary.stamp()
-        way = {"start": self.start, "stop": self.stop, "both": self.both}
-        told = {"engine": self.source, "prompts": self.prompts.digest(), **way}
+        words = Vocabulary("", {label: {} for label in self.prompts.labels.values()}, "")
+        told = {"engine": self.source, "prompts": self.prompts.digest(), "start": self.start}
+        told |= {"stop": self.stop, "both": self.both, **settings(self.engine)}
         clip = journal.about(video.probe(self.clip))
-        told |= settings(self.engine)
-        return journal.Header("propagate", told, vocabulary=words, videos=clip)
+        stamp = (self.vocabulary or words).stamp()
+        return journal.Header("propagate", told, vocabulary=stamp, videos=clip)
+
+    def count(self, clip: video.Video) -> int | None:
+        """How many frames both passes look at together, where it can be told."""
+        if clip.frame_count is None:
+            return None
+        firsts = self.firsts().values()
+        stop = clip.frame_count if self.stop is None else min(self.stop, clip.frame_count)
+        backward = max(firsts) - self.start + 1
+        return stop - self.start + backward if self.both else stop - min(firsts)
 
     def firsts(self) -> dict[int, int]:
         """Object -> the frame on which it starts.
@@ -142,26 +160,26 @@ class Job:
         return on
 
 
-def run(
+def into(
     job: Job,
     out: Path,
-    header: journal.Header,
     *,
     force: bool = False,
     progress: Callable[[Item], None] = lambda item: None,
-) -> None:
+) -> bool:
     """Propagate `job`'s prompts into a file of items; goes on where an equal run was stopped.
 
     The file has a line for each frame from the first prompt on (with `both`: from `job.start` on).
-    What a stopped run needs to go on exactly lies beside `out` until the run is complete.
+    What a stopped run needs to go on exactly lies beside `out` until the run is complete. Returns
+    False when the file was complete already.
 
     Raises:
         PromptError, SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
     """
-    firsts = job.firsts()
+    firsts, header = job.firsts(), job.header()
     with journal.append(out, header, force=force) as forward, checkpoint.kept(out) as aside:
         if forward.complete:
-            return
+            return False
         if force:
             aside.clear()
         before = _run_backward(job, firsts, aside, header, progress) if job.both else {}
@@ -173,6 +191,7 @@ def run(
         )
         forward.finish()
         aside.clear()
+    return True
 
 
 def _run_backward(

@@ -1,0 +1,76 @@
+"""The options that several commands share, and how the shell completes them."""
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def complete_detector() -> list[str]:
+    """The installed detectors."""
+    from annotate import detect
+
+    return detect.names()
+
+
+def complete_engine() -> list[str]:
+    """The installed engines."""
+    from annotate import propagate
+
+    return propagate.names()
+
+
+def complete_format() -> list[str]:
+    """The installed formats."""
+    from annotate import plugins
+
+    return plugins.names("annotate.formats")
+
+
+def complete_vocabulary() -> list[str]:
+    """The vocabularies that ship."""
+    from annotate import prompts
+
+    return list(prompts.vocabularies())
+
+
+class ImageFormat(enum.StrEnum):
+    """How pictures are written."""
+
+    png = "png"
+    jpg = "jpg"
+
+
+Clip = Annotated[Path, typer.Argument(help="A video, a folder of images, or one image.")]
+ItemsFile = Annotated[Path, typer.Argument(help="A file of items; - is standard input.")]
+Force = Annotated[bool, typer.Option("--force", help="Write over whatever is at -o.")]
+Start = Annotated[int, typer.Option(min=0, help="First frame to look at.")]
+Stop = Annotated[int | None, typer.Option(min=1, help="Frame to stop before.")]
+Every = Annotated[int, typer.Option(min=1, help="Take every N-th frame.")]
+Rate = Annotated[float | None, typer.Option(min=0.001, help="Take so many frames a second.")]
+Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take keyframes only: fast.")]
+Most = Annotated[int | None, typer.Option("--max", min=1, help="At most N, spread evenly.")]
+Pictures = Annotated[ImageFormat, typer.Option("--format", help="How pictures are written.")]
+Seen = Annotated[
+    Path | None, typer.Option("--clip", help="The clip, where it is not where the items say.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the plugin; repeatable."),
+]
+Words = Annotated[
+    str | None,
+    typer.Option(
+        "-v", "--vocabulary", autocompletion=complete_vocabulary, help="A name, or a TOML file."
+    ),
+]
+
+
+def pairs(given: list[str] | None) -> dict[str, str]:
+    """What several `--set KEY=VALUE` say."""
+    split = [text.partition("=") for text in given or ()]
+    for key, equals, _ in split:
+        if not equals:
+            raise typer.BadParameter(f"expected KEY=VALUE, got {key!r}", param_hint="--set")
+    return {key: value for key, _, value in split}

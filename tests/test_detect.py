@@ -1,0 +1,118 @@
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import supervision as sv
+from conftest import picture
+
+from annotate import detect, prompts, video
+from annotate.errors import AnnotateError, UnknownName
+from annotate.plugins import parse_options
+from annotate.records import Vocabulary
+from annotate.sample import Choice
+
+# What each installed detector is told of one class, so that the contract can be run over it.
+DESIGNATOR = prompts.read_vocabulary("designator.v1") if prompts.vocabularies() else None
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A detector: as many boxes as the frame's index says, in its first channel, modulo 3."""
+
+    vocabulary: Vocabulary
+    side: int = 10
+    scale: float = 1.0
+    name: str | None = None
+    careful: bool = False
+
+    def propose(self, frames):
+        assert len(frames) <= 8
+        return [self._one(int(frame.image[0, 0, 0]) % 3) for frame in frames]
+
+    def _one(self, count):
+        xyxy = np.array([[5.0 * n, 0, 5 * n + self.side, 20] for n in range(count)]).reshape(-1, 4)
+        return sv.Detections(xyxy, class_id=np.ones(count, int), confidence=np.full(count, np.nan))
+
+
+def test_an_item_for_each_frame_the_empty_ones_too(vocabulary):
+    frames = [picture(n) for n in range(20)]
+    found = list(detect.run(Counter(vocabulary), iter(frames), "counter"))
+    assert [item.frame for item in found] == list(range(20))
+    assert [len(item.objects) for item in found] == [n % 3 for n in range(20)]
+    assert found[1].objects[0].label == "mug" and found[1].objects[0].source == "counter"
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(vocabulary, demo, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(item):
+        if item.frame == 24:
+            raise Stop
+
+    job = detect.Job(Counter(vocabulary), "counter", demo, Choice(every=4, start=4, stop=60))
+    detect.into(job, tmp_path / "whole.jsonl")
+    with pytest.raises(Stop):
+        detect.into(job, tmp_path / "a.jsonl", progress=stop)
+    again = []
+    assert detect.into(job, tmp_path / "a.jsonl", progress=lambda item: again.append(item.frame))
+    assert again[0] == 28
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert detect.into(job, tmp_path / "a.jsonl") is False
+
+
+def test_the_header_says_what_shaped_the_file(vocabulary, demo):
+    header = detect.Job(Counter(vocabulary, side=7), "counter", demo, Choice(every=3)).header()
+    assert header.settings["side"] == 7 and header.settings["every"] == 3
+    assert header.vocabulary["labels"] == ["plate", "mug"]
+    assert header.videos["demo.mp4"]["frame_count"] == 140
+    assert header.videos["demo.mp4"]["fingerprint"] == video.probe(demo).fingerprint
+
+
+def test_option_texts_become_the_fields_types():
+    texts = {"side": "12", "scale": "3", "name": "none", "careful": "yes"}
+    options = parse_options(Counter, "counter", texts)
+    assert options == {"side": 12, "scale": 3.0, "name": None, "careful": True}
+    with pytest.raises(AnnotateError, match="counter: side must be int, got 'big'"):
+        parse_options(Counter, "counter", {"side": "big"})
+    with pytest.raises(UnknownName, match="no option of counter 'sied'; did you mean 'side'"):
+        parse_options(Counter, "counter", {"sied": "1"})
+
+
+def test_unknown_detectors_name_the_nearest(vocabulary):
+    with pytest.raises(UnknownName, match="no detector 'color'; did you mean 'colour'"):
+        detect.load("color", vocabulary)
+    with pytest.raises(UnknownName, match="no option of colour"):
+        detect.load("colour", vocabulary, nothing_like_it=1)
+
+
+def test_listing_detectors_imports_none():
+    probe = (
+        "import sys; from annotate import detect; detect.names();"
+        "print([m for m in sys.modules if m.startswith('annotate.detectors.')])"
+    )
+    out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", detect.names())
+def test_the_contract(name, demo):
+    """Over every installed detector: one Detections a frame, ids and scores set, nothing else."""
+    detector = detect.load(name, DESIGNATOR)
+    frames = list(video.frames_at(demo, [0, 30, 60]))
+    for batch in ([], frames[:1], frames):
+        found = detector.propose(batch)
+        assert len(found) == len(batch)
+        for frame, one in zip(batch, found, strict=True):
+            width, height = frame.size_wh
+            assert one.xyxy.shape == (len(one), 4) and np.isfinite(one.xyxy).all()
+            assert (one.xyxy[:, :2] < one.xyxy[:, 2:]).all()
+            assert (one.xyxy >= 0).all() and (one.xyxy <= [width, height] * 2).all()
+            assert one.class_id is not None and one.confidence is not None
+            assert set(one.class_id.tolist()) <= set(range(len(DESIGNATOR.labels)))
+            assert not one.data and not one.metadata
+    again = detector.propose(frames)
+    for one, other in zip(found, again, strict=True):
+        np.testing.assert_array_equal(one.xyxy, other.xyxy)

@@ -1,0 +1,235 @@
+"""The pass over a clip, driven by a small engine whose every step depends on all before it."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import supervision as sv
+
+from annotate import checkpoint, journal, propagate, video
+from annotate.errors import BrokenVideo, PromptError, SettingsDiffer, UnknownName
+from annotate.prompts import PromptTable
+from annotate.records import Prompt
+
+
+@dataclass(frozen=True)
+class Wanderer:
+    """An engine: each object is a square whose place is a hash of every frame it has seen.
+
+    It is lost on every tenth frame that it sees. A step missed, or taken twice, or in the wrong
+    direction, moves all that follows.
+    """
+
+    side: int = 9
+
+    def begin(self, lessons):
+        return WandererSession(self.side, [len(lesson.prompts) for lesson in lessons])
+
+
+class WandererSession:
+    def __init__(self, side, lessons):
+        self.side, self.lessons, self.seen = side, lessons, {}
+
+    def step(self, frame, prompts):
+        for prompt in prompts:
+            self.seen.setdefault(prompt.object_id, (0, b""))
+        found = []
+        for object_id, (count, past) in self.seen.items():
+            told = sum(prompt.object_id == object_id for prompt in prompts)
+            pixels = frame.image[::50, ::50].tobytes()
+            past = hashlib.sha256(past + pixels + bytes([told, *self.lessons])).digest()
+            self.seen[object_id] = count + 1, past
+            if count % 10 != 9:
+                found.append((object_id, past[0], past[1]))
+        masks = np.zeros((len(found), *frame.image.shape[:2]), bool)
+        for mask, (_, x, y) in zip(masks, found, strict=True):
+            mask[y : y + self.side, x : x + self.side] = True
+        ids = np.array([object_id for object_id, _, _ in found], int)
+        boxes = sv.mask_to_xyxy(masks) if len(found) else np.zeros((0, 4))
+        scores = np.full(len(found), 0.5)
+        return sv.Detections(boxes, mask=masks, confidence=scores, tracker_id=ids)
+
+    def state(self):
+        ids = sorted(self.seen)
+        pasts = [np.frombuffer(self.seen[i][1], np.uint8) for i in ids]
+        return {
+            "ids": np.array(ids),
+            "counts": np.array([self.seen[i][0] for i in ids]),
+            "pasts": np.array(pasts),
+        }
+
+    def restore(self, state):
+        rows = zip(state["ids"], state["counts"], state["pasts"], strict=True)
+        self.seen = {int(i): (int(count), past.tobytes()) for i, count, past in rows}
+
+
+def point(frame, object_id, x=100.0, y=100.0):
+    return Prompt(frame, object_id, np.array([[x, y]]), np.array([1]))
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    monkeypatch.setattr(propagate, "CHECKPOINT_EVERY", 7)
+
+
+@pytest.fixture
+def job(demo):
+    prompts = (point(10, 1), point(25, 2), point(30, 1))
+    table = PromptTable(prompts, {1: "mech", 2: "raine"})
+    return propagate.Job(Wanderer(), "wanderer", demo, table, stop=50)
+
+
+def objects_by_frame(path):
+    return {item.frame: {o.track: o for o in item.objects} for item in journal.read(path)}
+
+
+def test_each_object_starts_at_its_own_first_prompt(job, tmp_path):
+    propagate.into(job, tmp_path / "m.jsonl")
+    there = objects_by_frame(tmp_path / "m.jsonl")
+    assert list(there) == list(range(10, 50))  # frame 9 was not looked at: it has no line
+    assert min(n for n, found in there.items() if 2 in found) == 25
+    mine = there[10][1]
+    assert mine.label == "mech" and mine.source == "wanderer" and mine.score == 0.5
+    assert mine.mask["size"] == [600, 800]
+
+
+def test_an_object_added_later_changes_nothing_before(job, tmp_path):
+    alone = dataclasses.replace(job, prompts=PromptTable((point(10, 1),), {1: "mech"}))
+    with_another = PromptTable((point(10, 1), point(25, 2)), {1: "mech", 2: "raine"})
+    propagate.into(alone, tmp_path / "a.jsonl")
+    propagate.into(dataclasses.replace(job, prompts=with_another), tmp_path / "b.jsonl")
+    a, b = (objects_by_frame(tmp_path / name) for name in ("a.jsonl", "b.jsonl"))
+    assert all(2 not in b[n] for n in range(10, 25)) and 2 in b[25]
+    assert set(a) == set(b)
+
+
+def test_a_lost_object_is_said_to_be(job, tmp_path):
+    propagate.into(job, tmp_path / "m.jsonl")
+    for item in journal.read(tmp_path / "m.jsonl"):
+        started = {1} | ({2} if item.frame >= 25 else set())
+        assert set(item.lost) == started - {o.track for o in item.objects}
+    lost = [i.frame for i in journal.read(tmp_path / "m.jsonl") if 1 in i.lost]
+    assert lost == [19, 29, 39, 49]
+
+
+def test_both_ways_reaches_back_to_the_beginning(job, tmp_path):
+    propagate.into(job, tmp_path / "forward.jsonl")
+    propagate.into(dataclasses.replace(job, both=True), tmp_path / "both.jsonl")
+    forward, both = (objects_by_frame(tmp_path / f"{name}.jsonl") for name in ("forward", "both"))
+    assert list(both) == list(range(50))
+    assert 1 in both[9] and 2 in both[24] and 2 in both[0]
+    for n, found in forward.items():  # what the forward pass finds does not change
+        assert {k: v for k, v in both[n].items() if k in found} == found
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["both.jsonl", "forward.jsonl"]
+
+
+def test_backward_goes_backward(job, tmp_path):
+    """The square's place on frame 9 depends on frames 10 and 9 alone."""
+    one = dataclasses.replace(job, prompts=PromptTable((point(10, 1),), {1: "mech"}), both=True)
+    propagate.into(one, tmp_path / "m.jsonl")
+    session = one.engine.begin(one.lessons())
+    session.step(video.seek(one.clip, 10), [point(10, 1)])
+    found = session.step(video.seek(one.clip, 9), [])
+    there = objects_by_frame(tmp_path / "m.jsonl")[9][1]
+    np.testing.assert_array_equal(there.box, found.xyxy[0])
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["forward", "both"])
+def test_stopped_anywhere_it_ends_with_the_same_bytes(job, tmp_path, both):
+    job = dataclasses.replace(job, both=both)
+    propagate.into(job, tmp_path / "whole.jsonl")
+    expected = (tmp_path / "whole.jsonl").read_bytes()
+    for after in (1, 3, 7, 8, 20, 27, 41, 60):
+        count = 0
+
+        def kill(item, after=after):
+            nonlocal count
+            count += 1
+            if count == after:
+                raise Killed
+
+        out = tmp_path / f"cut{after}.jsonl"
+        try:
+            propagate.into(job, out, progress=kill)
+        except Killed:
+            with out.open("ab") as file:
+                file.write(b'{"video": "demo')  # what a kill in the middle of a line leaves
+            steps = []
+            propagate.into(job, out, progress=steps.append)
+            assert steps, "it went on"
+        assert out.read_bytes() == expected, f"killed after {after}"
+    assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("*.backward*"))
+
+
+def test_it_goes_on_from_the_last_checkpoint_not_from_the_start(job, tmp_path):
+    def kill(item):
+        if item.frame == 40:
+            raise Killed
+
+    with pytest.raises(Killed):
+        propagate.into(job, tmp_path / "m.jsonl", progress=kill)
+    again = []
+    propagate.into(job, tmp_path / "m.jsonl", progress=lambda item: again.append(item.frame))
+    assert again[0] == 38  # 10 + 4 * 7
+
+
+def test_a_complete_file_is_left_alone(job, tmp_path):
+    assert propagate.into(job, tmp_path / "m.jsonl") is True
+    steps = []
+    assert propagate.into(job, tmp_path / "m.jsonl", progress=steps.append) is False
+    assert steps == []
+
+
+def test_other_prompts_are_refused(job, tmp_path):
+    propagate.into(job, tmp_path / "m.jsonl")
+    other = dataclasses.replace(job, prompts=PromptTable((point(10, 1, x=101.0),), {1: "mech"}))
+    with pytest.raises(SettingsDiffer, match="prompts: "):
+        propagate.into(other, tmp_path / "m.jsonl")
+    propagate.into(other, tmp_path / "m.jsonl", force=True)
+
+
+def test_a_stale_checkpoint_is_not_believed(job, tmp_path):
+    out = tmp_path / "m.jsonl"
+    propagate.into(job, tmp_path / "whole.jsonl")
+    with checkpoint.kept(out) as aside:
+        aside.state.write_bytes(b"not an archive")
+        propagate.into(job, out)
+        assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_prompts_outside_the_range_teach_but_start_nothing(job, tmp_path):
+    later = dataclasses.replace(job, start=20, stop=28)
+    propagate.into(later, tmp_path / "m.jsonl")
+    there = objects_by_frame(tmp_path / "m.jsonl")
+    assert list(there) == [25, 26, 27] and all(set(found) == {2} for found in there.values())
+    assert [lesson.frame.index for lesson in later.lessons()] == [10, 25, 30]
+
+
+def test_nothing_to_start_with(job, tmp_path):
+    with pytest.raises(PromptError, match="no prompt lies between frame 40 and frame 50"):
+        propagate.into(dataclasses.replace(job, start=40), tmp_path / "m.jsonl")
+    assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_a_clip_that_breaks_leaves_what_was_had(job, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(job.clip.read_bytes()[:400_000])
+    out = tmp_path / "m.jsonl"
+    with pytest.raises(BrokenVideo):
+        propagate.into(dataclasses.replace(job, clip=broken, stop=None), out)
+    items = list(journal.read(out))
+    assert len(items) > 10 and "end" not in json.loads(out.read_text().splitlines()[-1])
+
+
+def test_unknown_engines_and_options_name_the_nearest():
+    with pytest.raises(UnknownName, match="no engine 'lihgt'; did you mean 'light'"):
+        propagate.load("lihgt")
+    with pytest.raises(UnknownName, match="no option of light 'fats'; did you mean 'fast'"):
+        propagate.parse_options("light", {"fats": "1"})
