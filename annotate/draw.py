@@ -1,0 +1,217 @@
+"""Draw items over their clip, to be looked at: a video, a sheet, pictures, a grid of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from annotate import journal, prompted, video
+from annotate.errors import BrokenVideo, ItemsError, OutputError, PromptError
+from annotate.journal import Journal
+from annotate.paint import annotated
+from annotate.prompts import PromptTable
+from annotate.records import Frame, Item, Picture
+from annotate.sheet import Cell, cell_width, lay_out, telling
+from annotate.view import whole
+
+Progress = Callable[[int], None]
+Pair = tuple[Frame, Item | None]
+_QUICK = 3  # of 9: how hard PNGs are compressed
+
+
+def overlay(
+    items: Journal | Path | str,
+    video_path: Path | str,
+    out: Path | str,
+    *,
+    count: int = 24,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Draw a file of items over its clip.
+
+    `out` says what is made: `.mp4` is the whole clip, frames without an item as they are, at the
+    clip's average rate; `.png` is a sheet of the `count` most telling frames; a folder is a PNG for
+    each frame that has an item. `progress` is told how many pictures are done, after each.
+
+    Raises:
+        OutputError: `out` is there already and `force` is not given, or is none of these kinds.
+        ItemsError: the items are of another clip, or not in the order of its frames.
+        BrokenVideo: the clip breaks off; what is before that has been drawn.
+    """
+    out = Path(out)
+    draw = _drawer(out, count)
+    _check_free(out, force)
+    book = items if isinstance(items, Journal) else journal.read(items)
+    draw(_Clip(Path(video_path), book), out, progress or (lambda done: None))
+
+
+Drawer = Callable[["_Clip", Path, Progress], None]
+
+
+class _Clip:
+    """A clip, what is known of its frames, and all classes met so far."""
+
+    def __init__(self, path: Path, book: Journal) -> None:
+        self.path, self._book = path, book
+        self.labels = list(book.header.vocabulary.get("labels", ()))
+
+    def items(self) -> Iterator[Item]:
+        """The items of this clip; a file of items of one clip only is of this one."""
+        several = len(self._book.header.videos) > 1
+        for item in self._book:
+            if not several or item.video == self.path.name:
+                yield item
+
+    def draw(self, image: Picture, item: Item) -> Picture:
+        """The picture with the item on it; a class that is new gets the next colour."""
+        fresh = (thing.label for thing in item.objects if thing.label not in self.labels)
+        self.labels += dict.fromkeys(fresh)
+        return annotated(image, item, self.labels)
+
+    def pairs(self) -> Iterator[Pair]:
+        """Every frame, and its item; both are read once, side by side."""
+        items = self._in_order()
+        item = next(items, None)
+        count = 0
+        for frame in video.frames(self.path):
+            count = frame.index + 1
+            mine = item is not None and item.frame == frame.index
+            yield frame, item if mine else None
+            if mine:
+                item = next(items, None)
+        if item is not None:
+            raise ItemsError(
+                f"{item.video}#{item.frame}: {self.path} has frames 0 to {count - 1} only: "
+                "are the items of another clip?"
+            )
+
+    def _in_order(self) -> Iterator[Item]:
+        last = -1
+        for item in self.items():
+            if item.frame <= last:
+                raise ItemsError(
+                    f"{item.video}#{item.frame}: stands behind frame {last} in {self._book.path}; "
+                    "sort the items by frame, one item a frame"
+                )
+            last = item.frame
+            yield item
+
+
+def _draw_video(clip: _Clip, out: Path, progress: Progress) -> None:
+    about = video.probe(clip.path)
+    broken: list[BrokenVideo] = []
+    with video.Writer(out, about.rate, (about.width, about.height)) as writer:
+        for done, (frame, item) in enumerate(_until_broken(clip.pairs(), broken), start=1):
+            writer.write(frame.image if item is None else clip.draw(frame.image, item))
+            progress(done)
+    for error in broken:
+        raise error
+
+
+def _draw_folder(clip: _Clip, out: Path, progress: Progress) -> None:
+    done = 0
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot make this folder: {error.strerror}") from None
+    for frame, item in clip.pairs():
+        if item is not None:
+            name = f"{clip.path.stem}-{frame.index:06d}.png"
+            _save(clip.draw(frame.image, item), out / name)
+            progress(done := done + 1)
+
+
+def _draw_sheet(clip: _Clip, out: Path, progress: Progress, *, count: int) -> None:
+    chosen = {item.frame: item for item in telling(clip.items(), count)}
+    if not chosen:
+        raise ItemsError(f"{clip.path}: no item to draw; is the file of items of another clip?")
+    cells: list[Cell] = []
+    for frame in video.frames_at(clip.path, sorted(chosen)):
+        view = whole(frame.size_wh, cell_width(len(chosen)))
+        item = view.of_item(chosen[frame.index])
+        title = f"frame {frame.index} · {float(frame.seconds):.2f} s"
+        cells.append(Cell(clip.draw(view.of_image(frame.image), item), title))
+        progress(len(cells))
+    _save(lay_out(cells), out)
+
+
+def _drawer(out: Path, count: int) -> Drawer:
+    if out.is_dir() or not out.suffix:
+        return _draw_folder
+    drawers: dict[str, Drawer] = {".mp4": _draw_video, ".png": partial(_draw_sheet, count=count)}
+    if out.suffix.lower() not in drawers:
+        raise OutputError(
+            f"{out}: cannot draw as {out.suffix}: give a video NAME.mp4, a sheet NAME.png, "
+            "or a folder NAME/"
+        )
+    return drawers[out.suffix.lower()]
+
+
+def _check_free(out: Path, force: bool) -> None:
+    there = any(out.iterdir()) if out.is_dir() else out.exists()
+    if there and not force:
+        raise OutputError(f"{out}: is there already: give another -o, or --force to write over it")
+
+
+def prompt_grid(
+    prompts: PromptTable,
+    video_path: Path | str,
+    items: Journal | Path | str | None,
+    out: Path | str,
+    *,
+    force: bool = False,
+) -> None:
+    """Draw what a person said: a cell for each frame and object that was prompted, as a PNG.
+
+    Positive points are filled, negative ones hollow, boxes and masks dashed; with `items`, the mask
+    that they gave on that frame is painted. Beneath stand frame, seconds, object and class.
+
+    Raises:
+        OutputError: `out` is there already and `force` is not given, or is no PNG.
+        PromptError: there are no prompts.
+    """
+    out, path = Path(out), Path(video_path)
+    if out.suffix.lower() != ".png":
+        raise OutputError(f"{out}: a grid of prompts is one picture: give it the name NAME.png")
+    if not prompts.prompts:
+        raise PromptError(f"{path}: no prompts to draw")
+    _check_free(out, force)
+    frames = sorted({prompt.frame for prompt in prompts.prompts})
+    labels = list(dict.fromkeys(prompts.labels.values()))
+    known = None
+    if items is not None:
+        clip = _Clip(path, items if isinstance(items, Journal) else journal.read(items))
+        known = {item.frame: item for item in clip.items() if item.frame in frames}
+        labels = list(dict.fromkeys([*clip.labels, *labels]))
+    _save(lay_out(prompted.cells(prompts, video.frames_at(path, frames), known, labels)), out)
+
+
+def _until_broken(pairs: Iterable[Pair], broken: list[BrokenVideo]) -> Iterator[Pair]:
+    """The frames before a clip breaks; the error goes to `broken`, so that they can be kept."""
+    try:
+        yield from pairs
+    except BrokenVideo as error:
+        broken.append(error)
+
+
+def _save(picture: Picture, path: Path) -> None:
+    with _draft(path) as draft:
+        Image.fromarray(picture).save(draft, compress_level=_QUICK)
+
+
+@contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, which becomes `path` when all went well."""
+    draft = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield draft
+        draft.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write: {error.strerror}") from None
+    finally:
+        draft.unlink(missing_ok=True)

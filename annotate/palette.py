@@ -1,0 +1,86 @@
+"""The one place of colours: a class has its own, and each of its tracks a shade of that."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from annotate.errors import UnknownName
+
+_GOLDEN = 0.618033988749895  # steps of this much of a circle never fall on one another
+_PLASTIC = 0.754877666246693  # the same, and out of step with the golden one
+_HUE_ROOM, _LIGHT_ROOM = 0.09, 0.28  # how far apart the shades of a class may be, of 1
+
+
+class Colour(NamedTuple):
+    """Red, green and blue, 0 to 255.
+
+    >>> Colour(0, 217, 255).hex, Colour(0, 217, 255).ink
+    ('#00D9FF', Colour(red=0, green=0, blue=0))
+    """
+
+    red: int
+    green: int
+    blue: int
+
+    @property
+    def hex(self) -> str:
+        """As the web writes it."""
+        return f"#{self.red:02X}{self.green:02X}{self.blue:02X}"
+
+    @property
+    def ink(self) -> Colour:
+        """Black or white: the one that can be read on this colour."""
+        light = 0.299 * self.red + 0.587 * self.green + 0.114 * self.blue  # luma, ITU-R BT.601
+        return Colour(0, 0, 0) if light > 110 else Colour(255, 255, 255)
+
+    @classmethod
+    def from_hls(cls, hue: float, lightness: float, saturation: float) -> Colour:
+        """From hue, lightness and saturation, all 0 to 1."""
+        return cls(*(round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, saturation)))
+
+
+# Bright, since games are dark, and red late, since head-up displays and blood are red.
+_FIRST = (
+    Colour(0, 217, 255),  # cyan
+    Colour(255, 212, 0),  # yellow
+    Colour(255, 95, 210),  # pink
+    Colour(124, 255, 79),  # green
+    Colour(255, 138, 31),  # orange
+    Colour(167, 139, 255),  # violet
+    Colour(255, 75, 75),  # red
+    Colour(0, 255, 194),  # mint
+    Colour(79, 140, 255),  # blue
+    Colour(255, 179, 167),  # salmon
+)
+
+
+def palette(labels: Sequence[str]) -> list[Colour]:
+    """A colour for each class; a longer list begins with the colours of a shorter one."""
+    return [_of_class(place) for place in range(len(labels))]
+
+
+def colour_of(label: str, labels: Sequence[str], track: int | None = None) -> Colour:
+    """The colour of a class, by its place in `labels`; with `track`, that track's shade of it.
+
+    Raises:
+        UnknownName: for a label that is not among `labels`.
+    """
+    if label not in labels:
+        raise UnknownName("class", label, labels)
+    colour = _of_class(labels.index(label))
+    return colour if track is None else _shade(colour, track)
+
+
+def _of_class(place: int) -> Colour:
+    if place < len(_FIRST):
+        return _FIRST[place]
+    return Colour.from_hls(place * _GOLDEN % 1, 0.6 + 0.15 * (place % 2), 0.9)
+
+
+def _shade(colour: Colour, track: int) -> Colour:
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(part / 255 for part in colour))
+    turn = (track * _GOLDEN % 1 - 0.5) * _HUE_ROOM
+    lift = (track * _PLASTIC % 1 - 0.5) * _LIGHT_ROOM
+    return Colour.from_hls((hue + turn) % 1, min(max(lightness + lift, 0.42), 0.82), saturation)
