@@ -1,0 +1,203 @@
+"""Build a dataset from files of items and the clips they speak of; merge datasets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from annotate import clips, folder, journal, video
+from annotate.errors import DatasetError, ItemsError
+from annotate.folder import Dataset, Sample, Stretch, load
+from annotate.lines import Header
+from annotate.records import Picture
+
+__all__ = ["Dataset", "Sample", "Stretch", "build", "load", "merge", "place"]
+
+IMAGE_FORMATS = ("png", "jpg")
+Frames = Sequence[int] | Mapping[str, Sequence[int]]
+_JPEG_QUALITY = 95
+
+
+def build(
+    items_paths: Iterable[Path | str],
+    out: Path | str,
+    *,
+    videos: Mapping[str, Path] | None = None,
+    every: int = 1,
+    rate: Fraction | float | None = None,
+    maximum: int | None = None,
+    frames: Frames | None = None,
+    classes: Sequence[str] | None = None,
+    image_format: str = "png",
+    force: bool = False,
+) -> Dataset:
+    """Write the dataset `out` from files of items; what several say of one frame is joined.
+
+    Of the frames looked at, every `every`-th of a clip, or the first of each 1 / `rate` seconds, or
+    those listed in `frames` (for all clips, or by clip); of these at most `maximum`, spread evenly.
+    Frames looked at and empty are kept: they are the negatives. `videos` says where clips are that
+    are not where their items say. `classes` pins the order of the ids; else the vocabularies do.
+
+    Raises:
+        ItemsError: items of another clip, out of order, or with a mask that does not fit.
+        DatasetError: an unknown class, or a listed frame that nobody looked at.
+        OutputError: `out` is already there, or nothing can be written there.
+    """
+    if image_format not in IMAGE_FORMATS:
+        raise DatasetError(f"pictures can be {' or '.join(IMAGE_FORMATS)}, not {image_format!r}")
+    journals = [_opened(path) for path in items_paths]
+    found = clips.find(journals, videos)
+    pinned = clips.classes(journals, classes)
+    wanted = _wanted(found, every, rate, frames, maximum)
+    sources = tuple(_source(each) for each in journals)
+    dataset = Dataset(Path(out), pinned, {clip.name: clip.facts for clip in found}, sources)
+    settings = {"every": every, "rate": rate and str(rate), "maximum": maximum, "frames": frames}
+    with folder.creating(dataset, _header(dataset, found, settings), force=force) as draft:
+        for clip in found:
+            _add(draft, clip, wanted[clip.name], image_format)
+    return dataset
+
+
+def _opened(path: Path | str) -> journal.Journal:
+    if Path(path) == journal.STREAM:
+        raise ItemsError("-: a dataset reads its items twice; save them to a file first")
+    return journal.read(path)
+
+
+def _wanted(
+    found: Sequence[clips.Clip],
+    every: int,
+    rate: Fraction | float | None,
+    listed: Frames | None,
+    maximum: int | None,
+) -> dict[str, list[int]]:
+    """Clip -> the frames to take, in order."""
+    seen = {clip.name: {item.frame: item.seconds for item in clip.items()} for clip in found}
+    taken = {}
+    for name, times in seen.items():
+        taken[name] = list(times)[::every] if rate is None else _at_rate(times, Fraction(rate))
+    if listed is not None:
+        taken = _listed(seen, listed)
+    if maximum is None:
+        return taken
+    pairs = [(name, frame) for name, frames in taken.items() for frame in frames]
+    spread = np.linspace(0, len(pairs) - 1, min(maximum, len(pairs))).round().astype(int)
+    kept = {pairs[place] for place in spread}
+    return {name: [f for f in frames if (name, f) in kept] for name, frames in taken.items()}
+
+
+def _at_rate(times: Mapping[int, Fraction], rate: Fraction) -> list[int]:
+    first_of: dict[int, int] = {}
+    for frame, seconds in times.items():
+        first_of.setdefault(int(seconds * rate // 1), frame)
+    return list(first_of.values())
+
+
+def _listed(seen: Mapping[str, Mapping[int, Fraction]], listed: Frames) -> dict[str, list[int]]:
+    if isinstance(listed, Mapping):
+        if strange := [name for name in listed if name not in seen]:
+            raise DatasetError(f"no clip {strange[0]!r}. There are: {', '.join(seen)}")
+        by_clip = {name: set(listed.get(name, ())) for name in seen}
+    else:
+        by_clip = {name: set(listed) & times.keys() for name, times in seen.items()}
+        if missing := set(listed) - set().union(*by_clip.values()):
+            raise DatasetError(f"frame {min(missing)} was not looked at: no item speaks of it")
+    for name, frames in by_clip.items():
+        if missing := frames - seen[name].keys():
+            raise DatasetError(f"{name}#{min(missing)} was not looked at: no item speaks of it")
+    return {name: sorted(frames) for name, frames in by_clip.items()}
+
+
+def _add(draft: folder.Draft, clip: clips.Clip, wanted: list[int], image_format: str) -> None:
+    chosen = set(wanted)
+    items = (item for item in clip.items() if item.frame in chosen)
+    for item, frame in zip(items, video.frames_at(clip.path, wanted), strict=True):
+        if frame.size_wh != (item.width, item.height):
+            width, height = frame.size_wh
+            raise ItemsError(
+                f"{item.video}#{item.frame}: the items say {item.width}x{item.height}, but the "
+                f"frame is {width}x{height}; make the items anew"
+            )
+        name = clip.picture(item.frame, image_format)
+        draft.add(name, item)
+        _save(frame.image, draft.images / name)
+
+
+def _save(image: Picture, path: Path) -> None:
+    import cv2
+
+    flags = [cv2.IMWRITE_PNG_COMPRESSION, 3]
+    if path.suffix == ".jpg":  # thin coloured lines do not outlive colour at half the resolution
+        full = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+        flags = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, full]
+    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
+    path.write_bytes(encoded.tobytes())
+
+
+def _source(items: journal.Journal) -> dict[str, Any]:
+    """What the dataset remembers of a file of items."""
+    header = items.header
+    words = {"vocabulary": header.vocabulary.get("name"), "sha256": header.vocabulary.get("sha256")}
+    return {"items": items.path.name, "stage": header.stage, "model": header.model, **words}
+
+
+def _header(dataset: Dataset, found: Iterable[clips.Clip], settings: Mapping[str, Any]) -> Header:
+    places = {clip.name: {"path": clip.path.as_posix(), **clip.facts} for clip in found}
+    return Header("build", settings, vocabulary={"labels": list(dataset.classes)}, videos=places)
+
+
+def merge(paths: Iterable[Path | str], out: Path | str, *, force: bool = False) -> Dataset:
+    """Write the datasets at `paths` as one; what two say of one frame of one clip is joined.
+
+    Classes keep the order in which the datasets, one after the other, have them. The split is not
+    kept: split the result.
+
+    Raises:
+        DatasetError: two clips, or two pictures of different frames, have one name.
+    """
+    datasets = [load(path) for path in paths]
+    known: dict[str, Mapping[str, Any]] = {}
+    for each in datasets:
+        for name, facts in each.clips.items():
+            if known.setdefault(name, facts) != facts:
+                raise DatasetError(f"{each.path}: its clip {name} is another one of that name")
+    pinned = dict.fromkeys(label for each in datasets for label in each.classes)
+    sources = tuple(source for each in datasets for source in each.sources)
+    merged = Dataset(Path(out), tuple(pinned), known, sources)
+    with folder.creating(merged, _header(merged, (), {}), force=force) as draft:
+        for sample, image in _samples(datasets):
+            draft.add(sample.image, sample.item)
+            place(image, draft.images / sample.image)
+    return merged
+
+
+def _samples(datasets: Sequence[Dataset]) -> Iterator[tuple[Sample, Path]]:
+    """Each frame once, joined, with a picture of it."""
+    saying: dict[tuple[str, int], list[int]] = {}
+    for number, each in enumerate(datasets):
+        for sample in each:
+            saying.setdefault((sample.item.video, sample.item.frame), []).append(number)
+    later: dict[tuple[str, int], list[Sample]] = {}
+    for number, each in enumerate(datasets):
+        for sample in each:
+            key = (sample.item.video, sample.item.frame)
+            later.setdefault(key, []).append(sample)
+            if number == saying[key][-1]:
+                said = later.pop(key)
+                item = clips.joined(one.item for one in said)
+                yield replace(said[0], item=item), datasets[saying[key][0]].images / said[0].image
+
+
+def place(source: Path, target: Path) -> None:
+    """Give a picture a second name; copied where the disk cannot link."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,192 @@
+"""A dataset's folder: `images/`, `items.jsonl` and `dataset.toml`; read, written, streamed."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+from annotate.errors import DatasetError
+from annotate.folders import new_folder
+from annotate.lines import Header, dumps, item_from_json, item_to_json
+from annotate.records import Item
+
+FORMAT = 1
+MARK = "dataset.toml"
+UNSPLIT = "train"  # the part that every frame is of until the dataset is split
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A frame of a dataset: its picture's name under `images/`, what is known of it, its part."""
+
+    image: str
+    item: Item
+    part: str = UNSPLIT
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Frames `start` up to, not including, `stop` of a clip, which are of one part."""
+
+    clip: str
+    start: int
+    stop: int
+    part: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Frames with their pictures and objects; iterate it for its samples, which are not held.
+
+    `clips` is name -> {"fingerprint", "frame_count", "width", "height"}. `sources` tell of the
+    files of items that it was built from. `stretches` are the split; none means not split.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    clips: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sources: tuple[Mapping[str, Any], ...] = ()
+    stretches: tuple[Stretch, ...] = ()
+
+    @property
+    def images(self) -> Path:
+        """The folder of the pictures."""
+        return self.path / "images"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """train, val, test: those there are, in this order, then any others."""
+        found = {stretch.part for stretch in self.stretches} or {UNSPLIT}
+        known = [part for part in ("train", "val", "test") if part in found]
+        return (*known, *sorted(found - set(known)))
+
+    def part(self, clip: str, frame: int) -> str:
+        """The part that a frame is of."""
+        if not self.stretches:
+            return UNSPLIT
+        for stretch in self.stretches:
+            if stretch.clip == clip and stretch.start <= frame < stretch.stop:
+                return stretch.part
+        raise DatasetError(f"{self.path / MARK}: {clip}#{frame} is in no stretch; split it anew")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._lines())
+
+    def __iter__(self) -> Iterator[Sample]:
+        for number, line in self._lines():
+            where = f"{self.path / 'items.jsonl'}:{number}"
+            item = item_from_json(line, where)
+            image = json.loads(line).get("image")
+            if not isinstance(image, str):
+                raise DatasetError(f"{where}: the item does not name its picture")
+            for thing in item.objects:
+                if thing.label not in self.classes:
+                    known = ", ".join(self.classes)
+                    raise DatasetError(
+                        f"{where}: unknown class {thing.label!r}. There are: {known}"
+                    )
+            yield Sample(image, item, self.part(item.video, item.frame))
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        with (self.path / "items.jsonl").open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if number > 1 and not line.startswith('{"end"'):
+                    yield number, line
+
+
+def load(path: Path | str) -> Dataset:
+    """The dataset in the folder `path`.
+
+    Raises:
+        DatasetError: no dataset is there, or its `dataset.toml` is damaged.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads((path / MARK).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(
+            f"{path}: not a dataset: there is no {MARK} in it; make one with `annotate build`"
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DatasetError(f"{path / MARK}: cannot be read: {error}") from None
+    if table.get("annotate", 0) > FORMAT:
+        raise DatasetError(f"{path}: made by a newer annotate: pip install -U annotate-local")
+    try:
+        stretches = tuple(Stretch(**each) for each in table.get("stretches", ()))
+        sources = tuple(table.get("sources", ()))
+        return Dataset(path, tuple(table["classes"]), table.get("clips", {}), sources, stretches)
+    except (KeyError, TypeError) as error:
+        raise DatasetError(f"{path / MARK}: damaged: {error}") from None
+
+
+class Draft:
+    """A dataset being written: put each picture into `images`, then `add` its item."""
+
+    def __init__(self, path: Path, items: IO[str]) -> None:
+        self.images = path / "images"
+        self._items, self._stems = items, set[str]()
+
+    def add(self, image: str, item: Item) -> None:
+        """Append a frame; pictures differ in their names even where case and ending do not count.
+
+        Raises:
+            DatasetError: another picture has the name.
+        """
+        stem = Path(image).stem.casefold()
+        if stem in self._stems:
+            raise DatasetError(f"two pictures would be {image}: {item.video}#{item.frame} is one")
+        self._stems.add(stem)
+        self._items.write('{"image":' + json.dumps(image, ensure_ascii=False) + ",")
+        self._items.write(item_to_json(item)[1:] + "\n")
+
+    @property
+    def count(self) -> int:
+        """How many frames there are so far."""
+        return len(self._stems)
+
+
+@contextmanager
+def creating(dataset: Dataset, header: Header, *, force: bool = False) -> Iterator[Draft]:
+    """Write the folder of `dataset`, which is there, whole, after the block.
+
+    Raises:
+        OutputError: it is already there, or nothing can be written there.
+    """
+    with new_folder(dataset.path, mark=MARK, force=force) as folder:
+        (folder / "images").mkdir()
+        with (folder / "items.jsonl").open("w", encoding="utf-8", newline="\n") as items:
+            items.write(header.to_json() + "\n")
+            draft = Draft(folder, items)
+            yield draft
+            items.write(dumps({"end": draft.count}) + "\n")
+        (folder / MARK).write_text(_toml(dataset), encoding="utf-8", newline="\n")
+
+
+def with_stretches(dataset: Dataset, stretches: Sequence[Stretch]) -> Dataset:
+    """The dataset, split so, in memory and on disk."""
+    split = replace(dataset, stretches=tuple(stretches))
+    draft = dataset.path / (MARK + ".part")
+    draft.write_text(_toml(split), encoding="utf-8", newline="\n")
+    draft.replace(dataset.path / MARK)
+    return split
+
+
+def _toml(dataset: Dataset) -> str:
+    """`dataset.toml`: JSON's strings, numbers and lists are TOML's as well."""
+    blocks = [f"annotate = {FORMAT}\nclasses = {_value(list(dataset.classes))}\n"]
+    for name, clip in dataset.clips.items():
+        blocks.append(f"[clips.{_value(name)}]\n{_pairs(clip)}")
+    blocks += [f"[[sources]]\n{_pairs(source)}" for source in dataset.sources]
+    blocks += [f"[[stretches]]\n{_pairs(vars(stretch))}" for stretch in dataset.stretches]
+    return "\n".join(blocks)
+
+
+def _pairs(table: Mapping[str, Any]) -> str:
+    return "".join(f"{k} = {_value(v)}\n" for k, v in table.items() if v is not None)
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
