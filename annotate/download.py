@@ -150,20 +150,22 @@ def _receive(remote: Remote, file: File, part: Path, progress: Progress | None) 
                 part.unlink()
                 return _receive(remote, file, part, progress)
             _check_status(response, remote)
-            _write(response, file, part, start, progress)
+            _write(response, remote, file, part, progress)
     except requests.RequestException as error:
         return _why(error)
     return ""
 
 
-def _write(response: Any, file: File, part: Path, start: int, progress: Progress | None) -> None:
-    start = start if response.status_code == 206 else 0  # 200: it sends all of it again
+def _write(
+    response: Any, remote: Remote, file: File, part: Path, progress: Progress | None
+) -> None:
+    start = _size(part) if response.status_code == 206 else 0  # 200: it sends all of it again
     length = response.headers.get("Content-Length")
     total = start + int(length) if length else file.bytes
     if file.bytes is not None and total != file.bytes:
         part.unlink(missing_ok=True)
         raise WeightsError(
-            f"{response.url}: {total:,} bytes are offered, the manifest says {file.bytes:,}; "
+            f"{remote.url}: {total:,} bytes are offered, the manifest says {file.bytes:,}; "
             "nothing was kept"
         )
     if total and shutil.disk_usage(part.parent).free < total - start:

@@ -141,8 +141,10 @@ def own(folder: Path) -> dict[str, Model]:
     path = folder / OWN
     try:
         return _models(json.loads(path.read_bytes()), str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise WeightsError(f"{path}: damaged: {error}") from None
 
