@@ -11,7 +11,7 @@ _LEAST, _MOST = 2, 16  # frames waiting, however large or small they are
 
 
 class _Line:
-    """Frames waiting to be taken; whoever is too early waits, and neither side outlives the other."""
+    """Frames waiting to be taken; whoever is too early waits, until the other side has left."""
 
     def __init__(self) -> None:
         self._turn = threading.Condition()

@@ -30,6 +30,8 @@ class Pass:
     container: Any
     stream: Any
     cut: bool
+    time_base: Fraction
+    rate: Fraction | None  # frames per second, as the container says
     damaged: bool = False
     _lost: int | None = None  # no packet from this dts on has been seen
 
@@ -67,7 +69,7 @@ class Pass:
         """Those from the keyframe with the pts `key` on; none where it is not found."""
         for seconds in _BACK_SECONDS:
             try:
-                offset = key - int(seconds / self.stream.time_base)
+                offset = key - int(seconds / self.time_base)
                 self.container.seek(offset, stream=self.stream)
             except av.FFmpegError:
                 continue
@@ -118,43 +120,46 @@ class Clock:
 
 def clock(here: Pass) -> Clock:
     """For the pictures of a pass, from its first on."""
-    rate = rate_of(here.stream) or 25
-    return Clock(max(round(1 / (rate * here.stream.time_base)), 1), here.timed)
-
-
-def rate_of(stream: Any) -> Fraction | None:
-    """Frames per second, as the container says."""
-    return stream.average_rate or stream.guessed_rate or None
+    return Clock(max(round(1 / ((here.rate or 25) * here.time_base)), 1), here.timed)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Pass]:
     """The file at its beginning; whatever PyAV says of it becomes a VideoError."""
+    cut = False
     try:
         cut = is_cut_short(path)
         with av.open(f"file:{path}", metadata_errors="replace") as container:
-            yield Pass(container, _stream(container, path), cut)
+            stream = _stream(container, path, cut)
+            rate = stream.average_rate or stream.guessed_rate or None
+            yield Pass(container, stream, cut, stream.time_base, rate)
     except (av.FFmpegError, OSError, UnicodeError) as error:
-        if is_cut_short(path):
-            raise BrokenVideo(
-                f"{path}: the file is cut short at frame 0: the part that says where its pictures "
-                "are is missing; copy or record it again",
-                0,
-            ) from error
+        if cut:
+            raise broken(path, 0) from error
         why = getattr(error, "strerror", None) or error
         raise VideoError(
             f"{path}: not a video that can be read ({why}); give a file that plays"
         ) from error
 
 
-def _stream(container: Any, path: Path) -> Any:
+def _stream(container: Any, path: Path, cut: bool) -> Any:
     streams = [s for s in container.streams.video if not s.disposition.value & _COVER]
+    if not streams and cut:
+        raise broken(path, 0)
     if not streams or container.format.name == "tty":  # which shows any text as a film
         kinds = sorted({stream.type for stream in container.streams} - {"video"})
-        raise VideoError(
-            f"{path}: there is no video in it, only {' and '.join(kinds) or 'a cover or text'}"
-        )
+        only = f", only {' and '.join(kinds)}" if kinds else ""
+        raise VideoError(f"{path}: there is no video in it{only}; give a file with pictures")
     if streams[0].codec_context is None:
         raise VideoError(f"{path}: this PyAV cannot decode its video; convert it to H.264")
     streams[0].thread_type = "AUTO"
     return streams[0]
+
+
+def broken(path: Path, frame: int) -> BrokenVideo:
+    """The error for a file that was cut short before `frame`."""
+    usable = f"the {frame} frames before it can be used" if frame else "nothing of it can be used"
+    return BrokenVideo(
+        f"{path}: the file is cut short at frame {frame}: {usable}; copy or record it again",
+        frame,
+    )

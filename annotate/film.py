@@ -4,21 +4,21 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import dropwhile, islice
+from itertools import dropwhile, islice, pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from av.video.reformatter import VideoReformatter
 
-from annotate.decoding import Pass, clock, opened, rate_of
-from annotate.errors import BrokenVideo, VideoError
+from annotate.decoding import Pass, broken, clock, opened
+from annotate.errors import VideoError
 from annotate.records import Picture
 from annotate.upright import upright_rgb
 
 # Every packet of these that is shown is one picture; the pictures of other codecs are counted.
 _ONE_PACKET_ONE_PICTURE = frozenset(
-    "h264 hevc vp9 libvpx-vp9 av1 libdav1d libaom-av1 mjpeg ffv1 prores dnxhd huffyuv ffvhuff "
-    "utvideo rawvideo png gif".split()
+    {"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "libaom-av1", "mjpeg", "png", "gif"}
+    | {"ffv1", "prores", "dnxhd", "huffyuv", "ffvhuff", "utvideo", "rawvideo"}
 )
 _PROOF = 16  # pictures decoded to see that the packets tell the truth
 
@@ -67,7 +67,7 @@ def _decoded(table: Table, index: int, picture: Any, reformatter: VideoReformatt
 
 
 def _table(here: Pass, pts: list[int], keys: list[int], end: int) -> Table:
-    return Table(pts, keys, end, not here.cut, here.stream.time_base, rate_of(here.stream))
+    return Table(pts, keys, end, not here.cut, here.time_base, here.rate)
 
 
 _tables: dict[tuple[Path, int, int], Table] = {}  # of files as they were: path, size, last change
@@ -115,7 +115,7 @@ class Film:
                 _tables[self._id] = self._by_pictures()
             yield from islice(self._whole(), index, None)
         elif not table.whole:
-            self._broken(index)
+            raise broken(self.path, index)
 
     def keys(self) -> Iterator[_Decoded]:
         """The keyframes; nothing else is decoded."""
@@ -133,7 +133,7 @@ class Film:
                 if index is not None:
                     yield _decoded(self.table, index, picture, reformatter)
         if not self.table.whole:
-            self._broken(self.count)
+            raise broken(self.path, self.count)
 
     def key_at_or_before(self, index: int) -> int:
         """The keyframe that decoding starts at to reach a picture; 0 where it cannot be told."""
@@ -153,13 +153,13 @@ class Film:
             for picture in here.pictures(here.packets()):
                 pts = time.pts(picture)
                 first = pts if first is None else first
-                seconds = (pts - first) * here.stream.time_base
+                seconds = (pts - first) * here.time_base
                 yield _Decoded(index, seconds, picture, reformatter)
                 index += 1
         if here.cut:
-            self._broken(index)
+            raise broken(self.path, index)
         if not index:
-            raise VideoError(f"{self.path}: none of its pictures can be decoded; it has no frames")
+            raise self._no_frames()
 
     def _run(self, table: Table, key: int, start: int) -> Iterator[_Decoded]:
         """Pictures from `start` on, decoded from a keyframe, as long as they are those expected."""
@@ -210,13 +210,9 @@ class Film:
             time = clock(here)
             pts = [time.pts(picture) for picture in here.pictures(noted(here.packets()))]
         if not pts:
-            raise VideoError(f"{self.path}: none of its pictures can be decoded; it has no frames")
-        rising = here.timed and all(a < b for a, b in zip(pts, pts[1:], strict=False))
+            raise broken(self.path, 0) if here.cut else self._no_frames()
+        rising = here.timed and all(a < b for a, b in pairwise(pts))
         return _table(here, pts, sorted(keys) if rising else [], pts[-1] + time.step)
 
-    def _broken(self, frame: int) -> NoReturn:
-        raise BrokenVideo(
-            f"{self.path}: the file is cut short at frame {frame}: the {frame} frames before it can "
-            "be used; for the rest, copy or record it again",
-            frame,
-        )
+    def _no_frames(self) -> VideoError:
+        return VideoError(f"{self.path}: no picture in it can be decoded; give a file that plays")

@@ -7,22 +7,39 @@ from av.video.reformatter import VideoReformatter
 
 from annotate.records import Picture
 
+_SWS_DEFAULT = 5  # SWS_CS_DEFAULT, which is BT.601
+_SWS_MATRIX = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}  # AVCOL_SPC_ to SWS_CS_, where it is not BT.601
+_FULL = 2  # AVCOL_RANGE_JPEG
+_BICUBIC = 4  # SWS_BICUBIC: for the chroma of pictures of more than 8 bits
+
 
 def upright_rgb(picture: Any, reformatter: VideoReformatter) -> Picture:
     """(H, W, 3) uint8 of an `av.VideoFrame`, in memory of its own.
 
-    Colours are converted as the picture's tags say, by swscale's defaults where it has none (BT.601,
-    limited range), as the `ffmpeg` command does. Alpha is dropped and 16 bits are scaled to 8.
+    Colours are converted as the picture's tags say, and where it has none by swscale's defaults
+    (BT.601, limited range), as the `ffmpeg` command does. Alpha is dropped, 16 bits scaled to 8.
     """
-    converted = reformatter.reformat(picture, format="rgb24")
+    converted = reformatter.reformat(picture, format="rgb24", **_tags(picture))
     image: Picture = _turned(converted.to_ndarray(), picture)
     if converted is picture or not image.flags.c_contiguous:  # the decoder's memory, or a view
         return np.array(image, order="C")
     return image
 
 
+def _tags(picture: Any) -> dict[str, int]:
+    """What swscale is told, for PyAV before 17 tells it nothing unless source and target differ."""
+    matrix = _SWS_MATRIX.get(int(picture.colorspace), _SWS_DEFAULT)
+    full = int(picture.color_range) == _FULL or picture.format.name.startswith("yuvj")
+    return {
+        "src_colorspace": matrix,
+        "dst_colorspace": _SWS_DEFAULT,
+        "src_color_range": _FULL if full else 0,
+        "interpolation": _BICUBIC,
+    }
+
+
 def _turned(image: Picture, picture: Any) -> Picture:
-    """As the matrix [a b; c d] says: x' = a x + c y, y' = b x + d y, to the nearest quarter turn."""
+    """To the nearest quarter turn of the matrix [a b; c d]: x' = a x + c y, y' = b x + d y."""
     matrix = picture.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image

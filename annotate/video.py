@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 
 from annotate.ahead import ahead
@@ -100,11 +101,12 @@ def frames(
     clip = _clip(path)
     if start:
         _check_index(path, clip, start, clip.count)
-    shots = _range(clip, start, stop)
-    if rate is not None:
-        chosen = _ticking(shots, Fraction(rate))
-    else:
+    if rate is None:
+        shots = _range(clip, start, stop)
         chosen = (shot for shot in shots if (shot.index - start) % every == 0)
+    else:  # the frame before the range tells which tick it has passed
+        shots = _ticking(_range(clip, max(start - 1, 0), stop), Fraction(rate))
+        chosen = (shot for shot in shots if shot.index >= start)
     return ahead(_frames(path.name, chosen))
 
 
@@ -192,11 +194,11 @@ def _ticking(shots: Iterator[Shot], rate: Fraction) -> Iterator[Shot]:
     tick = None
     for shot in shots:
         passed = shot.seconds * rate
-        if tick is None:  # ticks before the range are not caught up with
-            tick = -(-passed // 1)
+        if tick is None:
+            tick = floor(passed) + (shot.index > 0)
         if passed >= tick:
             yield shot
-            tick = passed // 1 + 1
+            tick = floor(passed) + 1
 
 
 def _frames(name: str, shots: Iterable[Shot]) -> Generator[Frame]:
@@ -205,7 +207,8 @@ def _frames(name: str, shots: Iterable[Shot]) -> Generator[Frame]:
 
 
 def _path(path: str | os.PathLike[str]) -> Path:
-    return Path(os.path.abspath(path))
+    path = Path(path).absolute()  # a link keeps its own name
+    return path.resolve() if ".." in path.parts else path
 
 
 def _clip(path: Path) -> Film | Pictures:
