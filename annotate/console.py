@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.progress import Progress
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
@@ -89,3 +90,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     for row in rows:
         ruled.add_row(*(str(cell) for cell in row))
     Console().print(ruled)
+
+
+def frame(data: pd.DataFrame) -> None:
+    """A DataFrame, its index first, as a table on stdout."""
+    flat = data.reset_index()
+    rows = [[_cell(cell) for cell in row] for row in flat.itertuples(index=False)]
+    table([str(column) for column in flat.columns], rows)
+
+
+def _cell(cell: Any) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

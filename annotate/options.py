@@ -52,8 +52,11 @@ Rate = Annotated[float | None, typer.Option(min=0.001, help="Take so many frames
 Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take keyframes only: fast.")]
 Most = Annotated[int | None, typer.Option("--max", min=1, help="At most N, spread evenly.")]
 Pictures = Annotated[ImageFormat, typer.Option("--format", help="How pictures are written.")]
-Seen = Annotated[
-    Path | None, typer.Option("--clip", help="The clip, where it is not where the items say.")
+Videos = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--video", metavar="NAME=PATH", help="A clip not where its items say; repeatable."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -67,10 +70,10 @@ Words = Annotated[
 ]
 
 
-def pairs(given: list[str] | None) -> dict[str, str]:
-    """What several `--set KEY=VALUE` say."""
+def pairs(given: list[str] | None, option: str = "--set") -> dict[str, str]:
+    """What an option given several times as KEY=VALUE says."""
     split = [text.partition("=") for text in given or ()]
-    for key, equals, _ in split:
+    for text, equals, _ in split:
         if not equals:
-            raise typer.BadParameter(f"expected KEY=VALUE, got {key!r}", param_hint="--set")
+            raise typer.BadParameter(f"expected KEY=VALUE, got {text!r}", param_hint=option)
     return {key: value for key, _, value in split}

@@ -86,3 +86,21 @@ def _parse(hint: Any, text: str, where: str) -> Any:
                 continue
     expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
     raise AnnotateError(f"{where} must be {expected}, got {text!r}")
+
+
+def listing(group: str) -> list[tuple[str, str, str]]:
+    """For each plugin of `group`: its name, what it is, its options with their defaults.
+
+    A plugin that cannot be imported says why in place of what it is.
+    """
+    rows = []
+    for name in names(group):
+        try:
+            plugin = find(group, name)
+        except ImportError as error:
+            rows.append((name, f"cannot be loaded: {error}", ""))
+            continue
+        told = (plugin.__doc__ or "").strip().splitlines()
+        defaults = [f"{key}={field.default}" for key, field in options(plugin).items()]
+        rows.append((name, told[0] if told else "", ", ".join(defaults)))
+    return rows

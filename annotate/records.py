@@ -99,6 +99,11 @@ class Vocabulary:
         """The classes; a class's place is its id."""
         return tuple(self.classes)
 
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """The detectors that it tells anything."""
+        return tuple(dict.fromkeys(name for words in self.classes.values() for name in words))
+
     def stamp(self) -> dict[str, Any]:
         """What a file of items records of it."""
         return {"name": self.name, "sha256": self.sha256, "labels": list(self.labels)}

@@ -1,0 +1,36 @@
+# Two commands do everything on a bare machine with Python >= 3.11, git and make:
+#   make demo    sets up, and runs the main job on the clip that ships
+#   make test    sets up, and runs the checks and the tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check docs clean
+
+demo: .venv/ready
+	$(BIN)/annotate demo
+
+test: .venv/ready-to-test check
+	$(BIN)/pytest -n 2
+
+check: .venv/ready-to-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+docs: .venv/ready
+	$(BIN)/typer annotate.cli utils docs --name annotate --output docs/commands.md
+
+clean:
+	rm -rf .venv demo
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+
+.venv/ready: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/ready-to-test: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ .venv/ready
