@@ -34,7 +34,8 @@ def _declared_ends(file: BinaryIO, actual: int) -> Iterator[int]:
 
 def _box_ends(file: BinaryIO, actual: int) -> Iterator[int]:
     start = 0
-    while start + 8 <= actual:
+    while start < actual:
+        yield start + 8
         file.seek(start)
         size, _ = struct.unpack(">I4s", file.read(8))
         if size == 1:

@@ -50,9 +50,11 @@ class Pass:
         held = None
         try:
             for packet in self.container.demux(self.stream):
+                if not packet.size:  # PyAV's sign that there are no more
+                    break
                 if held is not None:
                     yield self._noted(held)
-                held = packet if packet.size else None
+                held = packet
         except av.FFmpegError:
             self.cut = True
         if held is not None and held.is_corrupt:
