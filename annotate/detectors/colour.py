@@ -1,0 +1,85 @@
+"""Propose a box round everything of a colour and a shape: the detector that needs no weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import supervision as sv
+
+from annotate.colours import Look, Map, inside_map, looks
+from annotate.outlines import find_outlines, trimmed
+from annotate.records import Frame, Picture, Vocabulary
+
+Found = npt.NDArray[np.float64]  # (n, 5): xyxy and confidence
+
+
+@dataclass(frozen=True)
+class ColourDetector:
+    """Boxes of each class's patches of colour, or of the rectangles drawn in it.
+
+    What is looked for stands in the vocabulary (`colours.Look`). A patch of fewer than `smallest`
+    pixels is noise. The confidence of a patch is how much of its box it fills; that of a drawn
+    rectangle how much of its outline is there, less what should not be; below `least` it is noise.
+    """
+
+    vocabulary: Vocabulary
+    smallest: int = 25
+    least: float = 0.3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_looks", looks(self.vocabulary))
+
+    def propose(self, frames: list[Frame]) -> list[sv.Detections]:
+        """Boxes for each frame, best first within a class."""
+        return [self._propose(frame.image) for frame in frames]
+
+    def _propose(self, image: Picture) -> sv.Detections:
+        told: dict[int, Look] = self.__dict__["_looks"]
+        found = [
+            self._drawn(image, look) if look.outline else self._patches(image, look)
+            for look in told.values()
+        ]
+        class_id = np.repeat(np.array(list(told), int), [len(each) for each in found])
+        table = np.concatenate([*found, np.zeros((0, 5))])
+        return sv.Detections(table[:, :4], confidence=table[:, 4], class_id=class_id)
+
+    def _drawn(self, image: Picture, look: Look) -> Found:
+        assert look.outline is not None
+        boxes, fits = find_outlines(image, look)
+        keep = fits >= self.least
+        boxes = trimmed(boxes[keep], (image.shape[1], image.shape[0]), look.outline)
+        return np.column_stack([boxes, fits[keep]])
+
+    def _patches(self, image: Picture, look: Look) -> Found:
+        boxes, area = patches(inside_map(image, look.ranges), look.gap)
+        width, height = (boxes[:, 2:] - boxes[:, :2]).T
+        filled = area / (width * height)
+        keep = area >= self.smallest
+        for value, (low, high) in (
+            (np.minimum(width, height), (look.size[0], math.inf)),
+            (np.maximum(width, height), (0, look.size[1])),
+            (width / height, look.aspect),
+            (filled, look.fill),
+        ):
+            keep &= (value >= low) & (value <= high)
+        return np.column_stack([boxes, filled / look.fill[1]])[keep]
+
+
+def patches(inside: Map, gap: int = 0) -> tuple[Found, Found]:
+    """Boxes of connected pixels, (n, 4) xyxy, and how many pixels; `gap` pixels do not part them."""
+    joined = cv2.dilate(inside, np.ones((gap + 1, gap + 1), np.uint8)) if gap else inside
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
+    if not gap:
+        x, y, width, height, area = stats[1:].astype(float).T
+        return np.stack([x, y, x + width, y + height], 1), area
+    y, x = np.nonzero(inside)
+    label = labels[y, x]
+    boxes = np.tile([np.inf, np.inf, -np.inf, -np.inf], (count, 1))
+    for column, values in enumerate((x, y)):
+        np.minimum.at(boxes[:, column], label, values)
+        np.maximum.at(boxes[:, column + 2], label, values + 1)
+    return boxes[1:], np.bincount(label, minlength=count)[1:].astype(float)
