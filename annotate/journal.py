@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -138,7 +139,8 @@ class Appender:
             self._file.flush()
         except OSError as error:
             if start is not None:
-                self._file.truncate(start)
+                with suppress(OSError):  # a device cannot be cut back
+                    self._file.truncate(start)
             kept = f"; the {self.count} frames before it are kept" if start is not None else ""
             raise OutputError(f"{self.name}: cannot write: {error.strerror}{kept}") from None
 

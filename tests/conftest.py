@@ -1,6 +1,7 @@
 """What several tests stand on: the bundled clip, a vocabulary, a header, frames."""
 
 import os
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -34,6 +35,27 @@ def _own_world(tmp_path, monkeypatch):
 def demo():
     """The bundled clip: 140 frames of 800x600, 35 a second, keyframes 0, 35, 70, 105."""
     return CLIPS / "demo.mp4"
+
+
+@pytest.fixture
+def annotate(capfd, monkeypatch):
+    """Run a command line as a person would; gives (exit code, stdout, stderr)."""
+
+    def run(*words):
+        from annotate.__main__ import main
+
+        monkeypatch.setattr("sys.argv", ["annotate", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
+        out, err = capfd.readouterr()
+        return code or 0, out, err
+
+    return run
 
 
 @pytest.fixture
