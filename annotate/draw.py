@@ -41,30 +41,45 @@ def overlay(
     Raises:
         OutputError: `out` is there already and `force` is not given, or is none of these kinds.
         ItemsError: the items are of another clip, or not in the order of its frames.
-        BrokenVideo: the clip breaks off; what is before that has been drawn.
+        BrokenVideo: the clip breaks off; a video or a folder then has what is before that.
     """
     out = Path(out)
     draw = _drawer(out, count)
     _check_free(out, force)
-    book = items if isinstance(items, Journal) else journal.read(items)
-    draw(_Clip(Path(video_path), book), out, progress or (lambda done: None))
+    draw(_Clip(video_path, items), out, progress or (lambda done: None))
 
 
 Drawer = Callable[["_Clip", Path, Progress], None]
 
 
 class _Clip:
-    """A clip, what is known of its frames, and all classes met so far."""
+    """A clip, its items, and all classes met so far."""
 
-    def __init__(self, path: Path, book: Journal) -> None:
-        self.path, self._book = path, book
-        self.labels = list(book.header.vocabulary.get("labels", ()))
+    def __init__(self, path: Path | str, items: Journal | Path | str) -> None:
+        self.path, self.about = Path(path), video.probe(path)
+        self._book = items if isinstance(items, Journal) else journal.read(items)
+        self._several = len(self._book.header.videos) > 1
+        self._check_same()
+        self.labels = list(self._book.header.vocabulary.get("labels", ()))
+
+    def _check_same(self) -> None:
+        """Refuse items that were made from another clip; a clip may have got another name."""
+        known = self._book.header.videos
+        if self._several and self.about.name not in known:
+            there = ", ".join(known)
+            raise ItemsError(f"{self._book.path}: no items of {self.about.name}; it has {there}")
+        name = self.about.name if self._several else next(iter(known), "")
+        made_from = known.get(name, {}).get("fingerprint", self.about.fingerprint)
+        if made_from != self.about.fingerprint:
+            raise ItemsError(
+                f"{self._book.path}: made from another {name} than {self.path}: give the clip "
+                "from which it was made"
+            )
 
     def items(self) -> Iterator[Item]:
         """The items of this clip; a file of items of one clip only is of this one."""
-        several = len(self._book.header.videos) > 1
         for item in self._book:
-            if not several or item.video == self.path.name:
+            if not self._several or item.video == self.about.name:
                 yield item
 
     def draw(self, image: Picture, item: Item) -> Picture:
@@ -103,9 +118,9 @@ class _Clip:
 
 
 def _draw_video(clip: _Clip, out: Path, progress: Progress) -> None:
-    about = video.probe(clip.path)
     broken: list[BrokenVideo] = []
-    with video.Writer(out, about.rate, (about.width, about.height)) as writer:
+    size_wh = (clip.about.width, clip.about.height)
+    with video.Writer(out, clip.about.rate, size_wh) as writer:
         for done, (frame, item) in enumerate(_until_broken(clip.pairs(), broken), start=1):
             writer.write(frame.image if item is None else clip.draw(frame.image, item))
             progress(done)
@@ -121,7 +136,7 @@ def _draw_folder(clip: _Clip, out: Path, progress: Progress) -> None:
         raise OutputError(f"{out}: cannot make this folder: {error.strerror}") from None
     for frame, item in clip.pairs():
         if item is not None:
-            name = f"{clip.path.stem}-{frame.index:06d}.png"
+            name = f"{Path(clip.about.name).stem}-{frame.index:06d}.png"
             _save(clip.draw(frame.image, item), out / name)
             progress(done := done + 1)
 
@@ -185,7 +200,7 @@ def prompt_grid(
     labels = list(dict.fromkeys(prompts.labels.values()))
     known = None
     if items is not None:
-        clip = _Clip(path, items if isinstance(items, Journal) else journal.read(items))
+        clip = _Clip(path, items)
         known = {item.frame: item for item in clip.items() if item.frame in frames}
         labels = list(dict.fromkeys([*clip.labels, *labels]))
     _save(lay_out(prompted.cells(prompts, video.frames_at(path, frames), known, labels)), out)

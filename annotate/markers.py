@@ -12,7 +12,7 @@ from annotate.records import Box, Mask, Picture
 
 POSITIVE, NEGATIVE = (52, 226, 96), (255, 72, 72)
 _LIGHT, _DARK = (255, 255, 255), (0, 0, 0)
-_RADIUS, _HOLLOW = 5, 6  # pixels; of a ring, to the middle of its line
+_RADIUS, _HOLLOW = 5, 7  # pixels; of a ring, to the middle of its line
 _DISC = ((_RADIUS + 2, _DARK), (_RADIUS + 1, _LIGHT), (_RADIUS, POSITIVE))  # radius, colour
 _RING = ((6, _DARK), (4, _LIGHT), (2, NEGATIVE))  # width of the line, colour
 _DASH, _SPACE = 8.0, 6.0  # pixels

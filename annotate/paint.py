@@ -122,7 +122,8 @@ def _swatch(colours: Sequence[Colour]) -> sv.ColorPalette:
     return sv.ColorPalette([sv.Color(*colour) for colour in colours])
 
 
-def _caption(thing: Object) -> str:
+def caption(thing: Object) -> str:
+    """What is written beside an object: its class, track and score, as far as it has them."""
     track = "" if thing.track is None else f" #{thing.track}"
     return f"{thing.label}{track}" + ("" if thing.score is None else f" {thing.score:.2f}")
 
@@ -131,7 +132,7 @@ def _with_tags(picture: Image.Image, item: Item, colours: Sequence[Colour]) -> I
     """Write what each object is beside it, and in the corner which tracks are lost."""
     height, width = item.height, item.width
     size = text_size((width, height))
-    texts = [_caption(thing) for thing in item.objects]
+    texts = [caption(thing) for thing in item.objects]
     homes = [thing.box for thing in item.objects]
     if item.lost:
         texts.insert(0, "lost " + ", ".join(f"#{track}" for track in item.lost))
@@ -140,7 +141,7 @@ def _with_tags(picture: Image.Image, item: Item, colours: Sequence[Colour]) -> I
     if not texts:
         return picture
     padding = max(2, size // 4)
-    places = _places(homes, [_extent(text, size, padding) for text in texts], (width, height))
+    spots = places(homes, [_extent(text, size, padding) for text in texts], (width, height))
     writer = sv.RichLabelAnnotator(
         color=_swatch(colours),
         text_color=_swatch([colour.ink for colour in colours]),
@@ -151,7 +152,7 @@ def _with_tags(picture: Image.Image, item: Item, colours: Sequence[Colour]) -> I
         text_position=sv.Position.BOTTOM_LEFT,  # the text hangs from the bottom of a flat box
         border_radius=padding,
     )
-    flat = np.array([(x, y, x, y) for x, y in places], float)
+    flat = np.array([(x, y, x, y) for x, y in spots], float)
     done: Image.Image = writer.annotate(picture, sv.Detections(xyxy=flat), labels=texts)
     return done
 
@@ -162,7 +163,7 @@ def _extent(text: str, size: int, padding: int) -> tuple[int, int]:
     return int(right - left) + 2 * padding + 1, int(bottom - top) + 2 * padding + 1
 
 
-def _places(
+def places(
     homes: Sequence[Box], extents: Sequence[tuple[int, int]], size_wh: tuple[int, int]
 ) -> list[tuple[int, int]]:
     """Where each text goes, as its top left corner: near its box, in the picture, on no other text.

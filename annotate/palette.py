@@ -48,10 +48,10 @@ _FIRST = (
     Colour(255, 95, 210),  # pink
     Colour(124, 255, 79),  # green
     Colour(255, 138, 31),  # orange
-    Colour(167, 139, 255),  # violet
+    Colour(186, 133, 255),  # violet
     Colour(255, 75, 75),  # red
     Colour(0, 255, 194),  # mint
-    Colour(79, 140, 255),  # blue
+    Colour(64, 128, 255),  # blue
     Colour(255, 179, 167),  # salmon
 )
 
