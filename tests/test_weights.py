@@ -147,6 +147,13 @@ def test_every_card_names_its_models(home):
         assert f"`{model.name}`" in card and model.licence.split()[0] in card, model.name
 
 
+def test_what_goes_along_lies_at_the_top_and_has_no_hash_of_its_own():
+    files = (manifest.File("config.json"),)
+    model = manifest.Model("x", "x", "x", "MIT", files, "1", repo="us/x", also=("*.json", "*.txt"))
+    paths = ["config.json", "vocab.json", "merges.txt", "onnx/vocab.json", "model.bin"]
+    assert [path for path in paths if model.takes_along(path)] == ["vocab.json", "merges.txt"]
+
+
 def test_two_models_never_share_a_place(home):
     models = manifest.manifest().values()
     assert len({model.place(home) for model in models}) == len(models)
@@ -533,6 +540,7 @@ def test_verify_finds_the_damaged_one_and_fetch_mends_it(folder, small):
     weights.fetch("small")
     weights.fetch("folder")
     assert not any(check.problem for check in weights.verify())
+    assert (place / "config.json").read_bytes() == CONFIG
 
 
 def test_verify_of_what_is_not_there(small):
