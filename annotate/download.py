@@ -84,10 +84,8 @@ def download(remote: Remote, file: File, target: Path, progress: Progress | None
             if not cut:
                 break
             if _size(part) <= had:
-                raise WeightsError(
-                    f"{remote.url}: {cut}; run the same command again and it goes on at "
-                    f"{_size(part) / 1e6:,.1f} MB"
-                )
+                rest = f" and it goes on at {had / 1e6:,.1f} MB" if had else ", or give a --mirror"
+                raise WeightsError(f"{remote.url}: {cut}; run the same command again{rest}")
         _settle(part, file, target, remote.url)
 
 
