@@ -62,8 +62,9 @@ class YoloSegFormat:
     One instance is one line: its parts and holes are joined by bridges of no width. Readers fill an
     outline with `cv2.fillPoly`, which paints its points too; so it runs through the centres of the
     outermost pixels, and a mask of one part, holes or not, reads back to the pixel. A bridge
-    between two parts is painted as a line of one pixel: that is what lowers the IoU, and it must
-    not fall below `least_iou`. An object without a mask is its box's rectangle.
+    between two parts is painted as a line of one pixel: that lowers the IoU of thin and scattered
+    masks, of which a class must keep `least_iou` on average: at 0.5 half of what is read was meant.
+    An object without a mask is its box's rectangle.
     """
 
     least_iou: float = 0.5

@@ -1,0 +1,224 @@
+"""Split a dataset by clip and shot, never by frame; and say how much still leaks."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from annotate import folder
+from annotate.errors import DatasetError
+from annotate.folder import Dataset, Stretch
+from annotate.looks import Looks, Table, look, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FRACTIONS = {"train": 0.8, "val": 0.2}
+ALIKE = 5.0  # of 255, root mean square of thumbnails: as good as the same picture
+_CUT = 0.3  # share of the colours that change at a cut
+_WINDOW = 3  # frames on either side that must all differ; a flash does not make a shot
+_SHORTEST = Fraction(1, 2)  # seconds; less is no shot
+_SAMPLES = 16  # frames of a shot that are held against other shots
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Frames `start` up to, not including, `stop` of a clip; `rows` are they in the dataset.
+
+    Shots of one `group` show the same, somewhere: they stay together.
+    """
+
+    clip: str
+    start: int
+    stop: int
+    rows: tuple[int, ...]
+    group: int = 0
+
+
+def shots(dataset: Dataset, cuts: Mapping[str, Sequence[int]] | None = None) -> list[Shot]:
+    """The shots of every clip: found in the pictures, or begun at the frames that `cuts` names."""
+    return _shots(look(dataset), cuts or {})
+
+
+def _shots(looks: Looks, cuts: Mapping[str, Sequence[int]]) -> list[Shot]:
+    clips = dict.fromkeys(looks.clips)
+    if strange := [name for name in cuts if name not in clips]:
+        raise DatasetError(f"cuts of {strange[0]!r}, but there are: {', '.join(clips)}")
+    found = []
+    for clip in clips:
+        rows = sorted(
+            (i for i, c in enumerate(looks.clips) if c == clip), key=looks.frames.__getitem__
+        )
+        begins = _given(looks, rows, cuts[clip]) if clip in cuts else _cuts(looks, rows)
+        for begin, end in pairwise([0, *begins, len(rows)]):
+            frames = [looks.frames[row] for row in rows[begin:end]]
+            stop = looks.frames[rows[end]] if end < len(rows) else frames[-1] + 1
+            found.append(Shot(clip, frames[0], stop, tuple(rows[begin:end])))
+    return _grouped(found, looks.thumbnails)
+
+
+def _given(looks: Looks, rows: Sequence[int], cuts: Sequence[int]) -> list[int]:
+    frames = [looks.frames[row] for row in rows]
+    places = np.searchsorted(frames, sorted(cuts)).tolist()
+    return sorted({place for place in places if 0 < place < len(rows)})
+
+
+def _cuts(looks: Looks, rows: Sequence[int]) -> list[int]:
+    """Places in `rows` where a new shot begins: nothing after looks like anything before."""
+    begins, last = [], looks.seconds[rows[0]]
+    colours = looks.colours[list(rows)]
+    for place in range(1, len(rows)):
+        before, after = colours[max(0, place - _WINDOW) : place], colours[place : place + _WINDOW]
+        change = np.abs(before[:, None] - after[None]).sum(axis=2).min() / 2
+        seconds = looks.seconds[rows[place]]
+        if change > _CUT and seconds - last >= _SHORTEST:
+            begins.append(place)
+            last = seconds
+    return begins
+
+
+def _grouped(found: Sequence[Shot], thumbnails: Table) -> list[Shot]:
+    """Shots that share a picture, as good as the same, get the number of the first of them."""
+    groups = list(range(len(found)))
+    some = [_spread(shot.rows) for shot in found]
+    for later in range(1, len(found)):
+        earlier = [row for rows in some[:later] for row in rows]
+        owners = np.repeat(np.arange(later), [len(rows) for rows in some[:later]])
+        places, distances = nearest(thumbnails[some[later]], thumbnails[earlier])
+        for same in {groups[owners[place]] for place in places[distances < ALIKE]}:
+            kept = min(same, groups[later])
+            groups = [kept if g in (same, groups[later]) else g for g in groups]
+    return [Shot(s.clip, s.start, s.stop, s.rows, g) for s, g in zip(found, groups, strict=True)]
+
+
+def _spread(rows: Sequence[int]) -> list[int]:
+    places = np.linspace(0, len(rows) - 1, min(_SAMPLES, len(rows))).round().astype(int)
+    return [rows[place] for place in places]
+
+
+def split(
+    dataset: Dataset,
+    fractions: Mapping[str, float] = FRACTIONS,
+    *,
+    seed: int = 0,
+    cuts: Mapping[str, Sequence[int]] | None = None,
+) -> Dataset:
+    """Give whole shots to the parts, so that each gets about its fraction of the frames.
+
+    Shots that show the same stay together. The same dataset, fractions and seed give the same
+    split. `dataset.toml` is written anew.
+
+    Raises:
+        DatasetError: the fractions do not add up to 1, or there are fewer shots than parts.
+    """
+    if not fractions or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-6:
+        raise DatasetError(f"fractions must be above 0 and add up to 1, got {dict(fractions)}")
+    found = shots(dataset, cuts)
+    groups: dict[int, list[Shot]] = {}
+    for shot in found:
+        groups.setdefault(shot.group, []).append(shot)
+    if len(groups) < len(fractions):
+        raise DatasetError(
+            f"{dataset.path}: {len(groups)} shots that differ cannot be split into "
+            f"{' and '.join(fractions)} without leaking; add clips, or say where shots begin"
+        )
+    part_of = _dealt(groups, fractions, seed)
+    return folder.with_stretches(
+        dataset, [Stretch(s.clip, s.start, s.stop, part_of[s.group]) for s in found]
+    )
+
+
+def _dealt(
+    groups: Mapping[int, Sequence[Shot]], fractions: Mapping[str, float], seed: int
+) -> dict[int, str]:
+    """Group -> part: in an order that only the seed decides, each to the part that lacks most."""
+    sizes = {number: sum(len(shot.rows) for shot in group) for number, group in groups.items()}
+    lacking = {part: fraction * sum(sizes.values()) for part, fraction in fractions.items()}
+    empty, dealt = dict.fromkeys(fractions), dict[int, str]()
+    order = sorted(groups, key=lambda number: _draw(seed, groups[number][0]))
+    for left, number in zip(range(len(order), 0, -1), order, strict=True):
+        open_to = empty if left <= len(empty) else lacking
+        part = max(open_to, key=lacking.__getitem__)
+        dealt[number] = part
+        lacking[part] -= sizes[number]
+        empty.pop(part, None)
+    return dealt
+
+
+def _draw(seed: int, shot: Shot) -> str:
+    return hashlib.sha256(f"{seed}/{shot.clip}/{shot.start}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """How near the training frames come to the others.
+
+    `table` has a row a frame that is not for training: image, part, seconds to `near_in_time` (NaN
+    when its clip has no training frame), distance of looks, 0..255, to `near_in_looks`.
+    """
+
+    table: pd.DataFrame
+
+    def summary(self) -> pd.DataFrame:
+        """A row a part: frames, least and median of both, and the share that looks the same."""
+        by_part = self.table.groupby("part", sort=False)
+        return by_part.agg(
+            frames=("image", "size"),
+            seconds_least=("seconds", "min"),
+            seconds_median=("seconds", "median"),
+            distance_least=("distance", "min"),
+            distance_median=("distance", "median"),
+            alike=("distance", lambda distances: (distances < ALIKE).mean()),
+        )
+
+    def worst(self, count: int = 5) -> pd.DataFrame:
+        """The frames that look most like a training frame."""
+        return self.table.nsmallest(count, "distance")
+
+
+def leaks(dataset: Dataset) -> Leaks:
+    """For each frame that is not for training, the nearest training frame in time and in looks."""
+    import pandas as pd
+
+    looks = look(dataset)
+    train = [row for row, part in enumerate(looks.parts) if part == "train"]
+    others = [row for row, part in enumerate(looks.parts) if part != "train"]
+    columns = ["image", "part", "seconds", "near_in_time", "distance", "near_in_looks"]
+    if not train or not others:
+        return Leaks(pd.DataFrame(columns=columns))
+    alike, distances = nearest(looks.thumbnails[others], looks.thumbnails[train])
+    rows = [
+        (looks.images[row], looks.parts[row], *in_time, distance, looks.images[train[place]])
+        for row, in_time, distance, place in zip(
+            others, _in_time(looks, train, others), distances.tolist(), alike, strict=True
+        )
+    ]
+    return Leaks(pd.DataFrame(rows, columns=columns))
+
+
+def _in_time(
+    looks: Looks, train: Sequence[int], others: Sequence[int]
+) -> Iterator[tuple[float, str | None]]:
+    by_clip: dict[str, list[tuple[Fraction, int]]] = {}
+    for row in train:
+        by_clip.setdefault(looks.clips[row], []).append((looks.seconds[row], row))
+    for times in by_clip.values():
+        times.sort()
+    for row in others:
+        now, there = looks.seconds[row], by_clip.get(looks.clips[row], [])
+        after = bisect_left(there, (now, -1))
+        around = [
+            (abs(seconds - now), near) for seconds, near in there[max(0, after - 1) : after + 1]
+        ]
+        if around:
+            apart, near = min(around)
+            yield float(apart), looks.images[near]
+        else:
+            yield float("nan"), None
