@@ -2,7 +2,7 @@
 
 import typer
 
-from annotate import commands_about, commands_clip, commands_dataset
+from annotate import commands_about, commands_clip, commands_dataset, commands_models
 
 app = typer.Typer(
     name="annotate",
@@ -14,3 +14,4 @@ app = typer.Typer(
 )
 for family in (commands_clip, commands_dataset, commands_about):
     app.add_typer(family.app)
+app.add_typer(commands_models.app, name="models")

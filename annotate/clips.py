@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from annotate import journal, masks, video
-from annotate.errors import DatasetError, ItemsError
+from annotate.errors import DatasetError, ItemsError, UnknownName
+from annotate.lines import Header
 from annotate.records import Item, Object
 
 _FACTS = ("fingerprint", "frame_count", "width", "height")
@@ -199,3 +200,32 @@ def _check_labels(items: journal.Journal, known: Sequence[str]) -> None:
                     f"{items.path}:{line}: unknown class {thing.label!r}. There are: "
                     f"{', '.join(known)}; add it to the vocabulary or to the pinned classes"
                 )
+
+
+class Together(journal.Journal):
+    """All that several files say of one clip, as if it were one file."""
+
+    def __init__(self, clip: Clip) -> None:
+        self.path, self._clip = clip.told[0].journal.path, clip
+        files = [told.journal.header for told in clip.told]
+        labels = dict.fromkeys(label for h in files for label in h.vocabulary.get("labels", ()))
+        words = {"name": "", "sha256": "", "labels": list(labels)}
+        self.header = Header("together", vocabulary=words, videos={clip.name: clip.facts})
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._clip.items()
+
+
+def one(journals: Sequence[journal.Journal], name: str | None, videos: Mapping[str, Path]) -> Clip:
+    """The clip `name`, or the only one that the files speak of.
+
+    Raises:
+        UnknownName: the files do not speak of it.
+        ItemsError: they speak of several, and none was named.
+    """
+    found = {clip.name: clip for clip in find(journals, videos)}
+    if name is None and len(found) > 1:
+        raise ItemsError(f"items of several clips: {', '.join(found)}; name one: --clip NAME")
+    if name is not None and name not in found:
+        raise UnknownName("clip", name, found)
+    return next(iter(found.values())) if name is None else found[name]

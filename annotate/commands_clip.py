@@ -12,6 +12,7 @@ from annotate.options import (
     ImageFormat,
     Keyframes,
     Most,
+    PerhapsWords,
     Pictures,
     Rate,
     Settings,
@@ -102,7 +103,7 @@ def propagate(
     engine: Annotated[
         str, typer.Option(autocompletion=complete_engine, help="What propagates.")
     ] = "light",
-    vocabulary: Words = None,
+    vocabulary: PerhapsWords = None,
     both: Annotated[
         bool, typer.Option("--both", help="Backward from the first prompt too.")
     ] = False,
@@ -117,7 +118,9 @@ def propagate(
 
     seen = video.probe(clip)
     words = None if vocabulary is None else prompts.read_vocabulary(vocabulary)
-    scope = prompts.Scope((seen.width, seen.height), seen.frame_count, words and words.labels)
+    scope = prompts.Scope(
+        (seen.width, seen.height), seen.frame_count, None if words is None else words.labels
+    )
     told = prompts.table(
         None if points is None else prompts.read_points(points, scope),
         [shapes.read_box(text, scope) for text in box or ()],

@@ -9,7 +9,6 @@ from annotate.options import (
     Every,
     Force,
     ImageFormat,
-    ItemsFile,
     Most,
     Pictures,
     Rate,
@@ -17,6 +16,7 @@ from annotate.options import (
     Videos,
     complete_format,
     pairs,
+    paths,
 )
 
 app = typer.Typer()
@@ -40,7 +40,7 @@ def build(
     dataset.build(
         items,
         output,
-        videos=pairs(videos, "--video"),
+        videos=paths(videos),
         every=every,
         rate=rate,
         maximum=most,
@@ -60,9 +60,10 @@ def export(
     force: Force = False,
 ) -> None:
     """Write a dataset in a format that others read; read it back and compare each object."""
-    from annotate import console, exports, folder
+    from annotate import console, exports, folder, plugins
 
-    way = exports.load(to, **exports.parse_options(to, pairs(settings)))
+    told = plugins.parse_options(plugins.find(exports.GROUP, to), to, pairs(settings))
+    way = exports.load(to, **told)
     held = exports.export(folder.load(dataset), way, output, force=force)
     console.frame(held.table())
     console.put(str(output))
@@ -86,7 +87,7 @@ def import_(
 
 @app.command()
 def draw(
-    items: ItemsFile,
+    items: Annotated[list[Path], typer.Argument(help="Files of items; - is standard input.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="overlay.mp4, sheet.png, or a folder.")
     ],
@@ -100,8 +101,8 @@ def draw(
     """Draw items on their clip: a video, a contact sheet, pictures, or the grid of prompts."""
     from annotate import clips, console, draw, journal, prompts, video
 
-    book = journal.read(items)
-    path = clips.one(book, clip, pairs(videos, "--video")).path
+    chosen = clips.one([journal.read(path) for path in items], clip, paths(videos))
+    book, path = clips.Together(chosen), chosen.path
     if points is not None:
         seen = video.probe(path)
         scope = prompts.Scope((seen.width, seen.height), seen.frame_count)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
@@ -30,6 +30,24 @@ def progress(what: str, total: int | None, unit: str = "frames") -> Iterator[Cal
             bar.stop()
             say(f"stopped after {count} {unit}; the same command goes on from here")
             raise SystemExit(INTERRUPTED) from None
+
+
+@contextmanager
+def download() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar for each file, told (file, bytes there, bytes in all), on stderr."""
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(file: str, there: int, total: int | None) -> None:
+            if file not in tasks:
+                tasks[file] = bar.add_task(file, total=total)
+            bar.update(tasks[file], completed=there, total=total)
+
+        yield progress
 
 
 def _bar(unit: str) -> Progress:

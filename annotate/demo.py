@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from annotate import (
+    clips,
     dataset,
     detect,
     draw,
@@ -47,12 +48,12 @@ def run(
         exports.export(made, exports.load(name), out / name, force=True)
 
     say("drawing the overlay, a contact sheet and the grid of prompts")
-    both = out / "all.jsonl"
-    _join(boxes, tracks, both)
+    [seen] = clips.find([journal.read(boxes), journal.read(tracks)], {clip.name: clip})
+    both = clips.Together(seen)
     draw.overlay(both, clip, out / "overlay.mp4", force=True)
     draw.overlay(both, clip, out / "sheet.png", count=12, force=True)
     draw.prompt_grid(told, clip, tracks, out / "prompts.png", force=True)
-    return _measured(truth, boxes, tracks) + [("everything is in", str(out))]
+    return [*_measured(truth, boxes, tracks), ("everything is in", str(out))]
 
 
 def _open(out: Path, force: bool) -> None:

@@ -35,6 +35,13 @@ def complete_vocabulary() -> list[str]:
     return list(prompts.vocabularies())
 
 
+def complete_model() -> list[str]:
+    """The models that the manifest names."""
+    from annotate import manifest
+
+    return list(manifest.manifest())
+
+
 class ImageFormat(enum.StrEnum):
     """How pictures are written."""
 
@@ -43,7 +50,6 @@ class ImageFormat(enum.StrEnum):
 
 
 Clip = Annotated[Path, typer.Argument(help="A video, a folder of images, or one image.")]
-ItemsFile = Annotated[Path, typer.Argument(help="A file of items; - is standard input.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over whatever is at -o.")]
 Start = Annotated[int, typer.Option(min=0, help="First frame to look at.")]
 Stop = Annotated[int | None, typer.Option(min=1, help="Frame to stop before.")]
@@ -62,12 +68,11 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="An option of the plugin; repeatable."),
 ]
-Words = Annotated[
-    str | None,
-    typer.Option(
-        "-v", "--vocabulary", autocompletion=complete_vocabulary, help="A name, or a TOML file."
-    ),
-]
+_words = typer.Option(
+    "-v", "--vocabulary", autocompletion=complete_vocabulary, help="A name, or a TOML file."
+)
+Words = Annotated[str, _words]
+PerhapsWords = Annotated[str | None, _words]
 
 
 def pairs(given: list[str] | None, option: str = "--set") -> dict[str, str]:
@@ -77,3 +82,8 @@ def pairs(given: list[str] | None, option: str = "--set") -> dict[str, str]:
         if not equals:
             raise typer.BadParameter(f"expected KEY=VALUE, got {text!r}", param_hint=option)
     return {key: value for key, _, value in split}
+
+
+def paths(given: list[str] | None) -> dict[str, Path]:
+    """Where several `--video NAME=PATH` say that clips are."""
+    return {name: Path(path) for name, path in pairs(given, "--video").items()}

@@ -13,11 +13,14 @@ PACKAGE = ROOT / "annotate"
 
 LAYERS = [  # imports point down, or sideways within a layer
     "errors records shipped plugins",
-    "masks lines journal items prompts shapes colours video",
-    "sample detect propagate checkpoint dataset",
+    "masks outlines lines items prompts shapes colours strokes looks",
+    "ahead decoding film pictures folders cut_short upright video video_writer journal",
+    "manifest download sources weights adopt",
+    "sample detect propagate checkpoint memory follow sam2_network",
+    "clips folder dataset split foreign exports score",
     "detectors propagators formats prefilter",
-    "draw colour_report console demo",
-    "options cli __main__",
+    "palette paint view sheet prompted markers draw colour_report console doctor demo",
+    "options commands_clip commands_dataset commands_about commands_models cli __main__",
 ]
 LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms.split()}
 LAYER["annotate"] = 0  # __init__: the version
@@ -88,8 +91,8 @@ def test_imports_point_down(path):
                 room = name.split(".")[1]
                 assert LAYER[room] <= own, f"{path}:{node.lineno}: {name} is above"
                 if room in PLUGINS and room_of(path) in PLUGINS:
-                    stem = f"annotate.{room}.{path.stem}"
-                    assert name == stem, f"{path}:{node.lineno}: a plugin imports a plugin"
+                    own_parts = f"annotate.{room}.{path.stem}"
+                    assert name.startswith(own_parts), f"{path}:{node.lineno}: not its own part"
 
 
 def test_no_room_needs_itself():
@@ -152,19 +155,23 @@ def test_rooms_stay_small(path):
     assert text.count("\n") <= 300, f"{path}: over 300 lines"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            head = ast.get_docstring(node, clean=False) or ""
-            options = (
-                sum(a.annotation is not None for a in node.args.args) if path.stem == "cli" else 0
-            )
-            length = node.end_lineno - node.lineno + 1 - head.count("\n")
-            assert options or length <= 40, f"{path}:{node.lineno}: {node.name} has {length} lines"
+            body = node.body[ast.get_docstring(node) is not None :]
+            length = node.end_lineno - body[0].lineno + 1 if body else 0
+            assert length <= 40, f"{path}:{node.lineno}: {node.name} has {length} lines"
 
 
 def commands():
     from annotate.cli import app
 
-    whole = typer.main.get_command(app)
-    return [(name, command) for name, command in whole.commands.items()]
+    return list(walk(typer.main.get_command(app), ""))
+
+
+def walk(group, before):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from walk(command, f"{before}{name} ")
+        else:
+            yield before + name, command
 
 
 REFERENCE = ROOT / "docs" / "commands.md"
@@ -174,15 +181,15 @@ REFERENCE = ROOT / "docs" / "commands.md"
 def test_every_command_and_option_is_explained(name, command):
     """Each has help, and stands in docs/commands.md."""
     assert command.help, f"{name}: no help"
-    _, _, section = REFERENCE.read_text(encoding="utf-8").partition(f"## annotate {name}\n")
-    section = section.partition("\n## ")[0]
+    _, _, section = REFERENCE.read_text(encoding="utf-8").partition(f"# `annotate {name}`\n")
+    section = section.partition("\n#")[0]
     assert section, f"{name} is not in {REFERENCE}"
     for option in command.params:
         if option.name == "help":
             continue
         assert option.help, f"{name}: {option.name}: no help"
-        for flag in option.opts if option.param_type_name == "option" else ():
-            assert f"`{flag}" in section, f"{name}: {flag} is not in {REFERENCE}"
+        for flag in option.opts:
+            assert flag in section, f"{name}: {flag} is not in {REFERENCE}"
 
 
 def test_only_conventional_folders_stand_at_the_top():
