@@ -136,7 +136,8 @@ def _with_tags(picture: Image.Image, item: Item, colours: Sequence[Colour]) -> I
     homes = [thing.box for thing in item.objects]
     if item.lost:
         texts.insert(0, "lost " + ", ".join(f"#{track}" for track in item.lost))
-        homes.insert(0, (0, height, 0, height))
+        x, y = size // 2, height - size // 2
+        homes.insert(0, (x, y, x, y))
         colours = [_LOST, *colours]
     if not texts:
         return picture

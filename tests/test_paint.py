@@ -52,7 +52,9 @@ def test_a_mask_takes_its_class_colour_and_the_rest_stays_as_it_was():
 def test_only_objects_with_masks_are_filled():
     mask, box = disc(80, 120, 30)
     both = item(Object("mug", box, mask=masks.encode(mask)), Object("plate", (200, 90, 260, 150)))
-    seen = paint.annotated(picture(), both, LABELS)
+    image = picture()
+    seen = paint.annotated(image, both, LABELS)
+    assert (image == GREY).all()
     assert (seen[100:140, 210:250] == GREY).all()
     assert (seen[110:130, 75:85] != GREY).any()
 

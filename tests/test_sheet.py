@@ -1,3 +1,4 @@
+import weakref
 from fractions import Fraction
 
 import numpy as np
@@ -78,6 +79,19 @@ def test_telling_items_are_spread_over_the_part_that_is_known():
     found = frames(telling((item(n, "mug") for n in range(5000, 5100)), 10))
     assert len(found) == 10
     assert max(np.diff([5000, *found, 5100])) < 30
+
+
+def test_a_long_clip_is_not_held_in_memory():
+    alive, most = weakref.WeakValueDictionary(), 0
+
+    def items():
+        nonlocal most
+        for n in range(2000):
+            yield alive.setdefault(n, item(n, "mug"))
+            most = max(most, len(alive))
+
+    telling(items(), 10)
+    assert most < 100
 
 
 def test_the_fullest_frames_are_telling():
