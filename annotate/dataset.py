@@ -171,7 +171,9 @@ def merge(paths: Iterable[Path | str], out: Path | str, *, force: bool = False) 
     pinned = dict.fromkeys(label for each in datasets for label in each.classes)
     sources = tuple(source for each in datasets for source in each.sources)
     merged = Dataset(Path(out), tuple(pinned), known, sources)
-    with folder.creating(merged, _header(merged, (), {}), force=force) as draft:
+    videos = {n: v for each in datasets for n, v in journal.read(each.items).header.videos.items()}
+    header = Header("merge", vocabulary={"labels": list(pinned)}, videos=videos)
+    with folder.creating(merged, header, force=force) as draft:
         for sample, image in _samples(datasets):
             draft.add(sample.image, sample.item)
             place(image, draft.images / sample.image)
@@ -179,20 +181,16 @@ def merge(paths: Iterable[Path | str], out: Path | str, *, force: bool = False) 
 
 
 def _samples(datasets: Sequence[Dataset]) -> Iterator[tuple[Sample, Path]]:
-    """Each frame once, joined, with a picture of it."""
-    saying: dict[tuple[str, int], list[int]] = {}
-    for number, each in enumerate(datasets):
+    """Each frame once, joined, with a picture of it: clip by clip, in order."""
+    said: dict[str, dict[int, list[tuple[Sample, Path]]]] = {}
+    for each in datasets:
         for sample in each:
-            saying.setdefault((sample.item.video, sample.item.frame), []).append(number)
-    later: dict[tuple[str, int], list[Sample]] = {}
-    for number, each in enumerate(datasets):
-        for sample in each:
-            key = (sample.item.video, sample.item.frame)
-            later.setdefault(key, []).append(sample)
-            if number == saying[key][-1]:
-                said = later.pop(key)
-                item = clips.joined(one.item for one in said)
-                yield replace(said[0], item=item), datasets[saying[key][0]].images / said[0].image
+            frames = said.setdefault(sample.item.video, {})
+            frames.setdefault(sample.item.frame, []).append((sample, each.images / sample.image))
+    for frames in said.values():
+        for _, same in sorted(frames.items()):
+            first, image = same[0]
+            yield replace(first, item=clips.joined(one.item for one, _ in same)), image
 
 
 def place(source: Path, target: Path) -> None:

@@ -208,15 +208,16 @@ def bring_in(source: Path | str, way: Format, out: Path | str, *, force: bool = 
             draft.add(sample.image, sample.item)
             place(picture, draft.images / sample.image)
             parts.append((sample.item.video, sample.item.frame, sample.part))
-    if not parts:
-        raise DatasetError(f"{source}: no pictures in it")
-    return folder.with_stretches(found, _stretches(parts))
+        if not parts:
+            raise DatasetError(f"{source}: no pictures in it")
+        draft.stretches = _stretches(parts)
+    return folder.load(out)
 
 
-def _stretches(parts: Sequence[tuple[str, int, str]]) -> list[Stretch]:
+def _stretches(parts: Sequence[tuple[str, int, str]]) -> tuple[Stretch, ...]:
     """Neighbouring frames of one part as one stretch; none where all are of the same part."""
     if {part for *_, part in parts} == {folder.UNSPLIT}:
-        return []
+        return ()
     runs = groupby(sorted(parts), key=lambda each: (each[0], each[2]))
     ends = [(clip, part, [frame for _, frame, _ in run]) for (clip, part), run in runs]
-    return [Stretch(clip, frames[0], frames[-1] + 1, part) for clip, part, frames in ends]
+    return tuple(Stretch(clip, frames[0], frames[-1] + 1, part) for clip, part, frames in ends)

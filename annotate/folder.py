@@ -57,6 +57,11 @@ class Dataset:
         return self.path / "images"
 
     @property
+    def items(self) -> Path:
+        """The file of items."""
+        return self.path / "items.jsonl"
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """train, val, test: those there are, in this order, then any others."""
         found = {stretch.part for stretch in self.stretches} or {UNSPLIT}
@@ -77,7 +82,7 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Sample]:
         for number, line in self._lines():
-            where = f"{self.path / 'items.jsonl'}:{number}"
+            where = f"{self.items}:{number}"
             item = item_from_json(line, where)
             image = json.loads(line).get("image")
             if not isinstance(image, str):
@@ -91,7 +96,7 @@ class Dataset:
             yield Sample(image, item, self.part(item.video, item.frame))
 
     def _lines(self) -> Iterator[tuple[int, str]]:
-        with (self.path / "items.jsonl").open(encoding="utf-8") as file:
+        with self.items.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if number > 1 and not line.startswith('{"end"'):
                     yield number, line
@@ -127,6 +132,7 @@ class Draft:
 
     def __init__(self, path: Path, items: IO[str]) -> None:
         self.images = path / "images"
+        self.stretches: tuple[Stretch, ...] = ()  # the split, if there is one
         self._items, self._stems = items, set[str]()
 
     def add(self, image: str, item: Item) -> None:
@@ -162,7 +168,9 @@ def creating(dataset: Dataset, header: Header, *, force: bool = False) -> Iterat
             draft = Draft(folder, items)
             yield draft
             items.write(dumps({"end": draft.count}) + "\n")
-        (folder / MARK).write_text(_toml(dataset), encoding="utf-8", newline="\n")
+        (folder / MARK).write_text(
+            _toml(replace(dataset, stretches=draft.stretches)), encoding="utf-8", newline="\n"
+        )
 
 
 def with_stretches(dataset: Dataset, stretches: Sequence[Stretch]) -> Dataset:

@@ -180,7 +180,7 @@ class Leaks:
 
     def worst(self, count: int = 5) -> pd.DataFrame:
         """The frames that look most like a training frame."""
-        return self.table.nsmallest(count, "distance")
+        return self.table.sort_values("distance").head(count)
 
 
 def leaks(dataset: Dataset) -> Leaks:
