@@ -95,6 +95,15 @@ class Pass:
             if self.shows(picture.pts):
                 yield picture
 
+    def lone_pictures(self, packets: Iterator[Any]) -> Iterator[Any]:
+        """What the decoder makes of each packet on its own.
+
+        Between pictures that do not follow each other it would guess their order, and some lost.
+        """
+        for packet in packets:
+            yield from self._decode(packet) + self._decode(None)
+            self.stream.codec_context.flush_buffers()
+
     def _decode(self, packet: Any) -> list[Any]:
         try:
             return list(self.stream.codec_context.decode(packet))
@@ -105,19 +114,25 @@ class Pass:
 
 @dataclass
 class Clock:
-    """The pts of picture after picture: its own, or one step after the last where it has none."""
+    """The pts of picture after picture: its own, or a step after the last if it is not later.
+
+    `true` tells whether all of them were their own.
+    """
 
     step: int
     timed: bool
+    true: bool = True
     last: int | None = None
 
     def pts(self, picture: Any) -> int:
         """Of the next picture."""
-        if self.timed and picture.pts is not None:
-            self.last = picture.pts
+        own = picture.pts if self.timed else None
+        if own is not None and (self.last is None or own > self.last):
+            self.last = own
         else:
+            self.true = False
             self.last = 0 if self.last is None else self.last + self.step
-        return int(self.last or 0)
+        return int(self.last)
 
 
 def clock(here: Pass) -> Clock:

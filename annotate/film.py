@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import dropwhile, islice, pairwise
+from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,8 @@ def _table(here: Pass, pts: list[int], keys: list[int], end: int) -> Table:
 
 _tables: dict[tuple[Path, int, int], Table] = {}  # of files as they were: path, size, last change
 
+_liars: set[tuple[Path, int, int]] = set()  # files whose packets do not tell the truth
+
 
 class Film:
     """A video file. Picture n is the n-th that a full decode yields, whichever way it is reached.
@@ -95,8 +97,15 @@ class Film:
     def table(self) -> Table:
         """Made at the first use and kept as long as the file does not change."""
         if self._id not in _tables:
-            _tables[self._id] = self._by_packets() or self._by_pictures()
+            told = None if self._id in _liars else self._by_packets()
+            _tables[self._id] = told or self._by_pictures()
         return _tables[self._id]
+
+    def _distrust(self) -> None:
+        """Count the pictures, from now on."""
+        if self._id not in _liars:
+            _liars.add(self._id)
+            _tables.pop(self._id, None)
 
     def walk(self, start: int = 0) -> Iterator[_Decoded]:
         """The pictures from `start` on; then BrokenVideo if the file goes on and cannot be read."""
@@ -111,8 +120,7 @@ class Film:
             if index > start:
                 break
         if index < len(table.pts):  # the packets lied, or it cannot be reached directly
-            if table.keys:
-                _tables[self._id] = self._by_pictures()
+            self._distrust()
             yield from islice(self._whole(), index, None)
         elif not table.whole:
             raise broken(self.path, index)
@@ -125,10 +133,10 @@ class Film:
         with opened(self.path) as here:
             reformatter = VideoReformatter()
             here.stream.codec_context.skip_frame = "NONKEY"
-            for picture in here.pictures(p for p in here.packets() if p.is_keyframe):
+            for picture in here.lone_pictures(p for p in here.packets() if p.is_keyframe):
                 index = self.table.index(picture.pts)
                 if index is None:
-                    _tables[self._id] = self._by_pictures()
+                    self._distrust()
                     index = self.table.index(picture.pts)
                 if index is not None:
                     yield _decoded(self.table, index, picture, reformatter)
@@ -156,6 +164,8 @@ class Film:
                 seconds = (pts - first) * here.time_base
                 yield _Decoded(index, seconds, picture, reformatter)
                 index += 1
+                if here.damaged:
+                    self._distrust()
         if here.cut:
             raise broken(self.path, index)
         if not index:
@@ -163,16 +173,18 @@ class Film:
 
     def _run(self, table: Table, key: int, start: int) -> Iterator[_Decoded]:
         """Pictures from `start` on, decoded from a keyframe, as long as they are those expected."""
+        first = bisect_left(table.pts, key)
         with opened(self.path) as here:
-            reformatter, wanted = VideoReformatter(), table.pts[start]
+            reformatter, wanted = VideoReformatter(), table.pts[first]
             pictures = dropwhile(
                 lambda picture: picture.pts is None or picture.pts < wanted,
                 here.pictures(here.packets_from(key)),
             )
-            for index, picture in zip(range(start, len(table.pts)), pictures, strict=False):
+            for index, picture in zip(range(first, len(table.pts)), pictures, strict=False):
                 if picture.pts != table.pts[index] or (index == start and picture.is_corrupt):
                     return
-                yield _decoded(table, index, picture, reformatter)
+                if index >= start:
+                    yield _decoded(table, index, picture, reformatter)
 
     def _by_packets(self) -> Table | None:
         """The table that the packets tell, or None if they are not to be believed."""
@@ -211,8 +223,7 @@ class Film:
             pts = [time.pts(picture) for picture in here.pictures(noted(here.packets()))]
         if not pts:
             raise broken(self.path, 0) if here.cut else self._no_frames()
-        rising = here.timed and all(a < b for a, b in pairwise(pts))
-        return _table(here, pts, sorted(keys) if rising else [], pts[-1] + time.step)
+        return _table(here, pts, sorted(keys) if time.true else [], pts[-1] + time.step)
 
     def _no_frames(self) -> VideoError:
         return VideoError(f"{self.path}: no picture in it can be decoded; give a file that plays")

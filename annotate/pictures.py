@@ -144,7 +144,8 @@ def _size_wh(path: Path) -> tuple[int, int]:
 
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # Orientation: 5 to 8 lie on their side
+            exif = Image.Image.getexif(image)  # that of a PNG would decode it
+            turned = exif.get(0x0112, 1) >= 5  # Orientation: 5 to 8 lie on their side
             return image.size[::-1] if turned else image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise VideoError(f"{path}: not an image that can be read ({error})") from error

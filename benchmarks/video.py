@@ -1,0 +1,76 @@
+"""How fast videos are read, against the `ffmpeg` command doing the same, run by turns.
+
+    python benchmarks/video.py [CLIP ...]
+
+For each clip: every frame decoded to RGB, and only the keyframes. The ratio is ffmpeg's time over
+ours, the median of the rounds: above 1 is faster than ffmpeg. The file counts as changed before
+each round, so that nothing known of it from the round before is used.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from annotate import video
+
+SHIPPED = Path(__file__).parents[1] / "tests" / "clips" / "demo.mp4"
+
+
+def by_ffmpeg(clip: Path, *options: str) -> None:
+    """Decode to RGB and throw it away."""
+    command = ["ffmpeg", "-v", "error", "-nostdin", *options, "-i", str(clip), "-vsync", "0"]
+    subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-y", os.devnull], check=True)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def count(frames: Iterable[object]) -> int:
+    """Take them all."""
+    return sum(1 for _ in frames)
+
+
+def compare(clip: Path, kind: str, rounds: int) -> None:
+    """Print one line: frames, both times, the ratio and its range."""
+    read = video.frames if kind == "frames" else video.keyframes
+    options = () if kind == "frames" else ("-skip_frame", "nokey")
+    ours, theirs = [], []
+    for turn in range(rounds):
+        os.utime(clip, (turn, turn))
+        theirs.append(seconds(lambda: by_ffmpeg(clip, *options)))
+        ours.append(seconds(lambda: count(read(clip))))
+    frames = count(read(clip))
+    ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
+    our, their = statistics.median(ours), statistics.median(theirs)
+    print(
+        f"{clip.name:28} {kind:10} {frames:6} frames  ours {our:7.3f} s ({frames / our:6.0f}/s)  "
+        f"ffmpeg {their:7.3f} s  ratio {statistics.median(ratios):5.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+
+
+def main() -> None:
+    """Compare on each clip."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", nargs="*", type=Path, default=[SHIPPED])
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for clip in asked.clips:
+            copy = Path(shutil.copy(clip, folder))
+            for kind in ("frames", "keyframes"):
+                compare(copy, kind, asked.rounds)
+
+
+if __name__ == "__main__":
+    main()
