@@ -73,11 +73,14 @@ def detect(
     force: Force = False,
 ) -> None:
     """Propose boxes on the frames of a clip."""
-    from annotate import console, detect, prefilter, prompts, sample, video
+    from annotate import console, detect, prompts, sample, video
 
     words = prompts.read_vocabulary(vocabulary)
     chosen = detect.load(detector, words, **detect.parse_options(detector, pairs(settings)))
-    chosen = prefilter.apply(chosen, mask=mask, near=near, margin=margin)
+    if mask is not None or near is not None:
+        from annotate import prefilter
+
+        chosen = prefilter.apply(chosen, mask=mask, near=near, margin=margin)
     choice = sample.Choice(every, rate, keyframes, start, stop)
     job = detect.Job(chosen, detector, clip, choice)
     with console.progress(detector, choice.count(video.probe(clip))) as advance:
