@@ -1,4 +1,4 @@
-"""What a class looks like by colour: its ranges and its shape, read from a vocabulary and checked."""
+"""What a class looks like by colour: ranges and shape, read from a vocabulary and checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from annotate.errors import PromptError
 from annotate.records import Mask, Picture, Vocabulary
 
 Interval = tuple[float, float]
-Map = npt.NDArray[np.uint8]
+Map = npt.NDArray[Any]  # (H, W) uint8
 
 # the channels of each space, and from where to where they go
 SPACES: dict[str, dict[str, Interval]] = {
@@ -87,13 +87,13 @@ def inside(image: Picture, ranges: Iterable[Range]) -> Mask:
 def inside_map(image: Picture, ranges: Iterable[Range]) -> Map:
     """As `inside`, but 255 and 0, which OpenCV takes."""
     found = np.zeros(image.shape[:2], np.uint8)
-    hsv: Picture | None = None
+    hsv: Any = None
     for wanted in ranges:
         if wanted.space == "hsv" and hsv is None:
             hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)  # every channel 0..255
-        pixels = image if wanted.space == "rgb" or hsv is None else hsv
+        pixels = image if wanted.space == "rgb" else hsv
         for low, high in _limits(wanted):
-            cv2.bitwise_or(found, cv2.inRange(pixels, low, high), found)
+            cv2.bitwise_or(found, cv2.inRange(pixels, np.array(low), np.array(high)), found)
     return found
 
 
@@ -119,10 +119,13 @@ def strength(image: Picture, ranges: Iterable[Range]) -> Map:
     which a red line on a red wall is lost; on a grey wall a little brightness does no harm.
     """
     found = np.zeros(image.shape[:2], np.uint8)
+    channels = [cv2.extractChannel(image, channel) for channel in range(3)]
     for wanted in ranges:
         weights, offset = _weights(np.array(wanted.middle_rgb()))
-        matrix = np.array([[*weights, offset]], np.float32)
-        cv2.max(found, cv2.transform(image, matrix), found)
+        summed: Any = np.full_like(found, offset)
+        for channel in np.argsort(-weights):  # the positive first: every sum is cut at 0 and 255
+            summed = cv2.addWeighted(summed, 1, channels[channel], weights[channel], 0)
+        np.maximum(found, summed, out=found)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Rectangles drawn in thin strokes, corner brackets or whole frames: find them, tell how well they fit.
+"""Rectangles drawn in thin strokes, brackets or whole frames: which there are, how well they fit.
 
 Where two strokes end in one another is a corner; two corners or more make a rectangle; what lies
 along its sides says how much it is one: stroke on the arms, none between them, beyond or beside.
@@ -6,62 +6,78 @@ along its sides says how much it is one: stroke on the arms, none between them, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
-from annotate.colours import Interval, Look, Outline, inside_map, strength
+from annotate.colours import Interval, Look, Outline, strength
 from annotate.records import Picture
-from annotate.strokes import PLAIN, REACH, Floats, Map, Strokes, find_corners, shrunk
+from annotate.strokes import (
+    PLAIN,
+    REACH,
+    Contrasts,
+    Floats,
+    Lookup,
+    Strokes,
+    find_corners,
+    shrunk,
+)
 
-Boxes = npt.NDArray[np.float64]  # (n, 4) xyxy
-Contrasts = npt.NDArray[np.int16]
+Boxes = Floats  # (n, 4) xyxy
 
-_TRIED = 120  # rectangles looked at closely
-_KEPT = 12  # rectangles given back
+_TRIED = 60  # rectangles looked at closely
+_KEPT = 8  # rectangles given back
 _SAME = 0.3  # IoU beyond which two are one
 _FAINTEST = 0.4  # a stroke's contrast, as a share of the rectangle's typical stroke
 
 
-def find_outlines(image: Picture, look: Look) -> tuple[Boxes, Floats]:
+def find_outlines(image: Picture, look: Look, least: float = 0) -> tuple[Boxes, Floats]:
     """The rectangles' boxes, outside the picture too, and the fits, (n,) 0..1; best first."""
     outline = look.outline or Outline()
     small, factor = shrunk(image)
-    strokes = Strokes.of(strength(small, look.ranges), inside_map(small, look.ranges))
+    strokes = Strokes.of(small, look.ranges)
+    wide = strokes.widened()
     size = look.size[0] / factor - 1, look.size[1] / factor
     boxes = rectangles(find_corners(strokes), size, look.aspect)
-    boxes = _distinct(boxes, rough_fits(strokes, boxes, outline))
-    boxes, fits = _best(boxes, close_fits(strokes, boxes, outline))
+    boxes = _distinct(boxes, rough_fits(wide, boxes, outline))
+    fits = close_fits(strokes, wide, boxes, outline)
+    boxes, fits = _best(boxes[fits >= least], fits[fits >= least])
+    if not len(boxes):
+        return boxes, fits
     boxes = boxes * factor + [0, 0, factor, factor]  # from a stroke's first pixel past its last
     return refined(image, boxes, look, 2 * factor + 2), fits
 
 
 def _distinct(boxes: Boxes, fits: Floats) -> Boxes:
     """The better ones, best first, one of those that lie within two pixels of another."""
-    boxes = boxes[np.argsort(-fits, kind="stable")[: 5 * _TRIED]]
-    _, first = np.unique(np.rint(boxes / 2), axis=0, return_index=True)
-    return boxes[np.sort(first)][:_TRIED]
+    boxes = boxes[np.argsort(-fits, kind="stable")[: 4 * _TRIED]]
+    cells = np.rint(boxes / 2).astype(np.int64) @ (1, 1 << 15, 1 << 30, 1 << 45)
+    _, first = np.unique(cells, return_index=True)
+    distinct: Boxes = boxes[np.sort(first)[:_TRIED]]
+    return distinct
 
 
 def _best(boxes: Boxes, fits: Floats) -> tuple[Boxes, Floats]:
-    """One of those that overlap by half of either, best first, and no more than _KEPT."""
+    """The best of those that overlap, best first, and no more than _KEPT."""
     order = np.argsort(-fits, kind="stable")
     boxes, fits = boxes[order], fits[order]
+    same = _overlaps(boxes) > _SAME
     kept: list[int] = []
-    for row, box in enumerate(boxes):
-        if len(kept) < _KEPT and not (_overlaps(box, boxes[kept]) > _SAME).any():
+    for row in range(len(boxes)):
+        if len(kept) < _KEPT and not same[row, kept].any():
             kept.append(row)
     return boxes[kept], fits[kept]
 
 
-def _overlaps(box: Boxes, others: Boxes) -> Boxes:
-    """IoU of a box with each of the others, (n,)."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared = sides.clip(0).prod(1)
-    return shared / ((box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared)
+def _overlaps(boxes: Boxes) -> Floats:
+    """IoU of each with each, (n, n)."""
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    sides = (np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - low).clip(0)
+    shared = sides[..., 0] * sides[..., 1]
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    overlaps: Floats = shared / (area[:, None] + area - shared)
+    return overlaps
 
 
 def rectangles(corners: Sequence[Floats], size: Interval, aspect: Interval) -> Boxes:
@@ -71,7 +87,7 @@ def rectangles(corners: Sequence[Floats], size: Interval, aspect: Interval) -> B
     """
     top_left, top_right, bottom_left, bottom_right = corners
     found = [_pairs(top_left, bottom_right), _pairs(bottom_left, top_right)[:, [0, 3, 2, 1]]]
-    middle = np.sqrt(max(aspect[0], 0.1) * min(aspect[1], 10))
+    middle = math.sqrt(max(aspect[0], 0.1) * min(aspect[1], 10))
     for lefts, rights, down in ((top_left, top_right, 1), (bottom_left, bottom_right, -1)):
         x1, y1, x2, y2 = _pairs(lefts, rights).T
         far = y1 + down * (x2 - x1) / middle
@@ -93,104 +109,86 @@ def _pairs(first: Floats, second: Floats) -> Boxes:
     return np.hstack([np.repeat(first, len(second), 0), np.tile(second, (len(first), 1))])
 
 
-def rough_fits(strokes: Strokes, boxes: Boxes, outline: Outline) -> Floats:
+def rough_fits(wide: Lookup, boxes: Boxes, outline: Outline) -> Floats:
     """How well each rectangle fits, from a few places on each arm that may be off by a pixel."""
-    wide = strokes.widened()
-    return _Fit(wide, boxes, outline, _along(wide, boxes, _on(outline, 3))).plain()
+    arms = _along(wide, boxes, _on(outline, 3))
+    return _plain(wide, boxes, outline, arms, _least(arms))
 
 
-def close_fits(strokes: Strokes, boxes: Boxes, outline: Outline) -> Floats:
-    """How well each rectangle fits: every arm straight, and nothing beside it."""
-    shifted = np.stack([_along(strokes, boxes, _on(outline, 12), shift) for shift in (-1, 0, 1)])
-    best = shifted.sum(3).argmax(0)[None, :, :, None]
-    arms = np.take_along_axis(shifted, best, 0)[0]
-    return _Fit(strokes.widened(), boxes, outline, arms).strict()
+def close_fits(strokes: Strokes, wide: Lookup, boxes: Boxes, outline: Outline) -> Floats:
+    """How well each rectangle fits: every arm straight, none beside it (letters have), all seen."""
+    sharp, either = strokes.lookup(), strokes.either()
+    shifted = np.stack([_along(sharp, boxes, _on(outline, 12), shift) for shift in (-1, 0, 1)])
+    straight = shifted.sum(3, dtype=int).argmax(0)[None, :, :, None]
+    arms = np.take_along_axis(shifted, straight, 0)[0]
+    least = _least(arms)
+    apart = np.maximum(REACH, 0.08 * (boxes[:, 2] - boxes[:, 0]))[:, None, None]
+    inner = _along(either, boxes, np.linspace(0.12, 0.26, 6), apart)
+    outer = _along(either, boxes, np.linspace(0.0, 0.26, 6), -apart)
+    beside = 0.3 * _mean(_share(inner, least)) + 0.3 * _mean(_share(outer, least))
+    unseen = 0.2 * (arms < 0).mean((1, 2))
+    plain = _plain(wide, boxes, outline, arms, least)
+    fits: Floats = np.clip(plain - beside - unseen, 0, 1)
+    return fits
 
 
 def _on(outline: Outline, places: int) -> Floats:
     """Shares of a side at which there must be a stroke."""
-    return np.linspace(0.01, 0.95 * outline.arms[0], places, dtype=np.float32)
+    return np.linspace(0.01, 0.95 * outline.arms[0], places)
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """What each rectangle has on its arms, `arms` (n, 8, places), against what it has elsewhere."""
+def _plain(wide: Lookup, boxes: Boxes, outline: Outline, arms: Contrasts, least: Floats) -> Floats:
+    """The arms that are there, less middles and continuations that should not be."""
+    low, high = outline.arms
+    places = arms.shape[2] // 2 + 1
+    middle = np.linspace(high + 0.06, 0.5, places if high < 0.44 else 0)
+    beyond = np.linspace(-low, -0.06, places)
+    there = _share(arms, least)
+    fits = _mean(there)
+    for absent in (middle, beyond):
+        fits -= 0.5 * _mean(_share(_along(wide, boxes, absent), least))
+    return np.where(np.isfinite(there).sum(1) >= 3, fits, 0)
 
-    strokes: Strokes
-    boxes: Boxes
-    outline: Outline
-    arms: Contrasts
 
-    def plain(self) -> Floats:
-        """Arms that are there, less middles and continuations that should not be."""
-        arms = self._share(self.arms)
-        low, high = self.outline.arms
-        places = self.arms.shape[2] // 2 + 1
-        middle = np.linspace(high + 0.06, 0.5, places if high < 0.44 else 0, dtype=np.float32)
-        beyond = np.linspace(-low, -0.06, places, dtype=np.float32)
-        others = [_along(self.strokes, self.boxes, shares) for shares in (middle, beyond)]
-        fits = _mean(arms) - sum(0.5 * _mean(self._share(other)) for other in others)
-        return np.where(np.isfinite(arms).sum(1) >= 3, fits, 0)
+def _least(arms: Contrasts) -> Floats:
+    """The contrast that counts as stroke, (n,): near enough to that of the rectangle's median."""
+    rising = np.sort(arms.reshape(len(arms), arms.shape[1] * arms.shape[2]), 1)
+    unseen = (rising < 0).sum(1)
+    median = rising[np.arange(len(rising)), (unseen + rising.shape[1] - 1) // 2]
+    least: Floats = np.maximum(PLAIN, _FAINTEST * median)
+    return least
 
-    def strict(self) -> Floats:
-        """The same, less strokes beside the arms (letters have them), less what is not seen."""
-        side = self.boxes[:, 2] - self.boxes[:, 0]
-        apart = np.maximum(REACH, 0.08 * side)[:, None]
-        either = Strokes(self.strokes.either, self.strokes.either, self.strokes.either)
-        inner = _along(either, self.boxes, np.linspace(0.12, 0.26, 6, dtype=np.float32), apart)
-        outer = _along(either, self.boxes, np.linspace(0.0, 0.26, 6, dtype=np.float32), -apart)
-        hidden = (self.arms < 0).mean((1, 2))
-        beside = 0.3 * _mean(self._share(inner)) + 0.3 * _mean(self._share(outer))
-        return (self.plain() - beside - 0.2 * hidden).clip(0, 1).astype(np.float32)
 
-    def _share(self, contrasts: Contrasts) -> Floats:
-        """How much of each arm's places is stroke, (n, 8); NaN where none is in the picture."""
-        every = -np.sort(-self.arms.reshape(len(self.arms), -1), 1)
-        seen = (every >= 0).sum(1)
-        typical = every[np.arange(len(every)), seen // 2]
-        least = np.maximum(PLAIN, _FAINTEST * typical)[:, None, None]
-        seen = (contrasts >= 0).sum(2)
-        share = (contrasts > least).sum(2) / np.maximum(seen, 1)
-        return np.where(seen > 0, share, np.nan).astype(np.float32)
+def _share(contrasts: Contrasts, least: Floats) -> Floats:
+    """How much of each end's places is stroke, (n, 8); NaN where none is in the picture."""
+    seen = (contrasts >= 0).sum(2)
+    share = (contrasts > least[:, None, None]).sum(2) / np.maximum(seen, 1)
+    return np.where(seen > 0, share, np.nan)
 
 
 def _mean(shares: Floats) -> Floats:
     """The mean of those that are known, (n, 8) -> (n,); 0 where none is."""
     known = np.isfinite(shares)
-    return np.where(known, shares, 0).sum(1) / np.maximum(known.sum(1), 1)
+    mean: Floats = np.where(known, shares, 0).sum(1) / np.maximum(known.sum(1), 1)
+    return mean
 
 
-def _along(strokes: Strokes, boxes: Boxes, shares: Floats, inward: Floats | int = 0) -> Contrasts:
-    """The contrast at shares of every side from each of its ends, (n, 8, places); -1 outside.
+def _along(lookup: Lookup, boxes: Boxes, shares: Floats, inward: Floats | int = 0) -> Contrasts:
+    """The contrast at shares of every side from each of its ends, (n, 8, places); -1 unseen.
 
-    First the lying sides, top and bottom, then the standing ones. `inward` pixels into the box.
+    First the ends of the lying sides, top and bottom, then of the standing ones. `inward` pixels
+    into the box.
     """
-    x1, y1, x2, y2 = boxes.T[:, :, None]
-    x, y = shares * (x2 - x1), shares * (y2 - y1)
-    ends = [
-        (y1 + inward, x1 + x),
-        (y1 + inward, x2 - x),
-        (y2 - inward, x1 + x),
-        (y2 - inward, x2 - x),
-    ]
-    found = [_at(strokes.lying, along, across) for across, along in ends]
-    ends = [
-        (x1 + inward, y1 + y),
-        (x1 + inward, y2 - y),
-        (x2 - inward, y1 + y),
-        (x2 - inward, y2 - y),
-    ]
-    found += [_at(strokes.standing, across, along) for across, along in ends]
-    return np.stack(found, 1)
-
-
-def _at(contrast: Map, x: Floats, y: Floats) -> Contrasts:
-    """The contrast at x, y; -1 outside the picture and on its very edge, where it is not known."""
-    height, width = contrast.shape
-    column, row = np.rint(x).astype(np.int32), np.rint(y).astype(np.int32)
-    known = (column > 0) & (column < width - 1) & ((row > 0) & (row < height - 1))
-    values = contrast.ravel().take(row * width + column, mode="clip")
-    return np.where(known, values, np.int16(-1))
+    forth = shares.astype(np.float32)
+    back, none = 1 - forth, 0 * forth
+    run = np.stack([forth, back, forth, back])
+    stay = np.stack([none, none, none + 1, none + 1])
+    signs = np.array([[1], [1], [-1], [-1]], np.float32)
+    aside = inward * np.tile(signs, (len(boxes), 1, 1))
+    x1, y1, x2, y2 = boxes.T[:, :, None, None]
+    x = np.concatenate([x1 + run * (x2 - x1), x1 + stay * (x2 - x1) + aside], 1)
+    y = np.concatenate([y1 + stay * (y2 - y1) + aside, y1 + run * (y2 - y1)], 1)
+    return lookup.at(x, y)
 
 
 def refined(image: Picture, boxes: Boxes, look: Look, reach: int) -> Boxes:

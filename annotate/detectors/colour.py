@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -28,31 +29,33 @@ class ColourDetector:
 
     vocabulary: Vocabulary
     smallest: int = 25
-    least: float = 0.3
+    least: float = 0.4
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_looks", looks(self.vocabulary))
+        _ = self._looks  # a vocabulary that cannot be read is known at once
+
+    @cached_property
+    def _looks(self) -> dict[int, Look]:
+        return looks(self.vocabulary)
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Boxes for each frame, best first within a class."""
         return [self._propose(frame.image) for frame in frames]
 
     def _propose(self, image: Picture) -> sv.Detections:
-        told: dict[int, Look] = self.__dict__["_looks"]
         found = [
             self._drawn(image, look) if look.outline else self._patches(image, look)
-            for look in told.values()
+            for look in self._looks.values()
         ]
-        class_id = np.repeat(np.array(list(told), int), [len(each) for each in found])
+        class_id = np.repeat(np.array(list(self._looks), int), [len(each) for each in found])
         table = np.concatenate([*found, np.zeros((0, 5))])
         return sv.Detections(table[:, :4], confidence=table[:, 4], class_id=class_id)
 
     def _drawn(self, image: Picture, look: Look) -> Found:
         assert look.outline is not None
-        boxes, fits = find_outlines(image, look)
-        keep = fits >= self.least
-        boxes = trimmed(boxes[keep], (image.shape[1], image.shape[0]), look.outline)
-        return np.column_stack([boxes, fits[keep]])
+        boxes, fits = find_outlines(image, look, self.least)
+        boxes = trimmed(boxes, (image.shape[1], image.shape[0]), look.outline)
+        return np.column_stack([boxes, fits])
 
     def _patches(self, image: Picture, look: Look) -> Found:
         boxes, area = patches(inside_map(image, look.ranges), look.gap)
@@ -70,14 +73,14 @@ class ColourDetector:
 
 
 def patches(inside: Map, gap: int = 0) -> tuple[Found, Found]:
-    """Boxes of connected pixels, (n, 4) xyxy, and how many pixels; `gap` pixels do not part them."""
+    """Boxes of connected pixels, (n, 4) xyxy, and their pixels, (n,); a gap does not part them."""
     joined = cv2.dilate(inside, np.ones((gap + 1, gap + 1), np.uint8)) if gap else inside
     count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
     if not gap:
         x, y, width, height, area = stats[1:].astype(float).T
         return np.stack([x, y, x + width, y + height], 1), area
     y, x = np.nonzero(inside)
-    label = labels[y, x]
+    label = np.asarray(labels)[y, x].astype(np.intp)
     boxes = np.tile([np.inf, np.inf, -np.inf, -np.inf], (count, 1))
     for column, values in enumerate((x, y)):
         np.minimum.at(boxes[:, column], label, values)
