@@ -105,6 +105,8 @@ def find(journals: Sequence[journal.Journal], videos: Mapping[str, Path] | None)
     told: dict[str, list[Told]] = {}
     for each in journals:
         for name, facts in each.header.videos.items():
+            if not facts.get("fingerprint"):
+                raise ItemsError(f"{each.path}: its header does not say which clip {name} is")
             told.setdefault(facts["fingerprint"], []).append(Told(each, name))
     if not told:
         raise ItemsError(f"{journals[0].path}: its header names no clip")

@@ -52,6 +52,9 @@ def build(
     """
     if image_format not in IMAGE_FORMATS:
         raise DatasetError(f"pictures can be {' or '.join(IMAGE_FORMATS)}, not {image_format!r}")
+    for name, least in {"every": every, "rate": rate, "maximum": maximum}.items():
+        if least is not None and least <= 0:
+            raise DatasetError(f"{name} must be above 0, got {least}")
     journals = [_opened(path) for path in items_paths]
     found = clips.find(journals, videos)
     pinned = clips.classes(journals, classes)
@@ -194,7 +197,13 @@ def _samples(datasets: Sequence[Dataset]) -> Iterator[tuple[Sample, Path]]:
 
 
 def place(source: Path, target: Path) -> None:
-    """Give a picture a second name; copied where the disk cannot link."""
+    """Give a picture a second name; copied where the disk cannot link.
+
+    Raises:
+        DatasetError: the picture is not there.
+    """
+    if not source.is_file():
+        raise DatasetError(f"{source}: the picture is not there; build the dataset anew")
     try:
         os.link(source.resolve(), target)
     except OSError:

@@ -85,8 +85,8 @@ class Dataset:
             where = f"{self.items}:{number}"
             item = item_from_json(line, where)
             image = json.loads(line).get("image")
-            if not isinstance(image, str):
-                raise DatasetError(f"{where}: the item does not name its picture")
+            if not isinstance(image, str) or Path(image).name != image:
+                raise DatasetError(f"{where}: the item does not name its picture under images/")
             for thing in item.objects:
                 if thing.label not in self.classes:
                     known = ", ".join(self.classes)
@@ -96,6 +96,8 @@ class Dataset:
             yield Sample(image, item, self.part(item.video, item.frame))
 
     def _lines(self) -> Iterator[tuple[int, str]]:
+        if not self.items.is_file():
+            raise DatasetError(f"{self.items}: not there; build the dataset anew")
         with self.items.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if number > 1 and not line.startswith('{"end"'):

@@ -231,6 +231,12 @@ def test_a_damaged_annotation_is_named(tmp_path, spoilt, says):
     assert not (tmp_path / "in").exists()
 
 
+def test_a_picture_of_another_size_is_named(tmp_path):
+    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, width=128)
+    with pytest.raises(DatasetError, match=r"val2017.json: a.png is 64x48, not 128x48"):
+        brought(source, tmp_path)
+
+
 def test_a_missing_picture_is_named(tmp_path):
     source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, name="b.png")
     with pytest.raises(DatasetError, match="the picture b.png is not near it"):

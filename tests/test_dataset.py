@@ -195,6 +195,35 @@ def test_nothing_is_written_over(tmp_path, dock):
     assert len(list(dock.iterdir())) == 6
 
 
+def test_a_header_that_names_no_clip(tmp_path, dock):
+    source = tmp_path / "items.jsonl"
+    for videos, says in ({}, "names no clip"), ({"dock": {"path": "dock"}}, "not say which clip"):
+        journal.write(source, Header("test", videos=videos), [])
+        with pytest.raises(ItemsError, match=says):
+            dataset.build([source], tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [{"every": 0}, {"rate": -1}, {"maximum": 0}], ids=str)
+def test_a_choice_of_nothing_is_refused(tmp_path, dock, options):
+    source = items(tmp_path / "items.jsonl", [dock], [item("dock", 0)])
+    with pytest.raises(DatasetError, match="must be above 0"):
+        dataset.build([source], tmp_path / "out", **options)
+
+
+def test_a_dataset_that_lost_a_file_says_which(tmp_path, dock):
+    source = items(tmp_path / "items.jsonl", [dock], [item("dock", 0, PLATE)])
+    built = dataset.build([source], tmp_path / "out")
+    (built.images / "dock-000000.png").unlink()
+    with pytest.raises(DatasetError, match=r"dock-000000.png: the picture is not there"):
+        dataset.merge([built.path], tmp_path / "merged")
+    line_error(built.items, 2, image="../../dock-000000.png")
+    with pytest.raises(DatasetError, match="does not name its picture under images"):
+        list(built)
+    built.items.unlink()
+    with pytest.raises(DatasetError, match=r"items.jsonl: not there"):
+        list(built)
+
+
 def test_standard_input_cannot_be_read_twice(tmp_path):
     with pytest.raises(ItemsError, match="save them to a file first"):
         dataset.build(["-"], tmp_path / "out")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask
+from PIL import Image
 
 from annotate import masks
 from annotate.errors import DatasetError, ItemsError
@@ -99,10 +100,22 @@ def _samples(files: Sequence[_File], root: Path, ours: bool) -> Iterator[tuple[P
     named = places(pictures, folder.resolve().name)
     for picture, place, (file, image) in zip(pictures, named, rows, strict=True):
         size_wh = (int(image["width"]), int(image["height"]))
+        _check_size(picture, size_wh, file)
         annotations = file.annotations.get(image["id"], ())
         objects = [_object(each, size_wh, file) for each in annotations]
         sample = place.sample(size_wh, objects, file.part)
         yield picture, _as_written(sample, place, image) if ours else sample
+
+
+def _check_size(picture: Path, size_wh: tuple[int, int], file: _File) -> None:
+    try:
+        with Image.open(picture) as image:
+            seen = image.size
+    except OSError as error:
+        raise DatasetError(f"{picture}: not an image that can be read: {error}") from None
+    if sorted(seen) != sorted(size_wh):  # a camera's picture may lie on its side
+        says = "{}x{}".format(*size_wh)
+        raise DatasetError(f"{file.path}: {picture.name} is {seen[0]}x{seen[1]}, not {says}")
 
 
 def _ours(image: Record) -> bool:
