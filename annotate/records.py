@@ -53,7 +53,8 @@ class Object:
     """One thing on one frame.
 
     `box` is xyxy in pixels, x2 and y2 exclusive. `score` is None when the model gives none. `mask`
-    is COCO compressed RLE, `counts` a str. `track` stays with the thing through the video.
+    is COCO compressed RLE, `counts` a str. `track` stays with the thing through the video. `flags`
+    say what looks wrong with it: see `annotate.flags`.
     """
 
     label: str
@@ -62,6 +63,7 @@ class Object:
     track: int | None = None
     mask: Rle | None = None
     source: str = ""
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,12 @@ def test_what_is_written_is_read(tmp_path, header):
     assert list(there) == ITEMS  # again
 
 
+def test_flags_stand_in_the_line_only_where_there_are_any():
+    flagged = dataclasses.replace(MUG, flags=("jump", "overlap"))
+    assert '"flags"' not in item_to_json(item(0, MUG))
+    assert item_to_json(item(0, flagged)).endswith('"source":"colour","flags":["jump","overlap"]}]}')
+
+
 def test_killed_at_any_byte_it_goes_on_to_the_same_bytes(tmp_path, header):
     whole = tmp_path / "whole.jsonl"
     run(whole, header, ITEMS)
@@ -209,6 +215,7 @@ objects = st.builds(
     track=st.none() | st.integers(0, 2**40),
     mask=st.none() | st.just(MASK),
     source=st.text(),
+    flags=st.lists(st.sampled_from(["jump", "covers", "overlap"]), unique=True).map(tuple),
 )
 an_item = st.builds(
     Item,
