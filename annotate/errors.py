@@ -12,6 +12,8 @@ AnnotateError            one clear line for a person; exit code 1
 │   └── ExportDiffers    what was written does not read back as what was meant
 ├── WeightsError         weights are damaged, are not what they should be, cannot be fetched
 │   └── MissingWeights   they are not on this machine: names the command which fetches them
+├── StudioError          Label Studio refuses, is not there, or holds what does not fit
+│   └── LostAnswer       it may have done what it was asked: look before asking again
 └── OutputError          cannot write there: exists, not a folder, disk full
 """
 
@@ -20,7 +22,8 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-EXTRAS = {"ultralytics": "ultralytics"}  # importable name -> our extra which brings it
+# Importable name -> our extra which brings it.
+EXTRAS = {"ultralytics": "ultralytics", "label_studio_sdk": "studio"}
 
 
 class AnnotateError(Exception):
@@ -83,6 +86,14 @@ class WeightsError(AnnotateError):
 
 class MissingWeights(WeightsError):
     """Weights that are not on this machine; the text names the command which fetches them."""
+
+
+class StudioError(AnnotateError):
+    """Label Studio refuses, does not answer, or holds something that does not fit."""
+
+
+class LostAnswer(StudioError):
+    """No answer came to what was asked of Label Studio, which may have done it all the same."""
 
 
 class OutputError(AnnotateError):

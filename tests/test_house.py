@@ -19,8 +19,10 @@ LAYERS = [  # imports point down, or sideways within a layer
     "sample detect propagate checkpoint memory follow sam2_network",
     "clips folder dataset split foreign exports score",
     "detectors propagators formats prefilter",
+    "labelstudio ls_config brush regions staging tasks push pull corrections video_tasks",
+    "studio studio_env studio_doctor",
     "palette paint view sheet prompted markers draw colour_report console doctor demo",
-    "options commands_clip commands_dataset commands_about commands_models cli __main__",
+    "options commands_clip commands_dataset commands_about commands_models commands_studio cli __main__",
 ]
 LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms.split()}
 LAYER["annotate"] = 0  # __init__: the version
