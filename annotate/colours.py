@@ -168,7 +168,7 @@ class _Entry:
             raise self.wrong(key, "a table", got)
         for name in got:
             if name not in (known := sorted(known)):
-                near = difflib.get_close_matches(name, known, n=1)
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise self.wrong(key, f"only the keys {', '.join(known)}{hint}", name)
         return got
