@@ -1,15 +1,12 @@
-"""What the pictures of a dataset look like, small; and how far two of them are apart."""
+"""What pictures look like, small; and how far two of them are apart."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from annotate.errors import DatasetError
-from annotate.folder import Dataset
 from annotate.records import Picture
 
 Table = npt.NDArray[np.float32]
@@ -18,42 +15,12 @@ _HISTOGRAM_WH = (80, 60)
 _AT_ONCE = 1024
 
 
-@dataclass(frozen=True)
-class Looks:
-    """The frames of a dataset, in its order, and for each a thumbnail and a histogram of colours.
-
-    `thumbnails` is (n, 576), 0..255; `colours` is (n, 512), a row sums to 1.
-    """
-
-    images: list[str]
-    clips: list[str]
-    frames: list[int]
-    seconds: list[Fraction]
-    parts: list[str]
-    thumbnails: Table
-    colours: Table
-
-
-def look(dataset: Dataset) -> Looks:
-    """Look at every picture once.
+def look(path: Path) -> tuple[Table, Table]:
+    """An image's thumbnail, (576,) 0..255, and its histogram of colours, (512,) summing to 1.
 
     Raises:
-        DatasetError: a picture is not there, or is none.
+        DatasetError: it is not there, or is no image.
     """
-    samples = list(dataset)
-    seen = [_small(dataset.images / sample.image) for sample in samples]
-    return Looks(
-        [sample.image for sample in samples],
-        [sample.item.video for sample in samples],
-        [sample.item.frame for sample in samples],
-        [sample.item.seconds for sample in samples],
-        [sample.part for sample in samples],
-        np.array([thumbnail for thumbnail, _ in seen], np.float32).reshape(len(seen), -1),
-        np.array([colours for _, colours in seen], np.float32).reshape(len(seen), -1),
-    )
-
-
-def _small(path: Path) -> tuple[Table, Table]:
     import cv2
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import numpy as np
 from annotate import folder
 from annotate.errors import DatasetError
 from annotate.folder import Dataset, Stretch
-from annotate.looks import Looks, Table, look, nearest
+from annotate.looks import Table, look, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,41 @@ _CUT = 0.3  # share of the colours that change at a cut
 _WINDOW = 3  # frames on either side that must all differ; a flash does not make a shot
 _SHORTEST = Fraction(1, 2)  # seconds; less is no shot
 _SAMPLES = 16  # frames of a shot that are held against other shots
+
+
+@dataclass
+class _Looks:
+    """The frames of a dataset, in its order, and for each a thumbnail and a histogram of colours.
+
+    `thumbnails` is (n, 576), 0..255; `colours` is (n, 512), a row sums to 1.
+    """
+
+    images: list[str] = field(default_factory=list)
+    clips: list[str] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+    seconds: list[Fraction] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    thumbnails: Table = field(default_factory=lambda: np.zeros((0, 576), np.float32))
+    colours: Table = field(default_factory=lambda: np.zeros((0, 512), np.float32))
+
+
+def _look(dataset: Dataset) -> _Looks:
+    """Look at every picture once.
+
+    Raises:
+        DatasetError: a picture is not there, or is none.
+    """
+    looks, seen = _Looks(), []
+    for sample in dataset:
+        looks.images.append(sample.image)
+        looks.clips.append(sample.item.video)
+        looks.frames.append(sample.item.frame)
+        looks.seconds.append(sample.item.seconds)
+        looks.parts.append(sample.part)
+        seen.append(look(dataset.images / sample.image))
+    looks.thumbnails = np.array([thumbnail for thumbnail, _ in seen], np.float32)
+    looks.colours = np.array([colours for _, colours in seen], np.float32)
+    return looks
 
 
 @dataclass(frozen=True)
@@ -44,10 +79,10 @@ class Shot:
 
 def shots(dataset: Dataset, cuts: Mapping[str, Sequence[int]] | None = None) -> list[Shot]:
     """The shots of every clip: found in the pictures, or begun at the frames that `cuts` names."""
-    return _shots(look(dataset), cuts or {})
+    return _shots(_look(dataset), cuts or {})
 
 
-def _shots(looks: Looks, cuts: Mapping[str, Sequence[int]]) -> list[Shot]:
+def _shots(looks: _Looks, cuts: Mapping[str, Sequence[int]]) -> list[Shot]:
     clips = dict.fromkeys(looks.clips)
     if strange := [name for name in cuts if name not in clips]:
         raise DatasetError(f"cuts of {strange[0]!r}, but there are: {', '.join(clips)}")
@@ -64,13 +99,13 @@ def _shots(looks: Looks, cuts: Mapping[str, Sequence[int]]) -> list[Shot]:
     return _grouped(found, looks.thumbnails)
 
 
-def _given(looks: Looks, rows: Sequence[int], cuts: Sequence[int]) -> list[int]:
+def _given(looks: _Looks, rows: Sequence[int], cuts: Sequence[int]) -> list[int]:
     frames = [looks.frames[row] for row in rows]
     places = np.searchsorted(frames, sorted(cuts)).tolist()
     return sorted({place for place in places if 0 < place < len(rows)})
 
 
-def _cuts(looks: Looks, rows: Sequence[int]) -> list[int]:
+def _cuts(looks: _Looks, rows: Sequence[int]) -> list[int]:
     """Places in `rows` where a new shot begins: nothing after looks like anything before."""
     begins, last = [], looks.seconds[rows[0]]
     colours = looks.colours[list(rows)]
@@ -187,7 +222,7 @@ def leaks(dataset: Dataset) -> Leaks:
     """For each frame that is not for training, the nearest training frame in time and in looks."""
     import pandas as pd
 
-    looks = look(dataset)
+    looks = _look(dataset)
     train = [row for row, part in enumerate(looks.parts) if part == "train"]
     others = [row for row, part in enumerate(looks.parts) if part != "train"]
     columns = ["image", "part", "seconds", "near_in_time", "distance", "near_in_looks"]
@@ -204,7 +239,7 @@ def leaks(dataset: Dataset) -> Leaks:
 
 
 def _in_time(
-    looks: Looks, train: Sequence[int], others: Sequence[int]
+    looks: _Looks, train: Sequence[int], others: Sequence[int]
 ) -> Iterator[tuple[float, str | None]]:
     by_clip: dict[str, list[tuple[Fraction, int]]] = {}
     for row in train:

@@ -14,7 +14,7 @@ from annotate import masks
 from annotate.dataset import place
 from annotate.exports import Imported
 from annotate.folder import Dataset, Sample
-from annotate.formats import coco_reading
+from annotate.formats.coco_reading import read
 from annotate.records import Object
 
 _DIGITS = 6  # of a pixel: what is left of x2 after x1 + (x2 - x1)
@@ -101,7 +101,7 @@ class CocoFormat:
         Raises:
             DatasetError: names the file and the annotation.
         """
-        return coco_reading.read(path)
+        return read(path)
 
 
 class _Part:

@@ -15,7 +15,7 @@ from annotate.dataset import place
 from annotate.errors import ExportDiffers
 from annotate.exports import Imported
 from annotate.folder import Dataset, Sample
-from annotate.formats import yolo_reading
+from annotate.formats.yolo_reading import read
 from annotate.records import Item, Object
 
 _NUDGE = 0.01  # pixels: readers that round and readers that cut off then both land on the pixel
@@ -52,7 +52,7 @@ class YoloFormat:
         Raises:
             DatasetError: names the file and the line.
         """
-        return yolo_reading.read(path)
+        return read(path)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class YoloSegFormat:
         Raises:
             DatasetError: names the file and the line.
         """
-        return yolo_reading.read(path)
+        return read(path)
 
 
 def _write(dataset: Dataset, out: Path, line_of: Callable[[Object, Item], Numbers]) -> None:
