@@ -13,16 +13,18 @@ PACKAGE = ROOT / "annotate"
 
 LAYERS = [  # imports point down, or sideways within a layer
     "errors records shipped plugins",
-    "masks outlines lines items prompts shapes colours strokes looks",
+    "masks outlines lines items prompts shapes colours strokes looks windows",
     "ahead decoding film pictures folders cut_short upright video video_writer journal",
     "manifest download sources weights adopt",
-    "sample detect propagate checkpoint memory follow sam2_network",
+    "sample detect propagate checkpoint device flags memory follow sam2_network transformers_network",
+    "features guided ridge seeds tracker",
     "clips folder dataset split foreign exports score",
     "detectors propagators formats prefilter",
     "labelstudio ls_config brush regions staging tasks push pull corrections video_tasks",
     "studio studio_env studio_doctor",
     "palette paint view sheet prompted markers draw colour_report console doctor demo",
-    "options commands_clip commands_dataset commands_about commands_models commands_studio cli __main__",
+    "options commands_clip commands_dataset commands_about commands_models commands_studio",
+    "cli __main__",
 ]
 LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms.split()}
 LAYER["annotate"] = 0  # __init__: the version
