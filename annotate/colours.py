@@ -87,6 +87,8 @@ def inside(image: Picture, ranges: Iterable[Range]) -> Mask:
 def inside_map(image: Picture, ranges: Iterable[Range]) -> Map:
     """As `inside`, but 255 and 0, which OpenCV takes."""
     found = np.zeros(image.shape[:2], np.uint8)
+    if not image.size:
+        return found
     hsv: Any = None
     for wanted in ranges:
         if wanted.space == "hsv" and hsv is None:
@@ -168,7 +170,7 @@ class _Entry:
             raise self.wrong(key, "a table", got)
         for name in got:
             if name not in (known := sorted(known)):
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+                near = difflib.get_close_matches(name, known, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise self.wrong(key, f"only the keys {', '.join(known)}{hint}", name)
         return got

@@ -132,6 +132,7 @@ def _starts(ridges: Map, arm: int, x: int, y: int) -> tuple[Map, Map]:
 def _moved(image: Map, x: int, y: int) -> Map:
     """The picture moved by x, y pixels, with 0 where nothing was."""
     height, width = image.shape
+    x, y = max(-width, min(width, x)), max(-height, min(height, y))
     moved = np.zeros_like(image)
     kept = image[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)]
     moved[max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)] = kept
