@@ -1,0 +1,47 @@
+"""What a crop looks like: the maps of a small ImageNet network, and colour, on one grid."""
+
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+
+from annotate.records import Picture
+from annotate.shipped import shipped
+from annotate.windows import Map
+
+MODEL = "efficientnet-lite0-s16.onnx"
+WIDTHS = (24, 40, 112, 3, 3)  # channels: strides 4, 8 and 16, Lab, and how much Lab varies
+WEIGHTS = (1.0, 1.0, 1.0, 1.0, 0.5)  # of each group of channels, once each has unit variance
+
+
+@cache
+def _network() -> Any:
+    """The trunk, on one thread: objects are what runs in parallel."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    path = shipped("models", MODEL)
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def lab(picture: Picture) -> Map:
+    """Lab, scaled to about -2..2."""
+    scaled = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab) / 50
+    return np.asarray(scaled, np.float32)
+
+
+def features(crop: Picture) -> Map:
+    """A crop of (H, W), both multiples of 16, -> (H / 4, W / 4, 182)."""
+    high, wide = crop.shape[0] // 4, crop.shape[1] // 4
+    maps = [np.ascontiguousarray(m[0].transpose(1, 2, 0)) for m in _run(crop)]
+    maps[1:] = [cv2.resize(m, (wide, high), interpolation=cv2.INTER_LINEAR) for m in maps[1:]]
+    colour = lab(cv2.resize(crop, (wide, high), interpolation=cv2.INTER_AREA))
+    spread = cv2.blur(colour * colour, (5, 5)) - cv2.blur(colour, (5, 5)) ** 2
+    return np.concatenate([*maps, colour, np.sqrt(np.maximum(spread, 0))], axis=2)
+
+
+def _run(crop: Picture) -> list[Map]:
+    found: list[Map] = _network().run(None, {"image": crop[None]})
+    return found

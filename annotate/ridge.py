@@ -1,0 +1,97 @@
+"""A classifier of pixels that learns in closed form: ridge regression on random features."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from annotate.features import WEIGHTS, WIDTHS
+from annotate.windows import Map
+
+Wide = npt.NDArray[np.float64]
+
+
+class Ridge:
+    """What inside and outside look like, as sums that simply add up.
+
+    Sums of what a person showed are kept for ever; those of what was found since fade by `decay`
+    a frame. `score` is about +1 inside and -1 outside.
+    """
+
+    decay = 0.9
+    kept = 0.7  # weight of what a person showed, when there is anything else
+    penalty = 3e-3  # relative to the mean variance of a feature
+
+    def __init__(self, hidden: int) -> None:
+        random = np.random.default_rng(0)
+        inputs = sum(WIDTHS)
+        self._weights = random.standard_normal((inputs, hidden)).astype(np.float32)
+        self._biases = random.uniform(-1, 1, hidden).astype(np.float32)
+        size = inputs + hidden + 1
+        self._mean = np.zeros(inputs, np.float32)
+        self._scale = np.zeros(inputs, np.float32)
+        self._shown, self._found = np.zeros((size, size + 1)), np.zeros((size, size + 1))
+        self._counts = np.zeros(2)  # how many frames are in each
+        self._beta = np.zeros(size, np.float32)
+
+    @property
+    def taught(self) -> bool:
+        """Whether a person showed anything yet."""
+        return bool(self._counts[0] > 0)
+
+    def expand(self, maps: Map) -> Map:
+        """Features, (..., 182), as the classifier sees them, (pixels, size).
+
+        The first ones ever seen set the scale.
+        """
+        flat = maps.reshape(-1, maps.shape[-1])
+        if not self._scale.any():
+            self._mean = flat.mean(axis=0)
+            weights = np.repeat(np.array(WEIGHTS) / np.sqrt(WIDTHS), WIDTHS)
+            floor = 1e-3 * np.abs(flat).max(axis=0) + 1e-6
+            self._scale = (weights / (flat.std(axis=0) + floor)).astype(np.float32)
+        flat = (flat - self._mean) * self._scale
+        random = np.maximum(flat @ self._weights + self._biases, 0)
+        return np.concatenate([flat, random, np.ones((len(flat), 1), np.float32)], axis=1)
+
+    def learn(self, expanded: Map, inside: Map, weight: Map, *, shown: bool) -> None:
+        """Add pixels, `inside` 0..1, both classes weighing the same; `shown`: a person said so."""
+        total_in, total_out = (weight * inside).sum(), (weight * (1 - inside)).sum()
+        if min(total_in, total_out) < 1e-3:
+            return
+        balanced = 0.5 * weight * (inside / total_in + (1 - inside) / total_out)
+        weighted = expanded * balanced.astype(np.float32)[:, None]
+        target = (2 * inside - 1).astype(np.float32)
+        sums = weighted.T @ np.concatenate([expanded, target[:, None]], axis=1)
+        if shown:
+            self._shown += sums
+            self._counts[0] += 1
+        else:
+            self._found = self.decay * self._found + (1 - self.decay) * sums
+            self._counts[1] = self.decay * self._counts[1] + (1 - self.decay)
+
+    def solve(self) -> None:
+        """Fit to all that was learnt."""
+        sums = self._shown / max(self._counts[0], 1)
+        if self._counts[1]:
+            sums = self.kept * sums + (1 - self.kept) * self._found / self._counts[1]
+        square, right = sums[:, :-1].copy(), sums[:, -1]
+        square.flat[:: len(square) + 1] += self.penalty * np.trace(square) / len(square)
+        self._beta = np.linalg.solve(square, right).astype(np.float32)
+
+    def score(self, expanded: Map) -> Map:
+        """About +1 inside, -1 outside, for each pixel."""
+        return np.asarray(expanded @ self._beta, np.float32)
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """All that was learnt."""
+        return {name: getattr(self, f"_{name}").copy() for name in _REMEMBERED}
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take up what `state` gave."""
+        for name in _REMEMBERED:
+            setattr(self, f"_{name}", state[name].copy())
+
+
+_REMEMBERED = ("mean", "scale", "shown", "found", "counts", "beta")

@@ -1,0 +1,324 @@
+"""Follow one object: what it looks like, where it is, and whether it is there at all."""
+
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from annotate.features import features
+from annotate.guided import guided
+from annotate.records import Mask, Picture
+from annotate.ridge import Ridge
+from annotate.windows import Map, Window
+
+Grey = npt.NDArray[np.uint8]
+
+CONTEXT = 1.6  # side of the window, in sides of the object's box
+SMALLEST = 24.0  # side of the smallest window, in pixels
+# How a prompted frame is shown to the classifier: zoom out, mirror, shift, brighten. What it learns
+# then survives a turn, a zoom and a muzzle flash, and it sees more of what is round the object.
+VIEWS = (
+    (1.0, False, 0.0, 0.0),
+    (1.0, True, 0.1, 0.4),
+    (1.0, False, -0.1, -0.4),
+    (1.25, False, 0.0, 0.0),
+    (1.6, True, 0.0, 0.0),
+)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What is spent on a frame: crop side in pixels, random features, frames between updates."""
+
+    size: int
+    hidden: int
+    every: int
+    sparse: int  # one pixel of so many is learnt from
+    motion: int  # cv2's DIS preset
+
+    @property
+    def grid(self) -> int:
+        """Side of the grid of features."""
+        return self.size // 4
+
+
+THOROUGH = Effort(256, 256, 1, 3, 1)
+QUICK = Effort(192, 64, 3, 3, 0)
+
+
+@dataclass
+class Place:
+    """Where an object is and how it usually looks, in pixels of the picture; all floats.
+
+    `soft_x`, `soft_y` and `soft_side` are the window of the soft mask that is remembered.
+    """
+
+    x: float = 0
+    y: float = 0
+    width: float = 0
+    height: float = 0
+    area: float = 0
+    fit: float = 0
+    started: float = 0
+    lost: float = 0
+    age: float = 0
+    soft_x: float = 0
+    soft_y: float = 0
+    soft_side: float = 1
+
+    @property
+    def window(self) -> Window:
+        """The window to look at."""
+        return Window(self.x, self.y, _side(self.width, self.height))
+
+    @property
+    def soft_window(self) -> Window:
+        """The window of the soft mask."""
+        return Window(self.soft_x, self.soft_y, self.soft_side)
+
+
+@dataclass
+class Guess:
+    """Where an object seems to be, in its window: soft mask, and what the classifier saw."""
+
+    window: Window
+    soft: Map  # (size, size), 0..1
+    score: Map  # (grid, grid)
+    expanded: Map
+    inside: Mask  # (grid, grid): on the picture
+    prior: Map | None  # (size, size): where the flow takes the mask before; None when searched for
+
+
+class Tracker:
+    """An object that was taught, and may have started."""
+
+    def __init__(self, effort: Effort) -> None:
+        self._effort = effort
+        self._ridge = Ridge(effort.hidden)
+        self._soft = np.zeros((effort.size, effort.size), np.float32)
+        self._place = Place()
+
+    @property
+    def started(self) -> bool:
+        """Whether there is anything to follow."""
+        return bool(self._place.started)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was not seen on the frame before."""
+        return bool(self._place.lost)
+
+    def teach(self, picture: Picture, mask: Mask) -> None:
+        """Learn, for ever, what is inside and outside `mask`, (H, W)."""
+        if not mask.any():
+            return
+        window, size_wh = _about(mask), (picture.shape[1], picture.shape[0])
+        for zoom, mirrored, shift, brighter in VIEWS:
+            view = Window(window.x + shift * window.side / CONTEXT, window.y, window.side * zoom)
+            crop = view.cut(picture, self._effort.size)
+            inside = view.cut(mask.astype(np.float32), self._effort.grid, outside=False)
+            weight = view.inside(size_wh, self._effort.grid).astype(np.float32)
+            if brighter:
+                tones = 255 * (np.arange(256) / 255) ** (2.0**brighter)
+                crop = cv2.LUT(crop, tones.astype(np.uint8))
+            if mirrored:
+                crop, inside, weight = (
+                    np.ascontiguousarray(a[:, ::-1]) for a in (crop, inside, weight)
+                )
+            expanded = self._ridge.expand(features(crop))
+            self._ridge.learn(expanded, inside.ravel(), weight.ravel(), shown=True)
+        self._ridge.solve()
+
+    def start(self, picture: Picture, mask: Mask) -> float:
+        """Take `mask`, (H, W), as where the object is on this frame; returns how well it fits."""
+        window = _about(mask)
+        crop = window.cut(picture, self._effort.size)
+        score = self._score(self._ridge.expand(features(crop)))
+        grid = window.cut(mask.astype(np.float32), self._effort.grid, outside=False)
+        fit = _mean(score, grid > 0.5)
+        x0, y0, x1, y1 = _box(mask)
+        self._place = Place(window.x, window.y, x1 - x0, y1 - y0, float(mask.sum()), fit, 1)
+        self._remember(
+            window, window.cut(mask.astype(np.float32), self._effort.size, outside=False)
+        )
+        return fit
+
+    def guess(self, picture: Picture, grey: Grey, before: Grey) -> Guess | None:
+        """Where it seems to be on `picture`; `grey` is that in grey, `before` the frame before."""
+        self._place.age += 1
+        if self.lost:
+            return self._search(picture)
+        window = self._place.window
+        return self._look(picture, window, self._warped(window, grey, before))
+
+    def settle(self, guess: Guess | None, taken: Map | None, size_wh: tuple[int, int]) -> Any:
+        """Decide; `taken` is what other objects have of the window. Returns a mask and its fit."""
+        if guess is None:
+            return None, 0.0
+        soft = guess.soft if taken is None else guess.soft * (1 - taken)
+        soft, dropped = self._one_thing(soft, guess)
+        left, top, part = guess.window.paste(soft, size_wh)
+        mask = np.zeros(size_wh[::-1], bool)
+        mask[top : top + part.shape[0], left : left + part.shape[1]] = part > 0.5
+        area = float(mask.sum())
+        grid = cv2.resize(soft, guess.score.shape, interpolation=cv2.INTER_AREA)
+        fit = _mean(guess.score, grid > 0.5)
+        if not self._seen(area, fit, guess.prior is None):
+            self._place.lost = 1
+            return None, fit
+        self._move(guess.window, soft, mask, area, fit)
+        if self._place.age % self._effort.every == 0 and area > 0.7 * self._place.area:
+            self._update(guess, grid, dropped)
+        return mask, fit
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """All that is remembered of the object."""
+        return {
+            **self._ridge.state(),
+            "soft": self._soft.copy(),
+            "place": np.array(astuple(self._place)),
+        }
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take up what `state` gave."""
+        self._ridge.restore(state)
+        self._soft, self._place = state["soft"].copy(), Place(*state["place"].tolist())
+
+    def score(self, picture: Picture, window: Window) -> Map:
+        """What the classifier says of a window: (grid, grid), about +1 inside and -1 outside."""
+        return self._score(self._ridge.expand(features(window.cut(picture, self._effort.size))))
+
+    def _score(self, expanded: Map) -> Map:
+        return self._ridge.score(expanded).reshape(self._effort.grid, self._effort.grid)
+
+    def _warped(self, window: Window, grey: Grey, before: Grey) -> Map:
+        """The mask of the frame before, taken along by the optical flow in the window."""
+        size = self._effort.size // 2
+        now, then = window.cut(grey, size), window.cut(before, size)
+        flow = cv2.DISOpticalFlow_create(self._effort.motion).calc(now, then, None)
+        y, x = np.mgrid[:size, :size].astype(np.float32)
+        soft = _rewindowed(self._soft, self._place.soft_window, window, size)
+        return np.asarray(cv2.remap(soft, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR))
+
+    def _look(self, picture: Picture, window: Window, prior: Map | None) -> Guess:
+        size, grid = self._effort.size, self._effort.grid
+        crop = window.cut(picture, size)
+        expanded = self._ridge.expand(features(crop))
+        score = self._score(expanded)
+        inside = window.inside((picture.shape[1], picture.shape[0]), grid)
+        logit = 4 * score
+        reach = np.sqrt(self._place.area) * grid / window.side
+        if prior is None:
+            steps = (np.arange(grid) - (grid - 1) / 2) * (window.side / grid)
+            out_x = np.abs(steps) / self._place.width > 0.75
+            out_y = np.abs(steps) / self._place.height > 0.75
+            logit = np.where(out_y[:, None] | out_x[None], -8, logit)
+        else:
+            small = cv2.resize(prior, (grid, grid), interpolation=cv2.INTER_AREA)
+            outside = (small < 0.5).astype(np.uint8)
+            far = cv2.distanceTransform(outside, cv2.DIST_L2, 5) / max(reach, 2)
+            logit = logit + 2 * (small - 0.5) - 8 * np.clip(far - 0.35, 0, 10)
+        soft = 1 / (1 + np.exp(-np.where(inside, logit, -8)))
+        soft = cv2.resize(soft.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+        soft = guided(crop, soft, size // 32)
+        if prior is not None:
+            prior = cv2.resize(prior, (size, size), interpolation=cv2.INTER_LINEAR)
+        return Guess(window, soft, score, expanded, inside, prior)
+
+    def _search(self, picture: Picture) -> Guess:
+        """Look for a lost object all over the picture, coarsely, then closely at the best place."""
+        height, width = picture.shape[:2]
+        side = self._place.window.side
+        zoom = min(self._effort.size / 2 / side, np.sqrt(512 * 288 / (width * height)), 1.0)
+        wide, high = (max(64, 16 * round(zoom * length / 16)) for length in (width, height))
+        small = cv2.resize(picture, (wide, high), interpolation=cv2.INTER_AREA)
+        score = self._ridge.score(self._ridge.expand(features(small))).reshape(high // 4, wide // 4)
+        fx, fy = wide / 4 / width, high / 4 / height
+        box = max(1, round(self._place.width * fx)) | 1, max(1, round(self._place.height * fy)) | 1
+        heat = cv2.boxFilter(np.clip(score, -1, 1), -1, box, borderType=cv2.BORDER_REPLICATE)
+        y, x = np.unravel_index(int(heat.argmax()), heat.shape)
+        window = Window((x + 0.5) / fx - 0.5, (y + 0.5) / fy - 0.5, side)
+        return self._look(picture, window, None)
+
+    def _one_thing(self, soft: Map, guess: Guess) -> tuple[Map, Map | None]:
+        """Drop what is apart from the object: a gap of a fifth of its size may be an occlusion."""
+        whole = soft > 0.5
+        size = self._effort.size
+        radius = int(0.1 * np.sqrt(self._place.area) * size / guess.window.side)
+        disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        count, parts = cv2.connectedComponents(cv2.dilate(whole.astype(np.uint8), disk))
+        if count <= 2:
+            return soft, None
+        weight = whole * (0.1 + (guess.prior if guess.prior is not None else 0))
+        totals = np.bincount(parts.ravel(), weights=weight.ravel(), minlength=count)
+        totals[0] = 0
+        dropped = (whole & (parts != totals.argmax())).astype(np.float32)
+        return soft * (1 - 0.75 * dropped), dropped
+
+    def _seen(self, area: float, fit: float, searched: bool) -> bool:
+        usual_area, usual_fit = self._place.area, self._place.fit
+        if searched:
+            return bool(0.25 * usual_area < area < 2 * usual_area and fit > 0.7 * usual_fit)
+        return bool(area >= max(16, 0.03 * usual_area) and fit > 0.3 * usual_fit)
+
+    def _move(self, window: Window, soft: Map, mask: Mask, area: float, fit: float) -> None:
+        x0, y0, x1, y1 = _box(mask)
+        place = self._place
+        place.x, place.y = (x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2
+        place.width = _towards(x1 - x0, place.width, 0.95, 1.1)
+        place.height = _towards(y1 - y0, place.height, 0.95, 1.1)
+        place.area = _towards(area, place.area, 0.9, 1.2)
+        place.fit += 0.05 * (fit - place.fit)
+        place.lost = 0
+        self._remember(window, soft)
+
+    def _remember(self, window: Window, soft: Map) -> None:
+        self._soft = soft
+        place = self._place
+        place.soft_x, place.soft_y, place.soft_side = window.x, window.y, window.side
+
+    def _update(self, guess: Guess, grid: Map, dropped: Map | None) -> None:
+        """Learn from what was found, the surer the more."""
+        weight = np.abs(2 * grid - 1) * guess.inside
+        if dropped is not None:
+            weight = weight * (1 - cv2.resize(dropped, grid.shape, interpolation=cv2.INTER_AREA))
+        some = slice(int(self._place.age) % self._effort.sparse, None, self._effort.sparse)
+        inside = (grid > 0.5).astype(np.float32).ravel()[some]
+        self._ridge.learn(guess.expanded[some], inside, weight.ravel()[some], shown=False)
+        self._ridge.solve()
+
+
+def _towards(value: float, usual: float, least: float, most: float) -> float:
+    """`value`, or as near as a frame may take it from what is usual."""
+    return float(min(max(value, least * usual), most * usual))
+
+
+def _box(mask: Mask) -> tuple[int, int, int, int]:
+    """xyxy, x2 and y2 exclusive, of a mask that is not empty."""
+    across, down = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1
+
+
+def _about(mask: Mask) -> Window:
+    x0, y0, x1, y1 = _box(mask)
+    return Window((x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2, _side(x1 - x0, y1 - y0))
+
+
+def _side(width: float, height: float) -> float:
+    return max(CONTEXT * max(width, height), SMALLEST)
+
+
+def _mean(score: Map, where: Mask) -> float:
+    return float(score[where].mean()) if where.any() else 0.0
+
+
+def _rewindowed(values: Map, was: Window, now: Window, size: int) -> Map:
+    """A map of the window `was` as a map, (size, size), of the window `now`."""
+    zoom = was.side / len(values)
+    x, y = ((there - here) / zoom for there, here in ((now.x, was.x), (now.y, was.y)))
+    middle = (len(values) - 1) / 2
+    cut = Window(x + middle, y + middle, now.side / zoom).cut(values, size, outside=False)
+    return np.asarray(cut, np.float32)
