@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate import masks, memory
+from annotate.errors import AnnotateError
 from annotate.memory import Bank, Limits, Recall, State
 from annotate.records import Frame, Picture, Prompt
 
@@ -85,6 +86,19 @@ class Network(Protocol):
 
     def memorise(self, scene: Any, sight: Sight, prompted: bool) -> torch.Tensor:
         """The mask memories of these objects, (n, ...)."""
+
+
+def check_options(*, size: int | None, multiple: int, patience: int, batch: int | None) -> None:
+    """Raise if the options that these engines share make no sense.
+
+    Raises:
+        AnnotateError: saying which, and what it may be.
+    """
+    if size is not None and (size < 1 or size % multiple):
+        raise AnnotateError(f"size must be a multiple of {multiple}, such as 512, got {size}")
+    for name, value in (("patience", patience), ("batch", batch)):
+        if value is not None and value < 1:
+            raise AnnotateError(f"{name} must be 1 or more, got {value}")
 
 
 class Follower:
@@ -202,8 +216,8 @@ def clicks(
         labels = np.concatenate([np.array([2, 3], np.int32), labels])
     if not len(points):
         return None
-    shares: npt.NDArray[np.float32] = points / np.array(size_wh, np.float32)
-    return shares * np.float32(side), labels
+    scaled = points / np.array(size_wh, np.float32) * np.float32(side)
+    return scaled.astype(np.float32), labels
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:

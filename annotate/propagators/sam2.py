@@ -16,8 +16,9 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from annotate import weights
+from annotate.device import choose
 from annotate.errors import UnknownName, WeightsError, needs
-from annotate.follow import Follower
+from annotate.follow import Follower, check_options
 from annotate.sam2_network import Sam2Network
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ class Sam2Propagator:
     """SAM 2 and 2.1, hiera tiny to large.
 
     `model` is a name in the manifest, or the path of a checkpoint of one of these architectures.
-    `size` is the side of the network's input; 512 is about four times faster than 1024 and less
-    exact. `dtype` is bfloat16 on CUDA and float32 elsewhere. An object not seen for `patience`
-    frames is lost. `batch` is how many objects go through the network together; at 1 an object's
+    `size` is the side of the network's input, a multiple of 32; 512 is about four times faster than
+    1024 and less exact. `dtype` is bfloat16 on CUDA and float32 elsewhere. An object not seen for
+    `patience` frames is lost. `batch` is how many go through the network together; at 1 an object's
     masks are the same to the last bit whoever else is followed.
     `random_weights` is a seed: the true architecture with weights that know nothing.
     """
@@ -52,6 +53,9 @@ class Sam2Propagator:
     patience: int = 16
     batch: int | None = None
     random_weights: int | None = None
+
+    def __post_init__(self) -> None:
+        check_options(size=self.size, multiple=32, patience=self.patience, batch=self.batch)
 
     def begin(self, lessons: Iterable[Lesson]) -> Follower:
         """Open a pass; the lessons are not looked at, for SAM 2 learns on the frame it is at."""
@@ -92,21 +96,20 @@ def _load(
 ) -> Sam2Network:
     import torch
 
-    where = device or best_device()
+    place, kind = choose(device, dtype)
     sized = () if size is None else (f"++model.image_size={size}",)
     if seed is not None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = build(_config(name), None, where, sized)
+            model = build(_config(name), None, str(place), sized)
         show_all(model)
     else:
         config, checkpoint = _files(name)
-        model = build(config, checkpoint, where, sized)
+        model = build(config, checkpoint, str(place), sized)
     if compiled:
         for part in (model.image_encoder, model.memory_attention, model.memory_encoder):
             part.compile()
-    kind = dtype or ("bfloat16" if where.startswith("cuda") else "float32")
-    return Sam2Network(model, getattr(torch, kind))
+    return Sam2Network(model, kind)
 
 
 def show_all(model: Any) -> None:
@@ -116,15 +119,6 @@ def show_all(model: Any) -> None:
     head = model.sam_mask_decoder.pred_obj_score_head
     with torch.no_grad():
         (head.layers[-1] if hasattr(head, "layers") else head).bias += PRESENCE_BIAS
-
-
-def best_device() -> str:
-    """CUDA, else Apple's Metal, else the CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _config(name: str) -> str:
