@@ -23,7 +23,7 @@ def scattered():
     mask[5:15, 5:15] = False
     mask[8:11, 8:11] = True
     mask[30:35, 40:45] = mask[35:40, 45:50] = True
-    return Object("plate", masks.box(mask), 0.25, 7, masks.encode(mask), "test")
+    return Object("plate", masks.box(mask), 0.25, 7, masks.encode(mask), "test", ("jump",))
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ class CocoFormat:
 
     Every object is an annotation with `iscrowd` 0; a mask is one compressed RLE, or, with
     `polygons`, a ring for each part, its holes bridged, which pycocotools fills to the same pixels.
-    An object without a mask has the empty list for it and the area of its box. `track_id`, `score`
-    and `source` are extra keys, as are a picture's `video`, `frame` and `seconds`.
+    An object without a mask has the empty list for it and the area of its box. `track_id`, `score`,
+    `source` and `flags` are extra keys, as are a picture's `video`, `frame` and `seconds`.
     """
 
     polygons: bool = False
@@ -56,7 +56,8 @@ class CocoFormat:
     ) -> dict[str, Any]:
         x1, y1, x2, y2 = thing.box
         width, height = round(x2 - x1, _DIGITS), round(y2 - y1, _DIGITS)
-        extra = {"track_id": thing.track, "score": thing.score, "source": thing.source or None}
+        extra: dict[str, Any] = {"track_id": thing.track, "score": thing.score}
+        extra |= {"source": thing.source or None, "flags": list(thing.flags) or None}
         return {
             "id": annotation_id,
             "image_id": image_id,

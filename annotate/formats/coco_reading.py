@@ -157,7 +157,7 @@ def _object(annotation: Record, size_wh: tuple[int, int], file: _File) -> Object
     box = inside(_box(annotation, mask, where), size_wh, where)
     extras = annotation.get("attributes")
     told = {**(extras if isinstance(extras, dict) else {}), **annotation}
-    track, score = told.get("track_id"), told.get("score")
+    track, score, flags = told.get("track_id"), told.get("score"), told.get("flags")
     return Object(
         label,
         box,
@@ -165,6 +165,7 @@ def _object(annotation: Record, size_wh: tuple[int, int], file: _File) -> Object
         track if isinstance(track, int) else None,
         mask,
         str(told.get("source", "")),
+        tuple(map(str, flags)) if isinstance(flags, list) else (),
     )
 
 
