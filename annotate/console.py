@@ -67,13 +67,15 @@ def _bar(unit: str) -> Progress:
             speed = task.finished_speed or task.speed
             return f"{speed:.1f} {unit}/s" if speed else ""
 
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.is_terminal,
     )
 
 

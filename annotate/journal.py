@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from annotate.video import Video
 
 STREAM = Path("-")  # standard input, standard output
+_LONGEST_HEADER = 1 << 24  # bytes
 
 
 def about(clip: Video) -> dict[str, dict[str, Any]]:
@@ -92,6 +93,11 @@ def read(path: Path | str) -> Journal:
     return Journal(path)
 
 
+def _lasts(path: Path) -> bool:
+    """Whether what is written there can be gone on with: not so for a stream or a device."""
+    return path != STREAM and (path.is_file() or not path.exists())
+
+
 class Appender:
     """A file of items, being written; every line is flushed before the next is begun."""
 
@@ -104,7 +110,7 @@ class Appender:
     @property
     def lasting(self) -> bool:
         """Whether what is written can be gone on with: a file, not standard output."""
-        return self.name != str(STREAM)
+        return _lasts(Path(self.name))
 
     @property
     def offset(self) -> int:
@@ -141,7 +147,7 @@ class Appender:
             if start is not None:
                 with suppress(OSError):  # a device cannot be cut back
                     self._file.truncate(start)
-            kept = f"; the {self.count} frames before it are kept" if start is not None else ""
+            kept = f"; the {self.count} frames before it are kept" if self.count else ""
             raise OutputError(f"{self.name}: cannot write: {error.strerror}{kept}") from None
 
     def _recall(self) -> None:
@@ -186,23 +192,30 @@ class Appending:
 
     def __enter__(self) -> Appender:
         appender = Appender(self._file, str(self._path))
-        if self._path != STREAM and self._file.seek(0, os.SEEK_END):
-            appender._recall()
-        else:
-            appender._line(self._header.to_json())
+        try:
+            if _lasts(self._path) and self._file.seek(0, os.SEEK_END):
+                appender._recall()
+            else:
+                appender._line(self._header.to_json())
+        except BaseException:
+            self.__exit__()
+            raise
         return appender
 
     def __exit__(self, *error: object) -> None:
         if self._path != STREAM:
-            self._file.close()
+            with suppress(OSError):  # every line was flushed, or its failure has been raised
+                self._file.close()
 
     def _open(self, force: bool) -> IO[bytes]:
         if self._path == STREAM:
             return sys.stdout.buffer
         try:
-            file = self._path.open("r+b" if self._path.exists() else "w+b")
+            file = self._path.open(self._mode())
         except OSError as error:
             raise OutputError(f"{self._path}: cannot write there: {error.strerror}") from None
+        if not _lasts(self._path):
+            return file
         try:
             if force or self._is_our_beginning(file):
                 file.truncate(0)
@@ -211,9 +224,14 @@ class Appending:
             raise
         return file
 
+    def _mode(self) -> str:
+        if not _lasts(self._path):
+            return "wb"
+        return "r+b" if self._path.exists() else "w+b"
+
     def _is_our_beginning(self, file: IO[bytes]) -> bool:
         """Whether the file holds no more than a part of our header; refuse what is not ours."""
-        first = file.readline()
+        first = file.readline(_LONGEST_HEADER)
         if not first.endswith(b"\n") and self._header.to_json().encode().startswith(first):
             return True
         cure = "give another -o, or --force to write over it"
