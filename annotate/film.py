@@ -200,7 +200,7 @@ class Film:
         keys = sorted(pts for pts, _, is_key, _ in packets if is_key)
         shown = sorted(p[:2] for p in packets if not p[3] and here.shows(p[0]))
         pts = [pts for pts, _ in shown]
-        if not pts or keys[0] > pts[0] or len(set(pts)) < len(pts):
+        if not pts or len(set(pts)) < len(pts):
             return None
         with opened(self.path) as proof:
             first = [p.pts for p in islice(proof.pictures(proof.packets()), _PROOF)]

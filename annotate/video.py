@@ -191,11 +191,9 @@ def _range(clip: Film | Pictures, start: int, stop: int | None) -> Iterator[Shot
 
 
 def _ticking(shots: Iterator[Shot], rate: Fraction) -> Iterator[Shot]:
-    tick = None
+    tick = 0  # which any frame has passed: the first of all is a tick's, or only tells the next
     for shot in shots:
         passed = shot.seconds * rate
-        if tick is None:
-            tick = floor(passed) + (shot.index > 0)
         if passed >= tick:
             yield shot
             tick = floor(passed) + 1

@@ -58,7 +58,7 @@ def remux(source, target, keep=lambda packet: True, later=0, **options):
     """Copy the packets; `later` frames, which may be negative."""
     with av.open(str(source)) as old, av.open(str(target), "w", **options) as new:
         stream = old.streams.video[0]
-        copy = new.add_stream_from_template(stream)
+        copy = new.add_stream_from_template(stream, opaque=True)
         for packet in old.demux(stream):
             if packet.size and keep(packet):
                 shift = int(later / stream.average_rate / stream.time_base)
@@ -301,14 +301,16 @@ def test_colours_are_those_that_ffmpeg_gives(tmp_path, tags, pix_fmt):
         stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
         for name, value in COLOURS[tags].items():
             setattr(stream.codec_context, name, value)
-        ramp = np.linspace(0, 255, 64 * 48 * 3).reshape(48, 64, 3).astype("u1")[:, :, ::-1]
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(ramp), format="rgb24")
+        down, across = np.mgrid[0:48, 0:64] * 4
+        smooth = np.stack([down, across, 255 - down], axis=2).astype("u1")
+        frame = av.VideoFrame.from_ndarray(smooth, format="rgb24")
         container.mux(stream.encode(frame.reformat(format=pix_fmt)))
         container.mux(stream.encode(None))
     command = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     theirs = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "u1")
     ours = video.seek(path, 0).image
-    np.testing.assert_allclose(ours.astype(int), theirs.reshape(ours.shape), atol=2)
+    close = 8 if pix_fmt.endswith("10le") else 2  # versions of swscale place chroma differently
+    np.testing.assert_allclose(ours.astype(int), theirs.reshape(ours.shape), atol=close)
 
 
 @pytest.mark.parametrize(
@@ -445,6 +447,8 @@ def test_a_stretch_that_is_damaged_does_not_move_the_frames_after_it(tmp_path):
     path = tmp_path / "damaged.mp4"
     path.write_bytes(data)
     truth = full_decode(path)
+    lost = next(n for n, index in enumerate(truth) if n != index)
+    assert told([video.seek(path, lost + 1)]) == [(lost + 1, truth[lost + 1])]
     assert told(video.frames(path)) == list(enumerate(truth))
     assert truth[-1] == COUNT - 1
     for index in (0, len(truth) // 2, len(truth) - 5, len(truth) - 1):
@@ -580,20 +584,22 @@ def test_the_thread_ends_with_the_frames(clips):
 
 
 def test_it_runs_ahead_but_not_far_and_passes_errors_on():
-    made = []
+    far = threading.Event()
 
     def source():
         for index in range(100):
-            made.append(index)
+            if index == 40:
+                far.set()
             yield Frame("dock", index, Fraction(index), picture(index))
         raise BrokenVideo("broken", 100)
 
     frames = ahead(source())
     first = list(islice(frames, 10))
     assert [f.index for f in first] == list(range(10))
-    assert len(made) < 40
+    assert not far.wait(0.3)
     with pytest.raises(BrokenVideo, match="broken"):
-        made += list(frames)
+        list(frames)
+    assert far.is_set()
 
 
 # Writing
