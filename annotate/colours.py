@@ -227,5 +227,5 @@ class _Entry:
         table = self.table(".outline", got, ["arms", "corners"])
         return Outline(
             self.interval(".outline.arms", table.get("arms", [0.5, 0.5]), (0.05, 0.5)),
-            self.whole(".outline.corners", table.get("corners", 2), (1, 4)),
+            self.whole(".outline.corners", table.get("corners", 2), (2, 4)),
         )

@@ -29,6 +29,7 @@ Boxes = Floats  # (n, 4) xyxy
 _TRIED = 60  # rectangles looked at closely
 _KEPT = 8  # rectangles given back
 _SAME = 0.3  # IoU beyond which two are one
+_LEAST_SIDE = 6  # shrunk pixels of the smallest rectangle that can be told
 _FAINTEST = 0.4  # a stroke's contrast, as a share of the rectangle's typical stroke
 
 
@@ -40,6 +41,7 @@ def find_outlines(image: Picture, look: Look, least: float = 0) -> tuple[Boxes, 
     wide = strokes.widened()
     size = look.size[0] / factor - 1, look.size[1] / factor
     boxes = rectangles(find_corners(strokes), size, look.aspect)
+    boxes = boxes[_corners_in(boxes, small.shape) >= outline.corners]
     boxes = _distinct(boxes, rough_fits(wide, boxes, outline))
     fits = close_fits(strokes, wide, boxes, outline)
     boxes, fits = _best(boxes[fits >= least], fits[fits >= least])
@@ -47,6 +49,15 @@ def find_outlines(image: Picture, look: Look, least: float = 0) -> tuple[Boxes, 
         return boxes, fits
     boxes = boxes * factor + [0, 0, factor, factor]  # from a stroke's first pixel past its last
     return refined(image, boxes, look, 2 * factor + 2), fits
+
+
+def _corners_in(boxes: Boxes, shape: tuple[int, ...]) -> npt.NDArray[np.intp]:
+    """How many corners of each rectangle are in the picture."""
+    height, width = shape[:2]
+    columns = (boxes[:, [0, 2]] >= 0) & (boxes[:, [0, 2]] < width)
+    rows = (boxes[:, [1, 3]] >= 0) & (boxes[:, [1, 3]] < height)
+    corners: npt.NDArray[np.intp] = columns.sum(1) * rows.sum(1)
+    return corners
 
 
 def _distinct(boxes: Boxes, fits: Floats) -> Boxes:
@@ -116,19 +127,24 @@ def rough_fits(wide: Lookup, boxes: Boxes, outline: Outline) -> Floats:
 
 
 def close_fits(strokes: Strokes, wide: Lookup, boxes: Boxes, outline: Outline) -> Floats:
-    """How well each rectangle fits: every arm straight, none beside it (letters have), all seen."""
+    """How well each rectangle fits: arms straight, nothing beside them, all seen.
+
+    Letters have strokes side by side, and what is small comes about by chance more often.
+    """
     sharp, either = strokes.lookup(), strokes.either()
     shifted = np.stack([_along(sharp, boxes, _on(outline, 12), shift) for shift in (-1, 0, 1)])
     straight = shifted.sum(3, dtype=int).argmax(0)[None, :, :, None]
     arms = np.take_along_axis(shifted, straight, 0)[0]
     least = _least(arms)
-    apart = np.maximum(REACH, 0.08 * (boxes[:, 2] - boxes[:, 0]))[:, None, None]
+    sides = boxes[:, 2] - boxes[:, 0]
+    apart = np.maximum(REACH, 0.08 * sides)[:, None, None]
     inner = _along(either, boxes, np.linspace(0.12, 0.26, 6), apart)
     outer = _along(either, boxes, np.linspace(0.0, 0.26, 6), -apart)
     beside = 0.3 * _mean(_share(inner, least)) + 0.3 * _mean(_share(outer, least))
-    unseen = 0.2 * (arms < 0).mean((1, 2))
+    unseen = 0.35 * (arms < 0).mean((1, 2))
+    chance = 0.2 * _LEAST_SIDE / np.maximum(_LEAST_SIDE, sides)
     plain = _plain(wide, boxes, outline, arms, least)
-    fits: Floats = np.clip(plain - beside - unseen, 0, 1)
+    fits: Floats = np.clip(plain - beside - unseen - chance, 0, 1)
     return fits
 
 
@@ -145,8 +161,8 @@ def _plain(wide: Lookup, boxes: Boxes, outline: Outline, arms: Contrasts, least:
     beyond = np.linspace(-low, -0.06, places)
     there = _share(arms, least)
     fits = _mean(there)
-    for absent in (middle, beyond):
-        fits -= 0.5 * _mean(_share(_along(wide, boxes, absent), least))
+    for absent, weight in ((middle, 0.7), (beyond, 0.5)):
+        fits -= weight * _mean(_share(_along(wide, boxes, absent), least))
     return np.where(np.isfinite(there).sum(1) >= 3, fits, 0)
 
 

@@ -120,23 +120,20 @@ def _corner_maps(strokes: Strokes, arm: int) -> list[Map]:
 
 def _starts(ridges: Map, arm: int, x: int, y: int) -> tuple[Map, Map]:
     """How much a stroke `arm` long starts at every pixel, going along `x`, `y` and against it."""
+    height, width = ridges.shape
+    wide = cv2.copyMakeBorder(ridges, arm, arm, arm, arm, cv2.BORDER_CONSTANT)
     size = (arm, 1) if x else (1, arm)
-    ahead = cv2.boxFilter(ridges, -1, size, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
-    behind = _moved(ahead, x * (arm - 1), y * (arm - 1))
-    forth = cv2.subtract(ahead, _moved(behind, x, y))
-    back = cv2.subtract(behind, _moved(ahead, -x, -y))
+    means = cv2.boxFilter(wide, -1, size, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+
+    def ahead(steps: int) -> Map:
+        """The mean of the `arm` pixels from so many steps on."""
+        top, left = arm + y * steps, arm + x * steps
+        return np.asarray(means[top : top + height, left : left + width])
+
     around = np.ones((3, 3), np.uint8)  # where the two arms' middles cross is known to a pixel
-    return cv2.dilate(forth, around), cv2.dilate(back, around)
-
-
-def _moved(image: Map, x: int, y: int) -> Map:
-    """The picture moved by x, y pixels, with 0 where nothing was."""
-    height, width = image.shape
-    x, y = max(-width, min(width, x)), max(-height, min(height, y))
-    moved = np.zeros_like(image)
-    kept = image[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)]
-    moved[max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)] = kept
-    return moved
+    forth = cv2.dilate(cv2.subtract(ahead(0), ahead(-arm)), around)
+    back = cv2.dilate(cv2.subtract(ahead(1 - arm), ahead(1)), around)
+    return forth, back
 
 
 def _peaks(corners: Map) -> npt.NDArray[np.intp]:

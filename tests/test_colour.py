@@ -177,6 +177,16 @@ def test_what_can_be_seen_of_it_at_the_edge(box, seen):
     assert (found.xyxy >= 0).all() and (found.xyxy <= [640, 480, 640, 480]).all()
 
 
+def test_as_many_corners_as_are_asked_for():
+    [look] = DESIGNATOR.phrases("colour").values()
+    strict = Vocabulary(
+        "d.v2", {"d": {"colour": look | {"outline": {"arms": [0.2, 0.28], "corners": 3}}}}, ""
+    )
+    over_the_edge = still(as_video(brackets(wall(), (-20, 100, 140, 260))))
+    assert propose(DESIGNATOR, over_the_edge)[0].confidence.max() > 0.7
+    assert max(propose(strict, over_the_edge)[0].confidence, default=0) < 0.6
+
+
 def best_score(image):
     [found] = propose(DESIGNATOR, still(as_video(image)))
     return max(found.confidence, default=0.0)

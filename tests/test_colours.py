@@ -103,7 +103,7 @@ HUE = {"space": "hsv", "hue_degrees": [340, 20]}
         ({"ranges": [HUE], "gap": 1.5}, r"gap: expected a whole number from 0 to 1000, got 1.5"),
         ({"ranges": [HUE], "fill": [0, 2]}, r"fill: expected two numbers from 0 to 1"),
         ({"ranges": [HUE], "outline": {"arms": [0, 1]}}, r"outline\.arms: expected two numbers"),
-        ({"ranges": [HUE], "outline": {"corners": 5}}, r"outline\.corners: .* from 1 to 4, got 5"),
+        ({"ranges": [HUE], "outline": {"corners": 5}}, r"outline\.corners: .* from 2 to 4, got 5"),
         ({"ranges": [HUE], "outline": {}, "gap": 3}, r"gap: expected no such key beside outline"),
     ],
 )

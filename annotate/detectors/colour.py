@@ -29,7 +29,7 @@ class ColourDetector:
 
     vocabulary: Vocabulary
     smallest: int = 25
-    least: float = 0.4
+    least: float = 0.35
 
     def __post_init__(self) -> None:
         _ = self._looks  # a vocabulary that cannot be read is known at once
