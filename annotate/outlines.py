@@ -51,13 +51,12 @@ def find_outlines(image: Picture, look: Look, least: float = 0) -> tuple[Boxes, 
     return refined(image, boxes, look, 2 * factor + 2), fits
 
 
-def _corners_in(boxes: Boxes, shape: tuple[int, ...]) -> npt.NDArray[np.intp]:
+def _corners_in(boxes: Boxes, shape: tuple[int, ...]) -> Floats:
     """How many corners of each rectangle are in the picture."""
     height, width = shape[:2]
     columns = (boxes[:, [0, 2]] >= 0) & (boxes[:, [0, 2]] < width)
     rows = (boxes[:, [1, 3]] >= 0) & (boxes[:, [1, 3]] < height)
-    corners: npt.NDArray[np.intp] = columns.sum(1) * rows.sum(1)
-    return corners
+    return np.multiply(columns.sum(1), rows.sum(1), dtype=np.float64)
 
 
 def _distinct(boxes: Boxes, fits: Floats) -> Boxes:
