@@ -56,7 +56,8 @@ def _corners_in(boxes: Boxes, shape: tuple[int, ...]) -> Floats:
     height, width = shape[:2]
     columns = (boxes[:, [0, 2]] >= 0) & (boxes[:, [0, 2]] < width)
     rows = (boxes[:, [1, 3]] >= 0) & (boxes[:, [1, 3]] < height)
-    return np.multiply(columns.sum(1), rows.sum(1), dtype=np.float64)
+    corners: Floats = columns.sum(1) * rows.sum(1, dtype=float)
+    return corners
 
 
 def _distinct(boxes: Boxes, fits: Floats) -> Boxes:
@@ -158,11 +159,11 @@ def _plain(wide: Lookup, boxes: Boxes, outline: Outline, arms: Contrasts, least:
     places = arms.shape[2] // 2 + 1
     middle = np.linspace(high + 0.06, 0.5, places if high < 0.44 else 0)
     beyond = np.linspace(-low, -0.06, places)
+    found = _along(wide, boxes, np.concatenate([middle, beyond]))
+    between, continued = found[:, :, : len(middle)], found[:, :, len(middle) :]
     there = _share(arms, least)
-    fits = _mean(there)
-    for absent, weight in ((middle, 0.7), (beyond, 0.5)):
-        fits -= weight * _mean(_share(_along(wide, boxes, absent), least))
-    return np.where(np.isfinite(there).sum(1) >= 3, fits, 0)
+    absent = 0.7 * _mean(_share(between, least)) + 0.5 * _mean(_share(continued, least))
+    return np.where(np.isfinite(there).sum(1) >= 3, _mean(there) - absent, 0)
 
 
 def _least(arms: Contrasts) -> Floats:
@@ -212,34 +213,32 @@ def refined(image: Picture, boxes: Boxes, look: Look, reach: int) -> Boxes:
     The edge is where the mean of the strokes, going outwards, has fallen by half.
     """
     low = 0.9 * (look.outline or Outline()).arms[0]
-    shares = np.concatenate([np.linspace(0.03, low, 12), np.linspace(1 - low, 0.97, 12)])
-    steps = np.arange(-reach, reach + 1)
-    moved = boxes.copy()
-    for side, outwards in enumerate((-1, -1, 1, 1)):  # left, top, right, bottom
-        outermost = np.floor(boxes[:, side]) if outwards < 0 else np.ceil(boxes[:, side]) - 1
-        across = outermost[:, None, None] + outwards * steps
-        first, last = boxes[:, [1 - side % 2, 3 - side % 2]].T[:, :, None, None]
-        along = first + shares[:, None] * (last - first)
-        columns_rows = (along, across) if side % 2 else (across, along)
-        fall = _fall(_profiles(image, *columns_rows, look))
-        moved[:, side] = np.where(
-            np.isfinite(fall), outermost + outwards * (fall - reach) + 0.5, boxes[:, side]
-        )
-    return moved
+    shares = np.concatenate([np.linspace(0.03, low, 8), np.linspace(1 - low, 0.97, 8)])
+    outwards = np.array([-1, -1, 1, 1])  # left, top, right, bottom
+    outermost = np.where(outwards < 0, np.floor(boxes), np.ceil(boxes) - 1)
+    steps = outwards[:, None, None] * np.arange(-reach, reach + 1)
+    across = outermost[:, :, None, None] + steps
+    first, last = boxes[:, [1, 0, 1, 0], None, None], boxes[:, [3, 2, 3, 2], None, None]
+    along = first + shares[:, None] * (last - first)
+    lies = np.array([False, True, False, True])[:, None, None]
+    x, y = np.where(lies, along, across), np.where(lies, across, along)
+    fall = _fall(_profiles(image, x, y, look).reshape(-1, 2 * reach + 1)).reshape(-1, 4)
+    moved = outermost + outwards * (fall - reach) + 0.5
+    return np.where(np.isfinite(moved), moved, boxes)
 
 
-def _profiles(image: Picture, x: Boxes, y: Boxes, look: Look) -> Boxes:
-    """The mean strength over each rectangle's strokes, (n, steps); NaN where none is seen."""
+def _profiles(image: Picture, x: Floats, y: Floats, look: Look) -> Floats:
+    """The mean strength over each side's strokes, (n, 4, steps); NaN where none is seen."""
     height, width = image.shape[:2]
-    x, y = np.broadcast_arrays(np.floor(x).astype(np.intp), np.floor(y).astype(np.intp))
+    x, y = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
     seen = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     colours = image[y.clip(0, height - 1), x.clip(0, width - 1)]
     values = strength(colours.reshape(1, -1, 3), look.ranges).reshape(x.shape)
-    count = seen.sum(1)
-    return np.where(count > 0, (values * seen).sum(1) / np.maximum(count, 1), np.nan)
+    count = seen.sum(2)
+    return np.where(count > 0, (values * seen).sum(2) / np.maximum(count, 1), np.nan)
 
 
-def _fall(profiles: Boxes) -> Boxes:
+def _fall(profiles: Floats) -> Floats:
     """At which step, in fractions, each profile has fallen by half from its peak; NaN if never."""
     row = np.arange(len(profiles))
     steps = np.arange(profiles.shape[1])
