@@ -52,7 +52,7 @@ def run(
     both = clips.Together(seen)
     draw.overlay(both, clip, out / "overlay.mp4", force=True)
     draw.overlay(both, clip, out / "sheet.png", count=12, force=True)
-    draw.prompt_grid(told, clip, tracks, out / "prompts.png", force=True)
+    draw.prompt_grid(told, clip, both, out / "prompts.png", force=True)
     return [*_measured(truth, boxes, tracks), ("everything is in", str(out))]
 
 
