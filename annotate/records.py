@@ -54,7 +54,8 @@ class Object:
 
     `box` is xyxy in pixels, x2 and y2 exclusive. `score` is None when the model gives none. `mask`
     is COCO compressed RLE, `counts` a str. `track` stays with the thing through the video. `flags`
-    say what looks wrong with it: see `annotate.flags`.
+    say what looks wrong with it: see `annotate.flags`. `by` tells of the person who changed it:
+    {"who", "when", "region"}; None when nobody has.
     """
 
     label: str
@@ -64,6 +65,7 @@ class Object:
     mask: Rle | None = None
     source: str = ""
     flags: tuple[str, ...] = ()
+    by: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
