@@ -2,7 +2,13 @@
 
 import typer
 
-from annotate import commands_about, commands_clip, commands_dataset, commands_models
+from annotate import (
+    commands_about,
+    commands_clip,
+    commands_dataset,
+    commands_models,
+    commands_studio,
+)
 
 app = typer.Typer(
     name="annotate",
@@ -12,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for family in (commands_clip, commands_dataset, commands_about):
+for family in (commands_clip, commands_dataset, commands_studio, commands_about):
     app.add_typer(family.app)
 app.add_typer(commands_models.app, name="models")
+app.add_typer(commands_studio.studio_app, name="studio")

@@ -1,0 +1,240 @@
+"""A Label Studio of one's own: on loopback, closed to others, kept in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from annotate import studio_env
+from annotate.errors import StudioError
+from annotate.labelstudio import Server, token_from
+
+_PORTS = range(8080, 8180)
+_PATIENCE_SECONDS = 600.0  # a first start migrates its database: 45 s, more on a busy machine
+_EMAIL = "me@localhost.localdomain"
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A server of one's own: where it answers, how a person logs in, and its folder."""
+
+    url: str
+    email: str
+    password: str
+    token: str
+    data: Path
+    pid: int
+
+    @property
+    def documents(self) -> Path:
+        """The folder of the files that it serves, and nothing above it."""
+        return self.data / "files"
+
+    def server(self) -> Server:
+        """A client of it."""
+        return Server(self.url, self.token, self.documents)
+
+
+def default_data() -> Path:
+    """Where a server keeps its things unless it is told otherwise."""
+    return _shares() / "studio"
+
+
+def _shares() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "annotate"
+
+
+def _pointer() -> Path:
+    """The file that says which server of ours runs."""
+    return _shares() / "studio.json"
+
+
+def running() -> Studio | None:
+    """The server of one's own that runs, if one does."""
+    try:
+        told = json.loads(_pointer().read_text(encoding="utf-8"))
+        data = Path(told["data"])
+        login = json.loads((data / "login.json").read_text(encoding="utf-8"))
+        found = Studio(told["url"], **login, data=data, pid=told["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if _is_ours(found.pid) else None
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether the process is a Label Studio: numbers of processes are given again."""
+    told = subprocess.run(
+        ["ps", "-p", str(pid), "-o", "args="], capture_output=True, text=True, check=False
+    )
+    return "label-studio" in told.stdout
+
+
+def connect(url: str | None = None, token_file: Path | None = None) -> Server:
+    """The server at `url` with the token of the file or the environment; without, one's own.
+
+    Raises:
+        StudioError: none runs, or there is no token for it.
+    """
+    own = running()
+    if own is not None and url in (None, own.url) and token_file is None:
+        return own.server()
+    if url is None:
+        raise StudioError("no Label Studio of yours runs; `annotate studio up`, or give --url")
+    return Server(url, token_from(token_file))
+
+
+def up(data: Path | None = None, say: Callable[[str], None] = lambda line: None) -> Studio:
+    """Start a server, or find the one that runs, and wait until it answers.
+
+    Raises:
+        StudioError: another one runs, it cannot be installed, or it does not come up.
+    """
+    data = (data or default_data()).absolute()
+    there = running()
+    if there is not None:
+        if there.data != data:
+            raise StudioError(
+                f"one runs already, of {there.data}, at {there.url}; `annotate studio down` first"
+            )
+        _wait(there, None)
+        return there
+    program = studio_env.binary(say)
+    if not (data / "label_studio.sqlite3").exists():
+        say("starting Label Studio for the first time: about a minute")
+    studio, process = launch(program, data)
+    _pointer().parent.mkdir(parents=True, exist_ok=True)
+    _write_secret(_pointer(), {"url": studio.url, "data": str(studio.data), "pid": studio.pid})
+    _wait(studio, process)
+    return studio
+
+
+def launch(program: Path, data: Path) -> tuple[Studio, subprocess.Popen[bytes]]:
+    """Start the program on a free port with its things in `data`; it may not answer yet."""
+    data.mkdir(parents=True, exist_ok=True)
+    data.chmod(0o700)  # its database keeps tokens in clear text
+    (data / "files").mkdir(exist_ok=True)
+    (data / "tmp").mkdir(exist_ok=True)
+    login = _login(data / "login.json")
+    port = _free_port()
+    command = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1"]
+    with (data / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            env=_settings(program, data, login),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Studio(f"http://127.0.0.1:{port}", **login, data=data, pid=process.pid), process
+
+
+def _settings(program: Path, data: Path, login: dict[str, str]) -> dict[str, str]:
+    """The server's environment: nothing of ours, safe settings, the token hidden from `ps`."""
+    return {
+        "PATH": f"{program.parent}:/usr/bin:/bin",
+        "HOME": str(data),
+        "TMPDIR": str(data / "tmp"),  # each export that it zips stays there
+        "LANG": "C.UTF-8",
+        "LABEL_STUDIO_BASE_DATA_DIR": str(data),
+        "LABEL_STUDIO_USERNAME": login["email"],
+        "LABEL_STUDIO_PASSWORD": login["password"],
+        "LABEL_STUDIO_USER_TOKEN": login["token"],
+        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+        "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
+        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(data / "files"),
+        "COLLECT_ANALYTICS": "false",
+        "LATEST_VERSION_CHECK": "false",
+        "SENTRY_DSN": "",
+        "FRONTEND_SENTRY_DSN": "",
+        "LOG_LEVEL": "WARNING",
+    }
+
+
+def _login(file: Path) -> dict[str, str]:
+    if file.exists():
+        kept: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+        return kept
+    login = {
+        "email": _EMAIL,
+        "password": secrets.token_urlsafe(12),
+        "token": secrets.token_hex(20),
+    }
+    _write_secret(file, login)
+    return login
+
+
+def _write_secret(file: Path, told: object) -> None:
+    draft = file.with_name(file.name + ".part")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        json.dump(told, out)
+    draft.replace(file)
+
+
+def _free_port() -> int:
+    """The first free port: a busy one would be replaced by the next without a word."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    raise StudioError(f"no port is free from {_PORTS.start} to {_PORTS.stop - 1}")
+
+
+def _wait(studio: Studio, process: subprocess.Popen[bytes] | None) -> None:
+    """Until it answers with our own token: another server may have taken the port."""
+    end = time.monotonic() + _PATIENCE_SECONDS
+    with studio.server() as server:
+        while time.monotonic() < end and (process is None or process.poll() is None):
+            try:
+                server.send("GET", "/api/current-user/whoami")
+                return
+            except StudioError:
+                time.sleep(0.3)
+    log = (studio.data / "server.log").read_text(errors="replace").splitlines()
+    raise StudioError(
+        f"Label Studio does not answer at {studio.url}: {' '.join(log[-1:])}; "
+        f"see {studio.data / 'server.log'}"
+    )
+
+
+def down() -> Studio:
+    """End the server of one's own.
+
+    Raises:
+        StudioError: none runs.
+    """
+    studio = running()
+    if studio is None:
+        raise StudioError("no Label Studio of yours runs")
+    stop(studio.pid)
+    _pointer().unlink(missing_ok=True)
+    return studio
+
+
+def stop(pid: int, patience_seconds: float = 15.0) -> None:
+    """Ask a server's processes to end, and wait until it has."""
+    os.killpg(pid, signal.SIGTERM)
+    end = time.monotonic() + patience_seconds
+    while time.monotonic() < end:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return
+        except ChildProcessError:  # started by another process of ours
+            if not _is_ours(pid):
+                return
+        time.sleep(0.1)
+    os.killpg(pid, signal.SIGKILL)
