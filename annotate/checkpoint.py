@@ -42,8 +42,13 @@ class Aside:
         """The items of the backward pass, waiting for the forward pass."""
         return self.folder / f"{self.name}.backward.jsonl"
 
+    @property
+    def update(self) -> Path:
+        """The items of the objects that are followed anew."""
+        return self.folder / f"{self.name}.update.jsonl"
+
     def clear(self) -> None:
-        """Remove them."""
+        """Remove them, but for an update's, which has files of its own aside."""
         for path in (self.state, self.backward_state, self.backward_items):
             path.unlink(missing_ok=True)
 

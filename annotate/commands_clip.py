@@ -106,6 +106,13 @@ def propagate(
     engine: Annotated[
         str, typer.Option(autocompletion=complete_engine, help="What propagates.")
     ] = "light",
+    boxes: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="ITEMS", help="Boxes that start and repair objects."),
+    ] = None,
+    least: Annotated[
+        float, typer.Option(min=0, max=1, help="Score below which a box of --from is ignored.")
+    ] = 0.25,
     vocabulary: PerhapsWords = None,
     both: Annotated[
         bool, typer.Option("--both", help="Backward from the first prompt too.")
@@ -114,10 +121,13 @@ def propagate(
     start: Start = 0,
     stop: Stop = None,
     settings: Settings = None,
+    anew: Annotated[
+        bool, typer.Option("--update", help="Follow anew only objects whose prompts changed.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Carry points, boxes or masks through a clip: a mask and a track for each object."""
-    from annotate import console, prompts, propagate, shapes, video
+    from annotate import console, from_boxes, prompts, propagate, shapes, update, video
 
     seen = video.probe(clip)
     words = None if vocabulary is None else prompts.read_vocabulary(vocabulary)
@@ -131,11 +141,14 @@ def propagate(
         scope=scope,
     )
     options = propagate.parse_options(engine, pairs(settings), fast=fast)
-    job = propagate.Job(
-        propagate.load(engine, **options), engine, clip, told, start, stop, both, words
-    )
+    known = None if boxes is None else from_boxes.read(boxes, seen, least)
+    loaded = propagate.load(engine, **options)
+    job = propagate.Job(loaded, engine, clip, told, start, stop, both, words, known)
     with console.progress(engine, job.count(seen)) as advance:
-        fresh = propagate.into(job, output, force=force, progress=advance)
+        if anew and not force:
+            fresh = update.into(job, output, progress=advance)
+        else:
+            fresh = propagate.into(job, output, force=force, progress=advance)
     console.done(output, fresh)
 
 

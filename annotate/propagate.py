@@ -1,19 +1,20 @@
-"""The Propagator contract; a pass over a clip: who starts where, which way, and what is lost."""
+"""The Propagator contract; a run over a clip: what it is made of, which way, into which file."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
-from annotate import checkpoint, items, journal, plugins, video
+from annotate import checkpoint, journal, plugins, video
 from annotate.errors import PromptError
+from annotate.from_boxes import Boxes
+from annotate.passes import Pass, joined
 from annotate.prompts import PromptTable
 from annotate.records import Frame, Item, Prompt, Vocabulary
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import supervision as sv
 
 GROUP = "annotate.propagators"
-CHECKPOINT_EVERY = 100  # frames between two states on disk: what a killed run does again, at most
 
 State = Mapping[str, npt.NDArray[Any]]
 
@@ -41,7 +41,8 @@ class Session(Protocol):
         """Follow every object that has started onto the next frame of the pass.
 
         `prompts` are those given on this very frame: the first ones of an object start it, later
-        ones correct it. Returns the objects seen: `xyxy`, `mask` (n, H, W) bool, `confidence` in
+        ones correct it. Some no lesson told of: boxes of a detector, found as the pass goes on.
+        Returns the objects seen: `xyxy`, `mask` (n, H, W) bool, `confidence` in
         0..1, `tracker_id` = object_id; nothing for an object that is lost, or has not started.
         """
 
@@ -49,11 +50,15 @@ class Session(Protocol):
         """All that the pass remembers, as arrays, such that `restore` goes on exactly from here."""
 
     def restore(self, state: State) -> None:
-        """Take up the pass where `state` was taken."""
+        """Take up the pass where `state` was taken, in a session just begun or one further on."""
 
 
 class Propagator(Protocol):
-    """An engine: a frozen dataclass whose fields are its options."""
+    """An engine: a frozen dataclass whose fields are its options.
+
+    `independent`, a class attribute, says that an object's masks are the same whoever else is
+    followed; without it, they are not. Then objects can be followed anew one by one.
+    """
 
     def begin(self, lessons: Iterable[Lesson]) -> Session:
         """Open a pass. `lessons`, in order of frames, may be learnt from before the first step.
@@ -81,7 +86,7 @@ def load(name: str, **options: Any) -> Propagator:
 
 
 def parse_options(name: str, texts: Mapping[str, str], *, fast: bool = False) -> dict[str, Any]:
-    """Option texts for the engine `name`, as its fields' types; `fast` sets its option of that name.
+    """Option texts for the engine `name`, as its fields' types; `fast` sets its option `fast`.
 
     Raises:
         UnknownName: the engine has no such option.
@@ -101,7 +106,8 @@ class Job:
     """An engine, a clip, and what a person said of it.
 
     Frames from `start` up to, not including, `stop` are looked at. `both` follows each object also
-    backward from its first prompt. Prompts outside the range teach, but start nothing.
+    backward from its first prompt. Prompts outside the range teach, but start nothing. `boxes` of a
+    detector start and repair objects on the way.
     """
 
     engine: Propagator
@@ -112,39 +118,60 @@ class Job:
     stop: int | None = None
     both: bool = False
     vocabulary: Vocabulary | None = None
+    boxes: Boxes | None = None
 
     def header(self) -> journal.Header:
         """What the file of items is stamped with: everything that shapes it."""
         words = Vocabulary("", {label: {} for label in self.prompts.labels.values()}, "")
-        told = {"engine": self.source, "prompts": self.prompts.digest(), "start": self.start}
+        told = {"engine": self.source, "prompts": self.digests(), "start": self.start}
         told |= {"stop": self.stop, "both": self.both, **settings(self.engine)}
+        told |= {} if self.boxes is None else self.boxes.told()
         clip = journal.about(video.probe(self.clip))
         stamp = (self.vocabulary or words).stamp()
         return journal.Header("propagate", told, vocabulary=stamp, videos=clip)
+
+    def digests(self) -> dict[str, str]:
+        """Object -> a short hash of its class and of all that a person said of it."""
+        return {str(of): self.only({of}).digest()[:8] for of in sorted(self.prompts.labels)}
+
+    def only(self, objects: Collection[int]) -> PromptTable:
+        """The prompts of these objects."""
+        prompts = tuple(each for each in self.prompts.prompts if each.object_id in objects)
+        labels = {of: label for of, label in self.prompts.labels.items() if of in objects}
+        return PromptTable(prompts, labels)
 
     def count(self, clip: video.Video) -> int | None:
         """How many frames both passes look at together, where it can be told."""
         if clip.frame_count is None:
             return None
-        firsts = self.firsts().values()
         stop = clip.frame_count if self.stop is None else min(self.stop, clip.frame_count)
-        backward = max(firsts) - self.start + 1
-        return stop - self.start + backward if self.both else stop - min(firsts)
+        backward = max(self.firsts().values()) - self.start + 1 if self.both else 0
+        return stop - self.first() + backward
 
     def firsts(self) -> dict[int, int]:
-        """Object -> the frame on which it starts.
-
-        Raises:
-            PromptError: when nothing starts between `start` and `stop`.
-        """
+        """Object -> the frame on which its first prompt between `start` and `stop` lies."""
         firsts: dict[int, int] = {}
         for prompt in self.prompts.prompts:
             if self.start <= prompt.frame and (self.stop is None or prompt.frame < self.stop):
                 firsts.setdefault(prompt.object_id, prompt.frame)
-        if not firsts:
-            end = "the end" if self.stop is None else f"frame {self.stop}"
-            raise PromptError(f"no prompt lies between frame {self.start} and {end}: give one")
         return firsts
+
+    def first(self) -> int:
+        """The first frame that gets a line.
+
+        Raises:
+            PromptError: when nothing starts between `start` and `stop`, or could go both ways.
+        """
+        if self.both and self.boxes is not None:
+            raise PromptError("boxes start objects as they come: give --from without --both")
+        starts = list(self.firsts().values())
+        boxed = None if self.boxes is None else self.boxes.first(self.start, self.stop)
+        starts += [] if boxed is None else [boxed]
+        if not starts:
+            end = "the end" if self.stop is None else f"frame {self.stop}"
+            what = "prompt" if self.boxes is None else "prompt and no box"
+            raise PromptError(f"no {what} lies between frame {self.start} and {end}: give one")
+        return self.start if self.both else min(starts)
 
     def lessons(self) -> Iterator[Lesson]:
         """The prompted frames, in order, with all their prompts."""
@@ -169,25 +196,24 @@ def into(
 ) -> bool:
     """Propagate `job`'s prompts into a file of items; goes on where an equal run was stopped.
 
-    The file has a line for each frame from the first prompt on (with `both`: from `job.start` on).
-    What a stopped run needs to go on exactly lies beside `out` until the run is complete. Returns
-    False when the file was complete already.
+    The file has a line for each frame from the first prompt on (with `both`: from `job.start` on),
+    objects in the order of their tracks. What a stopped run needs to go on exactly lies beside
+    `out` until the run is complete. Returns False when the file was complete already.
 
     Raises:
         PromptError, SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
     """
-    firsts, header = job.firsts(), job.header()
+    first, header = job.first(), job.header()
     with journal.append(out, header, force=force) as forward, checkpoint.kept(out) as aside:
         if forward.complete:
             return False
         if force:
             aside.clear()
-        before = _run_backward(job, firsts, aside, header, progress) if job.both else {}
-        first = job.start if job.both else min(firsts.values())
-        _Pass(job, firsts, job.on_frames(), aside.state, progress).follow(
+        before = _run_backward(job, aside, header, progress) if job.both else {}
+        Pass(job, job.on_frames(), aside.state, progress).follow(
             forward,
             lambda after: video.frames(job.clip, start=max(first, after + 1), stop=job.stop),
-            lambda item: _joined(item, before),
+            lambda item: joined(item, before.get(item.frame)),
         )
         forward.finish()
         aside.clear()
@@ -195,13 +221,10 @@ def into(
 
 
 def _run_backward(
-    job: Job,
-    firsts: Mapping[int, int],
-    aside: checkpoint.Aside,
-    header: journal.Header,
-    progress: Callable[[Item], None],
+    job: Job, aside: checkpoint.Aside, header: journal.Header, progress: Callable[[Item], None]
 ) -> Mapping[int, Item]:
     """Follow each object backward from its start, into a file aside; frame -> item."""
+    firsts = job.firsts()
     on: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in job.prompts.prompts:
         if firsts.get(prompt.object_id) == prompt.frame:
@@ -209,63 +232,10 @@ def _run_backward(
     top = max(firsts.values())
     with journal.append(aside.backward_items, header) as backward:
         if not backward.complete:
-            _Pass(job, firsts, on, aside.backward_state, progress, backward=True).follow(
+            Pass(job, on, aside.backward_state, progress, backward=True).follow(
                 backward,
                 lambda after: video.backward(job.clip, top if after < 0 else after - 1, job.start),
                 lambda item: item,
             )
             backward.finish()
     return checkpoint.ByFrame(aside.backward_items)
-
-
-def _joined(item: Item, before: Mapping[int, Item]) -> Item:
-    """A frame of the forward pass, with the objects that only start later put in."""
-    earlier = before.get(item.frame)
-    if earlier is None:
-        return item
-    objects = (*item.objects, *earlier.objects)
-    return dataclasses.replace(item, objects=objects, lost=(*item.lost, *earlier.lost))
-
-
-@dataclass
-class _Pass:
-    """One direction over a clip; its state is kept in the file `saved` every so many frames."""
-
-    job: Job
-    firsts: Mapping[int, int]
-    on: Mapping[int, list[Prompt]]
-    saved: Path
-    progress: Callable[[Item], None]
-    backward: bool = False
-
-    def follow(
-        self,
-        out: journal.Appender,
-        frames_after: Callable[[int], Iterator[Frame]],
-        finished: Callable[[Item], Item],
-    ) -> None:
-        session = self.job.engine.begin(self.job.lessons())
-        if (state := checkpoint.read(self.saved, out)) is not None:
-            session.restore(state)
-        else:
-            out.rewind_all()
-        for frame in frames_after(-1 if out.last is None else out.last.frame):
-            found = session.step(frame, self.on.get(frame.index, ()))
-            item = finished(self._item(frame, found))
-            out.write(item)
-            self.progress(item)
-            if out.count % CHECKPOINT_EVERY == 0:
-                checkpoint.write(self.saved, session.state(), out)
-
-    def _item(self, frame: Frame, found: sv.Detections) -> Item:
-        """The item of one step; at its own first frame an object belongs to the forward pass."""
-        ids = np.zeros(0, int) if found.tracker_id is None else found.tracker_id
-        on_its_way = {one for one, first in self.firsts.items() if self._past(frame, first)}
-        mine = np.array([int(one) in on_its_way for one in ids], bool)
-        labels = self.job.prompts.labels
-        kept = cast("sv.Detections", found[mine])
-        item = items.from_detections(frame, kept, labels, self.job.source)
-        return dataclasses.replace(item, lost=tuple(sorted(on_its_way - set(ids.tolist()))))
-
-    def _past(self, frame: Frame, first: int) -> bool:
-        return frame.index < first if self.backward else frame.index >= first

@@ -13,16 +13,17 @@ PACKAGE = ROOT / "annotate"
 
 LAYERS = [  # imports point down, or sideways within a layer
     "errors records shipped plugins",
-    "masks outlines lines items prompts shapes colours strokes looks windows",
+    "masks outlines lines items prompts palette shapes colours strokes looks windows",
     "ahead decoding film pictures folders cut_short upright video video_writer journal",
     "manifest download sources weights adopt",
-    "sample detect propagate checkpoint device flags memory follow sam2_network transformers_network",
+    "sample detect segment checkpoint flags from_boxes passes propagate update",
+    "device memory follow sam2_network transformers_network",
     "features guided ridge seeds tracker",
     "clips folder dataset split foreign exports score",
     "detectors propagators formats prefilter",
     "labelstudio ls_config brush regions staging tasks push pull corrections video_tasks",
     "studio studio_env studio_doctor",
-    "palette paint view sheet prompted markers draw colour_report console doctor demo",
+    "paint view sheet prompted markers draw colour_report console doctor demo review",
     "options commands_clip commands_dataset commands_about commands_models commands_studio",
     "cli __main__",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import supervision as sv
 
-from annotate import checkpoint, journal, propagate, video
+from annotate import checkpoint, journal, passes, propagate, video
 from annotate.errors import BrokenVideo, PromptError, SettingsDiffer, UnknownName
 from annotate.prompts import PromptTable
 from annotate.records import Prompt
@@ -72,7 +72,7 @@ def point(frame, object_id, x=100.0, y=100.0):
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
-    monkeypatch.setattr(propagate, "CHECKPOINT_EVERY", 7)
+    monkeypatch.setattr(passes, "CHECKPOINT_EVERY", 7)
 
 
 @pytest.fixture

@@ -1,0 +1,264 @@
+"""Boxes as prompts: what a detector found starts objects, confirms them and repairs lost ones.
+
+Frame by frame, and never from later ones. A box is held against the tracks of its class. One that a
+living track covers confirms that track. One that no living track covers repairs a lost track of its
+class, if that may have got there, and starts a new object otherwise. A living track that boxes have
+passed over several times counts as lost to that end: it sits on something else by now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from annotate import journal
+from annotate.errors import ItemsError
+from annotate.prompts import UNNAMED
+from annotate.records import Box, Item, Object, Prompt
+from annotate.video import Video
+
+State = Mapping[str, npt.NDArray[Any]]
+
+COVERS = 0.3  # IoU of boxes from which a track covers a box: what SORT (Bewley 2016) takes
+LEAST = 0.25  # score below which a box is ignored
+_TWICE = 0.5  # IoU from which a second box on a track is the same thing, detected twice
+_PASSED_OVER = 3  # frames with boxes, none of them on it, until a living track is doubted
+_REACH = 0.25  # own sizes a frame: of true monsters in games 19 steps in 20 are shorter
+_STANDS = 1.0  # own sizes that a thing may be off at once
+_FORGOTTEN = 60  # frames: after two seconds nothing is known of where a thing went
+_RESIZED = 4.0  # times as many pixels
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes of a clip in a file of items; those with a score below `least` are ignored.
+
+    `digest` stands for the file, `tracks` are those that it names: such a box is of that object,
+    whatever else it looks like.
+    """
+
+    path: Path
+    least: float
+    digest: str
+    tracks: frozenset[int]
+    video: str
+
+    def told(self) -> dict[str, Any]:
+        """What the header of a file of items says of them."""
+        return {"boxes": self.digest, "least": self.least}
+
+    def items(self) -> Iterator[Item]:
+        """The frames that were looked at, in order, each with the boxes that count."""
+        last = -1
+        for item in journal.read(self.path):
+            if self.video and item.video != self.video:
+                continue
+            if item.frame <= last:
+                raise ItemsError(
+                    f"{self.path}: frame {item.frame} stands behind frame {last}: boxes must be "
+                    "in the order of the clip, one item a frame"
+                )
+            last = item.frame
+            strong = (o for o in item.objects if o.score is None or o.score >= self.least)
+            yield replace(item, objects=tuple(strong))
+
+    def first(self, start: int, stop: int | None) -> int | None:
+        """The first frame from `start` on, and before `stop`, with a box that counts."""
+        for item in self.items():
+            if stop is not None and item.frame >= stop:
+                return None
+            if item.objects and item.frame >= start:
+                return item.frame
+        return None
+
+
+def read(path: Path, clip: Video, least: float = LEAST) -> Boxes:
+    """The boxes in a file of items, checked to be of `clip`.
+
+    Raises:
+        ItemsError: no file of items, one of another clip, or of pictures of another size.
+    """
+    book = journal.read(path)
+    known = book.header.videos
+    same = [name for name, told in known.items() if told.get("fingerprint") == clip.fingerprint]
+    if known and not same:
+        there = ", ".join(known)
+        raise ItemsError(f"{path}: boxes of {there}, not of {clip.path}: give the clip's own boxes")
+    tracks: set[int] = set()
+    for item in book:
+        if same and item.video != same[0]:
+            continue
+        if (item.width, item.height) != (clip.width, clip.height):
+            got, want = f"{item.width}x{item.height}", f"{clip.width}x{clip.height}"
+            raise ItemsError(f"{path}: boxes on pictures of {got}, but the clip is {want}")
+        tracks |= {thing.track for thing in item.objects if thing.track is not None}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return Boxes(path, least, digest, frozenset(tracks), same[0] if same else "")
+
+
+@dataclass(frozen=True)
+class _Track:
+    """What is known of an object: where it was last seen, and since when no box has been on it."""
+
+    label: str
+    box: Box
+    seen: int  # frame
+    passed_over: int = 0  # frames with boxes
+
+
+class Keeper:
+    """Makes prompts of boxes, frame by frame.
+
+    `labels` are the classes of the objects that a person prompts. Their numbers, and those of the
+    tracks that the boxes name, are no ids for new objects.
+    """
+
+    def __init__(self, boxes: Boxes, labels: Mapping[int, str]) -> None:
+        self._items = boxes.items()
+        self._next = next(self._items, None)
+        self._told = dict(labels)
+        self._taken = set(labels) | boxes.tracks
+        self._tracks: dict[int, _Track] = {}
+        self.labels: dict[int, str] = {}  # of the objects that boxes started
+
+    def at(self, frame: int) -> Sequence[Object] | None:
+        """The boxes on a frame; None where the detector did not look. Frames only go up."""
+        while self._next is not None and self._next.frame < frame:
+            self._next = next(self._items, None)
+        there = self._next
+        return there.objects if there is not None and there.frame == frame else None
+
+    def prompts(
+        self, frame: int, boxes: Sequence[Object], seen: Mapping[int, Box], told: Collection[int]
+    ) -> list[Prompt]:
+        """What the boxes say that the engine does not know; at most one prompt an object.
+
+        `seen` are the objects that the engine sees on this frame. `told` are those which a person
+        prompts on it: they are left alone.
+        """
+        confirmed = self._matched(boxes, seen)
+        for of, track in self._tracks.items():
+            on_it = of in told or of in confirmed.values()
+            self._tracks[of] = replace(track, passed_over=0 if on_it else track.passed_over + 1)
+        busy = {*told, *confirmed.values()}
+        made = []
+        rest = [thing for row, thing in enumerate(boxes) if row not in confirmed]
+        for thing in sorted(rest, key=lambda each: -_sure(each)):
+            whose = self._whose(frame, thing, seen, busy)
+            if whose is not None and whose not in busy:
+                busy.add(whose)
+                label = self._told.get(whose) or self.labels.setdefault(whose, thing.label)
+                self._tracks[whose] = _Track(label, thing.box, frame)
+                made.append(Prompt(frame, whose, box=thing.box))
+        return made
+
+    def note(self, frame: int, seen: Mapping[int, Box]) -> None:
+        """Where the engine saw the objects in the end."""
+        for of, box in seen.items():
+            known = self._tracks.get(of) or _Track(self._told[of], box, frame)
+            self._tracks[of] = replace(known, box=box, seen=frame)
+
+    def state(self) -> State:
+        """All that is held, as arrays."""
+        tracks = self._tracks
+        counts = [(of, track.seen, track.passed_over) for of, track in tracks.items()]
+        return {
+            "tracks": np.array(counts, np.int64).reshape(-1, 3),
+            "places": np.array([track.box for track in tracks.values()], float).reshape(-1, 4),
+            "classes": np.array([track.label for track in tracks.values()], np.str_),
+            "started": np.array(list(self.labels), np.int64),
+            "labels": np.array(list(self.labels.values()), np.str_),
+        }
+
+    def restore(self, state: State) -> None:
+        """Take up what `state` gave."""
+        rows = zip(state["classes"].tolist(), state["places"], state["tracks"], strict=True)
+        self._tracks = {
+            int(of): _Track(label, _box(place), int(seen), int(passed_over))
+            for label, place, (of, seen, passed_over) in rows
+        }
+        started = zip(state["started"].tolist(), state["labels"].tolist(), strict=True)
+        self.labels = dict(started)
+
+    def _matched(self, boxes: Sequence[Object], seen: Mapping[int, Box]) -> dict[int, int]:
+        """Box -> the track it confirms, the best fit first, each at most once."""
+        fits = [
+            (_iou(thing.box, box), row, of)
+            for row, thing in enumerate(boxes)
+            for of, box in seen.items()
+            if self._may_be(thing, of)
+        ]
+        matched: dict[int, int] = {}
+        for fit, row, of in sorted(fits, key=lambda each: (-each[0], *each[1:])):
+            if fit >= COVERS and row not in matched and of not in matched.values():
+                matched[row] = of
+        return matched
+
+    def _may_be(self, thing: Object, of: int) -> bool:
+        if thing.track is not None:
+            return thing.track == of
+        label = self._tracks[of].label if of in self._tracks else self._told[of]
+        return UNNAMED in (thing.label, label) or thing.label == label
+
+    def _whose(
+        self, frame: int, thing: Object, seen: Mapping[int, Box], busy: set[int]
+    ) -> int | None:
+        """The object that a box without a match is of; None if it is one more box on another."""
+        if thing.track is not None:
+            return thing.track
+        here = {of: box for of, box in seen.items() if of in busy and self._may_be(thing, of)}
+        here |= {of: self._tracks[of].box for of in busy - set(seen) if of in self._tracks}
+        if any(_iou(thing.box, box) >= _TWICE for box in here.values()):
+            return None
+        lost = [
+            (apart, of)
+            for of, track in self._tracks.items()
+            if of not in busy and (of not in seen or track.passed_over >= _PASSED_OVER)
+            if self._may_be(thing, of)
+            if (apart := _apart(track, thing.box, frame)) is not None
+        ]
+        return min(lost)[1] if lost else self._new()
+
+    def _new(self) -> int:
+        return next(n for n in count(1) if n not in self._taken and n not in self.labels)
+
+
+def _sure(thing: Object) -> float:
+    return 1.0 if thing.score is None else thing.score
+
+
+def _apart(track: _Track, box: Box, frame: int) -> float | None:
+    """How far, in own sizes, the track would have gone to be at `box`; None if that is too far."""
+    frames = frame - track.seen
+    (x, y, size), (now_x, now_y, now_size) = _place(track.box), _place(box)
+    apart = float(np.hypot(now_x - x, now_y - y)) / size
+    near = apart <= _STANDS + _REACH * frames
+    alike = 1 / _RESIZED <= (now_size / size) ** 2 <= _RESIZED
+    return apart if near and alike and frames <= _FORGOTTEN else None
+
+
+def _place(box: Box) -> tuple[float, float, float]:
+    """Centre, and the root of the area, at least a pixel."""
+    x1, y1, x2, y2 = box
+    return (x1 + x2) / 2, (y1 + y2) / 2, max(float(np.sqrt((x2 - x1) * (y2 - y1))), 1.0)
+
+
+def _box(place: npt.NDArray[np.float64]) -> Box:
+    x1, y1, x2, y2 = place.tolist()
+    return x1, y1, x2, y2
+
+
+def _iou(one: Box, other: Box) -> float:
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    if wide <= 0 or high <= 0:
+        return 0.0
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (one, other)]
+    return wide * high / (sum(areas) - wide * high)
