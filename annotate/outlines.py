@@ -26,7 +26,7 @@ from annotate.strokes import (
 
 Boxes = Floats  # (n, 4) xyxy
 
-_TRIED = 60  # rectangles looked at closely
+_TRIED = 50  # rectangles looked at closely
 _KEPT = 8  # rectangles given back
 _SAME = 0.3  # IoU beyond which two are one
 _LEAST_SIDE = 6  # shrunk pixels of the smallest rectangle that can be told

@@ -20,7 +20,7 @@ REACH = 3  # pixels from a stroke's middle to what it must stand out from
 PLAIN = 10  # contrast, of 255, below which nothing is a stroke
 _STARK = 60  # contrast beyond which a stroke is no better
 _ARMS = 3, 8  # pixels of arm by which corners are sought: of small boxes, of large ones
-_CORNERS = 60  # kept, of each kind and arm
+_CORNERS = 40  # kept, of each kind and arm
 
 
 def shrunk(image: Picture) -> tuple[Picture, int]:
