@@ -52,6 +52,22 @@ def build(
 
 
 @app.command()
+def split(
+    dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")],
+    val: Annotated[float, typer.Option(min=0, max=1, help="Share of frames to validate on.")] = 0.2,
+    test: Annotated[float, typer.Option(min=0, max=1, help="Share of frames to test on.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Another seed deals the shots out otherwise.")] = 0,
+) -> None:
+    """Split a dataset by clip and shot; report how near the training frames come to the others."""
+    from annotate import console, folder, split
+
+    shares = {"train": 1 - val - test, "val": val, "test": test}
+    parts = {part: share for part, share in shares.items() if share > 0}
+    console.frame(split.leaks(split.split(folder.load(dataset), parts, seed=seed)).summary())
+    console.put(str(dataset))
+
+
+@app.command()
 def export(
     dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")],
     to: Annotated[str, typer.Option(autocompletion=complete_format, help="The format.")],
