@@ -1,0 +1,22 @@
+from annotate import doctor, errors
+
+
+def test_each_part_has_a_state_and_a_cure_where_it_needs_one():
+    rows = doctor.examine()
+    assert ("detector colour", "ok", "") in rows and ("engine light", "ok", "") in rows
+    for part, state, cure in rows:
+        assert state == "ok" or cure, f"{part}: {state} without a cure"
+
+
+def test_a_missing_extra_names_its_command(monkeypatch):
+    monkeypatch.setattr(errors, "EXTRAS", {})
+    monkeypatch.setattr(doctor, "EXTRAS", {"no_such_package_at_all": "nothing"})
+    cure = "pip install 'annotate-local[nothing]'"
+    assert ("no_such_package_at_all", "missing", cure) in doctor.examine()
+
+
+def test_two_opencvs_are_a_clash(monkeypatch):
+    both = {"cv2": ["opencv-python", "opencv-python-headless"]}
+    monkeypatch.setattr(doctor.metadata, "packages_distributions", lambda: both)
+    [row] = [row for row in doctor.examine() if row[0].startswith("cv2")]
+    assert row[1] == "clash" and row[2].startswith("pip uninstall -y opencv-python ")
