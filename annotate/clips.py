@@ -47,6 +47,8 @@ class Told:
 class Clip:
     """A clip under a name of its own, the files of items that speak of it, and where it is.
 
+    Objects that score below `least` are left out; those without a score stay.
+
     `facts` are {"fingerprint", "frame_count", "width", "height"}; `stem` begins the names of its
     pictures.
     """
@@ -56,13 +58,16 @@ class Clip:
     path: Path
     facts: Mapping[str, Any]
     told: tuple[Told, ...]
+    least: float = 0.0
 
     def items(self) -> Iterator[Item]:
         """One item for each frame that any file has looked at, with the objects of all."""
         streams = [told.items() for told in self.told]
         merged = heapq.merge(*streams, key=lambda item: item.frame)
         for _, same in groupby(merged, key=lambda item: item.frame):
-            yield replace(joined(same), video=self.name)
+            item = joined(same)
+            sure = (o for o in item.objects if o.score is None or o.score >= self.least)
+            yield replace(item, video=self.name, objects=tuple(sure))
 
     def picture(self, frame: int, image_format: str) -> str:
         """The name of a frame's picture: `dock-000075.png`."""
@@ -94,7 +99,11 @@ def _content(thing: Object) -> tuple[Any, ...]:
     return thing.label, thing.box, thing.score, thing.track, counts, thing.source
 
 
-def find(journals: Sequence[journal.Journal], videos: Mapping[str, Path] | None) -> list[Clip]:
+def find(
+    journals: Sequence[journal.Journal],
+    videos: Mapping[str, Path] | None = None,
+    least: float = 0.0,
+) -> list[Clip]:
     """The clips that the files speak of, in the order in which they first do.
 
     A clip is known by its fingerprint: two clips of one name are two, and get names of their own.
@@ -114,7 +123,12 @@ def find(journals: Sequence[journal.Journal], videos: Mapping[str, Path] | None)
     names = _unique({print_: tells[0].clip for print_, tells in told.items()})
     return [
         Clip(
-            names[print_], stems[print_], _locate(tells[0], videos or {}), _facts(tells), (*tells,)
+            names[print_],
+            stems[print_],
+            _locate(tells[0], videos or {}),
+            _facts(tells),
+            (*tells,),
+            least,
         )
         for print_, tells in told.items()
     ]
@@ -218,14 +232,19 @@ class Together(journal.Journal):
         return self._clip.items()
 
 
-def one(journals: Sequence[journal.Journal], name: str | None, videos: Mapping[str, Path]) -> Clip:
+def one(
+    journals: Sequence[journal.Journal],
+    name: str | None,
+    videos: Mapping[str, Path],
+    least: float = 0.0,
+) -> Clip:
     """The clip `name`, or the only one that the files speak of.
 
     Raises:
         UnknownName: the files do not speak of it.
         ItemsError: they speak of several, and none was named.
     """
-    found = {clip.name: clip for clip in find(journals, videos)}
+    found = {clip.name: clip for clip in find(journals, videos, least)}
     if name is None and len(found) > 1:
         raise ItemsError(f"items of several clips: {', '.join(found)}; name one: --clip NAME")
     if name is not None and name not in found:

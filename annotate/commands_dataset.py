@@ -9,6 +9,7 @@ from annotate.options import (
     Every,
     Force,
     ImageFormat,
+    Least,
     Most,
     Pictures,
     Rate,
@@ -31,6 +32,7 @@ def build(
     most: Most = None,
     frame: Annotated[list[int] | None, typer.Option(help="Take this frame; repeatable.")] = None,
     pictures: Pictures = ImageFormat.png,
+    least: Least = 0.0,
     videos: Videos = None,
     force: Force = False,
 ) -> None:
@@ -45,6 +47,7 @@ def build(
         rate=rate,
         maximum=most,
         frames=frame,
+        least=least,
         image_format=pictures.value,
         force=force,
     )
@@ -110,6 +113,7 @@ def draw(
     points: Annotated[
         Path | None, typer.Option("-p", "--points", help="Draw these prompts and what they gave.")
     ] = None,
+    least: Least = 0.0,
     clip: Annotated[str | None, typer.Option(help="Of several clips, the one to draw.")] = None,
     videos: Videos = None,
     force: Force = False,
@@ -117,7 +121,7 @@ def draw(
     """Draw items on their clip: a video, a contact sheet, pictures, or the grid of prompts."""
     from annotate import clips, console, draw, journal, prompts, video
 
-    chosen = clips.one([journal.read(path) for path in items], clip, paths(videos))
+    chosen = clips.one([journal.read(path) for path in items], clip, paths(videos), least)
     book, path = clips.Together(chosen), chosen.path
     if points is not None:
         seen = video.probe(path)

@@ -35,6 +35,7 @@ def build(
     maximum: int | None = None,
     frames: Frames | None = None,
     classes: Sequence[str] | None = None,
+    least: float = 0.0,
     image_format: str = "png",
     force: bool = False,
 ) -> Dataset:
@@ -42,6 +43,7 @@ def build(
 
     Of the frames looked at, every `every`-th of a clip, or the first of each 1 / `rate` seconds, or
     those listed in `frames` (for all clips, or by clip); of these at most `maximum`, spread evenly.
+    Objects that score below `least` are left out.
     Frames looked at and empty are kept: they are the negatives. `videos` says where clips are that
     are not where their items say. `classes` pins the order of the ids; else the vocabularies do.
 
@@ -52,16 +54,17 @@ def build(
     """
     if image_format not in IMAGE_FORMATS:
         raise DatasetError(f"pictures can be {' or '.join(IMAGE_FORMATS)}, not {image_format!r}")
-    for name, least in {"every": every, "rate": rate, "maximum": maximum}.items():
-        if least is not None and least <= 0:
-            raise DatasetError(f"{name} must be above 0, got {least}")
+    for name, count in {"every": every, "rate": rate, "maximum": maximum}.items():
+        if count is not None and count <= 0:
+            raise DatasetError(f"{name} must be above 0, got {count}")
     journals = [_opened(path) for path in items_paths]
-    found = clips.find(journals, videos)
+    found = clips.find(journals, videos, least)
     pinned = clips.classes(journals, classes)
     wanted = _wanted(found, every, rate, frames, maximum)
     sources = tuple(_source(each) for each in journals)
     dataset = Dataset(Path(out), pinned, {clip.name: clip.facts for clip in found}, sources)
     settings = {"every": every, "rate": rate and str(rate), "maximum": maximum, "frames": frames}
+    settings |= {"least": least}
     with folder.creating(dataset, _header(dataset, found, settings), force=force) as draft:
         for clip in found:
             _add(draft, clip, wanted[clip.name], image_format)

@@ -18,6 +18,8 @@ from annotate import (
 )
 from annotate.errors import OutputError
 
+LEAST = 0.5  # of a score: what goes into the dataset and the pictures
+
 
 def run(
     out: Path, *, force: bool = False, say: Callable[[str], None] = lambda line: None
@@ -43,12 +45,12 @@ def run(
     propagate.into(propagate.Job(engine, "light", clip, told), tracks, force=force)
 
     say("building the dataset, and exporting it as COCO and YOLO")
-    made = dataset.build([boxes, tracks], out / "dataset", every=5, force=True)
+    made = dataset.build([boxes, tracks], out / "dataset", every=5, least=LEAST, force=True)
     for name in ("coco", "yolo", "yolo-seg"):
         exports.export(made, exports.load(name), out / name, force=True)
 
     say("drawing the overlay, a contact sheet and the grid of prompts")
-    [seen] = clips.find([journal.read(boxes), journal.read(tracks)], {clip.name: clip})
+    [seen] = clips.find([journal.read(boxes), journal.read(tracks)], {clip.name: clip}, LEAST)
     both = clips.Together(seen)
     draw.overlay(both, clip, out / "overlay.mp4", force=True)
     draw.overlay(both, clip, out / "sheet.png", count=12, force=True)

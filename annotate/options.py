@@ -64,6 +64,9 @@ Videos = Annotated[
         "--video", metavar="NAME=PATH", help="A clip not where its items say; repeatable."
     ),
 ]
+Least = Annotated[
+    float, typer.Option(min=0, max=1, help="Leave out what scores below; no score stays.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="An option of the plugin; repeatable."),

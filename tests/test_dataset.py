@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
@@ -61,6 +62,14 @@ def test_what_two_files_say_of_a_frame_is_joined(tmp_path, dock):
     assert built.classes == ("plate", "mug") and len(built) == 2
     loaded = dataset.load(tmp_path / "out")
     assert loaded == built and objects(loaded) == objects(built)
+
+
+def test_what_scores_too_low_is_left_out(tmp_path, dock):
+    sure, unsure, unscored = (replace(mug(), score=score) for score in (0.5, 0.49, None))
+    lines = [item("dock", 0, sure, unsure), item("dock", 1, unscored), item("dock", 2, unsure)]
+    path = items(tmp_path / "a.jsonl", [dock], lines)
+    built = dataset.build([path], tmp_path / "out", least=0.5)
+    assert list(objects(built).values()) == [(sure,), (unscored,), ()]
 
 
 def test_pictures_are_the_frames_exactly(tmp_path, dock):
