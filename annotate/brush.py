@@ -39,12 +39,12 @@ def encode_rle(rle: Rle) -> list[int]:
 def _packed(pixels: npt.NDArray[np.int64], on: npt.NDArray[np.bool_], size: int) -> list[int]:
     lengths, values = pixels * _CHANNELS, on.astype(np.uint64) * np.uint64(255)
     pieces = -(-lengths // _LONGEST)
-    if (pieces > 1).any():
-        values, last = np.repeat(values, pieces), np.cumsum(pieces) - 1
+    kinds = np.digitize(lengths, [(1 << width) + 1 for width in _WIDTHS[:-1]])
+    if (pieces > 1).any():  # what is left of a long run keeps its width, as in the SDK
+        values, kinds, last = values.repeat(pieces), kinds.repeat(pieces), np.cumsum(pieces) - 1
         rest = lengths - (pieces - 1) * _LONGEST
         lengths = np.full(pieces.sum(), _LONGEST, np.int64)
         lengths[last] = rest
-    kinds = np.digitize(lengths, [(1 << width) + 1 for width in _WIDTHS[:-1]])
     sizes = np.array(_WIDTHS)[kinds]
     words = (4 | kinds).astype(np.uint64) << (sizes + 8).astype(np.uint64)
     words |= (lengths - 1).astype(np.uint64) << np.uint64(8) | values

@@ -104,7 +104,7 @@ def up(data: Path | None = None, say: Callable[[str], None] = lambda line: None)
             raise StudioError(
                 f"one runs already, of {there.data}, at {there.url}; `annotate studio down` first"
             )
-        _wait(there, None)
+        wait(there, None)
         return there
     program = studio_env.binary(say)
     if not (data / "label_studio.sqlite3").exists():
@@ -112,18 +112,20 @@ def up(data: Path | None = None, say: Callable[[str], None] = lambda line: None)
     studio, process = launch(program, data)
     _pointer().parent.mkdir(parents=True, exist_ok=True)
     _write_secret(_pointer(), {"url": studio.url, "data": str(studio.data), "pid": studio.pid})
-    _wait(studio, process)
+    wait(studio, process)
     return studio
 
 
-def launch(program: Path, data: Path) -> tuple[Studio, subprocess.Popen[bytes]]:
-    """Start the program on a free port with its things in `data`; it may not answer yet."""
+def launch(
+    program: Path, data: Path, port: int | None = None
+) -> tuple[Studio, subprocess.Popen[bytes]]:
+    """Start the program with its things in `data`, on a free port; it may not answer yet."""
     data.mkdir(parents=True, exist_ok=True)
     data.chmod(0o700)  # its database keeps tokens in clear text
     (data / "files").mkdir(exist_ok=True)
     (data / "tmp").mkdir(exist_ok=True)
     login = _login(data / "login.json")
-    port = _free_port()
+    port = port or _free_port()
     command = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1"]
     with (data / "server.log").open("ab") as log:
         process = subprocess.Popen(
@@ -194,8 +196,12 @@ def _free_port() -> int:
     raise StudioError(f"no port is free from {_PORTS.start} to {_PORTS.stop - 1}")
 
 
-def _wait(studio: Studio, process: subprocess.Popen[bytes] | None) -> None:
-    """Until it answers with our own token: another server may have taken the port."""
+def wait(studio: Studio, process: subprocess.Popen[bytes] | None) -> None:
+    """Wait until it answers to our own token: another server may have taken the port.
+
+    Raises:
+        StudioError: it ends, or does not answer; gives the last line of its log.
+    """
     end = time.monotonic() + _PATIENCE_SECONDS
     with studio.server() as server:
         while time.monotonic() < end and (process is None or process.poll() is None):

@@ -13,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from annotate.journal import Header
 from annotate.records import Frame, Vocabulary
 
+pytest_plugins = ["studio_fixture"]
+
 CLIPS = Path(__file__).parent / "clips"
 SHARED = Path(__file__).parents[2] / "shared"
 
