@@ -29,8 +29,9 @@ class Detector(Protocol):
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Boxes for each frame, in order.
 
-        `class_id` and `confidence` are always set (NaN where the model gives no score); nothing is
-        in `data` or `metadata`.
+        `class_id` and `confidence` are always set (NaN where the model gives no score). `data`
+        holds nothing but, where the detector was told words, `phrase`: what found each box, as an
+        array of str. `metadata` holds nothing.
         """
 
 

@@ -24,10 +24,12 @@ def from_detections(
     """What was found on a frame, as an item; boxes are cut off at the picture's edge.
 
     `labels` names the classes of a detector's boxes by `class_id`, those of a propagator's objects
-    by `tracker_id`. A confidence of NaN becomes a score of None.
+    by `tracker_id`. A confidence of NaN becomes a score of None. `data["phrase"]`, where it is,
+    says what each box was found by.
     """
     width, height = frame.size_wh
     tracks, ids = found.tracker_id, found.class_id
+    phrases = found.data.get("phrase")
     objects = []
     for row in range(len(found)):
         track = None if tracks is None else int(tracks[row])
@@ -35,7 +37,8 @@ def from_detections(
         mask = None if found.mask is None else masks.encode(np.asarray(found.mask[row]))
         box = _inside(found.xyxy[row], width, height)
         score = None if found.confidence is None else _score(float(found.confidence[row]))
-        objects.append(Object(label, box, score, track, mask, source))
+        phrase = "" if phrases is None else str(phrases[row])
+        objects.append(Object(label, box, score, track, mask, source, phrase=phrase))
     return Item(frame.video, frame.index, frame.seconds, width, height, tuple(objects))
 
 

@@ -95,7 +95,8 @@ def item_to_json(item: Item) -> str:
         record |= {"mask": dict(thing.mask)} if thing.mask is not None else {}
         flags = {"flags": list(thing.flags)} if thing.flags else {}
         by = {"by": dict(thing.by)} if thing.by is not None else {}
-        objects.append(record | {"source": thing.source} | flags | by)
+        phrase = {"phrase": thing.phrase} if thing.phrase else {}
+        objects.append(record | {"source": thing.source} | phrase | flags | by)
     head = {"video": item.video, "frame": item.frame, "seconds": str(item.seconds)}
     size = {"width": item.width, "height": item.height}
     lost = {"lost": list(item.lost)} if item.lost else {}
@@ -131,5 +132,6 @@ def _object(record: Mapping[str, Any], width: int, height: int) -> Object:
     if mask is not None and list(mask["size"]) != [height, width]:
         raise ValueError(f"a mask of size {mask['size']}, but the picture is {[height, width]}")
     kept = {key: record.get(key) for key in ("score", "track", "mask", "by")}
-    kept |= {"source": record.get("source", ""), "flags": tuple(record.get("flags", ()))}
+    kept |= {key: record.get(key, "") for key in ("source", "phrase")}
+    kept |= {"flags": tuple(record.get("flags", ()))}
     return Object(record["label"], (x1, y1, x2, y2), **kept)

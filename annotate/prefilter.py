@@ -147,7 +147,11 @@ def _placed(found: sv.Detections, window: Window, frame: Frame) -> sv.Detections
         mask = np.zeros((len(found), height, width), bool)
         mask[:, y : window[3], x : window[2]] = found.mask
     return sv.Detections(
-        found.xyxy + np.array([x, y, x, y]), mask, found.confidence, found.class_id
+        found.xyxy + np.array([x, y, x, y]),
+        mask,
+        found.confidence,
+        found.class_id,
+        data=found.data,
     )
 
 

@@ -55,7 +55,8 @@ class Object:
     `box` is xyxy in pixels, x2 and y2 exclusive. `score` is None when the model gives none. `mask`
     is COCO compressed RLE, `counts` a str. `track` stays with the thing through the video. `flags`
     say what looks wrong with it: see `annotate.flags`. `by` tells of the person who changed it:
-    {"who", "when", "region"}; None when nobody has.
+    {"who", "when", "region"}; None when nobody has. `phrase` is what a detector was told when it
+    found it.
     """
 
     label: str
@@ -66,6 +67,7 @@ class Object:
     source: str = ""
     flags: tuple[str, ...] = ()
     by: Mapping[str, str] | None = None
+    phrase: str = ""
 
 
 @dataclass(frozen=True)

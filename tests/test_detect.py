@@ -112,7 +112,9 @@ def test_the_contract(name, demo):
             assert (one.xyxy >= 0).all() and (one.xyxy <= [width, height] * 2).all()
             assert one.class_id is not None and one.confidence is not None
             assert set(one.class_id.tolist()) <= set(range(len(DESIGNATOR.labels)))
-            assert not one.data and not one.metadata
+            assert set(one.data) <= {"phrase"} and not one.metadata
+            phrases = one.data.get("phrase", np.full(len(one), "")).tolist()
+            assert len(phrases) == len(one) and all(type(each) is str for each in phrases)
     again = detector.propose(frames)
     for one, other in zip(found, again, strict=True):
         np.testing.assert_array_equal(one.xyxy, other.xyxy)

@@ -22,6 +22,17 @@ def test_boxes_are_cut_off_at_the_edge_and_nan_is_no_score():
     assert plate.label == "plate" and plate.score is None and plate.track is None
 
 
+def test_the_words_that_found_a_box_go_with_it():
+    found = sv.Detections(
+        np.array([[1.0, 2, 3, 4], [5, 6, 7, 8]]),
+        class_id=np.array([1, 1]),
+        confidence=np.array([np.nan, np.nan]),
+        data={"phrase": np.array(["a cup", "a mug"])},
+    )
+    item = items.from_detections(picture(0), found, LABELS, "moondream")
+    assert [thing.phrase for thing in item.objects] == ["a cup", "a mug"]
+
+
 def test_tracks_are_named_by_track():
     mask = np.zeros((1, 48, 64), bool)
     mask[0, 5:9, 6:20] = True

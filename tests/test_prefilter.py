@@ -32,7 +32,11 @@ class Bright:
         box = [[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]]
         mask = seen[None] if self.masks else None
         return sv.Detections(
-            np.array(box, float), mask, confidence=np.array([np.nan]), class_id=np.array([0])
+            np.array(box, float),
+            mask,
+            confidence=np.array([np.nan]),
+            class_id=np.array([0]),
+            data={"phrase": np.array(["something bright"])},
         )
 
 
@@ -58,6 +62,7 @@ def test_only_near_it_and_back_in_the_whole_picture():
     picture = frame((60, 40, 72, 50))
     [found, nothing] = near.propose([picture, frame((60, 40, 72, 50), colour=GREEN)])
     assert found.xyxy.tolist() == [[53, 33, 79, 57]]
+    assert found.data["phrase"].tolist() == ["something bright"]
     assert found.mask.shape == (1, 80, 100)
     rows, columns = np.nonzero(found.mask[0])
     assert (columns.min(), rows.min(), columns.max(), rows.max()) == (53, 33, 78, 56)
