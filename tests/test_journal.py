@@ -49,7 +49,9 @@ def test_what_is_written_is_read(tmp_path, header):
 def test_flags_stand_in_the_line_only_where_there_are_any():
     flagged = dataclasses.replace(MUG, flags=("jump", "overlap"))
     assert '"flags"' not in item_to_json(item(0, MUG))
-    assert item_to_json(item(0, flagged)).endswith('"source":"colour","flags":["jump","overlap"]}]}')
+    assert item_to_json(item(0, flagged)).endswith(
+        '"source":"colour","flags":["jump","overlap"]}]}'
+    )
 
 
 def test_killed_at_any_byte_it_goes_on_to_the_same_bytes(tmp_path, header):
@@ -124,6 +126,7 @@ BAD = {
     "not JSON": "{]",
     "an item without 'width'": '{"frame": 0, "objects": []}',
     "outside the picture of 64x48": {"box": [0, 0, 65, 48]},
+    r"box \[-1.0, 0.0, 5.0, 5.0\] is outside": {"box": [-1, 0, 5, 5]},
     "is not x1, y1, x2, y2": {"box": [9, 0, 4, 48]},
     "but the picture is": {"mask": {"size": [48, 65], "counts": "0"}},
     "could not convert": {"box": ["a", 0, 1, 1]},
@@ -186,6 +189,7 @@ def test_a_full_disk_keeps_what_was_whole(tmp_path, header):
             for each in [item(n, MUG) for n in range(99)]:
                 out.write(each)
     assert list(journal.read(path)) == [item(n, MUG) for n in range(3)]
+    assert path.read_bytes().endswith(b"\n"), "the half line is cut off"
 
 
 def test_standard_output_and_input(capfdbinary, monkeypatch, header):

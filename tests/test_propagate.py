@@ -204,6 +204,23 @@ def test_a_stale_checkpoint_is_not_believed(job, tmp_path):
         assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_a_checkpoint_from_beyond_the_files_end_is_not_believed(job, tmp_path):
+    """As when the file was cut back, or lost and begun anew."""
+
+    def kill(item):
+        if item.frame == 40:
+            raise Killed
+
+    out = tmp_path / "m.jsonl"
+    propagate.into(job, tmp_path / "whole.jsonl")
+    with pytest.raises(Killed):
+        propagate.into(job, out, progress=kill)
+    lines = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(lines[:5]))
+    propagate.into(job, out)
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
 def test_prompts_outside_the_range_teach_but_start_nothing(job, tmp_path):
     later = dataclasses.replace(job, start=20, stop=28)
     propagate.into(later, tmp_path / "m.jsonl")
