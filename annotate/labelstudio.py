@@ -110,10 +110,24 @@ class Server:
         """
         content = None if body is None else json.dumps(body, allow_nan=False).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
+        told = {"params": params, "content": content, "headers": headers, "files": files}
+        return self._answer(self._ask(method, path, **told), f"{method} {path}")
+
+    def fetch(self, path: str) -> tuple[dict[str, str], bytes]:
+        """What lies at a path, and its headers by their names in lower case.
+
+        Raises:
+            StudioError: nothing does, or the server refuses.
+        """
+        response = self._ask("GET", path)
+        if response.status_code >= 400:
+            raise StudioError(f"{self.url}: GET {path}: {response.status_code}")
+        return {key.lower(): value for key, value in response.headers.items()}, response.content
+
+    def _ask(self, method: str, path: str, **told: Any) -> Any:
+        """The response, whatever it is; what keeps it from coming becomes an error of ours."""
         try:
-            response = self._wrapper.httpx_client.request(
-                path, method=method, params=params, content=content, headers=headers, files=files
-            )
+            return self._wrapper.httpx_client.request(path, method=method, **told)
         except (self._httpx.ConnectError, self._httpx.ConnectTimeout) as error:
             raise StudioError(
                 f"{self.url}: no Label Studio answers there ({error}); start one with "
@@ -126,7 +140,6 @@ class Server:
             raise StudioError(f"{self.url}: {_refused(error.body)}") from None
         except ValueError as error:
             raise StudioError(f"{self.url}: {method} {path}: {error}") from None
-        return self._answer(response, f"{method} {path}")
 
     def _answer(self, response: Any, asked: str) -> Any:
         code, where = response.status_code, f"{self.url}: {asked}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from annotate.labelstudio import Project, Server
 from annotate.lines import Header
 from annotate.records import Item, Object
 from annotate.regions import check_size, region_ids, to_object
+from annotate.said import Hearing, Said
 from annotate.tasks import Task
 
 PULLED = "pulled.json"  # in a corrected dataset: where it came from, and how new it is
-_ASKED_AT_ONCE = 200  # numbers of tasks that fit into an address
+_AT_ONCE = 200  # frames of which all is held in memory
 _OVERLAP = timedelta(seconds=10)  # what was saved while the last pull ran is asked for again
 
 
@@ -33,19 +34,9 @@ _OVERLAP = timedelta(seconds=10)  # what was saved while the last pull ran is as
 class Pulled:
     """What a pull has found: frames by state, and what a person should look at, each with why."""
 
-    dataset: Dataset
-    frames: Counter[str] = field(default_factory=Counter)
-    notes: list[tuple[str, str]] = field(default_factory=list)
+    frames: Counter[str]
+    notes: list[tuple[str, str]]
     added_classes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Said:
-    """What was said of a frame: by whom, when, and its regions."""
-
-    who: str
-    when: str
-    regions: Sequence[Mapping[str, Any]]
 
 
 def pull(
@@ -105,12 +96,13 @@ class _Pull:
         offered = ls_config.labels(project.config)
         added = tuple(label for label in offered if label not in dataset.classes)
         corrected = replace(dataset, path=out, classes=(*dataset.classes, *added))
-        self._done = Pulled(corrected, added_classes=added)
+        self._hearing = hearing = Hearing(server, project.id)
+        self._corrected = corrected
+        self._done = Pulled(hearing.counts, hearing.notes, added)
         self._newest = last.newest if last else ""
-        self._people: dict[int, str] = {}
 
     def run(self, force: bool, progress: Callable[[], None]) -> Pulled:
-        dataset, corrected = self._dataset, self._done.dataset
+        dataset, corrected = self._dataset, self._corrected
         states = self._states()
         header = Header(
             "pull",
@@ -142,7 +134,7 @@ class _Pull:
                     "filter": "filter:tasks:updated_at",
                     "operator": "greater",
                     "type": "Datetime",
-                    "value": since.isoformat(),
+                    "value": since.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
                 }
             ]
         found: dict[str, list[Task]] = {}
@@ -156,9 +148,9 @@ class _Pull:
     ) -> Iterator[tuple[Sample, Item]]:
         """The frames that somebody has submitted, in the dataset's order."""
         known = set()
-        for samples in tasks.chunks(self._dataset, _ASKED_AT_ONCE):
+        for samples in tasks.chunks(self._dataset, _AT_ONCE):
             names = [tasks.external_id(self._dataset, s.item.video, s.item.frame) for s in samples]
-            told = self._export([t for name in names for t in states.get(name, ())])
+            told = self._hearing.full(t for name in names for t in states.get(name, ()))
             for name, sample in zip(names, samples, strict=True):
                 known.add(name)
                 item = self._item(name, sample, states.get(name), told)
@@ -166,19 +158,7 @@ class _Pull:
                     yield sample, item
                 progress()
         for name in states.keys() - known:
-            self._note(name, "strange", "a task that is of no frame of this dataset")
-
-    def _export(self, wanted: Sequence[Task]) -> dict[int, dict[str, Any]]:
-        """What was said of the tasks on which anybody worked, in full, by their numbers.
-
-        The SDK sends `ids`, which the server does not know, and all tasks come.
-        """
-        ids = [str(task["id"]) for task in wanted if tasks.touched(task)]
-        if not ids:
-            return {}
-        params = {"exportType": "JSON", "download_all_tasks": "true", "ids[]": ids}
-        listed = self._server.get(f"/api/projects/{self._project.id}/export", params)
-        return {task["id"]: task for task in listed}
+            self._hearing.note(name, "strange", "a task that is of no frame of this dataset")
 
     def _item(
         self,
@@ -189,13 +169,12 @@ class _Pull:
     ) -> Item | None:
         if there is None:
             if self._last is None:
-                self._done.frames["not pushed"] += 1
+                self._hearing.counts["not pushed"] += 1
             elif (old := self._last.samples.get(name)) is not None:
-                self._done.frames["as before"] += 1
+                self._hearing.counts["as before"] += 1
                 return old.item
             return None
-        full = [told[task["id"]] for task in there if task["id"] in told]
-        said = self._said(name, full, any(task["draft_exists"] for task in there))
+        said = self._hearing.one(name, there, told)
         if said is None:
             return None
         for region in said.regions:
@@ -203,50 +182,13 @@ class _Pull:
         try:
             item = _corrected(sample.item, said)
         except StudioError as error:
-            self._note(name, "unclear", str(error))
+            self._hearing.note(name, "unclear", str(error))
             return None
-        self._done.frames["submitted"] += 1
+        self._hearing.counts["submitted"] += 1
         return item
 
-    def _said(self, name: str, full: Sequence[Mapping[str, Any]], draft: bool) -> _Said | None:
-        """The one thing that was said of a frame; None, and a note, where there is none."""
-        written = [each for task in full for each in task["annotations"]]
-        live = [each for each in written if not each["was_cancelled"]]
-        best = [each for each in live if each.get("ground_truth")]
-        live = best if len(best) == 1 else live
-        if draft:
-            self._note(name, "draft" if live else "begun", "a draft is not submitted")
-        if len({json.dumps(each["result"], sort_keys=True) for each in live}) > 1:
-            people = sorted({self._person(each) for each in live})
-            why = f"{len(live)} annotations, by {', '.join(people)}: delete all but one, or star it"
-            self._note(name, "several", why)
-            return None
-        if live:
-            newest = max(live, key=lambda each: str(each["updated_at"]))
-            return _Said(self._person(newest), newest["updated_at"], _shapes(newest["result"]))
-        if written:
-            self._note(name, "skipped", f"by {self._person(written[-1])}")
-        elif not draft:
-            self._done.frames["not looked at"] += 1
-        return None
 
-    def _person(self, annotation: Mapping[str, Any]) -> str:
-        number = annotation["completed_by"]
-        if not self._people:
-            self._people = {each["id"]: each["email"] for each in self._server.get("/api/users/")}
-        return self._people.get(number, f"user {number}")
-
-    def _note(self, name: str, state: str, why: str) -> None:
-        self._done.frames[state] += 1
-        self._done.notes.append((name, f"{state}: {why}"))
-
-
-def _shapes(result: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The regions of a result, without what relates them."""
-    return [region for region in result if region.get("type") != "relation"]
-
-
-def _corrected(item: Item, said: _Said) -> Item:
+def _corrected(item: Item, said: Said) -> Item:
     """The item as a person left it; what changed says who, and when.
 
     Raises:
@@ -259,7 +201,7 @@ def _corrected(item: Item, said: _Said) -> Item:
         name = str(region.get("id"))
         thing = to_object(region, was.get(name), item)
         if thing is not None and thing is not was.get(name):
-            thing = replace(thing, by={"who": said.who, "when": said.when, "region": name})
+            thing = replace(thing, by=said.by(name))
         if thing is not None:
             found.append((order.get(name, len(order)), thing))
     found.sort(key=lambda pair: pair[0])

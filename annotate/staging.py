@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -37,26 +38,26 @@ def check_picture(path: Path, item: Item) -> None:
         )
 
 
-def stager(server: Server, project: Project) -> Callable[[Path], str]:
-    """A function that puts a file where the server finds it, and says its address there.
+def stager(server: Server, project: Project) -> Callable[[Path, str], str]:
+    """A function that puts the file of a task where the server finds it, and says its address.
 
-    A server of this machine is given the file (a second name of it where the disk can link), any
-    other has it uploaded. A file that is there already is not written again.
+    It is told the file and the task's external id. A server of this machine is given the file (a
+    second name of it where the disk can link); to any other it is uploaded.
     """
     if server.documents is None:
-        return lambda path: _upload(server, project, path)
+        return lambda path, ext_id: _upload(server, project, path)
     folder = server.documents / f"project-{project.id}"
     folder.mkdir(parents=True, exist_ok=True)
     _grant(server, project, folder)
 
-    def put(path: Path) -> str:
-        target = folder / path.name
-        if not target.exists():
-            draft = folder / f".{path.name}.part"
-            draft.unlink(missing_ok=True)
-            _upright(path, draft)
-            draft.replace(target)
-        return f"/data/local-files/?d={quote(f'{folder.name}/{path.name}')}"
+    def put(path: Path, ext_id: str) -> str:
+        digest = hashlib.sha256(ext_id.encode()).hexdigest()[:8]  # names are of one dataset only
+        target = folder / f"{path.stem}-{digest}{path.suffix}"
+        draft = folder / f".{target.name}"
+        draft.unlink(missing_ok=True)
+        _upright(path, draft)
+        draft.replace(target)
+        return f"/data/local-files/?d={quote(f'{folder.name}/{target.name}')}"
 
     return put
 

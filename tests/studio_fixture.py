@@ -94,9 +94,8 @@ def make_dataset(path, objects, size_wh=(64, 48), classes=CLASSES, video="dock.m
             frame = 5 * number
             name = f"dock-{frame:06d}.png"
             draft.add(name, Item(video, frame, Fraction(frame, 30), *size_wh, tuple(things)))
-            width, height = size_wh
-            pixels = noise.integers(0, 255, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
-            Image.fromarray(pixels).resize(size_wh).save(draft.images / name)
+            colour = tuple(noise.integers(0, 255, 3).tolist())
+            Image.new("RGB", size_wh, colour).save(draft.images / name)
     return folder.load(path)
 
 
@@ -192,3 +191,10 @@ def tasks_of(server, project):
     for task in server.tasks(project, include):
         found.setdefault(task["data"]["ext_id"], []).append(task)
     return found
+
+
+def submit_all(server, project):
+    """A person submits each task of a project as it was proposed."""
+    chosen = {"selectedItems": {"all": True, "excluded": []}}
+    params = {"id": "predictions_to_annotations", "project": project}
+    server.send("POST", "/api/dm/actions", chosen, params=params)

@@ -20,10 +20,10 @@ LAYERS = [  # imports point down, or sideways within a layer
     "device memory follow sam2_network transformers_network",
     "features guided ridge seeds tracker",
     "clips folder dataset split foreign exports score",
-    "detectors propagators formats prefilter",
-    "labelstudio ls_config brush regions staging tasks push pull corrections video_tasks",
+    "detectors propagators segmenters formats prefilter",
+    "labelstudio ls_config brush regions staging tasks sending push said pull corrections video_tasks reels",
     "studio studio_env studio_doctor",
-    "paint view sheet prompted markers draw colour_report console doctor demo review",
+    "paint view sheet changes prompted markers draw colour_report console doctor demo review",
     "options commands_clip commands_dataset commands_about commands_models commands_studio",
     "cli __main__",
 ]

@@ -20,8 +20,7 @@ from studio_fixture import (
     through,
 )
 
-from annotate import folder, labelstudio, studio, tasks
-from annotate import push as push_module
+from annotate import folder, labelstudio, sending, studio, tasks
 from annotate.errors import DatasetError, LostAnswer, StudioError
 from annotate.labelstudio import Server
 from annotate.push import push
@@ -37,8 +36,8 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(push_module, "_BATCH", 5)
-    monkeypatch.setattr(push_module, "_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(sending, "_BATCH", 5)
+    monkeypatch.setattr(sending, "_PAUSE_SECONDS", 0.1)
 
 
 def name_of(dataset, number):
@@ -55,7 +54,7 @@ def once_each(server, project, dataset):
 
 
 def test_a_second_push_adds_only_what_is_new(server, dataset, tmp_path):
-    title = f"grow {tmp_path.name}"
+    title = "grow"
     done = push(dataset, server, project=title)
     assert done.frames == {"new": 12}
     assert push(dataset, server, project=title).frames == {"unchanged": 12}
@@ -66,7 +65,7 @@ def test_a_second_push_adds_only_what_is_new(server, dataset, tmp_path):
 
 def test_predictions_are_refreshed_on_untouched_tasks_only(server, dataset, tmp_path):
     """What a person has annotated, skipped or begun stays as it is, prediction and all."""
-    title = f"touch {tmp_path.name}"
+    title = "touch"
     project = push(dataset, server, project=title).project.id
     there = tasks_of(server, project)
     annotated, skipped, begun = (there[name_of(dataset, n)][0]["id"] for n in (0, 1, 3))
@@ -103,7 +102,7 @@ def test_an_answer_lost_after_the_commit_costs_nothing(label_studio, dataset, sm
 def test_a_request_that_never_arrived_is_sent_again(
     label_studio, dataset, small_batches, monkeypatch
 ):
-    monkeypatch.setattr(push_module, "_LOOKS", 2)
+    monkeypatch.setattr(sending, "_LOOKS", 2)
     lose = lambda when, n: "drop" if (when, n) == ("before", 2) else None  # noqa: E731
     with through(label_studio, lose) as (server, proxy):
         done = push(dataset, server, project="lost request")
@@ -115,7 +114,7 @@ def test_a_batch_that_arrives_after_all_is_not_there_twice(
     label_studio, dataset, small_batches, monkeypatch
 ):
     """The server finishes long after our patience has ended and the batch was sent again."""
-    monkeypatch.setattr(push_module, "_LOOKS", 1)
+    monkeypatch.setattr(sending, "_LOOKS", 1)
 
     def slow(when, number):
         if (when, number) == ("before", 1):
@@ -142,9 +141,9 @@ def test_a_timeout_after_which_the_server_finishes(label_studio, dataset, small_
 
 PUSH = """
 import sys
-from annotate import folder, push
+from annotate import folder, push, sending
 from annotate.labelstudio import Server
-push._BATCH = 5
+sending._BATCH = 5
 with Server(sys.argv[1], sys.argv[2], sys.argv[3] and __import__("pathlib").Path(sys.argv[3])) as s:
     push.push(folder.load(sys.argv[4]), s, project="killed")
 """
@@ -221,11 +220,11 @@ def test_a_picture_of_another_size_is_refused(server, dataset):
 
 def test_more_than_a_server_takes_is_refused_and_much_is_sent_in_parts(monkeypatch):
     task = {"data": {"ext_id": "a"}, "predictions": [{"result": [{"value": {"rle": [0] * 1000}}]}]}
-    monkeypatch.setattr(push_module, "_BATCH_BYTES", 13_000)
-    assert [len(batch) for batch in push_module.batches([task] * 5)] == [2, 2, 1]
-    monkeypatch.setattr(push_module, "_MOST_BYTES", 5_000)
+    monkeypatch.setattr(sending, "_BATCH_BYTES", 13_000)
+    assert [len(batch) for batch in sending.batches([task] * 5)] == [2, 2, 1]
+    monkeypatch.setattr(sending, "_MOST_BYTES", 5_000)
     with pytest.raises(DatasetError, match="a: 0 MB as a task, more than"):
-        list(push_module.batches([task]))
+        list(sending.batches([task]))
 
 
 def test_a_project_deleted_underneath(label_studio, dataset, small_batches):
@@ -243,7 +242,7 @@ def test_a_project_deleted_underneath(label_studio, dataset, small_batches):
 
 def test_a_config_that_a_person_edited_is_kept_and_completed(server, dataset, tmp_path):
     """Their label and colour stay; a class that the vocabulary gained is added."""
-    title = f"edited {tmp_path.name}"
+    title = "edited"
     project = push(dataset, server, project=title).project
     theirs = project.config.replace("#00D9FF", "#123456").replace(
         "</RectangleLabels>", '<Label value="mine" /></RectangleLabels>'
@@ -262,6 +261,12 @@ def test_a_config_that_a_person_edited_is_kept_and_completed(server, dataset, tm
     broken = theirs.replace('name="brush"', 'name="pinsel"')
     server.send("PATCH", f"/api/projects/{project.id}/", {"label_config": broken})
     with pytest.raises(StudioError, match='no <BrushLabels name="brush"> any more'):
+        push(dataset, server, project=title)
+
+
+@pytest.mark.parametrize("title", ["ab", "a" * 51])
+def test_a_name_that_no_project_can_have(server, dataset, title):
+    with pytest.raises(StudioError, match="a project's name has 3 to 50 letters"):
         push(dataset, server, project=title)
 
 
