@@ -6,7 +6,8 @@
 `speed` is at the true architectures: milliseconds a frame, the median once the memory is full, and
 of it what the encoder, the memory attention, the decoder and the memory encoder took; and the peak
 of resident memory. `flat` is with small networks: resident memory all along the clip, our engines
-to its end, the stock ones, which keep every frame, stopped where they are told. Every row runs in
+to its end, the stock ones, which keep every frame, stopped where they are told; and of reading the
+clip alone, since the decoder's buffers grow for a while too. Every row runs in
 a process of its own. The stock predictor of `sam2` is given the clip as a folder of JPEG, as it
 wants it, already at the size of the network.
 """
@@ -33,6 +34,7 @@ from annotate import video
 from annotate.records import Frame, Prompt
 
 ENGINES = {
+    "read": "the clip read, nothing followed",
     "sam2": "ours, on the sam2 package",
     "sam2-stock": "SAM2VideoPredictor",
     "sam2-hf": "ours, on transformers' Sam2VideoModel",
@@ -101,6 +103,12 @@ def prompts(row: dict[str, Any], frame: Frame) -> list[Prompt]:
         Prompt(0, of, np.array([[share * width, share * height]]), np.array([1]))
         for of, share in enumerate(spread, start=1)
     ]
+
+
+def read(row: dict[str, Any], model: None) -> Iterator[int]:
+    """The clip alone, for what of the memory is the decoder's."""
+    for frame in islice(video.frames(row["clip"]), row["frames"]):
+        yield frame.index
 
 
 def ours(row: dict[str, Any], model: Any) -> Iterator[int]:
@@ -178,18 +186,27 @@ def clock(model: Any, spent: dict[str, float]) -> None:
         time_part(part, next(getattr(model, name) for name in names if hasattr(model, name)))
 
 
+def prepare(row: dict[str, Any]) -> tuple[Callable[..., Iterator[int]], Any]:
+    """The loop of a row and its network."""
+    if row["engine"] == "read":
+        return read, None
+    if row["engine"] == "sam2-stock":
+        return sam2_stock, sam2_model(row)
+    if row["engine"] == "sam2":
+        return ours, sam2_model(row)
+    return (hf_stock if row["engine"].endswith("stock") else ours), hf_model(row)
+
+
 def run(row: dict[str, Any]) -> None:
     """One row in this process; a line of JSON for each frame."""
     import torch
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(row["threads"])
-    of_sam2 = row["engine"] in ("sam2", "sam2-stock")
-    model = sam2_model(row) if of_sam2 else hf_model(row)
     spent: dict[str, float] = defaultdict(float)
-    clock(model, spent)
-    stock: Callable[..., Iterator[int]] = sam2_stock if of_sam2 else hf_stock
-    loop = stock if row["engine"].endswith("stock") else ours
+    loop, model = prepare(row)
+    if model is not None:
+        clock(model, spent)
     began = time.perf_counter()
     with torch.inference_mode():
         for index in loop(row, model):
@@ -259,7 +276,7 @@ def plot(lines: dict[str, dict[int, float]], path: Path) -> None:
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for name, memory in lines.items():
-        style = "-" if name.startswith("ours") else "--"
+        style = "--" if "Video" in name and not name.startswith("ours") else "-"
         axes.plot(list(memory), list(memory.values()), style, label=name)
     axes.set(xlabel="frame", ylabel="resident memory, MiB", ylim=(0, None))
     axes.grid(alpha=0.3)
@@ -276,7 +293,8 @@ def main(argv: Iterable[str]) -> None:
         command = commands.add_parser(work.__name__)
         command.set_defaults(work=work)
         command.add_argument("clip")
-        command.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+        engines = [name for name in ENGINES if name != "read" or work is flat]
+        command.add_argument("--engines", nargs="+", choices=engines, default=engines)
         command.add_argument("--frames", type=int, default=frames)
         command.add_argument("--threads", type=int, default=2)
         command.add_argument("--batch", type=int, default=1, help="ours: objects at a time")
