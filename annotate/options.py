@@ -21,6 +21,13 @@ def complete_engine() -> list[str]:
     return propagate.names()
 
 
+def complete_segmenter() -> list[str]:
+    """The installed segmenters."""
+    from annotate import segment
+
+    return segment.names()
+
+
 def complete_format() -> list[str]:
     """The installed formats."""
     from annotate import plugins
@@ -71,6 +78,14 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="An option of the plugin; repeatable."),
 ]
+Device = Annotated[str | None, typer.Option(help="Where PyTorch runs: cpu, cuda, mps.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Size = Annotated[int | None, typer.Option(min=32, help="Side of the network's input, in pixels.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the network first.")]
+RandomWeights = Annotated[
+    int | None,
+    typer.Option(metavar="SEED", help="Weights that know nothing, to try the machinery."),
+]
 _words = typer.Option(
     "-v", "--vocabulary", autocompletion=complete_vocabulary, help="A name, or a TOML file."
 )
@@ -85,6 +100,12 @@ def pairs(given: list[str] | None, option: str = "--set") -> dict[str, str]:
         if not equals:
             raise typer.BadParameter(f"expected KEY=VALUE, got {text!r}", param_hint=option)
     return {key: value for key, _, value in split}
+
+
+def told(given: list[str] | None, **options: object) -> dict[str, str]:
+    """What `--set` and options of their own say to a plugin; those not given are left out."""
+    said = {key: value for key, value in options.items() if value is not None}
+    return {**pairs(given), **{key: str(v) for key, v in said.items() if v is not False}}
 
 
 def paths(given: list[str] | None) -> dict[str, Path]:

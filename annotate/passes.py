@@ -65,10 +65,13 @@ class Pass:
     def _item(self, session: Session, frame: Frame) -> Item:
         """The item of one frame; at its own first frame an object belongs to the forward pass."""
         found, prompts = self._step(session, frame)
-        ids = list(_places(found))
+        ids, phrase = list(_places(found)), self._job.phrase
+        if phrase:
+            self._firsts = {**dict.fromkeys(ids, frame.index), **self._firsts}
         on_its_way = {of for of, first in self._firsts.items() if self._past(frame, first)}
         mine = np.array([of in on_its_way for of in ids], bool)
-        labels = {**self._job.prompts.labels, **(self._keeper.labels if self._keeper else {})}
+        labels = {**dict.fromkeys(ids, phrase), **self._job.prompts.labels}
+        labels |= self._keeper.labels if self._keeper else {}
         kept = cast("sv.Detections", found[mine])
         item = items.from_detections(frame, kept, labels, self._job.source)
         item = replace(item, lost=tuple(sorted(on_its_way - set(ids))))
@@ -102,10 +105,10 @@ class Pass:
 
     def _state(self, session: Session) -> State:
         """All that the pass remembers, the engine's part and its own."""
+        firsts = np.array(list(self._firsts.items()), np.int64).reshape(-1, 2)
         parts = {"engine": session.state(), "watch": self._watch.state()}
-        if self._keeper is not None:
-            firsts = np.array(list(self._firsts.items()), np.int64).reshape(-1, 2)
-            parts |= {"keeper": self._keeper.state(), "pass": {"firsts": firsts}}
+        parts |= {"pass": {"firsts": firsts}}
+        parts |= {"keeper": self._keeper.state()} if self._keeper else {}
         return {f"{part}.{key}": parts[part][key] for part in parts for key in parts[part]}
 
     def _restore(self, session: Session, state: State) -> None:
@@ -115,9 +118,9 @@ class Pass:
             parts[part][key] = array
         session.restore(parts["engine"])
         self._watch.restore(parts["watch"])
+        self._firsts = dict(parts["pass"]["firsts"].tolist())
         if self._keeper is not None:
             self._keeper.restore(parts["keeper"])
-            self._firsts = dict(parts["pass"]["firsts"].tolist())
 
 
 def _places(found: sv.Detections) -> dict[int, Box]:

@@ -6,7 +6,7 @@ Listing names imports none of them.
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -16,6 +16,7 @@ from annotate.errors import AnnotateError, UnknownName
 KINDS = {
     "annotate.detectors": "detector",
     "annotate.propagators": "engine",
+    "annotate.segmenters": "segmenter",
     "annotate.formats": "format",
 }
 
@@ -42,11 +43,24 @@ def find(group: str, name: str) -> type[Any]:
     return plugin
 
 
+ASIDE = {
+    "aside": True
+}  # metadata of an option that does not shape the result: a time-out, a budget
+
+
 def options(plugin: type[Any]) -> dict[str, dataclasses.Field[Any]]:
     """The fields of a plugin that a person may set: those with a default."""
     unset = (dataclasses.MISSING, dataclasses.MISSING)
     fields = dataclasses.fields(plugin)
     return {f.name: f for f in fields if (f.default, f.default_factory) != unset}
+
+
+def inside(plugin: Any) -> Iterator[Any]:
+    """The detectors that a detector holds in its fields, by themselves or by name."""
+    for field in dataclasses.fields(plugin):
+        value = getattr(plugin, field.name)
+        held = value.values() if isinstance(value, Mapping) else [value]
+        yield from (each for each in held if hasattr(each, "propose"))
 
 
 def check_options(plugin: type[Any], name: str, given: Iterable[str]) -> None:

@@ -57,7 +57,9 @@ class Propagator(Protocol):
     """An engine: a frozen dataclass whose fields are its options.
 
     `independent`, a class attribute, says that an object's masks are the same whoever else is
-    followed; without it, they are not. Then objects can be followed anew one by one.
+    followed; without it, they are not. Then objects can be followed anew one by one. An engine with
+    a field `phrase` that is set finds things itself: every id that it gives is an object of that
+    class, and no prompts are needed.
     """
 
     def begin(self, lessons: Iterable[Lesson]) -> Session:
@@ -122,13 +124,20 @@ class Job:
 
     def header(self) -> journal.Header:
         """What the file of items is stamped with: everything that shapes it."""
-        words = Vocabulary("", {label: {} for label in self.prompts.labels.values()}, "")
+        labels = [*self.prompts.labels.values(), *(self.boxes.labels if self.boxes else ())]
+        labels += [self.phrase] if self.phrase else []
+        words = Vocabulary("", {label: {} for label in labels}, "")
         told = {"engine": self.source, "prompts": self.digests(), "start": self.start}
         told |= {"stop": self.stop, "both": self.both, **settings(self.engine)}
         told |= {} if self.boxes is None else self.boxes.told()
         clip = journal.about(video.probe(self.clip))
         stamp = (self.vocabulary or words).stamp()
         return journal.Header("propagate", told, vocabulary=stamp, videos=clip)
+
+    @property
+    def phrase(self) -> str:
+        """What the engine looks for itself, without prompts; mostly nothing."""
+        return str(getattr(self.engine, "phrase", ""))
 
     def digests(self) -> dict[str, str]:
         """Object -> a short hash of its class and of all that a person said of it."""
@@ -162,9 +171,10 @@ class Job:
         Raises:
             PromptError: when nothing starts between `start` and `stop`, or could go both ways.
         """
-        if self.both and self.boxes is not None:
-            raise PromptError("boxes start objects as they come: give --from without --both")
-        starts = list(self.firsts().values())
+        if self.both and (self.phrase or self.boxes is not None):
+            what = "--phrase" if self.phrase else "--from"
+            raise PromptError(f"with {what} objects start as they come: leave out --both")
+        starts = [self.start] if self.phrase else list(self.firsts().values())
         boxed = None if self.boxes is None else self.boxes.first(self.start, self.stop)
         starts += [] if boxed is None else [boxed]
         if not starts:

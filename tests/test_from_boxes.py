@@ -305,7 +305,7 @@ def test_other_boxes_are_other_settings(demo, boxes_of, tmp_path):
 
 
 def test_boxes_do_not_go_both_ways(demo, boxes_of, tmp_path):
-    with pytest.raises(PromptError, match="--from without --both"):
+    with pytest.raises(PromptError, match="with --from objects start as they come"):
         propagate.into(a_job(demo, boxes_of(WALK), both=True), tmp_path / "m.jsonl")
 
 
@@ -321,6 +321,18 @@ def test_boxes_of_other_pictures(demo, tmp_path):
     journal.write(tmp_path / "b.jsonl", Header("detect"), small)
     with pytest.raises(ItemsError, match="boxes on pictures of 400x300, but the clip is 800x600"):
         from_boxes.read(tmp_path / "b.jsonl", video.probe(demo))
+
+
+def test_boxes_of_a_class_that_the_vocabulary_has_not(demo, boxes_of, tmp_path):
+    boxes_of({0: [mech(HOME)]})
+    with pytest.raises(PromptError, match=r"boxes.jsonl: no class 'mech'. There are: plate"):
+        from_boxes.read(tmp_path / "boxes.jsonl", video.probe(demo), classes=("plate",))
+
+
+def test_the_header_knows_all_classes(demo, boxes_of, tmp_path):
+    boxes = boxes_of({3: [mech(HOME), mech(HOME, label="raine")]})
+    job = a_job(demo, boxes, prompts=[point(2, 9)], labels={9: "object"}, stop=5)
+    assert set(job.header().vocabulary["labels"]) == {"mech", "raine", "object"}
 
 
 def test_boxes_out_of_order(demo, boxes_of, tmp_path):

@@ -14,17 +14,18 @@ PACKAGE = ROOT / "annotate"
 LAYERS = [  # imports point down, or sideways within a layer
     "errors records shipped plugins",
     "masks outlines lines items prompts palette shapes colours strokes looks windows",
-    "ahead decoding film pictures folders cut_short upright video video_writer journal",
+    "ahead decoding film pictures folders drafts cut_short upright video video_writer journal",
     "manifest download sources weights adopt",
     "sample detect segment checkpoint flags from_boxes passes propagate update",
-    "device memory follow sam2_network transformers_network",
+    "device memory follow sam2_network transformers_network phrasing slices ultralytics_network",
     "features guided ridge seeds tracker",
-    "clips folder dataset split foreign exports score",
+    "clips folder dataset split foreign exports score footage truth matching",
     "detectors propagators segmenters formats prefilter",
     "labelstudio ls_config brush regions staging tasks sending push said pull corrections video_tasks reels",
     "studio studio_env studio_doctor",
     "paint view sheet changes prompted markers draw colour_report console doctor demo review",
-    "options commands_clip commands_dataset commands_about commands_models commands_studio",
+    "trial columns compare compare_pictures phrases describers study study_words study_plot",
+    "options commands_clip commands_dataset commands_compare commands_about commands_models commands_studio",
     "cli __main__",
 ]
 LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms.split()}

@@ -245,6 +245,56 @@ def test_a_clip_that_breaks_leaves_what_was_had(job, tmp_path):
     assert len(items) > 10 and "end" not in json.loads(out.read_text().splitlines()[-1])
 
 
+@dataclass(frozen=True)
+class Finder(Wanderer):
+    """Needs no prompts: it finds a thing of its phrase on every eighth frame."""
+
+    phrase: str = ""
+
+    def begin(self, lessons):
+        return FinderSession(self.side, [])
+
+
+class FinderSession(WandererSession):
+    def step(self, frame, prompts):
+        fresh = [] if frame.index % 8 else [point(frame.index, frame.index)]
+        return super().step(frame, fresh)
+
+
+def test_an_engine_with_a_phrase_needs_no_prompts(job, tmp_path):
+    nothing = PromptTable((), {})
+    job = dataclasses.replace(job, engine=Finder(phrase="robot"), prompts=nothing, start=10)
+    propagate.into(job, tmp_path / "whole.jsonl")
+    there = journal.read(tmp_path / "whole.jsonl")
+    assert there.header.vocabulary["labels"] == ["robot"]
+    items = {item.frame: item for item in there}
+    assert list(items) == list(range(10, 50)) and items[15].objects == ()
+    assert {o.track for o in items[34].objects} == {16, 24, 32}
+    assert {o.label for o in items[34].objects} == {"robot"}
+    assert items[33].lost == (24,) and items[34].lost == ()
+
+    def kill(item):
+        if item.frame == 37:
+            raise Killed
+
+    with pytest.raises(Killed):
+        propagate.into(job, tmp_path / "m.jsonl", progress=kill)
+    propagate.into(job, tmp_path / "m.jsonl")
+    assert (tmp_path / "m.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    with pytest.raises(PromptError, match="with --phrase objects start as they come"):
+        propagate.into(dataclasses.replace(job, both=True), tmp_path / "b.jsonl")
+    with pytest.raises(PromptError, match="no prompt lies"):
+        propagate.into(dataclasses.replace(job, engine=Finder()), tmp_path / "n.jsonl")
+
+
+def test_masks_that_leap_are_flagged_but_not_where_they_were_prompted(job, tmp_path):
+    """A wanderer's place is a hash: it leaps on nearly every frame."""
+    propagate.into(job, tmp_path / "m.jsonl")
+    there = objects_by_frame(tmp_path / "m.jsonl")
+    flagged = [n for n, found in there.items() if 1 in found and "jump" in found[1].flags]
+    assert len(flagged) > 20 and not {10, 30} & set(flagged)
+
+
 def test_unknown_engines_and_options_name_the_nearest():
     with pytest.raises(UnknownName, match="no engine 'lihgt'; did you mean 'light'"):
         propagate.load("lihgt")

@@ -1,0 +1,1 @@
+"""The segmenters: one file each, found by entry point; see `annotate.segment`."""
