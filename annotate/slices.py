@@ -1,0 +1,176 @@
+"""Look at a picture whole and, for what is small, in overlapping squares; and keep one box each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from annotate.errors import AnnotateError
+from annotate.phrasing import Phrase
+from annotate.records import Frame, Picture
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+Table = npt.NDArray[np.float64]  # (n, 6): xyxy in pixels, score, the phrase's number
+Window = tuple[int, int, int, int]  # xyxy, whole pixels
+_EDGE = 2.0  # pixels from a window's edge within which a box may be cut off by it
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How to look, and what counts as the same thing.
+
+    `tile` is the side of the squares, in pixels; 0 looks at whole pictures only. Squares overlap
+    by the part `overlap` of their side. Of two boxes whose IoU is over `iou` the worse is dropped;
+    whether of one class only or of all says `agnostic`. `batch` pictures are looked at together.
+    """
+
+    tile: int
+    overlap: float
+    iou: float
+    batch: int
+    agnostic: bool = True
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("tile", self.tile == 0 or self.tile >= 32, "0, or 32 pixels or more"),
+            ("overlap", 0 <= self.overlap <= 0.9, "0 to 0.9"),
+            ("iou", 0 < self.iou <= 1, "over 0, to 1"),
+            ("batch", self.batch >= 1, "1 or more"),
+        ):
+            if not good:
+                raise AnnotateError(f"{name} must be {expected}, got {getattr(self, name)}")
+
+
+def windows(size_wh: tuple[int, int], tile: int, overlap: float) -> list[Window]:
+    """The whole picture and, where it is larger than a tile, the squares which cover it.
+
+    The last of a row or a column ends with the picture.
+
+    >>> windows((100, 60), 60, 0.25)
+    [(0, 0, 100, 60), (0, 0, 60, 60), (40, 0, 100, 60)]
+    """
+    width, height = size_wh
+    whole = (0, 0, width, height)
+    if not tile or max(width, height) <= tile:
+        return [whole]
+    step = max(round(tile * (1 - overlap)), 1)
+    across, down = (_starts(length, tile, step) for length in size_wh)
+    return [whole] + [
+        (x, y, min(x + tile, width), min(y + tile, height)) for y in down for x in across
+    ]
+
+
+def _starts(length: int, tile: int, step: int) -> list[int]:
+    last = max(length - tile, 0)
+    return [*range(0, last, step), last]
+
+
+def look(
+    frames: Sequence[Frame],
+    phrases: Sequence[Phrase],
+    slicing: Slicing,
+    network: Callable[[list[Picture]], list[Table]],
+) -> list[sv.Detections]:
+    """What `network` finds, a table for each of at most `batch` pictures of one size.
+
+    Boxes are cut off at the picture's edge; best first. `data["phrase"]` says what found them.
+    """
+    views = [
+        (number, window)
+        for number, frame in enumerate(frames)
+        for window in windows(frame.size_wh, slicing.tile, slicing.overlap)
+    ]
+    seen: dict[int, list[tuple[Window, Table]]] = defaultdict(list)
+    for some in _batches(views, slicing.batch):
+        cut = [_cut(frames[number].image, window) for number, window in some]
+        for (number, window), table in zip(some, network(cut), strict=True):
+            seen[number].append((window, table))
+    return [
+        _detections(_gathered(seen[number], frame.size_wh, phrases, slicing), phrases)
+        for number, frame in enumerate(frames)
+    ]
+
+
+def _batches(views: list[tuple[int, Window]], batch: int) -> Iterator[list[tuple[int, Window]]]:
+    """Pictures of one size together: else what is padded round one would depend on the others."""
+    by_size: dict[tuple[int, int], list[tuple[int, Window]]] = defaultdict(list)
+    for number, (x1, y1, x2, y2) in views:
+        by_size[x2 - x1, y2 - y1].append((number, (x1, y1, x2, y2)))
+    for alike in by_size.values():
+        for start in range(0, len(alike), batch):
+            yield alike[start : start + batch]
+
+
+def _cut(image: Picture, window: Window) -> Picture:
+    x1, y1, x2, y2 = window
+    return np.ascontiguousarray(image[y1:y2, x1:x2])
+
+
+def _gathered(
+    parts: list[tuple[Window, Table]],
+    size_wh: tuple[int, int],
+    phrases: Sequence[Phrase],
+    slicing: Slicing,
+) -> Table:
+    """The tables of a picture's windows as one, each thing once."""
+    tables: list[npt.NDArray[np.float64]] = [np.zeros((0, 6))]
+    cut: list[npt.NDArray[np.bool_]] = [np.zeros(0, bool)]
+    for (x1, y1, x2, y2), part in parts:
+        inner = np.array([x1 > 0, y1 > 0, x2 < size_wh[0], y2 < size_wh[1]])
+        sides = np.array([x1, y1, x2, y2], float)
+        placed = part.astype(np.float64)
+        placed[:, :4] = (placed[:, :4] + [x1, y1, x1, y1]).clip(
+            sides[[0, 1, 0, 1]], sides[[2, 3, 2, 3]]
+        )
+        tables.append(placed)
+        cut.append((inner & (np.abs(placed[:, :4] - sides) < _EDGE)).any(axis=1))
+    table, fragment = np.concatenate(tables), np.concatenate(cut)
+    there = (table[:, 0] < table[:, 2]) & (table[:, 1] < table[:, 3])
+    table, fragment = table[there], fragment[there]
+    groups = np.array([phrases[int(row[5])].class_id for row in table], float)
+    if slicing.agnostic:
+        groups[:] = 0
+    kept = _distinct(table, fragment, groups, slicing.iou)
+    return table[kept]
+
+
+def _distinct(
+    table: Table, fragment: npt.NDArray[np.bool_], groups: npt.NDArray[np.float64], iou: float
+) -> npt.NDArray[np.intp]:
+    """Rows to keep, best first: of two that overlap too much the better; no parts of another.
+
+    What the edge of a square has cut off is worse than what is whole, whatever its score.
+    """
+    import supervision as sv
+
+    order = np.lexsort((-table[:, 4], fragment))
+    kept: list[int] = []
+    for row in order:
+        rivals = [k for k in kept if groups[k] == groups[row]]
+        if rivals and iou < 1:
+            measure = sv.OverlapMetric.IOS if fragment[row] else sv.OverlapMetric.IOU
+            shared = sv.box_iou_batch(table[rivals, :4], table[[row], :4], measure)
+            if shared.max() > iou:
+                continue
+        kept.append(int(row))
+    rows = np.array(kept, np.intp)
+    return rows[np.argsort(-table[rows, 4], kind="stable")]
+
+
+def _detections(table: Table, phrases: Sequence[Phrase]) -> sv.Detections:
+    import supervision as sv
+
+    told = [phrases[int(number)] for number in table[:, 5]]
+    return sv.Detections(
+        table[:, :4],
+        confidence=table[:, 4],
+        class_id=np.array([phrase.class_id for phrase in told], int),
+        data={"phrase": np.array([phrase.text for phrase in told], str)},
+    )
