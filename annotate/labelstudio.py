@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,11 @@ class Server:
     def _ask(self, method: str, path: str, **told: Any) -> Any:
         """The response, whatever it is; what keeps it from coming becomes an error of ours."""
         try:
-            return self._wrapper.httpx_client.request(path, method=method, **told)
+            with (
+                warnings.catch_warnings()
+            ):  # what renews a personal token is written for pydantic 1
+                warnings.filterwarnings("ignore", "The `parse_obj` method", DeprecationWarning)
+                return self._wrapper.httpx_client.request(path, method=method, **told)
         except (self._httpx.ConnectError, self._httpx.ConnectTimeout) as error:
             raise StudioError(
                 f"{self.url}: no Label Studio answers there ({error}); start one with "

@@ -10,7 +10,9 @@ from annotate.palette import palette
 from annotate.regions import PICTURE
 
 _TAGS = {"box": "RectangleLabels", "polygon": "PolygonLabels", "brush": "BrushLabels"}
-_KEYS = {"box": "1234567890", "polygon": "asdfgzxcvb", "brush": "qwertyuiop"}  # by class
+# By class; the other letters are those of the editor's own tools.
+_KEYS = {"box": "1234567890", "polygon": "asdfg", "brush": "qtyilnjcxz"}
+_TITLES = {"box": "Boxes", "polygon": "Outlines", "brush": "Masks"}
 _OPTIONS = {"box": {"canRotate": "false"}, "polygon": {"opacity": "0.3"}, "brush": {}}
 VIDEO, TRACKS, TRACK_LABELS = "video", "track", "label"
 
@@ -19,8 +21,11 @@ def for_pictures(classes: Sequence[str]) -> str:
     """A config in which a person draws boxes, polygons and masks of the classes."""
     view = ET.Element("View")
     ET.SubElement(view, "Image", name=PICTURE, value=f"${PICTURE}", zoom="true")
+    row = ET.SubElement(view, "View", style="display: flex; gap: 2em")
     for name, tag in _TAGS.items():
-        control = ET.SubElement(view, tag, {"name": name, "toName": PICTURE, **_OPTIONS[name]})
+        column = ET.SubElement(row, "View")
+        ET.SubElement(column, "Header", value=_TITLES[name], size="6")
+        control = ET.SubElement(column, tag, {"name": name, "toName": PICTURE, **_OPTIONS[name]})
         _add_labels(control, classes, classes, _KEYS[name])
     return _text(view)
 
@@ -50,8 +55,9 @@ def completed(config: str, classes: Sequence[str], wanted: str) -> str:
         StudioError: a control is gone, has another name or another tag.
     """
     view = _parse(config)
-    for control in _parse(wanted):
-        name = control.get("name")
+    for control in _parse(wanted).iter():
+        if (name := control.get("name")) is None:
+            continue
         there = next((each for each in view.iter(control.tag) if each.get("name") == name), None)
         if there is None:
             raise StudioError(

@@ -72,7 +72,7 @@ def running() -> Studio | None:
 def _is_ours(pid: int) -> bool:
     """Whether the process is a Label Studio: numbers of processes are given again."""
     told = subprocess.run(
-        ["ps", "-p", str(pid), "-o", "args="], capture_output=True, text=True, check=False
+        ["ps", "-ww", "-p", str(pid), "-o", "args="], capture_output=True, text=True, check=False
     )
     return "label-studio" in told.stdout
 
@@ -113,6 +113,7 @@ def up(data: Path | None = None, say: Callable[[str], None] = lambda line: None)
     _pointer().parent.mkdir(parents=True, exist_ok=True)
     _write_secret(_pointer(), {"url": studio.url, "data": str(studio.data), "pid": studio.pid})
     wait(studio, process)
+    process.returncode = 0  # it outlives us, and is not waited for
     return studio
 
 

@@ -104,16 +104,17 @@ def boxed(label="mech", box=(10.0, 8.5, 30.25, 40.0), **told):
 
 
 class Proxy(ThreadingHTTPServer):
-    """Hands requests on to a server. `fault` is called before and after each POST to `where`.
+    """Hands requests on to a server. `fault` is called before and after each `method` to `where`.
 
     It is told ("before" or "after", how many there were); what it returns as "drop" is dropped.
     """
 
     daemon_threads = True
 
-    def __init__(self, target, where, fault):
+    def __init__(self, target, where, fault, method="POST"):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.target, self.where, self.fault = urlsplit(target), where, fault
+        self.method = method
         self.count = 0
 
     @property
@@ -139,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         link = http.client.HTTPConnection(target.hostname, target.port, timeout=60)
         headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
         path = self.path.partition("?")[0]
-        watched = self.command == "POST" and path.endswith(self.server.where)
+        watched = self.command == self.server.method and path.endswith(self.server.where)
         if watched:
             self.server.count += 1
             if self.server.fault("before", self.server.count) == "drop":
