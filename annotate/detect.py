@@ -20,7 +20,11 @@ GROUP = "annotate.detectors"
 
 
 class Detector(Protocol):
-    """A frozen dataclass whose first field is the vocabulary and whose other fields are options."""
+    """A frozen dataclass whose first field is the vocabulary and whose other fields are options.
+
+    It can be made without a server, weights or a package; what it lacks it says in `propose`, and
+    before a file is begun in `ready()`, if it has that.
+    """
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -62,13 +66,30 @@ def parse_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def settings(detector: Detector) -> Mapping[str, Any]:
-    """The detector's options as they are set, those of a detector inside it too."""
-    fields = dataclasses.fields(detector)  # type: ignore[arg-type]  # the contract: a dataclass
-    values = {f.name: getattr(detector, f.name) for f in fields if f.name != "vocabulary"}
-    return {
-        name: settings(value) if hasattr(value, "propose") else value
-        for name, value in values.items()
-    }
+    """The options that shape what it finds as they are set, those of detectors inside it too.
+
+    An option whose field is marked `plugins.ASIDE` shapes nothing: a time-out, a budget.
+    """
+    return {name: _told(value) for name, value in _fields(detector)}
+
+
+def _fields(detector: Detector) -> Iterator[tuple[str, Any]]:
+    for field_ in dataclasses.fields(detector):  # type: ignore[arg-type]  # the contract
+        if field_.name != "vocabulary" and not plugins.ASIDE.items() <= field_.metadata.items():
+            yield field_.name, getattr(detector, field_.name)
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _told(each) for name, each in value.items()}
+    return settings(value) if hasattr(value, "propose") else value
+
+
+def ready(detector: Detector) -> None:
+    """Let a detector refuse before a file is begun: one may have `ready()`, which raises."""
+    for inner in plugins.inside(detector):
+        ready(inner)
+    getattr(detector, "ready", lambda: None)()
 
 
 def run(
@@ -115,6 +136,7 @@ def into(
     Raises:
         SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
     """
+    ready(job.detector)
     with journal.append(out, job.header(), force=force) as file:
         if file.complete:
             return False

@@ -19,6 +19,8 @@ LAYERS = [  # imports point down, or sideways within a layer
     "sample detect segment checkpoint flags from_boxes passes propagate update",
     "device memory follow sam2_network transformers_network phrasing slices ultralytics_network",
     "features guided ridge seeds tracker",
+    "patience endpoints spending answer_cache answers model_notes questions convention",
+    "chat calibrate found moondream_client moondream_local fusion",
     "clips folder dataset split foreign exports score footage truth matching",
     "detectors propagators segmenters formats prefilter",
     "labelstudio ls_config brush regions staging tasks sending push said pull corrections video_tasks reels",

@@ -1,0 +1,221 @@
+"""Ask a general model that sees, behind any OpenAI-compatible chat endpoint, for boxes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import supervision as sv
+from PIL import Image
+
+from annotate import model_notes, questions
+from annotate.answers import Said
+from annotate.chat import Chat
+from annotate.convention import Convention
+from annotate.errors import AnswerError, UnreadableAnswer, needs
+from annotate.found import Found, detections, iou, meant
+from annotate.patience import Patience, several
+from annotate.phrasing import Phrase, phrases
+from annotate.plugins import ASIDE
+from annotate.records import Box, Frame, Vocabulary
+from annotate.spending import Bill, Meter, Prices
+
+_ASKED = "B"  # what a question with a reference calls the picture to be searched
+
+
+@dataclass(frozen=True)
+class VlmDetector:
+    """Boxes that a vision-language model gives for each class's phrases, all in one question.
+
+    `key` names an environment variable. `convention` is how the model counts: what `annotate
+    calibrate` found out, or one such as "relative 1000 xyxy". `way` is tool, schema, json or auto.
+    The picture is sent with its longest side made `side` pixels (0: as it is), as a JPEG of full
+    colour. `refine` asks again on a crop round each box. `reference` is a picture of what is looked
+    for. `unreadable` is what becomes of a frame whose answer cannot be read: "stop", or "empty".
+    Prices are for a million tokens; `budget` is for one run, in their currency.
+    """
+
+    vocabulary: Vocabulary
+    model: str = ""
+    url: str = "http://localhost:11434/v1"
+    key: str = ""
+    convention: str = "calibrated"
+    way: str = "auto"
+    prompt: str = ""
+    reference: str = ""
+    side: int = 1024
+    detail: str | None = "high"
+    refine: bool = False
+    unreadable: str = "stop"
+    temperature: float | None = 0.0
+    max_tokens: int = 2048
+    parallel: int = field(default=4, metadata=ASIDE)
+    timeout: float = field(default=60.0, metadata=ASIDE)
+    tries: int = field(default=5, metadata=ASIDE)
+    wait: float = field(default=1.0, metadata=ASIDE)
+    cache: bool = field(default=True, metadata=ASIDE)
+    price_in: float = field(default=0.0, metadata=ASIDE)
+    price_out: float = field(default=0.0, metadata=ASIDE)
+    budget: float | None = field(default=None, metadata=ASIDE)
+    coordinates: str = field(init=False)
+    prompt_sha256: str = field(init=False)
+    reference_sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        found = self.convention
+        if found == "calibrated":
+            found = str(model_notes.notes(self.url, self.model).get("convention", ""))
+        object.__setattr__(self, "coordinates", str(Convention.parse(found)) if found else "")
+        object.__setattr__(self, "prompt_sha256", self._template.sha256)
+        shown = Path(self.reference).read_bytes() if self._reference else b""
+        object.__setattr__(
+            self, "reference_sha256", hashlib.sha256(shown).hexdigest()[: 64 * bool(shown)]
+        )
+
+    def _check_choices(self) -> None:
+        for name, value, known in (
+            ("way", self.way, ("auto", "tool", "schema", "json")),
+            ("unreadable", self.unreadable, ("stop", "empty")),
+        ):
+            if value not in known:
+                raise AnswerError(f"vlm: {name} must be {' or '.join(known)}, got {value!r}")
+        if self.budget is not None and not self.price_in + self.price_out > 0:
+            raise AnswerError("vlm: a budget needs prices: --set price_in=... --set price_out=...")
+
+    @cached_property
+    def _template(self) -> questions.Template:
+        name = "boxes-with-reference.v1" if self.reference else "boxes.v1"
+        return questions.template(self.prompt or name)
+
+    @cached_property
+    def _reference(self) -> dict[str, Any] | None:
+        if not self.reference:
+            return None
+        try:
+            with Image.open(self.reference) as picture:
+                shown = np.asarray(picture.convert("RGB"))
+        except OSError as error:
+            raise AnswerError(f"{self.reference}: no picture that can be read: {error}") from None
+        return questions.part(questions.resized(shown, self.side), self.detail)
+
+    @cached_property
+    def _chat(self) -> Chat:
+        return Chat(
+            self.url,
+            self.model,
+            self.key,
+            self.way,
+            self.temperature,
+            self.max_tokens,
+            self.timeout,
+            Patience(self.tries, self.wait),
+            Meter(Prices(self.price_in, self.price_out), self.budget),
+            self.cache,
+        )
+
+    @property
+    def bill(self) -> Bill:
+        """What this detector has asked so far, and what it cost."""
+        return self._chat.meter.bill
+
+    def ready(self) -> None:
+        """Refuse to begin without a model, its way to count, or words to ask with.
+
+        Raises:
+            AnswerError, PromptError, MissingPackage: say what is missing.
+        """
+        if not self.model:
+            raise AnswerError("vlm: which model? --set model=NAME, and --set url=ADDRESS")
+        phrases(self.vocabulary, "vlm")
+        if not self.coordinates:
+            asked = f"annotate calibrate --model {self.model} --url {self.url}"
+            raise AnswerError(f"how {self.model} counts is not known: {asked}")
+        needs("openai")
+
+    def propose(self, frames: list[Frame]) -> list[sv.Detections]:
+        """Boxes for each frame, in the order of the model's answer.
+
+        Raises:
+            AnswerError: no answer, or none that can be read; see `unreadable`.
+            BudgetSpent: the next question might cost more than the budget leaves.
+        """
+        self.ready()
+        asked = phrases(self.vocabulary, "vlm")
+        return several(lambda frame: self._propose(frame, asked), frames, self.parallel)
+
+    def _propose(self, frame: Frame, asked: Sequence[Phrase]) -> sv.Detections:
+        found = self._asked(frame, asked)
+        if self.refine:
+            found = [self._refined(frame, each) for each in found]
+        return detections(found, frame.size_wh)
+
+    def _asked(self, frame: Frame, asked: Sequence[Phrase]) -> list[Found]:
+        """The boxes on one picture, in its pixels."""
+        picture = questions.resized(frame.image, self.side)
+        told = [phrase.text for phrase in asked]
+        shown = [questions.part(picture, self.detail)]
+        if self._reference:
+            named = (questions.words("Picture A:"), questions.words(f"Picture {_ASKED}:"))
+            shown = [named[0], self._reference, named[1], *shown]
+        try:
+            said = self._chat.boxes(
+                [*shown, questions.words(self._template.ask(told))], told, frame.name
+            )
+            return self._placed(said, frame, asked, picture.size)
+        except UnreadableAnswer:
+            if self.unreadable == "stop":
+                raise
+            return []
+
+    def _placed(
+        self, said: Sequence[Said], frame: Frame, asked: Sequence[Phrase], sent_wh: tuple[int, int]
+    ) -> list[Found]:
+        """What was said, in the frame's pixels; boxes of other things and pictures are left out."""
+        convention = Convention.parse(self.coordinates)
+        scale = np.tile(np.array(frame.size_wh) / np.array(sent_wh), 2)
+        found, outside = [], 0
+        for each in said:
+            phrase = meant(each.label, asked)
+            elsewhere = self._reference and each.picture.upper() not in ("", _ASKED)
+            if phrase is None or elsewhere:
+                continue
+            x1, y1, x2, y2 = (
+                np.array(convention.xyxy(each.numbers, sent_wh, each.order)) * scale
+            ).tolist()
+            score = float("nan") if each.score is None else each.score
+            if _share_inside((x1, y1, x2, y2), frame.size_wh) > 0.5:
+                found.append(Found(phrase, (x1, y1, x2, y2), score))
+            else:
+                outside += 1
+        if outside and not found:
+            how = f"it may count otherwise than {self.coordinates!r}: annotate calibrate"
+            raise UnreadableAnswer(f"{frame.name}: the boxes lie outside the picture; {how}")
+        return found
+
+    def _refined(self, frame: Frame, first: Found) -> Found:
+        """The box as a second look sees it, at a crop round it; as it was if that sees none."""
+        width, height = frame.size_wh
+        x1, y1, x2, y2 = first.box
+        margin = max(x2 - x1, y2 - y1, 32.0)  # pixels on each side: three boxes wide
+        left, top = max(int(x1 - margin), 0), max(int(y1 - margin), 0)
+        right, bottom = min(int(x2 + margin) + 1, width), min(int(y2 + margin) + 1, height)
+        crop = replace(frame, image=np.ascontiguousarray(frame.image[top:bottom, left:right]))
+        seen = [
+            (each.box[0] + left, each.box[1] + top, each.box[2] + left, each.box[3] + top)
+            for each in self._asked(crop, [first.phrase])
+        ]
+        best = max(seen, key=lambda box: iou(box, first.box), default=first.box)
+        return replace(first, box=best) if iou(best, first.box) > 0 else first
+
+
+def _share_inside(box: Box, size_wh: tuple[int, int]) -> float:
+    x1, y1, x2, y2 = box
+    width = min(x2, size_wh[0]) - max(x1, 0.0)
+    height = min(y2, size_wh[1]) - max(y1, 0.0)
+    return max(width, 0.0) * max(height, 0.0) / max((x2 - x1) * (y2 - y1), 1e-9)

@@ -1,0 +1,109 @@
+"""What asking costs: tokens, money, and a budget that is not overdrawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from annotate import plugins
+from annotate.errors import BudgetSpent
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens that one question took, as the server counted them."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Money for a million tokens, in whatever currency the budget is."""
+
+    tokens_in: float = 0.0
+    tokens_out: float = 0.0
+
+    def of(self, usage: Usage) -> float:
+        """What a question cost."""
+        paid = usage.tokens_in * self.tokens_in + usage.tokens_out * self.tokens_out
+        return paid / _MILLION
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What has been asked, how much of it the cache knew, and what the rest cost."""
+
+    asked: int = 0
+    known: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    money: float = 0.0
+
+    def __add__(self, other: Bill) -> Bill:
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Bill(*(one + two for one, two in pairs))
+
+    def words(self, pictures: int, boxes: int) -> str:
+        """A line for a person; `boxes` are those that were kept."""
+        tokens = f"{self.tokens_in:,} tokens in, {self.tokens_out:,} out"
+        line = f"{self.asked} questions, {self.known} more answered by the cache; {tokens}"
+        if not self.money:
+            return line
+        each = f"{self.money / max(pictures, 1):.4f} a picture"
+        box = f", {self.money / boxes:.4f} a box" if boxes else ""
+        return f"{line}; {self.money:.4f} in all, {each}{box}"
+
+
+class Meter:
+    """Counts what one run asks; shared by its threads.
+
+    No question is begun which, with those under way and at the dearest price so far, would pass the
+    budget.
+    """
+
+    def __init__(self, prices: Prices, budget: float | None = None) -> None:
+        self._prices, self._budget = prices, budget
+        self._lock = threading.Lock()
+        self._under_way, self._dearest = 0, 0.0
+        self.bill = Bill()
+
+    def begin(self) -> None:
+        """Say that a question is about to be asked.
+
+        Raises:
+            BudgetSpent: it might pass the budget.
+        """
+        with self._lock:
+            likely = self.bill.money + self._dearest * (self._under_way + 1)
+            if self._budget is not None and likely > self._budget:
+                raise BudgetSpent(
+                    f"the budget of {self._budget:g} is spent ({self.bill.money:.4f}, and the next "
+                    "question may pass it); what was answered is kept: the same command goes on"
+                )
+            self._under_way += 1
+
+    def end(self, usage: Usage | None) -> None:
+        """Say what the question took; None when no answer came."""
+        with self._lock:
+            self._under_way -= 1
+            if usage is not None:
+                money = self._prices.of(usage)
+                self._dearest = max(self._dearest, money)
+                self.bill += Bill(1, 0, usage.tokens_in, usage.tokens_out, money)
+
+    def known(self) -> None:
+        """Say that the cache knew an answer."""
+        with self._lock:
+            self.bill += Bill(known=1)
+
+
+def bill(detector: Any) -> Bill | None:
+    """What a detector and those inside it have spent; None where nothing counts it."""
+    found = [each for inner in plugins.inside(detector) if (each := bill(inner)) is not None]
+    found += [detector.bill] if hasattr(detector, "bill") else []
+    return sum(found, Bill()) if found else None

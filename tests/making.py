@@ -1,0 +1,42 @@
+"""How each detector that needs something is made for a test: a context that gives its options."""
+
+from contextlib import contextmanager
+
+from conftest import SHARED
+from model_server import serving
+
+
+@contextmanager
+def _moondream():
+    with serving() as model:
+        yield {"endpoint": model.url, "wait": 0.01}
+
+
+@contextmanager
+def _vlm():
+    with serving() as model:
+        yield {
+            "url": model.url,
+            "model": "sees",
+            "convention": "relative 1000 xyxy",
+            "wait": 0.01,
+        }
+
+
+@contextmanager
+def _yolo():
+    real = SHARED / "models" / "yolo11n_int8_openvino_model"
+    yield {"model": str(real)} if real.is_dir() else {}
+
+
+@contextmanager
+def options(name):
+    """What `detect.load(name, ...)` has to be given; its server runs as long as the context."""
+    if name not in MAKING:
+        yield {}
+        return
+    with MAKING[name]() as given:
+        yield given
+
+
+MAKING = {"moondream": _moondream, "vlm": _vlm, "yolo": _yolo}
