@@ -73,11 +73,11 @@ def _columns(count: int, pitch_x: int, pitch_y: int) -> int:
 def _write(sheet: Image.Image, cell: Cell, x: int, y: int, width: int) -> None:
     draw = ImageDraw.Draw(sheet)
     for text, ink in ((cell.title, _INK), (cell.remark, _PALE_INK)):
-        draw.text((x, y), _fitting(text, width), fill=ink, font=font(_TEXT))
+        draw.text((x, y), fitting(text, width), fill=ink, font=font(_TEXT))
         y += _TEXT + 5
 
 
-def _fitting(text: str, width: int) -> str:
+def fitting(text: str, width: int) -> str:
     """The text, cut short with an ellipsis where it is wider than `width` pixels."""
     if font(_TEXT).getlength(text) <= width:
         return text
