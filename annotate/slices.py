@@ -29,6 +29,7 @@ class Slicing:
     `tile` is the side of the squares, in pixels; 0 looks at whole pictures only. Squares overlap
     by the part `overlap` of their side. Of two boxes whose IoU is over `iou` the worse is dropped;
     whether of one class only or of all says `agnostic`. `batch` pictures are looked at together.
+    With `done`, the network has seen to that itself within a picture: for each phrase, or for all.
     """
 
     tile: int
@@ -36,6 +37,7 @@ class Slicing:
     iou: float
     batch: int
     agnostic: bool = True
+    done: bool = True
 
     def __post_init__(self) -> None:
         for name, good, expected in (
@@ -120,44 +122,51 @@ def _gathered(
     slicing: Slicing,
 ) -> Table:
     """The tables of a picture's windows as one, each thing once."""
-    tables: list[npt.NDArray[np.float64]] = [np.zeros((0, 6))]
-    cut: list[npt.NDArray[np.bool_]] = [np.zeros(0, bool)]
-    for (x1, y1, x2, y2), part in parts:
-        inner = np.array([x1 > 0, y1 > 0, x2 < size_wh[0], y2 < size_wh[1]])
-        sides = np.array([x1, y1, x2, y2], float)
-        placed = part.astype(np.float64)
-        placed[:, :4] = (placed[:, :4] + [x1, y1, x1, y1]).clip(
-            sides[[0, 1, 0, 1]], sides[[2, 3, 2, 3]]
-        )
-        tables.append(placed)
-        cut.append((inner & (np.abs(placed[:, :4] - sides) < _EDGE)).any(axis=1))
-    table, fragment = np.concatenate(tables), np.concatenate(cut)
+    placed = [_placed(window, part, size_wh) for window, part in parts]
+    table, cut = (np.concatenate(each) for each in zip(*placed, strict=True))
+    view = np.repeat(np.arange(len(parts)), [len(part) for _, part in parts])
     there = (table[:, 0] < table[:, 2]) & (table[:, 1] < table[:, 3])
-    table, fragment = table[there], fragment[there]
-    groups = np.array([phrases[int(row[5])].class_id for row in table], float)
-    if slicing.agnostic:
-        groups[:] = 0
-    kept = _distinct(table, fragment, groups, slicing.iou)
-    return table[kept]
+    table, cut, view = table[there], cut[there], view[there]
+    classes = np.array([phrases[int(number)].class_id for number in table[:, 5]], int)
+    rivals = np.ones((len(table), len(table)), bool)
+    if not slicing.agnostic:
+        rivals &= classes[:, None] == classes
+    if slicing.done:
+        settled = view[:, None] == view
+        rivals &= ~(settled if slicing.agnostic else settled & (table[:, 5:] == table[:, 5]))
+    kept: Table = table[_distinct(table, cut, rivals, slicing.iou)]
+    return kept
+
+
+def _placed(
+    window: Window, part: Table, size_wh: tuple[int, int]
+) -> tuple[Table, npt.NDArray[np.bool_]]:
+    """A window's boxes in the whole picture, and which of them its inner edges may have cut off."""
+    x1, y1, x2, y2 = window
+    inner = np.array([x1 > 0, y1 > 0, x2 < size_wh[0], y2 < size_wh[1]])
+    sides = np.array([x1, y1, x2, y2], float)
+    table = part.astype(np.float64)
+    xyxy = table[:, :4] + sides[[0, 1, 0, 1]]
+    table[:, :4] = xyxy.clip(sides[[0, 1, 0, 1]], sides[[2, 3, 2, 3]])
+    return table, (inner & (np.abs(table[:, :4] - sides) < _EDGE)).any(axis=1)
 
 
 def _distinct(
-    table: Table, fragment: npt.NDArray[np.bool_], groups: npt.NDArray[np.float64], iou: float
+    table: Table, cut: npt.NDArray[np.bool_], rivals: npt.NDArray[np.bool_], iou: float
 ) -> npt.NDArray[np.intp]:
-    """Rows to keep, best first: of two that overlap too much the better; no parts of another.
+    """Rows to keep, best first: of two rivals that overlap too much the better.
 
-    What the edge of a square has cut off is worse than what is whole, whatever its score.
+    What an edge has cut off is worse than what is whole, whatever its score; and it goes when that
+    much of it lies in another.
     """
     import supervision as sv
 
-    order = np.lexsort((-table[:, 4], fragment))
     kept: list[int] = []
-    for row in order:
-        rivals = [k for k in kept if groups[k] == groups[row]]
-        if rivals and iou < 1:
-            measure = sv.OverlapMetric.IOS if fragment[row] else sv.OverlapMetric.IOU
-            shared = sv.box_iou_batch(table[rivals, :4], table[[row], :4], measure)
-            if shared.max() > iou:
+    for row in np.lexsort((-table[:, 4], cut)):
+        others = [k for k in kept if rivals[k, row]]
+        if others and iou < 1:
+            measure = sv.OverlapMetric.IOS if cut[row] else sv.OverlapMetric.IOU
+            if sv.box_iou_batch(table[others, :4], table[[row], :4], measure).max() > iou:
                 continue
         kept.append(int(row))
     rows = np.array(kept, np.intp)

@@ -81,9 +81,19 @@ def test_what_no_other_look_found_whole_is_kept_as_a_part():
 )
 def test_of_two_that_overlap_the_better(agnostic, kept):
     rows = ((10, 10, 50, 50, 0.5, 1), (11, 10, 50, 50, 0.9, 0), (10, 11, 50, 50, 0.8, 2))
-    [found] = look([frame()], TOLD, Slicing(0, 0, 0.5, 4, agnostic), fixed(*rows))
+    slicing = Slicing(0, 0, 0.5, 4, agnostic, done=False)
+    [found] = look([frame()], TOLD, slicing, fixed(*rows))
     assert found.confidence.tolist() == kept
     assert found.data["phrase"].tolist() == ["cup", "plate"][: len(kept)]
+
+
+@pytest.mark.parametrize(
+    "agnostic, kept", [(True, [0.9, 0.5, 0.4]), (False, [0.9, 0.4])], ids=["any", "each phrase"]
+)
+def test_what_a_network_let_stand_in_a_picture_stands(agnostic, kept):
+    rows = ((10, 10, 50, 50, 0.5, 1), (11, 10, 50, 50, 0.9, 0), (12, 10, 50, 50, 0.4, 0))
+    [found] = look([frame()], TOLD, Slicing(0, 0, 0.5, 4, agnostic), fixed(*rows))
+    assert found.confidence.tolist() == kept
 
 
 def test_an_iou_of_one_keeps_all_best_first():
