@@ -31,6 +31,10 @@ clean:
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
+# sam2 is built against the torch that is there, without its CUDA extension
 .venv/ready-to-test: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet torch torchvision setuptools wheel
+	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --no-build-isolation sam2
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps moondream==2.6.1
 	touch $@ .venv/ready
