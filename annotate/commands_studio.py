@@ -97,7 +97,7 @@ def push(
     token_file: TokenFile = None,
 ) -> None:
     """Send a dataset to Label Studio to be corrected; again, only what is new or changed."""
-    from annotate import console, folder, reels, studio
+    from annotate import console, folder, ledger, reels, studio
     from annotate.push import push as push_frames
 
     found = folder.load(dataset)
@@ -112,16 +112,19 @@ def push(
             done = reels.push(found, server, project=project, progress=advance, **at)
     if done.added_classes:
         console.say(f"the project got the classes {', '.join(done.added_classes)}")
+    ledger.remember(server.url, done.project.id, dataset)
     console.table((as_, "count"), sorted(done.frames.items()))
     console.put(done.address)
 
 
 @app.command()
 def pull(
-    dataset: Folder,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for the corrected one; of video, a file.")
     ],
+    dataset: Annotated[
+        Path | None, typer.Argument(help="What was pushed; without, what --project was made of.")
+    ] = None,
     project: Name = None,
     as_: As = Way.frames,
     since: Annotated[
@@ -134,16 +137,17 @@ def pull(
     force: Force = False,
 ) -> None:
     """Fetch what people have submitted; what they left alone is what it was, to the last bit."""
-    from annotate import console, folder, reels, studio
+    from annotate import console, folder, ledger, reels, studio
     from annotate.pull import pull as pull_frames
 
     if since not in (None, "last"):
         raise typer.BadParameter(f"only `last` is known, not {since!r}", param_hint="--since")
-    found = folder.load(dataset)
-    with (
-        studio.connect(url, token_file) as server,
-        console.progress("pull", len(found) if as_ is Way.frames else None) as advance,
-    ):
+    if dataset is None and project is None:
+        raise typer.BadParameter("give the dataset, or --project", param_hint="dataset")
+    with studio.connect(url, token_file) as server, console.progress("pull", None) as advance:
+        if dataset is None:
+            dataset = ledger.recall(server.url, server.named(project or "").id)
+        found = folder.load(dataset)
         told: dict[str, Any] = {"project": project, "force": force}
         if as_ is Way.frames:
             last = since is not None

@@ -184,6 +184,19 @@ class Server:
             )
         return self.project(ids[0]) if ids else None
 
+    def named(self, project: str | int) -> Project:
+        """The project of that name or number, which must be there.
+
+        Raises:
+            StudioError: it is not, or several have the name.
+        """
+        found = self.find(project)
+        if found is None:
+            raise StudioError(
+                f"{self.url}: there is no project called {project!r}; push to it first"
+            )
+        return found
+
     def project(self, number: int) -> Project:
         """The project of that number.
 

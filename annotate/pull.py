@@ -58,10 +58,7 @@ def pull(
         DatasetError: nothing of it has been submitted.
         OutputError: `out` is already there, or nothing can be written there.
     """
-    name = project or dataset.path.absolute().name
-    found = server.find(name)
-    if found is None:
-        raise StudioError(f"{server.url}: there is no project called {name!r}; push to it first")
+    found = server.named(project or dataset.path.absolute().name)
     last = _last(Path(out), server, found) if since_last else None
     return _Pull(dataset, server, found, Path(out), last).run(force or since_last, progress)
 

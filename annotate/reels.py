@@ -143,9 +143,7 @@ def pull(
     if out.exists() and not force:
         raise OutputError(f"{out}: already there; give another -o, or --force to write it anew")
     source = journal.read(dataset.items)
-    made = server.find(project or title_of(dataset))
-    if made is None:
-        raise StudioError(f"{server.url}: no project {project or title_of(dataset)!r}; push first")
+    made = server.named(project or title_of(dataset))
     hearing = Hearing(server, made.id)
     heard = list(_heard(dataset, clips.find([source], videos), hearing))
     if not heard:

@@ -74,7 +74,7 @@ def _region(thing: Object, name: str, item: Item, control: str) -> Region:
         "original_height": item.height,
         "image_rotation": 0,
         "value": {**_shape(thing, item, kind), kind: [thing.label]},
-        "meta": {"text": [*told, thing.source]},
+        "meta": {"text": [", ".join([*told, thing.source])]},
     }
     return region | ({"score": thing.score} if thing.score is not None else {})
 

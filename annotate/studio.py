@@ -16,6 +16,7 @@ from pathlib import Path
 from annotate import studio_env
 from annotate.errors import StudioError
 from annotate.labelstudio import Server, token_from
+from annotate.ledger import shares
 
 _PORTS = range(8080, 8180)
 _PATIENCE_SECONDS = 600.0  # a first start migrates its database: 45 s, more on a busy machine
@@ -45,16 +46,12 @@ class Studio:
 
 def default_data() -> Path:
     """Where a server keeps its things unless it is told otherwise."""
-    return _shares() / "studio"
-
-
-def _shares() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "annotate"
+    return shares() / "studio"
 
 
 def _pointer() -> Path:
     """The file that says which server of ours runs."""
-    return _shares() / "studio.json"
+    return shares() / "studio.json"
 
 
 def running() -> Studio | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from annotate.folder import Dataset
 from annotate.labelstudio import Server
@@ -15,7 +17,8 @@ Task = dict[str, Any]
 _T = TypeVar("_T")
 PREDICTION = "annotate"  # one name for all: the editor shows those which the project names
 STATE = "id,data,updated_at,total_annotations,cancelled_annotations,draft_exists"
-_ASKED_AT_ONCE = 500
+_AT_ONCE = 500  # tasks of which an action takes hold
+_ADDRESS_BYTES = 6000  # for names: proxies take addresses of 8 kB, and a list is part of one
 
 
 def external_id(dataset: Dataset, video: str, frame: int | None = None) -> str:
@@ -46,7 +49,7 @@ def prediction(regions: Sequence[Region]) -> dict[str, Any]:
 def find(server: Server, project: int, ext_ids: Sequence[str]) -> dict[str, list[Task]]:
     """External id -> the tasks which have it: one, none, or several after a mishap."""
     found: dict[str, list[Task]] = {}
-    for asked in chunks(ext_ids, _ASKED_AT_ONCE):
+    for asked in _fitting(ext_ids):
         filters = [
             {
                 "filter": "filter:tasks:data.ext_id",
@@ -58,6 +61,21 @@ def find(server: Server, project: int, ext_ids: Sequence[str]) -> dict[str, list
         for task in server.tasks(project, STATE, filters):
             found.setdefault(task["data"]["ext_id"], []).append(task)
     return found
+
+
+def _fitting(names: Iterable[str]) -> Iterator[list[str]]:
+    """Some names at a time: as many as an address may hold, that of a proxy too."""
+    some: list[str] = []
+    room = _ADDRESS_BYTES
+    for name in names:
+        size = len(quote(json.dumps(name))) + 6  # a comma and a space
+        if some and size > room:
+            yield some
+            some, room = [], _ADDRESS_BYTES
+        some.append(name)
+        room -= size
+    if some:
+        yield some
 
 
 def chunks(things: Iterable[_T], size: int) -> Iterator[list[_T]]:
@@ -78,7 +96,7 @@ def touched(task: Task) -> str:
 
 def act(server: Server, project: int, action: str, ids: Iterable[int]) -> None:
     """Do one of the Data Manager's actions to tasks, some hundreds at a time."""
-    for some in chunks(ids, _ASKED_AT_ONCE):
+    for some in chunks(ids, _AT_ONCE):
         chosen = {"all": False, "included": some}
         server.send(
             "POST",

@@ -80,7 +80,7 @@ def _region(track: int, seen: Mapping[int, Object], looked_at: Sequence[int], re
             "labels": [label],
             "sequence": keys,
         },
-        "meta": {"text": [f"track {track}", *sources]},
+        "meta": {"text": [", ".join([f"track {track}", *sources])]},
     }
 
 

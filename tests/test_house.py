@@ -12,11 +12,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "annotate"
 
 LAYERS = [  # imports point down, or sideways within a layer
-    "errors records shipped plugins",
+    "errors records shipped plugins ledger",
     "masks outlines lines items prompts palette shapes colours strokes looks windows",
     "ahead decoding film pictures folders drafts cut_short upright video video_writer journal",
     "manifest download sources weights adopt",
-    "sample detect segment checkpoint flags from_boxes passes propagate update",
+    "sample detect segment checkpoint flags boxes from_boxes passes propagate update",
     "device memory follow sam2_network transformers_network phrasing slices ultralytics_network",
     "features guided ridge seeds tracker",
     "patience endpoints spending answer_cache answers model_notes questions convention",

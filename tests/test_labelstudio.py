@@ -168,6 +168,8 @@ def test_up_and_down(program, monkeypatch, annotate, tmp_path):
             "pull", tmp_path / "frames", "-o", tmp_path / "out", "--since", "last"
         )
         assert code == 0
+        code, out, _ = annotate("pull", "--project", "frames", "-o", tmp_path / "out", "--force")
+        assert code == 0  # the dataset is remembered
         code, out, _ = annotate("diff", tmp_path / "frames", tmp_path / "out")
         assert code == 0 and out.splitlines()[1].startswith("mech\tcolour\t1\t0")
         code, out, _ = annotate("studio", "doctor", tmp_path / "frames")

@@ -287,6 +287,15 @@ def test_many_pictures_of_many_shapes_through_the_server(server, tmp_path):
     assert items(tmp_path / "out") == items(dataset.path)
 
 
+def test_as_many_names_are_asked_for_as_an_address_holds(server, tmp_path):
+    """Long ones, with what an address must escape: 40 would be 9 kB."""
+    video = "Übergrößenträger, Halle 7 #2 " * 4 + ".mp4"
+    dataset = make_dataset(tmp_path / "names", [[boxed()]] * 40, video=video)
+    done = push(dataset, server, project="long names")
+    assert push(dataset, server, project="long names").frames == {"unchanged": 40}
+    assert len(tasks_of(server, done.project.id)) == 40
+
+
 def test_a_large_picture(server, tmp_path):
     size = 4000, 3000
     things = [

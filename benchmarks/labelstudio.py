@@ -1,0 +1,156 @@
+"""Push, push again and pull 2,000 frames of 10 objects, beside one raw POST of the same JSON.
+
+    python benchmarks/labelstudio.py [FRAMES]
+
+It needs a Label Studio of its own for the time: one is started in a temporary folder, installed
+apart on first use. The raw POST is what nothing that sends the same tasks can beat: no checks, no
+pictures put in place, no look at what is there. Also the codec of brush masks beside the SDK's.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+import urllib.request
+import warnings
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from annotate import brush, folder, studio, studio_env, tasks
+from annotate.folder import Dataset
+from annotate.lines import Header
+from annotate.pull import pull
+from annotate.push import push
+from annotate.records import Item, Object
+from annotate.regions import to_regions
+
+SIZE = 640, 360
+OBJECTS = 10
+
+
+def dataset(path: Path, frames: int) -> Dataset:
+    """Frames that share one picture on disk, with boxes anywhere."""
+    noise = np.random.default_rng(1)
+    clips = {
+        "run.mp4": {"fingerprint": "ab" * 32, "frame_count": frames, "width": 640, "height": 360}
+    }
+    made = Dataset(path, ("mech", "crate"), clips)
+    Image.fromarray(noise.integers(0, 255, (360, 640, 3), np.uint8)).save(path.with_suffix(".png"))
+    with folder.creating(made, Header("build", videos=clips)) as draft:
+        for number in range(frames):
+            name = f"run-{number:06d}.png"
+            (draft.images / name).hardlink_to(path.with_suffix(".png"))
+            corners = np.sort(noise.uniform(0, 1, (OBJECTS, 2, 2)) * SIZE, axis=1).round(2)
+            boxes = corners.reshape(-1, 4).tolist()
+            things = tuple(Object("mech", tuple(box), 0.5, None, None, "noise") for box in boxes)
+            draft.add(name, Item("run.mp4", number, Fraction(number, 30), *SIZE, things))
+    return folder.load(path)
+
+
+def raw_post(own: studio.Studio, project: int, made: Dataset) -> float:
+    """Seconds for all tasks in one request, by the standard library."""
+    body = []
+    for sample in made:
+        data = {
+            "image": f"/data/local-files/?d={sample.image}",
+            **tasks.task_data(made, sample.item),
+        }
+        body.append({"data": data, "predictions": [tasks.prediction(to_regions(sample.item))]})
+    content = json.dumps(body).encode()
+    headers = {"Authorization": f"Token {own.token}", "Content-Type": "application/json"}
+    url = f"{own.url}/api/projects/{project}/import"
+    start = time.perf_counter()
+    urllib.request.urlopen(urllib.request.Request(url, content, headers)).read()
+    return time.perf_counter() - start
+
+
+def told(what: str, frames: int, seconds: float) -> None:
+    """Print how long it took, and how many frames a second that is."""
+    print(f"{what:34} {seconds:7.1f} s {frames / seconds:8.0f} frames/s", flush=True)
+
+
+def loop(own: studio.Studio, made: Dataset, out: Path) -> None:
+    """Push, push again, pull."""
+    frames = len(made)
+    with own.server() as server:
+        for turn in (1, 2):  # in turns: the machine is seldom quiet
+            empty = server.send("POST", "/api/projects/", {"title": f"raw {turn}"})["id"]
+            raw = raw_post(own, empty, made)
+            start = time.perf_counter()
+            done = push(made, server, project=f"push {turn}")
+            ours = time.perf_counter() - start
+            told("one raw POST", frames, raw)
+            told("push", frames, ours)
+            print(f"{'push, of the raw POST':34} {raw / ours:7.2f}", flush=True)
+        start = time.perf_counter()
+        assert push(made, server, project=f"push {turn}").frames == {"unchanged": frames}
+        told("push again, nothing new", frames, time.perf_counter() - start)
+        params = {"id": "predictions_to_annotations", "project": done.project.id}
+        everything = {"selectedItems": {"all": True, "excluded": []}}
+        server.send("POST", "/api/dm/actions", everything, params=params)
+        start = time.perf_counter()
+        assert pull(made, server, out, project=f"push {turn}").frames == {"submitted": frames}
+        told("pull", frames, time.perf_counter() - start)
+        start = time.perf_counter()
+        pull(made, server, out, project=f"push {turn}", since_last=True)
+        told("pull --since last", frames, time.perf_counter() - start)
+
+
+def codec() -> None:
+    """Milliseconds to encode and decode masks, least of five, beside the SDK's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from label_studio_sdk.converter import brush as sdk
+    print(f"{'mask':28} {'encode':>8} {'SDK':>8} {'decode':>8} {'SDK':>8}   ms")
+    ragged = np.random.default_rng(2).random((1080 // 4, 1920 // 4)) < 0.5
+    y, x = np.mgrid[:427, :640]
+    masks = {
+        "ellipse 640x427": (x - 320) ** 2 / 9 + (y - 213) ** 2 / 4 < 3000,
+        "ragged 1920x1080": np.kron(ragged, np.ones((4, 4), bool)),
+        "full 4000x3000": np.ones((3000, 4000), bool),
+    }
+    for name, mask in masks.items():
+        size_wh = mask.shape[::-1]
+        rgba = np.repeat(mask.ravel() * np.uint8(255), 4)
+        rle = brush.encode(mask)
+        ways = (
+            lambda mask=mask: brush.encode(mask),
+            lambda rgba=rgba: sdk.encode_rle(rgba),
+            lambda rle=rle, size_wh=size_wh: brush.decode(rle, size_wh),
+            lambda rle=rle: sdk.decode_rle(rle),
+        )
+        print(f"{name:28}", *(f"{least(way) * 1000:8.1f}" for way in ways), flush=True)
+
+
+def least(way: Callable[[], object]) -> float:
+    """Seconds of the fastest of five."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        way()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def main() -> None:
+    """Measure the codec, then a server of its own."""
+    frames = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    codec()
+    here = Path(tempfile.mkdtemp())
+    own, process = studio.launch(studio_env.binary(print), here / "data")
+    try:
+        studio.wait(own, process)
+        loop(own, dataset(here / "frames", frames), here / "out")
+    finally:
+        studio.stop(process.pid)
+        process.wait()
+        shutil.rmtree(here)
+
+
+if __name__ == "__main__":
+    main()
