@@ -81,10 +81,12 @@ def decode(rle: Sequence[int], size_wh: tuple[int, int]) -> Mask:
             raise StudioError(
                 f"a brush mask of {count // _CHANNELS} pixels, but the picture is {width}x{height}"
             )
-        values = stream.runs(count, word + 1, [each + 1 for each in widths])
+        values, lengths = stream.runs(count, word + 1, [each + 1 for each in widths])
     except (ValueError, TypeError, IndexError):
         raise StudioError("a brush mask whose bytes are cut short or damaged") from None
-    return np.ascontiguousarray(values.reshape(height, width, _CHANNELS)[..., 3] >= _SOLID)
+    if (lengths % _CHANNELS).any():  # a run that ends amid a pixel
+        return np.repeat(values >= _SOLID, lengths)[3::_CHANNELS].reshape(height, width)
+    return np.repeat(values >= _SOLID, lengths // _CHANNELS).reshape(height, width)
 
 
 class _Stream:
@@ -101,8 +103,10 @@ class _Stream:
         window = int.from_bytes(self._data[first : first + 8], "big")
         return window >> shift & (1 << bits) - 1
 
-    def runs(self, count: int, word: int, widths: Sequence[int]) -> Bits:
-        """The values, each of the low eight bits of a word."""
+    def runs(
+        self, count: int, word: int, widths: Sequence[int]
+    ) -> tuple[Bits, npt.NDArray[np.int64]]:
+        """The values, each the low eight bits of a word, and how often each of them comes."""
         found, lengths = bytearray(), list[int]()
         total = 0
         while total < count:
@@ -117,4 +121,4 @@ class _Stream:
                 lengths.extend([1] * length)
         if total != count:
             raise ValueError("too long")
-        return np.repeat(np.frombuffer(found, np.uint8), lengths)
+        return np.frombuffer(found, np.uint8), np.array(lengths)

@@ -76,6 +76,12 @@ def test_an_edge_counts_from_half_on():
     ]
 
 
+def test_a_run_may_end_amid_a_pixel():
+    """As it does where the channels differ: alpha, the last, is what counts."""
+    pixels = np.array([255, 255, 255, 0, 0, 0, 0, 255, 255, 0, 0, 255], np.uint8)
+    assert brush.decode(list(sdk.encode_rle(pixels)), (3, 1)).tolist() == [[False, True, True]]
+
+
 def test_from_run_lengths_of_coco():
     mask = ring(60, 80)
     assert brush.encode_rle(masks.encode(mask)) == brush.encode(mask)
