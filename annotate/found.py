@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from annotate.phrasing import Phrase
-from annotate.records import Box
+from annotate.records import Box, Frame
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -25,6 +25,16 @@ class Found:
     phrase: Phrase
     box: Box
     score: float = float("nan")
+
+
+def crop(frame: Frame, box: Box, more: float) -> tuple[Frame, tuple[int, int]]:
+    """A frame `more` pixels round a box, and where in it the top left corner of that is."""
+    width, height = frame.size_wh
+    x1, y1, x2, y2 = box
+    left, top = max(int(x1 - more), 0), max(int(y1 - more), 0)
+    right, bottom = min(int(x2 + more) + 1, width), min(int(y2 + more) + 1, height)
+    image = np.ascontiguousarray(frame.image[top:bottom, left:right])
+    return replace(frame, image=image), (left, top)
 
 
 def meant(label: str, asked: Sequence[Phrase]) -> Phrase | None:

@@ -30,6 +30,16 @@ def _yolo():
 
 
 @contextmanager
+def _ensemble():
+    yield {"members": "colour"}
+
+
+@contextmanager
+def _cascade():
+    yield {"first": "colour", "second": "colour"}
+
+
+@contextmanager
 def options(name):
     """What `detect.load(name, ...)` has to be given; its server runs as long as the context."""
     if name not in MAKING:
@@ -39,4 +49,10 @@ def options(name):
         yield given
 
 
-MAKING = {"moondream": _moondream, "vlm": _vlm, "yolo": _yolo}
+MAKING = {
+    "cascade": _cascade,
+    "ensemble": _ensemble,
+    "moondream": _moondream,
+    "vlm": _vlm,
+    "yolo": _yolo,
+}

@@ -99,22 +99,27 @@ def test_listing_detectors_imports_none():
     assert out.stdout.strip() == "[]"
 
 
+def words_for(name):
+    """A vocabulary that tells every detector something."""
+    if name in DESIGNATOR.detectors:
+        return DESIGNATOR
+    told = {**DESIGNATOR.classes["designator"], name: "person"}
+    return Vocabulary("told.v1", {"thing": {}, "designator": told}, "5e1f" * 16)
+
+
 @pytest.mark.parametrize("name", detect.names())
 def test_it_is_made_without_what_it_needs(name):
     """No server, weights or package: whoever lists detectors, or writes a header, needs none."""
-    detector = detect.load(name, DESIGNATOR)
+    detector = detect.load(name, words_for(name))
     assert set(detect.settings(detector)) <= {f.name for f in dataclasses.fields(detector)}
 
 
 @pytest.mark.parametrize("name", detect.names())
 def test_the_contract(name, demo):
     """Over every installed detector, as far as its packages and weights are on this machine."""
-    words = DESIGNATOR
-    if name not in DESIGNATOR.detectors:
-        words = Vocabulary("told.v1", {"thing": {}, "designator": {name: "person"}}, "5e1f" * 16)
     try:
         with making.options(name) as given:
-            detector = detect.load(name, words, **given)
+            detector = detect.load(name, words_for(name), **given)
             contract.check(detector, list(video.frames_at(demo, [0, 30, 60])))
     except (MissingPackage, MissingWeights) as missing:
         pytest.skip(str(missing))

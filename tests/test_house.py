@@ -22,7 +22,7 @@ LAYERS = [  # imports point down, or sideways within a layer
     "patience endpoints spending answer_cache answers model_notes questions convention",
     "chat calibrate found moondream_client moondream_local fusion",
     "clips folder dataset split foreign exports score footage truth matching",
-    "detectors propagators segmenters formats prefilter",
+    "detectors propagators segmenters formats prefilter members",
     "labelstudio ls_config brush regions staging tasks sending push said pull corrections video_tasks reels",
     "studio studio_env studio_doctor",
     "paint view sheet changes prompted markers draw colour_report console doctor demo review",

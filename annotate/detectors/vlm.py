@@ -18,7 +18,7 @@ from annotate.answers import Said
 from annotate.chat import Chat
 from annotate.convention import Convention
 from annotate.errors import AnswerError, UnreadableAnswer, needs
-from annotate.found import Found, detections, iou, meant
+from annotate.found import Found, crop, detections, iou, meant
 from annotate.patience import Patience, several
 from annotate.phrasing import Phrase, phrases
 from annotate.plugins import ASIDE
@@ -200,15 +200,12 @@ class VlmDetector:
 
     def _refined(self, frame: Frame, first: Found) -> Found:
         """The box as a second look sees it, at a crop round it; as it was if that sees none."""
-        width, height = frame.size_wh
         x1, y1, x2, y2 = first.box
-        margin = max(x2 - x1, y2 - y1, 32.0)  # pixels on each side: three boxes wide
-        left, top = max(int(x1 - margin), 0), max(int(y1 - margin), 0)
-        right, bottom = min(int(x2 + margin) + 1, width), min(int(y2 + margin) + 1, height)
-        crop = replace(frame, image=np.ascontiguousarray(frame.image[top:bottom, left:right]))
+        more = max(x2 - x1, y2 - y1, 32.0)  # pixels on each side: three boxes wide
+        shown, (left, top) = crop(frame, first.box, more)
         seen = [
             (each.box[0] + left, each.box[1] + top, each.box[2] + left, each.box[3] + top)
-            for each in self._asked(crop, [first.phrase])
+            for each in self._asked(shown, [first.phrase])
         ]
         best = max(seen, key=lambda box: iou(box, first.box), default=first.box)
         return replace(first, box=best) if iou(best, first.box) > 0 else first
