@@ -31,12 +31,13 @@ _GONE = {502, 503, 504}  # what a proxy answers in place of its server
 
 @dataclass(frozen=True)
 class Project:
-    """A project: its number, name, labelling config, and the predictions that its editor shows."""
+    """A project: its number, name and config, the predictions its editor shows, how many tasks."""
 
     id: int
     title: str
     config: str
     model_version: str
+    tasks: int
 
 
 class Server:
@@ -211,7 +212,8 @@ class Server:
                     f"{self.url}: there is no project {number}; was it deleted?"
                 ) from None
             raise
-        return Project(number, told["title"], told["label_config"], told["model_version"] or "")
+        version, count = told["model_version"] or "", told["task_number"] or 0
+        return Project(number, told["title"], told["label_config"], version, count)
 
     def tasks(
         self, project: int, include: str, filters: Sequence[Mapping[str, Any]] = ()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from annotate.labelstudio import Project, Server
 from annotate.regions import Region
 from annotate.tasks import Task
 
-_BATCH = 250  # tasks a request
+_BATCH = 500  # tasks a request
 _BATCH_BYTES = 20 * 2**20
 _MOST_BYTES = 200 * 2**20  # that a server takes in one request
 _TRIES, _LOOKS, _PAUSE_SECONDS = 3, 20, 1.0  # with a batch of which the answer was lost
@@ -67,7 +68,8 @@ def send(
 ) -> None:
     """Make the tasks that the project of `done` lacks, and refresh the predictions of others."""
     project = done.project
-    there = tasks.find(server, project.id, [each.name for each in wanted()])
+    names = [each.name for each in wanted()] if project.tasks else []
+    there = tasks.find(server, project.id, names)
     there = _without_doubles(server, project.id, there, done)
     put = staging.stager(server, project)
     new = (_task(each, put) for each in wanted() if each.name not in there)
@@ -120,13 +122,27 @@ def _create(
     done: Pushed,
     progress: Callable[[], None],
 ) -> None:
-    for batch in batches(new):
-        names = [task["data"]["ext_id"] for task in batch]
-        if not _import(server, project, batch, names):
-            _without_doubles(server, project, tasks.find(server, project, names), done)
+    def finish(batch: list[dict[str, Any]], sent: Future[None]) -> None:
+        sent.result()
         done.frames["new"] += len(batch)
         for _ in batch:
             progress()
+
+    with ThreadPoolExecutor(1) as sender:  # the next batch is made while the server takes this one
+        under_way: tuple[list[dict[str, Any]], Future[None]] | None = None
+        for batch in batches(new):
+            if under_way is not None:
+                finish(*under_way)
+            under_way = batch, sender.submit(_arrive, server, project, batch, done)
+        if under_way is not None:
+            finish(*under_way)
+
+
+def _arrive(server: Server, project: int, batch: list[dict[str, Any]], done: Pushed) -> None:
+    """See to it that a batch is there, and there once."""
+    names = [task["data"]["ext_id"] for task in batch]
+    if not _import(server, project, batch, names):
+        _without_doubles(server, project, tasks.find(server, project, names), done)
 
 
 def _import(server: Server, project: int, batch: list[dict[str, Any]], names: list[str]) -> bool:

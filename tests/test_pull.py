@@ -13,6 +13,7 @@ from studio_fixture import boxed, make_dataset, submit, submit_all, tasks_of
 
 from annotate import brush, folder, masks, tasks
 from annotate.errors import DatasetError, OutputError, StudioError
+from annotate.labelstudio import Server
 from annotate.pull import pull
 from annotate.push import push
 from annotate.records import Item, Object
@@ -159,6 +160,42 @@ def test_what_is_not_certain_is_left_out_and_said(server, pushed, tmp_path):
     server.send("PATCH", f"/api/annotations/{first['id']}/", {"ground_truth": True})
     done = pull(dataset, server, tmp_path / "out", project=title, force=True)
     assert done.frames["several"] == 0 and done.frames["submitted"] == 2
+
+
+@pytest.fixture
+def ada(label_studio, server):
+    """A client of a second person, who came by the invitation."""
+    import httpx
+
+    invitation = server.get("/api/invite")["invite_url"]
+    with httpx.Client(base_url=label_studio.url, trust_env=False) as browser:
+        browser.get(invitation)
+        form = {"email": "ada@example.com", "password": "engine-no-1"}
+        form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
+        headers = {"Referer": label_studio.url}
+        assert browser.post(invitation, data=form, headers=headers).status_code == 302
+        token = browser.get("/api/current-user/token").json()["token"]
+    with Server(label_studio.url, token) as client:
+        yield client
+
+
+def test_two_people_on_one_task(server, ada, pushed, tmp_path):
+    """Who agree are heard; who differ are named, until one of the two is starred."""
+    dataset, title, task = pushed
+    submit(server, task(0))
+    submit(ada, task(0))
+    submit(server, task(1))
+    result = result_of(ada, task(1))
+    theirs = submit(ada, task(1), result[1:])
+    done = pull(dataset, server, tmp_path / "out", project=title)
+    assert items(tmp_path / "out") == items(dataset.path)[:1]
+    me = server.who()["email"]
+    why = f"several: 2 annotations, by ada@example.com, {me}: delete all but one, or star it"
+    assert done.notes == [("dock.mp4#5@5e1f5e1f", why)]
+    server.send("PATCH", f"/api/annotations/{theirs['id']}/", {"ground_truth": True})
+    pull(dataset, server, tmp_path / "out", project=title, force=True)
+    assert items(tmp_path / "out")[1].objects == items(dataset.path)[1].objects[1:]
+    assert push(dataset, server, project=title).frames["annotated"] == 2
 
 
 def test_a_draft_on_top_of_what_was_submitted_is_said(server, pushed, tmp_path):
