@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate.features import WEIGHTS, WIDTHS
+from annotate.records import Mask
 from annotate.windows import Map
 
 Wide = npt.NDArray[np.float64]
@@ -16,7 +17,7 @@ class Ridge:
     """What inside and outside look like, as sums that simply add up.
 
     Sums of what a person showed are kept for ever; those of what was found since fade by `decay`
-    a frame. `score` is about +1 inside and -1 outside.
+    a frame. Scores are about +1 inside and -1 outside.
     """
 
     decay = 0.9
@@ -33,7 +34,7 @@ class Ridge:
         self._scale = np.zeros(inputs, np.float32)
         self._shown, self._found = np.zeros((size, size + 1)), np.zeros((size, size + 1))
         self._counts = np.zeros(2)  # how many frames are in each
-        self._beta = np.zeros(size, np.float32)
+        self._beta = np.zeros((size, 2), np.float32)
 
     @property
     def taught(self) -> bool:
@@ -57,13 +58,9 @@ class Ridge:
 
     def learn(self, expanded: Map, inside: Map, weight: Map, *, shown: bool) -> None:
         """Add pixels, `inside` 0..1, both classes weighing the same; `shown`: a person said so."""
-        total_in, total_out = (weight * inside).sum(), (weight * (1 - inside)).sum()
-        if min(total_in, total_out) < 1e-3:
+        sums = _sums(expanded, inside, weight)
+        if sums is None:
             return
-        balanced = 0.5 * weight * (inside / total_in + (1 - inside) / total_out)
-        weighted = expanded * balanced.astype(np.float32)[:, None]
-        target = (2 * inside - 1).astype(np.float32)
-        sums = weighted.T @ np.concatenate([expanded, target[:, None]], axis=1)
         if shown:
             self._shown += sums
             self._counts[0] += 1
@@ -73,16 +70,36 @@ class Ridge:
 
     def solve(self) -> None:
         """Fit to all that was learnt."""
-        sums = self._shown / max(self._counts[0], 1)
+        sums = shown = self._shown / max(self._counts[0], 1)
         if self._counts[1]:
             sums = self.kept * sums + (1 - self.kept) * self._found / self._counts[1]
+        self._beta[:, 0] = self._solved(sums)
+        if not self._counts[1]:
+            self._beta[:, 1] = self._solved(shown)
+
+    def scores(self, expanded: Map) -> Map:
+        """For each pixel two scores, (pixels, 2): by all that was learnt, and by what was shown."""
+        return np.asarray(expanded @ self._beta, np.float32)
+
+    def persists(self, expanded: Map, inside: Map, blocks: Mask) -> float:
+        """How well a thing can be told from what is round it: 0.5 is chance, 1 is surely.
+
+        What is learnt on one half of the picture, `blocks`, is tried on the other, and back.
+        """
+        right = []
+        for half in (blocks, ~blocks):
+            sums = _sums(expanded[half], inside[half], np.ones(int(half.sum()), np.float32))
+            truth = inside[~half] > 0.5
+            if sums is None or not 0 < truth.mean() < 1:
+                return 0.5
+            score = expanded[~half] @ self._solved(sums.astype(np.float64))
+            right += [(score[truth] > 0).mean(), (score[~truth] < 0).mean()]
+        return float(np.mean(right))
+
+    def _solved(self, sums: Wide) -> Map:
         square, right = sums[:, :-1].copy(), sums[:, -1]
         square.flat[:: len(square) + 1] += self.penalty * np.trace(square) / len(square)
-        self._beta = np.linalg.solve(square, right).astype(np.float32)
-
-    def score(self, expanded: Map) -> Map:
-        """About +1 inside, -1 outside, for each pixel."""
-        return np.asarray(expanded @ self._beta, np.float32)
+        return np.linalg.solve(square, right).astype(np.float32)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that was learnt."""
@@ -95,3 +112,14 @@ class Ridge:
 
 
 _REMEMBERED = ("mean", "scale", "shown", "found", "counts", "beta")
+
+
+def _sums(expanded: Map, inside: Map, weight: Map) -> Map | None:
+    """The normal equations, both classes weighing the same; None when one of them is missing."""
+    total_in, total_out = (weight * inside).sum(), (weight * (1 - inside)).sum()
+    if min(total_in, total_out) < 1e-3:
+        return None
+    balanced = 0.5 * weight * (inside / total_in + (1 - inside) / total_out)
+    weighted = expanded * balanced.astype(np.float32)[:, None]
+    target = (2 * inside - 1).astype(np.float32)
+    return weighted.T @ np.concatenate([expanded, target[:, None]], axis=1)

@@ -17,6 +17,7 @@ from annotate.windows import Map, Window
 Grey = npt.NDArray[np.uint8]
 
 CONTEXT = 1.6  # side of the window, in sides of the object's box
+YOUNG = 5  # frames after a prompt in which what was shown may turn out to be a flash
 SMALLEST = 24.0  # side of the smallest window, in pixels
 # How a prompted frame is shown to the classifier: zoom out, mirror, shift, brighten. What it learns
 # then survives a turn, a zoom and a muzzle flash, and it sees more of what is round the object.
@@ -53,6 +54,7 @@ QUICK = Effort(192, 64, 3, 3, 0)
 class Place:
     """Where an object is and how it usually looks, in pixels of the picture; all floats.
 
+    `fit` is the mean score inside, `likeness` the same by what a person showed only.
     `soft_x`, `soft_y` and `soft_side` are the window of the soft mask that is remembered.
     """
 
@@ -62,6 +64,7 @@ class Place:
     height: float = 0
     area: float = 0
     fit: float = 0
+    likeness: float = 0
     started: float = 0
     lost: float = 0
     age: float = 0
@@ -84,12 +87,16 @@ class Place:
 class Guess:
     """Where an object seems to be, in its window: soft mask, and what the classifier saw."""
 
+    crop: Picture
     window: Window
     soft: Map  # (size, size), 0..1
     score: Map  # (grid, grid)
+    sure: Map  # (grid, grid): the score by what a person showed
     expanded: Map
     inside: Mask  # (grid, grid): on the picture
-    prior: Map | None  # (size, size): where the flow takes the mask before; None when searched for
+    prior: (
+        Map | None
+    )  # (size / 2, size / 2): where the flow takes the mask before; None when searched for
 
 
 class Tracker:
@@ -136,28 +143,57 @@ class Tracker:
         """Take `mask`, (H, W), as where the object is on this frame; returns how well it fits."""
         window = _about(mask)
         crop = window.cut(picture, self._effort.size)
-        score = self._score(self._ridge.expand(features(crop)))
+        score, sure = self._scores(self._ridge.expand(features(crop)))
         grid = window.cut(mask.astype(np.float32), self._effort.grid, outside=False)
-        fit = _mean(score, grid > 0.5)
+        fit, likeness = _mean(score, grid > 0.5), _mean(sure, grid > 0.5)
         x0, y0, x1, y1 = _box(mask)
-        self._place = Place(window.x, window.y, x1 - x0, y1 - y0, float(mask.sum()), fit, 1)
+        self._place = Place(
+            window.x, window.y, x1 - x0, y1 - y0, float(mask.sum()), fit, likeness, 1
+        )
         self._remember(
             window, window.cut(mask.astype(np.float32), self._effort.size, outside=False)
         )
         return fit
 
-    def guess(self, picture: Picture, grey: Grey, before: Grey) -> Guess | None:
+    def guess(self, picture: Picture, grey: Grey, before: Grey) -> Guess:
         """Where it seems to be on `picture`; `grey` is that in grey, `before` the frame before."""
         self._place.age += 1
         if self.lost:
             return self._search(picture)
         window = self._place.window
-        return self._look(picture, window, self._warped(window, grey, before))
+        guess = self._look(picture, window, self._warped(window, grey, before))
+        young = self._place.age <= YOUNG
+        return (self._recoloured(guess) if young else None) or guess
 
-    def settle(self, guess: Guess | None, taken: Map | None, size_wh: tuple[int, int]) -> Any:
+    def _recoloured(self, guess: Guess) -> Guess | None:
+        """What a flash or a shadow did: the shape is still there and apart, its colours are not.
+
+        Then it is learnt anew from where it was.
+        """
+        grid = self._effort.grid
+        prior = cv2.resize(guess.prior, (grid, grid), interpolation=cv2.INTER_AREA)
+        was = prior > 0.5
+        kept = (guess.score[was] > 0).mean() if was.any() else 1.0
+        moved = (guess.soft > 0.5).mean() > 0.35 * was.mean()
+        if kept > 0.35 or moved:
+            return None
+        y, x = np.mgrid[:grid, :grid] // 4
+        blocks = ((x + y) % 2 == 0).ravel()
+        near = (np.abs(2 * prior - 1) > 0.4).ravel() & guess.inside.ravel()
+        inside = was.astype(np.float32).ravel()
+        if self._ridge.persists(guess.expanded[near], inside[near], blocks[near]) < 0.85:
+            return None
+        weight = near.astype(np.float32)
+        self._ridge.learn(guess.expanded, inside, weight, shown=False)
+        self._ridge.solve()
+        again = self._fused(guess.crop, guess.window, guess.expanded, guess.inside, guess.prior)
+        self._place.fit, self._place.likeness = _mean(again.score, was), _mean(again.sure, was)
+        return again
+
+    def settle(
+        self, guess: Guess, taken: Map | None, size_wh: tuple[int, int]
+    ) -> tuple[Mask | None, float]:
         """Decide; `taken` is what other objects have of the window. Returns a mask and its fit."""
-        if guess is None:
-            return None, 0.0
         soft = guess.soft if taken is None else guess.soft * (1 - taken)
         soft, dropped = self._one_thing(soft, guess)
         left, top, part = guess.window.paste(soft, size_wh)
@@ -165,11 +201,11 @@ class Tracker:
         mask[top : top + part.shape[0], left : left + part.shape[1]] = part > 0.5
         area = float(mask.sum())
         grid = cv2.resize(soft, guess.score.shape, interpolation=cv2.INTER_AREA)
-        fit = _mean(guess.score, grid > 0.5)
-        if not self._seen(area, fit, guess.prior is None):
+        fit, likeness = _mean(guess.score, grid > 0.5), _mean(guess.sure, grid > 0.5)
+        if not self._seen(guess, grid > 0.5, area, fit, likeness):
             self._place.lost = 1
             return None, fit
-        self._move(guess.window, soft, mask, area, fit)
+        self._move(guess.window, soft, mask, area, fit, likeness)
         if self._place.age % self._effort.every == 0 and area > 0.7 * self._place.area:
             self._update(guess, grid, dropped)
         return mask, fit
@@ -187,12 +223,9 @@ class Tracker:
         self._ridge.restore(state)
         self._soft, self._place = state["soft"].copy(), Place(*state["place"].tolist())
 
-    def score(self, picture: Picture, window: Window) -> Map:
-        """What the classifier says of a window: (grid, grid), about +1 inside and -1 outside."""
-        return self._score(self._ridge.expand(features(window.cut(picture, self._effort.size))))
-
-    def _score(self, expanded: Map) -> Map:
-        return self._ridge.score(expanded).reshape(self._effort.grid, self._effort.grid)
+    def _scores(self, expanded: Map) -> tuple[Map, Map]:
+        scores = self._ridge.scores(expanded).reshape(self._effort.grid, self._effort.grid, 2)
+        return scores[..., 0], scores[..., 1]
 
     def _warped(self, window: Window, grey: Grey, before: Grey) -> Map:
         """The mask of the frame before, taken along by the optical flow in the window."""
@@ -204,29 +237,38 @@ class Tracker:
         return np.asarray(cv2.remap(soft, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR))
 
     def _look(self, picture: Picture, window: Window, prior: Map | None) -> Guess:
-        size, grid = self._effort.size, self._effort.grid
-        crop = window.cut(picture, size)
+        crop = window.cut(picture, self._effort.size)
         expanded = self._ridge.expand(features(crop))
-        score = self._score(expanded)
-        inside = window.inside((picture.shape[1], picture.shape[0]), grid)
-        logit = 4 * score
-        reach = np.sqrt(self._place.area) * grid / window.side
-        if prior is None:
-            steps = (np.arange(grid) - (grid - 1) / 2) * (window.side / grid)
-            out_x = np.abs(steps) / self._place.width > 0.75
-            out_y = np.abs(steps) / self._place.height > 0.75
-            logit = np.where(out_y[:, None] | out_x[None], -8, logit)
-        else:
-            small = cv2.resize(prior, (grid, grid), interpolation=cv2.INTER_AREA)
-            outside = (small < 0.5).astype(np.uint8)
-            far = cv2.distanceTransform(outside, cv2.DIST_L2, 5) / max(reach, 2)
-            logit = logit + 2 * (small - 0.5) - 8 * np.clip(far - 0.35, 0, 10)
+        inside = window.inside((picture.shape[1], picture.shape[0]), self._effort.grid)
+        return self._fused(crop, window, expanded, inside, prior)
+
+    def _fused(
+        self, crop: Picture, window: Window, expanded: Map, inside: Mask, prior: Map | None
+    ) -> Guess:
+        size = self._effort.size
+        score, sure = self._scores(expanded)
+        logit = 4 * score + (self._within(window) if prior is None else self._pull(prior, window))
         soft = 1 / (1 + np.exp(-np.where(inside, logit, -8)))
         soft = cv2.resize(soft.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
-        soft = guided(crop, soft, size // 32)
-        if prior is not None:
-            prior = cv2.resize(prior, (size, size), interpolation=cv2.INTER_LINEAR)
-        return Guess(window, soft, score, expanded, inside, prior)
+        return Guess(
+            crop, window, guided(crop, soft, size // 32), score, sure, expanded, inside, prior
+        )
+
+    def _pull(self, prior: Map, window: Window) -> Map:
+        """Logits: a little towards the prior, and strongly away from what is far from it."""
+        grid = self._effort.grid
+        small = cv2.resize(prior, (grid, grid), interpolation=cv2.INTER_AREA)
+        reach = max(np.sqrt(self._place.area) * grid / window.side, 2)
+        outside = (small < 0.5).astype(np.uint8)
+        far = cv2.distanceTransform(outside, cv2.DIST_L2, 5) / reach
+        return np.asarray(2 * (small - 0.5) - 8 * np.clip(far - 0.35, 0, 10))
+
+    def _within(self, window: Window) -> Map:
+        """Logits: nothing beyond one and a half times the usual box about the middle."""
+        grid = self._effort.grid
+        steps = np.abs((np.arange(grid) - (grid - 1) / 2) * (window.side / grid))
+        out_x, out_y = steps > 0.75 * self._place.width, steps > 0.75 * self._place.height
+        return np.where(out_y[:, None] | out_x[None], -12, 0).astype(np.float32)
 
     def _search(self, picture: Picture) -> Guess:
         """Look for a lost object all over the picture, coarsely, then closely at the best place."""
@@ -235,10 +277,14 @@ class Tracker:
         zoom = min(self._effort.size / 2 / side, np.sqrt(512 * 288 / (width * height)), 1.0)
         wide, high = (max(64, 16 * round(zoom * length / 16)) for length in (width, height))
         small = cv2.resize(picture, (wide, high), interpolation=cv2.INTER_AREA)
-        score = self._ridge.score(self._ridge.expand(features(small))).reshape(high // 4, wide // 4)
+        score = self._ridge.scores(self._ridge.expand(features(small)))[:, 0]
+        score = score.reshape(high // 4, wide // 4)
         fx, fy = wide / 4 / width, high / 4 / height
         box = max(1, round(self._place.width * fx)) | 1, max(1, round(self._place.height * fy)) | 1
         heat = cv2.boxFilter(np.clip(score, -1, 1), -1, box, borderType=cv2.BORDER_REPLICATE)
+        steps_y, steps_x = np.mgrid[: high // 4, : wide // 4]
+        from_x, from_y = (steps_x + 0.5) / fx - self._place.x, (steps_y + 0.5) / fy - self._place.y
+        heat += 0.2 * np.exp(-(from_x**2 + from_y**2) / (2 * side) ** 2)  # rather where it was
         y, x = np.unravel_index(int(heat.argmax()), heat.shape)
         window = Window((x + 0.5) / fx - 0.5, (y + 0.5) / fy - 0.5, side)
         return self._look(picture, window, None)
@@ -252,19 +298,34 @@ class Tracker:
         count, parts = cv2.connectedComponents(cv2.dilate(whole.astype(np.uint8), disk))
         if count <= 2:
             return soft, None
-        weight = whole * (0.1 + (guess.prior if guess.prior is not None else 0))
+        weight = whole * self._trust(guess)
         totals = np.bincount(parts.ravel(), weights=weight.ravel(), minlength=count)
         totals[0] = 0
         dropped = (whole & (parts != totals.argmax())).astype(np.float32)
         return soft * (1 - 0.75 * dropped), dropped
 
-    def _seen(self, area: float, fit: float, searched: bool) -> bool:
-        usual_area, usual_fit = self._place.area, self._place.fit
-        if searched:
-            return bool(0.25 * usual_area < area < 2 * usual_area and fit > 0.7 * usual_fit)
-        return bool(area >= max(16, 0.03 * usual_area) and fit > 0.3 * usual_fit)
+    def _trust(self, guess: Guess) -> Map:
+        """Which part is the object: the one that was there, and looks as it was shown."""
+        size = self._effort.size
+        trust = cv2.resize(np.clip(0.5 + guess.sure, 0.1, 1), (size, size))
+        if guess.prior is not None:
+            trust = trust * (0.1 + cv2.resize(guess.prior, (size, size)))
+        return np.asarray(trust, np.float32)
 
-    def _move(self, window: Window, soft: Map, mask: Mask, area: float, fit: float) -> None:
+    def _seen(self, guess: Guess, where: Mask, area: float, fit: float, likeness: float) -> bool:
+        """Whether this is the object: most of its size, like it, and unlike what is round it."""
+        usual, grown = self._place, cv2.dilate(where.astype(np.uint8), np.ones((9, 9), np.uint8))
+        round_it = _mean(guess.score, (grown > 0) & ~where & guess.inside)
+        if guess.prior is None:
+            sized = 0.25 * usual.area < area < 2 * usual.area
+            like = fit > 0.7 * usual.fit and likeness > usual.likeness - 0.5
+            return bool(sized and like and round_it < -0.2)
+        like = fit > 0.3 * usual.fit and likeness > usual.likeness - 0.8
+        return bool(area >= max(16, 0.03 * usual.area) and like and round_it < 0.2)
+
+    def _move(
+        self, window: Window, soft: Map, mask: Mask, area: float, fit: float, likeness: float
+    ) -> None:
         x0, y0, x1, y1 = _box(mask)
         place = self._place
         place.x, place.y = (x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2
@@ -272,6 +333,7 @@ class Tracker:
         place.height = _towards(y1 - y0, place.height, 0.95, 1.1)
         place.area = _towards(area, place.area, 0.9, 1.2)
         place.fit += 0.05 * (fit - place.fit)
+        place.likeness += 0.05 * (likeness - place.likeness)
         place.lost = 0
         self._remember(window, soft)
 

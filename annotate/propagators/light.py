@@ -48,21 +48,23 @@ class LightSession:
         self._threads = threads
         self._trackers: dict[int, Tracker] = {}
         self._before: npt.NDArray[np.uint8] | None = None
+        self._seeds: dict[tuple[int, int], masks.Rle] = {}  # of frame, object
 
     def learn(self, picture: Picture, prompts: Sequence[Prompt]) -> None:
         """Teach each object its prompt on this picture."""
         with _pinned():
             for prompt in prompts:
-                others = [each for each in prompts if each is not prompt]
+                mask = seed(picture, prompt, [each for each in prompts if each is not prompt])
+                self._seeds[prompt.frame, prompt.object_id] = masks.encode(mask)
                 tracker = self._trackers.setdefault(prompt.object_id, Tracker(self._effort))
-                tracker.teach(picture, seed(picture, prompt, others))
+                tracker.teach(picture, mask)
 
     def step(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
         """Follow every object that has started onto this frame."""
         picture = frame.image
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         prompted = {prompt.object_id for prompt in prompts}
-        unknown = [prompt for prompt in prompts if prompt.object_id not in self._trackers]
+        unknown = [each for each in prompts if (each.frame, each.object_id) not in self._seeds]
         if unknown:
             self.learn(picture, unknown)
         with _pinned():
@@ -95,7 +97,7 @@ class LightSession:
     def _start(self, picture: Picture, prompts: Sequence[Prompt]) -> dict[int, tuple[Mask, float]]:
         found = {}
         for prompt in prompts:
-            mask = seed(picture, prompt, [each for each in prompts if each is not prompt])
+            mask = masks.decode(self._seeds[prompt.frame, prompt.object_id])
             if mask.any():
                 fit = self._trackers[prompt.object_id].start(picture, mask)
                 found[prompt.object_id] = mask, fit
