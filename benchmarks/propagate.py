@@ -69,8 +69,7 @@ def sam2_model(row: dict[str, Any]) -> Any:
 
     torch.manual_seed(0)
     sized = SMALL if row["small"] else [f"++model.image_size={row['size']}"]
-    config = CONFIGS["sam2.1-tiny"]
-    model = build_sam2_video_predictor(config, None, "cpu", hydra_overrides_extra=sized)
+    model = build_sam2_video_predictor(CONFIGS["sam2.1-tiny"], None, "cpu", "eval", sized)
     show_all(model)
     return model
 
@@ -87,9 +86,8 @@ def hf_model(row: dict[str, Any]) -> Any:
     config = edgetam.resized(edgetam._random_config(name), side)
     if row["small"]:
         config.memory_attention_num_layers = 1
-        config.perceiver_resampler_num_latents_2d = (side // 16) ** 2  # EdgeTAM's only
-        config.memory_attention_rope_k_sizes = [side // 16] * 2
-        config.perceiver_resampler_num_latents = (side // 16) ** 2
+        config.memory_attention_rope_k_sizes = [side // 16] * 2  # this and the next: EdgeTAM's
+        config.perceiver_resampler_num_latents_2d = (side // 16) ** 2
     model = edgetam.build(config).eval()
     edgetam.show_all(model)
     return model
@@ -140,8 +138,7 @@ def sam2_stock(row: dict[str, Any], model: Any) -> Iterator[int]:
         for prompt in prompts(row, small):
             points = prompt.points_xy.astype(np.float32)
             model.add_new_points_or_box(state, 0, prompt.object_id, points, [1])
-        for index, _, _ in model.propagate_in_video(state):
-            yield index
+        yield from (index for index, _, _ in model.propagate_in_video(state))
 
 
 def hf_stock(row: dict[str, Any], model: Any) -> Iterator[int]:
@@ -174,27 +171,22 @@ def hf_stock(row: dict[str, Any], model: Any) -> Iterator[int]:
 def clock(model: Any, spent: dict[str, float]) -> None:
     """Add up the seconds that each part of the network takes."""
 
-    def time_part(part: str, module: Any) -> None:
-        began = []
-        module.register_forward_pre_hook(lambda *_: began.append(time.perf_counter()))
-        module.register_forward_hook(lambda *_: stop(part, began.pop()))
-
-    def stop(part: str, began: float) -> None:
-        spent[part] += time.perf_counter() - began
+    def add(part: str, seconds: float) -> None:
+        spent[part] += seconds
 
     for part, names in PARTS.items():
-        time_part(part, next(getattr(model, name) for name in names if hasattr(model, name)))
+        module = next(getattr(model, name) for name in names if hasattr(model, name))
+        module.register_forward_pre_hook(lambda *_, of=part: add(of, -time.perf_counter()))
+        module.register_forward_hook(lambda *_, of=part: add(of, time.perf_counter()))
 
 
 def prepare(row: dict[str, Any]) -> tuple[Callable[..., Iterator[int]], Any]:
     """The loop of a row and its network."""
-    if row["engine"] == "read":
+    loops: dict[str, Any] = {"read": read, "sam2-stock": sam2_stock}
+    loop = loops.get(row["engine"], hf_stock if row["engine"].endswith("stock") else ours)
+    if loop is read:
         return read, None
-    if row["engine"] == "sam2-stock":
-        return sam2_stock, sam2_model(row)
-    if row["engine"] == "sam2":
-        return ours, sam2_model(row)
-    return (hf_stock if row["engine"].endswith("stock") else ours), hf_model(row)
+    return loop, sam2_model(row) if row["engine"] in ("sam2", "sam2-stock") else hf_model(row)
 
 
 def run(row: dict[str, Any]) -> None:
@@ -211,8 +203,8 @@ def run(row: dict[str, Any]) -> None:
     with torch.inference_mode():
         for index in loop(row, model):
             now = time.perf_counter()
-            told = {"frame": index, "seconds": now - began, "rss": resident(), **spent}
-            print(json.dumps(told), flush=True)
+            told = {"frame": index, "seconds": now - began, "rss": resident()}
+            print(json.dumps(told | spent), flush=True)
             spent.clear()
             began = time.perf_counter()
     print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
@@ -220,8 +212,7 @@ def run(row: dict[str, Any]) -> None:
 
 def resident() -> float:
     """MiB of this process in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def measure(row: dict[str, Any]) -> list[dict[str, float]]:
@@ -238,7 +229,7 @@ def measure(row: dict[str, Any]) -> list[dict[str, float]]:
 def speed(args: argparse.Namespace) -> None:
     """The table of milliseconds a frame."""
     print(f"| engine | size | objects | ms/frame | {' | '.join(PARTS)} | peak MiB |")
-    print("|---|---:|---:|---:|" + "---:|" * (len(PARTS) + 1))
+    print("|---" + "|---:" * (len(PARTS) + 4) + "|")
     for objects in args.objects:
         for engine in args.engines:
             row = vars(args) | {"engine": engine, "objects": objects, "small": False}
@@ -254,11 +245,10 @@ def flat(args: argparse.Namespace) -> None:
     """Resident memory all along the clip: figures and a plot."""
     lines = {}
     for engine in args.engines:
-        frames = args.stock_frames if engine.endswith("stock") else args.frames
-        row = vars(args) | {"engine": engine, "objects": 3, "small": True, "frames": frames}
+        row = vars(args) | {"engine": engine, "objects": 3, "small": True}
+        row["frames"] = args.stock_frames if engine.endswith("stock") else args.frames
         *told, _ = measure({key: row[key] for key in row if key not in ("work", "plot")})
-        memory = {int(line["frame"]): line["rss"] for line in told}
-        lines[ENGINES[engine]] = memory
+        lines[ENGINES[engine]] = memory = {int(line["frame"]): line["rss"] for line in told}
         first, last = min(300, max(memory) // 2), max(memory)
         grown = memory[last] - memory[first]
         print(
