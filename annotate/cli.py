@@ -4,6 +4,7 @@ import typer
 
 from annotate import (
     commands_about,
+    commands_ask,
     commands_clip,
     commands_compare,
     commands_dataset,
@@ -19,7 +20,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for family in (commands_clip, commands_dataset, commands_compare, commands_studio, commands_about):
+for family in (
+    commands_clip,
+    commands_ask,
+    commands_dataset,
+    commands_compare,
+    commands_studio,
+    commands_about,
+):
     app.add_typer(family.app)
 app.add_typer(commands_models.app, name="models")
 app.add_typer(commands_studio.studio_app, name="studio")

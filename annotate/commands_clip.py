@@ -79,10 +79,13 @@ def detect(
         str | None, typer.Option(help="Look only near the colour of this class.")
     ] = None,
     margin: Annotated[int, typer.Option(min=0, help="Pixels round what --near keeps.")] = 40,
+    calibration: Annotated[
+        Path | None, typer.Option(help="What `annotate calibrate-scores` learnt of its scores.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Propose boxes on the frames of a clip."""
-    from annotate import console, detect, prompts, sample, video
+    from annotate import console, detect, prompts, sample, spending, video
 
     words = prompts.read_vocabulary(vocabulary)
     chosen = detect.load(detector, words, **detect.parse_options(detector, pairs(settings)))
@@ -90,11 +93,18 @@ def detect(
         from annotate import prefilter
 
         chosen = prefilter.apply(chosen, mask=mask, near=near, margin=margin)
+    if calibration is not None:
+        from annotate.score_calibration import Calibrated
+
+        chosen = Calibrated(chosen, detector, calibration)
     choice = sample.Choice(every, rate, keyframes, start, stop)
     job = detect.Job(chosen, detector, clip, choice)
     with console.progress(detector, choice.count(video.probe(clip))) as advance:
-        fresh = detect.into(job, output, force=force, progress=advance)
+        tally = spending.Tally(advance)
+        fresh = detect.into(job, output, force=force, progress=tally)
     console.done(output, fresh)
+    if bill := spending.bill(chosen):
+        console.say(bill.words(tally.pictures, tally.boxes))
 
 
 @app.command()

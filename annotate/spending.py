@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from annotate import plugins
 from annotate.errors import BudgetSpent
+from annotate.records import Item
 
 _MILLION = 1_000_000
 
@@ -100,6 +102,19 @@ class Meter:
         """Say that the cache knew an answer."""
         with self._lock:
             self.bill += Bill(known=1)
+
+
+class Tally:
+    """Counts the pictures and boxes of items as they pass on their way."""
+
+    def __init__(self, onward: Callable[[Item], object]) -> None:
+        self._onward = onward
+        self.pictures = self.boxes = 0
+
+    def __call__(self, item: Item) -> None:
+        """Count an item, and hand it on."""
+        self.pictures, self.boxes = self.pictures + 1, self.boxes + len(item.objects)
+        self._onward(item)
 
 
 def bill(detector: Any) -> Bill | None:

@@ -23,11 +23,12 @@ LAYERS = [  # imports point down, or sideways within a layer
     "chat calibrate found moondream_client moondream_local fusion",
     "clips folder dataset split foreign exports score footage truth matching",
     "detectors propagators segmenters formats prefilter members",
+    "pointing score_calibration calibrate_scores",
     "labelstudio ls_config brush regions staging tasks sending push said pull corrections video_tasks reels",
     "studio studio_env studio_doctor",
     "paint view sheet changes prompted markers draw colour_report console doctor demo review",
     "trial columns compare compare_pictures phrases describers study study_words study_plot",
-    "options commands_clip commands_dataset commands_compare commands_about commands_models commands_studio",
+    "options commands_clip commands_dataset commands_compare commands_about commands_ask commands_models commands_studio",
     "cli __main__",
 ]
 LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms.split()}

@@ -13,7 +13,7 @@ from annotate.moondream_client import STATION, Moondream
 from annotate.patience import Patience, several
 from annotate.phrasing import Phrase, phrases
 from annotate.plugins import ASIDE
-from annotate.records import Frame, Vocabulary
+from annotate.records import Frame, Picture, Vocabulary
 from annotate.spending import Bill, Meter, Prices
 
 
@@ -41,7 +41,8 @@ class MoondreamDetector:
     cache: bool = field(default=True, metadata=ASIDE)
 
     @cached_property
-    def _moondream(self) -> Moondream:
+    def moondream(self) -> Moondream:
+        """Who is asked; it points, captions and answers too."""
         patience, meter = Patience(self.tries, self.wait), Meter(Prices())
         asked = (self.max_objects, self.timeout, patience, meter, self.cache)
         if not self.local:
@@ -56,7 +57,7 @@ class MoondreamDetector:
     @property
     def bill(self) -> Bill:
         """What this detector has asked so far."""
-        return self._moondream.meter.bill
+        return self.moondream.meter.bill
 
     def ready(self) -> None:
         """Refuse to begin without words to ask with, or without what answers.
@@ -66,9 +67,17 @@ class MoondreamDetector:
         """
         phrases(self.vocabulary, "moondream")
         if self.local:
-            _ = self._moondream
+            _ = self.moondream
         else:
             needs("moondream")
+
+    def caption(self, image: Picture) -> str:
+        """What is to be seen on a picture, RGB, in words: see `annotate study`.
+
+        Raises:
+            AnswerError: no answer, or none that can be read.
+        """
+        return self.moondream.see(image).caption()
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Boxes for each frame, those of a class's first phrase first.
@@ -81,6 +90,6 @@ class MoondreamDetector:
         return several(lambda frame: self._propose(frame, asked), frames, self.parallel)
 
     def _propose(self, frame: Frame, asked: tuple[Phrase, ...]) -> sv.Detections:
-        seen = self._moondream.see(frame.image)
+        seen = self.moondream.see(frame.image)
         found = [Found(phrase, box) for phrase in asked for box in seen.boxes(phrase.text)]
         return detections(found, frame.size_wh)
