@@ -187,7 +187,8 @@ def propagate(
     force: Force = False,
 ) -> None:
     """Carry points, boxes or masks through a clip: a mask and a track for each object."""
-    from annotate import console, from_boxes, prompts, propagate, shapes, update, video
+    from annotate import boxes as detected
+    from annotate import console, prompts, propagate, shapes, update, video
 
     seen = video.probe(clip)
     words = None if vocabulary is None else prompts.read_vocabulary(vocabulary)
@@ -199,7 +200,7 @@ def propagate(
         [shapes.read_mask(text, scope) for text in mask or ()],
         scope=scope,
     )
-    known = None if boxes is None else from_boxes.read(boxes, seen, least, classes)
+    known = None if boxes is None else detected.read(boxes, seen, least, classes)
     said = told(settings, phrase=phrase, device=device, dtype=dtype, size=size)
     said |= told(None, compile=compiled, random_weights=random_weights)
     loaded = propagate.load(engine, **propagate.parse_options(engine, said, fast=fast))

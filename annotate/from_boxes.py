@@ -1,34 +1,34 @@
 """Boxes as prompts: what a detector found starts objects, confirms them and repairs lost ones.
 
 Frame by frame, and never from later ones. A box is held against the tracks of its class. One that a
-living track covers confirms that track. One that no living track covers repairs a lost track of its
-class, if that may have got there, and starts a new object otherwise. A living track that boxes have
-passed over several times counts as lost to that end: it sits on something else by now.
+living track covers confirms that track. One that no living track covers repairs, if it can:
+
+- a living track that lies in it, or it in that: a part of the thing was followed, or too much;
+- a lost track that may have got there, or a living one that boxes have passed over several times:
+  it sits on something else by now.
+
+Otherwise it starts a new object.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from annotate import journal
-from annotate.errors import ItemsError, PromptError, UnknownName
+from annotate.boxes import Boxes, area, iou, shared
 from annotate.prompts import UNNAMED
-from annotate.records import Box, Item, Object, Prompt
-from annotate.video import Video
+from annotate.records import Box, Object, Prompt
 
 State = Mapping[str, npt.NDArray[Any]]
 
 COVERS = 0.3  # IoU of boxes from which a track covers a box: what SORT (Bewley 2016) takes
-LEAST = 0.25  # score below which a box is ignored
 _TWICE = 0.5  # IoU from which a second box on a track is the same thing, detected twice
+_INSIDE = 0.5  # share of the smaller box that makes the two one thing, badly seen
 _PASSED_OVER = 3  # frames with boxes, none of them on it, until a living track is doubted
 _REACH = 0.25  # own sizes a frame: of true monsters in games 19 steps in 20 are shorter
 _STANDS = 1.0  # own sizes that a thing may be off at once
@@ -37,87 +37,14 @@ _RESIZED = 4.0  # times as many pixels
 
 
 @dataclass(frozen=True)
-class Boxes:
-    """The boxes of a clip in a file of items; those with a score below `least` are ignored.
-
-    `digest` stands for the file, `labels` are its classes, `tracks` those that it names: such a box
-    is of that object, whatever else it looks like. `video` is the clip's name there.
-    """
-
-    path: Path
-    least: float
-    digest: str
-    labels: tuple[str, ...]
-    tracks: frozenset[int]
-    video: str
-
-    def told(self) -> dict[str, Any]:
-        """What the header of a file of items says of them."""
-        return {"boxes": self.digest, "least": self.least}
-
-    def items(self) -> Iterator[Item]:
-        """The frames that were looked at, in order, each with the boxes that count."""
-        last = -1
-        for item in journal.read(self.path):
-            if self.video and item.video != self.video:
-                continue
-            if item.frame <= last:
-                raise ItemsError(
-                    f"{self.path}: frame {item.frame} stands behind frame {last}: boxes must be "
-                    "in the order of the clip, one item a frame"
-                )
-            last = item.frame
-            strong = (o for o in item.objects if o.score is None or o.score >= self.least)
-            yield replace(item, objects=tuple(strong))
-
-    def first(self, start: int, stop: int | None) -> int | None:
-        """The first frame from `start` on, and before `stop`, with a box that counts."""
-        for item in self.items():
-            if stop is not None and item.frame >= stop:
-                return None
-            if item.objects and item.frame >= start:
-                return item.frame
-        return None
-
-
-def read(
-    path: Path, clip: Video, least: float = LEAST, classes: tuple[str, ...] | None = None
-) -> Boxes:
-    """The boxes in a file of items, checked to be of `clip`, and of `classes` if there are any.
-
-    Raises:
-        ItemsError: no file of items, one of another clip, or of pictures of another size.
-        PromptError: a box of another class.
-    """
-    book = journal.read(path)
-    known = book.header.videos
-    same = [name for name, told in known.items() if told.get("fingerprint") == clip.fingerprint]
-    if known and not same:
-        there = ", ".join(known)
-        raise ItemsError(f"{path}: boxes of {there}, not of {clip.path}: give the clip's own boxes")
-    tracks, labels = set[int](), set[str]()
-    for item in book:
-        if same and item.video != same[0]:
-            continue
-        if (item.width, item.height) != (clip.width, clip.height):
-            got, want = f"{item.width}x{item.height}", f"{clip.width}x{clip.height}"
-            raise ItemsError(f"{path}: boxes on pictures of {got}, but the clip is {want}")
-        tracks |= {thing.track for thing in item.objects if thing.track is not None}
-        labels |= {thing.label for thing in item.objects}
-    for label in sorted(labels - set(classes or labels)):
-        raise PromptError(f"{path}: {UnknownName('class', label, classes or ())}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    name = same[0] if same else ""
-    return Boxes(path, least, digest, tuple(sorted(labels)), frozenset(tracks), name)
-
-
-@dataclass(frozen=True)
 class _Track:
     """What is known of an object: where it was last seen, and since when no box has been on it."""
 
     label: str
-    box: Box
+    box: Box  # where it was last seen by the engine
     seen: int  # frame
+    told: Box  # where it was last by the detector
+    told_at: int  # frame
     passed_over: int = 0  # frames with boxes
 
 
@@ -153,8 +80,16 @@ class Keeper:
         """
         confirmed = self._matched(boxes, seen)
         for of, track in self._tracks.items():
-            on_it = of in told or of in confirmed.values()
-            self._tracks[of] = replace(track, passed_over=0 if on_it else track.passed_over + 1)
+            self._tracks[of] = replace(
+                track, passed_over=0 if of in told else track.passed_over + 1
+            )
+        for row, of in confirmed.items():
+            self._tracks[of] = replace(
+                self._tracks.get(of) or self._fresh(of, frame, seen[of]),
+                told=boxes[row].box,
+                told_at=frame,
+                passed_over=0,
+            )
         busy = {*told, *confirmed.values()}
         made = []
         rest = [thing for row, thing in enumerate(boxes) if row not in confirmed]
@@ -162,24 +97,29 @@ class Keeper:
             whose = self._whose(frame, thing, seen, busy)
             if whose is not None and whose not in busy:
                 busy.add(whose)
-                label = self._told.get(whose) or self.labels.setdefault(whose, thing.label)
-                self._tracks[whose] = _Track(label, thing.box, frame)
+                if whose not in self._told:
+                    self.labels.setdefault(whose, thing.label)
+                self._tracks[whose] = self._fresh(whose, frame, thing.box)
                 made.append(Prompt(frame, whose, box=thing.box))
         return made
 
     def note(self, frame: int, seen: Mapping[int, Box]) -> None:
         """Where the engine saw the objects in the end."""
         for of, box in seen.items():
-            known = self._tracks.get(of) or _Track(self._told[of], box, frame)
+            known = self._tracks.get(of) or self._fresh(of, frame, box)
             self._tracks[of] = replace(known, box=box, seen=frame)
+
+    def _fresh(self, of: int, frame: int, box: Box) -> _Track:
+        return _Track(self._told.get(of) or self.labels[of], box, frame, box, frame)
 
     def state(self) -> State:
         """All that is held, as arrays."""
         tracks = self._tracks
-        counts = [(of, track.seen, track.passed_over) for of, track in tracks.items()]
+        counts = [(of, t.seen, t.told_at, t.passed_over) for of, t in tracks.items()]
+        places = [(*track.box, *track.told) for track in tracks.values()]
         return {
-            "tracks": np.array(counts, np.int64).reshape(-1, 3),
-            "places": np.array([track.box for track in tracks.values()], float).reshape(-1, 4),
+            "tracks": np.array(counts, np.int64).reshape(-1, 4),
+            "places": np.array(places, float).reshape(-1, 8),
             "classes": np.array([track.label for track in tracks.values()], np.str_),
             "started": np.array(list(self.labels), np.int64),
             "labels": np.array(list(self.labels.values()), np.str_),
@@ -187,10 +127,11 @@ class Keeper:
 
     def restore(self, state: State) -> None:
         """Take up what `state` gave."""
-        rows = zip(state["classes"].tolist(), state["places"], state["tracks"], strict=True)
+        columns = (state[key].tolist() for key in ("classes", "places", "tracks"))
+        rows = zip(*columns, strict=True)
         self._tracks = {
-            int(of): _Track(label, _box(place), int(seen), int(passed_over))
-            for label, place, (of, seen, passed_over) in rows
+            of: _Track(label, _box(place[:4]), seen, _box(place[4:]), told_at, passed_over)
+            for label, place, (of, seen, told_at, passed_over) in rows
         }
         started = zip(state["started"].tolist(), state["labels"].tolist(), strict=True)
         self.labels = dict(started)
@@ -198,7 +139,7 @@ class Keeper:
     def _matched(self, boxes: Sequence[Object], seen: Mapping[int, Box]) -> dict[int, int]:
         """Box -> the track it confirms, the best fit first, each at most once."""
         fits = [
-            (_iou(thing.box, box), row, of)
+            (iou(thing.box, box), row, of)
             for row, thing in enumerate(boxes)
             for of, box in seen.items()
             if self._may_be(thing, of)
@@ -223,16 +164,19 @@ class Keeper:
             return thing.track
         here = {of: box for of, box in seen.items() if of in busy and self._may_be(thing, of)}
         here |= {of: self._tracks[of].box for of in busy - set(seen) if of in self._tracks}
-        if any(_iou(thing.box, box) >= _TWICE for box in here.values()):
+        if any(iou(thing.box, box) >= _TWICE for box in here.values()):
             return None
+        free = [of for of in self._tracks if of not in busy and self._may_be(thing, of)]
+        badly = [
+            (-inside, of) for of in free if of in seen if (inside := _inside(thing.box, seen[of]))
+        ]
         lost = [
             (apart, of)
-            for of, track in self._tracks.items()
-            if of not in busy and (of not in seen or track.passed_over >= _PASSED_OVER)
-            if self._may_be(thing, of)
-            if (apart := _apart(track, thing.box, frame)) is not None
+            for of in free
+            if of not in seen or self._tracks[of].passed_over >= _PASSED_OVER
+            if (apart := _apart(self._tracks[of], thing.box, frame)) is not None
         ]
-        return min(lost)[1] if lost else self._new()
+        return min(badly or lost)[1] if badly or lost else self._new()
 
     def _new(self) -> int:
         return next(n for n in count(1) if n not in self._taken and n not in self.labels)
@@ -244,12 +188,23 @@ def _sure(thing: Object) -> float:
 
 def _apart(track: _Track, box: Box, frame: int) -> float | None:
     """How far, in own sizes, the track would have gone to be at `box`; None if that is too far."""
-    frames = frame - track.seen
-    (x, y, size), (now_x, now_y, now_size) = _place(track.box), _place(box)
+    known = ((track.box, track.seen), (track.told, track.told_at))
+    ways = [_way(place, box, frame - then) for place, then in known]
+    return min((way for way in ways if way is not None), default=None)
+
+
+def _way(place: Box, box: Box, frames: int) -> float | None:
+    (x, y, size), (now_x, now_y, now_size) = _place(place), _place(box)
     apart = float(np.hypot(now_x - x, now_y - y)) / size
     near = apart <= _STANDS + _REACH * frames
     alike = 1 / _RESIZED <= (now_size / size) ** 2 <= _RESIZED
     return apart if near and alike and frames <= _FORGOTTEN else None
+
+
+def _inside(one: Box, other: Box) -> float:
+    """What the boxes share of the smaller one; 0 where that is too little."""
+    share = shared(one, other) / max(min(area(one), area(other)), 1.0)
+    return share if share >= _INSIDE else 0.0
 
 
 def _place(box: Box) -> tuple[float, float, float]:
@@ -258,15 +213,6 @@ def _place(box: Box) -> tuple[float, float, float]:
     return (x1 + x2) / 2, (y1 + y2) / 2, max(float(np.sqrt((x2 - x1) * (y2 - y1))), 1.0)
 
 
-def _box(place: npt.NDArray[np.float64]) -> Box:
-    x1, y1, x2, y2 = place.tolist()
+def _box(place: Sequence[float]) -> Box:
+    x1, y1, x2, y2 = place
     return x1, y1, x2, y2
-
-
-def _iou(one: Box, other: Box) -> float:
-    wide = min(one[2], other[2]) - max(one[0], other[0])
-    high = min(one[3], other[3]) - max(one[1], other[1])
-    if wide <= 0 or high <= 0:
-        return 0.0
-    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (one, other)]
-    return wide * high / (sum(areas) - wide * high)

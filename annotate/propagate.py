@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy.typing as npt
 
 from annotate import checkpoint, journal, plugins, video
+from annotate.boxes import Boxes
 from annotate.errors import PromptError
-from annotate.from_boxes import Boxes
 from annotate.passes import Pass, joined
 from annotate.prompts import PromptTable
 from annotate.records import Frame, Item, Prompt, Vocabulary

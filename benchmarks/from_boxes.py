@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from annotate import from_boxes, journal, masks, prompts, propagate, score, video
+from annotate import boxes, journal, masks, prompts, propagate, score, video
 from annotate.records import Item, Object
 
 SMALLEST = 400  # pixels; as of the clicks
@@ -110,7 +110,7 @@ def compare(path: Path, engine: propagate.Propagator, name: str, seed: int) -> N
                 given = Path(folder) / f"{kind}.boxes.jsonl"
                 found = items if kind == "boxes that name" else nameless(items)
                 journal.write(given, journal.Header("detect", videos=journal.about(clip)), found)
-                there = from_boxes.read(given, clip)
+                there = boxes.read(given, clip)
             table = clicked if there is None else nothing
             out = Path(folder) / f"{kind}.jsonl"
             propagate.into(propagate.Job(engine, name, path, table, boxes=there), out)

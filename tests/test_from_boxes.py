@@ -9,7 +9,7 @@ import pytest
 import supervision as sv
 from test_propagate import Killed, Wanderer, objects_by_frame, point
 
-from annotate import from_boxes, journal, passes, propagate, video
+from annotate import boxes, journal, passes, propagate, video
 from annotate.errors import ItemsError, PromptError, SettingsDiffer
 from annotate.from_boxes import Keeper
 from annotate.journal import Header
@@ -43,7 +43,7 @@ def boxes_of(tmp_path, demo):
     def write(by_frame, least=0.25, name="boxes.jsonl"):
         header = Header("detect", videos=journal.about(video.probe(demo)))
         journal.write(tmp_path / name, header, lines(by_frame))
-        return from_boxes.read(tmp_path / name, video.probe(demo), least)
+        return boxes.read(tmp_path / name, video.probe(demo), least)
 
     return write
 
@@ -124,6 +124,27 @@ def test_a_confirmed_track_is_left_where_it_is(keeper):
         assert keeper.prompts(frame, [mech(HOME)], {1: HOME}, ()) == []
         keeper.note(frame, {1: HOME})
     assert ids(keeper.prompts(10, [mech(HOME), mech(moved(41))], {1: HOME}, ())) == [2]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [moved(5, 5, side=0.4), moved(-40, -40, side=3.0), moved(30, side=0.5)],
+    ids=["a part", "too much", "a part, half beside it"],
+)
+def test_a_mask_that_lies_in_the_box_or_it_in_that_is_mended(keeper, mask):
+    keeper.note(1, {1: mask})
+    assert ids(keeper.prompts(2, [mech(HOME)], {1: mask}, ())) == [1]
+
+
+def test_a_mask_that_is_mostly_beside_the_box_is_not(keeper):
+    assert ids(keeper.prompts(2, [mech(HOME)], {1: moved(31, side=0.5)}, ())) == [2]
+
+
+def test_a_lost_track_is_also_looked_for_where_the_detector_saw_it(keeper):
+    """The engine shrank to a dot in the corner before it lost it; the box knew better."""
+    keeper.prompts(3, [mech(HOME)], {1: HOME}, ())
+    keeper.note(4, {1: moved(-90, side=0.1)})
+    assert ids(keeper.prompts(6, [mech(moved(10))], {}, ())) == [1]
 
 
 def test_one_thing_detected_twice_is_one(keeper):
@@ -313,20 +334,20 @@ def test_boxes_of_another_clip(demo, tmp_path):
     videos = {"dock.mp4": {"fingerprint": "00", "path": "dock.mp4"}}
     journal.write(tmp_path / "b.jsonl", Header("detect", videos=videos), [])
     with pytest.raises(ItemsError, match=r"b.jsonl: boxes of dock.mp4, not of .*demo.mp4"):
-        from_boxes.read(tmp_path / "b.jsonl", video.probe(demo))
+        boxes.read(tmp_path / "b.jsonl", video.probe(demo))
 
 
 def test_boxes_of_other_pictures(demo, tmp_path):
     small = [dataclasses.replace(lines({0: []})[0], width=400, height=300)]
     journal.write(tmp_path / "b.jsonl", Header("detect"), small)
     with pytest.raises(ItemsError, match="boxes on pictures of 400x300, but the clip is 800x600"):
-        from_boxes.read(tmp_path / "b.jsonl", video.probe(demo))
+        boxes.read(tmp_path / "b.jsonl", video.probe(demo))
 
 
 def test_boxes_of_a_class_that_the_vocabulary_has_not(demo, boxes_of, tmp_path):
     boxes_of({0: [mech(HOME)]})
     with pytest.raises(PromptError, match=r"boxes.jsonl: no class 'mech'. There are: plate"):
-        from_boxes.read(tmp_path / "boxes.jsonl", video.probe(demo), classes=("plate",))
+        boxes.read(tmp_path / "boxes.jsonl", video.probe(demo), classes=("plate",))
 
 
 def test_the_header_knows_all_classes(demo, boxes_of, tmp_path):

@@ -17,7 +17,7 @@ LAYERS = [  # imports point down, or sideways within a layer
     "ahead decoding film pictures folders drafts cut_short upright video video_writer journal",
     "manifest download sources weights adopt",
     "sample detect segment checkpoint flags boxes from_boxes passes propagate update",
-    "device memory follow sam2_network transformers_network phrasing slices ultralytics_network",
+    "device memory follow sam2_network transformers_network phrasing example slices text_features ultralytics_network",
     "features guided ridge seeds tracker",
     "patience endpoints spending answer_cache answers model_notes questions convention",
     "chat calibrate found moondream_client moondream_local fusion",
@@ -27,7 +27,7 @@ LAYERS = [  # imports point down, or sideways within a layer
     "labelstudio ls_config brush regions staging tasks sending push said pull corrections video_tasks reels",
     "studio studio_env studio_doctor",
     "paint view sheet changes prompted markers draw colour_report console doctor demo review",
-    "trial columns compare compare_pictures phrases describers study study_words study_plot",
+    "trial columns compare compare_pictures phrases describers study study_words study_report",
     "options commands_clip commands_dataset commands_compare commands_about commands_ask commands_models commands_studio",
     "cli __main__",
 ]
