@@ -14,7 +14,7 @@ from typing import Any
 
 from annotate import answer_cache, model_notes
 from annotate.answers import Said, Unreadable, read
-from annotate.endpoints import key_for, without_key
+from annotate.endpoints import is_openai, key_for, without_key
 from annotate.errors import AnswerError, UnreadableAnswer, needs
 from annotate.patience import Patience, Trouble
 from annotate.questions import FUNCTION, form, template, words
@@ -24,6 +24,8 @@ WAYS = ("tool", "schema", "json")  # how an answer's form is asked for, the stri
 _LACKS = {400, 404, 405, 415, 422, 501}  # what servers say to a form of answer that they lack
 _LIMIT = "max_completion_tokens"  # what OpenAI's newer models call max_tokens, and insist on
 _REFUSED = {401: "the key is not accepted", 403: "the key may not do this"}
+
+_OWNER = ("OpenAI-Organization", "OpenAI-Project")  # which the client sends to any address
 
 Parts = Sequence[Mapping[str, Any]]  # of a message: text and pictures
 
@@ -57,8 +59,13 @@ class Chat:
     def _client(self) -> Any:
         openai = needs("openai")
         key = key_for(self.url, self.key) or "none"
+        whose = {} if is_openai(self.url) else dict.fromkeys(_OWNER, openai.Omit())
         return openai.OpenAI(
-            api_key=key, base_url=self.url, timeout=self.timeout_seconds, max_retries=0
+            api_key=key,
+            base_url=self.url,
+            timeout=self.timeout_seconds,
+            max_retries=0,
+            default_headers=whose,
         )
 
     @cached_property

@@ -27,6 +27,11 @@ def key_for(url: str, variable: str) -> str | None:
     return os.environ.get(variable or _KEYS.get(parts.hostname, "")) or None
 
 
+def is_openai(url: str) -> bool:
+    """Whether an address is OpenAI's own."""
+    return urlsplit(url).hostname == "api.openai.com"
+
+
 def without_key(text: str, key: str | None) -> str:
     """Words of a server, short, without the key that it may repeat."""
     return " ".join(text.replace(key, "***").split() if key else text.split())[:200]

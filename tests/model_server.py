@@ -112,7 +112,7 @@ class Model:
             self.headers.append(headers)
             fault = self.faults.pop(0) if self.faults else self.always
         if fault == "slow":
-            time.sleep(1.5)
+            time.sleep(4)
         if fault.isdigit():
             extra = {"Retry-After": self.retry_after} if fault == "429" else {}
             said = f"status {fault} for {headers.get('authorization', '')}"

@@ -7,7 +7,7 @@ import contract
 import numpy as np
 import pytest
 import supervision as sv
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_server import serving, truth
 
@@ -120,6 +120,7 @@ def test_options_may_hold_spaces():
 
 
 # A straightforward weighted boxes fusion of two boxes, by the paper's formulas.
+@settings(deadline=None)
 @given(st.floats(0.05, 1), st.floats(0.05, 1), st.floats(0.2, 3), st.floats(0.2, 3))
 def test_two_boxes_fuse_as_in_the_paper(s1, s2, w1, w2):
     boxes = np.array([[10, 10, 30, 30], [11, 12, 31, 30]], float)

@@ -77,6 +77,9 @@ def test_points_captions_and_answers(frame):
         assert seen.caption("short") == "A monster in a hall."
         assert seen.query("What?") == "You asked: What?"
         assert model.requests[1]["length"] == "short"
+        detector = load(model)
+        assert detector.caption(frame.image, "short") == "A monster in a hall."
+        assert detector.query(frame.image, "What?") == "You asked: What?"
 
 
 def test_asked_again_it_costs_nothing(frame):
@@ -100,8 +103,8 @@ def test_a_server_out_of_order_is_asked_again(fault, frame):
 def test_the_client_waits_for_ever_and_we_do_not(frame):
     with serving(faults=["slow"]) as model:
         start = time.monotonic()
-        assert len(client(model, timeout_seconds=0.3).see(frame.image).boxes("Demon")) == 1
-        assert time.monotonic() - start < 1.4
+        assert len(client(model, timeout_seconds=1.5).see(frame.image).boxes("Demon")) == 1
+        assert time.monotonic() - start < 3.9
 
 
 def test_what_asking_again_does_not_mend_is_said_at_once(frame, monkeypatch):

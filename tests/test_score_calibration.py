@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotate import calibrate_scores, detect, journal, prompts, video
@@ -140,6 +140,7 @@ def test_what_is_no_calibration_or_not_of_this_detector(tmp_path, demo):
     np.testing.assert_array_equal(before.confidence, after.confidence)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=20))
 def test_a_curve_gives_shares(scores):
     for curve in (

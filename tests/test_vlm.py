@@ -167,7 +167,7 @@ def test_all_threads_wait_as_long_as_the_server_asks(demo):
 
 def test_a_slow_server_is_given_up(frame):
     with serving(faults=["slow"]) as model:
-        [found] = load(model, timeout=0.5).propose([frame])
+        [found] = load(model, timeout=1.5).propose([frame])
         assert_right(found)
         model.always = "slow"
         with pytest.raises(AnswerError, match=r"no answer within 0.5 s; asked 2 times"):
@@ -196,7 +196,8 @@ def test_what_asking_again_does_not_mend_is_said_at_once_without_the_key(
 
 def test_keys_stay_in_the_environment(demo, frame, tmp_path, monkeypatch):
     monkeypatch.setenv("MY_KEY", KEY)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-" + "of-another-server")
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY"):
+        monkeypatch.setenv(name, "of-another-server")
     with serving() as model:
         detect.into(
             detect.Job(load(model, key="MY_KEY"), "vlm", demo, Choice(stop=2)), tmp_path / "a.jsonl"
@@ -246,6 +247,19 @@ def test_a_budget_stops_cleanly_and_goes_on(demo, tmp_path):
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     with pytest.raises(AnswerError, match="a budget needs prices"):
         load(model, budget=1.0)
+
+
+def test_the_command_says_what_it_cost(demo, tmp_path, annotate):
+    (tmp_path / "my.v1.toml").write_text('[classes.monster]\nvlm = ["Demon"]\n')
+    told = {"model": "sees", "convention": "relative 1000 xyxy", "price_in": 10, "budget": 9}
+    with serving() as model:
+        words = [f"{key}={value}" for key, value in {**told, "url": model.url}.items()]
+        options = [each for word in words for each in ("--set", word)]
+        command = ("detect", demo, "-d", "vlm", "-v", "my.v1.toml", *options, "--stop", 2)
+        code, out, err = annotate(*command, "-o", "-")
+    assert code == 0 and '"phrase":"Demon"' in out and '"score":null' in out
+    assert "2 questions, 0 more answered by the cache; 2,000 tokens in, 200 out; 0.0200" in err
+    assert "0.0100 a picture, 0.0100 a box" in err
 
 
 def test_no_more_at_once_than_wanted(demo):

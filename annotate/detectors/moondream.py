@@ -11,7 +11,7 @@ from annotate.errors import needs
 from annotate.found import Found, detections
 from annotate.moondream_client import STATION, Moondream
 from annotate.patience import Patience, several
-from annotate.phrasing import Phrase, phrases
+from annotate.phrasing import phrases
 from annotate.plugins import ASIDE
 from annotate.records import Frame, Picture, Vocabulary
 from annotate.spending import Bill, Meter, Prices
@@ -71,14 +71,6 @@ class MoondreamDetector:
         else:
             needs("moondream")
 
-    def caption(self, image: Picture) -> str:
-        """What is to be seen on a picture, RGB, in words: see `annotate study`.
-
-        Raises:
-            AnswerError: no answer, or none that can be read.
-        """
-        return self.moondream.see(image).caption()
-
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Boxes for each frame, those of a class's first phrase first.
 
@@ -86,10 +78,23 @@ class MoondreamDetector:
             AnswerError: no answer, or none that can be read.
         """
         self.ready()
-        asked = phrases(self.vocabulary, "moondream")
-        return several(lambda frame: self._propose(frame, asked), frames, self.parallel)
+        asked, moondream = phrases(self.vocabulary, "moondream"), self.moondream
 
-    def _propose(self, frame: Frame, asked: tuple[Phrase, ...]) -> sv.Detections:
-        seen = self.moondream.see(frame.image)
-        found = [Found(phrase, box) for phrase in asked for box in seen.boxes(phrase.text)]
-        return detections(found, frame.size_wh)
+        def propose(frame: Frame) -> sv.Detections:
+            seen = moondream.see(frame.image)
+            found = [Found(phrase, box) for phrase in asked for box in seen.boxes(phrase.text)]
+            return detections(found, frame.size_wh)
+
+        return several(propose, frames, self.parallel)
+
+    def caption(self, image: Picture, length: str = "normal") -> str:
+        """What is to be seen on a picture, RGB, in words: short, normal or long.
+
+        Raises:
+            AnswerError: no answer, or none that can be read.
+        """
+        return self.moondream.see(image).caption(length)
+
+    def query(self, image: Picture, question: str) -> str:
+        """The answer to a question about a picture, RGB."""
+        return self.moondream.see(image).query(question)

@@ -136,7 +136,8 @@ class VlmDetector:
         if not self.coordinates:
             asked = f"annotate calibrate --model {self.model} --url {self.url}"
             raise AnswerError(f"how {self.model} counts is not known: {asked}")
-        needs("openai")
+        needs("openai"), needs("json_repair")
+        _ = self._chat  # made once, before threads share it: it counts what they spend
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Boxes for each frame, in the order of the model's answer.
