@@ -107,7 +107,7 @@ def load(kind: str, path: Path) -> Any:
     made: Callable[[str], Any] = getattr(package(), kind)
     if path.is_dir() and any(path.glob("*.xml")):
         needs("openvino")
-    with _told(path):
+    with in_one_sentence(path):
         model = made(str(path))
     if model.task not in BOXES:
         raise AnnotateError(
@@ -132,7 +132,7 @@ def look(model: Any, images: Sequence[Picture], running: Running, **more: Any) -
     }
     arguments |= {} if running.size is None else {"imgsz": running.size}
     bgr = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-    with _told(Path(str(model.model_name or "the network"))):
+    with in_one_sentence(Path(str(model.model_name or "the network"))):
         results = model.predict(bgr, **arguments, **more)
     return [np.asarray(each.boxes.data.cpu().numpy(), float).reshape(-1, 6) for each in results]
 
@@ -150,7 +150,7 @@ def device(name: str | None) -> tuple[str, str]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def in_one_sentence(path: Path) -> Iterator[None]:
     """Say in one sentence what the package says in many."""
     try:
         yield

@@ -49,7 +49,7 @@ def random_yolo(ultralytics, tmp_path_factory):
     path = tmp_path_factory.mktemp("yolo") / "random.pt"
     with seeded():
         model = ultralytics.YOLO("yolo11n.yaml", task="detect")
-        model.model = settled(type(model.model)("yolo11n.yaml", nc=len(KNOWN), verbose=False))
+        model.model = settled(type(model.model)("yolo11n.yaml", nc=len(KNOWN), verbose=False), 128)
         for level in model.model.model[-1].cv3:
             level[-1].weight.data *= 10
             level[-1].bias.data.zero_()
@@ -86,12 +86,12 @@ def test_squares_find_what_is_too_small_for_a_look_at_the_whole(bus):
 
 def test_the_boxes_are_the_packages_own(ultralytics, random_yolo, bus):
     told = words(lamp={"yolo": "traffic light"}, bus={})
-    detector = detect.load("yolo", told, model=str(random_yolo), least=0.6, size=320)
+    detector = detect.load("yolo", told, model=str(random_yolo), least=0.6, size=160)
     [found] = detector.propose([bus])
     model = ultralytics.YOLO(random_yolo)
     bgr = np.ascontiguousarray(bus.image[..., ::-1])
     [theirs] = model.predict(
-        bgr, conf=0.6, iou=0.6, imgsz=320, classes=[1, 2], device="cpu", verbose=False
+        bgr, conf=0.6, iou=0.6, imgsz=160, classes=[1, 2], device="cpu", verbose=False
     )
     of_model = same(found, theirs.boxes)
     assert len(found) > 5 and set(found.class_id) == {0, 1}
