@@ -131,7 +131,7 @@ def _object(record: Mapping[str, Any], width: int, height: int) -> Object:
     mask = record.get("mask")
     if mask is not None and list(mask["size"]) != [height, width]:
         raise ValueError(f"a mask of size {mask['size']}, but the picture is {[height, width]}")
-    kept = {key: record.get(key) for key in ("score", "track", "mask", "by")}
+    kept: dict[str, Any] = {key: record.get(key) for key in ("score", "track", "mask", "by")}
     kept |= {key: record.get(key, "") for key in ("source", "phrase")}
     kept |= {"flags": tuple(record.get("flags", ()))}
     return Object(record["label"], (x1, y1, x2, y2), **kept)

@@ -76,7 +76,7 @@ def _xywh(box: tuple[float, float, float, float]) -> list[float]:
 
 def _average_precision(known: dict[str, Any], found: list[dict[str, Any]]) -> tuple[float, float]:
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
-        coco = COCO()
+        coco: Any = COCO()
         coco.dataset = known
         coco.createIndex()
         held = COCOeval(coco, coco.loadRes(found), "bbox")

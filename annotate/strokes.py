@@ -78,7 +78,8 @@ def _ridges(strength: Map, y: int, x: int) -> Map:
     height, width = strength.shape
     wide = cv2.copyMakeBorder(strength, y, y, x, x, cv2.BORDER_REFLECT_101)
     beside = np.maximum(wide[:height, :width], wide[2 * y :, 2 * x :])
-    return cv2.threshold(cv2.subtract(strength, beside), _STARK, 0, cv2.THRESH_TRUNC)[1]
+    above = cv2.subtract(strength, beside)
+    return np.asarray(cv2.threshold(above, _STARK, 0, cv2.THRESH_TRUNC)[1])
 
 
 @dataclass(frozen=True)

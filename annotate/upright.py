@@ -20,7 +20,8 @@ def upright_rgb(picture: Any, reformatter: VideoReformatter) -> Picture:
     (BT.601, limited range), as the `ffmpeg` command does. Alpha is dropped, 16 bits scaled to 8.
     """
     converted = reformatter.reformat(picture, format="rgb24", **_tags(picture))
-    image: Picture = _turned(converted.to_ndarray(), picture)
+    pixels: Any = converted.to_ndarray()
+    image: Picture = _turned(pixels, picture)
     if converted is picture or not image.flags.c_contiguous:  # the decoder's memory, or a view
         return np.array(image, order="C")
     return image
