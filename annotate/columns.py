@@ -88,7 +88,19 @@ def read_entry(text: str, vocabulary: Vocabulary) -> Entry:
     return Entry(text, name, options, vocabulary)
 
 
-def each_phrase(entry: Entry) -> list[Entry]:
+def read_entries(
+    texts: Sequence[str], vocabulary: Vocabulary, *, each_phrase: bool = False
+) -> list[Entry]:
+    """An entry for each text, and, if asked, one for each alternative phrase of its classes.
+
+    Raises:
+        UnknownName, AnnotateError: see `read_entry`.
+    """
+    entries = [read_entry(text, vocabulary) for text in texts]
+    return [one for entry in entries for one in ([entry] if not each_phrase else by_phrase(entry))]
+
+
+def by_phrase(entry: Entry) -> list[Entry]:
     """The entry, and one for each alternative of each class that has several, tried alone."""
     entries = [entry]
     for label, told in entry.vocabulary.classes.items():

@@ -75,9 +75,7 @@ def compare(
     else:
         words = prompts.read_vocabulary(vocabulary)
     compare.check(known, words)
-    entries = [columns.read_entry(text, words) for text in detector]
-    if each_phrase:
-        entries = [one for entry in entries for one in columns.each_phrase(entry)]
+    entries = columns.read_entries(detector, words, each_phrase=each_phrase)
     total = seen.count()
     done = columns.run(
         entries,
@@ -88,9 +86,7 @@ def compare(
         progress=lambda entry: console.progress(entry.title, total),
     )
     held = compare.Comparison([compare.judge(column, known) for column in done], least)
-    compare.write(held, output)
-    compare_pictures.curves(held, output / "curves.png")
-    compare_pictures.sheet(held, seen, known, output / "sheet.png", rows)
+    compare_pictures.write(held, seen, known, output, rows)
     titles, lines = held.texts(held.unmeasured())
     console.table(titles, lines)
     console.say(f"{compare.NOT_MEASURED}: {', '.join(held.unmeasured())}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from annotate import compare
 from annotate.compare import Comparison, Judged
 from annotate.drafts import new_file
 from annotate.footage import Footage, Key
@@ -23,6 +24,19 @@ from annotate.view import whole
 _PAPER, _INK, _PALE = (17, 19, 24), (236, 239, 244), (150, 158, 172)
 _GAP, _TEXT, _LINE = 8, 15, 20  # pixels
 _WIDEST, _NARROWEST, _ROOM = 480, 200, 2400  # pixels: a picture, and all of a row
+
+
+def write(
+    comparison: Comparison, seen: Footage, truth: Truth | None, out: Path, rows: int = 8
+) -> None:
+    """Write the tables of `compare.write`, `curves.png` and `sheet.png` into the folder `out`.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    compare.write(comparison, out)
+    curves(comparison, out / "curves.png")
+    sheet(comparison, seen, truth, out / "sheet.png", rows)
 
 
 def curves(comparison: Comparison, out: Path) -> bool:

@@ -139,7 +139,7 @@ def test_an_entry_is_checked_before_anything_runs(words, text, error, said):
 
 def test_each_alternative_can_be_a_column(words):
     entry = columns.Entry("asks", "asks", {}, words)
-    whole, first, second = columns.each_phrase(entry)
+    whole, first, second = columns.by_phrase(entry)
     assert (whole, first.phrase, second.phrase) == (entry, "red square", "corner marks")
     assert first.vocabulary.labels == words.labels
     assert first.vocabulary.phrases("asks") == {1: ["red square"]}
