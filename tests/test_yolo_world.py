@@ -13,7 +13,7 @@ import pytest
 from random_networks import same, seeded, settled
 
 from annotate import detect, text_features
-from annotate.errors import AnnotateError, MissingWeights, PromptError, WeightsError
+from annotate.errors import AnnotateError, MissingWeights, PromptError
 from annotate.records import Frame, Vocabulary
 from annotate.ultralytics_network import package
 
@@ -190,37 +190,3 @@ def test_with_the_network_cut_it_finds_the_same_and_writes_nothing_of_the_users(
     assert not (tmp_path / ".config").exists()
     [written] = tmp_path.glob("**/Ultralytics/settings.json")
     assert written.is_relative_to(tmp_path / ".cache" / "annotate")
-
-
-def test_a_vector_is_made_once_and_a_damaged_one_again(tmp_path, monkeypatch):
-    path = tmp_path / "mine.ts"
-    path.write_bytes(b"an encoder")
-    asked = []
-
-    def run(_, texts):
-        asked.extend(texts)
-        return vectors(texts)
-
-    monkeypatch.setattr(text_features, "_run", run)
-    first = text_features.encode(str(path), ["a", "b", "a"])
-    np.testing.assert_array_equal(first[0], first[2])
-    again = text_features.encode(str(path), ["b", "c"])
-    assert asked == ["a", "b", "c"]
-    np.testing.assert_array_equal(again[0], first[1])
-    for kept in text_features.kept().glob("*/*.npy"):
-        kept.write_bytes(kept.read_bytes()[:-9])
-    text_features.encode(str(path), ["b"])
-    assert asked == ["a", "b", "c", "b"]
-    path.write_bytes(b"another encoder")
-    text_features.encode(str(path), ["b"])
-    assert asked == ["a", "b", "c", "b", "b"]
-    assert not list(text_features.kept().glob("**/*.part"))
-
-
-def test_a_file_that_is_no_encoder(tmp_path):
-    pytest.importorskip("torch")
-    pytest.importorskip("clip")
-    for name in ("mine.ts", "mine.pt"):
-        (tmp_path / name).write_bytes(b"no weights")
-        with pytest.raises(WeightsError, match=f"{name} is no text encoder"):
-            text_features.encode(str(tmp_path / name), ["a"])

@@ -1,0 +1,128 @@
+"""What reads phrases: CLIP and MobileCLIP of random weights, from files; and what is kept."""
+
+import numpy as np
+import pytest
+
+from annotate import text_features, weights
+from annotate.adopt import add
+from annotate.errors import MissingPackage, MissingWeights, UnknownName, WeightsError
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the packages' own
+TEXTS = ["a red square", "corner brackets of a head-up display"]
+
+
+@pytest.fixture(scope="module")
+def clip_file(tmp_path_factory):
+    """CLIP with the text tower of ViT-B/32, and a small one for pictures; random weights."""
+    torch = pytest.importorskip("torch")
+    model = pytest.importorskip("clip.model")
+    path = tmp_path_factory.mktemp("clip") / "ViT-B-32.pt"
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        network = model.CLIP(512, 64, 1, 64, 32, 77, 49408, 512, 8, 12)
+    torch.save(network.half().state_dict(), path)
+    return path
+
+
+def test_clip_is_read_from_the_file_that_the_manifest_names(clip_file):
+    """And gives what Ultralytics' own text model gives, to the last bit."""
+    add(clip_file, "clip-random")
+    assert weights.where("clip-random") == clip_file
+    found = text_features.encode("clip-random", TEXTS)
+    assert found.shape == (2, 512) and found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+    pytest.importorskip("ultralytics")
+    from ultralytics.nn.text_model import CLIP
+
+    theirs = CLIP(str(clip_file), "cpu")
+    np.testing.assert_array_equal(found, theirs.encode_text(theirs.tokenize(TEXTS)).numpy())
+
+
+def test_mobileclip_is_read_from_its_torchscript(tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("clip")
+
+    class Reader(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = torch.nn.EmbeddingBag(49408, 512)
+
+        def forward(self, tokens):
+            return torch.nn.functional.normalize(self.words(tokens), dim=-1)
+
+    path = tmp_path / "mobileclip_blt.ts"
+    torch.jit.trace(Reader().eval(), torch.zeros(2, 77, dtype=torch.long)).save(path)
+    found = text_features.encode(str(path), TEXTS)
+
+    pytest.importorskip("ultralytics")
+    from ultralytics.nn.text_model import MobileCLIPTS
+
+    theirs = MobileCLIPTS("cpu", weight=str(path))
+    np.testing.assert_array_equal(found, theirs.encode_text(theirs.tokenize(TEXTS)).numpy())
+
+
+def vectors(texts):
+    return np.random.default_rng(len(texts)).normal(size=(len(texts), 8)).astype(np.float32)
+
+
+def test_a_vector_is_made_once_and_a_damaged_one_again(tmp_path, monkeypatch):
+    path = tmp_path / "mine.ts"
+    path.write_bytes(b"an encoder")
+    asked = []
+
+    def run(_, texts):
+        asked.extend(texts)
+        return vectors(texts)
+
+    monkeypatch.setattr(text_features, "_run", run)
+    first = text_features.encode(str(path), ["a", "b", "a"])
+    np.testing.assert_array_equal(first[0], first[2])
+    again = text_features.encode(str(path), ["b", "c"])
+    assert asked == ["a", "b", "c"]
+    np.testing.assert_array_equal(again[0], first[1])
+    for kept in text_features.kept().glob("*/*.npy"):
+        kept.write_bytes(kept.read_bytes()[:-9])
+    text_features.encode(str(path), ["b"])
+    assert asked == ["a", "b", "c", "b"]
+    path.write_bytes(b"another encoder")
+    text_features.encode(str(path), ["b"])
+    assert asked == ["a", "b", "c", "b", "b"]
+    assert not list(text_features.kept().glob("**/*.part"))
+
+
+def test_where_nothing_can_be_kept_it_is_made_all_the_same(tmp_path, monkeypatch):
+    path = tmp_path / "mine.ts"
+    path.write_bytes(b"an encoder")
+    text_features.kept().parent.mkdir(parents=True)
+    text_features.kept().write_bytes(b"a file where the folder would be")
+    monkeypatch.setattr(text_features, "_run", lambda _, texts: vectors(texts))
+    assert text_features.encode(str(path), ["a"]).shape == (1, 8)
+
+
+def test_missing_and_unknown_encoders():
+    with pytest.raises(MissingWeights, match="annotate models fetch clip-vit-b-32"):
+        text_features.encode("clip-vit-b-32", ["a"])
+    with pytest.raises(UnknownName, match="no model 'clip-vit-b-33'; did you mean"):
+        text_features.encode("clip-vit-b-33", ["a"])
+
+
+def test_a_file_that_is_no_encoder(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("clip")
+    for name in ("mine.ts", "mine.pt"):
+        (tmp_path / name).write_bytes(b"no weights")
+        with pytest.raises(WeightsError, match=f"{name} is no text encoder"):
+            text_features.encode(str(tmp_path / name), ["a"])
+
+
+def test_the_clipboards_clip_is_not_taken_for_it(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "clip.py").write_text("def copy(text): ...\n")
+    (tmp_path / "mine.pt").write_bytes(b"no weights")
+    monkeypatch.syspath_prepend(str(tmp_path / "lib"))
+    monkeypatch.delitem(__import__("sys").modules, "clip", raising=False)
+    with pytest.raises(MissingPackage, match="another one, for the clipboard: pip uninstall clip"):
+        text_features.encode(str(tmp_path / "mine.pt"), ["a"])
+    monkeypatch.delitem(__import__("sys").modules, "clip", raising=False)
