@@ -24,11 +24,13 @@ _UNITS: dict[str, _Size] = {  # from (width, height): the size of what is counte
     "relative": lambda wh: np.ones(2),  # shares of the picture; "relative 1000" in thousandths
     "sent": lambda wh: wh,  # pixels of the picture as it was sent; "sent 1"
     "longest": lambda wh: wh / wh.max(),  # pixels of it resized to a longest side
+    "padded": lambda wh: wh / wh.max(),  # shares of a square in the middle of which it stands
     "shortest": lambda wh: wh / wh.min(),
     "area": lambda wh: wh / np.sqrt(wh.prod()),  # to a number of pixels, given as its square root
 }
 _ORDERS = ("xyxy", "yxyx", "xywh", "cxcywh")
-_USUAL = {"relative": (1.0, 100.0, 999.0, 1000.0, 1024.0), "sent": (1.0,)}
+_SHARES = (1.0, 100.0, 999.0, 1000.0, 1024.0)
+_USUAL = {"relative": _SHARES, "padded": _SHARES, "sent": (1.0,)}
 _NEAR = 0.02  # share by which a fitted factor may miss the usual one
 _GOOD = 0.5  # mean IoU from which a fit is believed
 _AS_GOOD = 0.02  # IoU: a simpler way to count is taken before one that fits so much better
@@ -84,9 +86,9 @@ class Convention:
         wh = np.array(size_wh, float)
         ordered = _as_xyxy(np.array([numbers], float), order or self.order)[0].reshape(2, 2)
         whole = self.full * _UNITS[self.unit](wh)
-        if self.full * _UNITS[self.unit](wh).max() > 2 and 0 <= ordered.min() <= ordered.max() <= 1:
-            whole = np.ones(2)
-        corners = ordered * wh / whole
+        if whole.max() > 2 and 0 <= ordered.min() <= ordered.max() <= 1:
+            whole = _UNITS["padded" if self.unit == "padded" else "relative"](wh)
+        corners = ordered * wh / whole - _padding(self.unit, wh)
         (x1, y1), (x2, y2) = corners.min(0).tolist(), corners.max(0).tolist()
         return x1, y1, x2, y2
 
@@ -163,13 +165,19 @@ def _fit(pairs: Sequence[tuple[Box, Said, tuple[int, int]]], unit: str, order: s
         [_as_xyxy(np.array([each.numbers]), each.order or order) for _, each, _ in pairs]
     )
     whole = np.tile(np.stack([_UNITS[unit](each) for each in wh]), 2)
-    full = float(np.median(said / (whole * true / np.tile(wh, 2))))
+    padding = np.tile(np.stack([_padding(unit, each) for each in wh]), 2)
+    full = float(np.median(said / (whole * (true + padding) / np.tile(wh, 2))))
     usual = [each for each in _USUAL.get(unit, ()) if abs(full / each - 1) < _NEAR]
     full = min(usual, key=lambda each: abs(full - each)) if usual else float(round(full, 2))
     if not full > 0:
         return Fit(Convention(unit, 1.0, order), 0.0, len(pairs))
-    placed = said * np.tile(wh, 2) / (full * whole)
+    placed = said * np.tile(wh, 2) / (full * whole) - padding
     return Fit(Convention(unit, full, order), float(_iou(placed, true).mean()), len(pairs))
+
+
+def _padding(unit: str, wh: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Pixels of padding at the left and at the top, of whatever the model counts in."""
+    return (wh.max() - wh) / 2 if unit == "padded" else np.zeros(2)
 
 
 def _as_xyxy(numbers: Boxes, order: str) -> Boxes:

@@ -69,10 +69,13 @@ def counted(shares, size_wh, counts, order):
         "999": np.full(2, 999.0),
         "sent": wh,
         "longest": 640 * wh / wh.max(),
+        "padded": 1000 * wh / wh.max(),
         "shortest": 768 * wh / wh.min(),
         "area": 700 * wh / np.sqrt(wh.prod()),
     }[counts]
-    x1, y1, x2, y2 = (np.array(shares) * np.tile(whole, 2)).round(4 if counts == "unit" else 0)
+    shift = (1000 - whole) / 2 if counts == "padded" else np.zeros(2)
+    placed = np.array(shares) * np.tile(whole, 2) + np.tile(shift, 2)
+    x1, y1, x2, y2 = placed.round(4 if counts == "unit" else 0)
     numbers = {
         "xyxy": [x1, y1, x2, y2],
         "yxyx": [y1, x1, y2, x2],

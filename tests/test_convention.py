@@ -14,6 +14,7 @@ COUNTS = {
     "999": "relative 999",
     "sent": "sent 1",
     "longest": "longest 640",
+    "padded": "padded 1000",
     "shortest": "shortest 768",
     "area": "area 700",
 }
@@ -68,6 +69,9 @@ def test_corners_in_the_wrong_order_are_a_box_and_shares_are_shares():
     thousand = Convention.parse("relative 1000 xyxy")
     assert thousand.xyxy((500, 500, 250, 100), (800, 600)) == (200, 60, 400, 300)
     assert thousand.xyxy((0.25, 0.5, 0.5, 1.0), (800, 600)) == (200, 300, 400, 600)
+    padded = Convention.parse("padded 1000 xyxy")
+    assert padded.xyxy((0.25, 0.5, 0.5, 0.75), (800, 600)) == (200, 300, 400, 500)
+    assert padded.xyxy((250, 500, 500, 750), (800, 600)) == (200, 300, 400, 500)
     assert thousand.xyxy((250, 100, 250, 400), (800, 600), "xywh") == (200, 60, 400, 300)
 
 
