@@ -97,10 +97,9 @@ def _project(server: Server, name: str, dataset: Dataset | None) -> Iterator[Che
 def _config(project: Project, dataset: Dataset) -> Check:
     offered = ls_config.labels(project.config)
     missing = [label for label in dataset.classes if label not in offered]
+    make = ls_config.for_video if "<VideoRectangle" in project.config else ls_config.for_pictures
     try:
-        ls_config.completed(
-            project.config, dataset.classes, ls_config.for_pictures(dataset.classes)
-        )
+        ls_config.completed(project.config, dataset.classes, make(dataset.classes))
     except StudioError as error:
         return Check("labelling config", ", ".join(offered), str(error))
     cure = f"`annotate push` adds {', '.join(missing)}" if missing else ""

@@ -25,7 +25,7 @@ from annotate import brush, folder, studio, studio_env, tasks
 from annotate.folder import Dataset
 from annotate.lines import Header
 from annotate.pull import pull
-from annotate.push import push
+from annotate.push import open_project, push
 from annotate.records import Item, Object
 from annotate.regions import to_regions
 
@@ -78,9 +78,11 @@ def loop(own: studio.Studio, made: Dataset, out: Path) -> None:
     """Push, push again, pull."""
     frames = len(made)
     with own.server() as server:
-        for turn in (1, 2):  # in turns: the machine is seldom quiet
-            empty = server.send("POST", "/api/projects/", {"title": f"raw {turn}"})["id"]
-            raw = raw_post(own, empty, made)
+        for turn in (1, 2, 3):  # in turns: the machine is seldom quiet
+            ready = [
+                open_project(server, f"{who} {turn}", made.classes)[0] for who in ("raw", "push")
+            ]
+            raw = raw_post(own, ready[0].id, made)
             start = time.perf_counter()
             done = push(made, server, project=f"push {turn}")
             ours = time.perf_counter() - start
