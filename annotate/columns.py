@@ -65,7 +65,9 @@ class Column:
 
 
 def read_entry(text: str, vocabulary: Vocabulary) -> Entry:
-    """`NAME` or `NAME:KEY=VALUE,KEY=VALUE`; a comma in a value stays where no `=` comes after.
+    """`NAME` or `NAME:KEY=VALUE,KEY=VALUE`, perhaps with `TITLE=` before it.
+
+    A comma in a value stays where no `KEY=` comes after it.
 
     >>> read_entry("colour:least=0.6,smallest=9", words).options  # doctest: +SKIP
     {'least': '0.6', 'smallest': '9'}
@@ -75,6 +77,7 @@ def read_entry(text: str, vocabulary: Vocabulary) -> Entry:
         AnnotateError: an option without a value, or with one of another type.
     """
     name, _, rest = text.partition(":")
+    title, _, name = name.rpartition("=")
     if name not in detect.names():
         raise UnknownName("detector", name, detect.names())
     options: dict[str, str] = {}
@@ -85,7 +88,7 @@ def read_entry(text: str, vocabulary: Vocabulary) -> Entry:
         options[key] = value
     with contextlib.suppress(ImportError):  # which costs its own column, and no other
         detect.parse_options(name, options)
-    return Entry(text, name, options, vocabulary)
+    return Entry(title or text, name, options, vocabulary)
 
 
 def read_entries(

@@ -30,7 +30,7 @@ def compare(
         typer.Option(
             "-d",
             "--detector",
-            metavar="NAME[:KEY=VALUE,...]",
+            metavar="[TITLE=]NAME[:KEY=VALUE,...]",
             autocompletion=complete_detector,
             help="A column: a detector, perhaps with options; repeatable.",
         ),

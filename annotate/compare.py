@@ -152,6 +152,8 @@ class Comparison:
             precision, recall, score = judged.best
             row |= {"precision": precision, "recall": recall}
             row |= {"at score": score} if score >= 0 else {}
+        elif judged.curve is not None:
+            row |= {"precision": 0.0, "recall": 0.0}
         said = self._said(judged).values()
         row["boxes/frame"] = sum(map(len, said)) / len(said) if said else None
         row |= self._agreement(judged.title)

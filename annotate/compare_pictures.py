@@ -14,7 +14,7 @@ from annotate import compare
 from annotate.compare import Comparison, Judged
 from annotate.drafts import new_file
 from annotate.footage import Footage, Key
-from annotate.matching import only
+from annotate.matching import only, sureness
 from annotate.paint import annotated, font
 from annotate.records import Frame, Item, Object, Picture
 from annotate.sheet import fitting, telling
@@ -23,6 +23,8 @@ from annotate.view import whole
 
 _PAPER, _INK, _PALE = (17, 19, 24), (236, 239, 244), (150, 158, 172)
 _GAP, _TEXT, _LINE = 8, 15, 20  # pixels
+_TITLE = 60  # letters of a column's title in a legend
+_MOST = 12  # boxes of a column on a frame: a flood hides the picture
 _WIDEST, _NARROWEST, _ROOM = 480, 200, 2400  # pixels: a picture, and all of a row
 
 
@@ -61,7 +63,7 @@ def curves(comparison: Comparison, out: Path) -> bool:
         _line(axes, each, 1.4 + 1.2 * (len(judged) - 1 - place))  # lines that coincide are seen
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_title("boxes held against the truth at IoU 0.5")
-    axes.legend(loc="lower left", frameon=False)
+    figure.legend(loc="outside lower left", frameon=False)
     with new_file(out) as draft:
         figure.savefig(draft, format="png", dpi=110, metadata={"Software": None})
     return True
@@ -79,7 +81,8 @@ def _equal_f1(axes: Any) -> None:
 def _line(axes: Any, judged: Judged, width: float) -> None:
     assert judged.curve is not None
     recall, precision = judged.curve.recall, judged.curve.precision
-    name = f"{judged.title}: AP {judged.ap:.3f}, AP50 {judged.ap50:.3f}"
+    title = judged.title if len(judged.title) <= _TITLE else judged.title[: _TITLE - 1] + "…"
+    name = f"{title}: AP {judged.ap:.3f}, AP50 {judged.ap50:.3f}"
     [line] = axes.plot(recall, precision, linewidth=width, label=name)
     if judged.best is not None:
         axes.plot(judged.best[1], judged.best[0], "o", color=line.get_color(), markersize=5 + width)
@@ -90,7 +93,8 @@ def sheet(
 ) -> bool:
     """Draw a row a frame and a column a detector, the truth first; False where none ran.
 
-    Boxes are those at a column's best threshold; without truth, from `comparison.least` on.
+    Boxes are those at a column's best threshold; without truth, from `comparison.least` on. Of a
+    flood the surest are drawn. Frames are those with most to find; without truth, most found.
 
     Raises:
         OutputError: nothing can be written there.
@@ -99,9 +103,11 @@ def sheet(
     said: dict[str, Mapping[Key, Sequence[Object]]] = {}
     labels = list(dict.fromkeys(name for j in judged for name in j.column.entry.labels))
     if truth is not None:
-        said["truth"] = only(truth.objects, labels)
+        seen_by_one = {key for each in judged for key in each.found}
+        there = only(truth.objects, labels)
+        said["truth"] = {key: things for key, things in there.items() if key in seen_by_one}
     said |= {each.title: each.shown(comparison.least) for each in judged}
-    chosen = _telling(said, rows)
+    chosen = _telling({"truth": said["truth"]} if truth is not None else said, rows)
     if not judged or not chosen:
         return False
     width = min(_WIDEST, max(_NARROWEST, _ROOM // len(said)))
@@ -133,7 +139,8 @@ def _cell(
     image = view.of_image(frame.image)
     if things is None:
         return np.asarray(image // 3, np.uint8)
-    item = Item(frame.video, frame.index, frame.seconds, *frame.size_wh, tuple(things))
+    surest = tuple(sorted(things, key=lambda thing: -sureness(thing))[:_MOST])
+    item = Item(frame.video, frame.index, frame.seconds, *frame.size_wh, surest)
     return annotated(image, view.of_item(item), labels)
 
 

@@ -120,7 +120,9 @@ def words():
 def test_an_entry_is_a_detector_and_its_options(words):
     entry = columns.read_entry("colour:least=0.6,smallest=9", words)
     assert (entry.detector, entry.options) == ("colour", {"least": "0.6", "smallest": "9"})
-    assert entry.labels == ("mech",)
+    assert entry.labels == ("mech",) and entry.title == "colour:least=0.6,smallest=9"
+    entry = columns.read_entry("strict one=colour:least=0.6", words)
+    assert (entry.title, entry.detector) == ("strict one", "colour")
 
 
 @pytest.mark.parametrize(
@@ -379,6 +381,7 @@ def test_a_crash_costs_one_column_and_memory_is_a_columns_own(strangers, demo, t
     said = "whole:how_it_ends=abort, whole:how_it_ends=raise: failed; the same command tries again"
     assert said in held.stderr
     table = pd.read_csv("out/table.csv", index_col="detector")
+    assert table.loc["whole:mebibytes=300", ["precision", "recall"]].tolist() == [0, 0]
     assert table.loc["colour", "AP50"] > 0.9 and table.loc["whole:mebibytes=300", "AP50"] == 0
     memory = table["memory MiB"]
     assert memory["whole:mebibytes=300"] > memory["colour"] + 200
