@@ -223,6 +223,11 @@ class Tracker:
         self._ridge.restore(state)
         self._soft, self._place = state["soft"].copy(), Place(*state["place"].tolist())
 
+    @property
+    def _faith(self) -> float:
+        """How far what a person showed still holds: 0 when the object came out of a flash."""
+        return min(max(self._place.likeness, 0.0), 1.0)
+
     def _scores(self, expanded: Map) -> tuple[Map, Map]:
         scores = self._ridge.scores(expanded).reshape(self._effort.grid, self._effort.grid, 2)
         return scores[..., 0], scores[..., 1]
@@ -247,7 +252,8 @@ class Tracker:
     ) -> Guess:
         size = self._effort.size
         score, sure = self._scores(expanded)
-        logit = 4 * score + (self._within(window) if prior is None else self._pull(prior, window))
+        logit = 4 * score + self._faith * np.minimum(sure, 0)
+        logit += self._within(window) if prior is None else self._pull(prior, window)
         soft = 1 / (1 + np.exp(-np.where(inside, logit, -8)))
         soft = cv2.resize(soft.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
         return Guess(
@@ -307,7 +313,7 @@ class Tracker:
     def _trust(self, guess: Guess) -> Map:
         """Which part is the object: the one that was there, and looks as it was shown."""
         size = self._effort.size
-        trust = cv2.resize(np.clip(0.5 + guess.sure, 0.1, 1), (size, size))
+        trust = cv2.resize(np.clip(0.5 + self._faith * guess.sure, 0.1, 1), (size, size))
         if guess.prior is not None:
             trust = trust * (0.1 + cv2.resize(guess.prior, (size, size)))
         return np.asarray(trust, np.float32)
@@ -320,7 +326,7 @@ class Tracker:
             sized = 0.25 * usual.area < area < 2 * usual.area
             like = fit > 0.7 * usual.fit and likeness > usual.likeness - 0.5
             return bool(sized and like and round_it < -0.2)
-        like = fit > 0.3 * usual.fit and likeness > usual.likeness - 0.8
+        like = fit > 0.3 * usual.fit and (likeness > usual.likeness - 0.8 or usual.age <= YOUNG)
         return bool(area >= max(16, 0.03 * usual.area) and like and round_it < 0.2)
 
     def _move(
@@ -333,7 +339,7 @@ class Tracker:
         place.height = _towards(y1 - y0, place.height, 0.95, 1.1)
         place.area = _towards(area, place.area, 0.9, 1.2)
         place.fit += 0.05 * (fit - place.fit)
-        place.likeness += 0.05 * (likeness - place.likeness)
+        place.likeness += (1 if place.age <= YOUNG else 0.05) * (likeness - place.likeness)
         place.lost = 0
         self._remember(window, soft)
 
