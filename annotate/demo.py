@@ -55,7 +55,7 @@ def run(
     draw.overlay(both, clip, out / "overlay.mp4", force=True)
     draw.overlay(both, clip, out / "sheet.png", count=12, force=True)
     draw.prompt_grid(told, clip, both, out / "prompts.png", force=True)
-    return [*_measured(truth, boxes, tracks), ("everything is in", str(out))]
+    return [*_measured(truth, boxes, tracks, told), ("everything is in", str(out))]
 
 
 def _open(out: Path, force: bool) -> None:
@@ -73,9 +73,11 @@ def _clicks(clip: Path) -> prompts.PromptTable:
     return prompts.table(points, scope=scope)
 
 
-def _measured(truth: Path, boxes: Path, tracks: Path) -> list[tuple[str, str]]:
+def _measured(
+    truth: Path, boxes: Path, tracks: Path, told: prompts.PromptTable
+) -> list[tuple[str, str]]:
     found = score.boxes(truth, journal.read(boxes), "designator")
     rows = [("designators: AP50", f"{found.ap50:.3f}"), ("designators: AP", f"{found.ap:.3f}")]
-    for track in score.tracks(truth, journal.read(tracks)):
+    for track in score.tracks(truth, journal.read(tracks), told.labels):
         rows.append((f"{track.label}: mean IoU over {track.frames} frames", f"{track.j:.3f}"))
     return rows

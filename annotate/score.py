@@ -86,8 +86,11 @@ def _average_precision(known: dict[str, Any], found: list[dict[str, Any]]) -> tu
     return float(held.stats[0]), float(held.stats[1])
 
 
-def tracks(truth: Path, items: Iterable[Item]) -> list[Track]:
-    """Score each track that the items speak of against the ground truth's of that number."""
+def tracks(truth: Path, items: Iterable[Item], asked: Iterable[int] | None = None) -> list[Track]:
+    """Score the tracks `asked` for (else those the items speak of) against the truth's.
+
+    A track that was asked for and never found counts as missed on every frame.
+    """
     record = json.loads(truth.read_text(encoding="utf-8"))
     names = {each["id"]: each["name"] for each in record["categories"]}
     real: dict[int, dict[int, Rle]] = defaultdict(dict)
@@ -102,7 +105,8 @@ def tracks(truth: Path, items: Iterable[Item]) -> list[Track]:
             if thing.track is not None and thing.mask is not None:
                 found[thing.track][item.frame] = thing.mask
     frames = [image["id"] for image in record["images"]]
-    return [_follow(t, labels[t], frames, real[t], found[t]) for t in sorted(found) if t in labels]
+    wanted = sorted(set(found if asked is None else asked) & set(labels))
+    return [_follow(t, labels[t], frames, real[t], found[t]) for t in wanted]
 
 
 def _follow(

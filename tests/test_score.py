@@ -69,6 +69,11 @@ def test_a_shifted_mask_is_worth_its_overlap(truth):
     assert track.j == pytest.approx((1 / 3 + 1 + 1) / 3)
 
 
+def test_a_track_asked_for_and_never_found_is_missed(truth):
+    [track] = score.tracks(truth, [item(0)], asked=[5, 77])
+    assert (track.track, track.j, track.frames) == (5, 0.0, 3)
+
+
 def test_nothing_found(truth):
     assert score.boxes(truth, [item(0)], "mech").ap50 == 0.0
     assert score.tracks(truth, [item(0)]) == []
