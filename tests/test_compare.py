@@ -51,6 +51,11 @@ def test_equal_scores_are_one_point_of_the_curve():
     assert (curve.precision.tolist(), curve.recall.tolist()) == ([pytest.approx(2 / 3)], [1.0])
 
 
+def test_what_was_found_twice_is_right_once():
+    curve = matching.curve(frames([thing(0)]), frames([thing(0, 0.9), thing(1, 0.8)]))
+    assert (curve.precision.tolist(), curve.recall.tolist()) == ([1.0, 0.5], [1.0, 1.0])
+
+
 def test_nothing_found_has_no_best_threshold():
     assert matching.curve(frames([thing(0)]), {}).best is None
     assert matching.average_precision(frames([thing(0)]), {}, ["mech"]) == (0.0, 0.0)
