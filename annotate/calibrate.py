@@ -31,16 +31,17 @@ def calibrate(chat: Chat, side: int = 1024, detail: str | None = "high") -> Cali
     Raises:
         AnswerError: in no way do its answers fit; says what was wrong in each.
     """
-    wrong = []
+    wrong: dict[str, list[str]] = {}  # what was wrong -> in which ways
     for way in WAYS if chat.way == "auto" else (chat.way,):
         try:
             found = _fit(replace(chat, way=way, cached=False), side, detail)
         except AnswerError as error:
-            wrong.append(f"{way}: {error}")
+            wrong.setdefault(str(error), []).append(way)
             continue
         facts = {"convention": str(found.convention), "iou": round(found.iou, 4), "side": side}
         return Calibration(found, way, model_notes.note(chat.url, chat.model, way=way, **facts))
-    raise AnswerError(f"{chat.model} at {chat.url}: {'; '.join(wrong)}")
+    said = [f"asked by {', '.join(ways)}: {error}" for error, ways in wrong.items()]
+    raise AnswerError(f"{chat.model} at {chat.url}, {'; '.join(said)}")
 
 
 def _fit(chat: Chat, side: int, detail: str | None) -> Fit:

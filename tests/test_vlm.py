@@ -83,6 +83,15 @@ def test_tools_that_make_a_model_blind_are_found_out_by_calibrating():
     assert found.way == "json" and found.fit.iou > 0.98
 
 
+def test_a_model_that_cannot_be_calibrated_says_what_was_wrong_in_each_way():
+    with serving(ways=("json",), always="sorry") as model:
+        with pytest.raises(AnswerError, match="tool: .*tools; asked by schema: .*; asked by json"):
+            calibrate(Chat(model.url, "sees"))
+        assert not model_notes.notes(model.url, "sees")
+    with pytest.raises(AnswerError, match="asked by tool, schema, json: a drawn picture: nobody"):
+        calibrate(Chat(model.url, "sees"))
+
+
 HARMLESS = [
     "prose",
     "thought",
@@ -111,8 +120,9 @@ def test_what_gives_no_boxes_is_asked_anew_and_is_not_nothing_there(fault, frame
         assert_right(found)
         assert "could not be read" in json.dumps(model.requests[1]["messages"][-1])
     with serving(always=fault) as model:
-        with pytest.raises(UnreadableAnswer, match="demo.mp4#0: sees gives no boxes"):
+        with pytest.raises(UnreadableAnswer, match="demo.mp4#0: sees gives no boxes") as caught:
             load(model).propose([frame])
+        assert fault != "refusal" or "I can't help with that" in str(caught.value)
         [found] = load(model, unreadable="empty").propose([frame])
         assert len(found) == 0
     assert not (tmp_path / "owned").exists()
