@@ -1,0 +1,141 @@
+"""Propose boxes for phrases by the zero-shot detectors of `transformers`: OWLv2, Grounding DINO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import supervision as sv
+
+from annotate import weights
+from annotate.device import choose
+from annotate.errors import AnnotateError, WeightsError, needs
+from annotate.phrasing import Phrase, phrases
+from annotate.records import Frame, Picture, Vocabulary
+from annotate.slices import Slicing, Table, look
+
+TOGETHER = ("owlv2", "owlvit")  # read all phrases at once, each on its own
+APART = ("grounding-dino", "mm-grounding-dino")  # read one text, so are asked for each phrase
+
+
+@dataclass(frozen=True)
+class ZeroShotDetector:
+    """Boxes for phrases, which the vocabulary gives: `zero-shot = "red square"`, or a list.
+
+    `model` is a name in the manifest or the folder of an OWL-ViT, OWLv2, Grounding DINO or MM
+    Grounding DINO. Scores are as the model gives them; none is lower than `least`. Of two boxes
+    with an IoU over `iou`, of whatever class, the worse is dropped; 1 keeps all. `tile`, `overlap`
+    and `batch` are those of the detector `yolo`; `dtype` is what the network counts in.
+    """
+
+    vocabulary: Vocabulary
+    model: str = "owlv2-base-ensemble"
+    least: float = 0.1
+    iou: float = 0.5
+    tile: int = 0
+    overlap: float = 0.2
+    batch: int = 4
+    device: str | None = None
+    dtype: str | None = "float32"
+
+    def __post_init__(self) -> None:
+        _ = self._phrases, self._slicing  # what cannot be is said at once
+        if not 0 <= self.least < 1:
+            raise AnnotateError(f"least must be 0 to 1, got {self.least}")
+
+    def propose(self, frames: list[Frame]) -> list[sv.Detections]:
+        """Boxes for each frame, best first; `data["phrase"]` says what found them."""
+        return look(frames, self._phrases, self._slicing, self._look) if frames else []
+
+    @cached_property
+    def _phrases(self) -> tuple[Phrase, ...]:
+        return phrases(self.vocabulary, "zero-shot")
+
+    @cached_property
+    def _slicing(self) -> Slicing:
+        return Slicing(self.tile, self.overlap, self.iou, self.batch, done=False)
+
+    @cached_property
+    def _network(self) -> _Network:
+        return _Network.load(self.model, self.device, self.dtype)
+
+    def _look(self, images: list[Picture]) -> list[Table]:
+        texts = [phrase.text for phrase in self._phrases]
+        tables: list[list[Table]] = [[np.zeros((0, 6))] for _ in images]
+        for number, results in self._network.ask(images, texts, self.least):
+            for table, found in zip(tables, results, strict=True):
+                scores = found["scores"].float().cpu().numpy()
+                boxes = found["boxes"].float().cpu().numpy().reshape(-1, 4)
+                table.append(np.column_stack([boxes, scores, np.full(len(scores), number)]))
+        return [np.concatenate(table).astype(np.float64) for table in tables]
+
+
+@dataclass(frozen=True)
+class _Network:
+    model: Any
+    prepare: Any
+    tokenize: Any
+
+    @staticmethod
+    def load(name: str, device: str | None, dtype: str | None) -> _Network:
+        """A model, and what goes before it, from files on this machine alone."""
+        needs("torch")
+        package = needs("transformers")
+        package.utils.logging.disable_progress_bar()  # ours is shown
+        folder = weights.where(name)
+        if not (folder / "config.json").is_file():
+            raise WeightsError(f"{folder} is no folder of a model of transformers: no config.json")
+        place, kind = choose(device, dtype)
+        here = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
+        try:
+            _check(package.AutoConfig.from_pretrained(**here).model_type, folder)
+            model = package.AutoModelForZeroShotObjectDetection.from_pretrained(**here, dtype=kind)
+            prepare = package.AutoImageProcessor.from_pretrained(**here)
+            tokenize = package.AutoTokenizer.from_pretrained(**here)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise WeightsError(f"{folder} cannot be used by transformers: {reason}") from error
+        return _Network(model.eval().to(place), prepare, tokenize)
+
+    def ask(
+        self, images: list[Picture], texts: list[str], least: float
+    ) -> Iterator[tuple[int, list[Any]]]:
+        """For the number of each text, what it finds on each picture, as the pipeline's parts do.
+
+        Nothing is looked at together that would change what is found.
+        """
+        torch = needs("torch")
+        together = self.model.config.model_type in TOGETHER
+        pixels = self.prepare(images=images, return_tensors="pt").to(self.model.device)
+        pixels = pixels.to(self.model.dtype)
+        sizes = torch.tensor([image.shape[:2] for image in images])
+        questions = [texts] if together else [[_sentence(text)] for text in texts]
+        for first, question in enumerate(questions):
+            told = self.tokenize(question * len(images), padding=True, return_tensors="pt")
+            with torch.inference_mode():
+                answer = self.model(**told.to(self.model.device), **pixels)
+            for place in range(len(question)):
+                logits = answer.logits[..., [place]] if together else answer.logits
+                output = SimpleNamespace(logits=logits, pred_boxes=answer.pred_boxes)
+                yield (
+                    first + place,
+                    self.prepare.post_process_object_detection(
+                        output, threshold=least, target_sizes=sizes.to(self.model.device)
+                    ),
+                )
+
+
+def _check(kind: str, folder: Path) -> None:
+    if kind not in TOGETHER + APART:
+        known = ", ".join(TOGETHER + APART)
+        raise AnnotateError(f"{folder} is a model of the kind {kind}; zero-shot knows {known}")
+
+
+def _sentence(text: str) -> str:
+    """A phrase as Grounding DINO was taught to read them: small letters, a full stop."""
+    return f"{text.lower().rstrip('. ')}."
