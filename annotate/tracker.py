@@ -8,17 +8,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from annotate.features import features
+from annotate.features import WIDTHS, features
 from annotate.guided import guided
+from annotate.place import CONTEXT, Place, about, box, rewindowed, towards
 from annotate.records import Mask, Picture
 from annotate.ridge import Ridge
 from annotate.windows import Map, Window
 
 Grey = npt.NDArray[np.uint8]
 
-CONTEXT = 1.6  # side of the window, in sides of the object's box
+# How much less akin than usual to what was shown a thing may be: found again, and followed.
+KIN_FOUND, KIN_KEPT = 0.1, 0.25
 YOUNG = 5  # frames after a prompt in which what was shown may turn out to be a flash
-SMALLEST = 24.0  # side of the smallest window, in pixels
 # How a prompted frame is shown to the classifier: zoom out, mirror, shift, brighten. What it learns
 # then survives a turn, a zoom and a muzzle flash, and it sees more of what is round the object.
 VIEWS = (
@@ -51,39 +52,6 @@ QUICK = Effort(192, 64, 3, 3, 0)
 
 
 @dataclass
-class Place:
-    """Where an object is and how it usually looks, in pixels of the picture; all floats.
-
-    `fit` is the mean score inside, `likeness` the same by what a person showed only.
-    `soft_x`, `soft_y` and `soft_side` are the window of the soft mask that is remembered.
-    """
-
-    x: float = 0
-    y: float = 0
-    width: float = 0
-    height: float = 0
-    area: float = 0
-    fit: float = 0
-    likeness: float = 0
-    started: float = 0
-    lost: float = 0
-    age: float = 0
-    soft_x: float = 0
-    soft_y: float = 0
-    soft_side: float = 1
-
-    @property
-    def window(self) -> Window:
-        """The window to look at."""
-        return Window(self.x, self.y, _side(self.width, self.height))
-
-    @property
-    def soft_window(self) -> Window:
-        """The window of the soft mask."""
-        return Window(self.soft_x, self.soft_y, self.soft_side)
-
-
-@dataclass
 class Guess:
     """Where an object seems to be, in its window: soft mask, and what the classifier saw."""
 
@@ -106,6 +74,7 @@ class Tracker:
         self._effort = effort
         self._ridge = Ridge(effort.hidden)
         self._soft = np.zeros((effort.size, effort.size), np.float32)
+        self._shown = np.zeros(sum(WIDTHS))  # mean features inside, summed over what was shown
         self._place = Place()
 
     @property
@@ -122,7 +91,7 @@ class Tracker:
         """Learn, for ever, what is inside and outside `mask`, (H, W)."""
         if not mask.any():
             return
-        window, size_wh = _about(mask), (picture.shape[1], picture.shape[0])
+        window, size_wh = about(mask), (picture.shape[1], picture.shape[0])
         for zoom, mirrored, shift, brighter in VIEWS:
             view = Window(window.x + shift * window.side / CONTEXT, window.y, window.side * zoom)
             crop = view.cut(picture, self._effort.size)
@@ -137,19 +106,21 @@ class Tracker:
                 )
             expanded = self._ridge.expand(features(crop))
             self._ridge.learn(expanded, inside.ravel(), weight.ravel(), shown=True)
+            self._shown += _mean_features(expanded, inside > 0.5)
         self._ridge.solve()
 
     def start(self, picture: Picture, mask: Mask) -> float:
         """Take `mask`, (H, W), as where the object is on this frame; returns how well it fits."""
-        window = _about(mask)
+        window = about(mask)
         crop = window.cut(picture, self._effort.size)
-        score, sure = self._scores(self._ridge.expand(features(crop)))
+        expanded = self._ridge.expand(features(crop))
+        score, sure = self._scores(expanded)
         grid = window.cut(mask.astype(np.float32), self._effort.grid, outside=False)
         fit, likeness = _mean(score, grid > 0.5), _mean(sure, grid > 0.5)
-        x0, y0, x1, y1 = _box(mask)
-        self._place = Place(
-            window.x, window.y, x1 - x0, y1 - y0, float(mask.sum()), fit, likeness, 1
-        )
+        x0, y0, x1, y1 = box(mask)
+        kin = self._kinship(expanded, grid > 0.5)
+        size = x1 - x0, y1 - y0, float(mask.sum())
+        self._place = Place(window.x, window.y, *size, fit, likeness, kin, started=1)
         self._remember(
             window, window.cut(mask.astype(np.float32), self._effort.size, outside=False)
         )
@@ -188,6 +159,7 @@ class Tracker:
         self._ridge.solve()
         again = self._fused(guess.crop, guess.window, guess.expanded, guess.inside, guess.prior)
         self._place.fit, self._place.likeness = _mean(again.score, was), _mean(again.sure, was)
+        self._place.kinship = self._kinship(again.expanded, was)
         return again
 
     def settle(
@@ -205,7 +177,9 @@ class Tracker:
         if not self._seen(guess, grid > 0.5, area, fit, likeness):
             self._place.lost = 1
             return None, fit
-        self._move(guess.window, soft, mask, area, fit, likeness)
+        self._move(
+            guess.window, soft, mask, area, fit, likeness, self._kinship(guess.expanded, grid > 0.5)
+        )
         if self._place.age % self._effort.every == 0 and area > 0.7 * self._place.area:
             self._update(guess, grid, dropped)
         return mask, fit
@@ -215,12 +189,14 @@ class Tracker:
         return {
             **self._ridge.state(),
             "soft": self._soft.copy(),
+            "prototype": self._shown.copy(),
             "place": np.array(astuple(self._place)),
         }
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take up what `state` gave."""
         self._ridge.restore(state)
+        self._shown = state["prototype"].copy()
         self._soft, self._place = state["soft"].copy(), Place(*state["place"].tolist())
 
     @property
@@ -238,7 +214,7 @@ class Tracker:
         now, then = window.cut(grey, size), window.cut(before, size)
         flow = cv2.DISOpticalFlow_create(self._effort.motion).calc(now, then, None)
         y, x = np.mgrid[:size, :size].astype(np.float32)
-        soft = _rewindowed(self._soft, self._place.soft_window, window, size)
+        soft = rewindowed(self._soft, self._place.soft_window, window, size)
         return np.asarray(cv2.remap(soft, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR))
 
     def _look(self, picture: Picture, window: Window, prior: Map | None) -> Guess:
@@ -306,6 +282,9 @@ class Tracker:
             return soft, None
         weight = whole * self._trust(guess)
         totals = np.bincount(parts.ravel(), weights=weight.ravel(), minlength=count)
+        for part in range(1, count):
+            there = (whole & (parts == part))[2::4, 2::4]
+            totals[part] *= max(self._kinship(guess.expanded, there), 0.1) ** 2
         totals[0] = 0
         dropped = (whole & (parts != totals.argmax())).astype(np.float32)
         return soft * (1 - 0.75 * dropped), dropped
@@ -320,26 +299,44 @@ class Tracker:
 
     def _seen(self, guess: Guess, where: Mask, area: float, fit: float, likeness: float) -> bool:
         """Whether this is the object: most of its size, like it, and unlike what is round it."""
+        kinship = self._kinship(guess.expanded, where)
         usual, grown = self._place, cv2.dilate(where.astype(np.uint8), np.ones((9, 9), np.uint8))
         round_it = _mean(guess.score, (grown > 0) & ~where & guess.inside)
         if guess.prior is None:
             sized = 0.25 * usual.area < area < 2 * usual.area
-            like = fit > 0.7 * usual.fit and likeness > usual.likeness - 0.5
+            like = fit > 0.7 * usual.fit and abs(likeness - usual.likeness) < 0.5
+            like = like and kinship > usual.kinship - KIN_FOUND
             return bool(sized and like and round_it < -0.2)
         like = fit > 0.3 * usual.fit and (likeness > usual.likeness - 0.8 or usual.age <= YOUNG)
+        like = like and kinship > usual.kinship - KIN_KEPT
         return bool(area >= max(16, 0.03 * usual.area) and like and round_it < 0.2)
 
+    def _kinship(self, expanded: Map, where: Mask) -> float:
+        """The cosine of the mean features there to those of what a person showed."""
+        here = _mean_features(expanded, where)
+        return float(
+            here @ self._shown / (np.linalg.norm(here) * np.linalg.norm(self._shown) + 1e-9)
+        )
+
     def _move(
-        self, window: Window, soft: Map, mask: Mask, area: float, fit: float, likeness: float
+        self,
+        window: Window,
+        soft: Map,
+        mask: Mask,
+        area: float,
+        fit: float,
+        likeness: float,
+        kinship: float,
     ) -> None:
-        x0, y0, x1, y1 = _box(mask)
+        x0, y0, x1, y1 = box(mask)
         place = self._place
         place.x, place.y = (x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2
-        place.width = _towards(x1 - x0, place.width, 0.95, 1.1)
-        place.height = _towards(y1 - y0, place.height, 0.95, 1.1)
-        place.area = _towards(area, place.area, 0.9, 1.2)
+        place.width = towards(x1 - x0, place.width, 0.95, 1.1)
+        place.height = towards(y1 - y0, place.height, 0.95, 1.1)
+        place.area = towards(area, place.area, 0.9, 1.2)
         place.fit += 0.05 * (fit - place.fit)
         place.likeness += (1 if place.age <= YOUNG else 0.05) * (likeness - place.likeness)
+        place.kinship += 0.02 * (kinship - place.kinship)
         place.lost = 0
         self._remember(window, soft)
 
@@ -359,34 +356,11 @@ class Tracker:
         self._ridge.solve()
 
 
-def _towards(value: float, usual: float, least: float, most: float) -> float:
-    """`value`, or as near as a frame may take it from what is usual."""
-    return float(min(max(value, least * usual), most * usual))
-
-
-def _box(mask: Mask) -> tuple[int, int, int, int]:
-    """xyxy, x2 and y2 exclusive, of a mask that is not empty."""
-    across, down = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1
-
-
-def _about(mask: Mask) -> Window:
-    x0, y0, x1, y1 = _box(mask)
-    return Window((x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2, _side(x1 - x0, y1 - y0))
-
-
-def _side(width: float, height: float) -> float:
-    return max(CONTEXT * max(width, height), SMALLEST)
-
-
 def _mean(score: Map, where: Mask) -> float:
     return float(score[where].mean()) if where.any() else 0.0
 
 
-def _rewindowed(values: Map, was: Window, now: Window, size: int) -> Map:
-    """A map of the window `was` as a map, (size, size), of the window `now`."""
-    zoom = was.side / len(values)
-    x, y = ((there - here) / zoom for there, here in ((now.x, was.x), (now.y, was.y)))
-    middle = (len(values) - 1) / 2
-    cut = Window(x + middle, y + middle, now.side / zoom).cut(values, size, outside=False)
-    return np.asarray(cut, np.float32)
+def _mean_features(expanded: Map, where: Mask) -> npt.NDArray[np.float64]:
+    """The mean there of the features themselves, which come first."""
+    inside = expanded[where.ravel(), : sum(WIDTHS)]
+    return inside.mean(axis=0, dtype=np.float64) if len(inside) else np.zeros(sum(WIDTHS))
