@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from annotate import manifest, weights
 from annotate.device import choose
@@ -70,7 +71,9 @@ def package() -> Any:
         os.environ.setdefault(name, value)
     own = manifest.folders()[-1].parent / "ultralytics"
     os.environ.setdefault("YOLO_CONFIG_DIR", str(own))
+    opener = Image.open
     found = needs("ultralytics")
+    Image.open = opener  # the package puts one of its own in, which would install what it misses
     # A program that had imported it before us may be counted until now, from here on it is not.
     importlib.import_module("ultralytics.utils.events").events.enabled = False
     for handler in found.utils.LOGGER.handlers:

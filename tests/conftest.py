@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -15,6 +16,7 @@ from annotate.records import Frame, Vocabulary
 
 pytest_plugins = ["studio_fixture"]
 
+OPEN = Image.open  # Ultralytics, imported by some test, puts another in for the whole process
 CLIPS = Path(__file__).parent / "clips"
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -30,6 +32,7 @@ def pytest_collection_modifyitems(items):
 def _own_world(tmp_path, monkeypatch):
     """Every test works in a folder of its own, and finds no settings of this machine's user."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Image, "open", OPEN)
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
