@@ -73,9 +73,9 @@ def package() -> Any:
     os.environ.setdefault("YOLO_CONFIG_DIR", str(own))
     opener = Image.open
     found = needs("ultralytics")
-    Image.open = opener  # the package puts one of its own in, which would install what it misses
     # A program that had imported it before us may be counted until now, from here on it is not.
     importlib.import_module("ultralytics.utils.events").events.enabled = False
+    Image.open = opener  # the package puts one of its own in, which would install what it misses
     for handler in found.utils.LOGGER.handlers:
         if type(handler) is logging.StreamHandler:
             handler.setStream(sys.stderr)  # stdout is for what was asked for

@@ -56,7 +56,7 @@ def annotate(capfd, monkeypatch):
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
             if isinstance(stop.code, str):
-                print(stop.code, file=sys.stderr)
+                sys.stderr.write(f"{stop.code}\n")
         out, err = capfd.readouterr()
         return code or 0, out, err
 
