@@ -67,7 +67,7 @@ class Journal:
 
     def _lines(self) -> Iterator[str]:
         if self._stream is not None:
-            for line in self._stream:  # `yield from` would close the stream with this generator
+            for line in self._stream:  # noqa: UP028 - `yield from` would close the stream
                 yield line
             return
         with self.path.open(encoding="utf-8", newline="\n") as file:

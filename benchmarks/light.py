@@ -1,7 +1,7 @@
 """Measure `light`: how well it follows, how fast, and beside it two baselines that only use flow.
 
-    python benchmarks/light.py davis FOLDER...      # each with frames/*.jpg and masks/*.png (0 or 255)
-    python benchmarks/light.py clicks CLIP.mp4...   # each with CLIP.gt.json, CLIP.points.csv beside it
+    python benchmarks/light.py davis FOLDER...     # each with frames/*.jpg and masks/*.png
+    python benchmarks/light.py clicks CLIP.mp4...  # each with CLIP.gt.json and CLIP.points.csv
 
 DAVIS sequences start from the true first mask; J is the mean IoU from the second frame to the last
 but one, as the benchmark counts. Clips start from clicks; a frame without a mask counts 0. Speed is

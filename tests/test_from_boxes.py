@@ -275,6 +275,18 @@ def test_boxes_start_confirm_and_repair(demo, boxes_of, tmp_path):
     assert lost[10] == () and lost[11] == lost[13] == lost[16] == (1,) and lost[17] == ()
 
 
+def test_what_no_box_confirms_any_more_is_not_shown(demo, boxes_of, tmp_path):
+    """On frames 1 to 29 the detector sees nothing there; the person's own object stays."""
+    boxes = boxes_of({0: [mech(HOME)], **{n: [] for n in range(1, 20)}, 30: [mech(HOME)]})
+    click = point(0, 4, x=300.0, y=300.0)
+    job = a_job(demo, boxes, Sitter(lives=99), [click], {4: "mech"}, stop=33)
+    propagate.into(job, tmp_path / "m.jsonl")
+    there = objects_by_frame(tmp_path / "m.jsonl")
+    assert [n for n, found in there.items() if 1 in found] == [*range(10), 30, 31, 32]
+    assert all(4 in found for found in there.values())
+    assert {item.lost for item in journal.read(tmp_path / "m.jsonl")} == {(), (1,)}
+
+
 def test_weak_boxes_are_ignored(demo, boxes_of, tmp_path):
     weak = {3: [mech(HOME, 0.24)], 8: [mech(HOME, 0.25)], 9: [mech(moved(200), None)]}
     propagate.into(a_job(demo, boxes_of(weak), stop=12), tmp_path / "m.jsonl")
@@ -314,6 +326,19 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(demo, boxes_of, tmp_path, 
             propagate.into(job, out, progress=kill)
         propagate.into(job, out)
         assert out.read_bytes() == expected, f"killed after {after}"
+
+
+def test_a_step_that_was_taken_back_leaves_no_trace(demo, boxes_of, tmp_path):
+    """A wanderer's way is a hash of each step that it takes: a step too many moves it."""
+    click, boxes = point(8, 1), boxes_of({n: [mech(moved(10 * n, 300))] for n in range(9, 14)})
+    for name, given in (("alone", None), ("beside", boxes)):
+        job = a_job(demo, given, Wanderer(), [click], {1: "raine"}, stop=20)
+        propagate.into(job, tmp_path / f"{name}.jsonl")
+    alone, beside = (objects_by_frame(tmp_path / f"{n}.jsonl") for n in ("alone", "beside"))
+    assert any(len(found) > 1 for found in beside.values())
+    assert {n: found[1].box for n, found in beside.items() if 1 in found} == {
+        n: found[1].box for n, found in alone.items() if 1 in found
+    }
 
 
 def test_other_boxes_are_other_settings(demo, boxes_of, tmp_path):
@@ -360,3 +385,17 @@ def test_boxes_out_of_order(demo, boxes_of, tmp_path):
     boxes = boxes_of({9: [mech(HOME)], 3: [mech(HOME)]})
     with pytest.raises(ItemsError, match="frame 3 stands behind frame 9"):
         propagate.into(a_job(demo, boxes), tmp_path / "m.jsonl")
+
+
+def test_from_the_command_line(annotate, demo, boxes_of, tmp_path):
+    boxes_of({n: [mech((530.0, 234.0, 581.0, 318.0), 0.5)] for n in range(2, 6)})
+    words = ["propagate", demo, "--from", "boxes.jsonl", "--fast", "--stop", "6"]
+    code, out, err = annotate(*words, "-o", "m.jsonl")
+    assert (code, out.strip()) == (0, "m.jsonl"), err
+    assert [item.frame for item in journal.read(tmp_path / "m.jsonl")] == [2, 3, 4, 5]
+    code, _, err = annotate(*words, "--least", "0.6", "-o", "n.jsonl")
+    assert code == 1 and "no prompt and no box lies between frame 0 and frame 6" in err
+    code, _, err = annotate(*words, "--box", "2,7,10,10,90,90", "--update", "-o", "m.jsonl")
+    assert code == 1 and "with light objects depend on each other: --force" in err
+    code, _, err = annotate(*words, "--device", "cuda", "-o", "n.jsonl")
+    assert code == 1 and "no option of light 'device'" in err

@@ -17,46 +17,47 @@ LAYERS = [  # imports point down, or sideways within a layer
     "ahead decoding film pictures folders drafts cut_short upright video video_writer journal",
     "manifest download sources weights adopt",
     "sample detect segment checkpoint flags boxes from_boxes passes propagate update",
-    "device memory follow sam2_network transformers_network phrasing example slices text_features ultralytics_network",
+    "device memory follow sam2_network transformers_network phrasing example slices text_features "
+    "ultralytics_network",
     "features guided ridge seeds tracker",
     "patience endpoints spending answer_cache answers model_notes questions convention",
     "chat calibrate found moondream_client moondream_local fusion",
     "clips folder dataset split foreign exports score footage truth matching",
     "detectors propagators segmenters formats prefilter members",
     "pointing score_calibration calibrate_scores",
-    "labelstudio ls_config brush regions staging tasks sending push said pull corrections video_tasks reels",
+    "labelstudio ls_config brush regions staging tasks sending push said pull corrections "
+    "video_tasks reels",
     "studio studio_env studio_doctor",
     "paint view sheet changes prompted markers draw colour_report console doctor demo review",
     "trial columns compare compare_pictures phrases describers study study_words study_report",
-    "options commands_clip commands_dataset commands_compare commands_about commands_ask commands_models commands_studio",
+    "options commands_clip commands_dataset commands_compare commands_about commands_ask "
+    "commands_models commands_studio",
     "cli __main__",
 ]
 LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms.split()}
 LAYER["annotate"] = 0  # __init__: the version
 
 # Imported where they run: a command that does not need them must not wait for them.
-HEAVY = set(
-    [
-        "torch",
-        "torchvision",
-        "transformers",
-        "ultralytics",
-        "sam2",
-        "timm",
-        "onnxruntime",
-        "openvino",
-        "pandas",
-        "matplotlib",
-        "sklearn",
-        "skimage",
-        "spacy",
-        "openai",
-        "moondream",
-        "huggingface_hub",
-        "label_studio_sdk",
-        "scipy",
-    ]
-)
+HEAVY = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "ultralytics",
+    "sam2",
+    "timm",
+    "onnxruntime",
+    "openvino",
+    "pandas",
+    "matplotlib",
+    "sklearn",
+    "skimage",
+    "spacy",
+    "openai",
+    "moondream",
+    "huggingface_hub",
+    "label_studio_sdk",
+    "scipy",
+}
 PLUGINS = {"detectors", "propagators", "formats"}  # loaded only when they run
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

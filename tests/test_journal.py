@@ -168,7 +168,7 @@ def test_nowhere_to_write(tmp_path, header):
 
 
 class FullDisk(io.FileIO):
-    """A file on a disk with little room: real bytes up to the limit, then ENOSPC, as a disk does."""
+    """A file on a disk with little room: real bytes up to the limit, then ENOSPC."""
 
     room = 900
 
