@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from annotate.records import Mask
+from annotate.records import Mask, Picture
 from annotate.windows import Map, Window
 
 CONTEXT = 1.6  # side of the window, in sides of the object's box
@@ -44,6 +44,21 @@ class Place:
     def soft_window(self) -> Window:
         """The window of the soft mask."""
         return Window(self.soft_x, self.soft_y, self.soft_side)
+
+
+@dataclass
+class Guess:
+    """Where an object seems to be, in its window: soft mask, and what the classifier saw."""
+
+    crop: Picture
+    window: Window
+    soft: Map  # (size, size), 0..1
+    score: Map  # (grid, grid)
+    sure: Map  # (grid, grid): the score by what a person showed
+    expanded: Map
+    inside: Mask  # (grid, grid): on the picture
+    # (size / 2, size / 2): where the flow takes the mask before; None when it was searched for
+    prior: Map | None
 
 
 def towards(value: float, usual: float, least: float, most: float) -> float:

@@ -42,7 +42,7 @@ class Marks:
 
         def seen(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
             middle = np.array((window.x, window.y))
-            return (points - middle) * (SIZE / window.side) + (SIZE - 1) / 2
+            return np.asarray((points - middle) * (SIZE / window.side) + (SIZE - 1) / 2)
 
         inside = prompt.points_xy[prompt.point_labels == 1]
         apart = [each.points_xy[each.point_labels == 1] for each in others]

@@ -1,70 +1,27 @@
 """Follow one object: what it looks like, where it is, and whether it is there at all."""
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from annotate.features import WIDTHS, features
+from annotate.features import features
 from annotate.guided import guided
-from annotate.place import CONTEXT, Place, about, box, rewindowed, towards
+from annotate.kin import Kin
+from annotate.place import Guess, Place, about, box, rewindowed, towards
 from annotate.records import Mask, Picture
 from annotate.ridge import Ridge
+from annotate.views import Effort, views
 from annotate.windows import Map, Window
 
 Grey = npt.NDArray[np.uint8]
 
 # How much less akin than usual to what was shown a thing may be: found again, and followed.
-KIN_FOUND, KIN_KEPT = 0.1, 0.25
+KIN_FOUND, KIN_KEPT = 0.1, 0.3
 YOUNG = 5  # frames after a prompt in which what was shown may turn out to be a flash
-# How a prompted frame is shown to the classifier: zoom out, mirror, shift, brighten. What it learns
-# then survives a turn, a zoom and a muzzle flash, and it sees more of what is round the object.
-VIEWS = (
-    (1.0, False, 0.0, 0.0),
-    (1.0, True, 0.1, 0.4),
-    (1.0, False, -0.1, -0.4),
-    (1.25, False, 0.0, 0.0),
-    (1.6, True, 0.0, 0.0),
-)
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What is spent on a frame: crop side in pixels, random features, frames between updates."""
-
-    size: int
-    hidden: int
-    every: int
-    sparse: int  # one pixel of so many is learnt from
-    motion: int  # cv2's DIS preset
-
-    @property
-    def grid(self) -> int:
-        """Side of the grid of features."""
-        return self.size // 4
-
-
-THOROUGH = Effort(256, 256, 1, 3, 1)
-QUICK = Effort(192, 64, 3, 3, 0)
-
-
-@dataclass
-class Guess:
-    """Where an object seems to be, in its window: soft mask, and what the classifier saw."""
-
-    crop: Picture
-    window: Window
-    soft: Map  # (size, size), 0..1
-    score: Map  # (grid, grid)
-    sure: Map  # (grid, grid): the score by what a person showed
-    expanded: Map
-    inside: Mask  # (grid, grid): on the picture
-    prior: (
-        Map | None
-    )  # (size / 2, size / 2): where the flow takes the mask before; None when searched for
 
 
 class Tracker:
@@ -73,8 +30,8 @@ class Tracker:
     def __init__(self, effort: Effort) -> None:
         self._effort = effort
         self._ridge = Ridge(effort.hidden)
-        self._soft = np.zeros((effort.size, effort.size), np.float32)
-        self._shown = np.zeros(sum(WIDTHS))  # mean features inside, summed over what was shown
+        self._soft: Map = np.zeros((effort.size, effort.size), np.float32)
+        self._kin = Kin()
         self._place = Place()
 
     @property
@@ -91,22 +48,10 @@ class Tracker:
         """Learn, for ever, what is inside and outside `mask`, (H, W)."""
         if not mask.any():
             return
-        window, size_wh = about(mask), (picture.shape[1], picture.shape[0])
-        for zoom, mirrored, shift, brighter in VIEWS:
-            view = Window(window.x + shift * window.side / CONTEXT, window.y, window.side * zoom)
-            crop = view.cut(picture, self._effort.size)
-            inside = view.cut(mask.astype(np.float32), self._effort.grid, outside=False)
-            weight = view.inside(size_wh, self._effort.grid).astype(np.float32)
-            if brighter:
-                tones = 255 * (np.arange(256) / 255) ** (2.0**brighter)
-                crop = cv2.LUT(crop, tones.astype(np.uint8))
-            if mirrored:
-                crop, inside, weight = (
-                    np.ascontiguousarray(a[:, ::-1]) for a in (crop, inside, weight)
-                )
+        for crop, inside, weight in views(picture, mask, self._effort):
             expanded = self._ridge.expand(features(crop))
             self._ridge.learn(expanded, inside.ravel(), weight.ravel(), shown=True)
-            self._shown += _mean_features(expanded, inside > 0.5)
+            self._kin.show(expanded, inside > 0.5)
         self._ridge.solve()
 
     def start(self, picture: Picture, mask: Mask) -> float:
@@ -118,7 +63,7 @@ class Tracker:
         grid = window.cut(mask.astype(np.float32), self._effort.grid, outside=False)
         fit, likeness = _mean(score, grid > 0.5), _mean(sure, grid > 0.5)
         x0, y0, x1, y1 = box(mask)
-        kin = self._kinship(expanded, grid > 0.5)
+        kin = self._kin.likeness(expanded, grid > 0.5)
         size = x1 - x0, y1 - y0, float(mask.sum())
         self._place = Place(window.x, window.y, *size, fit, likeness, kin, started=1)
         self._remember(
@@ -159,7 +104,7 @@ class Tracker:
         self._ridge.solve()
         again = self._fused(guess.crop, guess.window, guess.expanded, guess.inside, guess.prior)
         self._place.fit, self._place.likeness = _mean(again.score, was), _mean(again.sure, was)
-        self._place.kinship = self._kinship(again.expanded, was)
+        self._kin.accept(again.expanded, was)
         return again
 
     def settle(
@@ -174,12 +119,11 @@ class Tracker:
         area = float(mask.sum())
         grid = cv2.resize(soft, guess.score.shape, interpolation=cv2.INTER_AREA)
         fit, likeness = _mean(guess.score, grid > 0.5), _mean(guess.sure, grid > 0.5)
-        if not self._seen(guess, grid > 0.5, area, fit, likeness):
+        if not self._seen(guess, grid > 0.5, area, fit):
             self._place.lost = 1
             return None, fit
-        self._move(
-            guess.window, soft, mask, area, fit, likeness, self._kinship(guess.expanded, grid > 0.5)
-        )
+        kinship = self._kin.likeness(guess.expanded, grid > 0.5)
+        self._move(guess.window, soft, mask, (area, fit, likeness, kinship))
         if self._place.age % self._effort.every == 0 and area > 0.7 * self._place.area:
             self._update(guess, grid, dropped)
         return mask, fit
@@ -189,14 +133,14 @@ class Tracker:
         return {
             **self._ridge.state(),
             "soft": self._soft.copy(),
-            "prototype": self._shown.copy(),
+            "looks": self._kin.looks.copy(),
             "place": np.array(astuple(self._place)),
         }
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take up what `state` gave."""
         self._ridge.restore(state)
-        self._shown = state["prototype"].copy()
+        self._kin.looks = state["looks"].copy()
         self._soft, self._place = state["soft"].copy(), Place(*state["place"].tolist())
 
     @property
@@ -212,7 +156,7 @@ class Tracker:
         """The mask of the frame before, taken along by the optical flow in the window."""
         size = self._effort.size // 2
         now, then = window.cut(grey, size), window.cut(before, size)
-        flow = cv2.DISOpticalFlow_create(self._effort.motion).calc(now, then, None)
+        flow = cv2.DISOpticalFlow.create(self._effort.motion).calc(now, then, None)
         y, x = np.mgrid[:size, :size].astype(np.float32)
         soft = rewindowed(self._soft, self._place.soft_window, window, size)
         return np.asarray(cv2.remap(soft, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR))
@@ -284,7 +228,7 @@ class Tracker:
         totals = np.bincount(parts.ravel(), weights=weight.ravel(), minlength=count)
         for part in range(1, count):
             there = (whole & (parts == part))[2::4, 2::4]
-            totals[part] *= max(self._kinship(guess.expanded, there), 0.1) ** 2
+            totals[part] *= max(self._kin.likeness(guess.expanded, there), 0.1) ** 2
         totals[0] = 0
         dropped = (whole & (parts != totals.argmax())).astype(np.float32)
         return soft * (1 - 0.75 * dropped), dropped
@@ -297,43 +241,29 @@ class Tracker:
             trust = trust * (0.1 + cv2.resize(guess.prior, (size, size)))
         return np.asarray(trust, np.float32)
 
-    def _seen(self, guess: Guess, where: Mask, area: float, fit: float, likeness: float) -> bool:
+    def _seen(self, guess: Guess, where: Mask, area: float, fit: float) -> bool:
         """Whether this is the object: most of its size, like it, and unlike what is round it."""
-        kinship = self._kinship(guess.expanded, where)
+        kinship = self._kin.likeness(guess.expanded, where)
         usual, grown = self._place, cv2.dilate(where.astype(np.uint8), np.ones((9, 9), np.uint8))
         round_it = _mean(guess.score, (grown > 0) & ~where & guess.inside)
         if guess.prior is None:
-            sized = 0.25 * usual.area < area < 2 * usual.area
-            like = fit > 0.7 * usual.fit and abs(likeness - usual.likeness) < 0.5
-            like = like and kinship > usual.kinship - KIN_FOUND
+            sized = 0.2 * usual.area < area < 4 * usual.area
+            like = fit > 0.7 * usual.fit and kinship > usual.kinship - KIN_FOUND
             return bool(sized and like and round_it < -0.2)
-        like = fit > 0.3 * usual.fit and (likeness > usual.likeness - 0.8 or usual.age <= YOUNG)
-        like = like and kinship > usual.kinship - KIN_KEPT
+        like = fit > 0.3 * usual.fit and kinship > usual.kinship - KIN_KEPT
         return bool(area >= max(16, 0.03 * usual.area) and like and round_it < 0.2)
 
-    def _kinship(self, expanded: Map, where: Mask) -> float:
-        """The cosine of the mean features there to those of what a person showed."""
-        here = _mean_features(expanded, where)
-        return float(
-            here @ self._shown / (np.linalg.norm(here) * np.linalg.norm(self._shown) + 1e-9)
-        )
-
     def _move(
-        self,
-        window: Window,
-        soft: Map,
-        mask: Mask,
-        area: float,
-        fit: float,
-        likeness: float,
-        kinship: float,
+        self, window: Window, soft: Map, mask: Mask, now: tuple[float, float, float, float]
     ) -> None:
+        """Go to where it is; `now` are its area, fit, likeness and kinship there."""
+        area, fit, likeness, kinship = now
         x0, y0, x1, y1 = box(mask)
         place = self._place
         place.x, place.y = (x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2
-        place.width = towards(x1 - x0, place.width, 0.95, 1.1)
-        place.height = towards(y1 - y0, place.height, 0.95, 1.1)
-        place.area = towards(area, place.area, 0.9, 1.2)
+        place.width = towards(x1 - x0, place.width, 0.97, 1.1)
+        place.height = towards(y1 - y0, place.height, 0.97, 1.1)
+        place.area = towards(area, place.area, 0.94, 1.2)
         place.fit += 0.05 * (fit - place.fit)
         place.likeness += (1 if place.age <= YOUNG else 0.05) * (likeness - place.likeness)
         place.kinship += 0.02 * (kinship - place.kinship)
@@ -358,9 +288,3 @@ class Tracker:
 
 def _mean(score: Map, where: Mask) -> float:
     return float(score[where].mean()) if where.any() else 0.0
-
-
-def _mean_features(expanded: Map, where: Mask) -> npt.NDArray[np.float64]:
-    """The mean there of the features themselves, which come first."""
-    inside = expanded[where.ravel(), : sum(WIDTHS)]
-    return inside.mean(axis=0, dtype=np.float64) if len(inside) else np.zeros(sum(WIDTHS))

@@ -209,7 +209,7 @@ def test_the_order_of_lessons_does_not_matter():
         for n in order:
             ridge.learn(ridge.expand(maps[n]), inside[n], np.ones(64, np.float32), shown=True)
         ridge.solve()
-        scores.append(ridge.score(ridge.expand(maps[0])))
+        scores.append(ridge.scores(ridge.expand(maps[0]))[:, 0])
     np.testing.assert_allclose(*scores, atol=1e-3)
     assert ((scores[0] > 0) == (inside[0] > 0.5)).mean() > 0.95
 

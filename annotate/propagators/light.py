@@ -14,10 +14,12 @@ import numpy.typing as npt
 import supervision as sv
 
 from annotate import masks
+from annotate.place import Guess
 from annotate.propagate import Lesson
-from annotate.records import Frame, Mask, Picture, Prompt
+from annotate.records import Frame, Mask, Picture, Prompt, Rle
 from annotate.seeds import seed
-from annotate.tracker import QUICK, THOROUGH, Effort, Guess, Tracker
+from annotate.tracker import Tracker
+from annotate.views import QUICK, THOROUGH, Effort
 from annotate.windows import Map
 
 
@@ -48,7 +50,7 @@ class LightSession:
         self._threads = threads
         self._trackers: dict[int, Tracker] = {}
         self._before: npt.NDArray[np.uint8] | None = None
-        self._seeds: dict[tuple[int, int], masks.Rle] = {}  # of frame, object
+        self._seeds: dict[tuple[int, int], Rle] = {}  # of frame, object
 
     def learn(self, picture: Picture, prompts: Sequence[Prompt]) -> None:
         """Teach each object its prompt on this picture."""
