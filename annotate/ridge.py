@@ -46,7 +46,7 @@ class Ridge:
 
         The first ones ever seen set the scale.
         """
-        flat = maps.reshape(-1, maps.shape[-1])
+        flat: Map = maps.reshape(-1, maps.shape[-1])
         if not self._scale.any():
             self._mean = flat.mean(axis=0)
             weights = np.repeat(np.array(WEIGHTS) / np.sqrt(WIDTHS), WIDTHS)
@@ -122,4 +122,5 @@ def _sums(expanded: Map, inside: Map, weight: Map) -> Map | None:
     balanced = 0.5 * weight * (inside / total_in + (1 - inside) / total_out)
     weighted = expanded * balanced.astype(np.float32)[:, None]
     target = (2 * inside - 1).astype(np.float32)
-    return weighted.T @ np.concatenate([expanded, target[:, None]], axis=1)
+    sums: Map = weighted.T @ np.concatenate([expanded, target[:, None]], axis=1)
+    return sums

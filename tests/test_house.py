@@ -19,7 +19,7 @@ LAYERS = [  # imports point down, or sideways within a layer
     "sample detect segment checkpoint flags boxes from_boxes passes propagate update",
     "device memory follow sam2_network transformers_network phrasing example slices text_features "
     "ultralytics_network",
-    "features guided place ridge seeds tracker",
+    "features guided kin place ridge seeds views tracker",
     "patience endpoints spending answer_cache answers model_notes questions convention",
     "chat calibrate found moondream_client moondream_local fusion",
     "clips folder dataset split foreign exports score footage truth matching",
