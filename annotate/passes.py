@@ -69,12 +69,13 @@ class Pass:
         if phrase:
             self._firsts = {**dict.fromkeys(ids, frame.index), **self._firsts}
         on_its_way = {of for of, first in self._firsts.items() if self._past(frame, first)}
-        mine = np.array([of in on_its_way for of in ids], bool)
+        shown = on_its_way - (self._keeper.unconfirmed() if self._keeper else set())
+        mine = np.array([of in shown for of in ids], bool)
         labels = {**dict.fromkeys(ids, phrase), **self._job.prompts.labels}
         labels |= self._keeper.labels if self._keeper else {}
         kept = cast("sv.Detections", found[mine])
         item = items.from_detections(frame, kept, labels, self._job.source)
-        item = replace(item, lost=tuple(sorted(on_its_way - set(ids))))
+        item = replace(item, lost=tuple(sorted(on_its_way - (shown & set(ids)))))
         return self._watch.see(item, [prompt.object_id for prompt in prompts])
 
     def _past(self, frame: Frame, first: int) -> bool:
