@@ -90,6 +90,14 @@ def test_asked_again_it_costs_nothing(frame):
         assert len(model.requests) == 3 and again.bill.known == 3
 
 
+def test_what_is_known_of_one_picture_is_not_said_of_another(demo):
+    frames = list(video.frames_at(demo, [0, 30]))
+    with serving() as model:
+        [[one], [other]] = [client(model).see(f.image).boxes("designator") for f in frames]
+    assert one == pytest.approx(truth(0, "designator")[0])
+    assert other == pytest.approx(truth(30, "designator")[0]) and one != other
+
+
 @pytest.mark.parametrize("fault", ["500", "html", "missing", "429"])
 def test_a_server_out_of_order_is_asked_again(fault, frame):
     with serving(faults=[fault]) as model:

@@ -43,6 +43,14 @@ def test_a_vocabulary_says_what_and_of_which_class(demo, tmp_path, annotate):
     )
 
 
+def test_two_phrases_for_one_thing_are_one_point(demo):
+    words = pointing.asked(["ShotgunGuy", "person"], "guard")
+    with serving() as model:
+        table = pointing.point(demo, words, [0], {"endpoint": model.url})
+        assert len(model.requests) == 2
+    assert len(table) == len(truth(0, "ShotgunGuy")) == 1
+
+
 def test_a_class_for_all_that_is_asked():
     assert pointing.asked(["a", "b"], "mech").classes == {"mech": {"moondream": ["a", "b"]}}
     assert pointing.asked(["a", "b"]).labels == ("a", "b")
