@@ -68,6 +68,19 @@ def test_what_squares_cut_up_is_found_once_and_whole():
     assert found.xyxy.tolist() == [list(map(float, box))]
 
 
+def test_what_ends_with_the_picture_is_not_cut_off_by_a_square():
+    """A surer small thing in the corner stands beside the larger one that it is a part of."""
+
+    def corner(images):
+        small = np.array([[0, 0, 20, 20, 0.9, 0]], float)
+        large = np.array([[0, 0, 60, 60, 0.5, 0]], float)
+        whole = images[0].shape[1] == 200
+        return [large if whole else small[: int(image.any())] for image in images]
+
+    [found] = look([frame(boxes=[(0, 0, 9, 9)])], TOLD, Slicing(64, 0.25, 0.5, 4), corner)
+    assert found.confidence.tolist() == [0.9, 0.5]
+
+
 def test_what_no_other_look_found_whole_is_kept_as_a_part():
     def near(images):
         return [table if images[0].shape[1] < 200 else table[:0] for table in white(images)]

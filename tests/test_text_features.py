@@ -85,9 +85,13 @@ def test_a_vector_is_made_once_and_a_damaged_one_again(tmp_path, monkeypatch):
         kept.write_bytes(kept.read_bytes()[:-9])
     text_features.encode(str(path), ["b"])
     assert asked == ["a", "b", "c", "b"]
-    path.write_bytes(b"another encoder")
+    for kept in text_features.kept().glob("*/*.npy"):
+        np.save(kept, np.full(8, np.nan, np.float32))
     text_features.encode(str(path), ["b"])
     assert asked == ["a", "b", "c", "b", "b"]
+    path.write_bytes(b"another encoder")
+    text_features.encode(str(path), ["b"])
+    assert asked == ["a", "b", "c", "b", "b", "b"]
     assert not list(text_features.kept().glob("**/*.part"))
 
 
