@@ -1,14 +1,19 @@
-"""Measure `light`: how well it follows, how fast, and beside it two baselines that only use flow.
+"""What the `light` engine reaches: masks of DAVIS, clicks on gameplay, and frames a second.
 
-    python benchmarks/light.py davis FOLDER...     # each with frames/*.jpg and masks/*.png
-    python benchmarks/light.py clicks CLIP.mp4...  # each with CLIP.gt.json and CLIP.points.csv
+    python benchmarks/light.py davis SHARED/davis [--fast] [--method light|flow|flow+grabcut]
+    python benchmarks/light.py clicks SHARED/gameplay/dev SHARED/score/score.py [--fast]
+    python benchmarks/light.py speed CLIP [--fast] [--size 854x480]
 
-DAVIS sequences start from the true first mask; J is the mean IoU from the second frame to the last
-but one, as the benchmark counts. Clips start from clicks; a frame without a mask counts 0. Speed is
-frames a second of wall time, decoding included.
+`davis` starts from the true first mask and prints the mean J over frames 1 to the last but one.
+`flow` warps that mask along DIS optical flow, and nothing else; `flow+grabcut` lets GrabCut decide
+in a band round it. `clicks` runs `annotate propagate` and prints what score.py says of it.
+`speed` follows one object through CLIP, brought to that size first, decoding included.
 """
 
 import argparse
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,121 +22,128 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 
-from annotate import journal, masks, prompts, propagate, score, video
-from annotate.records import Mask, Picture
+from annotate import propagate, video
+from annotate.propagate import Lesson
+from annotate.records import Frame, Mask, Picture, Prompt
+from annotate.video_writer import Writer
 
-Step = Callable[[Picture, Picture, Mask], Mask]
-
-
-def flow(before: Picture, now: Picture, mask: Mask) -> Mask:
-    """The mask taken along by DIS optical flow (cv2's medium preset)."""
-    grey = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (now, before)]
-    moved = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
-    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]].astype(np.float32)
-    soft = mask.astype(np.float32)
-    return cv2.remap(soft, x + moved[..., 0], y + moved[..., 1], cv2.INTER_LINEAR) > 0.5
+Follow = Callable[[Iterator[Frame], Mask], Iterator[Mask]]
 
 
-def flow_and_grabcut(before: Picture, now: Picture, mask: Mask) -> Mask:
-    """The same, and its edge settled by GrabCut in a band round it, at a width of 240 pixels."""
-    warped = flow(before, now, mask)
-    size = 240, round(240 * now.shape[0] / now.shape[1])
-    small = cv2.resize(warped.astype(np.uint8), size, interpolation=cv2.INTER_AREA)
-    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
-    states = np.where(small > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    states[cv2.erode(small, disk) > 0] = cv2.GC_FGD
-    states[cv2.dilate(small, disk) == 0] = cv2.GC_BGD
-    if not (states & 1).any() or (states & 1).all():
-        return warped
-    picture = np.ascontiguousarray(cv2.resize(now, size)[..., ::-1])
+def light(fast: bool) -> Follow:
+    """The engine, from a mask on the first frame."""
+
+    def follow(frames: Iterator[Frame], mask: Mask) -> Iterator[Mask]:
+        first = next(frames)
+        given = (Prompt(first.index, 1, mask=mask),)
+        session = propagate.load("light", fast=fast).begin([Lesson(first, given)])
+        session.step(first, given)
+        for frame in frames:
+            found = session.step(frame, ())
+            yield found.mask[0] if found.mask is not None and len(found) else np.zeros_like(mask)
+
+    return follow
+
+
+def flow(grabcut: bool) -> Follow:
+    """The baselines."""
+
+    def follow(frames: Iterator[Frame], mask: Mask) -> Iterator[Mask]:
+        before, soft = cv2.cvtColor(next(frames).image, cv2.COLOR_RGB2GRAY), mask.astype(np.float32)
+        y, x = np.mgrid[: mask.shape[0], : mask.shape[1]].astype(np.float32)
+        engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        for frame in frames:
+            grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
+            moved = engine.calc(grey, before, None)
+            soft = cv2.remap(soft, x + moved[..., 0], y + moved[..., 1], cv2.INTER_LINEAR)
+            if grabcut:
+                soft = by_colour(frame.image, soft > 0.5).astype(np.float32)
+            before = grey
+            yield soft > 0.5
+
+    return follow
+
+
+def by_colour(picture: Picture, mask: Mask) -> Mask:
+    """GrabCut at half size, free to decide within 12 pixels of the mask's edge."""
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (25, 25))
+    sure, near = cv2.erode(mask.astype(np.uint8), disk), cv2.dilate(mask.astype(np.uint8), disk)
+    states = np.where(sure, cv2.GC_FGD, np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD))
+    states = np.where(near, states, cv2.GC_BGD).astype(np.uint8)[::2, ::2].copy()
+    if not (states & 1).any():
+        return mask
+    small = cv2.resize(picture, states.shape[::-1], interpolation=cv2.INTER_AREA)
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(picture, states, None, *models, 2, cv2.GC_INIT_WITH_MASK)
-    inside = cv2.resize((states & 1).astype(np.float32), now.shape[1::-1])
-    return inside > 0.5
+    cv2.setRNGSeed(0)
+    cv2.grabCut(small[..., ::-1].copy(), states, None, *models, 2, cv2.GC_INIT_WITH_MASK)
+    size = mask.shape[::-1]
+    return cv2.resize(states & 1, size, interpolation=cv2.INTER_LINEAR).astype(bool)
 
 
-def followed(step: Step, frames: Path, first: Mask) -> Iterator[Mask]:
-    """A baseline over a folder of frames."""
-    mask, before = first, None
-    for frame in video.frames(frames):
-        mask = first if before is None else step(before, frame.image, mask)
-        before = frame.image
-        yield mask
+def davis(folder: Path, follow: Follow) -> None:
+    """J of each sequence, and the mean."""
+    means = []
+    for sequence in sorted(path for path in folder.iterdir() if path.is_dir()):
+        paths = sorted((sequence / "masks").glob("*.png"))
+        truth = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 127 for path in paths]
+        started, scores = time.perf_counter(), []
+        frames = video.frames(sequence / "frames", stop=len(truth) - 1)
+        for found, real in zip(follow(frames, truth[0]), truth[1:-1], strict=True):
+            if real.sum() >= 64:
+                scores.append((found & real).sum() / (found | real).sum())
+        rate = (len(truth) - 1) / (time.perf_counter() - started)
+        means.append(float(np.mean(scores)))
+        print(f"{sequence.name:16} J {means[-1]:.3f}   {rate:.1f} frames/s", flush=True)
+    print(f"{'mean':16} J {np.mean(means):.4f}")
 
 
-def by_light(frames: Path, first: Mask, fast: bool) -> Iterator[Mask]:
-    """`light` over a folder of frames, from a mask."""
-    seen = video.probe(frames)
-    scope = prompts.Scope((seen.width, seen.height), seen.frame_count)
-    told = prompts.table(masks=[(0, 1, first)], scope=scope)
-    job = propagate.Job(propagate.load("light", fast=fast), "light", frames, told)
-    with TemporaryDirectory() as folder:
-        propagate.into(job, Path(folder) / "masks.jsonl")
-        for item in journal.read(Path(folder) / "masks.jsonl"):
-            rle = item.objects[0].mask if item.objects else None
-            yield np.zeros_like(first) if rle is None else masks.decode(rle)
+def clicks(folder: Path, score: Path, fast: bool) -> None:
+    """J and false presence of each clip, for one and three clicks an object."""
+    for name in ("easy", "medium", "hard"):
+        for points in (f"{name}.points.csv", f"{name}.points3.csv"):
+            with TemporaryDirectory() as scratch:
+                items = Path(scratch) / "items.jsonl"
+                call = [sys.executable, "-m", "annotate", "propagate", str(folder / f"{name}.mp4")]
+                call += ["-p", str(folder / points), "-o", str(items)]
+                subprocess.run(call + ["--fast"] * fast, check=True, stderr=subprocess.DEVNULL)
+                call = [sys.executable, str(score), "tracks", str(folder / f"{name}.gt.json")]
+                call += [str(items), "--points", str(folder / points)]
+                said = json.loads(subprocess.run(call, check=True, capture_output=True).stdout)
+            print(f"{points:20} J {said['J']:.3f}   false presence {said['false_presence']:.3f}")
 
 
-def overlap(a: Mask, b: Mask) -> float:
-    """IoU; of two empty masks 1."""
-    union = int((a | b).sum())
-    return float((a & b).sum() / union) if union else 1.0
-
-
-def davis(folders: list[Path]) -> None:
-    """J and speed for each way and sequence."""
-    ways: dict[str, Callable[[Path, Mask], Iterator[Mask]]] = {
-        "light": lambda frames, first: by_light(frames, first, fast=False),
-        "light --fast": lambda frames, first: by_light(frames, first, fast=True),
-        "flow": lambda frames, first: followed(flow, frames, first),
-        "flow + GrabCut": lambda frames, first: followed(flow_and_grabcut, frames, first),
-    }
-    print(f"{'way':16}{'sequence':18}{'J':>7}{'frames/s':>10}")
-    for way, follow in ways.items():
-        rows = []
-        for folder in folders:
-            true = [cv2.imread(str(p), 0) > 127 for p in sorted((folder / "masks").glob("*.png"))]
-            start = time.perf_counter()
-            found = list(follow(folder / "frames", true[0]))
-            speed = len(found) / (time.perf_counter() - start)
-            j = float(
-                np.mean([overlap(f, t) for f, t in zip(found[1:-1], true[1:-1], strict=True)])
-            )
-            rows.append((j, speed))
-            print(f"{way:16}{folder.name:18}{j:7.3f}{speed:10.1f}", flush=True)
-        j, speed = np.mean(rows, axis=0)
-        print(f"{way:16}{'mean':18}{j:7.3f}{speed:10.1f}", flush=True)
-
-
-def clicks(clips: list[Path], fast: bool) -> None:
-    """J and false presence for each clip, from one click an object and from three."""
-    print(f"{'clip':12}{'clicks':>7}{'objects':>9}{'J':>7}{'false presence':>16}{'frames/s':>10}")
-    for clip in clips:
-        for count, name in ((1, "points"), (3, "points3")):
-            seen = video.probe(clip)
-            scope = prompts.Scope((seen.width, seen.height), seen.frame_count)
-            points = prompts.read_points(clip.with_suffix(f".{name}.csv"), scope)
-            told = prompts.table(points, scope=scope)
-            job = propagate.Job(propagate.load("light", fast=fast), "light", clip, told)
-            with TemporaryDirectory() as folder:
-                start = time.perf_counter()
-                propagate.into(job, Path(folder) / "masks.jsonl")
-                seconds = time.perf_counter() - start
-                items = list(journal.read(Path(folder) / "masks.jsonl"))
-            rows = score.tracks(clip.with_suffix(".gt.json"), items, told.labels)
-            j, false = np.mean([(row.j, row.false_presence) for row in rows], axis=0)
-            text = f"{clip.stem:12}{count:7}{len(rows):9}{j:7.3f}{false:16.3f}"
-            print(f"{text}{len(items) / seconds:10.1f}", flush=True)
+def speed(clip: Path, size_wh: tuple[int, int], fast: bool) -> None:
+    """Frames a second, decoding included, after the first second."""
+    with TemporaryDirectory() as scratch:
+        resized = Path(scratch) / "resized.mp4"
+        with Writer(resized, 30, size_wh) as writer:
+            for frame in video.frames(clip):
+                writer.write(cv2.resize(frame.image, size_wh, interpolation=cv2.INTER_AREA))
+        mask = np.zeros(size_wh[::-1], bool)
+        width, height = size_wh
+        mask[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3] = True
+        stamps = [time.perf_counter() for _ in light(fast)(video.frames(resized), mask)]
+    later = stamps[30:] if len(stamps) > 60 else stamps
+    print(f"{(len(later) - 1) / (later[-1] - later[0]):.1f} frames/s at {width}x{height}")
 
 
 def main() -> None:
-    """Read the command line."""
+    """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["davis", "clicks"])
+    parser.add_argument("what", choices=["davis", "clicks", "speed"])
     parser.add_argument("paths", nargs="+", type=Path)
-    parser.add_argument("--fast", action="store_true", help="clicks: with the option of that name")
+    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--method", choices=["light", "flow", "flow+grabcut"], default="light")
+    parser.add_argument("--size", default="854x480")
     told = parser.parse_args()
-    davis(told.paths) if told.what == "davis" else clicks(told.paths, told.fast)
+    if told.what == "davis":
+        follow = light(told.fast) if told.method == "light" else flow("grabcut" in told.method)
+        davis(told.paths[0], follow)
+    elif told.what == "clicks":
+        clicks(told.paths[0], told.paths[1], told.fast)
+    else:
+        width, height = (int(side) for side in told.size.split("x"))
+        speed(told.paths[0], (width, height), told.fast)
 
 
 if __name__ == "__main__":
