@@ -20,7 +20,7 @@ from annotate.windows import Map, Window
 Grey = npt.NDArray[np.uint8]
 
 # How much less akin than usual to what was shown a thing may be: found again, and followed.
-KIN_FOUND, KIN_KEPT = 0.1, 0.3
+KIN_FOUND, KIN_KEPT = 0.1, 0.4
 YOUNG = 5  # frames after a prompt in which what was shown may turn out to be a flash
 
 
