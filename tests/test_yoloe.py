@@ -42,6 +42,8 @@ def network(ultralytics, tmp_path_factory):
         model = ultralytics.YOLOE("yoloe-11s-seg.yaml")
         model.model.set_classes(["thing"], torch.randn(1, 1, 512))
         settled(model.model, 128)
+        for weight in model.model.model[-1].reprta.parameters():  # zeros until they are trained
+            torch.nn.init.normal_(weight, std=0.3)
         for level in model.model.model[-1].cv4:
             level.logit_scale.data.fill_(3.0)
             level.bias.data.zero_()
