@@ -69,7 +69,9 @@ class Ridge:
             self._counts[1] = self.decay * self._counts[1] + (1 - self.decay)
 
     def solve(self) -> None:
-        """Fit to all that was learnt."""
+        """Fit to all that was learnt; while nothing was, every score stays 0."""
+        if not self.taught:
+            return
         sums = shown = self._shown / max(self._counts[0], 1)
         if self._counts[1]:
             sums = self.kept * sums + (1 - self.kept) * self._found / self._counts[1]

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from annotate import propagate
+from annotate import propagate, video
 from annotate.guided import guided
 from annotate.propagate import Lesson
+from annotate.propagators.light import LightPropagator
 from annotate.records import Frame, Prompt
 from annotate.ridge import Ridge
 from annotate.shipped import shipped
@@ -219,3 +220,12 @@ def test_the_card_is_of_this_model():
     model = shipped("models", "efficientnet-lite0-s16.onnx").read_bytes()
     assert re.search(r"`([0-9a-f]{64})`", card)[1] == hashlib.sha256(model).hexdigest()
     assert f"{len(model):,} bytes" in card
+
+
+def test_a_box_that_holds_nothing_to_tell_apart_breaks_nothing(demo):
+    """Every pixel of the first window lies in the box: there is no outside to learn."""
+    frames = list(video.frames(demo, start=2, stop=4))
+    told = (Prompt(2, 7, box=(300.0, 200.0, 360.0, 300.0)),)
+    session = LightPropagator().begin([Lesson(frames[0], told)])
+    session.step(frames[0], told)
+    session.step(frames[1], ())
