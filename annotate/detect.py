@@ -50,9 +50,7 @@ def load(name: str, vocabulary: Vocabulary, **options: Any) -> Detector:
     Raises:
         UnknownName: nothing is installed under that name, or it has no such option.
     """
-    plugin = plugins.find(GROUP, name)
-    plugins.check_options(plugin, name, options)
-    detector: Detector = plugin(vocabulary, **options)
+    detector: Detector = plugins.make(GROUP, name, vocabulary, **options)
     return detector
 
 

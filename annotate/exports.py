@@ -119,9 +119,7 @@ def load(name: str, **options: Any) -> Format:
     Raises:
         UnknownName: nothing is installed under that name, or it has no such option.
     """
-    plugin = plugins.find(GROUP, name)
-    plugins.check_options(plugin, name, options)
-    made: Format = plugin(**options)
+    made: Format = plugins.make(GROUP, name, **options)
     return made
 
 

@@ -74,6 +74,17 @@ def check_options(plugin: type[Any], name: str, given: Iterable[str]) -> None:
             raise UnknownName(f"option of {name}", key, options(plugin))
 
 
+def make(group: str, name: str, *given: Any, **options: Any) -> Any:
+    """The plugin `name`, made of what its family gives each one and of its own options.
+
+    Raises:
+        UnknownName: nothing is installed under that name, or it has no such option.
+    """
+    plugin = find(group, name)
+    check_options(plugin, name, options)
+    return plugin(*given, **options)
+
+
 def parse_options(plugin: type[Any], name: str, texts: Mapping[str, str]) -> dict[str, Any]:
     """Option texts from the command line, as the types that the plugin's fields declare.
 

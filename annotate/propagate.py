@@ -81,9 +81,7 @@ def load(name: str, **options: Any) -> Propagator:
     Raises:
         UnknownName: nothing is installed under that name, or it has no such option.
     """
-    plugin = plugins.find(GROUP, name)
-    plugins.check_options(plugin, name, options)
-    engine: Propagator = plugin(**options)
+    engine: Propagator = plugins.make(GROUP, name, **options)
     return engine
 
 

@@ -43,9 +43,7 @@ def load(name: str, **options: Any) -> Segmenter:
     Raises:
         UnknownName: nothing is installed under that name, or it has no such option.
     """
-    plugin = plugins.find(GROUP, name)
-    plugins.check_options(plugin, name, options)
-    segmenter: Segmenter = plugin(**options)
+    segmenter: Segmenter = plugins.make(GROUP, name, **options)
     return segmenter
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from annotate import masks
+from annotate import masks, ultralytics_network
 from annotate.dataset import place
 from annotate.errors import ExportDiffers
 from annotate.exports import Imported
@@ -191,6 +191,7 @@ def _ultralytics() -> Callable[[Path, Path, int], None]:
     """Ultralytics' own check of a picture and its labels, where it is installed."""
     if importlib.util.find_spec("ultralytics") is None:
         return lambda picture, labels, class_count: None
+    ultralytics_network.package()  # the package is told to stay quiet before it is imported
     check: Any = importlib.import_module("ultralytics.data.utils").verify_image_label
 
     def verify(picture: Path, labels: Path, class_count: int) -> None:
