@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
 from annotate.records import Picture
@@ -41,7 +42,10 @@ def _tags(picture: Any) -> dict[str, int]:
 
 def _turned(image: Picture, picture: Any) -> Picture:
     """To the nearest quarter turn of the matrix [a b; c d]: x' = a x + c y, y' = b x + d y."""
-    matrix = picture.side_data.get("DISPLAYMATRIX")
+    # not `picture.side_data`: which ties picture and container together until the garbage is
+    # collected, and a hundred decoded pictures are in memory instead of a few
+    beside = SideDataContainer(picture)  # type: ignore[call-arg]  # left out of PyAV's stubs
+    matrix = beside.get("DISPLAYMATRIX")
     if matrix is None:
         return image
     (a, b), (c, d) = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2].tolist()

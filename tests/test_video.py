@@ -1,5 +1,6 @@
 """Frame n is the n-th picture of a full decode, whichever way it is reached: told by the pixels."""
 
+import gc
 import os
 import random
 import shutil
@@ -701,3 +702,17 @@ def test_the_gameplay_clips_are_read_as_their_ground_truth_counts_them():
         np.testing.assert_array_equal(frame.image, whole[frame.index].image)
     for index in (0, 17, 200, 383):
         np.testing.assert_array_equal(video.seek(path, index).image, whole[index].image)
+
+
+def test_no_decoded_picture_waits_for_the_garbage_collector(tmp_path):
+    """Else a hundred of them are in memory at any time."""
+    path = encode(tmp_path / "a.mp4")
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        assert len(list(video.frames(path))) == COUNT
+        gc.collect()
+        assert not [kept for kept in gc.garbage if isinstance(kept, av.VideoFrame)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
