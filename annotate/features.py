@@ -42,6 +42,12 @@ def features(crop: Picture) -> Map:
     return np.concatenate([*maps, colour, np.sqrt(np.maximum(spread, 0))], axis=2)
 
 
+def coarse(crop: Picture) -> Map:
+    """A crop of (H, W), both multiples of 16, -> (H / 16, W / 16, 112): the deepest map alone."""
+    [found] = _network().run(["s16"], {"image": crop[None]})
+    return np.ascontiguousarray(found[0].transpose(1, 2, 0))
+
+
 def _run(crop: Picture) -> list[Map]:
     found: list[Map] = _network().run(None, {"image": crop[None]})
     return found

@@ -21,7 +21,7 @@ LAYERS = [  # imports point down, or sideways within a layer
     "ultralytics_network",
     "features guided kin place ridge seeds views tracker",
     "patience endpoints spending answer_cache answers model_notes questions convention",
-    "chat calibrate found moondream_client moondream_local fusion",
+    "chat calibrate found moondream_client moondream_local fusion embed networks",
     "clips folder dataset split foreign exports score footage truth matching",
     "detectors propagators segmenters formats prefilter members",
     "pointing score_calibration calibrate_scores",
