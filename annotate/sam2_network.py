@@ -17,6 +17,7 @@ from PIL import Image
 
 from annotate.follow import Sight, clicks
 from annotate.memory import Limits, Recall
+from annotate.memory_attention import LeanAttention
 from annotate.records import Picture, Prompt
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, R
 HOLE_PIXELS = 8  # the predictor's `fill_hole_area`
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Scene:
     """A frame, encoded: feature maps, finest first, (HW, 1, C), and what the decoder wants."""
 
@@ -34,6 +35,7 @@ class _Scene:
     positions: list[torch.Tensor]
     sizes: list[tuple[int, int]]
     size_wh: tuple[int, int]
+    begun: torch.Tensor | None = None  # by the memory attention, without a memory
 
     def repeated(self, n: int) -> list[torch.Tensor]:
         """The maps, for n objects."""
@@ -62,6 +64,8 @@ class Sam2Network:
             model.max_obj_ptrs_in_encoder if model.use_obj_ptrs_in_encoder else 1,
             most if most > 0 else None,
         )
+        lean = self.device.type == "cpu" and dtype == torch.float32
+        self._lean = LeanAttention(model.memory_attention) if lean else None
         self._fills = self.device.type == "cuda" and find_spec("sam2._C") is not None
         side = model.sam_image_embedding_size
         with torch.inference_mode():
@@ -117,17 +121,28 @@ class Sam2Network:
         """The coarse features, (n, C, H, W), in the light of what each object remembers."""
         import torch
 
+        n, split = len(recalls), self.model.hidden_dim // self.model.mem_dim
+        pieces = len(recalls[0].pointers) * split
+        if self._lean is not None:
+            seen = torch.cat([self._look(scene, recall, pieces) for recall in recalls], dim=1)
+            return self._as_map(scene, seen)
         tokens, places = zip(*map(self._read, recalls), strict=True)
-        n = len(recalls)
-        split = self.model.hidden_dim // self.model.mem_dim
         seen = self.model.memory_attention(
             curr=[scene.features[-1].expand(-1, n, -1)],
             curr_pos=[scene.positions[-1].expand(-1, n, -1)],
             memory=torch.cat(tokens, dim=1),
             memory_pos=torch.cat(places, dim=1),
-            num_obj_ptr_tokens=len(recalls[0].pointers) * split,
+            num_obj_ptr_tokens=pieces,
         )
         return self._as_map(scene, seen)
+
+    def _look(self, scene: _Scene, recall: Recall, pieces: int) -> torch.Tensor:
+        """The same for one object, on a processor."""
+        lean, place = self._lean, scene.positions[-1]
+        assert lean is not None
+        if scene.begun is None:
+            scene.begun = lean.begin(scene.features[-1], place)
+        return lean.finish(scene.begun, place, *self._read(recall), pieces)
 
     def _read(self, recall: Recall) -> tuple[torch.Tensor, torch.Tensor]:
         """One object's memories as tokens, (T, 1, C), and where in space and time each belongs."""
