@@ -38,6 +38,7 @@ EXTRAS = {
     "openvino": "openvino",
     "pacmap": "map",
     "sam2": "sam2",
+    "scenedetect": "frames",
     "skimage": "segment",
     "sklearn": "calibrate",
     "spacy": "study",
