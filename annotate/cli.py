@@ -8,6 +8,7 @@ from annotate import (
     commands_clip,
     commands_compare,
     commands_dataset,
+    commands_frames,
     commands_models,
     commands_studio,
 )
@@ -24,6 +25,7 @@ for family in (
     commands_clip,
     commands_ask,
     commands_dataset,
+    commands_frames,
     commands_compare,
     commands_studio,
     commands_about,

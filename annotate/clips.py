@@ -26,7 +26,7 @@ class Told:
     clip: str
 
     def items(self) -> Iterator[Item]:
-        """Its items of the clip, checked, in order of frames."""
+        """Its items of the clip that are not dropped, checked, in order of frames."""
         last = -1
         for line, item in enumerate(self.journal, start=2):
             where = f"{self.journal.path}:{line}"
@@ -34,7 +34,7 @@ class Told:
                 raise ItemsError(
                     f"{where}: a frame of {item.video}, which its header does not name"
                 )
-            if item.video != self.clip:
+            if item.video != self.clip or item.dropped is not None:
                 continue
             if item.frame <= last:
                 raise ItemsError(f"{where}: frame {item.frame} comes after {last}; sort the lines")

@@ -1,4 +1,4 @@
-"""Commands that read a clip: frames, detect, segment, propagate, review, colours."""
+"""Commands that read a clip: detect, segment, propagate, review, colours."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +12,9 @@ from annotate.options import (
     Dtype,
     Every,
     Force,
-    ImageFormat,
     Keyframes,
     Most,
     PerhapsWords,
-    Pictures,
     RandomWeights,
     Rate,
     Settings,
@@ -34,28 +32,6 @@ from annotate.options import (
 )
 
 app = typer.Typer()
-
-
-@app.command()
-def frames(
-    clip: Clip,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the pictures.")],
-    every: Every = 1,
-    rate: Rate = None,
-    keyframes: Keyframes = False,
-    start: Start = 0,
-    stop: Stop = None,
-    most: Most = None,
-    pictures: Pictures = ImageFormat.png,
-) -> None:
-    """Save frames of a clip as pictures, with a table of where each one stood."""
-    from annotate import console, sample, video
-
-    choice = sample.Choice(every, rate, keyframes, start, stop, most)
-    with console.progress("frames", choice.count(video.probe(clip))) as advance:
-        for path in sample.save(choice.frames(clip), output, image_format=pictures.value):
-            advance(path)
-    console.put(str(output))
 
 
 @app.command()

@@ -100,7 +100,8 @@ def item_to_json(item: Item) -> str:
     head = {"video": item.video, "frame": item.frame, "seconds": str(item.seconds)}
     size = {"width": item.width, "height": item.height}
     lost = {"lost": list(item.lost)} if item.lost else {}
-    return dumps(head | size | {"objects": objects} | lost)
+    dropped = {"dropped": dict(item.dropped)} if item.dropped is not None else {}
+    return dumps(head | size | {"objects": objects} | lost | dropped)
 
 
 def item_from_json(line: str, where: str) -> Item:
@@ -114,8 +115,8 @@ def item_from_json(line: str, where: str) -> Item:
         width, height = int(record["width"]), int(record["height"])
         objects = tuple(_object(each, width, height) for each in record["objects"])
         seconds = Fraction(record["seconds"])
-        lost = tuple(record.get("lost", ()))
-        return Item(record["video"], record["frame"], seconds, width, height, objects, lost)
+        told = tuple(record.get("lost", ())), record.get("dropped")
+        return Item(record["video"], record["frame"], seconds, width, height, objects, *told)
     except KeyError as error:
         raise ItemsError(f"{where}: an item without {error}") from None
     except (TypeError, ValueError, ZeroDivisionError) as error:

@@ -75,7 +75,8 @@ class Item:
     """What is known of one frame: a line in a file of items.
 
     No objects means "looked at, nothing here". `lost` are the tracks which a propagator has started
-    and does not see on this frame.
+    and does not see on this frame. `dropped` says why a frame is not to be used, where it is not:
+    {"why", and for a duplicate "video", "frame", "similarity" of the one that is kept}.
     """
 
     video: str
@@ -85,6 +86,7 @@ class Item:
     height: int
     objects: tuple[Object, ...] = ()
     lost: tuple[int, ...] = ()
+    dropped: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""Choose frames of a clip, and save them as pictures."""
+"""Choose frames of a clip."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,10 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from annotate import video
-from annotate.errors import OutputError
 from annotate.records import Frame
-
-_ENCODERS = {"png": "PNG", "jpg": "JPEG"}
 
 
 @dataclass(frozen=True)
@@ -60,28 +56,3 @@ class Choice:
         if self.rate is not None:
             count = min(length, math.ceil(length / clip.rate * Fraction(self.rate)))
         return count if self.maximum is None else min(count, self.maximum)
-
-
-def save(frames: Iterable[Frame], folder: Path, *, image_format: str = "png") -> Iterator[Path]:
-    """Write each frame as `CLIP-000075.png`, and `frames.csv` with file, video, frame, seconds.
-
-    Raises:
-        OutputError: nothing can be written there.
-    """
-    from PIL import Image
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "frames.csv.part").open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["file", "video", "frame", "seconds"])
-            for frame in frames:
-                path = folder / f"{Path(frame.video).stem}-{frame.index:06d}.{image_format}"
-                draft = path.with_name(path.name + ".part")
-                Image.fromarray(frame.image).save(draft, _ENCODERS[image_format], quality=95)
-                draft.replace(path)
-                table.writerow([path.name, frame.video, frame.index, frame.seconds])
-                yield path
-        (folder / "frames.csv.part").replace(folder / "frames.csv")
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot write there: {error.strerror}") from None

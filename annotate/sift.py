@@ -100,21 +100,32 @@ def taken(
     return _settled(glances())
 
 
+class Judge:
+    """Told frame after frame, it says of each whether it is kept; `memory` may know frames."""
+
+    def __init__(self, sieve: Sieve, memory: duplicates.Memory | None = None) -> None:
+        self._sieve = sieve
+        self._least = duplicates.threshold(sieve.duplicates, sieve.threshold)
+        self._memory = memory or duplicates.memory(sieve.duplicates, self._least)
+
+    def see(self, taken: Taken) -> Verdict:
+        """The verdict on the next frame."""
+        if self._sieve.everything:
+            return Verdict(taken.glance)
+        if why := _shows_nothing(taken):
+            return Verdict(taken.glance, why)
+        like = self._memory.nearest(taken.glance)
+        if like is not None and like.similarity >= self._least:
+            return Verdict(taken.glance, DUPLICATE, like)
+        self._memory.keep(taken.glance)
+        return Verdict(taken.glance, "", like)
+
+
 def sift(
     frames: Iterable[Taken], sieve: Sieve, memory: duplicates.Memory | None = None
 ) -> Iterator[Verdict]:
     """Every frame with its verdict, in order. A `memory` given carries on over several clips."""
-    least = duplicates.threshold(sieve.duplicates, sieve.threshold)
-    memory = memory or duplicates.memory(sieve.duplicates, least)
-    for each in frames:
-        verdict = Verdict(each.glance, "" if sieve.everything else _shows_nothing(each))
-        if not verdict.dropped:
-            like = None if sieve.everything else memory.nearest(each.glance)
-            alike = like is not None and like.similarity >= least
-            verdict = replace(verdict, like=like, dropped=DUPLICATE if alike else "")
-        if not verdict.dropped and not sieve.everything:
-            memory.keep(each.glance)
-        yield verdict
+    return map(Judge(sieve, memory).see, frames)
 
 
 def _shows_nothing(taken: Taken) -> str:

@@ -77,6 +77,8 @@ class _Stretch:
     now: tuple[Glance, Run] | None = None  # to be given if it ends now
     later: tuple[Glance, Run] | None = None
     later_at: int = 0
+    now_is_good: bool = False
+    later_is_good: bool = False
 
     def lasts(self, until: Fraction) -> Fraction:
         return until - self.start if self.start is not None else Fraction(0)
@@ -87,19 +89,22 @@ class _Stretch:
         self.stop = glance.frame.seconds
         if self.run is None or not self.run.goes_on(glance):
             self.run = Run(glance)
-        here = glance, self.run
-        if self.later is None or self.now is None:
-            self.now = self.later = here
-            self.later_at = self.count
+        if self.now is None:
+            self._take_as_later(glance, self.run)
+            self.now, self.now_is_good = self.later, self.later_is_good
         elif self.count >= _LATER * self.later_at:
-            if self.good(self.later[0]) or not self.good(self.now[0]):
-                self.now = self.later
-            self.later, self.later_at = here, self.count
-        elif not self.good(self.later[0]):
-            self.later = here
+            if self.later_is_good or not self.now_is_good:
+                self.now, self.now_is_good = self.later, self.later_is_good
+            self._take_as_later(glance, self.run)
+        elif not self.later_is_good:
+            self._take_as_later(glance, self.run, self.later_at)
+
+    def _take_as_later(self, glance: Glance, run: Run, at: int | None = None) -> None:
+        self.later, self.later_at = (glance, run), at or self.count
+        self.later_is_good = self.good(glance)
 
     def ended(self, is_first: bool) -> Iterator[tuple[Glance, Run]]:
         if self.now is None or self.later is None:
             return
         if is_first or self.stop - (self.start or 0) >= _REST:
-            yield self.now if self.good(self.now[0]) else self.later
+            yield self.now if self.now_is_good else self.later

@@ -17,22 +17,23 @@ LAYERS = [  # imports point down, or sideways within a layer
     "ahead decoding film pictures folders drafts cut_short upright video video_writer journal",
     "manifest download sources weights adopt",
     "sample detect segment checkpoint flags boxes from_boxes passes propagate update",
-    "device memory memory_attention follow sam2_network transformers_network phrasing example "
-    "slices text_features ultralytics_network",
+    "device memory memory_attention follow sam2_network sam2_model transformers_network "
+    "phrasing example slices text_features ultralytics_network",
     "features guided kin place ridge seeds views tracker",
     "patience endpoints spending answer_cache answers model_notes questions convention",
     "chat calibrate found moondream_client moondream_local fusion embed networks plane autoencoder",
     "glance ignore ssim hashes diverse quality shots stretches duplicates sift",
-    "clips folder dataset split foreign exports score footage truth matching",
+    "clips folder dataset chosen choosing split foreign exports score footage truth matching",
     "detectors propagators segmenters formats prefilter members",
     "pointing score_calibration calibrate_scores atlas",
     "labelstudio ls_config brush regions staging tasks sending push said pull corrections "
     "video_tasks reels",
     "studio studio_env studio_doctor",
-    "sprites atlas_page poster alike paint view sheet changes prompted markers draw colour_report console doctor demo review",
+    "paint view sheet preview changes prompted markers draw colour_report console doctor demo review "
+    "sprites atlas_page poster alike",
     "trial columns compare compare_pictures phrases describers study study_words study_report",
     "options commands_clip commands_dataset commands_compare commands_about commands_ask "
-    "commands_models commands_studio commands_map",
+    "commands_models commands_studio commands_map commands_frames",
     "cli __main__",
 ]
 LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms.split()}
@@ -60,7 +61,7 @@ HEAVY = {
     "label_studio_sdk",
     "scipy",
 }
-PLUGINS = {"detectors", "propagators", "formats"}  # loaded only when they run
+PLUGINS = {"detectors", "propagators", "segmenters", "formats"}  # loaded only when they run
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
