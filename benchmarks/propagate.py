@@ -65,7 +65,7 @@ def sam2_model(row: dict[str, Any]) -> Any:
     import torch
     from sam2.build_sam import build_sam2_video_predictor
 
-    from annotate.propagators.sam2 import CONFIGS, show_all
+    from annotate.sam2_model import CONFIGS, show_all
 
     torch.manual_seed(0)
     sized = SMALL if row["small"] else [f"++model.image_size={row['size']}"]

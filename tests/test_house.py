@@ -29,8 +29,8 @@ LAYERS = [  # imports point down, or sideways within a layer
     "labelstudio ls_config brush regions staging tasks sending push said pull corrections "
     "video_tasks reels",
     "studio studio_env studio_doctor",
-    "paint view sheet preview changes prompted markers draw colour_report console doctor demo review "
-    "sprites atlas_page poster alike",
+    "paint view sheet preview changes prompted markers draw colour_report console doctor demo "
+    "review sprites atlas_page poster alike",
     "trial columns compare compare_pictures phrases describers study study_words study_report",
     "options commands_clip commands_dataset commands_compare commands_about commands_ask "
     "commands_models commands_studio commands_map commands_frames",

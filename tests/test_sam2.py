@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from annotate import sam2_model
 from annotate.errors import AnnotateError, MissingWeights, UnknownName, WeightsError
 from annotate.follow import Follower
 from annotate.propagators import sam2
@@ -28,7 +29,7 @@ SMALL = [
     "++model.memory_attention.num_layers=2",
 ]
 STOCK = ["++model.add_all_frames_to_correct_as_cond=true"]
-CONFIG = sam2.CONFIGS["sam2.1-tiny"]
+CONFIG = sam2_model.CONFIGS["sam2.1-tiny"]
 
 
 def prompt(frame, of, *points, **given):
@@ -95,7 +96,7 @@ def stir(model):
             parameter += 0.03 * torch.randn_like(parameter)
         model.maskmem_tpos_enc *= 20
         model.obj_ptr_tpos_proj.weight *= 5
-    sam2.show_all(model)
+    sam2_model.show_all(model)
 
 
 @pytest.fixture(scope="module")
@@ -284,18 +285,18 @@ def test_nothing_is_done_before_the_first_prompt(clip):
     assert len(Follower(None, 16, 1).step(clip[1][0], [])) == 0
 
 
-@pytest.mark.parametrize("name", sam2.CONFIGS)
+@pytest.mark.parametrize("name", sam2_model.CONFIGS)
 def test_a_checkpoint_says_of_which_architecture_it_is(tmp_path, name):
     from hydra import compose
     from hydra.utils import instantiate
 
-    model = compose(config_name=sam2.CONFIGS[name]).model
+    model = compose(config_name=sam2_model.CONFIGS[name]).model
     trunk = instantiate(model.image_encoder.trunk).state_dict()
     held = {f"image_encoder.trunk.{key}": value for key, value in trunk.items()}
     held |= {"no_obj_embed_spatial": torch.zeros(1)} if "no_obj_embed_spatial" in model else {}
     hollow = {key: torch.zeros(1).expand(value.shape) for key, value in held.items()}
     torch.save({"model": hollow}, tmp_path / "mine.pt")
-    assert sam2._architecture(tmp_path / "mine.pt") == sam2.CONFIGS[name]
+    assert sam2_model._architecture(tmp_path / "mine.pt") == sam2_model.CONFIGS[name]
 
 
 @pytest.mark.slow
@@ -307,7 +308,7 @@ def test_the_true_tiny_from_its_checkpoint_is_the_predictor(tmp_path, clip):
     for path in sorted(clip[0].iterdir())[:9]:
         (folder / path.name).write_bytes(path.read_bytes())
     torch.manual_seed(3)
-    model = sam2.build(CONFIG, None, "cpu")
+    model = sam2_model.build(CONFIG, None, "cpu")
     stir(model)
     torch.save({"model": model.state_dict()}, tmp_path / "mine.pt")
     theirs = stock(stock_predictor(STOCK, str(tmp_path / "mine.pt")), folder, [FIRST])
@@ -320,7 +321,7 @@ def test_the_true_tiny_from_its_checkpoint_is_the_predictor(tmp_path, clip):
 def test_random_weights_are_the_same_for_the_same_seed(clip):
     states = []
     for seed in (5, 5, 6):
-        sam2._load.cache_clear()
+        sam2_model.load.cache_clear()
         session = sam2.Sam2Propagator(device="cpu", size=128, random_weights=seed).begin([])
         assert session.step(clip[1][0], [FIRST]).tracker_id.tolist() == [1]
         states.append(session.state()["pointers"])

@@ -148,3 +148,30 @@ def test_only_prompts_may_change(job, tmp_path):
     other = dataclasses.replace(prompted(job, *OLD[:3]), stop=44)
     with pytest.raises(SettingsDiffer, match="stop: 45 in the file, 44 now: only prompts may"):
         update.into(other, tmp_path / "m.jsonl")
+
+
+NETWORKS = {
+    "sam2": ("sam2", {"size": 64}, True),
+    "transformers": ("transformers", {"size": 256}, False),
+    "edgetam": ("transformers timm", {"size": 256}, False),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("ignore")  # the packages' own
+def test_a_network_follows_only_the_changed_object_anew(demo, tmp_path, name):
+    packages, options, both = NETWORKS[name]
+    for package in ("torch", *packages.split()):
+        pytest.importorskip(package)
+    engine = propagate.load(name, device="cpu", random_weights=1, **options)
+    there = PromptTable((point(19, 1), point(20, 2)), LABELS)
+    job = propagate.Job(engine, name, demo, there, start=18, stop=26, both=both)
+    new = prompted(job, point(19, 1), point(20, 2, x=300.0), point(23, 2))
+    propagate.into(job, tmp_path / "m.jsonl")
+    propagate.into(new, tmp_path / "scratch.jsonl")
+    assert (tmp_path / "m.jsonl").read_bytes() != (tmp_path / "scratch.jsonl").read_bytes()
+    steps = []
+    assert update.into(new, tmp_path / "m.jsonl", progress=steps.append) is True
+    assert {thing.track for item in steps for thing in item.objects} == {2}
+    assert {track for item in steps for track in item.lost} <= {2}
+    assert (tmp_path / "m.jsonl").read_bytes() == (tmp_path / "scratch.jsonl").read_bytes()

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from annotate import weights
 from annotate.device import choose
@@ -48,6 +48,7 @@ class TransformersPropagator:
     patience: int = 16
     batch: int | None = None
     random_weights: int | None = None
+    independent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_options(size=self.size, multiple=256, patience=self.patience, batch=self.batch)

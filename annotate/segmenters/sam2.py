@@ -9,9 +9,8 @@ from typing import Any
 
 import supervision as sv
 
-from annotate import segment
+from annotate import sam2_model, segment
 from annotate.errors import PromptError, needs
-from annotate.propagators.sam2 import _load
 from annotate.records import Frame
 
 
@@ -61,7 +60,7 @@ def _generator(options: Sam2Segmenter) -> tuple[Any, Any]:
     needs("sam2")
     from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 
-    network = _load(
+    network = sam2_model.load(
         options.model, options.device, options.dtype, options.size, False, options.random_weights
     )
     with warnings.catch_warnings():
