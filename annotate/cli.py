@@ -9,6 +9,7 @@ from annotate import (
     commands_compare,
     commands_dataset,
     commands_frames,
+    commands_map,
     commands_models,
     commands_studio,
 )
@@ -22,11 +23,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for family in (
+    commands_frames,
     commands_clip,
     commands_ask,
     commands_dataset,
-    commands_frames,
     commands_compare,
+    commands_map,
     commands_studio,
     commands_about,
 ):

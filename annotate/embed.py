@@ -106,14 +106,16 @@ class Shelf:
     """The vectors of one clip, kept in a file that has a row for every frame.
 
     A row is float16; one that is not of length 1 has not been made, or was cut off. The file is
-    sparse: rows never made take no room. Where nothing can be written, nothing is kept.
+    sparse: rows never made take no room. A clip without a fingerprint, and one where nothing can be
+    written, is kept in memory.
     """
 
     def __init__(self, embedder: Embedder, fingerprint: str, count: int) -> None:
         self.embedder = embedder
         shape = (count, 2 * embedder.width)
         folder = answer_cache.home() / "embeddings" / embedder.name
-        self._rows = _mapped(folder / f"{fingerprint[:32]}.f16", shape)
+        place = folder / f"{fingerprint[:32]}.f16"
+        self._rows = _mapped(place, shape) if fingerprint else np.zeros(shape, np.float16)
 
     def of(self, frames: Sequence[Frame]) -> Vectors:
         """(n, 2 x width), unit rows; what was looked at before is not looked at again."""
