@@ -59,7 +59,8 @@ class Propagator(Protocol):
     `independent`, a class attribute, says that an object's masks are the same whoever else is
     followed; without it, they are not. Then objects can be followed anew one by one. An engine with
     a field `phrase` that is set finds things itself: every id that it gives is an object of that
-    class, and no prompts are needed.
+    class, and no prompts are needed. What it lacks, as weights, it says in `begin`, and before a
+    file is begun in `ready()`, if it has that.
     """
 
     def begin(self, lessons: Iterable[Lesson]) -> Session:
@@ -175,6 +176,9 @@ class Job:
         starts = [self.start] if self.phrase else list(self.firsts().values())
         boxed = None if self.boxes is None else self.boxes.first(self.start, self.stop)
         starts += [] if boxed is None else [boxed]
+        if not starts and hasattr(self.engine, "phrase"):
+            told = '--phrase, such as "blue robot"'
+            raise PromptError(f"{self.source} is told what to look for by {told}: give one")
         if not starts:
             end = "the end" if self.stop is None else f"frame {self.stop}"
             what = "prompt" if self.boxes is None else "prompt and no box"
@@ -212,6 +216,7 @@ def into(
         PromptError, SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
     """
     first, header = job.first(), job.header()
+    getattr(job.engine, "ready", lambda: None)()
     with journal.append(out, header, force=force) as forward, checkpoint.kept(out) as aside:
         if forward.complete:
             return False

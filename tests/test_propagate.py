@@ -10,7 +10,13 @@ import pytest
 import supervision as sv
 
 from annotate import checkpoint, journal, passes, propagate, video
-from annotate.errors import BrokenVideo, PromptError, SettingsDiffer, UnknownName
+from annotate.errors import (
+    BrokenVideo,
+    MissingWeights,
+    PromptError,
+    SettingsDiffer,
+    UnknownName,
+)
 from annotate.prompts import PromptTable
 from annotate.records import Prompt
 
@@ -283,7 +289,7 @@ def test_an_engine_with_a_phrase_needs_no_prompts(job, tmp_path):
     assert (tmp_path / "m.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     with pytest.raises(PromptError, match="with --phrase objects start as they come"):
         propagate.into(dataclasses.replace(job, both=True), tmp_path / "b.jsonl")
-    with pytest.raises(PromptError, match="no prompt lies"):
+    with pytest.raises(PromptError, match="what to look for by --phrase"):
         propagate.into(dataclasses.replace(job, engine=Finder()), tmp_path / "n.jsonl")
 
 
@@ -300,3 +306,17 @@ def test_unknown_engines_and_options_name_the_nearest():
         propagate.load("lihgt")
     with pytest.raises(UnknownName, match="no option of light 'fats'; did you mean 'fast'"):
         propagate.parse_options("light", {"fats": "1"})
+
+
+@dataclass(frozen=True)
+class Penniless(Wanderer):
+    """Has no weights."""
+
+    def ready(self):
+        raise MissingWeights("fetch them")
+
+
+def test_what_an_engine_lacks_is_said_before_a_file_is_begun(job, tmp_path):
+    with pytest.raises(MissingWeights, match="fetch them"):
+        propagate.into(dataclasses.replace(job, engine=Penniless()), tmp_path / "m.jsonl")
+    assert not list(tmp_path.iterdir())

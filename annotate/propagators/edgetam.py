@@ -53,13 +53,17 @@ class TransformersPropagator:
     def __post_init__(self) -> None:
         check_options(size=self.size, multiple=256, patience=self.patience, batch=self.batch)
 
-    def begin(self, lessons: Iterable[Lesson]) -> Follower:
-        """Open a pass; the lessons are not looked at, for it learns on the frame it is at."""
+    def ready(self) -> TransformersNetwork:
+        """The network, or an error that says what is missing."""
         for package in ("torch", "torchvision", "transformers"):
             needs(package)
-        network = _load(
+        return _load(
             self.model, self.device, self.dtype, self.size, self.compile, self.random_weights
         )
+
+    def begin(self, lessons: Iterable[Lesson]) -> Follower:
+        """Open a pass; the lessons are not looked at, for it learns on the frame it is at."""
+        network = self.ready()
         batch = self.batch or (1 if network.device.type == "cpu" else 8)
         return Follower(network, self.patience, batch)
 
@@ -70,10 +74,10 @@ class EdgeTamPropagator(TransformersPropagator):
 
     model: str = "edgetam-hf"
 
-    def begin(self, lessons: Iterable[Lesson]) -> Follower:
-        """Open a pass; the lessons are not looked at, for it learns on the frame it is at."""
+    def ready(self) -> TransformersNetwork:
+        """The network, or an error that says what is missing."""
         needs("timm")
-        return super().begin(lessons)
+        return super().ready()
 
 
 @lru_cache(maxsize=1)  # the passes of one run share it

@@ -18,6 +18,7 @@ from annotate.follow import Follower, check_options
 
 if TYPE_CHECKING:
     from annotate.propagate import Lesson
+    from annotate.sam2_network import Sam2Network
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,16 @@ class Sam2Propagator:
     def __post_init__(self) -> None:
         check_options(size=self.size, multiple=32, patience=self.patience, batch=self.batch)
 
-    def begin(self, lessons: Iterable[Lesson]) -> Follower:
-        """Open a pass; the lessons are not looked at, for SAM 2 learns on the frame it is at."""
+    def ready(self) -> Sam2Network:
+        """The network, or an error that says what is missing."""
         for package in ("torch", "sam2"):
             needs(package)
-        network = sam2_model.load(
+        return sam2_model.load(
             self.model, self.device, self.dtype, self.size, self.compile, self.random_weights
         )
+
+    def begin(self, lessons: Iterable[Lesson]) -> Follower:
+        """Open a pass; the lessons are not looked at, for SAM 2 learns on the frame it is at."""
+        network = self.ready()
         batch = self.batch or (1 if network.device.type == "cpu" else 8)
         return Follower(network, self.patience, batch)

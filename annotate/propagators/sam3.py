@@ -46,13 +46,17 @@ class Sam3Propagator:
     device: str | None = None
     dtype: str | None = None
 
-    def begin(self, lessons: Iterable[Lesson]) -> Sam3Session:
-        """Open a pass; there is nothing to learn from but the phrase."""
+    def ready(self) -> tuple[Any, Any, torch.dtype]:
+        """The model, its processor and its numbers, or an error that says what is missing."""
         if not self.phrase.strip():
             raise PromptError('sam3 is told what to look for by a phrase, such as "blue robot"')
         for package in ("torch", "torchvision", "transformers"):
             needs(package)
-        model, processor, kind = _load(self.model, self.device, self.dtype)
+        return _load(self.model, self.device, self.dtype)
+
+    def begin(self, lessons: Iterable[Lesson]) -> Sam3Session:
+        """Open a pass; there is nothing to learn from but the phrase."""
+        model, processor, kind = self.ready()
         return Sam3Session(model, processor, kind, self.phrase.strip())
 
 
