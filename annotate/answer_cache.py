@@ -26,11 +26,16 @@ def digest(question: Mapping[str, Any]) -> str:
 
 def recall(name: str) -> dict[str, Any] | None:
     """What was answered; None where nothing was, or what is there is damaged."""
+    return read(_place(name))
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A record that `save` wrote; None where there is none, or it is damaged."""
     try:
-        answer = json.loads(_place(name).read_text("utf-8"))
+        record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return answer if isinstance(answer, dict) else None
+    return record if isinstance(record, dict) else None
 
 
 def keep(name: str, answer: Mapping[str, Any]) -> None:

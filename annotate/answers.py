@@ -55,15 +55,19 @@ def read(text: str) -> list[Said]:
     Raises:
         Unreadable: a refusal, other words, or JSON without boxes.
     """
-    values = list(_values(_THOUGHTS.sub("", text)))
+    values = list(json_values(text))
     found = [said for value in values for said in _boxes(value, "", "")]
     if not found and not any(_says_none(value) for value in values):
         raise Unreadable(text.strip()[:120] or "an empty answer")
     return found
 
 
+def json_values(text: str) -> Iterator[Any]:
+    """The JSON values in a model's words, its thoughts left out; repaired where none is whole."""
+    return _values(_THOUGHTS.sub("", text))
+
+
 def _values(text: str) -> Iterator[Any]:
-    """The JSON values that stand in a text; repaired where there is no whole one."""
     decoder, place, found = json.JSONDecoder(), 0, False
     while (opening := _opening(text, place)) is not None:
         try:

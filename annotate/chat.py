@@ -7,18 +7,20 @@ by all that was asked.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 from annotate import answer_cache, model_notes
 from annotate.answers import Said, Unreadable, read
 from annotate.endpoints import is_openai, key_for, without_key
 from annotate.errors import AnswerError, UnreadableAnswer, needs
 from annotate.patience import Patience, Trouble
-from annotate.questions import FUNCTION, form, template, words
+from annotate.questions import Form, boxes, template, words
 from annotate.spending import Meter, Prices, Usage
+
+T = TypeVar("T")
 
 WAYS = ("tool", "schema", "json")  # how an answer's form is asked for, the strictest first
 _LACKS = {400, 404, 405, 415, 422, 501}  # what servers say to a form of answer that they lack
@@ -79,51 +81,57 @@ class Chat:
         return {"way": known} if self.way == "auto" and known in WAYS else {}
 
     def boxes(self, parts: Parts, things: Sequence[str], what: str) -> list[Said]:
-        """The boxes that the model gives of `things`; `what` begins the errors.
+        """The boxes that the model gives of `things`; see `ask`."""
+        return self.ask(parts, boxes(things), read, what)
+
+    def ask(self, parts: Parts, form: Form, reading: Callable[[str], T], what: str) -> T:
+        """What `reading` makes of the answer, which is of that form; `what` begins the errors.
 
         Raises:
-            UnreadableAnswer: nothing that can be read, after asking anew.
+            UnreadableAnswer: `reading` raised `Unreadable`, of answers given anew too.
             AnswerError: no answer came.
             BudgetSpent: the question might cost more than is left.
         """
         asked = {"url": self.url.rstrip("/"), "way": self.way, **self._settings()}
-        asked |= {"parts": list(parts), **form("tool", things)}
+        asked |= {"parts": list(parts), **form.request("tool")}
         name = answer_cache.digest(asked)
         if self.cached and (known := answer_cache.recall(name)) is not None:
             self.meter.known()
-            return read(known["text"])
-        text, found = self._readable(parts, things, what)
+            return reading(known["text"])
+        text, found = self._readable(parts, form, reading, what)
         if self.cached:
             answer_cache.keep(name, {"text": text})
         return found
 
-    def _readable(self, parts: Parts, things: Sequence[str], what: str) -> tuple[str, list[Said]]:
-        """The first answer that can be read, and the boxes in it."""
+    def _readable(
+        self, parts: Parts, form: Form, reading: Callable[[str], T], what: str
+    ) -> tuple[str, T]:
+        """The first answer that can be read, and what it says."""
         messages: list[dict[str, Any]] = [{"role": "user", "content": list(parts)}]
         for number in range(1, self.readings + 1):
-            reply = self._reply(messages, things, what)
+            reply = self._reply(messages, form, what)
             try:
                 if reply.refused:
                     raise Unreadable(reply.refused)
-                return reply.text, read(reply.text)
+                return reply.text, reading(reply.text)
             except Unreadable as error:
                 said = without_key(str(error), key_for(self.url, self.key))
                 if number == self.readings:
-                    gave = f"{what}: {self.model} gives no boxes that can be read: {said!r}"
+                    gave = f"{what}: {self.model} gives no {form.of} that can be read: {said!r}"
                     raise UnreadableAnswer(gave) from None
-            anew = [words(template("again.v1").text)]
+            anew = [words(template(form.again).text)]
             answer = {"role": "assistant", "content": reply.text or said}
             messages = [messages[0], answer, {"role": "user", "content": anew}]
         raise AssertionError("the last reading returns or raises")
 
-    def _reply(self, messages: Parts, things: Sequence[str], what: str) -> Reply:
+    def _reply(self, messages: Parts, form: Form, what: str) -> Reply:
         """The reply that the first way to ask brings that the server has."""
         found = self._found.get("way", "") if self.way == "auto" else self.way
         ways = (found,) if found else WAYS
         for way in ways:
-            request = self._request(messages, things, way)
+            request = self._request(messages, form, way)
             try:
-                reply = self.patience.ask(partial(self._metered, request), what)
+                reply = self.patience.ask(partial(self._metered, request, form.function), what)
             except Trouble as trouble:
                 if way == ways[-1] or trouble.status not in _LACKS:
                     raise AnswerError(f"{what}: {trouble}") from None
@@ -138,38 +146,39 @@ class Chat:
                 self._found["way"] = way
                 model_notes.note(self.url, self.model, way=way)
 
-    def _request(self, messages: Parts, things: Sequence[str], way: str) -> dict[str, Any]:
+    def _request(self, messages: Parts, form: Form, way: str) -> dict[str, Any]:
         if way == "json":
             first, *rest = messages
-            told = words(template("json.v1").text)
+            told = words(template(form.plainly).text)
             messages = [{**first, "content": [*first["content"], told]}, *rest]
-        return self._settings() | {"messages": list(messages)} | form(way, things)
+        return self._settings() | {"messages": list(messages)} | form.request(way)
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"model": self.model, "max_tokens": self.max_tokens}
         return settings | ({} if self.temperature is None else {"temperature": self.temperature})
 
-    def _metered(self, request: Mapping[str, Any]) -> Reply:
+    def _metered(self, request: Mapping[str, Any], function: str) -> Reply:
         self.meter.begin()
         reply = None
         try:
-            reply = self._sent(request)
+            reply = self._sent(request, function)
         finally:
             self.meter.end(reply.usage if reply else None)
         return reply
 
-    def _sent(self, request: Mapping[str, Any]) -> Reply:
+    def _sent(self, request: Mapping[str, Any], function: str) -> Reply:
         openai = needs("openai")
         key = key_for(self.url, self.key)
         try:
-            return _reply(self._client.chat.completions.create(**_renamed(request, self._found)))
+            made = self._client.chat.completions.create(**_renamed(request, self._found))
+            return _reply(made, function)
         except openai.APITimeoutError:
             raise Trouble(f"{self.url}: no answer within {self.timeout_seconds:g} s") from None
         except openai.APIStatusError as error:
             said = without_key(error.message, key)
             if _LIMIT in said and _LIMIT not in self._found.values():
                 self._found["limit"] = _LIMIT
-                return self._sent(request)
+                return self._sent(request, function)
             raise _trouble(error.status_code, said, error.response.headers) from None
         except openai.APIConnectionError as error:
             why = without_key(str(error.__cause__ or error), key)
@@ -192,7 +201,7 @@ def _renamed(request: Mapping[str, Any], found: Mapping[str, str]) -> dict[str, 
     return {limit if key == "max_tokens" else key: value for key, value in request.items()}
 
 
-def _reply(completion: Any) -> Reply:
+def _reply(completion: Any, function: str) -> Reply:
     """What a completion says, of whichever of its parts are there."""
     choices = getattr(completion, "choices", None)
     if not choices or getattr(choices[0], "message", None) is None:
@@ -200,7 +209,7 @@ def _reply(completion: Any) -> Reply:
     message = choices[0].message
     calls = getattr(message, "tool_calls", None) or []
     functions = [call.function for call in calls if getattr(call, "function", None)]
-    called = [str(f.arguments) for f in functions if f.name == FUNCTION]
+    called = [str(f.arguments) for f in functions if f.name == function]
     text = "\n".join(called) or getattr(message, "content", None) or ""
     used = getattr(completion, "usage", None)
     counts = (getattr(used, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))

@@ -19,12 +19,14 @@ INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 def progress(what: str, total: int | None, unit: str = "frames") -> Iterator[Callable[..., None]]:
     """A bar with a rate and the time left, on stderr; call what it yields once for each thing done.
 
+    `told=TEXT` given to it stands at the end of the bar.
+
     Ctrl-C ends the program with one line that says how to go on.
     """
     with _bar(unit) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(what, total=total, told="")
         try:
-            yield lambda *done: bar.advance(task)
+            yield lambda *done, told="": bar.update(task, advance=1, told=told)
         except KeyboardInterrupt:
             count = int(bar.tasks[0].completed)
             bar.stop()
@@ -74,6 +76,7 @@ def _bar(unit: str) -> Progress:
         MofNCompleteColumn(),
         Rate(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[told]}"),
         console=console,
         disable=not console.is_terminal,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template as _Substitution
@@ -17,7 +17,6 @@ from annotate.errors import PromptError, UnknownName
 from annotate.records import Picture
 from annotate.shipped import home
 
-FUNCTION = "give_boxes"
 _QUALITY = 95  # of the JPEG; its colours are kept whole, or thin coloured lines would fade
 
 
@@ -86,23 +85,58 @@ def schema(things: Sequence[str]) -> dict[str, Any]:
     """The form of an answer after these things, as a JSON schema that strict servers accept."""
     box = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
     label = {"type": "string", "enum": list(things)}
-    entry = _closed({"label": label, "box_2d": box})
-    return _closed({"boxes": {"type": "array", "items": entry}})
+    entry = closed({"label": label, "box_2d": box})
+    return closed({"boxes": {"type": "array", "items": entry}})
 
 
-def _closed(properties: dict[str, Any]) -> dict[str, Any]:
+def closed(properties: dict[str, Any]) -> dict[str, Any]:
     """An object of these properties, all of them needed, and no others."""
     told = {"type": "object", "properties": properties, "required": list(properties)}
     return told | {"additionalProperties": False}
 
 
-def form(way: str, things: Sequence[str]) -> dict[str, Any]:
-    """What a request says of the answer's form: `tool`, `schema`, or nothing for `json`."""
-    if way == "tool":
-        told = {"name": FUNCTION, "description": "Give the boxes.", "parameters": schema(things)}
-        choice = {"type": "function", "function": {"name": FUNCTION}}
-        return {"tools": [{"type": "function", "function": told}], "tool_choice": choice}
-    if way == "schema":
-        named = {"name": "boxes", "strict": True, "schema": schema(things)}
-        return {"response_format": {"type": "json_schema", "json_schema": named}}
-    return {}
+@dataclass(frozen=True)
+class Form:
+    """The form of an answer: a function to call, its arguments' schema, and templates' names.
+
+    `of` is what an answer gives, in words; `plainly` says the form where nothing else does, and
+    `again` asks anew after an answer that could not be read.
+    """
+
+    of: str
+    function: str
+    told: str
+    schema: Mapping[str, Any]
+    plainly: str
+    again: str
+
+    def request(self, way: str) -> dict[str, Any]:
+        """What a request says of it: `tool`, `schema`, or nothing for `json`."""
+        if way == "tool":
+            told = {"name": self.function, "description": self.told, "parameters": self.schema}
+            choice = {"type": "function", "function": {"name": self.function}}
+            return {"tools": [{"type": "function", "function": told}], "tool_choice": choice}
+        if way == "schema":
+            named = {"name": self.of, "strict": True, "schema": self.schema}
+            return {"response_format": {"type": "json_schema", "json_schema": named}}
+        return {}
+
+
+def boxes(things: Sequence[str]) -> Form:
+    """An answer that gives boxes of these things."""
+    told = "Give the boxes."
+    return Form("boxes", "give_boxes", told, schema(things), "json.v1", "again.v1")
+
+
+def verdicts(numbers: Sequence[int]) -> Form:
+    """An answer that says of each numbered picture whether it shows what is looked for."""
+    entry = closed(
+        {
+            "id": {"type": "integer", "enum": list(numbers)},
+            "shown": {"type": "boolean"},
+            "confidence": {"type": "number"},
+        }
+    )
+    told = closed({"pictures": {"type": "array", "items": entry}})
+    say = "Say of every numbered picture whether it shows what is looked for."
+    return Form("verdicts", "judge_pictures", say, told, "find-json.v1", "find-again.v1")

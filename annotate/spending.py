@@ -69,7 +69,7 @@ class Meter:
     """
 
     def __init__(self, prices: Prices, budget: float | None = None) -> None:
-        self._prices, self._budget = prices, budget
+        self.prices, self._budget = prices, budget
         self._lock = threading.Lock()
         self._under_way, self._dearest = 0, 0.0
         self.bill = Bill()
@@ -94,7 +94,7 @@ class Meter:
         with self._lock:
             self._under_way -= 1
             if usage is not None:
-                money = self._prices.of(usage)
+                money = self.prices.of(usage)
                 self._dearest = max(self._dearest, money)
                 self.bill += Bill(1, 0, usage.tokens_in, usage.tokens_out, money)
 

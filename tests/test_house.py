@@ -30,10 +30,10 @@ LAYERS = [  # imports point down, or sideways within a layer
     "video_tasks reels",
     "studio studio_env studio_doctor",
     "paint view sheet preview changes prompted markers draw colour_report console doctor demo "
-    "review sprites atlas_page poster alike",
+    "review sprites atlas_page poster alike asking settling nearness find hits find_truth gallery",
     "trial columns compare compare_pictures phrases describers study study_words study_report",
     "options commands_clip commands_dataset commands_compare commands_about commands_ask "
-    "commands_models commands_studio commands_map commands_frames",
+    "commands_models commands_studio commands_map commands_find commands_frames",
     "cli __main__",
 ]
 LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms.split()}

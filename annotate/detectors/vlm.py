@@ -105,7 +105,8 @@ class VlmDetector:
         return questions.part(questions.resized(shown, self.side), self.detail)
 
     @cached_property
-    def _chat(self) -> Chat:
+    def chat(self) -> Chat:
+        """The model that it asks, and what counts what that costs."""
         return Chat(
             self.url,
             self.model,
@@ -122,7 +123,7 @@ class VlmDetector:
     @property
     def bill(self) -> Bill:
         """What this detector has asked so far, and what it cost."""
-        return self._chat.meter.bill
+        return self.chat.meter.bill
 
     def ready(self) -> None:
         """Refuse to begin without a model, its way to count, or words to ask with.
@@ -137,7 +138,7 @@ class VlmDetector:
             asked = f"annotate calibrate --model {self.model} --url {self.url}"
             raise AnswerError(f"how {self.model} counts is not known: {asked}")
         needs("openai"), needs("json_repair")
-        _ = self._chat  # made once, before threads share it: it counts what they spend
+        _ = self.chat  # made once, before threads share it: it counts what they spend
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Boxes for each frame, in the order of the model's answer.
@@ -165,7 +166,7 @@ class VlmDetector:
             named = (questions.words("Picture A:"), questions.words(f"Picture {_ASKED}:"))
             shown = [named[0], self._reference, named[1], *shown]
         try:
-            said = self._chat.boxes(
+            said = self.chat.boxes(
                 [*shown, questions.words(self._template.ask(told))], told, frame.name
             )
             return self._placed(said, frame, asked, picture.size)
