@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from annotate.propagate import Job, Session
 
-CHECKPOINT_EVERY = 100  # frames between two states on disk: what a killed run does again, at most
+# between two states on disk, whichever is sooner: what a killed run does again, at most
+CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 100, 20.0  # frames; the clock shapes nothing in the items
 
 State = Mapping[str, npt.NDArray[Any]]
 
@@ -55,12 +57,14 @@ class Pass:
             self._restore(session, state)
         else:
             out.rewind_all()
+        saved = monotonic()
         for frame in frames_after(-1 if out.last is None else out.last.frame):
             item = finished(self._item(session, frame))
             out.write(item)
             self._progress(item)
-            if out.count % CHECKPOINT_EVERY == 0:
+            if out.count % CHECKPOINT_EVERY == 0 or monotonic() - saved > CHECKPOINT_SECONDS:
                 checkpoint.write(self._saved, self._state(session), out)
+                saved = monotonic()
 
     def _item(self, session: Session, frame: Frame) -> Item:
         """The item of one frame; at its own first frame an object belongs to the forward pass."""

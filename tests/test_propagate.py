@@ -320,3 +320,18 @@ def test_what_an_engine_lacks_is_said_before_a_file_is_begun(job, tmp_path):
     with pytest.raises(MissingWeights, match="fetch them"):
         propagate.into(dataclasses.replace(job, engine=Penniless()), tmp_path / "m.jsonl")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_slow_engine_keeps_its_state_by_the_clock(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(passes, "CHECKPOINT_EVERY", 1000)
+    monkeypatch.setattr(passes, "CHECKPOINT_SECONDS", 0.0)
+
+    def kill(item):
+        if item.frame == 23:
+            raise Killed
+
+    with pytest.raises(Killed):
+        propagate.into(job, tmp_path / "m.jsonl", progress=kill)
+    steps = []
+    propagate.into(job, tmp_path / "m.jsonl", progress=steps.append)
+    assert steps[0].frame == 23
