@@ -21,6 +21,7 @@ from annotate.chat import Chat
 from annotate.errors import AnswerError, UnreadableAnswer
 from annotate.patience import several
 from annotate.records import Frame, Picture
+from annotate.spending import Usage
 
 Look = tuple[str, int]  # a clip's name, and a frame's index there
 _RED, _EDGE = (235, 0, 20), (255, 255, 255)
@@ -86,6 +87,18 @@ class Asker:
         each = size_wh[0] * size_wh[1] * scale**2 / _PIXELS_A_TOKEN
         sent = pictures + batches * len(self.references)
         return round(sent * each + batches * _WORDS), pictures * _SAID
+
+    def affordable(self, asked: int, size_wh: tuple[int, int]) -> int | None:
+        """How many more pictures the budget suffices for, by what `asked` pictures have cost."""
+        meter = self.chat.meter
+        expected = meter.prices.of(Usage(*self.tokens(self.chunk, size_wh)))
+        if not asked:
+            meter.expect(expected)
+        if meter.budget is None:
+            return None
+        spent = meter.bill.money
+        each = spent / asked if spent else expected / self.chunk
+        return int((meter.budget - spent) / each) if each else None
 
     def _frames(self, looks: Sequence[Look]) -> Iterator[Frame]:
         for name in dict.fromkeys(name for name, _ in looks):

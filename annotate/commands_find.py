@@ -47,18 +47,19 @@ def find(
 ) -> None:
     """Find the shots that show something rare: ask a model, or rank them by likeness."""
     from annotate import asking, console, find, hits
-    from annotate.errors import AnnotateError, OutputError, UnknownName
+    from annotate.errors import AnnotateError, UnknownName
 
     if detector not in ("local", "vlm"):
         raise UnknownName("way to find", detector, ("local", "vlm"))
-    if (output / hits.TABLE).exists() and not force and not forecast:
-        raise OutputError(f"{output}: holds what was found before: give another -o, or --force")
     shown = [asking.read_reference(path) for path in reference]
     asker = None
     if detector == "vlm":
         asker = _asker(settings, name, shown, budget, chunk, workers)
     with console.progress("shots", _frames(clips)) as advance:
         cut = find.cut(clips, advance)
+    header = _header(cut, reference, name, detector, looks, asker)
+    if not forecast:
+        hits.begun(output, header, force=force)
     if asker is None:
         found, source = _ranked(cut, shown, looks, most or 40), "find/local"
     else:
@@ -67,7 +68,6 @@ def find(
         if forecast:
             return
         found, source = _asked(cut, asker, shown, looks, most, budget), "find/vlm"
-    header = _header(cut, reference, name, detector, looks, asker)
     hits.write(output, cut, found, name, header, source)
     _report(output, cut, found, asker, truth)
     if found.stopped:
@@ -134,14 +134,26 @@ def _asked(
     if most is not None or budget is not None:
         with console.progress("likeness", None, "pictures") as advance:
             order = list(find.rank(cut, shown, looks, advance))
+    about = next(iter(cut.about.values()))
+    asked = 0
+
+    def left() -> int | None:
+        may = asker.affordable(asked, (about.width, about.height))
+        limits = [
+            each for each in (may, None if most is None else most - asked) if each is not None
+        ]
+        return min(limits, default=None)
+
     with console.progress(asker.chat.model, None, "pictures") as advance:
 
         def told(pictures: int) -> None:
+            nonlocal asked
+            asked += pictures
             bill = asker.chat.meter.bill
             for _ in range(pictures):
                 advance(told=f"{bill.asked} questions, {bill.money:.4f}")
 
-        return find.ask(cut, asker, looks, order, most, told)
+        return find.ask(cut, asker, looks, order, left, told)
 
 
 def _ranked(cut: Clips, shown: list[Picture], looks: int, most: int) -> Findings:
@@ -194,8 +206,9 @@ def _report(
     ]
     console.table(("clip", "seconds", "from", "to", "confidence"), rows)
     if asker is not None:
-        each = cut.frame_count / max(asker.chat.meter.bill.asked, 1)
-        console.say(asker.chat.meter.bill.words(found.pictures, 0))
+        bill = asker.chat.meter.bill
+        each = cut.frame_count / max(bill.asked + bill.known, 1)
+        console.say(bill.words(found.pictures, 0))
         console.say(f"{found.pictures} pictures of {cut.frame_count:,} frames were asked, "
                     f"{cut.frame_count / max(found.pictures, 1):.0f} frames to a picture, "
                     f"{each:.0f} to a question")  # fmt: skip

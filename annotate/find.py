@@ -18,7 +18,7 @@ from annotate.asking import Answer, Look
 from annotate.errors import BrokenVideo, BudgetSpent, VideoError
 from annotate.nearness import Nearness
 from annotate.records import Frame, Picture
-from annotate.settling import Asking, Shot, Shown, settle
+from annotate.settling import Asking, Shot, Shown, settle, so_far
 
 _USUAL = 200  # frames that tell what is usual
 _BESIDE_SECONDS = Fraction(1, 10)  # between frames that are asked in place of one another
@@ -125,14 +125,15 @@ def ask(
     asker: Asks,
     looks: int = 2,
     order: Sequence[int] | None = None,
-    most: int | None = None,
+    left: Callable[[], int | None] = lambda: None,
     told: Callable[[int], object] = lambda pictures: None,
 ) -> Findings:
-    """Ask of every shot until it is settled; `order` says which first, at most `most` pictures.
+    """Ask of every shot until it is settled; `order` says which first.
 
-    With `most`, shots are taken on as long as three fifths of what is left suffice for their
-    places; the rest is for settling those of them that may show it. What a spent budget leaves
-    open is not settled; `stopped` says so.
+    `left` tells how many pictures may still be asked, if that is limited. Then shots are taken on
+    as long as three fifths of these suffice for their places; the rest is for settling those of
+    them that may show it. What remains open is not settled; `stopped` says why. A shot that was
+    believed to show it by then does, from yes to yes.
     """
     found = Findings(clips.shots)
     waiting = list(order if order is not None else range(len(clips.shots)))
@@ -143,14 +144,18 @@ def ask(
 
     try:
         while waiting:
-            wave = _wave(clips, waiting, looks, None if most is None else most - found.pictures)
+            wave = _wave(clips, waiting, looks, left())
             if not wave:
-                found.stopped = f"{most} pictures were asked, as many as might be"
+                found.stopped = f"{found.pictures} pictures were asked, and no more may be"
                 break
             del waiting[: len(wave)]
-            _settle(found, wave, asker, count, most)
+            _settle(found, wave, asker, count, left)
     except BudgetSpent as error:
         found.stopped = str(error)
+    for number, shot in enumerate(clips.shots):
+        if shot.believed and number not in found.settled:
+            found.settled.add(number)
+            found.shown[number] = so_far(shot)
     return found
 
 
@@ -174,16 +179,15 @@ def _settle(
     wave: Mapping[int, list[int]],
     asker: Asks,
     count: Callable[[Mapping[Look, Answer | None]], None],
-    most: int | None,
+    left: Callable[[], int | None],
 ) -> None:
     """Ask of all shots of a wave side by side, a round of pictures at a time."""
     asking: dict[int, Asking] = {n: settle(found.shots[n], where) for n, where in wave.items()}
     wants = {number: next(each) for number, each in asking.items()}
     while wants:
         looks = [(found.shots[n].video, frame) for n, frames in wants.items() for frame in frames]
-        if most is not None and found.pictures + len(looks) > most:
-            if len(wants) == 1:
-                return
+        may = left()
+        if may is not None and len(looks) > may:
             wants = dict(list(wants.items())[: len(wants) // 2])
             continue
         answers = asker.ask(looks, count)

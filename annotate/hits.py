@@ -19,7 +19,7 @@ from typing import Any
 
 from annotate import chosen, journal, video
 from annotate.drafts import new_file
-from annotate.errors import ItemsError, OutputError
+from annotate.errors import ItemsError, OutputError, SettingsDiffer
 from annotate.find import Clips, Findings
 from annotate.lines import Header
 from annotate.records import Frame, Item, Object
@@ -155,6 +155,23 @@ def read(folder: Path) -> list[Hit]:
         raise ItemsError(f"{folder}: nothing found there: `annotate find -o {folder}`") from None
     except (OSError, KeyError, ValueError) as error:
         raise ItemsError(f"{folder / TABLE}: damaged: {error!r}") from None
+
+
+def begun(folder: Path, header: Header, *, force: bool = False) -> None:
+    """Refuse a folder that holds what was found before, unless that is to be gone on with.
+
+    Raises:
+        SettingsDiffer: it was found by other settings.
+        OutputError: it is complete.
+    """
+    if force or not (folder / TABLE).exists():
+        return
+    cure = "give another -o, or --force to write over it"
+    if differ := journal.read(folder / FOUND).header.differences(header):
+        raise SettingsDiffer(f"{folder}: made with {'; '.join(differ)}: {cure}")
+    with (folder / TABLE).open(encoding="utf-8", newline="") as file:
+        if not any(row["verdict"] == "open" for row in csv.DictReader(file)):
+            raise OutputError(f"{folder}: every shot in it is settled; {cure}")
 
 
 def decisions(folder: Path) -> dict[str, bool]:

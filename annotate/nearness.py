@@ -16,7 +16,8 @@ from annotate.embed import Shipped, Vectors, unit
 from annotate.records import Frame, Picture
 
 _CELL = 16  # pixels of a picture to one place of its map
-_LONGEST, _REFERENCE = 640, 96  # pixels: of a frame, and of a reference, as they are looked at
+_LONGEST = (640, 320)  # pixels: of a frame, as it is looked at
+_REFERENCE = 96  # of a reference
 _WINDOW = 3  # places that are averaged
 _RIDGE = 0.1  # of the mean variance, added to each: few frames do not tell all of them
 
@@ -29,10 +30,14 @@ def _size(picture: Picture, longest: int) -> tuple[int, int]:
 
 
 def look(frame: Frame) -> Vectors:
-    """(places, 112): what is at every place of a frame, each averaged with those about it."""
-    seen = Shipped.map(frame.image, _size(frame.image, _LONGEST))
+    """(places, 112): what is at every place of a frame, each averaged with those about it.
+
+    The frame is looked at in two sizes: things are near and far.
+    """
+    seen = [Shipped.map(frame.image, _size(frame.image, longest)) for longest in _LONGEST]
     window = (_WINDOW, _WINDOW)
-    return np.asarray(cv2.blur(seen, window, borderType=cv2.BORDER_REFLECT)).reshape(-1, 112)
+    blurred = [cv2.blur(each, window, borderType=cv2.BORDER_REFLECT) for each in seen]
+    return np.concatenate([each.reshape(-1, 112) for each in blurred])
 
 
 class Nearness:

@@ -33,7 +33,8 @@ class Shown:
 class Shot:
     """Frames `start` up to `stop` of a clip, that follow one another without a cut.
 
-    `step` is how many frames lie between two that are asked in place of one another.
+    `step` is how many frames lie between two that are asked in place of one another. `said` and
+    `believed` are what asking has brought.
     """
 
     video: str
@@ -41,6 +42,7 @@ class Shot:
     stop: int
     step: int = 1
     said: dict[int, Answer | None] = field(default_factory=dict)
+    believed: bool = False  # that it shows it, whether or not it is known from where to where
 
     def places(self, count: int) -> list[int]:
         """So many frames, spread over it: the middle one of each equal part."""
@@ -67,15 +69,24 @@ def settle(shot: Shot, places: Sequence[int]) -> Asking:
     yes = shot.yes(places)
     if not yes or not (yield from _confirmed(shot, yes)):
         return None
+    shot.believed = True
     start = yield from _edge(shot, places, min(yes), -1)
     stop = yield from _edge(shot, places, max(yes), 1)
+    return _shown(shot, start, stop)
+
+
+def so_far(shot: Shot) -> Shown:
+    """What is known of a shot that is believed, were nothing more asked: from yes to yes."""
+    yes = shot.yes(shot.said)
+    return _shown(shot, min(yes), max(yes) + 1)
+
+
+def _shown(shot: Shot, start: int, stop: int) -> Shown:
     seen = shot.yes(shot.said)
     surest = max(seen, key=lambda frame: (_sureness(shot.said[frame]), -frame))
-    given = [
-        said.confidence for f in seen if (said := shot.said[f]) and said.confidence is not None
-    ]
-    mean = sum(given) / len(given) if given else None
-    return Shown(start, stop, surest, mean)
+    told = [each.confidence for f in seen if (each := shot.said[f]) is not None]
+    given = [confidence for confidence in told if confidence is not None]
+    return Shown(start, stop, surest, sum(given) / len(given) if given else None)
 
 
 def _confirmed(shot: Shot, yes: list[int]) -> Generator[list[int], Said, bool]:

@@ -69,10 +69,15 @@ class Meter:
     """
 
     def __init__(self, prices: Prices, budget: float | None = None) -> None:
-        self.prices, self._budget = prices, budget
+        self.prices, self.budget = prices, budget
         self._lock = threading.Lock()
         self._under_way, self._dearest = 0, 0.0
         self.bill = Bill()
+
+    def expect(self, money: float) -> None:
+        """Say what a question may cost, before any has been asked."""
+        with self._lock:
+            self._dearest = max(self._dearest, money)
 
     def begin(self) -> None:
         """Say that a question is about to be asked.
@@ -82,9 +87,9 @@ class Meter:
         """
         with self._lock:
             likely = self.bill.money + self._dearest * (self._under_way + 1)
-            if self._budget is not None and likely > self._budget:
+            if self.budget is not None and likely > self.budget:
                 raise BudgetSpent(
-                    f"the budget of {self._budget:g} is spent ({self.bill.money:.4f}, and the next "
+                    f"the budget of {self.budget:g} is spent ({self.bill.money:.4f}, and the next "
                     "question may pass it); what was answered is kept: the same command goes on"
                 )
             self._under_way += 1

@@ -1,10 +1,12 @@
 """A server that speaks OpenAI's chat protocol and knows which frames show the rare thing.
 
 It knows a picture by its looks: the nearest of the frames it was told of. Of its verdicts a share
-is wrong, at random; `faults` befall its next answers, one each: skip, repeat, invent, prose, 429.
+is wrong, at random, but the same each time that the same is asked; `faults` befall its next
+answers, one each: skip, repeat, invent, prose, 429.
 """
 
 import base64
+import hashlib
 import io
 import json
 import threading
@@ -36,7 +38,7 @@ def _known_by(image):
 
 @dataclass
 class Knowing:
-    """`errors` is the share of wrong verdicts; `answered` counts verdicts, `wrong` those of them."""
+    """`errors` is the share of wrong verdicts; `answered` counts them, `wrong` those that were."""
 
     errors: float = 0.0
     seed: int = 0
@@ -67,7 +69,8 @@ class Knowing:
     def answer(self, body):
         with self.lock:
             self.requests.append(body)
-            rng = np.random.default_rng((self.seed, len(self.requests)))
+            asked = hashlib.sha256(json.dumps([self.seed, body["messages"]]).encode()).digest()
+            rng = np.random.default_rng(list(asked))
             fault = self.faults.pop(0) if self.faults else self.always
         if fault == "429":
             return 429, {"error": {"message": "too many"}}
