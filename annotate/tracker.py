@@ -174,7 +174,8 @@ class Tracker:
         score, sure = self._scores(expanded)
         logit = 4 * score + self._faith * np.minimum(sure, 0)
         logit += self._within(window) if prior is None else self._pull(prior, window)
-        soft = 1 / (1 + np.exp(-np.where(inside, logit, -8)))
+        with np.errstate(over="ignore"):  # far below zero: nothing of it is there
+            soft = 1 / (1 + np.exp(-np.where(inside, logit, -8)))
         soft = cv2.resize(soft.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
         return Guess(
             crop, window, guided(crop, soft, size // 32), score, sure, expanded, inside, prior
