@@ -1,0 +1,149 @@
+"""From footage to every shot of what is rare: what each step leaves, and what asking costs.
+
+    python benchmarks/find.py EP1.mp4 EP2.mp4 ... --truth EP1.gt.json EP2.gt.json ...
+
+A local server that speaks the protocol answers from the truth, and errs in one verdict of twenty.
+The reference is cut from the first frame that shows the thing well. A question is a request of up
+to ten pictures. `--seeds` repeats it with other errors, in settling alone: then nothing is sent.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from annotate import asking, find, sample, video
+from annotate.asking import Answer
+from annotate.chat import Chat
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import knowing_server
+
+ERRORS = 0.05
+Truths = dict[str, dict[str, Any]]
+
+
+def reference(clips: list[Path], truths: Truths) -> Path:
+    """A crop of the largest box of the thing on any frame that shows it."""
+    best: tuple[float, Path, dict[str, Any]] | None = None
+    for clip in clips:
+        record = truths[clip.stem]
+        kinds = {c["id"] for c in record["categories"] if c["name"] == record["info"]["rare"]}
+        for each in record["annotations"]:
+            if each["category_id"] in kinds and (best is None or each["bbox"][3] > best[0]):
+                best = (each["bbox"][3], clip, each)
+    assert best is not None
+    x, y, width, height = (int(side) for side in best[2]["bbox"])
+    image = video.seek(best[1], best[2]["image_id"]).image
+    path = Path(tempfile.mkdtemp()) / "reference.png"
+    room = max(width, height) // 8
+    part = image[max(y - room, 0) : y + height + room, max(x - room, 0) : x + width + room]
+    Image.fromarray(part).save(path)
+    return path
+
+
+def steps(clips: list[Path], truths: Truths, most: int | None) -> find.Clips:
+    """Every step once, with its time and what it leaves."""
+    frames = sum(truths[clip.stem]["info"]["frames"] for clip in clips)
+    begun = time.perf_counter()
+    keys = sum(1 for clip in clips for _ in sample.Choice(keyframes=True).frames(clip))
+    told("keyframes", keys, begun, f"of {frames} frames")
+    begun = time.perf_counter()
+    cut = find.cut(clips)
+    told("shots", len(cut.shots), begun, "")
+    crop = asking.read_reference(reference(clips, truths))
+    begun = time.perf_counter()
+    order = list(find.rank(cut, [crop]))
+    rare = [n for n, number in enumerate(order, 1) if is_rare(cut, number, truths)]
+    told("ranked", len(order), begun, f"without a model; the rare ones come at {rare}")
+    with knowing_server.serving(errors=ERRORS) as model:
+        for clip in clips:
+            model.learn(clip, knowing_server.rare_frames(truths[clip.stem]))
+        chat = Chat(model.url, "knows", cached=False)
+        who = asking.Asker(chat, "the robot", [crop], cut.paths)
+        asked = 0
+
+        def count(pictures: int) -> None:
+            nonlocal asked
+            asked += pictures
+
+        def left() -> int | None:
+            return None if most is None else most - asked
+
+        begun = time.perf_counter()
+        found = find.ask(cut, who, order=order, left=left, told=count)
+        bill = chat.meter.bill
+        told("asked", found.pictures, begun, f"pictures in {bill.asked} questions; a picture for "
+             f"{frames / found.pictures:.0f} frames, a question for {frames / bill.asked:.0f}; "
+             f"{bill.tokens_in:,} tokens in, {bill.tokens_out:,} out; "
+             f"{model.wrong} of {model.answered} verdicts wrong")  # fmt: skip
+    right = {n for n in found.shown if is_rare(cut, n, truths)}
+    told("found", len(found.shown), begun, f"hits, {len(right)} right, of {len(rare)} shots")
+    return cut
+
+
+def is_rare(cut: find.Clips, number: int, truths: Truths) -> bool:
+    """Whether a shot shows the thing on any frame."""
+    shot = cut.shots[number]
+    seen = knowing_server.rare_frames(truths[Path(shot.video).stem])
+    return any(frame in seen for frame in range(shot.start, shot.stop))
+
+
+def told(step: str, left: int, begun: float, more: str) -> None:
+    """A line of the table."""
+    print(f"{step:10} {left:6} {time.perf_counter() - begun:7.1f} s  {more}")
+
+
+def repeat(cut: find.Clips, truths: Truths, seeds: int, looks: int) -> None:
+    """Recall and precision over many draws of errors."""
+
+    class Erring:
+        def __init__(self, seed: int) -> None:
+            self.rng = np.random.default_rng(seed)
+
+        def ask(self, looks: Any, told: Any) -> Any:
+            wrong = self.rng.random(len(looks)) < ERRORS
+            said = {}
+            for (clip, frame), flip in zip(looks, wrong, strict=True):
+                said[clip, frame] = Answer((frame in rare[clip]) ^ bool(flip), 0.9)
+            told(said)
+            return said
+
+    rare = {name: knowing_server.rare_frames(truths[path.stem]) for name, path in cut.paths.items()}
+    right = hits = pictures = 0
+    there = sum(is_rare(cut, n, truths) for n in range(len(cut.shots)))
+    for seed in range(seeds):
+        who = Erring(seed)
+        for shot in cut.shots:
+            shot.said.clear()
+            shot.believed = False
+        found = find.ask(cut, who, looks)
+        right += sum(is_rare(cut, n, truths) for n in found.shown)
+        hits, pictures = hits + len(found.shown), pictures + found.pictures
+    frames = cut.frame_count * seeds
+    print(f"{looks} looks, {seeds} times: recall {right / (there * seeds):.4f}, precision "
+          f"{right / max(hits, 1):.4f}, {frames / pictures:.1f} frames to a picture")  # fmt: skip
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", nargs="+", type=Path)
+    parser.add_argument("--truth", nargs="+", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=300)
+    parser.add_argument("--max", type=int, default=None, help="pictures to be asked at most")
+    given = parser.parse_args()
+    truths = {p.name.split(".")[0]: json.loads(p.read_text("utf-8")) for p in given.truth}
+    cut = steps(given.clips, truths, given.max)
+    for looks in (1, 2, 3):
+        repeat(cut, truths, given.seeds, looks)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""How large a map may be: memory and time of 67,000 frames, and how smooth a page of 50,000 is.
+
+    python benchmarks/map.py                                        # a synthetic show
+    python benchmarks/map.py EP1.mp4 ... --truth EP1.gt.json ...    # which network tells shots
+
+The frames are drawn, the machinery is real; the page is opened in Chromium, if there is one.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from annotate import atlas, atlas_page, embed, plane, sprites, video
+from annotate.records import Frame
+
+FRAMES, ON_PAGE, SHOT = 67_000, 50_000, 48
+
+
+class Drawn:
+    """Footage of shots that differ in colours and wander; the same each time."""
+
+    path = Path("drawn.mp4")
+
+    def __init__(self, count: int) -> None:
+        self.many = count
+
+    def frames(self, done: int = 0) -> Iterator[Frame]:
+        """Small pictures, of patches of each shot's own."""
+        for n in range(done, self.many):
+            rng = np.random.default_rng(n // SHOT)
+            patches = rng.integers(0, 256, (5, 8, 3)).astype(np.uint8)
+            image = cv2.resize(patches, (320, 180), interpolation=cv2.INTER_CUBIC)
+            yield Frame("drawn.mp4", n, Fraction(n, 2), np.roll(image, n % SHOT, axis=1))
+
+    def videos(self) -> dict[str, dict[str, Any]]:
+        """What a header would say."""
+        facts = {"frame_count": self.many, "width": 320, "height": 180}
+        return {"drawn.mp4": {"path": "drawn.mp4", "fingerprint": "", **facts}}
+
+
+def peak_gb() -> float:
+    """The most memory this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def measure_map(folder: Path, count: int, method: str, seen: int) -> None:
+    """Gather and lay out `count` frames; the network looks at one of each `seen`."""
+
+    class Sparing(embed.Shipped):
+        def look(self, pictures: Any) -> Any:
+            few = super().look(pictures[::seen])
+            rows = np.repeat(few, seen, axis=0)[: len(pictures)]
+            return rows + np.random.default_rng(0).normal(0, 0.02, rows.shape)
+
+    source, begun = Drawn(count), time.perf_counter()
+    pack = sprites.Sprites(sprites.cell(count, (320, 180)))
+    found = atlas.gather([source], Sparing(), lambda frame: pack.add(frame.image))  # type: ignore[list-item]
+    gathered = time.perf_counter() - begun
+    made = atlas.lay_out(found, [source], method, {}, 0)  # type: ignore[list-item]
+    laid = time.perf_counter() - begun - gathered
+    atlas_page.write(made, pack, folder, "drawn")
+    size = (folder / atlas_page.NAME).stat().st_size / 1e6
+    print(
+        f"{count:,} frames: gathered in {gathered:.0f} s (the network at 1 of {seen}), laid out by "
+        f"{method} in {laid:.0f} s, peak {peak_gb():.2f} GB, page {size:.0f} MB"
+    )
+
+
+_MOVE = """async () => {
+  const times = [], work = [], a = window.atlas; let last = 0;
+  for (let n = 0; n < 180; n++) {
+    const now = await new Promise(requestAnimationFrame);
+    if (last) times.push(now - last);
+    last = now;
+    if (n % 60 < 30) { a.view.left -= 7; a.view.top -= 4; }
+    else a.zoom(n < 120 ? 1.06 : 0.945, 700, 450);
+    const begun = performance.now(); a.draw(); work.push(performance.now() - begun);
+  }
+  return { times, work, shown: a.shown().length };
+}"""
+
+
+def measure_page(folder: Path) -> None:
+    """Pan and zoom for 180 frames; say how long each took to draw, and how often one came."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        print("no Chromium: the page was not measured")
+        return
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        begun = time.perf_counter()
+        page.goto((folder / atlas_page.NAME).as_uri())
+        page.wait_for_function("window.atlas && atlas.ready", timeout=120_000)
+        loaded = time.perf_counter() - begun
+        told = page.evaluate(_MOVE)
+        browser.close()
+    work, times = sorted(told["work"]), sorted(told["times"])
+    print(
+        f"page: ready after {loaded:.1f} s; drawing takes {statistics.median(work):.1f} ms in the "
+        f"middle, {work[int(0.99 * len(work))]:.1f} ms at most in 99 of 100; "
+        f"{1000 / statistics.median(times):.0f} frames a second, without a graphics card"
+    )
+
+
+def measure_networks(clips: list[Path], truths: list[Path], names: list[str]) -> None:
+    """Of each frame's five nearest, which share is of its shot: by network, and on the plane."""
+    shots = {p.name.split(".")[0]: json.loads(p.read_text("utf-8"))["shots"] for p in truths}
+    for name in names:
+        network, rows, kinds, clip_of, seconds = embed.load(name), [], [], [], []
+        begun = time.perf_counter()
+        for number, clip in enumerate(clips):
+            for frame in video.frames(clip, every=6):
+                shot = next(s for s in shots[clip.stem] if s["start"] <= frame.index < s["end"])
+                rows.append(embed.embed([frame.image], network)[0])
+                kinds.append((number, shot["id"]))
+                clip_of.append(number)
+                seconds.append(float(frame.seconds))
+        each = (time.perf_counter() - begun) / len(rows) * 1000
+        vectors = plane.components(lambda rows=rows: [np.array(rows)])
+        of = [f"vectors {alike(vectors, kinds):.3f}"]
+        for method in plane.METHODS:
+            try:
+                places = plane.flat(
+                    vectors, plane.choose(method), np.array(clip_of), np.array(seconds)
+                )
+            except Exception as error:
+                of.append(f"{method}: {error}")
+                continue
+            both = alike(places, kinds), alike(plane.stretched(places), kinds)
+            of.append(f"{method} {both[0]:.3f}, stretched {both[1]:.3f}")
+        print(f"{name}: {each:.0f} ms a frame; {'; '.join(of)}")
+
+
+def alike(rows: Any, kinds: list[tuple[int, int]]) -> float:
+    """The share of five nearest that are of a row's kind."""
+    apart = ((rows[:, None] - rows[None]) ** 2).sum(-1)
+    np.fill_diagonal(apart, np.inf)
+    near = apart.argsort(1)[:, :5]
+    return float(np.mean([[kinds[m] == kinds[n] for m in row] for n, row in enumerate(near)]))
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", nargs="*", type=Path)
+    parser.add_argument("--truth", nargs="*", type=Path, default=[])
+    parser.add_argument("--network", nargs="*", default=[embed.DEFAULT])
+    parser.add_argument("--method", default=None)
+    parser.add_argument("--frames", type=int, default=FRAMES)
+    parser.add_argument("--seen", type=int, default=16, help="1: the network looks at every frame")
+    given = parser.parse_args()
+    if given.clips:
+        measure_networks(given.clips, given.truth, given.network)
+        return
+    method = plane.choose(given.method)
+    with tempfile.TemporaryDirectory() as folder:
+        measure_map(Path(folder), given.frames, method, given.seen)
+        if given.frames != ON_PAGE:
+            measure_map(Path(folder), ON_PAGE, "pca", given.seen)
+        measure_page(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
