@@ -53,11 +53,11 @@ class Sprites:
 
 
 def fitted(picture: Picture, size_wh: tuple[int, int]) -> Picture:
-    """(h, w, 3): the picture made as large as fits, on dark paper where it leaves room."""
+    """(h, w, 3): the picture as large as fits, to a pixel, on dark paper where it leaves room."""
     width, height = size_wh
     scale = min(width / picture.shape[1], height / picture.shape[0])
     wide, high = (
-        min(max(round(side * scale), 1), most)
+        most if abs(side * scale - most) < 1.5 else max(round(side * scale), 1)
         for side, most in zip(picture.shape[1::-1], size_wh, strict=True)
     )
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
