@@ -7,6 +7,7 @@ The frames are drawn, the machinery is real; the page is opened in Chromium, if 
 """
 
 import argparse
+import itertools
 import json
 import resource
 import shutil
@@ -77,6 +78,24 @@ def measure_map(folder: Path, count: int, method: str, seen: int) -> None:
     )
 
 
+def write_page(folder: Path, count: int) -> None:
+    """A page of `count` places in clusters, with as many thumbnails, of few pictures."""
+    rng = np.random.default_rng(0)
+    pack = sprites.Sprites(sprites.cell(count, (320, 180)))
+    pictures = [
+        frame.image for frame in itertools.islice(Drawn(200 * SHOT).frames(), 0, None, SHOT)
+    ]
+    for n in range(count):
+        pack.add(pictures[n % len(pictures)])
+    middles = rng.random((count // 50, 2))
+    places = middles[np.arange(count) % len(middles)] + rng.normal(0, 0.01, (count, 2))
+    times, clip = tuple(Fraction(n, 2) for n in range(count)), np.zeros(count, np.int64)
+    facts = Drawn(count).videos()
+    xy = plane.stretched(places)
+    made = atlas.Atlas(("drawn.mp4",), facts, {}, clip, np.arange(count), times, xy)
+    atlas_page.write(made, pack, folder, "drawn")
+
+
 _MOVE = """async () => {
   const times = [], work = [], a = window.atlas; let last = 0;
   for (let n = 0; n < 180; n++) {
@@ -104,7 +123,7 @@ def measure_page(folder: Path) -> None:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         begun = time.perf_counter()
         page.goto((folder / atlas_page.NAME).as_uri())
-        page.wait_for_function("window.atlas && atlas.ready", timeout=120_000)
+        page.wait_for_selector("body[data-ready]", timeout=120_000)
         loaded = time.perf_counter() - begun
         told = page.evaluate(_MOVE)
         browser.close()
@@ -162,15 +181,16 @@ def main() -> None:
     parser.add_argument("--method", default=None)
     parser.add_argument("--frames", type=int, default=FRAMES)
     parser.add_argument("--seen", type=int, default=16, help="1: the network looks at every frame")
+    # with --frames 0 the page alone is measured
     given = parser.parse_args()
     if given.clips:
         measure_networks(given.clips, given.truth, given.network)
         return
     method = plane.choose(given.method)
     with tempfile.TemporaryDirectory() as folder:
-        measure_map(Path(folder), given.frames, method, given.seen)
-        if given.frames != ON_PAGE:
-            measure_map(Path(folder), ON_PAGE, "pca", given.seen)
+        if given.frames:
+            measure_map(Path(folder), given.frames, method, given.seen)
+        write_page(Path(folder), ON_PAGE)
         measure_page(Path(folder))
 
 

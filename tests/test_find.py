@@ -17,9 +17,10 @@ from annotate import asking, find, folder, gallery, hits, journal, questions, vi
 from annotate.answers import Unreadable
 from annotate.asking import Answer
 from annotate.chat import Chat
-from annotate.errors import ItemsError
+from annotate.errors import BudgetSpent, ItemsError
 from annotate.patience import Patience
 from annotate.settling import Shot, settle
+from annotate.spending import Meter, Prices
 from annotate.video_writer import Writer
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -284,6 +285,14 @@ def test_a_forecast_asks_nothing_and_a_budget_is_kept_and_gone_on_from(
     assert 0 < spent * 10 / 1e6 <= 0.016
     code, _, err = annotate(*command(show, knowing, *PRICES, "--chunk", 2, *truths(show)))
     assert code == 0 and "recall 1.000" in err
+
+
+def test_a_first_question_that_may_pass_the_budget_is_not_begun():
+    meter = Meter(Prices(1.0, 1.0), budget=0.01)
+    meter.expect(0.006)
+    meter.begin()
+    with pytest.raises(BudgetSpent):
+        meter.begin()
 
 
 def test_with_few_pictures_the_likeliest_shots_are_asked(show, knowing, annotate):
