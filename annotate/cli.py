@@ -12,6 +12,7 @@ from annotate import (
     commands_frames,
     commands_map,
     commands_models,
+    commands_scenes,
     commands_studio,
 )
 
@@ -36,4 +37,5 @@ for family in (
 ):
     app.add_typer(family.app)
 app.add_typer(commands_models.app, name="models")
+app.add_typer(commands_scenes.app, name="scenes")
 app.add_typer(commands_studio.studio_app, name="studio")

@@ -14,6 +14,7 @@ AnnotateError            one clear line for a person; exit code 1
 │   └── MissingWeights   they are not on this machine: names the command which fetches them
 ├── StudioError          Label Studio refuses, is not there, or holds what does not fit
 │   └── LostAnswer       it may have done what it was asked: look before asking again
+├── ScenesError           a file of scenes is missing, damaged, or of something else
 ├── AnswerError          a model's server refuses, is not there, or says what cannot be read
 │   ├── UnreadableAnswer an answer came, asked for anew it came again, and it gives no boxes
 │   └── BudgetSpent      what was to be spent is spent; what was answered is kept
@@ -121,6 +122,10 @@ class StudioError(AnnotateError):
 
 class LostAnswer(StudioError):
     """No answer came to what was asked of Label Studio, which may have done it all the same."""
+
+
+class ScenesError(AnnotateError):
+    """A file of scenes that cannot be used."""
 
 
 class AnswerError(AnnotateError):

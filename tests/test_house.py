@@ -22,6 +22,7 @@ LAYERS = [  # imports point down, or sideways within a layer
     "features guided kin place ridge seeds views tracker",
     "patience endpoints spending answer_cache answers model_notes questions convention",
     "chat calibrate found moondream_client moondream_local fusion embed networks plane autoencoder",
+    "colour_layout imprint scene_store scene_search scenes "
     "glance ignore ssim hashes diverse quality shots stretches duplicates sift",
     "clips folder dataset chosen choosing split foreign exports score footage truth matching",
     "detectors propagators segmenters formats prefilter members",
@@ -33,7 +34,7 @@ LAYERS = [  # imports point down, or sideways within a layer
     "review sprites atlas_page poster alike asking settling nearness find hits find_truth gallery",
     "trial columns compare compare_pictures phrases describers study study_words study_report",
     "options commands_clip commands_dataset commands_compare commands_about commands_ask "
-    "commands_models commands_studio commands_map commands_find commands_frames",
+    "commands_models commands_studio commands_map commands_find commands_frames commands_scenes",
     "cli __main__",
 ]
 LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms.split()}
