@@ -58,7 +58,9 @@ def frames(
     ] = Duplicates.ssim,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Likeness that is too much: ssim 0.6, hash 0.84, ... 0.9."),
+        typer.Option(
+            min=0, max=1, help="Too much alike, of 1: ssim 0.6, hash 0.84, embedding 0.95."
+        ),
     ] = None,
     ignore: Annotated[
         list[str] | None,

@@ -138,7 +138,7 @@ class Embedded:
         return np.asarray(self.of(glance), np.float32)
 
 
-THRESHOLDS = {"ssim": 0.6, "hash": 1 - 10 / hashes.BITS, "embedding": 0.9}
+THRESHOLDS = {"ssim": 0.6, "hash": 1 - 10 / hashes.BITS, "embedding": 0.95}
 
 
 def threshold(method: str, given: float | None = None) -> float:

@@ -16,7 +16,7 @@ from annotate.drafts import new_file
 from annotate.records import Frame, Picture
 
 _EACH = 12  # pairs on either side of the threshold, and frames that show nothing
-_STEPS = {"ssim": 0.1, "hash": 4 / 64, "embedding": 0.04}
+_STEPS = {"ssim": 0.1, "hash": 4 / 64, "embedding": 0.02}
 _AWAY = (-2, -1, 0, 1, 2)  # steps from the threshold asked for
 _HIGH = 150  # pixels, of a picture on the sheet
 

@@ -1,0 +1,236 @@
+import csv
+import itertools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from places import film, flat, pan, still
+
+from annotate import choosing, chosen, journal, sift, video
+from annotate.choosing import Job, into
+from annotate.clips import find
+from annotate.errors import AnnotateError, ItemsError, OutputError, SettingsDiffer, UnknownName
+from annotate.sample import Choice
+from annotate.sift import Sieve, Taking
+
+pytest.importorskip("scenedetect")
+
+
+@pytest.fixture
+def show(tmp_path):
+    """Two clips: three shots, the last of them blank; two shots, one of them known."""
+    one = film(tmp_path / "one.mp4", still(1, 12), pan(2, 15), flat(0, 12))
+    return one, film(tmp_path / "two.mp4", still(3, 12), still(1, 12))
+
+
+def sparse(show, **options):
+    """Every fourth frame of the clips."""
+    sieve = Sieve(options.pop("method", "hash"))
+    return Job(tuple(show), Taking(False, Choice(every=4)), sieve, **options)
+
+
+def pictures(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix in {".png", ".jpg"})
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rows(folder):
+    with (folder / "frames.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_pictures_items_and_a_table(show, tmp_path):
+    out = tmp_path / "out"
+    assert into(Job(show), out)
+    names = [row["file"] for row in rows(out)]
+    assert names == pictures(out) and [name[:3] for name in names] == ["one", "one", "two", "two"]
+    frame = video.seek(show[0], int(rows(out)[1]["frame"]))
+    with Image.open(out / names[1]) as image:
+        np.testing.assert_array_equal(np.asarray(image), frame.image)
+    assert rows(out)[1]["seconds"] == str(frame.seconds)
+    assert chosen.tally(out) == {"": 4, "blank": 1}
+    assert chosen.summary(out) == "kept 4 of 5 frames; dropped 1: 1 blank"
+
+
+def test_items_say_why_and_what_was_dropped_is_not_used(show, tmp_path):
+    into(sparse(show), tmp_path)
+    book = journal.read(tmp_path / "items.jsonl")
+    why = {(item.video, item.frame): item.dropped for item in book}
+    assert why["one.mp4", 0] is None
+    assert why["one.mp4", 28] == {"why": "blank"}
+    assert why["two.mp4", 12] == {
+        "why": "duplicate",
+        "video": "one.mp4",
+        "frame": 0,
+        "similarity": 1.0,
+    }
+    used = [item.frame for clip in find([book]) for item in clip.items()]
+    assert len(used) == len(pictures(tmp_path)) < len(why)
+
+
+def test_a_complete_folder_is_left_alone(show, tmp_path):
+    out = tmp_path / "out"
+    assert into(sparse(show), out)
+    before = content(out)
+    assert not into(sparse(show), out)
+    assert content(out) == before
+    with pytest.raises(SettingsDiffer, match="duplicates: hash in the file, ssim now"):
+        into(sparse(show, method="ssim"), out)
+    assert into(Job(show), out, force=True)
+    assert len(pictures(out)) == len(rows(out)) == 4
+
+
+@pytest.mark.parametrize("at", [0, 3, 10, 14])
+@pytest.mark.parametrize("budget", [None, 3])
+def test_what_a_killed_run_leaves_is_gone_on_with(show, tmp_path, at, budget):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    into(sparse(show, budget=budget), whole)
+
+    class Killed(BaseException):
+        pass
+
+    count = itertools.count()
+
+    def kill(frame):
+        if next(count) == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        into(sparse(show, budget=budget), cut, progress=kill)
+    with (cut / "items.jsonl").open("ab") as file:
+        file.write(b'{"video":"tw')
+    with pytest.raises(ItemsError, match="not filled to its end"):
+        chosen.read(cut)
+    seen = []
+    assert into(sparse(show, budget=budget), cut, progress=seen.append)
+    assert content(cut) == content(whole)
+    if at > 10:  # in the second clip: the first is not looked at again
+        assert {frame.video for frame in seen} == {"two.mp4"}
+
+
+def test_a_missing_table_is_made_again(show, tmp_path):
+    into(sparse(show), tmp_path / "out")
+    before = content(tmp_path / "out")
+    (tmp_path / "out" / "frames.csv").unlink()
+    assert not into(sparse(show), tmp_path / "out")
+    assert content(tmp_path / "out") == before
+
+
+def test_a_budget_keeps_the_most_different(show, tmp_path):
+    job = Job(show, Taking(False, Choice(every=3)), Sieve(everything=True), budget=4)
+    into(job, tmp_path / "out")
+    kept = {(row["video"], int(row["frame"])) for row in rows(tmp_path / "out")}
+    assert len(kept) == len(pictures(tmp_path / "out")) == 4
+    shots = {(v, 0 if f < 12 else 1 if v == "two.mp4" or f < 27 else 2) for v, f in kept}
+    assert ("two.mp4", 0) in shots and len(shots - {("two.mp4", 1)}) >= 3
+    assert chosen.tally(tmp_path / "out")["over budget"] > 4
+    into(job, tmp_path / "again")
+    assert content(tmp_path / "again") == content(tmp_path / "out")
+
+
+def test_what_was_dropped_can_be_put_back(show, tmp_path):
+    out = tmp_path / "out"
+    into(sparse(show, pictures="jpg"), out)
+    before, dropped = len(rows(out)), chosen.tally(out)
+    assert chosen.restore(out, ["blank"]) == dropped["blank"]
+    assert chosen.restore(out, frames=["two.mp4#12"]) == 1
+    assert "two-000012.jpg" in pictures(out)
+    assert len(pictures(out)) == len(rows(out)) == before + dropped["blank"] + 1
+    assert chosen.tally(out)["blank"] == 0
+    assert chosen.restore(out) == 0
+    assert not into(sparse(show, pictures="jpg"), out)  # it is still what that run made
+
+
+@pytest.mark.parametrize(
+    "told, message",
+    [
+        ({"reasons": ["blnk"]}, "did you mean 'blank'"),
+        ({"frames": ["one.mp4#0"]}, "no dropped frame 'one.mp4#0'"),
+    ],
+)
+def test_what_cannot_be_put_back(told, message, show, tmp_path):
+    into(sparse(show), tmp_path / "out")
+    before = content(tmp_path / "out")
+    with pytest.raises(UnknownName, match=message):
+        chosen.restore(tmp_path / "out", **told)
+    assert content(tmp_path / "out") == before
+
+
+def test_a_clip_that_moved_is_asked_for(show, tmp_path):
+    out = tmp_path / "out"
+    into(sparse(show), out)
+    moved = show[0].rename(tmp_path / "elsewhere.mp4")
+    with pytest.raises(ItemsError, match="--video one.mp4=PATH"):
+        chosen.restore(out, ["blank"])
+    assert chosen.restore(out, ["blank"], places={"one.mp4": moved})
+    assert "one-000028.png" in pictures(out)
+
+
+def test_two_clips_of_one_name(show, tmp_path):
+    (tmp_path / "b").mkdir()
+    other = film(tmp_path / "b" / "one.mp4", still(5))
+    with pytest.raises(AnnotateError, match="two clips are called one: rename one"):
+        into(Job((show[0], other)), tmp_path / "out")
+
+
+def test_a_file_in_the_way(show, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OutputError, match="out: cannot write there: File exists"):
+        into(Job(show), tmp_path / "out")
+
+
+def test_not_such_a_folder(tmp_path):
+    with pytest.raises(ItemsError, match="fill it with `annotate frames"):
+        chosen.restore(tmp_path)
+
+
+def test_the_commands(annotate, show, tmp_path):
+    out = tmp_path / "out"
+    code, said, told = annotate("frames", *show, "-o", out, "--every", 4, "--duplicates", "hash")
+    assert (code, said.strip()) == (0, str(out))
+    assert "kept" in told and "duplicate" in told
+    code, said, _ = annotate("restore", out)
+    assert code == 0 and "duplicate\t" in said
+    code, said, told = annotate("restore", out, "--why", "duplicate", "--why", "blank")
+    assert code == 0 and said == "frames\tcount\nkept\t16\n"
+    assert json.loads((out / "items.jsonl").read_text().splitlines()[0])["stage"] == "frames"
+
+
+def test_a_preview(annotate, show, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    code, said, _ = annotate("frames", *show, "--rate", 5, "--preview", sheet)
+    assert code == 0
+    table = dict(line.split("\t", 1) for line in said.splitlines()[1:-1])
+    assert list(table) == ["0.4", "0.5", "0.6 *", "0.7", "0.8"]
+    kept = [int(counts.split("\t")[0]) for counts in table.values()]
+    assert kept == sorted(kept) and kept[2] == sum(
+        not v.dropped
+        for clip in show
+        for v in sift.sift(sift.taken(clip, Taking(False, Choice(rate=5))), Sieve())
+    )
+    with Image.open(sheet) as image:
+        assert image.width > 600
+    assert sorted(p.name for p in tmp_path.glob("[!.]*")) == ["one.mp4", "sheet.png", "two.mp4"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ((), "give a folder, or --preview PNG"),
+        (("-o", "out", "--preview", "a.png"), "give a folder, or --preview PNG"),
+        (("-o", "out", "--shots", "--every", "4"), "one of --shots, --every, --rate"),
+    ],
+)
+def test_options_that_do_not_go_together(annotate, show, words, message):
+    code, _, told = annotate("frames", show[0], *words)
+    assert code == 2 and message in " ".join(told.split())
+
+
+def test_similarity_is_short(show):
+    verdicts = list(sift.sift(sift.taken(show[0], Taking(False, Choice())), Sieve()))
+    told = [choosing.item(v).dropped for v in verdicts if v.like and v.dropped]
+    assert all(each["similarity"] == round(each["similarity"], 4) for each in told) and told
