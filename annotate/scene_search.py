@@ -28,7 +28,8 @@ _AS_WHOLE, _AS_CROP = 60, 140  # frames that are fitted
 _SAME_SECONDS = Fraction(2)  # nearer ones are the same place
 _ABOUT = 45  # frames before and after the best that are fitted too
 _LIKELY = 0.05  # of agreement: so near to the best, the better fit is right
-_TIE = 0.001  # of fits between which the colours decide
+_TIE = 0.005  # of fits: by less nobody can tell
+_COLOURS = 2.0  # of layouts' distances: by less nobody can tell
 _LEAST = 1e-6
 _PROVED = 24  # of the frames that are fitted: those whose fit is looked at block by block
 _FLAT_LEVELS = 8  # of a border's pixels, from its darkest to its brightest
@@ -101,11 +102,11 @@ class Index:
                 for n in best
             ]
         )
-        near = np.flatnonzero(agreed >= agreed.max() - _LIKELY)  # by fit: the first is the best
-        if len(fitted[fits.template[best[near[0]]]]) == imprint.SHAPE_WH[1]:
-            near = near[fits.fit[best[near]] >= fits.fit[best[near[0]]] - _TIE]
-            near = near[[self._by_colour(rows[best[near]], group, glance)]]
-        agreed[near[0]] = agreed.max() + _LEAST
+        near = agreed >= agreed.max() - _LIKELY
+        ties = np.flatnonzero(near & (fits.fit[best] >= fits.fit[best][near].max() - _TIE))
+        if len(fitted[fits.template[best[ties[0]]]]) == imprint.SHAPE_WH[1]:
+            ties = ties[self._right_colours(rows[best[ties]], group, glance)]
+        agreed[ties[_middle(rows[best[ties]], group)]] = agreed.max() + _LEAST
         return [
             group.match(int(row), 1 - min(float(found), 1.0))
             for row, found in zip(rows[best], agreed, strict=True)
@@ -114,10 +115,21 @@ class Index:
     def _shapes(self, group: _Group, rows: Rows) -> imprint.Shapes:
         return np.array([self._looks(c)[0][at] for c, at in map(group.place, rows)])
 
-    def _by_colour(self, rows: Rows, group: _Group, glance: Glance) -> int:
-        """Which of several rows has its colours in the same places as a whole picture."""
+    def _right_colours(self, rows: Rows, group: _Group, glance: Glance) -> npt.NDArray[np.bool_]:
+        """Which of several rows have their colours where a whole picture has them."""
         layouts = np.array([self._looks(c)[1][at] for c, at in map(group.place, rows)])
-        return int(colour_layout.distances(colour_layout.layout(glance.small), layouts).argmin())
+        apart = colour_layout.distances(colour_layout.layout(glance.small), layouts)
+        return np.asarray(apart <= apart.min() + _COLOURS)
+
+
+def _middle(rows: Rows, group: _Group) -> int:
+    """Of rows that fit as well as the first: that in the middle of those in its place.
+
+    A picture that stands for a while is best answered by the middle of it.
+    """
+    first = group.match(int(rows[0]), 0)
+    same = [n for n, row in enumerate(rows) if _same_place(group.match(int(row), 0), first)]
+    return sorted(same, key=lambda n: int(rows[n]))[len(same) // 2]
 
 
 class _Group:
