@@ -208,6 +208,6 @@ def place(source: Path, target: Path) -> None:
     if not source.is_file():
         raise DatasetError(f"{source}: the picture is not there; build the dataset anew")
     try:
-        os.link(source.resolve(), target)
+        os.link(source.resolve() if source.is_symlink() else source, target)
     except OSError:
         shutil.copyfile(source, target)

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from annotate.errors import DatasetError
 from annotate.folders import new_folder
-from annotate.lines import Header, dumps, item_from_json, item_to_json
+from annotate.lines import Header, dumps, item_from_record, item_to_json, record_from_json
 from annotate.records import Item
 
 FORMAT = 1
@@ -83,8 +83,8 @@ class Dataset:
     def __iter__(self) -> Iterator[Sample]:
         for number, line in self._lines():
             where = f"{self.items}:{number}"
-            item = item_from_json(line, where)
-            image = json.loads(line).get("image")
+            record = record_from_json(line, where)
+            item, image = item_from_record(record, where), record.get("image")
             if not isinstance(image, str) or Path(image).name != image:
                 raise DatasetError(f"{where}: the item does not name its picture under images/")
             for thing in item.objects:

@@ -39,6 +39,12 @@ class Project:
     model_version: str
     tasks: int
 
+    @classmethod
+    def told(cls, answer: Mapping[str, Any]) -> Self:
+        """The project of which the server tells."""
+        version, count = answer["model_version"] or "", answer["task_number"] or 0
+        return cls(answer["id"], answer["title"], answer["label_config"], version, count)
+
 
 class Server:
     """A Label Studio that answers at `url`.
@@ -104,13 +110,14 @@ class Server:
         params: Mapping[str, Any] | None = None,
         files: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Ask once, and never again by itself.
+        """Ask once, and never again by itself. A `body` of bytes is JSON already.
 
         Raises:
             LostAnswer: it may have been done all the same.
             StudioError: the server is not there, or refuses.
         """
-        content = None if body is None else json.dumps(body, allow_nan=False).encode()
+        made = body is None or isinstance(body, bytes)
+        content = body if made else json.dumps(body, allow_nan=False).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         told = {"params": params, "content": content, "headers": headers, "files": files}
         return self._answer(self._ask(method, path, **told), f"{method} {path}")
@@ -212,8 +219,7 @@ class Server:
                     f"{self.url}: there is no project {number}; was it deleted?"
                 ) from None
             raise
-        version, count = told["model_version"] or "", told["task_number"] or 0
-        return Project(number, told["title"], told["label_config"], version, count)
+        return Project.told(told)
 
     def tasks(
         self, project: int, include: str, filters: Sequence[Mapping[str, Any]] = ()

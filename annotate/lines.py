@@ -37,7 +37,7 @@ class Header:
     @classmethod
     def from_json(cls, line: str, where: str) -> "Header":
         """Read a header's line; `where` begins the error."""
-        record = _parse(line, where)
+        record = record_from_json(line, where)
         if "annotate" not in record:
             raise ItemsError(f"{where}: not a file of items: its first line is no header")
         if record["annotate"] > FORMAT:
@@ -72,7 +72,12 @@ def dumps(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
-def _parse(line: str, where: str) -> dict[str, Any]:
+def record_from_json(line: str, where: str) -> dict[str, Any]:
+    """What a line says; `where` begins the error.
+
+    Raises:
+        ItemsError: not a JSON object.
+    """
     try:
         record = json.loads(line)
     except json.JSONDecodeError:
@@ -110,7 +115,11 @@ def item_from_json(line: str, where: str) -> Item:
     Raises:
         ItemsError: not an item, a box outside the picture, a mask of another size.
     """
-    record = _parse(line, where)
+    return item_from_record(record_from_json(line, where), where)
+
+
+def item_from_record(record: Mapping[str, Any], where: str) -> Item:
+    """Check what an item's line says; as `item_from_json` does."""
     try:
         width, height = int(record["width"]), int(record["height"])
         objects = tuple(_object(each, width, height) for each in record["objects"])
@@ -124,7 +133,7 @@ def item_from_json(line: str, where: str) -> Item:
 
 
 def _object(record: Mapping[str, Any], width: int, height: int) -> Object:
-    x1, y1, x2, y2 = box = tuple(float(side) for side in record["box"])
+    x1, y1, x2, y2 = box = tuple(map(float, record["box"]))
     if not all(map(math.isfinite, box)) or x2 < x1 or y2 < y1:
         raise ValueError(f"box {list(box)} is not x1, y1, x2, y2")
     if min(x1, y1) < -_EDGE or x2 > width + _EDGE or y2 > height + _EDGE:
@@ -132,7 +141,15 @@ def _object(record: Mapping[str, Any], width: int, height: int) -> Object:
     mask = record.get("mask")
     if mask is not None and list(mask["size"]) != [height, width]:
         raise ValueError(f"a mask of size {mask['size']}, but the picture is {[height, width]}")
-    kept: dict[str, Any] = {key: record.get(key) for key in ("score", "track", "mask", "by")}
-    kept |= {key: record.get(key, "") for key in ("source", "phrase")}
-    kept |= {"flags": tuple(record.get("flags", ()))}
-    return Object(record["label"], (x1, y1, x2, y2), **kept)
+    told = record.get
+    return Object(
+        record["label"],
+        (x1, y1, x2, y2),
+        score=told("score"),
+        track=told("track"),
+        mask=mask,
+        source=told("source", ""),
+        phrase=told("phrase", ""),
+        flags=tuple(told("flags", ())),
+        by=told("by"),
+    )

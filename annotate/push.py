@@ -34,31 +34,33 @@ def push(
         DatasetError: a picture is missing, of another size, or too large: nothing was sent.
         StudioError: the server refuses.
     """
-    check(dataset)
+    lying = check(dataset)
     found, added = open_project(server, project or dataset.path.absolute().name, dataset.classes)
     done = Pushed(found, server.url, added_classes=added)
 
     def wanted() -> Iterator[Wanted]:
         for sample in dataset:
             data, file = tasks.task_data(dataset, sample.item), dataset.images / sample.image
-            yield Wanted(data, PICTURE, file, partial(to_regions, sample.item, polygons=polygons))
+            regions = partial(to_regions, sample.item, polygons=polygons)
+            yield Wanted(data, PICTURE, file, regions, turn=sample.image in lying)
 
     send(server, wanted, done, progress)
     return done
 
 
-def check(dataset: Dataset) -> None:
-    """Accept a dataset that can be sent whole.
+def check(dataset: Dataset) -> set[str]:
+    """Accept a dataset that can be sent whole; the pictures of it that must be turned.
 
     Raises:
         DatasetError: no classes, no frames, two of one name, a picture or a mask that does not fit.
     """
     if not dataset.classes:
         raise DatasetError(f"{dataset.path}: it has no classes, so there is nothing to label with")
-    seen: set[str] = set()
+    seen, lying = set[str](), set[str]()
     for sample in dataset:
         item = sample.item
-        staging.check_picture(dataset.images / sample.image, item)
+        if staging.check_picture(dataset.images / sample.image, item):
+            lying.add(sample.image)
         for thing in item.objects:
             if thing.mask is not None:
                 masks.check(thing.mask, (item.width, item.height))
@@ -68,6 +70,7 @@ def check(dataset: Dataset) -> None:
         seen.add(name)
     if not seen:
         raise DatasetError(f"{dataset.path}: it has no frames")
+    return lying
 
 
 def open_project(
@@ -101,6 +104,7 @@ def open_project(
 
 def _new_project(server: Server, name: str, config: str) -> Project:
     body = {"title": name, "label_config": config, "show_collab_predictions": True}
+    body["model_version"] = tasks.PREDICTION
     try:
         made = server.send("POST", "/api/projects/", body)
     except LostAnswer:
@@ -109,4 +113,4 @@ def _new_project(server: Server, name: str, config: str) -> Project:
         if found is None:
             raise
         return found
-    return server.project(made["id"])
+    return Project.told(made)

@@ -7,6 +7,7 @@ which it has.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,13 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from annotate import staging, tasks
+from annotate import tasks
 from annotate.errors import DatasetError, LostAnswer
 from annotate.labelstudio import Project, Server
 from annotate.regions import Region
+from annotate.staging import Stager
 from annotate.tasks import Task
 
-_BATCH = 500  # tasks a request
+_BATCH = 1000  # tasks a request
+_FIRST, _GROWTH = 100, 4  # fewer at first: the server has nothing to do until they are made
 _BATCH_BYTES = 20 * 2**20
 _MOST_BYTES = 200 * 2**20  # that a server takes in one request
 _TRIES, _LOOKS, _PAUSE_SECONDS = 3, 20, 1.0  # with a batch of which the answer was lost
@@ -31,13 +34,15 @@ _TRIES, _LOOKS, _PAUSE_SECONDS = 3, 20, 1.0  # with a batch of which the answer 
 class Wanted:
     """A task to be there: its data, the file that it shows, and what is proposed on it.
 
-    `shows` is the data's key for the file's address: "image" or "video".
+    `shows` is the data's key for the file's address: "image" or "video". `turn` says that the file
+    is a picture which lies on its side.
     """
 
     data: Mapping[str, Any]
     shows: str
     file: Path
     regions: Callable[[], list[Region]]
+    turn: bool = False
 
     @property
     def name(self) -> str:
@@ -71,88 +76,95 @@ def send(
     names = [each.name for each in wanted()] if project.tasks else []
     there = tasks.find(server, project.id, names)
     there = _without_doubles(server, project.id, there, done)
-    put = staging.stager(server, project)
-    new = (_task(each, put) for each in wanted() if each.name not in there)
-    _create(server, project.id, new, done, progress)
+    stager = Stager(server, project)
+    new = ((each.name, _task(each, stager)) for each in wanted() if each.name not in there)
+    _create(server, stager, new, done, progress)
     _refresh(server, project.id, wanted(), there, done, progress)
     if project.model_version != tasks.PREDICTION and done.frames:
         server.send("PATCH", f"/api/projects/{project.id}/", {"model_version": tasks.PREDICTION})
 
 
-def _task(wanted: Wanted, put: Callable[[Path, str], str]) -> dict[str, Any]:
+def _task(wanted: Wanted, stager: Stager) -> bytes:
     """A task as it is sent, with its file in place."""
-    data = {wanted.shows: put(wanted.file, wanted.name), **wanted.data}
-    return {"data": data, "predictions": [tasks.prediction(wanted.regions())]}
+    data = {wanted.shows: stager.put(wanted.file, wanted.name, wanted.turn), **wanted.data}
+    told = {"data": data, "predictions": [tasks.prediction(wanted.regions())]}
+    return json.dumps(told, allow_nan=False).encode()
 
 
-def batches(new: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+@dataclass
+class Batch:
+    """Tasks of one request: their external ids, and each as it is sent."""
+
+    names: list[str] = field(default_factory=list)
+    told: list[bytes] = field(default_factory=list)
+
+    @property
+    def body(self) -> bytes:
+        """The request."""
+        return b"[" + b",".join(self.told) + b"]"
+
+
+def batches(new: Iterable[tuple[str, bytes]]) -> Iterator[Batch]:
     """Tasks as a request takes them: not too many, not too large.
 
     Raises:
         DatasetError: one task alone is more than a server takes.
     """
-    batch: list[dict[str, Any]] = []
-    room = _BATCH_BYTES
-    for task in new:
-        size = _size(task)
+    batch, most, room = Batch(), _FIRST, _BATCH_BYTES
+    for name, told in new:
+        size = len(told)
         if size > _MOST_BYTES:
             raise DatasetError(
-                f"{task['data']['ext_id']}: {size // 2**20} MB as a task, more than the "
+                f"{name}: {size // 2**20} MB as a task, more than the "
                 f"{_MOST_BYTES // 2**20} that Label Studio takes; take objects out, or scale down"
             )
-        if batch and (len(batch) == _BATCH or size > room):
+        if batch.names and (len(batch.names) == most or size > room):
             yield batch
-            batch, room = [], _BATCH_BYTES
-        batch.append(task)
+            batch, most, room = Batch(), min(most * _GROWTH, _BATCH), _BATCH_BYTES
+        batch.names.append(name)
+        batch.told.append(told)
         room -= size
-    if batch:
+    if batch.names:
         yield batch
-
-
-def _size(task: dict[str, Any]) -> int:
-    """About as many bytes as a task has in JSON; numbers of a brush count for five."""
-    bulk = sum(5 * len(r["value"].get("rle", ())) for r in task["predictions"][0]["result"])
-    return bulk + 600 * len(task["predictions"][0]["result"]) + 400
 
 
 def _create(
     server: Server,
-    project: int,
-    new: Iterable[dict[str, Any]],
+    stager: Stager,
+    new: Iterable[tuple[str, bytes]],
     done: Pushed,
     progress: Callable[[], None],
 ) -> None:
-    def finish(batch: list[dict[str, Any]], sent: Future[None]) -> None:
+    def finish(names: list[str], sent: Future[None]) -> None:
         sent.result()
-        done.frames["new"] += len(batch)
-        for _ in batch:
+        for _ in names:
+            done.frames["new"] += 1
             progress()
 
     with ThreadPoolExecutor(1) as sender:  # the next batch is made while the server takes this one
-        under_way: tuple[list[dict[str, Any]], Future[None]] | None = None
+        under_way: tuple[list[str], Future[None]] = [], sender.submit(stager.grant)
         for batch in batches(new):
-            if under_way is not None:
-                finish(*under_way)
-            under_way = batch, sender.submit(_arrive, server, project, batch, done)
-        if under_way is not None:
+            body = batch.body
             finish(*under_way)
+            sent = sender.submit(_arrive, server, done.project.id, batch.names, body, done)
+            under_way = batch.names, sent
+        finish(*under_way)
 
 
-def _arrive(server: Server, project: int, batch: list[dict[str, Any]], done: Pushed) -> None:
+def _arrive(server: Server, project: int, names: list[str], body: bytes, done: Pushed) -> None:
     """See to it that a batch is there, and there once."""
-    names = [task["data"]["ext_id"] for task in batch]
-    if not _import(server, project, batch, names):
+    if not _import(server, project, names, body):
         _without_doubles(server, project, tasks.find(server, project, names), done)
 
 
-def _import(server: Server, project: int, batch: list[dict[str, Any]], names: list[str]) -> bool:
+def _import(server: Server, project: int, names: list[str], body: bytes) -> bool:
     """Send a batch, which arrives whole or not at all; False when it may have arrived twice.
 
     When the answer is lost, see what arrived; only when that stays nothing, send it again.
     """
     for attempt in range(1, _TRIES + 1):
         try:
-            server.send("POST", f"/api/projects/{project}/import", batch)
+            server.send("POST", f"/api/projects/{project}/import", body)
             return attempt == 1
         except LostAnswer as error:
             lost = error
@@ -160,7 +172,7 @@ def _import(server: Server, project: int, batch: list[dict[str, Any]], names: li
             time.sleep(_PAUSE_SECONDS)
             if set(names) <= tasks.find(server, project, names).keys():
                 return False
-    raise LostAnswer(f"{lost}; {len(batch)} frames have not arrived: push again to send them")
+    raise LostAnswer(f"{lost}; {len(names)} frames have not arrived: push again to send them")
 
 
 def _without_doubles(

@@ -37,6 +37,7 @@ def dataset(tmp_path):
 @pytest.fixture
 def small_batches(monkeypatch):
     monkeypatch.setattr(sending, "_BATCH", 5)
+    monkeypatch.setattr(sending, "_FIRST", 5)
     monkeypatch.setattr(sending, "_PAUSE_SECONDS", 0.1)
 
 
@@ -143,7 +144,7 @@ PUSH = """
 import sys
 from annotate import folder, push, sending
 from annotate.labelstudio import Server
-sending._BATCH = 5
+sending._BATCH = sending._FIRST = 5
 with Server(sys.argv[1], sys.argv[2], sys.argv[3] and __import__("pathlib").Path(sys.argv[3])) as s:
     push.push(folder.load(sys.argv[4]), s, project="killed")
 """
@@ -219,9 +220,9 @@ def test_a_picture_of_another_size_is_refused(server, dataset):
 
 
 def test_more_than_a_server_takes_is_refused_and_much_is_sent_in_parts(monkeypatch):
-    task = {"data": {"ext_id": "a"}, "predictions": [{"result": [{"value": {"rle": [0] * 1000}}]}]}
+    task = "a", b"0" * 6000
     monkeypatch.setattr(sending, "_BATCH_BYTES", 13_000)
-    assert [len(batch) for batch in sending.batches([task] * 5)] == [2, 2, 1]
+    assert [len(batch.names) for batch in sending.batches([task] * 5)] == [2, 2, 1]
     monkeypatch.setattr(sending, "_MOST_BYTES", 5_000)
     with pytest.raises(DatasetError, match="a: 0 MB as a task, more than"):
         list(sending.batches([task]))
