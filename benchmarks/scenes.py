@@ -1,0 +1,199 @@
+"""Scenes: how fast they are asked and added, and how often the answer is right.
+
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/scenes.py EPISODE [EPISODE ...] \
+        [--foreign CLIP ...] [--queries FOLDER]
+
+Speed: hashes that are drawn, a million of them, in memory and in a file. Accuracy: frames drawn
+from the episodes, each altered in ten ways, are asked of a file that knows all episodes; for false
+matches, of a file that knows all but their own, and so are those of the foreign clips. The queries
+are a folder with a `queries.json`, whose entries name `file`, `alteration` and, where the picture
+is from an episode, `episode` and `frame`.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from annotate import hashes, scene_search, scenes, video
+from annotate.imprint import SHAPE_WH, Imprint
+from annotate.records import Frame, Picture
+from annotate.scene_search import Answer
+from annotate.scene_store import Clip, Known, Store
+
+Random = np.random.Generator
+MILLION = 1_000_000
+ADDED = 50_000
+DRAWN = 40  # frames of each episode
+
+
+def _crop(picture: Picture, rng: Random) -> Picture:
+    height, width = picture.shape[:2]
+    w, h = rng.uniform(0.7, 0.95, 2) if rng.random() < 0.5 else [rng.uniform(0.7, 0.95)] * 2
+    x, y = int(rng.uniform(0, 1 - w) * width), int(rng.uniform(0, 1 - h) * height)
+    return picture[y : y + int(h * height), x : x + int(w * width)]
+
+
+def _bright(picture: Picture, rng: Random) -> Picture:
+    levels = picture * rng.uniform(1.1, 1.5) + rng.uniform(0, 40)
+    return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+def _saturated(picture: Picture, rng: Random) -> Picture:
+    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
+    hsv[..., 1] = np.minimum(hsv[..., 1] * rng.uniform(1.5, 2.5), 255)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def _overlaid(picture: Picture, rng: Random) -> Picture:
+    shown = picture.copy()
+    height, width = picture.shape[:2]
+    x, y = int(rng.uniform(0, 0.7) * width), int(rng.uniform(0, 0.8) * height)
+    colour = tuple(int(level) for level in rng.integers(0, 255, 3))
+    cv2.rectangle(shown, (x, y), (x + int(0.3 * width), y + int(0.2 * height)), colour, -1)
+    cv2.putText(shown, "LIVE 12:30", (10, height - 20), 0, width / 500, (255, 255, 255), 2)
+    return shown
+
+
+def _jpeg(picture: Picture, rng: Random) -> Picture:
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(12, 40))]
+    return cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_COLOR)
+
+
+ALTERED = {
+    "as it is": lambda picture, rng: picture,
+    "jpeg": _jpeg,
+    "small": lambda picture, rng: cv2.resize(picture, None, fx=0.4, fy=0.4),
+    "bright": _bright,
+    "dark": lambda picture, rng: (picture * rng.uniform(0.5, 0.8)).astype(np.uint8),
+    "grey": lambda picture, rng: cv2.merge([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)] * 3),
+    "saturated": _saturated,
+    "overlaid": _overlaid,
+    "cropped": _crop,
+    "cropped, bright": lambda picture, rng: _bright(_crop(picture, rng), rng),
+}
+
+
+def speed() -> None:
+    """Milliseconds of a lookup among a million hashes, and frames added a second."""
+    rng = np.random.default_rng(0)
+    known = rng.integers(0, 2**63, MILLION).astype(np.uint64)
+    seconds = []
+    for asked in known[:20]:
+        start = time.perf_counter()
+        rows = scene_search.nearest(hashes.distances(int(asked), known), 60)
+        seconds.append(time.perf_counter() - start)
+        assert len(rows) == 60
+    print(f"a lookup among {MILLION:,} hashes: {np.median(seconds) * 1000:.1f} ms")
+    wide, high = SHAPE_WH
+    drawn = [
+        Known(
+            n,
+            Fraction(n, 30),
+            Imprint(
+                rng.integers(0, 2**63, 6).astype(np.uint64),
+                rng.integers(0, 32, 33).astype(np.uint8),
+                rng.integers(0, 255, (high, wide)).astype(np.uint8),
+            ),
+        )
+        for n in range(ADDED)
+    ]
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "a.db", create=True) as db:
+        clip = Clip(0, "a.mp4", "a", "a.mp4", 640, 360, Fraction(ADDED, 30), ADDED)
+        start = time.perf_counter()
+        db.add(clip, drawn)
+        print(f"added to the file: {ADDED / (time.perf_counter() - start):,.0f} frames a second")
+
+
+def pictures(clip: Path, rng: Random, count: int) -> Iterator[tuple[Frame, str, Picture]]:
+    """Drawn frames of a clip, each altered in every way: (index, way, picture)."""
+    frames = video.probe(clip).frame_count or 0
+    drawn = rng.choice(frames, min(count, frames), replace=False)
+    for frame in video.frames_at(clip, drawn.tolist()):
+        for way, alter in ALTERED.items():
+            yield frame, way, np.ascontiguousarray(alter(frame.image, rng))
+
+
+def right(answer: Answer, name: str, seconds: Fraction) -> bool:
+    """Whether the answer is the clip of this name, within a second."""
+    match = answer.match
+    return match is not None and match.clip.name == name and abs(match.seconds - seconds) <= 1
+
+
+def accuracy(episodes: list[Path], foreign: list[Path], folder: Path) -> None:
+    """Right answers by alteration; false matches of what is not known."""
+    rng, found, far = np.random.default_rng(0), defaultdict(list), defaultdict(list)
+    start = time.perf_counter()
+    scenes.add(episodes, folder / "all.db")
+    frames = sum(video.probe(clip).frame_count or 0 for clip in episodes)
+    print(
+        f"decoded, looked at, added: {frames / (time.perf_counter() - start):.0f} frames a second"
+    )
+    with Store(folder / "all.db") as db:
+        index = scene_search.Index(db)
+        start, count = time.perf_counter(), 0
+        for clip in episodes:
+            for frame, way, picture in pictures(clip, rng, DRAWN):
+                answer = index.find(picture)
+                found[way].append(right(answer, clip.name, frame.seconds))
+                far["of the show"].append(answer.nearest.distance)
+                count += 1
+        each = (time.perf_counter() - start) / count
+        print(f"a picture asked about, cropped or not: {each * 1000:.0f} ms")
+        for clip in foreign:
+            for _, _, picture in pictures(clip, rng, 10):
+                far["foreign"].append(index.find(picture).nearest.distance)
+    for left_out in episodes:
+        others = folder / f"without-{left_out.stem}.db"
+        scenes.add([clip for clip in episodes if clip != left_out], others)
+        with Store(others) as db:
+            index = scene_search.Index(db)
+            for _, _, picture in pictures(left_out, rng, 15):
+                far["foreign"].append(index.find(picture).nearest.distance)
+    for way, each in found.items():
+        print(f"{way}\t{np.mean(each):.3f} of {len(each)}")
+    for kind, each in far.items():
+        levels = np.quantile(each, (0, 0.01, 0.5, 0.99, 1))
+        print(f"distance, {kind}: " + " ".join(f"{level:.2f}" for level in levels), len(each))
+    false = np.mean(np.array(far["foreign"]) < scene_search.UNKNOWN)
+    print(f"false matches: {false:.4f} of {len(far['foreign'])}")
+
+
+def queries(place: Path, episodes: list[Path], folder: Path) -> None:
+    """The same of a folder of queries."""
+    rates, found, false = {clip.stem: video.probe(clip).rate for clip in episodes}, [], []
+    with Store(folder / "all.db") as db:
+        index = scene_search.Index(db)
+        for query in json.loads((place / "queries.json").read_text()):
+            answer = index.find(next(iter(video.frames(place / query["file"]))).image)
+            if "episode" not in query:
+                false.append(answer.match is not None)
+                continue
+            at = query["frame"] / rates[query["episode"]]
+            cropped = "crop" in query["alteration"]
+            name = next(clip.name for clip in episodes if clip.stem == query["episode"])
+            found.append((cropped, right(answer, name, at)))
+    whole = [good for cropped, good in found if not cropped]
+    told = f"{np.mean([good for _, good in found]):.3f} of {len(found)}"
+    print(f"queries: {told}; not cropped {np.mean(whole):.3f}; false {sum(false)} of {len(false)}")
+
+
+if __name__ == "__main__":
+    cv2.setNumThreads(1)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("episodes", nargs="+", type=Path)
+    parser.add_argument("--foreign", nargs="*", type=Path, default=[])
+    parser.add_argument("--queries", type=Path)
+    told = parser.parse_args()
+    speed()
+    with tempfile.TemporaryDirectory() as place:
+        accuracy(told.episodes, told.foreign, Path(place))
+        if told.queries:
+            queries(told.queries, told.episodes, Path(place))
