@@ -144,33 +144,46 @@ class _Pull:
         self, states: Mapping[str, list[Task]], progress: Callable[[], None]
     ) -> Iterator[tuple[Sample, Item]]:
         """The frames that somebody has submitted, in the dataset's order."""
-        known = set()
+        known, there = set(), self._kept(states)
         for samples in tasks.chunks(self._dataset, _AT_ONCE):
             names = [tasks.external_id(self._dataset, s.item.video, s.item.frame) for s in samples]
             told = self._hearing.full(t for name in names for t in states.get(name, ()))
             for name, sample in zip(names, samples, strict=True):
                 known.add(name)
-                item = self._item(name, sample, states.get(name), told)
+                item = (
+                    self._item(name, sample, states[name], told)
+                    if name in states
+                    else self._as_before(name, there)
+                )
                 if item is not None:
                     yield sample, item
                 progress()
         for name in states.keys() - known:
             self._hearing.note(name, "strange", "a task that is of no frame of this dataset")
 
+    def _kept(self, states: Mapping[str, list[Task]]) -> set[str]:
+        """Of what the last pull left and nobody has changed: what is still on the server."""
+        names = [name for name in self._last.samples if name not in states] if self._last else []
+        return set(tasks.find(self._server, self._project.id, names))
+
+    def _as_before(self, name: str, kept: set[str]) -> Item | None:
+        """What the last pull left of a frame of which the server has told nothing."""
+        if self._last is None:
+            self._hearing.counts["not pushed"] += 1
+        elif name in kept:
+            self._hearing.counts["as before"] += 1
+            return self._last.samples[name].item
+        elif name in self._last.samples:
+            self._hearing.note(name, "deleted", "its task is gone from the project: left out")
+        return None
+
     def _item(
         self,
         name: str,
         sample: Sample,
-        there: Sequence[Task] | None,
+        there: Sequence[Task],
         told: Mapping[int, Mapping[str, Any]],
     ) -> Item | None:
-        if there is None:
-            if self._last is None:
-                self._hearing.counts["not pushed"] += 1
-            elif (old := self._last.samples.get(name)) is not None:
-                self._hearing.counts["as before"] += 1
-                return old.item
-            return None
         said = self._hearing.one(name, there, told)
         if said is None:
             return None

@@ -13,6 +13,7 @@ from annotate.errors import StudioError
 
 VERSION = "1.23.2"
 BINARY = "LABEL_STUDIO_BIN"  # the environment's name for a label-studio of one's own
+_TOLD = 400  # letters of why an installation failed
 _PACKAGE = f"label-studio=={VERSION}"
 
 
@@ -41,7 +42,7 @@ def binary(say: Callable[[str], None] = lambda line: None) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_name(place.name + ".lock")):
         if not ready.exists():
-            say(f"installing {_PACKAGE} into {place}: about 800 MB, once")
+            say(f"installing {_PACKAGE} into {place}: about 1 GB and some minutes, once")
             _install(place)
             ready.touch()
     return program
@@ -64,8 +65,8 @@ def _install(place: Path) -> None:
         done = subprocess.run(step, capture_output=True, text=True, check=False)
         if done.returncode:
             shutil.rmtree(place, ignore_errors=True)
-            why = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+            why = " ".join((done.stderr or done.stdout).split())[-_TOLD:]
             raise StudioError(
-                f"Label Studio cannot be installed: {' '.join(step)}: {' '.join(why)}; or install "
+                f"Label Studio cannot be installed: {' '.join(step)}: {why}; or install "
                 f"it yourself (uv tool install {_PACKAGE}) and set {BINARY} to its program"
             )

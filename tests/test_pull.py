@@ -224,6 +224,11 @@ def test_since_last_asks_for_what_changed_and_keeps_the_rest(server, pushed, tmp
     server.send("DELETE", f"/api/annotations/{said['id']}/")
     pull(dataset, server, out, project=title, since_last=True)
     assert [item.frame for item in items(out)] == [5, 15]
+    tasks.act(server, server.find(title).id, "delete_tasks", [task(1)])
+    done = pull(dataset, server, out, project=title, since_last=True)
+    assert [item.frame for item in items(out)] == [15]
+    assert done.frames["deleted"] == 1 and done.frames["not pushed"] == 0
+    assert any("5@" in name and "gone from the project" in why for name, why in done.notes)
     other = make_dataset(tmp_path / "other", OBJECTS)
     push(other, server, project=f"{title} 2")
     with pytest.raises(DatasetError, match="pulled from project"):
