@@ -133,6 +133,7 @@ def restore(
 
     with console.progress("frames", None) as advance:
         count = chosen.restore(folder, why or (), frame or (), paths(videos), advance)
-    console.say(f"{count} put back; {chosen.summary(folder)}")
+    if why or frame:
+        console.say(f"{count} put back; {chosen.summary(folder)}")
     rows = [(reason or "kept", count) for reason, count in sorted(chosen.tally(folder).items())]
     console.table(("frames", "count"), rows)

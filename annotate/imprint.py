@@ -174,6 +174,11 @@ class Places:
         """Nothing has been fitted yet."""
         return cls(np.full(count, -1.0), *(np.zeros(count, np.intp) for _ in range(3)))
 
+    def joined(self, others: Places) -> Places:
+        """These, then others."""
+        pairs = zip(vars(self).values(), vars(others).values(), strict=True)
+        return Places(*(np.concatenate(pair) for pair in pairs))
+
     def take(self, template: int, found: npt.NDArray[np.floating]) -> None:
         """Note the fits of a template at all its places, (n, ys, xs), where they are better."""
         flat = found.reshape(len(found), -1)

@@ -91,10 +91,13 @@ class Index:
         """The frames that fit best, with their distances."""
         fitted = imprint.templates(glance.small_grey, group.aspect)
         rows = group.candidates(glance.small_grey)
-        fits = imprint.fits(self._shapes(group, rows), fitted)
-        rows = np.union1d(rows, group.about(int(rows[fits.fit.argmax()])))
         shapes = self._shapes(group, rows)
         fits = imprint.fits(shapes, fitted)
+        about = np.setdiff1d(group.about(int(rows[fits.fit.argmax()])), rows)
+        if len(about):
+            more = self._shapes(group, about)
+            fits = fits.joined(imprint.fits(more, fitted))
+            rows, shapes = np.concatenate([rows, about]), np.concatenate([shapes, more])
         best = np.argsort(-fits.fit, kind="stable")[:_PROVED]
         agreed = np.array(
             [
