@@ -92,6 +92,17 @@ def test_an_altered_frame_is_known(how, clips, db, tmp_path):
         assert answer.match.distance < 0.25
 
 
+@pytest.mark.parametrize("how", [way for way in ALTERED if way.startswith("cropped")])
+def test_a_crop_is_found_among_few_candidates(how, clips, db, tmp_path, monkeypatch):
+    """By the hashes of its parts: as a whole it is like nothing."""
+    monkeypatch.setattr(scene_search, "_AS_WHOLE", 1)
+    monkeypatch.setattr(scene_search, "_AS_CROP", 8)
+    monkeypatch.setattr(scene_search, "_ABOUT", 0)
+    asked = saved(tmp_path / "asked.png", ALTERED[how](video.seek(clips[1], 30).image))
+    [(_, answer)] = scenes.find([asked], db)
+    assert answer.match.clip.name == "two.mp4" and abs(answer.match.frame - 30) <= 2
+
+
 @pytest.mark.parametrize("how", ALTERED)
 def test_a_foreign_picture_is_unknown(how, db, tmp_path):
     pictures = [saved(tmp_path / f"{n}.png", ALTERED[how](view(n))) for n in range(20, 26)]
@@ -162,6 +173,13 @@ def test_two_writers_at_once(clips, tmp_path):
     assert [writer.returncode for writer in writers] == [0, 0]
     assert sorted(clip.name for clip in scenes.clips(db)) == ["one.mp4", "two.mp4"]
     assert "".join(said).count(".mp4") == 2
+
+
+def test_the_second_to_add_a_clip_adds_nothing(db):
+    with Store(db) as store:
+        clip = store.clips()[0]
+        assert not store.add(clip, [])
+        assert store.clips()[0] == clip
 
 
 HALF = """

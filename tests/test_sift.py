@@ -42,9 +42,9 @@ def test_cuts_are_found_and_pans_are_none(tmp_path):
     assert [shot.start_seconds for shot in found] == [0, 2, Fraction(16, 5)]
 
 
-def test_a_flash_is_no_cut(tmp_path):
-    shot = pan(1, 30)
-    shot[15] = np.clip(shot[15] * 0.3 + 170, 0, 255).astype(np.uint8)
+@pytest.mark.parametrize("shot", [still(1, 30), pan(1, 30)], ids=["still", "pan"])
+def test_a_flash_is_no_cut(shot, tmp_path):
+    shot[15] = np.clip(shot[15] * 0.4 + (150, 20, 20), 0, 255).astype(np.uint8)
     clip = film(tmp_path / "a.mp4", shot)
     assert len(list(shots(video.frames(clip)))) == 1
 
@@ -65,6 +65,12 @@ def test_the_frame_of_a_shot_is_a_good_one(tmp_path):
     shot[8:22] = [cv2.GaussianBlur(each, (0, 0), 6) for each in shot[8:22]]
     [index] = kept(film(tmp_path / "a.mp4", shot), Taking())
     assert not 8 <= index < 22
+
+
+def test_the_frame_of_a_shot_that_becomes_sharp_at_its_end(tmp_path):
+    shot = pan(1, 11)
+    shot[:10] = [cv2.GaussianBlur(each, (0, 0), 6) for each in shot[:10]]
+    assert kept(film(tmp_path / "a.mp4", shot), Taking()) == [10]
 
 
 @pytest.fixture
@@ -129,6 +135,12 @@ def test_a_page_is_told_from_its_first_frame_and_a_flash_of_it_is_not(tmp_path):
     told = dict(judged(clip))
     assert {told[index] for index in range(5, 25)} == {"static"}
     assert told[30] == "" and told[31] == "duplicate"
+
+
+def test_pages_that_wait_for_the_verdict_share_a_picture(tmp_path):
+    found = list(taken(film(tmp_path / "a.mp4", page(30)), ALL))
+    assert len({id(each.glance.frame.image) for each in found[:10]}) == 1
+    assert [each.glance.frame.index for each in found] == list(range(30))
 
 
 def test_a_page_that_is_a_shot(tmp_path):
