@@ -103,6 +103,32 @@ class Chat:
             answer_cache.keep(name, {"text": text})
         return found
 
+    def say(self, parts: Parts, what: str) -> str:
+        """The answer in the model's own words, of no form; `what` begins the errors.
+
+        Raises:
+            UnreadableAnswer: it refuses, or says nothing.
+            AnswerError: no answer came.
+            BudgetSpent: the question might cost more than is left.
+        """
+        messages = [{"role": "user", "content": list(parts)}]
+        request = self._settings() | {"messages": messages}
+        name = answer_cache.digest({"url": self.url.rstrip("/"), **request})
+        if self.cached and (known := answer_cache.recall(name)) is not None:
+            self.meter.known()
+            return str(known["text"])
+        try:
+            reply = self.patience.ask(partial(self._metered, request, ""), what)
+        except Trouble as trouble:
+            raise AnswerError(f"{what}: {trouble}") from None
+        text = reply.text.strip()
+        if reply.refused or not text:
+            said = without_key(reply.refused, key_for(self.url, self.key)) or "nothing"
+            raise UnreadableAnswer(f"{what}: {self.model} says {said!r}")
+        if self.cached:
+            answer_cache.keep(name, {"text": text})
+        return text
+
     def _readable(
         self, parts: Parts, form: Form, reading: Callable[[str], T], what: str
     ) -> tuple[str, T]:

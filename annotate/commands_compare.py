@@ -136,7 +136,7 @@ def study(
     frame: Annotated[int, typer.Option(min=0, help="The frame that shows the thing.")],
     box: Annotated[str, typer.Option(metavar="X1,Y1,X2,Y2", help="A box round it, in pixels.")],
     describe: Annotated[
-        str, typer.Option(autocompletion=complete_detector, help="Who describes: moondream.")
+        str, typer.Option(autocompletion=complete_detector, help="Who describes: moondream or vlm.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for what it makes.")],
     word: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,13 @@ class Example:
 
     picture: Picture = field(repr=False, compare=False)
     box: Box
+
+    @property
+    def sha256(self) -> str:
+        """The picture's, of its size and pixels: what it shows, wherever it lies."""
+        content = hashlib.sha256(repr(self.picture.shape).encode())
+        content.update(self.picture.tobytes())
+        return content.hexdigest()
 
     @staticmethod
     def read(text: str) -> Example:

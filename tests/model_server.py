@@ -146,6 +146,9 @@ class Model:
     def _message(self, body, way, fault):
         content = body["messages"][0]["content"]
         images = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+        if way == "json" and "box" not in str(content[-1].get("text")):
+            said = {"refusal": {"refusal": "I cannot."}, "empty": {"content": " "}}
+            return {"content": " A monster in a hall. ", **said.get(fault, {})}
         text = "\n".join(part["text"] for part in content if part["type"] == "text")
         names = [line[3:-1] for line in text.splitlines() if line.startswith('- "')]
         image = decoded(images[-1])

@@ -92,6 +92,26 @@ def test_a_model_that_cannot_be_calibrated_says_what_was_wrong_in_each_way():
         calibrate(Chat(model.url, "sees"))
 
 
+def test_it_captions_and_answers_in_its_own_words_once(frame):
+    with serving() as model:
+        asked = load(model, convention="calibrated")
+        assert asked.caption(frame.image) == "A monster in a hall."
+        assert (
+            load(model).caption(frame.image) == "A monster in a hall." and model.requests[1:] == []
+        )
+        assert asked.query(frame.image, "What?") == "A monster in a hall."
+        told = model.requests[1]["messages"][0]["content"]
+        assert told[-1]["text"] == "What?" and "tools" not in model.requests[1]
+        for fault, says in {"refusal": "sees says 'I cannot.'", "empty": "says 'nothing'"}.items():
+            model.always = fault
+            with pytest.raises(UnreadableAnswer, match=f"a picture: .*{says}"):
+                load(model, cache=False).caption(frame.image)
+    with pytest.raises(AnswerError, match="a picture: nobody answers"):
+        load(model, cache=False).caption(frame.image)
+    with pytest.raises(AnswerError, match="which model"):
+        detect.load("vlm", WORDS).caption(frame.image)
+
+
 HARMLESS = [
     "prose",
     "thought",

@@ -133,6 +133,18 @@ def test_weights_that_are_not_there_or_are_others(bus, options, error, says):
         detect.load("yolo", STREET, **options).propose([bus])
 
 
+def test_what_cannot_begin_leaves_no_file(random_yolo, demo, tmp_path):
+    told = words(mech={"yolo": "persn"})
+    for options, vocabulary, says in (
+        ({"model": "yolo11n"}, STREET, "annotate models fetch yolo11n"),
+        ({"model": str(random_yolo)}, told, "did you mean 'person'"),
+    ):
+        job = detect.Job(detect.load("yolo", vocabulary, **options), "yolo", demo)
+        with pytest.raises(AnnotateError, match=says):
+            detect.into(job, tmp_path / "boxes.jsonl")
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_is_no_network_is_said_in_one_sentence(bus, tmp_path):
     (tmp_path / "mine.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(WeightsError, match=r"mine.pt cannot be used by ultralytics: .") as said:

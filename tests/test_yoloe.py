@@ -114,6 +114,19 @@ def test_shown_an_example_the_boxes_are_the_packages_own(ultralytics, network, r
     same(other[0], again.boxes)
 
 
+def test_the_example_is_stamped_by_what_it_shows(network, reference):
+    made = lambda: detect.load("yoloe", ONE, model=network, reference=reference)  # noqa: E731
+    before = detect.settings(made())
+    path = reference.partition(":")[0]
+    with Image.open(path) as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    after = detect.settings(made())
+    assert before["reference"] == after["reference"]
+    assert before["reference_sha256"] != after["reference_sha256"]
+    assert len(after["reference_sha256"]) == 64
+    assert detect.settings(detect.load("yoloe", HUD))["reference_sha256"] == ""
+
+
 def test_another_box_is_another_example(network, reference):
     finds = []
     for shown in (reference, reference.replace("20,10", "60,50")):

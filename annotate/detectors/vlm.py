@@ -22,10 +22,11 @@ from annotate.found import Found, crop, detections, iou, meant
 from annotate.patience import Patience, several
 from annotate.phrasing import Phrase, phrases
 from annotate.plugins import ASIDE
-from annotate.records import Box, Frame, Vocabulary
+from annotate.records import Box, Frame, Picture, Vocabulary
 from annotate.spending import Bill, Meter, Prices
 
 _ASKED = "B"  # what a question with a reference calls the picture to be searched
+_CAPTION = "caption.v1"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,10 @@ class VlmDetector:
         object.__setattr__(
             self, "reference_sha256", hashlib.sha256(shown).hexdigest()[: 64 * bool(shown)]
         )
+
+    def _check_model(self) -> None:
+        if not self.model:
+            raise AnswerError("vlm: which model? --set model=NAME, and --set url=ADDRESS")
 
     def _check_choices(self) -> None:
         for name, value, known in (
@@ -131,8 +136,7 @@ class VlmDetector:
         Raises:
             AnswerError, PromptError, MissingPackage: say what is missing.
         """
-        if not self.model:
-            raise AnswerError("vlm: which model? --set model=NAME, and --set url=ADDRESS")
+        self._check_model()
         phrases(self.vocabulary, "vlm")
         if not self.coordinates:
             asked = f"annotate calibrate --model {self.model} --url {self.url}"
@@ -150,6 +154,20 @@ class VlmDetector:
         self.ready()
         asked = phrases(self.vocabulary, "vlm")
         return several(lambda frame: self._propose(frame, asked), frames, self.parallel)
+
+    def caption(self, image: Picture) -> str:
+        """What is to be seen on a picture, RGB, in words.
+
+        Raises:
+            AnswerError: no model is named, or it gives no answer.
+        """
+        return self.query(image, questions.template(_CAPTION).text)
+
+    def query(self, image: Picture, question: str) -> str:
+        """The answer to a question about a picture, RGB."""
+        self._check_model()
+        shown = questions.part(questions.resized(image, self.side), self.detail)
+        return self.chat.say([shown, questions.words(question)], "a picture")
 
     def _propose(self, frame: Frame, asked: Sequence[Phrase]) -> sv.Detections:
         found = self._asked(frame, asked)

@@ -45,6 +45,14 @@ class YoloDetector:
         if "yolo" in self.vocabulary.detectors:
             phrases(self.vocabulary, "yolo")
 
+    def ready(self) -> None:
+        """Refuse to begin without weights, or with classes that they do not know.
+
+        Raises:
+            WeightsError, UnknownName, PromptError, MissingPackage: say what is missing.
+        """
+        _ = self._classes
+
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Boxes for each frame, best first."""
         if not frames:

@@ -44,6 +44,14 @@ class YoloWorldDetector:
     def __post_init__(self) -> None:
         _ = self._phrases, self._slicing, self._running  # what cannot be is said at once
 
+    def ready(self) -> None:
+        """Refuse to begin without weights of the detector and of what reads the phrases.
+
+        Raises:
+            WeightsError, MissingPackage, AnnotateError: say what is missing.
+        """
+        _ = self._network
+
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Boxes for each frame, best first; `data["phrase"]` says what found them."""
         return look(frames, self._phrases, self._slicing, self._look) if frames else []

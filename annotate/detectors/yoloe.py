@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -47,9 +47,20 @@ class YoloeDetector:
     batch: int = 8
     device: str | None = None
     half: bool = True
+    reference_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
-        _ = self._example, self._phrases, self._slicing, self._running
+        _ = self._phrases, self._slicing, self._running
+        example = self._example
+        object.__setattr__(self, "reference_sha256", example.sha256 if example else "")
+
+    def ready(self) -> None:
+        """Refuse to begin without weights, or what reads the phrases, or a model that takes them.
+
+        Raises:
+            WeightsError, MissingPackage, AnnotateError: say what is missing.
+        """
+        _ = self._network
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Boxes for each frame, best first; `data["phrase"]` says what found them."""

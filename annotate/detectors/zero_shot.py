@@ -48,6 +48,14 @@ class ZeroShotDetector:
         if not 0 <= self.least < 1:
             raise AnnotateError(f"least must be 0 to 1, got {self.least}")
 
+    def ready(self) -> None:
+        """Refuse to begin without weights of a kind that is known.
+
+        Raises:
+            WeightsError, MissingPackage, AnnotateError: say what is missing.
+        """
+        _ = self._network
+
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Boxes for each frame, best first; `data["phrase"]` says what found them."""
         return look(frames, self._phrases, self._slicing, self._look) if frames else []
