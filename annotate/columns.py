@@ -67,7 +67,7 @@ class Column:
 def read_entry(text: str, vocabulary: Vocabulary) -> Entry:
     """`NAME` or `NAME:KEY=VALUE,KEY=VALUE`, perhaps with `TITLE=` before it.
 
-    A comma in a value stays where no `KEY=` comes after it.
+    A comma in a value stays where no `KEY=` comes after it; quotes round a value are taken off.
 
     >>> read_entry("colour:least=0.6,smallest=9", words).options  # doctest: +SKIP
     {'least': '0.6', 'smallest': '9'}
@@ -85,7 +85,8 @@ def read_entry(text: str, vocabulary: Vocabulary) -> Entry:
         key, equals, value = part.partition("=")
         if not equals:
             raise AnnotateError(f"-d {text}: expected KEY=VALUE after {name}:, got {part!r}")
-        options[key] = value
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+        options[key] = value[1:-1] if quoted else value
     with contextlib.suppress(ImportError):  # which costs its own column, and no other
         detect.parse_options(name, options)
     return Entry(title or text, name, options, vocabulary)

@@ -157,7 +157,7 @@ def _weights(settings: Mapping[str, Any]) -> int | None:
     for key, value in settings.items():
         if isinstance(value, Mapping):
             sizes.append(_weights(value))
-        elif isinstance(value, str) and any(word in key for word in _NAMES_OF_WEIGHTS):
+        elif value and isinstance(value, str) and any(w in key for w in _NAMES_OF_WEIGHTS):
             with contextlib.suppress(AnnotateError, OSError):
                 sizes.append(_bytes(weights.where(value)))
     known = [size for size in sizes if size]

@@ -128,6 +128,8 @@ def test_an_entry_is_a_detector_and_its_options(words):
     assert entry.labels == ("mech",) and entry.title == "colour:least=0.6,smallest=9"
     entry = columns.read_entry("strict one=colour:least=0.6", words)
     assert (entry.title, entry.detector) == ("strict one", "colour")
+    entry = columns.read_entry('ensemble:members="colour, yolo",weights=colour=2', words)
+    assert entry.options == {"members": "colour, yolo", "weights": "colour=2"}
 
 
 @pytest.mark.parametrize(

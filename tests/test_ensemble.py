@@ -43,6 +43,19 @@ class Says:
         ]
 
 
+@pytest.mark.parametrize(
+    "name, options, told",
+    [
+        ("ensemble", {"members": "a=says, b=says", "votes": 3}, "votes must be 1 to 2, got 3"),
+        ("ensemble", {"members": "says", "iou": 0.0}, "iou must be over 0, to 1"),
+        ("cascade", {"margin": -1.0}, "margin must be 0 or more"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_at_once(name, options, told):
+    with pytest.raises(AnnotateError, match=told):
+        detect.load(name, WORDS, **options)
+
+
 @pytest.fixture(autouse=True)
 def says(tmp_path, monkeypatch):
     """`says` is installed as a stranger's detector would be."""

@@ -138,6 +138,7 @@ def test_what_cannot_begin_leaves_no_file(random_yolo, demo, tmp_path):
     for options, vocabulary, says in (
         ({"model": "yolo11n"}, STREET, "annotate models fetch yolo11n"),
         ({"model": str(random_yolo)}, told, "did you mean 'person'"),
+        ({"model": str(random_yolo), "device": "moon"}, words(bus={}), "the device 'moon'"),
     ):
         job = detect.Job(detect.load("yolo", vocabulary, **options), "yolo", demo)
         with pytest.raises(AnnotateError, match=says):

@@ -45,6 +45,8 @@ class CascadeDetector:
         object.__setattr__(self, "inside", members.load(told, self.options, self.vocabulary))
         if self.box not in named:
             raise AnnotateError(f"cascade: box must be first or second, got {self.box!r}")
+        if self.margin < 0:
+            raise AnnotateError(f"cascade: margin must be 0 or more, got {self.margin}")
 
     def ready(self) -> None:
         """Refuse to begin without both detectors.

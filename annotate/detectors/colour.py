@@ -12,6 +12,7 @@ import numpy.typing as npt
 import supervision as sv
 
 from annotate.colours import Look, Map, inside_map, looks
+from annotate.errors import AnnotateError
 from annotate.outlines import find_outlines, trimmed
 from annotate.records import Frame, Picture, Vocabulary
 
@@ -33,6 +34,8 @@ class ColourDetector:
 
     def __post_init__(self) -> None:
         _ = self._looks  # a vocabulary that cannot be read is known at once
+        if not 0 <= self.least <= 1:
+            raise AnnotateError(f"colour: least must be 0 to 1, got {self.least}")
 
     @cached_property
     def _looks(self) -> dict[int, Look]:

@@ -46,6 +46,10 @@ class EnsembleDetector:
             for key in members.numbers(getattr(self, name), "NAME=NUMBER"):
                 if key not in known:
                     raise UnknownName("member" if known is inside else "class", key, known)
+        if inside and not 1 <= self.votes <= len(inside):
+            raise AnnotateError(f"ensemble: votes must be 1 to {len(inside)}, got {self.votes}")
+        if not 0 < self.iou <= 1:
+            raise AnnotateError(f"ensemble: iou must be over 0, to 1, got {self.iou}")
         if self.score not in ("fused", "votes"):
             raise AnnotateError(f"ensemble: score must be fused or votes, got {self.score!r}")
 

@@ -90,6 +90,8 @@ class VlmDetector:
         ):
             if value not in known:
                 raise AnswerError(f"vlm: {name} must be {' or '.join(known)}, got {value!r}")
+        if self.side < 0:
+            raise AnswerError(f"vlm: side must be 0 or more pixels, got {self.side}")
         if self.budget is not None and not self.price_in + self.price_out > 0:
             raise AnswerError("vlm: a budget needs prices: --set price_in=... --set price_out=...")
 
