@@ -68,6 +68,13 @@ class Ridge:
             self._found = self.decay * self._found + (1 - self.decay) * sums
             self._counts[1] = self.decay * self._counts[1] + (1 - self.decay)
 
+    def refute(self, expanded: Map, outside: Map, share: float) -> None:
+        """Add pixels of which none is inside, as `share` of what one picture's outside weighs."""
+        weight = (0.5 * share * outside / max(float(outside.sum()), 1e-6)).astype(np.float32)
+        weighted = expanded * weight[:, None]
+        self._shown[:, :-1] += weighted.T @ expanded
+        self._shown[:, -1] -= weighted.sum(axis=0)
+
     def solve(self) -> None:
         """Fit to all that was learnt; while nothing was, every score stays 0."""
         if not self.taught:

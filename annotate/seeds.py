@@ -1,8 +1,8 @@
 """The first mask of an object, from the points or the box that a person gave.
 
 A click says where an object is, not how large. So the object is cut out at many sizes of window,
-by two methods each, and the one mask that most of the others agree with is taken. That is often a
-part of the object, so it is then let grow.
+by two methods each. What most of the others agree with is often a part of the object, so the best
+are let grow as well. Then all vote, each as far as the others agree with it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ SIZE = 192  # of a window, in pixels of the crop
 SMALLEST, STEP = 48.0, 1.5  # sides of the windows round a click: the first, and to the next
 FILLED, SPREAD = 0.13, 0.8  # how much of its window an object fills; how widely ln of it spreads
 ROUNDS = 4
-GROWTHS = 2
+GROWN, GROWTHS = 4, 2  # how many are let grow, and how often
 WIDER, REACH = 2.5, 0.35  # the window of growing; how far, in root areas, it may reach
 HIDDEN = 96
 
@@ -66,10 +66,13 @@ class Marks:
         return np.asarray(np.hypot(x - middle, y - middle) > margin * SIZE)
 
 
-def seed(picture: Picture, prompt: Prompt, others: Sequence[Prompt] = ()) -> Mask:
-    """What `prompt` most likely means, (H, W); points inside `others` are outside it."""
+def seed(picture: Picture, prompt: Prompt, others: Sequence[Prompt] = ()) -> Map:
+    """How sure it is, (H, W) in 0..1, that a pixel is what `prompt` means.
+
+    Points inside `others` are outside it.
+    """
     if prompt.mask is not None:
-        return prompt.mask
+        return prompt.mask.astype(np.float32)
     found, fits = [], []
     for window in _windows(picture, prompt):
         for mask in _cut_out(window, picture, Marks.of(window, prompt, others)):
@@ -77,10 +80,15 @@ def seed(picture: Picture, prompt: Prompt, others: Sequence[Prompt] = ()) -> Mas
             found.append(_placed(window, mask, picture.shape[:2]))
             sane = 0.02 < filled < 0.45 or prompt.box is not None
             fits.append(sane * np.exp(-0.5 * (np.log(filled / FILLED) / SPREAD) ** 2))
-    best = found[_best(found, np.array(fits))]
-    for _ in range(GROWTHS):
-        best = _grown(best, picture, prompt, others)
-    return best
+    for k in np.argsort(-_agreement(found, np.array(fits)) * fits, kind="stable")[:GROWN]:
+        mask = found[k]
+        for _ in range(GROWTHS):
+            mask = _grown(mask, picture, prompt, others)
+            found.append(mask)
+            fits.append(fits[k])
+    votes = (_agreement(found, np.array(fits)) * fits) ** 2
+    sure = np.tensordot(votes / max(votes.sum(), 1e-9), np.array(found, np.float32), 1)
+    return sure.astype(np.float32)
 
 
 def _grown(mask: Mask, picture: Picture, prompt: Prompt, others: Sequence[Prompt]) -> Mask:
@@ -104,15 +112,14 @@ def _grown(mask: Mask, picture: Picture, prompt: Prompt, others: Sequence[Prompt
     return _placed(window, _by_colour(crop, marks, deep), picture.shape[:2])
 
 
-def _best(found: Sequence[Mask], fits: npt.NDArray[np.float64]) -> int:
-    """The mask which the others, each as far as it can be trusted, agree with most."""
+def _agreement(found: Sequence[Mask], fits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The mean IoU of each mask with those that are of a sane size."""
     flat = np.stack([mask.ravel() for mask in found])
     used = flat[:, flat.any(axis=0)].astype(np.float32)
     shared = used @ used.T
     areas = used.sum(axis=1)
-    union = areas[:, None] + areas[None] - shared
-    overlap = shared / np.maximum(union, 1)
-    return int(((overlap * (fits > 0)[:, None]).sum(axis=0) * fits).argmax())
+    overlap = shared / np.maximum(areas[:, None] + areas[None] - shared, 1)
+    return np.asarray((overlap * (fits > 0)[:, None]).sum(axis=0) / max((fits > 0).sum(), 1))
 
 
 def _windows(picture: Picture, prompt: Prompt) -> Iterator[Window]:

@@ -1,6 +1,6 @@
 """Follow one object: what it looks like, where it is, and whether it is there at all."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple
 from typing import Any
 
@@ -11,16 +11,40 @@ import numpy.typing as npt
 from annotate.features import features
 from annotate.guided import guided
 from annotate.kin import Kin
-from annotate.place import Guess, Place, about, box, rewindowed, towards
+from annotate.place import (
+    Guess,
+    Place,
+    Spot,
+    about,
+    box,
+    mean,
+    middle,
+    rewindowed,
+    side,
+    towards,
+    trimmed,
+    within,
+)
+from annotate.prior import central, pulled
 from annotate.records import Mask, Picture
 from annotate.ridge import Ridge
-from annotate.views import Effort, views
+from annotate.search import Search
+from annotate.views import VIEWS, Effort, elsewhere, views
+from annotate.whole import one_thing
 from annotate.windows import Map, Window
 
 Grey = npt.NDArray[np.uint8]
 
-# How much less akin than usual to what was shown a thing may be: found again, and followed.
-KIN_FOUND, KIN_KEPT = 0.1, 0.4
+# How much less akin than usual to what was shown a thing may be: found again, followed, and learnt.
+KIN_FOUND, KIN_KEPT, LEARNT = 0.16, 0.4, 0.15
+TOGETHER = 0.45  # what a thing found again may lack of kinship and of heat together
+NEARER, PATIENCE = 0.2, 10  # how much more just where it was lost; fades in so many frames
+DOUBT = 0.06  # so much less akin than when it was shown, and it is looked for nearby as well
+HOT = 0.5  # a spot less hot is none
+TRIMMED, MOVED = 0.07, 0.02  # how much more akin what is cut, or is elsewhere, has to be
+WIDE = 1.3  # the window to look at a spot in, in usual windows
+SCALES, TRIES = (1.0, 0.6, 1.7), 2  # sizes a lost object is looked for in, by turns; spots tried
+REFUTED = 0.5  # weight of the rest of a prompted picture, to what is round the object
 YOUNG = 5  # frames after a prompt in which what was shown may turn out to be a flash
 
 
@@ -32,6 +56,7 @@ class Tracker:
         self._ridge = Ridge(effort.hidden)
         self._soft: Map = np.zeros((effort.size, effort.size), np.float32)
         self._kin = Kin()
+        self._search = Search()
         self._place = Place()
 
     @property
@@ -39,20 +64,21 @@ class Tracker:
         """Whether there is anything to follow."""
         return bool(self._place.started)
 
-    @property
-    def lost(self) -> bool:
-        """Whether it was not seen on the frame before."""
-        return bool(self._place.lost)
-
-    def teach(self, picture: Picture, mask: Mask) -> None:
-        """Learn, for ever, what is inside and outside `mask`, (H, W)."""
+    def teach(self, picture: Picture, soft: Map) -> None:
+        """Learn, for ever, what is inside `soft`, (H, W) in 0..1, and what outside."""
+        mask = soft > 0.5
         if not mask.any():
             return
-        for crop, inside, weight in views(picture, mask, self._effort):
+        for crop, inside, weight in views(picture, soft, self._effort):
             expanded = self._ridge.expand(features(crop))
             self._ridge.learn(expanded, inside.ravel(), weight.ravel(), shown=True)
-            self._kin.show(expanded, inside > 0.5)
+            self._kin.show(expanded, (inside > 0.5) & (weight > 0.5))
+        apart = list(elsewhere(picture, mask, self._effort))
+        for crop, outside in apart:
+            share = REFUTED * len(VIEWS) / len(apart)
+            self._ridge.refute(self._ridge.expand(features(crop)), outside.ravel(), share)
         self._ridge.solve()
+        self._search.teach(picture, soft)
 
     def start(self, picture: Picture, mask: Mask) -> float:
         """Take `mask`, (H, W), as where the object is on this frame; returns how well it fits."""
@@ -61,31 +87,75 @@ class Tracker:
         expanded = self._ridge.expand(features(crop))
         score, sure = self._scores(expanded)
         grid = window.cut(mask.astype(np.float32), self._effort.grid, outside=False)
-        fit, likeness = _mean(score, grid > 0.5), _mean(sure, grid > 0.5)
+        fit, likeness = mean(score, grid > 0.5), mean(sure, grid > 0.5)
         x0, y0, x1, y1 = box(mask)
-        kin = self._kin.likeness(expanded, grid > 0.5)
-        size = x1 - x0, y1 - y0, float(mask.sum())
-        self._place = Place(window.x, window.y, *size, fit, likeness, kin, started=1)
-        self._remember(
-            window, window.cut(mask.astype(np.float32), self._effort.size, outside=False)
-        )
+        kin, size = self._kin.likeness(expanded, grid > 0.5), (x1 - x0, y1 - y0, float(mask.sum()))
+        self._place = Place(window.x, window.y, *size, fit, likeness, kin, kin, started=1)
+        soft = window.cut(mask.astype(np.float32), self._effort.size, outside=False)
+        self._remember(window, soft)
         return fit
 
     def guess(self, picture: Picture, grey: Grey, before: Grey) -> Guess:
         """Where it seems to be on `picture`; `grey` is that in grey, `before` the frame before."""
-        self._place.age += 1
-        if self.lost:
-            return self._search(picture)
-        window = self._place.window
-        guess = self._look(picture, window, self._warped(window, grey, before))
-        young = self._place.age <= YOUNG
-        return (self._recoloured(guess) if young else None) or guess
+        place = self._place
+        place.age += 1
+        if place.lost:
+            times = SCALES[int(place.age) % len(SCALES)]
+            size_wh = max(place.width, 4) * times, max(place.height, 4) * times
+            return self._closest(picture, self._search.everywhere(picture, size_wh, TRIES))
+        guess = self._look(picture, place.window, self._warped(place.window, grey, before))
+        if place.age <= YOUNG:
+            guess = self._recoloured(guess) or guess
+        kin = self._kinship(guess)
+        return guess if kin > place.shown - DOUBT else self._doubted(picture, guess, kin)
+
+    def _doubted(self, picture: Picture, guess: Guess, kin: float) -> Guess:
+        """What was followed, cut to what looks like it, or what looks more like it nearby."""
+        place = self._place
+        spot = self._search.nearby(picture, place.x, place.y, (place.width, place.height))
+        if spot.heat < HOT:
+            return guess
+        cut = trimmed(guess, spot)
+        if (likeness := self._kinship(cut)) > kin + TRIMMED:
+            guess, kin = cut, likeness
+        x, y = middle(guess)
+        if abs(spot.x - x) < 0.3 * place.width and abs(spot.y - y) < 0.3 * place.height:
+            return guess
+        other = self._closest(picture, [spot])
+        likeness = self._kinship(other)
+        return other if likeness > kin + MOVED and self._alike(likeness, other) else guess
+
+    def _closest(self, picture: Picture, spots: Iterable[Spot]) -> Guess:
+        """The spot that looks most like it from near; the window is put about what is there."""
+        found = []
+        for spot in spots:
+            window = Window(spot.x, spot.y, WIDE * side(spot.width, spot.height))
+            guess = self._look(picture, window, None)
+            guess.heat = spot.heat
+            found.append((self._kinship(guess), guess))
+        kin, guess = max(found, key=lambda each: each[0])
+        soft, _ = one_thing(guess.soft, guess, self._place, self._kin)
+        if (soft > 0.5).sum() < 16:
+            return guess
+        again = self._look(picture, within(soft > 0.5, guess.window), None)
+        again.heat = guess.heat
+        return again if self._kinship(again) > kin - 0.02 else guess
+
+    def _alike(self, kinship: float, guess: Guess) -> bool:
+        """Whether what a search found is the object; sooner so where and when it was lost."""
+        place, window = self._place, guess.window
+        gap = np.hypot(window.x - place.x, window.y - place.y) / (2 * place.window.side)
+        trust = NEARER * np.exp(-(gap**2) - place.lost / PATIENCE)
+        return bool(place.shown - kinship + 1 - guess.heat < TOGETHER + trust)
+
+    def _kinship(self, guess: Guess) -> float:
+        """How like what was shown it is as a whole, -1..1."""
+        shape = guess.score.shape
+        where = cv2.resize(guess.soft, shape, interpolation=cv2.INTER_AREA) > 0.5
+        return self._kin.likeness(guess.expanded, where) if where.any() else -1.0
 
     def _recoloured(self, guess: Guess) -> Guess | None:
-        """What a flash or a shadow did: the shape is still there and apart, its colours are not.
-
-        Then it is learnt anew from where it was.
-        """
+        """After a flash or a shadow, the shape still there and apart: learnt anew from it."""
         grid = self._effort.grid
         prior = cv2.resize(guess.prior, (grid, grid), interpolation=cv2.INTER_AREA)
         was = prior > 0.5
@@ -103,7 +173,7 @@ class Tracker:
         self._ridge.learn(guess.expanded, inside, weight, shown=False)
         self._ridge.solve()
         again = self._fused(guess.crop, guess.window, guess.expanded, guess.inside, guess.prior)
-        self._place.fit, self._place.likeness = _mean(again.score, was), _mean(again.sure, was)
+        self._place.fit, self._place.likeness = mean(again.score, was), mean(again.sure, was)
         self._kin.accept(again.expanded, was)
         return again
 
@@ -112,19 +182,20 @@ class Tracker:
     ) -> tuple[Mask | None, float]:
         """Decide; `taken` is what other objects have of the window. Returns a mask and its fit."""
         soft = guess.soft if taken is None else guess.soft * (1 - taken)
-        soft, dropped = self._one_thing(soft, guess)
+        soft, dropped = one_thing(soft, guess, self._place, self._kin)
         left, top, part = guess.window.paste(soft, size_wh)
         mask = np.zeros(size_wh[::-1], bool)
         mask[top : top + part.shape[0], left : left + part.shape[1]] = part > 0.5
         area = float(mask.sum())
         grid = cv2.resize(soft, guess.score.shape, interpolation=cv2.INTER_AREA)
-        fit, likeness = _mean(guess.score, grid > 0.5), _mean(guess.sure, grid > 0.5)
+        fit, likeness = mean(guess.score, grid > 0.5), mean(guess.sure, grid > 0.5)
         if not self._seen(guess, grid > 0.5, area, fit):
-            self._place.lost = 1
+            self._place.lost += 1
             return None, fit
         kinship = self._kin.likeness(guess.expanded, grid > 0.5)
         self._move(guess.window, soft, mask, (area, fit, likeness, kinship))
-        if self._place.age % self._effort.every == 0 and area > 0.7 * self._place.area:
+        akin = kinship > self._place.kinship - LEARNT
+        if self._place.age % self._effort.every == 0 and area > 0.7 * self._place.area and akin:
             self._update(guess, grid, dropped)
         return mask, fit
 
@@ -132,6 +203,7 @@ class Tracker:
         """All that is remembered of the object."""
         return {
             **self._ridge.state(),
+            **self._search.state(),
             "soft": self._soft.copy(),
             "looks": self._kin.looks.copy(),
             "place": np.array(astuple(self._place)),
@@ -140,13 +212,9 @@ class Tracker:
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take up what `state` gave."""
         self._ridge.restore(state)
+        self._search.restore(state)
         self._kin.looks = state["looks"].copy()
         self._soft, self._place = state["soft"].copy(), Place(*state["place"].tolist())
-
-    @property
-    def _faith(self) -> float:
-        """How far what a person showed still holds: 0 when the object came out of a flash."""
-        return min(max(self._place.likeness, 0.0), 1.0)
 
     def _scores(self, expanded: Map) -> tuple[Map, Map]:
         scores = self._ridge.scores(expanded).reshape(self._effort.grid, self._effort.grid, 2)
@@ -172,85 +240,27 @@ class Tracker:
     ) -> Guess:
         size = self._effort.size
         score, sure = self._scores(expanded)
-        logit = 4 * score + self._faith * np.minimum(sure, 0)
-        logit += self._within(window) if prior is None else self._pull(prior, window)
-        with np.errstate(over="ignore"):  # far below zero: nothing of it is there
-            soft = 1 / (1 + np.exp(-np.where(inside, logit, -8)))
+        logit = 4 * score + self._place.faith * np.minimum(sure, 0)
+        if prior is None:
+            logit += central(self._effort.grid)
+        else:
+            reach = np.sqrt(self._place.area) * self._effort.grid / window.side
+            logit += pulled(prior, self._effort.grid, max(float(reach), 2))
+        soft = 1 / (1 + np.exp(-np.where(inside, logit, -8)))
         soft = cv2.resize(soft.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
         return Guess(
             crop, window, guided(crop, soft, size // 32), score, sure, expanded, inside, prior
         )
 
-    def _pull(self, prior: Map, window: Window) -> Map:
-        """Logits: a little towards the prior, and strongly away from what is far from it."""
-        grid = self._effort.grid
-        small = cv2.resize(prior, (grid, grid), interpolation=cv2.INTER_AREA)
-        reach = max(np.sqrt(self._place.area) * grid / window.side, 2)
-        outside = (small < 0.5).astype(np.uint8)
-        far = cv2.distanceTransform(outside, cv2.DIST_L2, 5) / reach
-        return np.asarray(2 * (small - 0.5) - 8 * np.clip(far - 0.35, 0, 10))
-
-    def _within(self, window: Window) -> Map:
-        """Logits: nothing beyond one and a half times the usual box about the middle."""
-        grid = self._effort.grid
-        steps = np.abs((np.arange(grid) - (grid - 1) / 2) * (window.side / grid))
-        out_x, out_y = steps > 0.75 * self._place.width, steps > 0.75 * self._place.height
-        return np.where(out_y[:, None] | out_x[None], -12, 0).astype(np.float32)
-
-    def _search(self, picture: Picture) -> Guess:
-        """Look for a lost object all over the picture, coarsely, then closely at the best place."""
-        height, width = picture.shape[:2]
-        side = self._place.window.side
-        zoom = min(self._effort.size / 2 / side, np.sqrt(512 * 288 / (width * height)), 1.0)
-        wide, high = (max(64, 16 * round(zoom * length / 16)) for length in (width, height))
-        small = cv2.resize(picture, (wide, high), interpolation=cv2.INTER_AREA)
-        score = self._ridge.scores(self._ridge.expand(features(small)))[:, 0]
-        score = score.reshape(high // 4, wide // 4)
-        fx, fy = wide / 4 / width, high / 4 / height
-        box = max(1, round(self._place.width * fx)) | 1, max(1, round(self._place.height * fy)) | 1
-        heat = cv2.boxFilter(np.clip(score, -1, 1), -1, box, borderType=cv2.BORDER_REPLICATE)
-        steps_y, steps_x = np.mgrid[: high // 4, : wide // 4]
-        from_x, from_y = (steps_x + 0.5) / fx - self._place.x, (steps_y + 0.5) / fy - self._place.y
-        heat += 0.2 * np.exp(-(from_x**2 + from_y**2) / (2 * side) ** 2)  # rather where it was
-        y, x = np.unravel_index(int(heat.argmax()), heat.shape)
-        window = Window((x + 0.5) / fx - 0.5, (y + 0.5) / fy - 0.5, side)
-        return self._look(picture, window, None)
-
-    def _one_thing(self, soft: Map, guess: Guess) -> tuple[Map, Map | None]:
-        """Drop what is apart from the object: a gap of a fifth of its size may be an occlusion."""
-        whole = soft > 0.5
-        size = self._effort.size
-        radius = int(0.1 * np.sqrt(self._place.area) * size / guess.window.side)
-        disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        count, parts = cv2.connectedComponents(cv2.dilate(whole.astype(np.uint8), disk))
-        if count <= 2:
-            return soft, None
-        weight = whole * self._trust(guess)
-        totals = np.bincount(parts.ravel(), weights=weight.ravel(), minlength=count)
-        for part in range(1, count):
-            there = (whole & (parts == part))[2::4, 2::4]
-            totals[part] *= max(self._kin.likeness(guess.expanded, there), 0.1) ** 2
-        totals[0] = 0
-        dropped = (whole & (parts != totals.argmax())).astype(np.float32)
-        return soft * (1 - 0.75 * dropped), dropped
-
-    def _trust(self, guess: Guess) -> Map:
-        """Which part is the object: the one that was there, and looks as it was shown."""
-        size = self._effort.size
-        trust = cv2.resize(np.clip(0.5 + self._faith * guess.sure, 0.1, 1), (size, size))
-        if guess.prior is not None:
-            trust = trust * (0.1 + cv2.resize(guess.prior, (size, size)))
-        return np.asarray(trust, np.float32)
-
     def _seen(self, guess: Guess, where: Mask, area: float, fit: float) -> bool:
         """Whether this is the object: most of its size, like it, and unlike what is round it."""
         kinship = self._kin.likeness(guess.expanded, where)
         usual, grown = self._place, cv2.dilate(where.astype(np.uint8), np.ones((9, 9), np.uint8))
-        round_it = _mean(guess.score, (grown > 0) & ~where & guess.inside)
+        round_it = mean(guess.score, (grown > 0) & ~where & guess.inside)
         if guess.prior is None:
-            sized = 0.2 * usual.area < area < 4 * usual.area
-            like = fit > 0.7 * usual.fit and kinship > usual.kinship - KIN_FOUND
-            return bool(sized and like and round_it < -0.2)
+            sized = 0.1 * usual.area < area < 10 * usual.area
+            like = fit > 0.5 * usual.fit and kinship > usual.kinship - KIN_FOUND
+            return bool(sized and like and self._alike(kinship, guess) and round_it < -0.1)
         like = fit > 0.3 * usual.fit and kinship > usual.kinship - KIN_KEPT
         return bool(area >= max(16, 0.03 * usual.area) and like and round_it < 0.2)
 
@@ -285,7 +295,3 @@ class Tracker:
         inside = (grid > 0.5).astype(np.float32).ravel()[some]
         self._ridge.learn(guess.expanded[some], inside, weight.ravel()[some], shown=False)
         self._ridge.solve()
-
-
-def _mean(score: Map, where: Mask) -> float:
-    return float(score[where].mean()) if where.any() else 0.0

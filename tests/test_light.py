@@ -12,12 +12,16 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from annotate import propagate, video
+from annotate.features import features
 from annotate.guided import guided
 from annotate.propagate import Lesson
 from annotate.propagators.light import LightPropagator
 from annotate.records import Frame, Prompt
 from annotate.ridge import Ridge
+from annotate.search import Search
+from annotate.seeds import seed
 from annotate.shipped import shipped
+from annotate.views import THOROUGH, elsewhere, views
 from annotate.windows import Window
 
 SIZE_WH = (256, 160)
@@ -119,6 +123,65 @@ def test_what_left_is_lost_and_what_returns_is_found():
     _, found = follow([frame(n, mask) for n, mask in enumerate(path)], GIVEN)
     assert [len(each) for each in found[6:12]] == [0] * 6
     assert min(iou(each, mask) for each, mask in zip(found[13:], path[13:], strict=True)) > 0.8
+
+
+def test_what_returns_larger_and_elsewhere_is_found():
+    nowhere = np.zeros(SIZE_WH[::-1], bool)
+    path = [*PATH[:8], *[nowhere] * 4, *[disk(190 - n, 110, 36) for n in range(10)]]
+    _, found = follow([frame(n, mask) for n, mask in enumerate(path)], GIVEN)
+    assert min(iou(each, mask) for each, mask in zip(found[16:], path[16:], strict=True)) > 0.8
+
+
+def test_what_jumps_is_found_without_being_lost():
+    path = [*PATH[:8], *[disk(180, 110)] * 5]
+    _, found = follow([frame(n, mask) for n, mask in enumerate(path)], GIVEN)
+    assert np.mean([iou(each, mask) for each, mask in zip(found[8:], path[8:], strict=True)]) > 0.7
+
+
+def taught():
+    search = Search()
+    search.teach(CLIP[0].image, PATH[0].astype(np.float32))
+    return search
+
+
+def test_a_search_says_where_and_how_large_and_is_cold_where_nothing_is():
+    search, there = taught(), frame(0, disk(180, 100)).image
+    (spot,) = search.everywhere(there, (49, 49), 1)
+    assert np.hypot(spot.x - 180, spot.y - 100) < 12 and 30 < spot.width < 70
+    nearby = search.nearby(there, 165, 90, (49, 49))
+    assert np.hypot(nearby.x - 180, nearby.y - 100) < 12
+    (nothing,) = search.everywhere(FLOOR, (49, 49), 1)
+    assert nothing.heat < 0.5 < spot.heat
+
+
+def test_a_restored_search_finds_the_same():
+    search, other = taught(), Search()
+    other.restore({"mean": np.zeros(3), **search.state()})
+    there = frame(0, disk(180, 100)).image
+    assert list(other.everywhere(there, (49, 49), 2)) == list(search.everywhere(there, (49, 49), 2))
+
+
+def test_a_click_gives_what_the_candidates_agree_on():
+    click = Prompt(0, 1, np.array([[60.0, 70.0]]), np.array([1]))
+    soft = seed(CLIP[0].image, click)
+    assert soft.shape == SIZE_WH[::-1] and soft.min() >= 0 and soft.max() <= 1 + 1e-6
+    assert ((soft > 0.5) & PATH[0]).sum() / ((soft > 0.5) | PATH[0]).sum() > 0.8
+    np.testing.assert_array_equal(seed(CLIP[0].image, GIVEN) > 0.5, PATH[0])
+
+
+def test_the_rest_of_a_prompted_picture_is_no_part_of_the_object():
+    effort, mask = THOROUGH, PATH[0]
+    crops = list(elsewhere(CLIP[0].image, mask, effort))
+    assert crops and all(outside.all() for _, outside in crops if outside.mean() == 1)
+    ridge = Ridge(16)
+    for crop, inside, weight in views(CLIP[0].image, mask.astype(np.float32), effort):
+        ridge.learn(ridge.expand(features(crop)), inside.ravel(), weight.ravel(), shown=True)
+    ridge.solve()
+    crop, outside = crops[0]
+    before = ridge.scores(ridge.expand(features(crop)))[outside.ravel() > 0, 0].mean()
+    ridge.refute(ridge.expand(features(crop)), outside.ravel(), 5.0)
+    ridge.solve()
+    assert ridge.scores(ridge.expand(features(crop)))[outside.ravel() > 0, 0].mean() < before
 
 
 def three(n):

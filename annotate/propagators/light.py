@@ -56,10 +56,10 @@ class LightSession:
         """Teach each object its prompt on this picture."""
         with _pinned():
             for prompt in prompts:
-                mask = seed(picture, prompt, [each for each in prompts if each is not prompt])
-                self._seeds[prompt.frame, prompt.object_id] = masks.encode(mask)
+                soft = seed(picture, prompt, [each for each in prompts if each is not prompt])
+                self._seeds[prompt.frame, prompt.object_id] = masks.encode(soft > 0.5)
                 tracker = self._trackers.setdefault(prompt.object_id, Tracker(self._effort))
-                tracker.teach(picture, mask)
+                tracker.teach(picture, soft)
 
     def step(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
         """Follow every object that has started onto this frame."""
