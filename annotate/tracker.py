@@ -106,6 +106,8 @@ class Tracker:
         guess = self._look(picture, place.window, self._warped(place.window, grey, before))
         if place.age <= YOUNG:
             guess = self._recoloured(guess) or guess
+        if place.age % self._effort.every:
+            return guess
         kin = self._kinship(guess)
         return guess if kin > place.shown - DOUBT else self._doubted(picture, guess, kin)
 

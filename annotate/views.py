@@ -26,7 +26,7 @@ ELSEWHERE = 12  # crops of the rest of a prompted picture
 
 @dataclass(frozen=True)
 class Effort:
-    """What is spent on a frame: crop side in pixels, random features, frames between updates."""
+    """What is spent: crop side in pixels, random features, frames between updates, and doubts."""
 
     size: int
     hidden: int
