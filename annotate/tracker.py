@@ -102,7 +102,7 @@ class Tracker:
         if place.lost:
             times = SCALES[int(place.age) % len(SCALES)]
             size_wh = max(place.width, 4) * times, max(place.height, 4) * times
-            return self._closest(picture, self._search.everywhere(picture, size_wh, TRIES))
+            return self._closest(picture, self._search.everywhere(picture, size_wh, TRIES))[0]
         guess = self._look(picture, place.window, self._warped(place.window, grey, before))
         if place.age <= YOUNG:
             guess = self._recoloured(guess) or guess
@@ -123,12 +123,11 @@ class Tracker:
         x, y = middle(guess)
         if abs(spot.x - x) < 0.3 * place.width and abs(spot.y - y) < 0.3 * place.height:
             return guess
-        other = self._closest(picture, [spot])
-        likeness = self._kinship(other)
+        other, likeness = self._closest(picture, [spot])
         return other if likeness > kin + MOVED and self._alike(likeness, other) else guess
 
-    def _closest(self, picture: Picture, spots: Iterable[Spot]) -> Guess:
-        """The spot that looks most like it from near; the window is put about what is there."""
+    def _closest(self, picture: Picture, spots: Iterable[Spot]) -> tuple[Guess, float]:
+        """The spot most akin from near, seen in a window about what is there; and how akin."""
         found = []
         for spot in spots:
             window = Window(spot.x, spot.y, WIDE * side(spot.width, spot.height))
@@ -138,10 +137,11 @@ class Tracker:
         kin, guess = max(found, key=lambda each: each[0])
         soft, _ = one_thing(guess.soft, guess, self._place, self._kin)
         if (soft > 0.5).sum() < 16:
-            return guess
+            return guess, kin
         again = self._look(picture, within(soft > 0.5, guess.window), None)
         again.heat = guess.heat
-        return again if self._kinship(again) > kin - 0.02 else guess
+        closer = self._kinship(again)
+        return (again, closer) if closer > kin - 0.02 else (guess, kin)
 
     def _alike(self, kinship: float, guess: Guess) -> bool:
         """Whether what a search found is the object; sooner so where and when it was lost."""
@@ -191,10 +191,10 @@ class Tracker:
         area = float(mask.sum())
         grid = cv2.resize(soft, guess.score.shape, interpolation=cv2.INTER_AREA)
         fit, likeness = mean(guess.score, grid > 0.5), mean(guess.sure, grid > 0.5)
-        if not self._seen(guess, grid > 0.5, area, fit):
+        kinship = self._kin.likeness(guess.expanded, grid > 0.5)
+        if not self._seen(guess, grid > 0.5, (area, fit, kinship)):
             self._place.lost += 1
             return None, fit
-        kinship = self._kin.likeness(guess.expanded, grid > 0.5)
         self._move(guess.window, soft, mask, (area, fit, likeness, kinship))
         akin = kinship > self._place.kinship - LEARNT
         if self._place.age % self._effort.every == 0 and area > 0.7 * self._place.area and akin:
@@ -254,9 +254,9 @@ class Tracker:
             crop, window, guided(crop, soft, size // 32), score, sure, expanded, inside, prior
         )
 
-    def _seen(self, guess: Guess, where: Mask, area: float, fit: float) -> bool:
-        """Whether this is the object: most of its size, like it, and unlike what is round it."""
-        kinship = self._kin.likeness(guess.expanded, where)
+    def _seen(self, guess: Guess, where: Mask, now: tuple[float, float, float]) -> bool:
+        """Whether this, of such area, fit and kinship, is the object: unlike what is round it."""
+        area, fit, kinship = now
         usual, grown = self._place, cv2.dilate(where.astype(np.uint8), np.ones((9, 9), np.uint8))
         round_it = mean(guess.score, (grown > 0) & ~where & guess.inside)
         if guess.prior is None:
