@@ -82,7 +82,7 @@ def so_far(shot: Shot) -> Shown:
 
 
 def _shown(shot: Shot, start: int, stop: int) -> Shown:
-    seen = shot.yes(shot.said)
+    seen = [frame for frame in shot.yes(shot.said) if start <= frame < stop]
     surest = max(seen, key=lambda frame: (_sureness(shot.said[frame]), -frame))
     told = [each.confidence for f in seen if (each := shot.said[f]) is not None]
     given = [confidence for confidence in told if confidence is not None]

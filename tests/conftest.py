@@ -1,6 +1,7 @@
 """What several tests stand on: the bundled clip, a vocabulary, a header, frames."""
 
 import os
+import shutil
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ from annotate.records import Frame, Vocabulary
 pytest_plugins = ["studio_fixture"]
 
 OPEN = Image.open  # Ultralytics, imported by some test, puts another in for the whole process
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 CLIPS = Path(__file__).parent / "clips"
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -34,6 +36,18 @@ def _own_world(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Image, "open", OPEN)
     monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def browser():
+    """Chromium, without a window."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: apt-get install chromium, or CHROMIUM=PATH")
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """A server that speaks OpenAI's chat protocol and knows which frames show the rare thing.
 
 It knows a picture by its looks: the nearest of the frames it was told of. Of its verdicts a share
-is wrong, at random, but the same each time that the same is asked; `faults` befall its next
-answers, one each: skip, repeat, invent, prose, 429.
+is wrong, at random, but the same each time that the same is asked, and those that `lies` numbers;
+`faults` befall its next answers, one each: skip, repeat, invent, prose, 429.
 """
 
 import base64
@@ -10,12 +10,11 @@ import hashlib
 import io
 import json
 import threading
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import numpy as np
+from model_server import listening
 from PIL import Image
 
 from annotate import video
@@ -38,9 +37,13 @@ def _known_by(image):
 
 @dataclass
 class Knowing:
-    """`errors` is the share of wrong verdicts; `answered` counts them, `wrong` those that were."""
+    """`errors` is the share of wrong verdicts; `answered` counts all, `wrong` those that were.
+
+    `lies` are verdicts that are wrong whatever is asked, by number: 1 is the first that is given.
+    """
 
     errors: float = 0.0
+    lies: tuple[int, ...] = ()
     seed: int = 0
     faults: list[str] = field(default_factory=list)
     always: str = ""
@@ -66,26 +69,28 @@ class Knowing:
         apart = np.abs(np.array(self.looks) - _known_by(image)).mean(1)
         return bool(self.truth[int(apart.argmin())]), _is_numbered(image)
 
-    def answer(self, body):
+    def answer(self, path, body, headers):
         with self.lock:
             self.requests.append(body)
             asked = hashlib.sha256(json.dumps([self.seed, body["messages"]]).encode()).digest()
             rng = np.random.default_rng(list(asked))
             fault = self.faults.pop(0) if self.faults else self.always
         if fault == "429":
-            return 429, {"error": {"message": "too many"}}
+            return 429, {}, json.dumps({"error": {"message": "too many"}})
         content = body["messages"][0]["content"]
         urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
         seen = [self._sees(url) for url in urls]
         asked = [shown for shown, numbered in seen if numbered]
         flips = rng.random(len(asked)) < self.errors
         with self.lock:
+            numbers = self.answered + 1 + np.arange(len(asked))
+            flips |= np.isin(numbers, self.lies)
             self.answered, self.wrong = self.answered + len(asked), self.wrong + int(flips.sum())
         entries = [
             {"id": n, "shown": bool(shown ^ flip), "confidence": 0.9}
             for n, (shown, flip) in enumerate(zip(asked, flips, strict=True), start=1)
         ]
-        return 200, _completion(body, _faulty(entries, fault))
+        return 200, {}, json.dumps(_completion(body, _faulty(entries, fault)))
 
 
 def _is_numbered(image):
@@ -120,38 +125,6 @@ def _completion(body, entries):
     return {**reply, "choices": [choice], "usage": usage}
 
 
-@contextmanager
 def serving(**how):
     """A Knowing at 127.0.0.1; `url` says where."""
-    model = Knowing(**how)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            with model.lock:
-                model.busy += 1
-                model.busiest = max(model.busiest, model.busy)
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, record = model.answer(body)
-            with model.lock:
-                model.busy -= 1
-            data = json.dumps(record).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    model.url = f"http://127.0.0.1:{server.server_port}/v1"
-    try:
-        yield model
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return listening(Knowing(**how))

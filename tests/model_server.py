@@ -236,10 +236,14 @@ BADLY = {  # what models really answer: of the entries, and of them as sound JSO
 }
 
 
-@contextmanager
 def serving(**how):
     """A Model at 127.0.0.1, `url` says where."""
-    model = Model(**how)
+    return listening(Model(**how))
+
+
+@contextmanager
+def listening(model):
+    """`model` at 127.0.0.1: its `answer` to what is posted is a status, headers and a text."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):

@@ -2,8 +2,6 @@
 
 import dataclasses
 import io
-import os
-import shutil
 from fractions import Fraction
 
 import numpy as np
@@ -15,8 +13,6 @@ from annotate.errors import AnnotateError, ItemsError, OutputError, UnknownName,
 from annotate.records import Item
 from annotate.sample import Choice
 from annotate.video_writer import Writer
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class Colours:
@@ -296,26 +292,20 @@ def test_few_clips_stand_for_many(clips, tmp_path):
 
 
 @pytest.fixture
-def page():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: apt-get install chromium, or CHROMIUM=PATH")
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-        page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.on("console", lambda said: page.errors.append(said.text))
-        page.on(
-            "request",
-            lambda asked: (
-                page.errors.append(asked.url)
-                if not asked.url.startswith(("file:", "blob:", "data:"))
-                else None
-            ),
-        )
-        yield page
-        browser.close()
+def page(browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda said: page.errors.append(said.text))
+    page.on(
+        "request",
+        lambda asked: (
+            page.errors.append(asked.url)
+            if not asked.url.startswith(("file:", "blob:", "data:"))
+            else None
+        ),
+    )
+    yield page
 
 
 def opened(page, folder):

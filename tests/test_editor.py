@@ -1,8 +1,6 @@
 """A person in the real editor: moves a box, erases a bit of a mask, relabels, submits."""
 
 import dataclasses
-import os
-import shutil
 
 import numpy as np
 import pytest
@@ -15,28 +13,21 @@ from annotate.records import Object
 from annotate.regions import region_ids
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.studio, pytest.mark.slow]
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 SIZE = 640, 480
 
 
 @pytest.fixture
-def page(label_studio):
+def page(label_studio, browser):
     """The editor's page of a person who has logged in; nothing but the server can be reached."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: apt-get install chromium, or CHROMIUM=PATH")
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.route(lambda url: not url.startswith(label_studio.url), lambda route: route.abort())
-        page.set_default_timeout(60_000)
-        page.goto(f"{label_studio.url}/user/login/", wait_until="domcontentloaded")
-        page.fill("input[name=email]", label_studio.email)
-        page.fill("input[name=password]", label_studio.password)
-        page.click("button[type=submit]")
-        page.wait_for_url(lambda url: "login" not in url, wait_until="commit")
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.route(lambda url: not url.startswith(label_studio.url), lambda route: route.abort())
+    page.set_default_timeout(60_000)
+    page.goto(f"{label_studio.url}/user/login/", wait_until="domcontentloaded")
+    page.fill("input[name=email]", label_studio.email)
+    page.fill("input[name=password]", label_studio.password)
+    page.click("button[type=submit]")
+    page.wait_for_url(lambda url: "login" not in url, wait_until="commit")
+    yield page
 
 
 class Editor:
