@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,37 @@ def windows(size_wh: tuple[int, int], tile: int, overlap: float) -> list[Window]
 def _starts(length: int, tile: int, step: int) -> list[int]:
     last = max(length - tile, 0)
     return [*range(0, last, step), last]
+
+
+class PhraseDetector(ABC):
+    """What detectors that are told phrases do alike; each has its own network."""
+
+    def ready(self) -> None:
+        """Refuse to begin without weights of the right kind, or without what reads the phrases.
+
+        Raises:
+            WeightsError, MissingPackage, AnnotateError: say what is missing.
+        """
+        _ = self._network
+
+    def propose(self, frames: list[Frame]) -> list[sv.Detections]:
+        """Boxes for each frame, best first; `data["phrase"]` says what found them."""
+        return look(frames, self._phrases, self._slicing, self._look) if frames else []
+
+    @property
+    @abstractmethod
+    def _network(self) -> Any: ...
+
+    @property
+    @abstractmethod
+    def _phrases(self) -> tuple[Phrase, ...]: ...
+
+    @property
+    @abstractmethod
+    def _slicing(self) -> Slicing: ...
+
+    @abstractmethod
+    def _look(self, images: list[Picture]) -> list[Table]: ...
 
 
 def look(

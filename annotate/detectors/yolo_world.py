@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import supervision as sv
-
 from annotate import ultralytics_network
 from annotate.errors import AnnotateError, needs
 from annotate.phrasing import Phrase, phrases
-from annotate.records import Frame, Picture, Vocabulary
-from annotate.slices import Slicing, Table, look
+from annotate.records import Picture, Vocabulary
+from annotate.slices import PhraseDetector, Slicing, Table
 from annotate.text_features import encode
 from annotate.ultralytics_network import Running
 
 
 @dataclass(frozen=True)
-class YoloWorldDetector:
+class YoloWorldDetector(PhraseDetector):
     """Boxes for phrases, which the vocabulary gives: `yolo-world = "red square"`, or a list.
 
     `model` and `encoder`, what reads the phrases, are names in the manifest, or paths. Scores are
@@ -43,18 +41,6 @@ class YoloWorldDetector:
 
     def __post_init__(self) -> None:
         _ = self._phrases, self._slicing, self._running  # what cannot be is said at once
-
-    def ready(self) -> None:
-        """Refuse to begin without weights of the detector and of what reads the phrases.
-
-        Raises:
-            WeightsError, MissingPackage, AnnotateError: say what is missing.
-        """
-        _ = self._network
-
-    def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """Boxes for each frame, best first; `data["phrase"]` says what found them."""
-        return look(frames, self._phrases, self._slicing, self._look) if frames else []
 
     def _look(self, images: list[Picture]) -> list[Table]:
         shown = list(range(len(self._phrases)))  # without the background

@@ -7,14 +7,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import supervision as sv
 
 from annotate import ultralytics_network
 from annotate.errors import AnnotateError, needs
 from annotate.example import Example
 from annotate.phrasing import Phrase, phrases
-from annotate.records import Frame, Picture, Vocabulary
-from annotate.slices import Slicing, Table, look
+from annotate.records import Picture, Vocabulary
+from annotate.slices import PhraseDetector, Slicing, Table
 from annotate.text_features import encode
 from annotate.ultralytics_network import Running, in_one_sentence
 
@@ -26,7 +25,7 @@ ENCODERS = {
 
 
 @dataclass(frozen=True)
-class YoloeDetector:
+class YoloeDetector(PhraseDetector):
     """Boxes for phrases (`yoloe = "red square"`, or a list), or for what looks like an example.
 
     The example is `reference`, PICTURE:X1,Y1,X2,Y2, and shows the vocabulary's one class, or the
@@ -53,18 +52,6 @@ class YoloeDetector:
         _ = self._phrases, self._slicing, self._running
         example = self._example
         object.__setattr__(self, "reference_sha256", example.sha256 if example else "")
-
-    def ready(self) -> None:
-        """Refuse to begin without weights, or what reads the phrases, or a model that takes them.
-
-        Raises:
-            WeightsError, MissingPackage, AnnotateError: say what is missing.
-        """
-        _ = self._network
-
-    def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """Boxes for each frame, best first; `data["phrase"]` says what found them."""
-        return look(frames, self._phrases, self._slicing, self._look) if frames else []
 
     def _look(self, images: list[Picture]) -> list[Table]:
         return ultralytics_network.look(self._network, images, self._running)

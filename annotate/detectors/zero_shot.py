@@ -10,21 +10,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import supervision as sv
 
 from annotate import weights
 from annotate.device import choose
 from annotate.errors import AnnotateError, WeightsError, needs
 from annotate.phrasing import Phrase, phrases
-from annotate.records import Frame, Picture, Vocabulary
-from annotate.slices import Slicing, Table, look
+from annotate.records import Picture, Vocabulary
+from annotate.slices import PhraseDetector, Slicing, Table
 
 TOGETHER = ("owlv2", "owlvit")  # read all phrases at once, each on its own
 APART = ("grounding-dino", "mm-grounding-dino")  # read one text, so are asked for each phrase
 
 
 @dataclass(frozen=True)
-class ZeroShotDetector:
+class ZeroShotDetector(PhraseDetector):
     """Boxes for phrases, which the vocabulary gives: `zero-shot = "red square"`, or a list.
 
     `model` is a name in the manifest or the folder of an OWL-ViT, OWLv2, Grounding DINO or MM
@@ -47,18 +46,6 @@ class ZeroShotDetector:
         _ = self._phrases, self._slicing  # what cannot be is said at once
         if not 0 <= self.least < 1:
             raise AnnotateError(f"least must be 0 to 1, got {self.least}")
-
-    def ready(self) -> None:
-        """Refuse to begin without weights of a kind that is known.
-
-        Raises:
-            WeightsError, MissingPackage, AnnotateError: say what is missing.
-        """
-        _ = self._network
-
-    def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """Boxes for each frame, best first; `data["phrase"]` says what found them."""
-        return look(frames, self._phrases, self._slicing, self._look) if frames else []
 
     @cached_property
     def _phrases(self) -> tuple[Phrase, ...]:
