@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from annotate import ls_config, masks, staging, tasks
@@ -34,8 +35,11 @@ def push(
         DatasetError: a picture is missing, of another size, or too large: nothing was sent.
         StudioError: the server refuses.
     """
-    lying = check(dataset)
-    found, added = open_project(server, project or dataset.path.absolute().name, dataset.classes)
+    name = project or dataset.path.absolute().name
+    with ThreadPoolExecutor(1) as asker:  # only asks: nothing is sent before all is checked
+        there = asker.submit(server.find, name)
+        lying = check(dataset)
+    found, added = set_up(server, name, there.result(), dataset.classes)
     done = Pushed(found, server.url, added_classes=added)
 
     def wanted() -> Iterator[Wanted]:
@@ -81,8 +85,18 @@ def open_project(
     Raises:
         StudioError: no such number, a name that none can have, or a config edited beyond use.
     """
+    return set_up(server, name, server.find(name), classes, video=video)
+
+
+def set_up(
+    server: Server, name: str, found: Project | None, classes: Sequence[str], *, video: bool = False
+) -> tuple[Project, tuple[str, ...]]:
+    """The project that was found, with all the classes, or a new one; and the classes it got.
+
+    Raises:
+        StudioError: a name that none can have, or a config edited beyond use.
+    """
     wanted = ls_config.for_video(classes) if video else ls_config.for_pictures(classes)
-    found = server.find(name)
     if found is None:
         if not _LEAST_TITLE <= len(name) <= _MOST_TITLE:
             raise StudioError(
