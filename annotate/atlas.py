@@ -39,6 +39,7 @@ class Gathered:
     clips: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     clip: list[int] = field(default_factory=list)
     frame: list[int] = field(default_factory=list)
+    frames_of: dict[str, list[int]] = field(default_factory=dict)
     seconds: list[Fraction] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     shelves: list[Shelf] = field(default_factory=list)
@@ -56,8 +57,7 @@ class Gathered:
     def of_clip(self, name: str) -> Vectors:
         """The vectors of one clip, in order of time."""
         number = list(self.clips).index(name)
-        frames = [f for f, clip in zip(self.frame, self.clip, strict=True) if clip == number]
-        return self.shelves[number].rows(frames)
+        return self.shelves[number].rows(self.frames_of.get(name, []))
 
 
 def _batched(rows: Iterable[int]) -> Iterator[list[int]]:
@@ -99,6 +99,7 @@ def _add(found: Gathered, footage: Footage, look: Look) -> None:
                 for frame in held:
                     found.clip.append(numbers[name])
                     found.frame.append(frame.index)
+                    found.frames_of.setdefault(name, []).append(frame.index)
                     found.seconds.append(frame.seconds)
                     look(frame)
     except BrokenVideo as error:

@@ -53,7 +53,7 @@ def map_(
     model: Model = _MODEL,
     method: Annotated[
         str | None,
-        typer.Option(help="pacmap, autoencoder or pca; else the first that is installed."),
+        typer.Option(help="pacmap, umap, autoencoder or pca; else the first that is installed."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Another seed draws another map.")] = 0,
     device: Device = None,

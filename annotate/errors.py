@@ -48,6 +48,7 @@ EXTRAS = {
     "torchvision": "transformers",
     "transformers": "transformers",
     "ultralytics": "ultralytics",
+    "umap": "map",
 }
 
 # Importable name -> what brings it, where an extra would bring far more than is needed.

@@ -1,4 +1,4 @@
-"""Many numbers a picture -> two: principal components, then PaCMAP or an autoencoder; stretched."""
+"""Many numbers a picture -> two: principal components, then PaCMAP, UMAP or an autoencoder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from annotate.errors import UnknownName, needs
 Chunks = Callable[[], Iterable[Vectors]]  # all rows in order, some at a time, as often as wanted
 Plane = npt.NDArray[np.float64]  # (n, 2)
 
-METHODS = ("pacmap", "autoencoder", "pca")
+METHODS = ("pacmap", "umap", "autoencoder", "pca")
+_PACKAGES = {"pacmap": "pacmap", "umap": "umap", "autoencoder": "torch"}
 COMPONENTS = 256
+_NEAR = 15  # neighbours that UMAP keeps near
 _FEW = 12  # pictures: with fewer there are no neighbourhoods to speak of
 
 
@@ -48,7 +50,7 @@ def choose(method: str | None) -> str:
     if method not in METHODS:
         raise UnknownName("method", method, METHODS)
     if method != "pca":
-        needs({"pacmap": "pacmap", "autoencoder": "torch"}[method])
+        needs(_PACKAGES[method])
     return method
 
 
@@ -69,7 +71,7 @@ def flat(
         from annotate import autoencoder
 
         return autoencoder.flat(vectors, clips, seconds, seed)
-    return _pacmap(vectors, seed)
+    return _umap(vectors, seed) if method == "umap" else _pacmap(vectors, seed)
 
 
 def _first_two(vectors: Vectors) -> Plane:
@@ -88,6 +90,14 @@ def _pacmap(vectors: Vectors, seed: int) -> Plane:
         warnings.simplefilter("ignore")  # that a seed makes it slower
         model = pacmap.PaCMAP(n_components=2, random_state=seed, apply_pca=False)
         return np.asarray(model.fit_transform(vectors, init="pca"), np.float64)
+
+
+def _umap(vectors: Vectors, seed: int) -> Plane:
+    """McInnes, Healy, Melville, "UMAP", 2018; on one thread, as a seed wants it."""
+    umap = needs("umap")
+    near = min(_NEAR, len(vectors) - 1)
+    model = umap.UMAP(n_components=2, n_neighbors=near, random_state=seed, n_jobs=1)
+    return np.asarray(model.fit_transform(vectors), np.float64)
 
 
 def stretched(plane: Plane) -> Plane:

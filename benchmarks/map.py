@@ -1,4 +1,5 @@
-"""How large a map may be: memory and time of 67,000 frames, and how smooth a page of 50,000 is.
+"""How large a map may be: memory and time of 67,000 frames, how smooth a page of 50,000 is, and how
+long the clips most like one are looked for among a thousand.
 
     python benchmarks/map.py                                        # a synthetic show
     python benchmarks/map.py EP1.mp4 ... --truth EP1.gt.json ...    # which network tells shots
@@ -22,6 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from annotate import alike as likeness
 from annotate import atlas, atlas_page, embed, plane, sprites, video
 from annotate.records import Frame
 
@@ -164,6 +166,39 @@ def measure_networks(clips: list[Path], truths: list[Path], names: list[str]) ->
         print(f"{name}: {each:.0f} ms a frame; {'; '.join(of)}")
 
 
+def measure_similar(clips: int, frames: int) -> None:
+    """Look for the clips most like one, among many; and how long a faiss index of them is asked."""
+    import faiss
+
+    rng = np.random.default_rng(0)
+
+    class Held(atlas.Gathered):
+        def of_clip(self, name: str) -> Any:
+            return rows[self.frames_of[name]]
+
+    names = [f"{number}.mp4" for number in range(clips)]
+    steps = rng.standard_normal((clips, frames, 2560), np.float32)
+    rows = steps.cumsum(1).reshape(clips * frames, -1)
+    found = Held(clips={name: {} for name in names})
+    found.clip = np.repeat(np.arange(clips), frames).tolist()
+    found.seconds = [Fraction(n % frames, 2) for n in range(clips * frames)]
+    found.frames_of = {n: list(range(k * frames, (k + 1) * frames)) for k, n in enumerate(names)}
+    for way in likeness.WAYS:
+        begun = time.perf_counter()
+        likeness.similar(found, names[0], way=way)
+        print(
+            f"similar by {way} among {clips} clips of {frames}: {time.perf_counter() - begun:.1f} s"
+        )
+    begun = time.perf_counter()
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    built = time.perf_counter()
+    index.search(rows[:frames], 100)
+    print(
+        f"faiss: {built - begun:.1f} s to fill an index, {time.perf_counter() - built:.1f} to ask"
+    )
+
+
 def alike(rows: Any, kinds: list[tuple[int, int]]) -> float:
     """The share of five nearest that are of a row's kind."""
     apart = ((rows[:, None] - rows[None]) ** 2).sum(-1)
@@ -192,6 +227,7 @@ def main() -> None:
             measure_map(Path(folder), given.frames, method, given.seen)
         write_page(Path(folder), ON_PAGE)
         measure_page(Path(folder))
+    measure_similar(1000, 86)
 
 
 if __name__ == "__main__":
