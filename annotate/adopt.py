@@ -45,9 +45,8 @@ def _read(path: Path, folder: Path) -> list[File]:
 
 def _lacks(model: Model, files: list[File]) -> str:
     """What of a model is not among `files`, in words; "" when all of it is."""
-    hashes = {file.sha256 for file in files}
     for file in model.files:
-        if file.sha256 not in hashes:
+        if not any(file.knows(each.sha256) for each in files):
             return f"no file there has the sha256 of its {file.path}, {file.sha256}"
     if model.takes_along("config.json") and "config.json" not in {file.path for file in files}:
         return "its config.json is not there: give the whole folder"
@@ -59,8 +58,9 @@ def _join(model: Model, folder: Path, files: list[File]) -> Model:
         raise WeightsError(
             f"{folder}: not {model.name}: {lacks}; to use your own, give it another --name"
         )
-    sources = {file.sha256: file.path for file in files}
-    wanted = {file: sources[file.sha256] for file in model.files}
+    wanted = {
+        file: next(each.path for each in files if file.knows(each.sha256)) for file in model.files
+    }
     wanted |= {file: file.path for file in files if model.takes_along(file.path)}
     place = model.place(home())
     with held(model.name):

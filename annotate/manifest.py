@@ -22,14 +22,15 @@ VARIABLE = "ANNOTATE_WEIGHTS"
 OWN = "manifest.json"
 RECEIPT = "fetched.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{8,64}")
 
 
 @dataclass(frozen=True)
 class File:
     """One file of a model; `path` is relative, "/" between its parts.
 
-    `sha256` is "" and `bytes` None where nobody has published them. `hash_confidence` is A (the
+    `sha256` is "" and `bytes` None where nobody has published them; where only its first digits are
+    known, as torch.hub has them in a file's name, it is those. `hash_confidence` is A (the
     publisher's page, or two sources that agree) or B (one third party).
     """
 
@@ -44,6 +45,10 @@ class File:
             raise WeightsError(f"{self.path!r} is no path inside a folder of weights")
         if self.sha256 and not _SHA256.fullmatch(self.sha256):
             raise WeightsError(f"{self.path}: {self.sha256!r} is no sha256: 64 of 0-9 and a-f")
+
+    def knows(self, sha256: str) -> bool:
+        """Whether a file of that hash is this one, as far as is published."""
+        return bool(self.sha256) and sha256.startswith(self.sha256)
 
 
 @dataclass(frozen=True)

@@ -119,12 +119,18 @@ def held(name: str) -> Iterator[None]:
 def seal(place: Path, files: Collection[File]) -> None:
     """Write down what lies in a model's folder, which is how the folder counts as whole."""
     paths = {file.path: place / file.path for file in files}
-    hashes = {file.path: file.sha256 or sha256(paths[file.path]) for file in files}
-    whole = [File(name, path.stat().st_size, hashes[name]) for name, path in paths.items()]
+    whole = [
+        File(file.path, paths[file.path].stat().st_size, _hash(file, paths[file.path]))
+        for file in files
+    ]
     part = place / f"{RECEIPT}.part"
     with writing(part):
         part.write_text(receipt_to_json(whole), "utf-8")
         part.replace(place / RECEIPT)
+
+
+def _hash(file: File, path: Path) -> str:
+    return file.sha256 if len(file.sha256) == 64 else sha256(path)
 
 
 def _fetch(model: Model, mirror: str | None, progress: Progress | None) -> None:
@@ -161,7 +167,7 @@ def _sealed(model: Model, place: Path) -> bool:
     """Whether the fetch came to its end, and brought what the manifest means today."""
     receipt = _receipt(place)
     return bool(model.path) or all(
-        file.path in receipt and receipt[file.path].sha256 == file.sha256 for file in model.files
+        file.path in receipt and file.knows(receipt[file.path].sha256) for file in model.files
     )
 
 

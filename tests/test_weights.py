@@ -136,7 +136,9 @@ def test_the_shipped_manifest_is_whole(home):
         assert bool(model.repo) != model.url.startswith("https://"), model.name
         assert not model.repo or re.fullmatch(r"[0-9a-f]{40}", model.revision), model.name
         for file in model.files:
-            assert re.fullmatch(r"[0-9a-f]{64}", file.sha256), (model.name, file.path)
+            begun = file.path.endswith(f"-{file.sha256}.pth")  # torch.hub's way to publish it
+            whole = re.fullmatch(r"[0-9a-f]{64}", file.sha256)
+            assert whole or (begun and len(file.sha256) >= 8), (model.name, file.path)
             assert file.hash_confidence in ("A", "B"), (model.name, file.path)
         assert not any("pt" in pattern or pattern == "*" for pattern in model.also), model.name
 
@@ -274,6 +276,20 @@ def test_a_wrong_hash_leaves_nothing(small, home, server):
     with pytest.raises(WeightsError, match=r"not small\.pt: its sha256 is [0-9a-f]{64}, not"):
         weights.fetch("small")
     assert left(home) == []
+
+
+def test_the_first_digits_of_a_hash_are_checked_where_no_more_is_published(home, server, tmp_path):
+    server.bodies["/release/net.pth"] = BODY
+    file = {"path": "net.pth", "sha256": sha256(BODY)[:9]}
+    know(home, "net", [file], url=f"{server.url}/release")
+    path = weights.fetch("net")
+    asked = len(server.asked)
+    assert weights.fetch("net") == path and len(server.asked) == asked
+    assert path.read_bytes() == BODY and not any(c.problem for c in weights.verify(["net"]))
+    wrong = {"path": "net.pth", "sha256": sha256(b"other")[:9]}
+    know(home, "wrong", [wrong], url=f"{server.url}/release")
+    with pytest.raises(WeightsError, match="its sha256 is"):
+        weights.fetch("wrong")
 
 
 def test_a_doubtful_hash_is_said_to_be_doubtful(home, server):
