@@ -2,7 +2,8 @@
 
 A click says where an object is, not how large. So the object is cut out at many sizes of window,
 by two methods each. What most of the others agree with is often a part of the object, so the best
-are let grow as well. Then all vote, each as far as the others agree with it.
+are let grow as well. Then all vote, each as far as the others agree with it, and the larger the
+more: parts agree with parts, and there are many.
 """
 
 from collections.abc import Iterator, Sequence
@@ -86,7 +87,8 @@ def seed(picture: Picture, prompt: Prompt, others: Sequence[Prompt] = ()) -> Map
             mask = _grown(mask, picture, prompt, others)
             found.append(mask)
             fits.append(fits[k])
-    votes = (_agreement(found, np.array(fits)) * fits) ** 2
+    areas = np.array([mask.sum() for mask in found], np.float64)
+    votes = (_agreement(found, np.array(fits)) * fits) ** 3 * areas
     sure = np.tensordot(votes / max(votes.sum(), 1e-9), np.array(found, np.float32), 1)
     return sure.astype(np.float32)
 
