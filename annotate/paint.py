@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +181,7 @@ def places(
 
 
 def _spots(home: Box, extent: tuple[int, int], size_wh: tuple[int, int]) -> Iterator[Box]:
-    """Places for a text, best first: above its box, below, inside it, and so on further away."""
+    """Places for a text, best first: above its box, below, inside it, further away, anywhere."""
     (x1, y1, x2, y2), (width, height) = home, extent
     most_x, most_y = (max(0, whole - own) for whole, own in zip(size_wh, extent, strict=True))
     above, below = y1 - height, y2 + 1
@@ -190,6 +190,9 @@ def _spots(home: Box, extent: tuple[int, int], size_wh: tuple[int, int]) -> Iter
         for column in (x1, x2 - width, x1 - width, x2 + 1):
             x, y = min(max(round(column), 0), most_x), min(max(round(row), 0), most_y)
             yield x, y, x + width, y + height
+    grid = product(range(0, most_x + 1, width), range(0, most_y + 1, height))
+    for x, y in sorted(grid, key=lambda spot: (spot[0] - x1) ** 2 + (spot[1] - y1) ** 2):
+        yield x, y, x + width, y + height
 
 
 def _meet(one: Box, other: Box) -> bool:

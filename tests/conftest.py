@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,9 @@ from annotate.journal import Header
 from annotate.records import Frame, Vocabulary
 
 pytest_plugins = ["studio_fixture"]
+# the same examples on every machine; for others: pytest --hypothesis-profile default
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 OPEN = Image.open  # Ultralytics, imported by some test, puts another in for the whole process
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

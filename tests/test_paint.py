@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from annotate import masks, paint
@@ -134,6 +134,7 @@ home = st.builds(lambda xy, wh: (*xy, xy[0] + wh[0], xy[1] + wh[1]), corner, cor
 
 @settings(deadline=None)
 @given(st.lists(home, min_size=1, max_size=12), st.integers(20, 150))
+@example([(0.0, 0.0, 0.0, 0.0), (0.0, 4.0, 0.0, 444.0), (0.0, 0.0, 0.0, 427.0)], 20)  # on the edge
 def test_labels_lie_in_the_picture_and_on_no_other(homes, width):
     extent = (width, 18)
     found = paint.places(homes, [extent] * len(homes), (640, 480))
