@@ -7,8 +7,9 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
-from annotate import journal, options
+from annotate import journal, options, video
 
 DETECT = ("-d", "colour", "-v", "designator.v1")
 
@@ -59,7 +60,12 @@ def test_a_prefilter_is_part_of_what_shaped_the_file(annotate, demo):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_leaves_a_file_to_go_on_with(demo, tmp_path):
-    words = [sys.executable, "-m", "annotate", "detect", str(demo), *DETECT, "-o", "b.jsonl"]
+    clip = tmp_path / "clip"  # so long that it is not over before it is stopped
+    clip.mkdir()
+    Image.fromarray(video.seek(demo, 0).image).save(clip / "000.png")
+    for number in range(1, 500):
+        os.link(clip / "000.png", clip / f"{number:03d}.png")
+    words = [sys.executable, "-m", "annotate", "detect", str(clip), *DETECT, "-o", "b.jsonl"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as run:
         while not (tmp_path / "b.jsonl").exists() or (tmp_path / "b.jsonl").stat().st_size < 3000:
             time.sleep(0.01)
@@ -71,7 +77,7 @@ def test_ctrl_c_leaves_a_file_to_go_on_with(demo, tmp_path):
     assert "Traceback" not in said
     subprocess.run(words, check=True, capture_output=True)
     there = [item.frame for item in journal.read("b.jsonl")]
-    assert there == list(range(140))
+    assert there == list(range(500))
 
 
 def test_names_complete_in_the_shell():
