@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -66,7 +67,9 @@ def test_ctrl_c_leaves_a_file_to_go_on_with(demo, tmp_path):
     for number in range(1, 500):
         os.link(clip / "000.png", clip / f"{number:03d}.png")
     words = [sys.executable, "-m", "annotate", "detect", str(clip), *DETECT, "-o", "b.jsonl"]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where we run behind nohup
+    piped = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(words, preexec_fn=heard, **piped) as run:
         while not (tmp_path / "b.jsonl").exists() or (tmp_path / "b.jsonl").stat().st_size < 3000:
             time.sleep(0.01)
             assert run.poll() is None, run.stderr.read()
