@@ -32,9 +32,8 @@ class Search:
     def __init__(self) -> None:
         self._ridge = Ridge(HIDDEN)
         self._look: npt.NDArray[np.float64] = np.zeros(sum(WIDTHS))
-        self._filled: npt.NDArray[np.float64] = np.zeros(
-            2
-        )  # how much of their boxes the objects fill: sum, count
+        # how much of their boxes the objects fill: sum, count
+        self._filled: npt.NDArray[np.float64] = np.zeros(2)
 
     def teach(self, picture: Picture, soft: Map) -> None:
         """Learn from where the object is, `soft`, (H, W) in 0..1, and from all the rest."""

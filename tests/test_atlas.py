@@ -305,7 +305,7 @@ def page(browser):
             else None
         ),
     )
-    yield page
+    return page
 
 
 def opened(page, folder):

@@ -27,7 +27,7 @@ def page(label_studio, browser):
     page.fill("input[name=password]", label_studio.password)
     page.click("button[type=submit]")
     page.wait_for_url(lambda url: "login" not in url, wait_until="commit")
-    yield page
+    return page
 
 
 class Editor:

@@ -393,7 +393,7 @@ def page(browser):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    yield page
+    return page
 
 
 def test_a_person_keeps_and_rejects_by_key_and_the_items_follow(found, page):
