@@ -1,0 +1,119 @@
+"""How well single monsters are followed, over many short stretches of gameplay.
+
+    python benchmarks/stretches.py SHARED/gameplay/dev SHARED/score/score.py [--every 2] [--fast]
+
+A stretch starts where a monster is first seen on 400 pixels, and lasts for 90 frames at most. Each
+is followed alone, from its true first mask and from one click on the deepest point of that. Printed
+are the mean J over the frames that show it, the share of such frames on which it was called lost,
+and the share on which the mask was elsewhere (J under 0.1). Three clips with seven objects can't
+tell a better engine from a lucky one; these can sooner.
+"""
+
+import argparse
+import gzip
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from annotate import propagate, video
+from annotate.propagate import Lesson
+from annotate.records import Mask, Prompt
+
+CLIPS = ("long", "multishot", "show_ep1", "show_ep2", "show_ep3")
+LONGEST, SHORTEST, SEEN = 90, 36, 400  # frames, frames, pixels
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One monster of a clip: COCO RLE of each frame that shows it."""
+
+    clip: Path
+    start: int
+    stop: int
+    truth: dict[int, dict]
+
+    def mask(self, frame: int) -> Mask | None:
+        """Where it is."""
+        import score
+
+        return score.decode(self.truth[frame]) if frame in self.truth else None
+
+
+def stretches(folder: Path, name: str) -> Iterator[Stretch]:
+    """Those of one clip."""
+    plain, packed = folder / f"{name}.gt.json", folder / f"{name}.gt.json.gz"
+    text = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
+    told = json.loads(text)
+    monsters = {each["id"] for each in told["categories"] if each["supercategory"] == "Monster"}
+    tracks: dict[int, dict[int, dict]] = {}
+    for each in told["annotations"]:
+        if each["category_id"] in monsters and "segmentation" in each and "track_id" in each:
+            tracks.setdefault(each["track_id"], {})[each["image_id"]] = each
+    for _, track in sorted(tracks.items()):
+        large = [frame for frame in sorted(track) if track[frame]["area"] >= SEEN]
+        if not large:
+            continue
+        stop = min(large[0] + LONGEST, max(track) + 1)
+        if sum(frame < stop for frame in large) >= SHORTEST:
+            truth = {frame: track[frame]["segmentation"] for frame in track}
+            yield Stretch(folder / f"{name}.mp4", large[0], stop, truth)
+
+
+def deepest(mask: Mask) -> tuple[float, float]:
+    """The point furthest from the mask's edge."""
+    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return float(x), float(y)
+
+
+def followed(stretch: Stretch, *, clicked: bool, fast: bool) -> tuple[float, float, float]:
+    """Mean J, share of lost frames, share of frames where the mask is elsewhere."""
+    frames = video.frames(stretch.clip, start=stretch.start, stop=stretch.stop)
+    first, mask = next(frames), stretch.mask(stretch.start)
+    prompt = Prompt(first.index, 1, mask=mask)
+    if clicked:
+        prompt = Prompt(first.index, 1, np.array([deepest(mask)]), np.array([1]))
+    session = propagate.load("light", fast=fast).begin([Lesson(first, (prompt,))])
+    session.step(first, (prompt,))
+    overlaps, lost = [], 0
+    for frame in frames:
+        found, real = session.step(frame, ()), stretch.mask(frame.index)
+        if real is None or real.sum() < 64:
+            continue
+        lost += len(found) == 0
+        mine = found.mask[0] if len(found) else np.zeros_like(real)
+        overlaps.append(float((mine & real).sum() / (mine | real).sum()))
+    elsewhere = sum(overlap < 0.1 for overlap in overlaps) - lost
+    return float(np.mean(overlaps)), lost / len(overlaps), elsewhere / len(overlaps)
+
+
+def main() -> None:
+    """Parse, follow, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("score", type=Path)
+    parser.add_argument("--every", type=int, default=2, help="take one stretch of so many")
+    parser.add_argument("--fast", action="store_true")
+    told = parser.parse_args()
+    sys.path.insert(0, str(told.score.parent))
+    chosen = [each for clip in CLIPS for each in stretches(told.folder, clip)][:: told.every]
+    for clicked in (False, True):
+        with ProcessPoolExecutor() as pool:
+            found = list(pool.map(partial(followed, clicked=clicked, fast=told.fast), chosen))
+        overlap, lost, elsewhere = np.mean(found, axis=0)
+        print(
+            f"{'one click' if clicked else 'true first mask':16} {len(found)} stretches"
+            f"   J {overlap:.3f}   lost {lost:.3f}   elsewhere {elsewhere:.3f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
