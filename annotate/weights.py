@@ -118,8 +118,8 @@ def held(name: str) -> Iterator[None]:
 
 def seal(place: Path, files: Collection[File]) -> None:
     """Write down what lies in a model's folder, which is how the folder counts as whole."""
-    held_there = [(file, place / file.path) for file in files]
-    whole = [File(file.path, at.stat().st_size, _hash(file, at)) for file, at in held_there]
+    placed = [(file, place / file.path) for file in files]
+    whole = [File(file.path, at.stat().st_size, _hash(file, at)) for file, at in placed]
     part = place / f"{RECEIPT}.part"
     with writing(part):
         part.write_text(receipt_to_json(whole), "utf-8")

@@ -1,6 +1,6 @@
 """How well single monsters are followed, over many short stretches of gameplay.
 
-    python benchmarks/stretches.py SHARED/gameplay/dev SHARED/score/score.py [--every 2] [--fast]
+    python benchmarks/stretches.py SHARED/gameplay/dev [--every 2] [--fast]
 
 A stretch starts where a monster is first seen on 400 pixels, and lasts for 90 frames at most. Each
 is followed alone, from its true first mask and from one click on the deepest point of that. Printed
@@ -12,7 +12,6 @@ tell a better engine from a lucky one; these can sooner.
 import argparse
 import gzip
 import json
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from annotate import propagate, video
+from annotate import masks, propagate, score, video
 from annotate.propagate import Lesson
-from annotate.records import Mask, Prompt
+from annotate.records import Mask, Prompt, Rle
 
 CLIPS = ("long", "multishot", "show_ep1", "show_ep2", "show_ep3")
 LONGEST, SHORTEST, SEEN = 90, 36, 400  # frames, frames, pixels
@@ -32,18 +31,12 @@ LONGEST, SHORTEST, SEEN = 90, 36, 400  # frames, frames, pixels
 
 @dataclass(frozen=True)
 class Stretch:
-    """One monster of a clip: COCO RLE of each frame that shows it."""
+    """One monster of a clip, and its mask on each frame that shows it."""
 
     clip: Path
     start: int
     stop: int
-    truth: dict[int, dict]
-
-    def mask(self, frame: int) -> Mask | None:
-        """Where it is."""
-        import score
-
-        return score.decode(self.truth[frame]) if frame in self.truth else None
+    truth: dict[int, Rle]
 
 
 def stretches(folder: Path, name: str) -> Iterator[Stretch]:
@@ -76,7 +69,7 @@ def deepest(mask: Mask) -> tuple[float, float]:
 def followed(stretch: Stretch, *, clicked: bool, fast: bool) -> tuple[float, float, float]:
     """Mean J, share of lost frames, share of frames where the mask is elsewhere."""
     frames = video.frames(stretch.clip, start=stretch.start, stop=stretch.stop)
-    first, mask = next(frames), stretch.mask(stretch.start)
+    first, mask = next(frames), masks.decode(stretch.truth[stretch.start])
     prompt = Prompt(first.index, 1, mask=mask)
     if clicked:
         prompt = Prompt(first.index, 1, np.array([deepest(mask)]), np.array([1]))
@@ -84,12 +77,11 @@ def followed(stretch: Stretch, *, clicked: bool, fast: bool) -> tuple[float, flo
     session.step(first, (prompt,))
     overlaps, lost = [], 0
     for frame in frames:
-        found, real = session.step(frame, ()), stretch.mask(frame.index)
-        if real is None or real.sum() < 64:
+        found, real = session.step(frame, ()), stretch.truth.get(frame.index)
+        if real is None or masks.area(real) < score.SMALLEST:
             continue
         lost += len(found) == 0
-        mine = found.mask[0] if len(found) else np.zeros_like(real)
-        overlaps.append(float((mine & real).sum() / (mine | real).sum()))
+        overlaps.append(masks.iou(masks.encode(found.mask[0]), real) if len(found) else 0.0)
     elsewhere = sum(overlap < 0.1 for overlap in overlaps) - lost
     return float(np.mean(overlaps)), lost / len(overlaps), elsewhere / len(overlaps)
 
@@ -98,11 +90,9 @@ def main() -> None:
     """Parse, follow, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("score", type=Path)
     parser.add_argument("--every", type=int, default=2, help="take one stretch of so many")
     parser.add_argument("--fast", action="store_true")
     told = parser.parse_args()
-    sys.path.insert(0, str(told.score.parent))
     chosen = [each for clip in CLIPS for each in stretches(told.folder, clip)][:: told.every]
     for clicked in (False, True):
         with ProcessPoolExecutor() as pool:
