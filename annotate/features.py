@@ -1,7 +1,7 @@
 """What a crop looks like: the maps of a small ImageNet network, and colour, on one grid."""
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,6 +26,14 @@ def _network() -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+class Trunk(NamedTuple):
+    """The maps of a crop of (H, W), channels first: (24, H / 4, W / 4), (40, H / 8, W / 8), ..."""
+
+    s4: Map
+    s8: Map
+    s16: Map
+
+
 def lab(picture: Picture) -> Map:
     """Lab, scaled to about -2..2."""
     scaled = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab) / 50
@@ -34,8 +42,13 @@ def lab(picture: Picture) -> Map:
 
 def features(crop: Picture) -> Map:
     """A crop of (H, W), both multiples of 16, -> (H / 4, W / 4, 182)."""
+    return joined(crop, trunk(crop))
+
+
+def joined(crop: Picture, seen: Trunk) -> Map:
+    """A crop of (H, W) and its maps -> (H / 4, W / 4, 182)."""
     high, wide = crop.shape[0] // 4, crop.shape[1] // 4
-    maps = [np.ascontiguousarray(m[0].transpose(1, 2, 0)) for m in _run(crop)]
+    maps = [np.ascontiguousarray(each.transpose(1, 2, 0)) for each in seen]
     maps[1:] = [cv2.resize(m, (wide, high), interpolation=cv2.INTER_LINEAR) for m in maps[1:]]
     colour = lab(cv2.resize(crop, (wide, high), interpolation=cv2.INTER_AREA))
     spread = cv2.blur(colour * colour, (5, 5)) - cv2.blur(colour, (5, 5)) ** 2
@@ -48,6 +61,6 @@ def coarse(crop: Picture) -> Map:
     return np.ascontiguousarray(found[0].transpose(1, 2, 0))
 
 
-def _run(crop: Picture) -> list[Map]:
-    found: list[Map] = _network().run(None, {"image": crop[None]})
-    return found
+def trunk(crop: Picture) -> Trunk:
+    """The maps of a crop of (H, W), both multiples of 16."""
+    return Trunk(*(each[0] for each in _network().run(None, {"image": crop[None]})))

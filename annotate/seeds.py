@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate import masks
+from annotate.clicked import clicked
 from annotate.features import features
 from annotate.guided import guided
 from annotate.records import Mask, Picture, Prompt
@@ -45,9 +46,7 @@ class Marks:
             middle = np.array((window.x, window.y))
             return np.asarray((points - middle) * (SIZE / window.side) + (SIZE - 1) / 2)
 
-        inside = prompt.points_xy[prompt.point_labels == 1]
-        apart = [each.points_xy[each.point_labels == 1] for each in others]
-        outside = np.concatenate([prompt.points_xy[prompt.point_labels == 0], *apart])
+        inside, outside = _clicks(prompt, others)
         box = None if prompt.box is None else seen(np.array(prompt.box).reshape(2, 2) - 0.5).ravel()
         return Marks(seen(inside), seen(outside), box)
 
@@ -87,10 +86,23 @@ def seed(picture: Picture, prompt: Prompt, others: Sequence[Prompt] = ()) -> Map
             mask = _grown(mask, picture, prompt, others)
             found.append(mask)
             fits.append(fits[k])
+    if prompt.box is None:
+        for mask, worth in clicked(picture, *_clicks(prompt, others)):
+            found.append(mask)
+            fits.append(worth)
     areas = np.array([mask.sum() for mask in found], np.float64)
     votes = (_agreement(found, np.array(fits)) * fits) ** 3 * areas
     sure = np.tensordot(votes / max(votes.sum(), 1e-9), np.array(found, np.float32), 1)
     return sure.astype(np.float32)
+
+
+def _clicks(
+    prompt: Prompt, others: Sequence[Prompt]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The points that are inside, (n, 2), and those that are not: what is another's is not."""
+    apart = [each.points_xy[each.point_labels == 1] for each in others]
+    outside = np.concatenate([prompt.points_xy[prompt.point_labels == 0], *apart])
+    return prompt.points_xy[prompt.point_labels == 1], outside
 
 
 def _grown(mask: Mask, picture: Picture, prompt: Prompt, others: Sequence[Prompt]) -> Mask:

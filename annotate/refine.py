@@ -1,0 +1,63 @@
+"""Two small networks that have seen many things in generated gameplay: a mask, and its worth.
+
+Neither knows any object. `CLICK` is told where a person clicked; `FOLLOW` what a classifier says
+that was taught the object, as in Robinson et al., "Learning Fast and Robust Target Models for Video
+Object Segmentation", CVPR 2020. Both say how good their mask should be, as in Huang et al., "Mask
+Scoring R-CNN", CVPR 2019. How they were made, and how far to trust them: `models/light-refine.md`.
+"""
+
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+
+from annotate.features import Trunk
+from annotate.records import Mask, Picture
+from annotate.shipped import shipped
+from annotate.windows import Map
+
+CLICK, FOLLOW = "light-click.onnx", "light-follow.onnx"
+SEEN, GRID = 128, 64  # sides of the picture and the mask; of what is told
+STRIDES = {"s8": 32, "s16": 16}  # sides of the trunk's maps
+FAR = 2.0  # distances from the mask before are told up to so many of its sizes
+
+
+def refined(model: str, crop: Picture, trunk: Trunk, told: Map) -> tuple[Map, float]:
+    """Logits of a mask, (128, 128), and the IoU, 0..1, it should have with the truth.
+
+    `crop` is a square, `trunk` its maps, and `told` what the model is told, (6, 64, 64).
+    """
+    small = cv2.resize(crop, (SEEN, SEEN), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    given = {"crop": small.transpose(2, 0, 1), "maps": told}
+    for name, side in STRIDES.items():
+        maps = getattr(trunk, name)
+        if maps.shape[1] != side:
+            maps = np.stack([cv2.resize(each, (side, side)) for each in maps])
+        given[name] = maps
+    logits, worth = _network(model).run(None, {name: each[None] for name, each in given.items()})
+    return logits[0, 0], float(1 / (1 + np.exp(-worth[0])))
+
+
+def drawn(first: Map, second: Map, prior: Map | None, on_picture: Mask, size: float) -> Map:
+    """What a network is told, (6, 64, 64), out of maps of (64, 64).
+
+    `prior` is the mask before, of an object of `size` cells, if there is one.
+    """
+    told = np.zeros((6, GRID, GRID), np.float32)
+    told[0], told[1], told[5] = first, second, on_picture
+    if prior is not None:
+        away = cv2.distanceTransform((prior < 0.5).astype(np.uint8), cv2.DIST_L2, 5)
+        told[2], told[3], told[4] = prior, np.minimum(away / max(size, 2), FAR), 1
+    return told
+
+
+@cache
+def _network(model: str) -> Any:
+    """On one thread: objects are what runs in parallel."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    path = shipped("models", model)
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

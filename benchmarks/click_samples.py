@@ -1,0 +1,221 @@
+"""Clicks on generated gameplay, as `train_click.py` learns from them.
+
+    python benchmarks/click_samples.py clips samples [--part 0 --parts 2] [--rounds 2]
+
+The clips are what `make_gameplay.py` wrote. A few frames of each are disturbed: recoloured, zoomed,
+flashed, drawn over by target designators, squeezed by JPEG. Each thing is clicked, mostly on its
+deepest point, and seen in windows of many sizes: about the click, and about a spoilt mask of it, as
+what was found at a first look.
+"""
+
+import argparse
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from annotate.features import trunk
+from annotate.place import about, box
+from annotate.records import Mask, Picture
+from annotate.refine import GRID, SEEN
+from annotate.windows import Window
+
+FRAMES, LEAST = 8, 150  # frames of a clip; pixels of a thing
+SIZE = 256  # as in annotate.clicked
+COLOURS = ((234, 25, 39), (40, 220, 230), (250, 200, 30))  # of designators
+HEIGHTS = (360, 480, 600, 720)
+
+Random = np.random.Generator
+Clip = dict[str, Any]
+Masks = dict[int, Mask]
+Points = list[tuple[float, float]]
+
+
+def disturbed(random: Random, clip: Clip) -> Iterator[tuple[Picture, Masks]]:
+    """Some frames of a clip, each with the masks of its things, changed alike and one by one."""
+    count = len(clip["frames"])
+    high, wide = cv2.imdecode(clip["frames"][0], cv2.IMREAD_COLOR).shape[:2]
+    height = min(int(random.choice(HEIGHTS)), high)
+    size = round(wide * height / high / 2) * 2, height
+    flipped, recoloured, marked = random.random(3) < (0.5, 0.7, 0.5)
+    shuffled = random.permutation(3) if random.random() < 0.15 else np.arange(3)
+    hue = int(random.integers(0, 180)) if random.random() < 0.35 else int(random.integers(-8, 9))
+    tones = hue, random.uniform(0.4, 1.4), random.uniform(0.55, 1.5), random.uniform(0.8, 1.2)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(40, 90))]
+    for n in sorted(random.permutation(count)[:FRAMES]):
+        picture = cv2.imdecode(clip["frames"][n], cv2.IMREAD_COLOR)[..., ::-1]
+        drawn = {of: m[n] for of, m in clip["masks"].items() if n in m}
+        grey = {of: cv2.imdecode(each, cv2.IMREAD_GRAYSCALE) for of, each in drawn.items()}
+        zoom = random.uniform(1.4, 3.2) if random.random() < 0.2 else 1.0
+        picture, *rest = (_placed(each, size, zoom) for each in (picture, *grey.values()))
+        masks = {of: each > 127 for of, each in zip(grey, rest, strict=True)}
+        if recoloured:
+            picture = _recoloured(picture, *tones)[..., shuffled]
+        if random.random() < 0.15:
+            picture = cv2.convertScaleAbs(picture, alpha=random.uniform(1.25, 2.2), beta=5)
+        if marked:
+            picture = _marked(random, np.ascontiguousarray(picture), list(masks.values())[:2])
+        if flipped:
+            picture, masks = picture[:, ::-1], {of: m[:, ::-1] for of, m in masks.items()}
+        squeezed = cv2.imencode(".jpg", picture[..., ::-1], quality)[1]
+        picture = cv2.imdecode(squeezed, cv2.IMREAD_COLOR)[..., ::-1]
+        large = {of: np.ascontiguousarray(m) for of, m in masks.items() if m.sum() >= LEAST}
+        yield np.ascontiguousarray(picture), large
+
+
+def _placed(picture: npt.NDArray[Any], size: tuple[int, int], zoom: float) -> npt.NDArray[Any]:
+    """At another size, and zoomed in on its middle."""
+    small = cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_AREA)
+    shift = [(1 - zoom) * side / 2 for side in size]
+    matrix = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]]])
+    return small if zoom == 1 else cv2.warpAffine(small, matrix, size)
+
+
+def _recoloured(
+    picture: Picture, hue: int, colour: float, gamma: float, contrast: float
+) -> Picture:
+    tinted = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV).astype(np.int16)
+    tinted[..., 0] = (tinted[..., 0] + hue) % 180
+    tinted[..., 1] = np.clip(tinted[..., 1] * colour, 0, 255)
+    picture = cv2.cvtColor(tinted.astype(np.uint8), cv2.COLOR_HSV2RGB)
+    toned = ((np.arange(256) / 255) ** gamma - 0.5) * contrast + 0.5
+    return cv2.LUT(picture, np.clip(255 * toned, 0, 255).astype(np.uint8))
+
+
+def _marked(random: Random, picture: Picture, masks: list[Mask]) -> Picture:
+    """With target designators round things: four brackets, half-transparent, and a distance."""
+    over, colour = picture.copy(), COLOURS[int(random.integers(len(COLOURS)))]
+    thick = int(random.integers(1, 5))
+    for mask in masks:
+        if mask.sum() < LEAST:
+            continue
+        x0, y0, x1, y1 = box(mask)
+        jitter = 0.1 * random.standard_normal(4) * np.array([x1 - x0, y1 - y0] * 2)
+        x0, y0, x1, y1 = np.round(np.array([x0, y0, x1, y1]) + jitter).astype(int).tolist()
+        arm = max(4, int(0.22 * (x1 - x0)))
+        for x, right in ((x0, arm), (x1, -arm)):
+            for y, down in ((y0, arm), (y1, -arm)):
+                cv2.line(over, (x, y), (x + right, y), colour, thick, cv2.LINE_AA)
+                cv2.line(over, (x, y), (x, y + down), colour, thick, cv2.LINE_AA)
+        text = f"{random.integers(3, 60)}m"
+        cv2.putText(over, text, (x1 + 4, y0 + 10), 0, 0.4, colour, 1, cv2.LINE_AA)
+    share = random.uniform(0.5, 1)
+    return cv2.addWeighted(over, share, picture, 1 - share, 0)
+
+
+def spoilt(random: Random, mask: Mask) -> Mask:
+    """A mask as it might be found: as it is, thinner, thicker, cut, or with a bit too much."""
+    case, grey = random.random(), mask.astype(np.uint8)
+    reach = 2 * max(1, int(0.12 * np.sqrt(mask.sum()))) + 1
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+    y, x = np.nonzero(mask)
+    if case < 0.4:
+        return mask
+    if case < 0.55:
+        changed = cv2.erode(grey, disk) > 0
+    elif case < 0.7:
+        changed = cv2.dilate(grey, disk) > 0
+    elif case < 0.85:
+        angle = random.uniform(0, 2 * np.pi)
+        along = x * np.cos(angle) + y * np.sin(angle)
+        gone = along > np.quantile(along, random.uniform(0.6, 0.9))
+        changed = mask.copy()
+        changed[y[gone], x[gone]] = False
+    else:
+        x0, y0, x1, y1 = box(mask)
+        at = int(random.integers(x0, x1)), int(random.integers(y0, y1))
+        axes = int(0.3 * (x1 - x0)) + 1, int(0.3 * (y1 - y0)) + 1
+        changed = cv2.ellipse(grey.copy(), at, axes, 0, 0, 360, 1, -1) > 0
+    return np.asarray(changed) if changed.sum() > 30 else mask
+
+
+def clicks(random: Random, mask: Mask) -> tuple[Points, Points]:
+    """Points inside, one or two, and now and then one close outside."""
+    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+
+    def one_of(where: Mask) -> tuple[float, float]:
+        k = int(random.integers(np.count_nonzero(where)))
+        return float(np.nonzero(where)[1][k]), float(np.nonzero(where)[0][k])
+
+    deepest = random.random() < 0.65
+    inside = [one_of(depth == depth.max() if deepest else depth >= 0.35 * depth.max())]
+    if random.random() < 0.2:
+        inside.append(one_of(mask))
+    near = (cv2.dilate(mask.astype(np.uint8), np.ones((25, 25))) > 0) & ~mask
+    outside = [one_of(near)] if near.any() and random.random() < 0.25 else []
+    return inside, outside
+
+
+def samples(random: Random, picture: Picture, mask: Mask) -> Iterator[dict[str, Any]]:
+    """What the network may see of a clicked thing, and what it should say."""
+    x0, y0, x1, y1 = box(mask)
+    size, most = max(x1 - x0, y1 - y0), 1.4 * min(picture.shape[:2])
+    for _ in range(2):
+        marks = clicks(random, mask)
+        x, y = marks[0][0]
+        for _ in range(2):
+            side = size * np.exp(random.uniform(np.log(0.8), np.log(6)))
+            window = Window(x, y, float(np.clip(side, 40, most)))
+            yield _sample(picture, window, mask, marks, None)
+        before = spoilt(random, mask)
+        if random.random() < 0.3:
+            before = spoilt(random, before)
+        window = about(before).scaled(float(np.exp(0.15 * random.standard_normal())))
+        yield _sample(picture, window, mask, marks, before)
+
+
+def _sample(
+    picture: Picture, window: Window, mask: Mask, marks: tuple[Points, Points], before: Mask | None
+) -> dict[str, Any]:
+    crop = window.cut(picture, SIZE)
+    seen = trunk(crop)
+    middle = np.array((window.x, window.y))
+    cells = [
+        (np.array(points).reshape(-1, 2) - middle) * (GRID / window.side) + (GRID - 1) / 2
+        for points in marks
+    ]
+    prior = before is not None and window.cut(before.astype(np.float32), GRID, outside=False)
+    return {
+        "crop": cv2.resize(crop, (SEEN, SEEN), interpolation=cv2.INTER_AREA),
+        "s8": seen.s8.astype(np.float16),
+        "s16": seen.s16.astype(np.float16),
+        "clicks": cells,
+        "prior": None if before is None else prior.astype(np.float16),
+        "on_picture": window.inside((picture.shape[1], picture.shape[0]), GRID),
+        "mask": np.packbits(window.cut(mask.astype(np.float32), SEEN, outside=False) > 0.5),
+        "area": float(mask.sum() * (SEEN / window.side) ** 2),  # also what the window cuts off
+    }
+
+
+def main() -> None:
+    """Write a file of samples for each clip and round."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("clips", type=Path)
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("--part", type=int, default=0)
+    arguments.add_argument("--parts", type=int, default=1)
+    arguments.add_argument("--rounds", type=int, default=2)
+    asked = arguments.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    cv2.setNumThreads(1)
+    for turn in range(asked.rounds):
+        for k, path in enumerate(sorted(asked.clips.glob("*.pkl"))):
+            if k % asked.parts != asked.part:
+                continue
+            random, clip = np.random.default_rng((turn, k)), pickle.loads(path.read_bytes())
+            found = [
+                sample
+                for picture, masks in disturbed(random, clip)
+                for mask in masks.values()
+                for sample in samples(random, picture, mask)
+            ]
+            (asked.folder / f"{turn}_{path.name}").write_bytes(pickle.dumps(found))
+            print(f"round {turn}, {path.name}: {len(found)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
