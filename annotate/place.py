@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from annotate.features import Trunk
 from annotate.records import Mask, Picture
 from annotate.windows import Map, Window
 
@@ -60,6 +61,7 @@ class Guess:
     """Where an object seems to be, in its window: soft mask, and what the classifier saw."""
 
     crop: Picture
+    trunk: Trunk
     window: Window
     soft: Map  # (size, size), 0..1
     score: Map  # (grid, grid)

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from annotate.features import features
+from annotate.features import Trunk, features, joined, trunk
+from annotate.found_again import is_thing
 from annotate.guided import guided
 from annotate.kin import Kin
 from annotate.place import (
@@ -103,7 +104,7 @@ class Tracker:
             times = SCALES[int(place.age) % len(SCALES)]
             size_wh = max(place.width, 4) * times, max(place.height, 4) * times
             return self._closest(picture, self._search.everywhere(picture, size_wh, TRIES))[0]
-        guess = self._look(picture, place.window, self._warped(place.window, grey, before))
+        guess = self.look(picture, place.window, self._warped(place.window, grey, before))
         if place.age <= YOUNG:
             guess = self._recoloured(guess) or guess
         if place.age % self._effort.every:
@@ -131,14 +132,14 @@ class Tracker:
         found = []
         for spot in spots:
             window = Window(spot.x, spot.y, WIDE * side(spot.width, spot.height))
-            guess = self._look(picture, window, None)
+            guess = self.look(picture, window)
             guess.heat = spot.heat
             found.append((self._kinship(guess), guess))
         kin, guess = max(found, key=lambda each: each[0])
         soft, _ = one_thing(guess.soft, guess, self._place, self._kin)
         if (soft > 0.5).sum() < 16:
             return guess, kin
-        again = self._look(picture, within(soft > 0.5, guess.window), None)
+        again = self.look(picture, within(soft > 0.5, guess.window))
         again.heat = guess.heat
         closer = self._kinship(again)
         return (again, closer) if closer > kin - 0.02 else (guess, kin)
@@ -174,7 +175,7 @@ class Tracker:
         weight = near.astype(np.float32)
         self._ridge.learn(guess.expanded, inside, weight, shown=False)
         self._ridge.solve()
-        again = self._fused(guess.crop, guess.window, guess.expanded, guess.inside, guess.prior)
+        again = self._fused(guess.crop, guess.trunk, guess.window, guess.inside, guess.prior)
         self._place.fit, self._place.likeness = mean(again.score, was), mean(again.sure, was)
         self._kin.accept(again.expanded, was)
         return again
@@ -231,16 +232,16 @@ class Tracker:
         soft = rewindowed(self._soft, self._place.soft_window, window, size)
         return np.asarray(cv2.remap(soft, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR))
 
-    def _look(self, picture: Picture, window: Window, prior: Map | None) -> Guess:
+    def look(self, picture: Picture, window: Window, prior: Map | None = None) -> Guess:
+        """What is in `window`; `prior`, of half the crop's size, is where it was, if it was."""
         crop = window.cut(picture, self._effort.size)
-        expanded = self._ridge.expand(features(crop))
         inside = window.inside((picture.shape[1], picture.shape[0]), self._effort.grid)
-        return self._fused(crop, window, expanded, inside, prior)
+        return self._fused(crop, trunk(crop), window, inside, prior)
 
     def _fused(
-        self, crop: Picture, window: Window, expanded: Map, inside: Mask, prior: Map | None
+        self, crop: Picture, seen: Trunk, window: Window, inside: Mask, prior: Map | None
     ) -> Guess:
-        size = self._effort.size
+        size, expanded = self._effort.size, self._ridge.expand(joined(crop, seen))
         score, sure = self._scores(expanded)
         logit = 4 * score + self._place.faith * np.minimum(sure, 0)
         if prior is None:
@@ -250,9 +251,8 @@ class Tracker:
             logit += pulled(prior, self._effort.grid, max(float(reach), 2))
         soft = 1 / (1 + np.exp(-np.where(inside, logit, -8)))
         soft = cv2.resize(soft.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
-        return Guess(
-            crop, window, guided(crop, soft, size // 32), score, sure, expanded, inside, prior
-        )
+        soft = guided(crop, soft, size // 32)
+        return Guess(crop, seen, window, soft, score, sure, expanded, inside, prior)
 
     def _seen(self, guess: Guess, where: Mask, now: tuple[float, float, float]) -> bool:
         """Whether this, of such area, fit and kinship, is the object: unlike what is round it."""
@@ -262,7 +262,8 @@ class Tracker:
         if guess.prior is None:
             sized = 0.1 * usual.area < area < 10 * usual.area
             like = fit > 0.5 * usual.fit and kinship > usual.kinship - KIN_FOUND
-            return bool(sized and like and self._alike(kinship, guess) and round_it < -0.1)
+            alike = sized and like and self._alike(kinship, guess) and round_it < -0.1
+            return bool(alike and is_thing(guess))
         like = fit > 0.3 * usual.fit and kinship > usual.kinship - KIN_KEPT
         return bool(area >= max(16, 0.03 * usual.area) and like and round_it < 0.2)
 

@@ -10,7 +10,7 @@ what was found at a first look.
 
 import argparse
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from annotate.features import trunk
+from annotate.clicked import spots
+from annotate.features import Trunk, trunk
 from annotate.place import about, box
 from annotate.records import Mask, Picture
-from annotate.refine import GRID, SEEN
-from annotate.windows import Window
+from annotate.refine import GRID, SEEN, drawn
+from annotate.windows import Map, Window
 
 FRAMES, LEAST = 8, 150  # frames of a clip; pixels of a thing
 SIZE = 256  # as in annotate.clicked
@@ -31,13 +32,15 @@ HEIGHTS = (360, 480, 600, 720)
 
 Random = np.random.Generator
 Clip = dict[str, Any]
+Numbers = npt.NDArray[np.float64]
 Masks = dict[int, Mask]
 Points = list[tuple[float, float]]
 
 
-def disturbed(random: Random, clip: Clip) -> Iterator[tuple[Picture, Masks]]:
-    """Some frames of a clip, each with the masks of its things, changed alike and one by one."""
-    count = len(clip["frames"])
+def disturbed(
+    random: Random, clip: Clip, numbers: Sequence[int], zooms: Numbers, gains: Numbers
+) -> Iterator[tuple[Picture, Masks]]:
+    """Those frames of a clip, so far zoomed in and so bright, each with the masks of its things."""
     high, wide = cv2.imdecode(clip["frames"][0], cv2.IMREAD_COLOR).shape[:2]
     height = min(int(random.choice(HEIGHTS)), high)
     size = round(wide * height / high / 2) * 2, height
@@ -46,17 +49,15 @@ def disturbed(random: Random, clip: Clip) -> Iterator[tuple[Picture, Masks]]:
     hue = int(random.integers(0, 180)) if random.random() < 0.35 else int(random.integers(-8, 9))
     tones = hue, random.uniform(0.4, 1.4), random.uniform(0.55, 1.5), random.uniform(0.8, 1.2)
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(40, 90))]
-    for n in sorted(random.permutation(count)[:FRAMES]):
+    for n, zoom, gain in zip(numbers, zooms, gains, strict=True):
         picture = cv2.imdecode(clip["frames"][n], cv2.IMREAD_COLOR)[..., ::-1]
         drawn = {of: m[n] for of, m in clip["masks"].items() if n in m}
         grey = {of: cv2.imdecode(each, cv2.IMREAD_GRAYSCALE) for of, each in drawn.items()}
-        zoom = random.uniform(1.4, 3.2) if random.random() < 0.2 else 1.0
         picture, *rest = (_placed(each, size, zoom) for each in (picture, *grey.values()))
         masks = {of: each > 127 for of, each in zip(grey, rest, strict=True)}
         if recoloured:
             picture = _recoloured(picture, *tones)[..., shuffled]
-        if random.random() < 0.15:
-            picture = cv2.convertScaleAbs(picture, alpha=random.uniform(1.25, 2.2), beta=5)
+        picture = cv2.convertScaleAbs(picture, alpha=gain)
         if marked:
             picture = _marked(random, np.ascontiguousarray(picture), list(masks.values())[:2])
         if flipped:
@@ -65,6 +66,15 @@ def disturbed(random: Random, clip: Clip) -> Iterator[tuple[Picture, Masks]]:
         picture = cv2.imdecode(squeezed, cv2.IMREAD_COLOR)[..., ::-1]
         large = {of: np.ascontiguousarray(m) for of, m in masks.items() if m.sum() >= LEAST}
         yield np.ascontiguousarray(picture), large
+
+
+def some(random: Random, clip: Clip) -> Iterator[tuple[Picture, Masks]]:
+    """Some frames of a clip, disturbed, a few of them zoomed or flashed."""
+    numbers = sorted(random.permutation(len(clip["frames"]))[:FRAMES].tolist())
+    zoomed, flashed = random.random((2, len(numbers))) < [[0.2], [0.15]]
+    zooms = np.where(zoomed, random.uniform(1.4, 3.2, len(numbers)), 1)
+    gains = np.where(flashed, random.uniform(1.25, 2.2, len(numbers)), 1)
+    return disturbed(random, clip, numbers, zooms, gains)
 
 
 def _placed(picture: npt.NDArray[Any], size: tuple[int, int], zoom: float) -> npt.NDArray[Any]:
@@ -174,20 +184,34 @@ def _sample(
     crop = window.cut(picture, SIZE)
     seen = trunk(crop)
     middle = np.array((window.x, window.y))
-    cells = [
-        (np.array(points).reshape(-1, 2) - middle) * (GRID / window.side) + (GRID - 1) / 2
+    inside, outside = (
+        spots((np.array(points).reshape(-1, 2) - middle) * (GRID / window.side) + (GRID - 1) / 2)
         for points in marks
-    ]
-    prior = before is not None and window.cut(before.astype(np.float32), GRID, outside=False)
+    )
+    prior, size = None, 0.0
+    if before is not None:
+        prior = window.cut(before.astype(np.float32), GRID, outside=False)
+        size = float(np.sqrt((prior > 0.5).sum()))
+    on_picture = window.inside((picture.shape[1], picture.shape[0]), GRID)
+    told = drawn(inside, outside, prior, on_picture, size)
+    return sample(crop, seen, told, window, mask)
+
+
+def sample(
+    crop: Picture, seen: Trunk, told: Map, window: Window, mask: Mask | None
+) -> dict[str, Any]:
+    """What a network is given, and the true mask: none when the thing is not to be seen."""
+    true = np.zeros((SEEN, SEEN), np.float32)
+    if mask is not None:
+        true = window.cut(mask.astype(np.float32), SEEN, outside=False)
     return {
         "crop": cv2.resize(crop, (SEEN, SEEN), interpolation=cv2.INTER_AREA),
         "s8": seen.s8.astype(np.float16),
         "s16": seen.s16.astype(np.float16),
-        "clicks": cells,
-        "prior": None if before is None else prior.astype(np.float16),
-        "on_picture": window.inside((picture.shape[1], picture.shape[0]), GRID),
-        "mask": np.packbits(window.cut(mask.astype(np.float32), SEEN, outside=False) > 0.5),
-        "area": float(mask.sum() * (SEEN / window.side) ** 2),  # also what the window cuts off
+        "maps": told.astype(np.float16),
+        "mask": np.packbits(true > 0.5),
+        # also what the window cuts off
+        "area": 0.0 if mask is None else float(mask.sum() * (SEEN / window.side) ** 2),
     }
 
 
@@ -209,7 +233,7 @@ def main() -> None:
             random, clip = np.random.default_rng((turn, k)), pickle.loads(path.read_bytes())
             found = [
                 sample
-                for picture, masks in disturbed(random, clip)
+                for picture, masks in some(random, clip)
                 for mask in masks.values()
                 for sample in samples(random, picture, mask)
             ]

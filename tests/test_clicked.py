@@ -116,8 +116,9 @@ def test_a_box_does_not_ask_it(clicks, monkeypatch):
     assert overlap(found, true) > 0.4
 
 
-def test_the_card_is_of_this_model():
+def test_the_card_is_of_these_models():
     card = (MODELS / "light-refine.md").read_text(encoding="utf-8")
-    model = shipped("models", refine.CLICK).read_bytes()
-    assert re.search(r"`([0-9a-f]{64})`", card)[1] == hashlib.sha256(model).hexdigest()
-    assert f"{len(model):,} bytes" in card
+    models = [shipped("models", name).read_bytes() for name in (refine.CLICK, refine.FOLLOW)]
+    sums = [hashlib.sha256(model).hexdigest() for model in models]
+    assert re.findall(r"`([0-9a-f]{64})`", card) == sums
+    assert all(f"{len(model):,} bytes" in card for model in models)

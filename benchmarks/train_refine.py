@@ -1,11 +1,12 @@
-"""Train `models/light-click.onnx`, which tells `light` what a click means.
+"""Train the networks that `light` asks: what a click means, and what a search found.
 
     python -m venv trained && trained/bin/pip install -e . torch onnx==1.22.0
-    trained/bin/python benchmarks/train_click.py samples models/light-click.onnx --minutes 10
+    trained/bin/python benchmarks/train_refine.py clicks models/light-click.onnx --minutes 10
+    trained/bin/python benchmarks/train_refine.py followed models/light-follow.onnx --minutes 13
 
-The samples are what `click_samples.py` wrote. A U-Net of 0.2 million parameters, on the picture and
-on two maps of the trunk that ships. Beside the mask it says how good that is, as IoU, which is
-taught by the IoU it has (Huang et al., "Mask Scoring R-CNN", CVPR 2019).
+The samples are what `click_samples.py` and `follow_samples.py` wrote. A U-Net of 0.2 million
+parameters, on the picture and on two maps of the trunk that ships. Beside the mask it says how good
+that is, as IoU, which is taught by the IoU it has (Huang et al., "Mask Scoring R-CNN", CVPR 2019).
 """
 
 import argparse
@@ -23,9 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from annotate.clicked import spots
-from annotate.refine import drawn
-
 BATCH, RATE, DECAY, LONGEST = 32, 2e-3, 1e-2, 2.0  # samples; Adam's; the longest gradient
 HELD_OUT, CHECKED = 12, 700  # one of so many clips is not learnt from; samples of those
 LEAST = 40  # cells of a mask that count as something to find
@@ -41,8 +39,8 @@ def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequen
     return nn.Sequential(kernel, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-class Clicked(nn.Module):
-    """What a click means: a mask, and the IoU it should have, as logits.
+class Refiner(nn.Module):
+    """A mask, and the IoU it should have, as logits.
 
     In: the picture, (n, 3, 128, 128) in 0..1; of the trunk's maps (n, 40, 32, 32) and
     (n, 112, 16, 16); what `annotate.refine.drawn` draws, (n, 6, 64, 64). Out: (n, 1, 128, 128)
@@ -95,15 +93,9 @@ def fed(samples: list[Sample], random: np.random.Generator | None) -> list[Tenso
     """A batch: the four inputs, the masks, their whole areas. With `random`: changed a little."""
     rows = []
     for each in samples:
-        prior, size = None, 0.0
-        if each["prior"] is not None:
-            prior = each["prior"].astype(np.float32)
-            size = float(np.sqrt((prior > 0.5).sum()))
-        inside, outside = (spots(points) for points in each["clicks"])
-        maps = drawn(inside, outside, prior, each["on_picture"], size)
         mask = np.unpackbits(each["mask"]).reshape(1, 128, 128).astype(np.float32)
         crop = each["crop"].transpose(2, 0, 1).astype(np.float32) / 255
-        row = [crop, each["s8"], each["s16"], maps, mask]
+        row = [crop, each["s8"], each["s16"], each["maps"], mask]
         if random is not None:
             if random.random() < 0.5:
                 row = [values[..., ::-1] for values in row]
@@ -114,7 +106,7 @@ def fed(samples: list[Sample], random: np.random.Generator | None) -> list[Tenso
     return [torch.from_numpy(np.stack(values).astype(np.float32)) for values in columns]
 
 
-def judged(network: Clicked, batch: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def judged(network: Refiner, batch: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """The loss; and for each sample the IoU it has, and says it has."""
     *inputs, mask, area = batch
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=network.training):
@@ -134,7 +126,7 @@ def judged(network: Clicked, batch: list[Tensor]) -> tuple[Tensor, Tensor, Tenso
     return (2 * pixels + dice * (0.3 + 0.7 * seen)).mean() + 0.5 * said, iou, torch.sigmoid(worth)
 
 
-def checked(network: Clicked, samples: list[Sample]) -> str:
+def checked(network: Refiner, samples: list[Sample]) -> str:
     """How well it does on clips that it has not learnt from."""
     network.eval()
     with torch.no_grad():
@@ -142,7 +134,7 @@ def checked(network: Clicked, samples: list[Sample]) -> str:
         results = [judged(network, fed(part, None))[1:] for part in parts]
     network.train()
     ious, said = (torch.cat(column).numpy() for column in zip(*results, strict=True))
-    first = np.array([each["prior"] is None for each in samples])
+    first = np.array([not each["maps"][4].any() for each in samples])
     alike = np.corrcoef(ious, said)[0, 1]
     return f"IoU {ious[first].mean():.3f}, again {ious[~first].mean():.3f}, said right {alike:.3f}"
 
@@ -162,10 +154,10 @@ def batches(samples: list[Sample]) -> Iterator[list[Tensor]]:
         yield waiting.get()
 
 
-def trained(samples: list[Sample], apart: list[Sample], minutes: float) -> Clicked:
+def trained(samples: list[Sample], apart: list[Sample], minutes: float) -> Refiner:
     """A network that learnt from `samples` for so long, by AdamW and a cosine."""
     torch.manual_seed(0)
-    network = Clicked().to(memory_format=torch.channels_last).train()
+    network = Refiner().to(memory_format=torch.channels_last).train()
     steps = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
     started = told = time.time()
     for count, batch in enumerate(batches(samples)):
@@ -187,7 +179,7 @@ def trained(samples: list[Sample], apart: list[Sample], minutes: float) -> Click
     return network.eval().to(memory_format=torch.contiguous_format)
 
 
-def written(network: Clicked, path: Path) -> None:
+def written(network: Refiner, path: Path) -> None:
     """Write it as ONNX, if that says what torch says."""
     shapes = (3, 128, 128), (40, 32, 32), (112, 16, 16), (6, 64, 64)
     inputs = tuple(torch.rand(2, *shape) for shape in shapes)

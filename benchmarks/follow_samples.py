@@ -1,0 +1,161 @@
+"""What the engine sees as it follows and searches, as `train_refine.py` learns from it.
+
+    python benchmarks/follow_samples.py clips followed [--part 0 --parts 2] [--rounds 1]
+
+The clips are what `make_gameplay.py` wrote. `light` is taught a thing by a mask that is often
+spoilt and now and then a click, and follows it: its own errors are in what is learnt from (Ross,
+Gordon, Bagnell, "A Reduction of Imitation Learning and Structured Prediction to No-Regret Online
+Learning", AISTATS 2011). Where it has been wrong for long it is put back. Clips are zoomed,
+flashed and interrupted by another; now and then a look is taken elsewhere, as a search would.
+"""
+
+import argparse
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from click_samples import Clip, Numbers, Random, clicks, disturbed, sample, spoilt
+
+from annotate.found_again import told
+from annotate.place import Guess, about, side
+from annotate.records import Mask, Picture, Prompt
+from annotate.seeds import seed
+from annotate.tracker import Tracker
+from annotate.views import THOROUGH
+from annotate.windows import Window
+
+EVERY, ASIDE = 2, 5  # frames from one sample to the next, and to the next look elsewhere
+PATIENCE = (3, 8, 20)  # frames that it may be wrong before it is put back
+LEAST, SHOWN = 250, 12  # pixels of a thing, and frames that show so many of it
+INTERRUPTED = 0.25  # of the clips
+
+
+def zooms(random: Random, count: int) -> Numbers:
+    """How far to zoom in on each frame: once, at once or slowly, or not at all."""
+    start, ramp = int(random.integers(0, count)), int(random.choice([1, 1, 8, 15]))
+    stop, most = start + int(random.integers(10, 40)), random.uniform(1.4, 3.2)
+    if random.random() > 0.3:
+        return np.ones(count)
+    frames = np.arange(count)
+    return 1 + (most - 1) * np.clip(np.minimum(frames - start, stop - frames) / ramp, 0, 1)
+
+
+def gains(random: Random, count: int) -> Numbers:
+    """How bright each frame is: two in a row are lit, again and again, or none."""
+    period, most = int(random.integers(4, 14)), random.uniform(1.25, 2.2)
+    lit = (np.arange(count) + int(random.integers(0, period))) % period < 2
+    return np.where(lit & (random.random() < 0.35), most, 1.0)
+
+
+def played(
+    random: Random, clip: Clip, other: Clip
+) -> tuple[list[Picture], dict[int, dict[int, Mask]]]:
+    """All frames of a clip, disturbed, and the masks of each thing by frame."""
+    count = len(clip["frames"])
+    changed = disturbed(random, clip, range(count), zooms(random, count), gains(random, count))
+    pictures, seen = map(list, zip(*changed, strict=True))
+    start = int(random.integers(8, count))
+    stop = min(start + int(random.integers(5, 20)), count)
+    if random.random() < INTERRUPTED:
+        most = range(min(stop - start, len(other["frames"])))
+        size = pictures[0].shape[1::-1]
+        for k, (picture, _) in enumerate(disturbed(random, other, most, *np.ones((2, len(most))))):
+            pictures[start + k], seen[start + k] = cv2.resize(picture, size), {}
+    things = {of for masks in seen for of in masks}
+    return pictures, {of: {n: m[of] for n, m in enumerate(seen) if of in m} for of in things}
+
+
+def shown(random: Random, picture: Picture, mask: Mask) -> Mask:
+    """What the engine is taught: a mask as it might be found, now and then from a click."""
+    if random.random() > 0.25:
+        return spoilt(random, mask)
+    inside, _ = clicks(random, mask)
+    found = seed(picture, Prompt(0, 1, np.array(inside), np.ones(len(inside), int))) > 0.5
+    return found if (found & mask).sum() > 0.3 * (found | mask).sum() else mask
+
+
+def elsewhere(random: Random, mask: Mask | None, picture: Picture, usual: float) -> Window:
+    """A window about the thing, more or less, or about any place."""
+    if mask is not None and random.random() < 0.6:
+        window = about(mask)
+        dx, dy = 0.1 * window.side * random.standard_normal(2)
+        times = 1.2 * np.exp(0.3 * random.standard_normal())
+        return Window(window.x + dx, window.y + dy, window.side * float(times))
+    high, wide = picture.shape[:2]
+    return Window(random.uniform(0, wide), random.uniform(0, high), usual)
+
+
+def followed(
+    random: Random, pictures: Sequence[Picture], masks: dict[int, Mask]
+) -> Iterator[dict[str, Any]]:
+    """Samples of one thing, followed from one of its first frames on."""
+    large = [n for n, mask in sorted(masks.items()) if mask.sum() >= LEAST]
+    if len(large) < SHOWN:
+        return
+    first = large[0] if random.random() < 0.5 else int(random.choice(large[: len(large) // 2]))
+    given = shown(random, pictures[first], masks[first])
+    engine, size_wh = Tracker(THOROUGH), pictures[0].shape[1::-1]
+    engine.teach(pictures[first], given.astype(np.float32))
+    engine.start(pictures[first], given)
+    before, wrong = cv2.cvtColor(pictures[first], cv2.COLOR_RGB2GRAY), 0
+    patience, usual = int(random.choice(PATIENCE)), 1.3 * side(*_size(given))
+
+    def seen(guess: Guess, mask: Mask | None) -> dict[str, Any]:
+        reach = float(np.sqrt(given.sum())) * 64 / guess.window.side
+        return sample(guess.crop, guess.trunk, told(guess, reach), guess.window, mask)
+
+    for n in range(first + 1, len(pictures)):
+        grey, mask = cv2.cvtColor(pictures[n], cv2.COLOR_RGB2GRAY), masks.get(n)
+        guess = engine.guess(pictures[n], grey, before)
+        if n % EVERY == 0:
+            yield seen(guess, mask)
+        if n % ASIDE == 0:
+            window = elsewhere(random, mask, pictures[n], usual)
+            yield seen(engine.look(pictures[n], window), mask)
+        found, _ = engine.settle(guess, None, size_wh)
+        before = grey
+        if mask is None or mask.sum() < LEAST:
+            continue
+        right = found is not None and (found & mask).sum() > 0.25 * (found | mask).sum()
+        wrong = 0 if right else wrong + 1
+        if wrong > patience:
+            engine.start(pictures[n], spoilt(random, mask))
+            wrong = 0
+
+
+def _size(mask: Mask) -> tuple[int, int]:
+    across, down = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(np.ptp(across)) + 1, int(np.ptp(down)) + 1
+
+
+def main() -> None:
+    """Write a file of samples for each clip and round."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("clips", type=Path)
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("--part", type=int, default=0)
+    arguments.add_argument("--parts", type=int, default=1)
+    arguments.add_argument("--rounds", type=int, default=1)
+    asked = arguments.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    cv2.setNumThreads(1)
+    paths = sorted(asked.clips.glob("*.pkl"))
+    for turn in range(asked.rounds):
+        for k in range(asked.part, len(paths), asked.parts):
+            random = np.random.default_rng((100 + turn, k))
+            clip, other = (pickle.loads(paths[n].read_bytes()) for n in (k, k // 2))
+            pictures, things = played(random, clip, other)
+            found = [
+                sample
+                for _, masks in sorted(things.items())[:2]
+                for sample in followed(random, pictures, masks)
+            ]
+            (asked.folder / f"{turn}_{paths[k].name}").write_bytes(pickle.dumps(found))
+            print(f"round {turn}, {paths[k].name}: {len(found)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

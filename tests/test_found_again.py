@@ -1,0 +1,66 @@
+"""What a search found must be a thing."""
+
+import json
+
+import numpy as np
+import pytest
+
+from annotate import masks, tracker, video
+from annotate.found_again import is_thing, told
+from annotate.place import about
+from annotate.tracker import Tracker
+from annotate.views import QUICK, THOROUGH
+from annotate.windows import Window
+
+
+@pytest.fixture
+def monsters(demo):
+    """The demo's first picture, and the masks of its three monsters."""
+    [frame] = video.frames(demo, stop=1)
+    parts = json.loads((demo.parent / "demo.gt.json").read_text())["annotations"]
+    first = [each for each in parts if each["image_id"] == 0 and "segmentation" in each]
+    by_track = {each.get("track_id"): masks.decode(each["segmentation"]) for each in first}
+    return frame.image, [by_track[of] for of in (223, 224, 225)]
+
+
+def taught(picture, mask, effort):
+    engine = Tracker(effort)
+    engine.teach(picture, mask.astype(np.float32))
+    engine.start(picture, mask)
+    return engine
+
+
+@pytest.mark.parametrize("effort", [THOROUGH, QUICK])
+def test_a_monster_is_a_thing_and_a_floor_is_none(monsters, effort):
+    picture, shown = monsters
+    for mask in shown:
+        engine, window = taught(picture, mask, effort), about(mask)
+        assert is_thing(engine.look(picture, window))
+        assert not is_thing(engine.look(picture, Window(100, 450, window.side)))
+
+
+def test_what_the_network_is_told_of_a_guess(monsters):
+    picture, [mask, *_] = monsters
+    engine, window = taught(picture, mask, QUICK), about(mask)
+    prior = window.cut(mask.astype(np.float32), QUICK.size // 2, outside=False)
+    searched, followed = engine.look(picture, window), engine.look(picture, window, prior)
+    searched.score[:] = 7
+    assert told(searched, 0).shape == (6, 64, 64)
+    assert (told(searched, 0)[0] == 2).all() and not told(searched, 0)[2:5].any()
+    layers = told(followed, 20)
+    there = window.cut(mask.astype(np.float32), 64, outside=False) > 0.5
+    assert (layers[2] > 0.5)[there].mean() > 0.95 and layers[4].all()
+    assert layers[1][there].mean() > layers[1][~there].mean() + 0.5
+
+
+def test_what_is_no_thing_is_not_found_again(monsters, monkeypatch):
+    picture, [mask, *_] = monsters
+    size_wh, grey = picture.shape[1::-1], picture.mean(axis=2).astype(np.uint8)
+    found = []
+    for verdict in (True, False):
+        engine = taught(picture, mask, THOROUGH)
+        engine._place.lost = 3
+        monkeypatch.setattr(tracker, "is_thing", lambda _, verdict=verdict: verdict)
+        seen = [engine.settle(engine.guess(picture, grey, grey), None, size_wh) for _ in range(3)]
+        found.append(any(each is not None for each, _ in seen))
+    assert found == [True, False]
