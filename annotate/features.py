@@ -16,22 +16,22 @@ WEIGHTS = (1.0, 1.0, 1.0, 1.0, 0.5)  # of each group of channels, once each has 
 
 
 @cache
-def _network() -> Any:
-    """The trunk, on one thread: objects are what runs in parallel."""
+def network(name: str) -> Any:
+    """A model that ships, on one thread: objects are what runs in parallel."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    path = shipped("models", MODEL)
+    path = shipped("models", name)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 class Trunk(NamedTuple):
-    """The maps of a crop of (H, W), channels first: (24, H / 4, W / 4), (40, H / 8, W / 8), ..."""
+    """The maps of a crop of (H, W), channels first."""
 
-    s4: Map
-    s8: Map
-    s16: Map
+    s4: Map  # (24, H / 4, W / 4)
+    s8: Map  # (40, H / 8, W / 8)
+    s16: Map  # (112, H / 16, W / 16)
 
 
 def lab(picture: Picture) -> Map:
@@ -57,10 +57,10 @@ def joined(crop: Picture, seen: Trunk) -> Map:
 
 def coarse(crop: Picture) -> Map:
     """A crop of (H, W), both multiples of 16, -> (H / 16, W / 16, 112): the deepest map alone."""
-    [found] = _network().run(["s16"], {"image": crop[None]})
+    [found] = network(MODEL).run(["s16"], {"image": crop[None]})
     return np.ascontiguousarray(found[0].transpose(1, 2, 0))
 
 
 def trunk(crop: Picture) -> Trunk:
     """The maps of a crop of (H, W), both multiples of 16."""
-    return Trunk(*(each[0] for each in _network().run(None, {"image": crop[None]})))
+    return Trunk(*(each[0] for each in network(MODEL).run(None, {"image": crop[None]})))

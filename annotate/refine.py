@@ -6,15 +6,11 @@ Object Segmentation", CVPR 2020. Both say how good their mask should be, as in H
 Scoring R-CNN", CVPR 2019. How they were made, and how far to trust them: `models/light-refine.md`.
 """
 
-from functools import cache
-from typing import Any
-
 import cv2
 import numpy as np
 
-from annotate.features import Trunk
+from annotate.features import Trunk, network
 from annotate.records import Mask, Picture
-from annotate.shipped import shipped
 from annotate.windows import Map
 
 CLICK, FOLLOW = "light-click.onnx", "light-follow.onnx"
@@ -35,7 +31,7 @@ def refined(model: str, crop: Picture, trunk: Trunk, told: Map) -> tuple[Map, fl
         if maps.shape[1] != side:
             maps = np.stack([cv2.resize(each, (side, side)) for each in maps])
         given[name] = maps
-    logits, worth = _network(model).run(None, {name: each[None] for name, each in given.items()})
+    logits, worth = network(model).run(None, {name: each[None] for name, each in given.items()})
     return logits[0, 0], float(1 / (1 + np.exp(-worth[0])))
 
 
@@ -50,14 +46,3 @@ def drawn(first: Map, second: Map, prior: Map | None, on_picture: Mask, size: fl
         away = cv2.distanceTransform((prior < 0.5).astype(np.uint8), cv2.DIST_L2, 5)
         told[2], told[3], told[4] = prior, np.minimum(away / max(size, 2), FAR), 1
     return told
-
-
-@cache
-def _network(model: str) -> Any:
-    """On one thread: objects are what runs in parallel."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    path = shipped("models", model)
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

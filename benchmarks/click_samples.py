@@ -10,7 +10,7 @@ what was found at a first look.
 
 import argparse
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,31 +215,32 @@ def sample(
     }
 
 
-def main() -> None:
-    """Write a file of samples for each clip and round."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def write(make: Callable[[Random, Clip, Clip], Iterator[dict[str, Any]]], doc: str) -> None:
+    """As the command line says, a file of samples for each clip, made of it and of another."""
+    arguments = argparse.ArgumentParser(description=doc.splitlines()[0])
     arguments.add_argument("clips", type=Path)
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--part", type=int, default=0)
     arguments.add_argument("--parts", type=int, default=1)
-    arguments.add_argument("--rounds", type=int, default=2)
+    arguments.add_argument("--rounds", type=int, default=1)
     asked = arguments.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
+    paths = sorted(asked.clips.glob("*.pkl"))
     for turn in range(asked.rounds):
-        for k, path in enumerate(sorted(asked.clips.glob("*.pkl"))):
-            if k % asked.parts != asked.part:
-                continue
-            random, clip = np.random.default_rng((turn, k)), pickle.loads(path.read_bytes())
-            found = [
-                sample
-                for picture, masks in some(random, clip)
-                for mask in masks.values()
-                for sample in samples(random, picture, mask)
-            ]
-            (asked.folder / f"{turn}_{path.name}").write_bytes(pickle.dumps(found))
-            print(f"round {turn}, {path.name}: {len(found)}", flush=True)
+        for k in range(asked.part, len(paths), asked.parts):
+            clip, other = (pickle.loads(paths[n].read_bytes()) for n in (k, k // 2))
+            found = list(make(np.random.default_rng((turn, k)), clip, other))
+            (asked.folder / f"{turn}_{paths[k].name}").write_bytes(pickle.dumps(found))
+            print(f"round {turn}, {paths[k].name}: {len(found)}", flush=True)
+
+
+def clicked(random: Random, clip: Clip, _: Clip) -> Iterator[dict[str, Any]]:
+    """Samples of clicks on some frames of a clip."""
+    for picture, masks in some(random, clip):
+        for mask in masks.values():
+            yield from samples(random, picture, mask)
 
 
 if __name__ == "__main__":
-    main()
+    write(clicked, __doc__)

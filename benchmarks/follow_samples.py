@@ -9,15 +9,12 @@ Learning", AISTATS 2011). Where it has been wrong for long it is put back. Clips
 flashed and interrupted by another; now and then a look is taken elsewhere, as a search would.
 """
 
-import argparse
-import pickle
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from click_samples import Clip, Numbers, Random, clicks, disturbed, sample, spoilt
+from click_samples import Clip, Numbers, Random, clicks, disturbed, sample, spoilt, write
 
 from annotate.found_again import told
 from annotate.place import Guess, about, side
@@ -131,31 +128,12 @@ def _size(mask: Mask) -> tuple[int, int]:
     return int(np.ptp(across)) + 1, int(np.ptp(down)) + 1
 
 
-def main() -> None:
-    """Write a file of samples for each clip and round."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("clips", type=Path)
-    arguments.add_argument("folder", type=Path)
-    arguments.add_argument("--part", type=int, default=0)
-    arguments.add_argument("--parts", type=int, default=1)
-    arguments.add_argument("--rounds", type=int, default=1)
-    asked = arguments.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    cv2.setNumThreads(1)
-    paths = sorted(asked.clips.glob("*.pkl"))
-    for turn in range(asked.rounds):
-        for k in range(asked.part, len(paths), asked.parts):
-            random = np.random.default_rng((100 + turn, k))
-            clip, other = (pickle.loads(paths[n].read_bytes()) for n in (k, k // 2))
-            pictures, things = played(random, clip, other)
-            found = [
-                sample
-                for _, masks in sorted(things.items())[:2]
-                for sample in followed(random, pictures, masks)
-            ]
-            (asked.folder / f"{turn}_{paths[k].name}").write_bytes(pickle.dumps(found))
-            print(f"round {turn}, {paths[k].name}: {len(found)}", flush=True)
+def all_followed(random: Random, clip: Clip, other: Clip) -> Iterator[dict[str, Any]]:
+    """Samples of the things of a clip, two at most."""
+    pictures, things = played(random, clip, other)
+    for _, masks in sorted(things.items())[:2]:
+        yield from followed(random, pictures, masks)
 
 
 if __name__ == "__main__":
-    main()
+    write(all_followed, __doc__)

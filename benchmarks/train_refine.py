@@ -215,6 +215,8 @@ def main() -> None:
     for path in sorted(asked.samples.glob("*.pkl")):
         held_out = clips.index(path.name.partition("_")[2]) % HELD_OUT == 0
         (apart if held_out else learnt).extend(pickle.loads(path.read_bytes()))
+    if not learnt:
+        raise SystemExit(f"{asked.samples}: samples of two clips at least, one is kept to check by")
     some = np.random.default_rng(0).permutation(len(apart))[:CHECKED]
     print(f"{len(learnt)} samples, {len(some)} others to check by", flush=True)
     written(trained(learnt, [apart[k] for k in some], asked.minutes), asked.model)
