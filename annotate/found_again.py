@@ -15,7 +15,7 @@ def is_thing(guess: Guess) -> bool:
     """Whether a good mask can be had of what was found.
 
     Of mere wall, or of a part of the head-up display, it can't, however like the object the
-    classifier finds that.
+    classifier finds that. Where a person showed just such a thing, it is no use to ask.
     """
     _, worth = refined(FOLLOW, guess.crop, guess.trunk, told(guess, 0))
     return worth > WORTH

@@ -21,6 +21,7 @@ class Place:
     `kinship` is the cosine of its mean features to those of what a person showed, `shown` what it
     was when it was prompted last.
     `lost` is for how many frames it was not seen.
+    `thing` is 1 where `found_again` took what a person showed for a thing.
     `soft_x`, `soft_y` and `soft_side` are the window of the soft mask that is remembered.
     """
 
@@ -39,6 +40,7 @@ class Place:
     soft_x: float = 0
     soft_y: float = 0
     soft_side: float = 1
+    thing: float = 0
 
     @property
     def faith(self) -> float:

@@ -84,14 +84,13 @@ class Tracker:
     def start(self, picture: Picture, mask: Mask) -> float:
         """Take `mask`, (H, W), as where the object is on this frame; returns how well it fits."""
         window = about(mask)
-        crop = window.cut(picture, self._effort.size)
-        expanded = self._ridge.expand(features(crop))
-        score, sure = self._scores(expanded)
-        grid = window.cut(mask.astype(np.float32), self._effort.grid, outside=False)
-        fit, likeness = mean(score, grid > 0.5), mean(sure, grid > 0.5)
+        shown = self.look(picture, window)
+        where = window.cut(mask.astype(np.float32), self._effort.grid, outside=False) > 0.5
+        fit, likeness = mean(shown.score, where), mean(shown.sure, where)
         x0, y0, x1, y1 = box(mask)
-        kin, size = self._kin.likeness(expanded, grid > 0.5), (x1 - x0, y1 - y0, float(mask.sum()))
+        kin, size = self._kin.likeness(shown.expanded, where), (x1 - x0, y1 - y0, float(mask.sum()))
         self._place = Place(window.x, window.y, *size, fit, likeness, kin, kin, started=1)
+        self._place.thing = float(is_thing(shown))
         soft = window.cut(mask.astype(np.float32), self._effort.size, outside=False)
         self._remember(window, soft)
         return fit
@@ -263,7 +262,7 @@ class Tracker:
             sized = 0.1 * usual.area < area < 10 * usual.area
             like = fit > 0.5 * usual.fit and kinship > usual.kinship - KIN_FOUND
             alike = sized and like and self._alike(kinship, guess) and round_it < -0.1
-            return bool(alike and is_thing(guess))
+            return bool(alike and (not usual.thing or is_thing(guess)))
         like = fit > 0.3 * usual.fit and kinship > usual.kinship - KIN_KEPT
         return bool(area >= max(16, 0.03 * usual.area) and like and round_it < 0.2)
 

@@ -53,14 +53,15 @@ def test_what_the_network_is_told_of_a_guess(monsters):
     assert layers[1][there].mean() > layers[1][~there].mean() + 0.5
 
 
-def test_what_is_no_thing_is_not_found_again(monsters, monkeypatch):
+def test_what_is_no_thing_is_not_found_again_unless_it_was_none_when_shown(monsters, monkeypatch):
     picture, [mask, *_] = monsters
     size_wh, grey = picture.shape[1::-1], picture.mean(axis=2).astype(np.uint8)
     found = []
-    for verdict in (True, False):
+    for shown, verdict in ((True, True), (True, False), (False, False)):
+        monkeypatch.setattr(tracker, "is_thing", lambda _, shown=shown: shown)
         engine = taught(picture, mask, THOROUGH)
         engine._place.lost = 3
         monkeypatch.setattr(tracker, "is_thing", lambda _, verdict=verdict: verdict)
         seen = [engine.settle(engine.guess(picture, grey, grey), None, size_wh) for _ in range(3)]
         found.append(any(each is not None for each, _ in seen))
-    assert found == [True, False]
+    assert found == [True, False, True]
