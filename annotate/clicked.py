@@ -30,7 +30,7 @@ def clicked(picture: Picture, inside: Points, outside: Points) -> Iterator[tuple
     `inside` and `outside` are (n, 2) of the picture; at least one point is inside.
     """
     found = []
-    for window in _windows(picture, inside):
+    for window in about_points(picture, inside, STEP, LARGEST):
         found.append(_looked(picture, window, (inside, outside), None))
     yield from found
     for mask, _ in sorted(found, key=lambda each: -each[1])[:AGAIN]:
@@ -41,14 +41,27 @@ def clicked(picture: Picture, inside: Points, outside: Points) -> Iterator[tuple
             yield mask, worth
 
 
-def _windows(picture: Picture, inside: Points) -> Iterator[Window]:
-    low, high = inside.min(axis=0), inside.max(axis=0)
+def about_points(picture: Picture, points: Points, step: float, largest: float) -> Iterator[Window]:
+    """Windows about (n, 2) points, each `step` times the one before, up to `largest` pictures."""
+    low, high = points.min(axis=0), points.max(axis=0)
     x, y = ((low + high) / 2).tolist()
     side = max(SMALLEST, 1.5 * float((high - low).max()))
-    last = max(LARGEST * min(picture.shape[:2]), side)
+    last = max(largest * min(picture.shape[:2]), side)
     while side <= last:
         yield Window(x, y, side)
-        side *= STEP
+        side *= step
+
+
+def told(
+    size_wh: tuple[int, int], window: Window, clicks: tuple[Points, Points], before: Mask | None
+) -> Map:
+    """What the network is told, (6, 64, 64), of clicks inside and outside, and the mask before."""
+    prior, size = None, 0.0
+    if before is not None:
+        prior = window.cut(before.astype(np.float32), GRID, outside=False)
+        size = float(np.sqrt((prior > 0.5).sum()))
+    inside, outside = (_spots(points, window) for points in clicks)
+    return drawn(inside, outside, prior, window.inside(size_wh, GRID), size)
 
 
 def _looked(
@@ -56,27 +69,13 @@ def _looked(
 ) -> tuple[Mask, float]:
     size_wh = (picture.shape[1], picture.shape[0])
     crop = window.cut(picture, SIZE)
-    prior, size = None, 0.0
-    if before is not None:
-        prior = window.cut(before.astype(np.float32), GRID, outside=False)
-        size = float(np.sqrt((prior > 0.5).sum()))
-    inside, outside = (spots(_cells(points, window)) for points in clicks)
-    told = drawn(inside, outside, prior, window.inside(size_wh, GRID), size)
-    logits, worth = refined(CLICK, crop, trunk(crop), told)
-    left, top, part = window.paste(cv2.resize(logits, (SIZE, SIZE)), size_wh)
-    mask = np.zeros(picture.shape[:2], bool)
-    mask[top : top + part.shape[0], left : left + part.shape[1]] = part > 0
-    return mask, worth
+    logits, worth = refined(CLICK, crop, trunk(crop), told(size_wh, window, clicks, before))
+    return window.mask(cv2.resize(logits, (SIZE, SIZE)), size_wh, 0), worth
 
 
-def _cells(points: Points, window: Window) -> Points:
-    """Points of the picture in cells of a window's grid."""
-    middle = np.array((window.x, window.y))
-    return np.asarray((points - middle) * (GRID / window.side) + (GRID - 1) / 2)
-
-
-def spots(points: Points) -> Map:
-    """Where (n, 2) points of the grid are, (64, 64) in 0..1."""
+def _spots(points: Points, window: Window) -> Map:
+    """Where (n, 2) points of the picture are on a window's grid, (64, 64) in 0..1."""
+    cells = (points - (window.x, window.y)) * (GRID / window.side) + (GRID - 1) / 2
     y, x = np.mgrid[:GRID, :GRID]
-    spots = [np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * SPOT**2)) for px, py in points]
+    spots = [np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * SPOT**2)) for px, py in cells]
     return np.asarray(np.max([np.zeros((GRID, GRID)), *spots], axis=0), np.float32)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate import masks
-from annotate.clicked import clicked
+from annotate.clicked import about_points, clicked
 from annotate.features import features
 from annotate.guided import guided
 from annotate.records import Mask, Picture, Prompt
@@ -22,7 +22,7 @@ from annotate.ridge import Ridge
 from annotate.windows import Map, Window
 
 SIZE = 192  # of a window, in pixels of the crop
-SMALLEST, STEP = 48.0, 1.5  # sides of the windows round a click: the first, and to the next
+STEP, LARGEST = 1.5, 1.3  # sides of the windows round a click: to the next, in pictures
 FILLED, SPREAD = 0.13, 0.8  # how much of its window an object fills; how widely ln of it spreads
 ROUNDS = 4
 GROWN, GROWTHS = 4, 2  # how many are let grow, and how often
@@ -144,13 +144,7 @@ def _windows(picture: Picture, prompt: Prompt) -> Iterator[Window]:
             yield Window((x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2, side)
         return
     points = prompt.points_xy[prompt.point_labels == 1]
-    low, high = points.min(axis=0), points.max(axis=0)
-    x, y = ((low + high) / 2).tolist()
-    side = max(SMALLEST, 1.5 * float((high - low).max()))
-    last = max(1.3 * min(picture.shape[:2]), side)
-    while side <= last:
-        yield Window(x, y, side)
-        side *= STEP
+    yield from about_points(picture, points, STEP, LARGEST)
 
 
 def _cut_out(window: Window, picture: Picture, marks: Marks) -> Iterator[Mask]:
@@ -223,7 +217,4 @@ def _prompted_part(mask: Mask, marks: Marks) -> Mask:
 
 def _placed(window: Window, mask: Mask, shape: tuple[int, ...]) -> Mask:
     """A mask of the window as one of the picture."""
-    left, top, part = window.paste(mask.astype(np.float32), (shape[1], shape[0]))
-    placed = np.zeros(shape[:2], bool)
-    placed[top : top + part.shape[0], left : left + part.shape[1]] = part > 0.5
-    return placed
+    return window.mask(mask.astype(np.float32), (shape[1], shape[0]), 0.5)

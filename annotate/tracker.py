@@ -174,7 +174,8 @@ class Tracker:
         weight = near.astype(np.float32)
         self._ridge.learn(guess.expanded, inside, weight, shown=False)
         self._ridge.solve()
-        again = self._fused(guess.crop, guess.trunk, guess.window, guess.inside, guess.prior)
+        seen = guess.crop, guess.trunk, guess.expanded
+        again = self._fused(seen, guess.window, guess.inside, guess.prior)
         self._place.fit, self._place.likeness = mean(again.score, was), mean(again.sure, was)
         self._kin.accept(again.expanded, was)
         return again
@@ -185,9 +186,7 @@ class Tracker:
         """Decide; `taken` is what other objects have of the window. Returns a mask and its fit."""
         soft = guess.soft if taken is None else guess.soft * (1 - taken)
         soft, dropped = one_thing(soft, guess, self._place, self._kin)
-        left, top, part = guess.window.paste(soft, size_wh)
-        mask = np.zeros(size_wh[::-1], bool)
-        mask[top : top + part.shape[0], left : left + part.shape[1]] = part > 0.5
+        mask = guess.window.mask(soft, size_wh, 0.5)
         area = float(mask.sum())
         grid = cv2.resize(soft, guess.score.shape, interpolation=cv2.INTER_AREA)
         fit, likeness = mean(guess.score, grid > 0.5), mean(guess.sure, grid > 0.5)
@@ -235,12 +234,14 @@ class Tracker:
         """What is in `window`; `prior`, of half the crop's size, is where it was, if it was."""
         crop = window.cut(picture, self._effort.size)
         inside = window.inside((picture.shape[1], picture.shape[0]), self._effort.grid)
-        return self._fused(crop, trunk(crop), window, inside, prior)
+        maps = trunk(crop)
+        seen = crop, maps, self._ridge.expand(joined(crop, maps))
+        return self._fused(seen, window, inside, prior)
 
     def _fused(
-        self, crop: Picture, seen: Trunk, window: Window, inside: Mask, prior: Map | None
+        self, seen: tuple[Picture, Trunk, Map], window: Window, inside: Mask, prior: Map | None
     ) -> Guess:
-        size, expanded = self._effort.size, self._ridge.expand(joined(crop, seen))
+        size, (crop, maps, expanded) = self._effort.size, seen
         score, sure = self._scores(expanded)
         logit = 4 * score + self._place.faith * np.minimum(sure, 0)
         if prior is None:
@@ -251,7 +252,7 @@ class Tracker:
         soft = 1 / (1 + np.exp(-np.where(inside, logit, -8)))
         soft = cv2.resize(soft.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
         soft = guided(crop, soft, size // 32)
-        return Guess(crop, seen, window, soft, score, sure, expanded, inside, prior)
+        return Guess(crop, maps, window, soft, score, sure, expanded, inside, prior)
 
     def _seen(self, guess: Guess, where: Mask, now: tuple[float, float, float]) -> bool:
         """Whether this, of such area, fit and kinship, is the object: unlike what is round it."""

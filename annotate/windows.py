@@ -74,3 +74,10 @@ class Window:
         )
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return left, top, cv2.warpAffine(values, matrix, (right - left, bottom - top), flags=flags)
+
+    def mask(self, values: Map, size_wh: tuple[int, int], above: float) -> Mask:
+        """Which pixels of the picture are under the window and more than `above` there."""
+        left, top, part = self.paste(values, size_wh)
+        mask = np.zeros(size_wh[::-1], bool)
+        mask[top : top + part.shape[0], left : left + part.shape[1]] = part > above
+        return mask

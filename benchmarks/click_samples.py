@@ -1,4 +1,4 @@
-"""Clicks on generated gameplay, as `train_click.py` learns from them.
+"""Clicks on generated gameplay, as `train_refine.py` learns from them.
 
     python benchmarks/click_samples.py clips samples [--part 0 --parts 2] [--rounds 2]
 
@@ -18,15 +18,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from annotate.clicked import spots
+from annotate.clicked import SIZE, told
 from annotate.features import Trunk, trunk
 from annotate.place import about, box
 from annotate.records import Mask, Picture
-from annotate.refine import GRID, SEEN, drawn
+from annotate.refine import SEEN
 from annotate.windows import Map, Window
 
 FRAMES, LEAST = 8, 150  # frames of a clip; pixels of a thing
-SIZE = 256  # as in annotate.clicked
 COLOURS = ((234, 25, 39), (40, 220, 230), (250, 200, 30))  # of designators
 HEIGHTS = (360, 480, 600, 720)
 
@@ -182,23 +181,14 @@ def _sample(
     picture: Picture, window: Window, mask: Mask, marks: tuple[Points, Points], before: Mask | None
 ) -> dict[str, Any]:
     crop = window.cut(picture, SIZE)
-    seen = trunk(crop)
-    middle = np.array((window.x, window.y))
-    inside, outside = (
-        spots((np.array(points).reshape(-1, 2) - middle) * (GRID / window.side) + (GRID - 1) / 2)
-        for points in marks
-    )
-    prior, size = None, 0.0
-    if before is not None:
-        prior = window.cut(before.astype(np.float32), GRID, outside=False)
-        size = float(np.sqrt((prior > 0.5).sum()))
-    on_picture = window.inside((picture.shape[1], picture.shape[0]), GRID)
-    told = drawn(inside, outside, prior, on_picture, size)
-    return sample(crop, seen, told, window, mask)
+    inside, outside = (np.array(points).reshape(-1, 2) for points in marks)
+    size_wh = (picture.shape[1], picture.shape[0])
+    shown = told(size_wh, window, (inside, outside), before)
+    return sample(crop, trunk(crop), shown, window, mask)
 
 
 def sample(
-    crop: Picture, seen: Trunk, told: Map, window: Window, mask: Mask | None
+    crop: Picture, seen: Trunk, maps: Map, window: Window, mask: Mask | None
 ) -> dict[str, Any]:
     """What a network is given, and the true mask: none when the thing is not to be seen."""
     true = np.zeros((SEEN, SEEN), np.float32)
@@ -208,7 +198,7 @@ def sample(
         "crop": cv2.resize(crop, (SEEN, SEEN), interpolation=cv2.INTER_AREA),
         "s8": seen.s8.astype(np.float16),
         "s16": seen.s16.astype(np.float16),
-        "maps": told.astype(np.float16),
+        "maps": maps.astype(np.float16),
         "mask": np.packbits(true > 0.5),
         # also what the window cuts off
         "area": 0.0 if mask is None else float(mask.sum() * (SEEN / window.side) ** 2),

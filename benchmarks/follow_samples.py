@@ -17,7 +17,7 @@ import numpy as np
 from click_samples import Clip, Numbers, Random, clicks, disturbed, sample, spoilt, write
 
 from annotate.found_again import told
-from annotate.place import Guess, about, side
+from annotate.place import Guess, about
 from annotate.records import Mask, Picture, Prompt
 from annotate.seeds import seed
 from annotate.tracker import Tracker
@@ -98,7 +98,7 @@ def followed(
     engine.teach(pictures[first], given.astype(np.float32))
     engine.start(pictures[first], given)
     before, wrong = cv2.cvtColor(pictures[first], cv2.COLOR_RGB2GRAY), 0
-    patience, usual = int(random.choice(PATIENCE)), 1.3 * side(*_size(given))
+    patience, usual = int(random.choice(PATIENCE)), 1.3 * about(given).side
 
     def seen(guess: Guess, mask: Mask | None) -> dict[str, Any]:
         reach = float(np.sqrt(given.sum())) * 64 / guess.window.side
@@ -121,11 +121,6 @@ def followed(
         if wrong > patience:
             engine.start(pictures[n], spoilt(random, mask))
             wrong = 0
-
-
-def _size(mask: Mask) -> tuple[int, int]:
-    across, down = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return int(np.ptp(across)) + 1, int(np.ptp(down)) + 1
 
 
 def all_followed(random: Random, clip: Clip, other: Clip) -> Iterator[dict[str, Any]]:
