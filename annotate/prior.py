@@ -2,8 +2,29 @@
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from annotate.windows import Map
+from annotate.place import rewindowed
+from annotate.views import Effort
+from annotate.windows import Map, Window
+
+Grey = npt.NDArray[np.uint8]
+
+
+def carried(
+    soft: Map, windows: tuple[Window, Window], greys: tuple[Grey, Grey], effort: Effort
+) -> Map:
+    """The mask of the frame before, taken along by the optical flow in the window.
+
+    `windows` are of `soft` and of what is returned, (size / 2, size / 2); `greys` the pictures, in
+    grey, of the frame before and now.
+    """
+    (was, here), size = windows, effort.size // 2
+    then, now = (here.cut(grey, size) for grey in greys)
+    flow = cv2.DISOpticalFlow.create(effort.motion).calc(now, then, None)
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    before = rewindowed(soft, was, here, size)
+    return np.asarray(cv2.remap(before, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR))
 
 
 def pulled(prior: Map, grid: int, reach: float) -> Map:

@@ -52,9 +52,13 @@ class Ridge:
             weights = np.repeat(np.array(WEIGHTS) / np.sqrt(WIDTHS), WIDTHS)
             floor = 1e-3 * np.abs(flat).max(axis=0) + 1e-6
             self._scale = (weights / (flat.std(axis=0) + floor)).astype(np.float32)
-        flat = (flat - self._mean) * self._scale
-        random = np.maximum(flat @ self._weights + self._biases, 0)
-        return np.concatenate([flat, random, np.ones((len(flat), 1), np.float32)], axis=1)
+        expanded = np.empty((len(flat), len(self._beta)), np.float32)
+        plain, random = expanded[:, : flat.shape[1]], expanded[:, flat.shape[1] : -1]
+        np.multiply(flat - self._mean, self._scale, out=plain)
+        np.matmul(plain, self._weights, out=random)
+        np.maximum(random + self._biases, 0, out=random)
+        expanded[:, -1] = 1
+        return expanded
 
     def learn(self, expanded: Map, inside: Map, weight: Map, *, shown: bool) -> None:
         """Add pixels, `inside` 0..1, both classes weighing the same; `shown`: a person said so."""

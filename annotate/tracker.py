@@ -1,6 +1,7 @@
 """Follow one object: what it looks like, where it is, and whether it is there at all."""
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import astuple
 from typing import Any
 
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from annotate.abreast import abreast
 from annotate.features import Trunk, features, joined, trunk
 from annotate.found_again import is_thing
 from annotate.guided import guided
@@ -20,13 +22,13 @@ from annotate.place import (
     box,
     mean,
     middle,
-    rewindowed,
     side,
     towards,
     trimmed,
     within,
 )
-from annotate.prior import central, pulled
+from annotate.present import alike, present
+from annotate.prior import Grey, carried, central, pulled
 from annotate.records import Mask, Picture
 from annotate.ridge import Ridge
 from annotate.search import Search
@@ -34,12 +36,10 @@ from annotate.views import VIEWS, Effort, elsewhere, views
 from annotate.whole import one_thing
 from annotate.windows import Map, Window
 
-Grey = npt.NDArray[np.uint8]
+# A crop, its maps, what the classifier sees of them, and which of that is on the picture.
+Seen = tuple[Picture, Trunk, Map, Mask]
 
-# How much less akin than usual to what was shown a thing may be: found again, followed, and learnt.
-KIN_FOUND, KIN_KEPT, LEARNT = 0.16, 0.4, 0.15
-TOGETHER = 0.45  # what a thing found again may lack of kinship and of heat together
-NEARER, PATIENCE = 0.2, 10  # how much more just where it was lost; fades in so many frames
+LEARNT = 0.15  # how much less akin than usual to what was shown a thing may be, to learn from it
 DOUBT = 0.06  # so much less akin than when it was shown, and it is looked for nearby as well
 HOT = 0.5  # a spot less hot is none
 TRIMMED, MOVED = 0.04, 0.02  # how much more akin what is cut, or is elsewhere, has to be
@@ -59,6 +59,7 @@ class Tracker:
         self._kin = Kin()
         self._search = Search()
         self._place = Place()
+        self._lesson: tuple[Map, Map, Map] | None = None  # what of the frame before to learn yet
 
     @property
     def started(self) -> bool:
@@ -70,6 +71,7 @@ class Tracker:
         mask = soft > 0.5
         if not mask.any():
             return
+        self._catch_up()
         for crop, inside, weight in views(picture, soft, self._effort):
             expanded = self._ridge.expand(features(crop))
             self._ridge.learn(expanded, inside.ravel(), weight.ravel(), shown=True)
@@ -95,15 +97,27 @@ class Tracker:
         self._remember(window, soft)
         return fit
 
-    def guess(self, picture: Picture, grey: Grey, before: Grey) -> Guess:
-        """Where it seems to be on `picture`; `grey` is that in grey, `before` the frame before."""
+    def guess(
+        self, picture: Picture, grey: Grey, before: Grey, pool: Executor | None = None
+    ) -> Guess:
+        """Where it seems to be on `picture`; `grey` is that in grey, `before` the frame before.
+
+        `pool` may help with it: that changes nothing but the time.
+        """
         place = self._place
         place.age += 1
         if place.lost:
             times = SCALES[int(place.age) % len(SCALES)]
             size_wh = max(place.width, 4) * times, max(place.height, 4) * times
             return self._closest(picture, self._search.everywhere(picture, size_wh, TRIES))[0]
-        guess = self.look(picture, place.window, self._warped(place.window, grey, before))
+        here = place.window
+        prior, _, seen = abreast(
+            pool,
+            lambda: carried(self._soft, (place.soft_window, here), (before, grey), self._effort),
+            self._catch_up,
+            lambda: self._seen(picture, here),
+        )
+        guess = self._fused(seen, here, prior)
         if place.age <= YOUNG:
             guess = self._recoloured(guess) or guess
         if place.age % self._effort.every:
@@ -124,7 +138,7 @@ class Tracker:
         if abs(spot.x - x) < 0.3 * place.width and abs(spot.y - y) < 0.3 * place.height:
             return guess
         other, likeness = self._closest(picture, [spot])
-        return other if likeness > kin + MOVED and self._alike(likeness, other) else guess
+        return other if likeness > kin + MOVED and alike(place, likeness, other) else guess
 
     def _closest(self, picture: Picture, spots: Iterable[Spot]) -> tuple[Guess, float]:
         """The spot most akin from near, seen in a window about what is there; and how akin."""
@@ -142,13 +156,6 @@ class Tracker:
         again.heat = guess.heat
         closer = self._kinship(again)
         return (again, closer) if closer > kin - 0.02 else (guess, kin)
-
-    def _alike(self, kinship: float, guess: Guess) -> bool:
-        """Whether what a search found is the object; sooner so where and when it was lost."""
-        place, window = self._place, guess.window
-        gap = np.hypot(window.x - place.x, window.y - place.y) / (2 * place.window.side)
-        trust = NEARER * np.exp(-(gap**2) - place.lost / PATIENCE)
-        return bool(place.shown - kinship + 1 - guess.heat < TOGETHER + trust)
 
     def _kinship(self, guess: Guess) -> float:
         """How like what was shown it is as a whole, -1..1."""
@@ -174,8 +181,8 @@ class Tracker:
         weight = near.astype(np.float32)
         self._ridge.learn(guess.expanded, inside, weight, shown=False)
         self._ridge.solve()
-        seen = guess.crop, guess.trunk, guess.expanded
-        again = self._fused(seen, guess.window, guess.inside, guess.prior)
+        seen = guess.crop, guess.trunk, guess.expanded, guess.inside
+        again = self._fused(seen, guess.window, guess.prior)
         self._place.fit, self._place.likeness = mean(again.score, was), mean(again.sure, was)
         self._kin.accept(again.expanded, was)
         return again
@@ -191,17 +198,18 @@ class Tracker:
         grid = cv2.resize(soft, guess.score.shape, interpolation=cv2.INTER_AREA)
         fit, likeness = mean(guess.score, grid > 0.5), mean(guess.sure, grid > 0.5)
         kinship = self._kin.likeness(guess.expanded, grid > 0.5)
-        if not self._seen(guess, grid > 0.5, (area, fit, kinship)):
+        if not present(self._place, guess, grid > 0.5, (area, fit, kinship)):
             self._place.lost += 1
             return None, fit
         self._move(guess.window, soft, mask, (area, fit, likeness, kinship))
         akin = kinship > self._place.kinship - LEARNT
         if self._place.age % self._effort.every == 0 and area > 0.7 * self._place.area and akin:
-            self._update(guess, grid, dropped)
+            self._note(guess, grid, dropped)
         return mask, fit
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that is remembered of the object."""
+        self._catch_up()
         return {
             **self._ridge.state(),
             **self._search.state(),
@@ -212,37 +220,28 @@ class Tracker:
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take up what `state` gave."""
+        self._lesson = None
         self._ridge.restore(state)
         self._search.restore(state)
         self._kin.looks = state["looks"].copy()
         self._soft, self._place = state["soft"].copy(), Place(*state["place"].tolist())
 
-    def _scores(self, expanded: Map) -> tuple[Map, Map]:
-        scores = self._ridge.scores(expanded).reshape(self._effort.grid, self._effort.grid, 2)
-        return scores[..., 0], scores[..., 1]
-
-    def _warped(self, window: Window, grey: Grey, before: Grey) -> Map:
-        """The mask of the frame before, taken along by the optical flow in the window."""
-        size = self._effort.size // 2
-        now, then = window.cut(grey, size), window.cut(before, size)
-        flow = cv2.DISOpticalFlow.create(self._effort.motion).calc(now, then, None)
-        y, x = np.mgrid[:size, :size].astype(np.float32)
-        soft = rewindowed(self._soft, self._place.soft_window, window, size)
-        return np.asarray(cv2.remap(soft, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR))
-
     def look(self, picture: Picture, window: Window, prior: Map | None = None) -> Guess:
         """What is in `window`; `prior`, of half the crop's size, is where it was, if it was."""
-        crop = window.cut(picture, self._effort.size)
-        inside = window.inside((picture.shape[1], picture.shape[0]), self._effort.grid)
-        maps = trunk(crop)
-        seen = crop, maps, self._ridge.expand(joined(crop, maps))
-        return self._fused(seen, window, inside, prior)
+        self._catch_up()
+        return self._fused(self._seen(picture, window), window, prior)
 
-    def _fused(
-        self, seen: tuple[Picture, Trunk, Map], window: Window, inside: Mask, prior: Map | None
-    ) -> Guess:
-        size, (crop, maps, expanded) = self._effort.size, seen
-        score, sure = self._scores(expanded)
+    def _seen(self, picture: Picture, window: Window) -> Seen:
+        crop = window.cut(picture, self._effort.size)
+        maps = trunk(crop)
+        inside = window.inside((picture.shape[1], picture.shape[0]), self._effort.grid)
+        return crop, maps, self._ridge.expand(joined(crop, maps)), inside
+
+    def _fused(self, seen: Seen, window: Window, prior: Map | None) -> Guess:
+        """What the classifier makes of it."""
+        size, (crop, maps, expanded, inside) = self._effort.size, seen
+        scores = self._ridge.scores(expanded).reshape(*inside.shape, 2)
+        score, sure = scores[..., 0], scores[..., 1]
         logit = 4 * score + self._place.faith * np.minimum(sure, 0)
         if prior is None:
             logit += central(self._effort.grid)
@@ -253,19 +252,6 @@ class Tracker:
         soft = cv2.resize(soft.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
         soft = guided(crop, soft, size // 32)
         return Guess(crop, maps, window, soft, score, sure, expanded, inside, prior)
-
-    def _seen(self, guess: Guess, where: Mask, now: tuple[float, float, float]) -> bool:
-        """Whether this, of such area, fit and kinship, is the object: unlike what is round it."""
-        area, fit, kinship = now
-        usual, grown = self._place, cv2.dilate(where.astype(np.uint8), np.ones((9, 9), np.uint8))
-        round_it = mean(guess.score, (grown > 0) & ~where & guess.inside)
-        if guess.prior is None:
-            sized = 0.1 * usual.area < area < 10 * usual.area
-            like = fit > 0.5 * usual.fit and kinship > usual.kinship - KIN_FOUND
-            alike = sized and like and self._alike(kinship, guess) and round_it < -0.1
-            return bool(alike and (not usual.thing or is_thing(guess)))
-        like = fit > 0.3 * usual.fit and kinship > usual.kinship - KIN_KEPT
-        return bool(area >= max(16, 0.03 * usual.area) and like and round_it < 0.2)
 
     def _move(
         self, window: Window, soft: Map, mask: Mask, now: tuple[float, float, float, float]
@@ -289,12 +275,18 @@ class Tracker:
         place = self._place
         place.soft_x, place.soft_y, place.soft_side = window.x, window.y, window.side
 
-    def _update(self, guess: Guess, grid: Map, dropped: Map | None) -> None:
-        """Learn from what was found, the surer the more."""
+    def _note(self, guess: Guess, grid: Map, dropped: Map | None) -> None:
+        """Remember what was found, to learn from it, the surer the more."""
         weight = np.abs(2 * grid - 1) * guess.inside
         if dropped is not None:
             weight = weight * (1 - cv2.resize(dropped, grid.shape, interpolation=cv2.INTER_AREA))
         some = slice(int(self._place.age) % self._effort.sparse, None, self._effort.sparse)
         inside = (grid > 0.5).astype(np.float32).ravel()[some]
-        self._ridge.learn(guess.expanded[some], inside, weight.ravel()[some], shown=False)
-        self._ridge.solve()
+        self._lesson = guess.expanded[some], inside, weight.ravel()[some]
+
+    def _catch_up(self) -> None:
+        """Learn what was noted."""
+        if self._lesson is not None:
+            self._ridge.learn(*self._lesson, shown=False)
+            self._ridge.solve()
+            self._lesson = None

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from annotate import masks, tracker, video
+from annotate import masks, present, tracker, video
 from annotate.found_again import is_thing, told
 from annotate.place import about
 from annotate.tracker import Tracker
@@ -61,7 +61,7 @@ def test_what_is_no_thing_is_not_found_again_unless_it_was_none_when_shown(monst
         monkeypatch.setattr(tracker, "is_thing", lambda _, shown=shown: shown)
         engine = taught(picture, mask, THOROUGH)
         engine._place.lost = 3
-        monkeypatch.setattr(tracker, "is_thing", lambda _, verdict=verdict: verdict)
+        monkeypatch.setattr(present, "is_thing", lambda _, verdict=verdict: verdict)
         seen = [engine.settle(engine.guess(picture, grey, grey), None, size_wh) for _ in range(3)]
         found.append(any(each is not None for each, _ in seen))
     assert found == [True, False, True]

@@ -201,28 +201,32 @@ def test_objects_compete_for_pixels():
     assert min(iou(found[5], mask, of) for of, mask in enumerate(three(5))) > 0.8
 
 
-def test_threads_change_nothing():
-    _, alone = follow(TRIO, *TRIO_GIVEN, threads=1)
-    _, together = follow(TRIO, *TRIO_GIVEN, threads=3)
+@pytest.mark.parametrize(("clip", "given"), [(TRIO, TRIO_GIVEN), (CLIP, [GIVEN])])
+def test_threads_change_nothing(clip, given):
+    _, alone = follow(clip, *given, threads=1)
+    _, together = follow(clip, *given, threads=3)
     for a, b in zip(alone, together, strict=True):
         np.testing.assert_array_equal(a.mask, b.mask)
         np.testing.assert_array_equal(a.confidence, b.confidence)
         np.testing.assert_array_equal(a.tracker_id, b.tracker_id)
 
 
-def test_a_restored_session_goes_on_exactly():
-    begun, _ = follow(TRIO[:5], *TRIO_GIVEN)
+@pytest.mark.parametrize(("clip", "given"), [(TRIO, TRIO_GIVEN), (CLIP, [GIVEN])])
+def test_a_restored_session_goes_on_exactly(clip, given):
+    _, whole = follow(clip, *given)
+    begun, _ = follow(clip[:5], *given)
     file = io.BytesIO()
     np.savez(file, **begun.state())
     file.seek(0)
     fresh = propagate.load("light").begin([])
     with np.load(file, allow_pickle=False) as saved:
         fresh.restore(dict(saved))
-    _, expected = follow(TRIO[5:], session=begun)
-    _, got = follow(TRIO[5:], session=fresh)
-    for a, b in zip(expected, got, strict=True):
-        np.testing.assert_array_equal(a.mask, b.mask)
-        np.testing.assert_array_equal(a.confidence, b.confidence)
+    _, same = follow(clip[5:], session=begun)
+    _, restored = follow(clip[5:], session=fresh)
+    for expected, *both in zip(whole[5:], same, restored, strict=True):
+        for got in both:
+            np.testing.assert_array_equal(expected.mask, got.mask)
+            np.testing.assert_array_equal(expected.confidence, got.confidence)
 
 
 def test_what_is_remembered_does_not_grow():

@@ -28,7 +28,7 @@ class LightPropagator:
     """The embedded engine: no download, no GPU.
 
     `fast` spends less than half the time and follows a little less well. `threads` is how many
-    objects are followed at a time; it changes nothing but the time.
+    objects are followed at a time, or help with one; it changes nothing but the time.
     """
 
     fast: bool = False
@@ -47,7 +47,7 @@ class LightSession:
 
     def __init__(self, effort: Effort, threads: int) -> None:
         self._effort = effort
-        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._trackers: dict[int, Tracker] = {}
         self._before: npt.NDArray[np.uint8] | None = None
         self._seeds: dict[tuple[int, int], Rle] = {}  # of frame, object
@@ -114,7 +114,10 @@ class LightSession:
     ) -> dict[int, tuple[Mask, float]]:
         before = grey if self._before is None else self._before
         size_wh = (picture.shape[1], picture.shape[0])
-        guesses = self._each(lambda of: trackers[of].guess(picture, grey, before), list(trackers))
+        helper = self._pool if len(trackers) == 1 else None
+        guesses = self._each(
+            lambda of: trackers[of].guess(picture, grey, before, helper), list(trackers)
+        )
         taken = _compete(guesses, given, size_wh)
         settled = self._each(
             lambda of: trackers[of].settle(guesses[of], taken.get(of), size_wh), list(trackers)
@@ -123,10 +126,9 @@ class LightSession:
 
     def _each(self, do: Callable[[int], Any], ids: Sequence[int]) -> dict[int, Any]:
         """`do` for every object, several at a time."""
-        if self._threads == 1 or len(ids) < 2:
+        if self._pool is None or len(ids) < 2:
             return {of: do(of) for of in ids}
-        with ThreadPoolExecutor(self._threads) as pool:
-            return dict(zip(ids, pool.map(do, ids), strict=True))
+        return dict(zip(ids, self._pool.map(do, ids), strict=True))
 
 
 def _compete(
