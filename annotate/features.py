@@ -34,6 +34,20 @@ class Trunk(NamedTuple):
     s16: Map  # (112, H / 16, W / 16)
 
 
+class Seen(NamedTuple):
+    """A crop of (H, W), and what it looks like."""
+
+    crop: Picture
+    trunk: Trunk
+    joined: Map  # (H / 4, W / 4, 182)
+
+
+def seen(crop: Picture) -> Seen:
+    """What a crop of (H, W), both multiples of 16, looks like."""
+    maps = trunk(crop)
+    return Seen(crop, maps, joined(crop, maps))
+
+
 def lab(picture: Picture) -> Map:
     """Lab, scaled to about -2..2."""
     scaled = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab) / 50
@@ -42,17 +56,17 @@ def lab(picture: Picture) -> Map:
 
 def features(crop: Picture) -> Map:
     """A crop of (H, W), both multiples of 16, -> (H / 4, W / 4, 182)."""
-    return joined(crop, trunk(crop))
+    return seen(crop).joined
 
 
-def joined(crop: Picture, seen: Trunk) -> Map:
+def joined(crop: Picture, maps: Trunk) -> Map:
     """A crop of (H, W) and its maps -> (H / 4, W / 4, 182)."""
     high, wide = crop.shape[0] // 4, crop.shape[1] // 4
-    maps = [np.ascontiguousarray(each.transpose(1, 2, 0)) for each in seen]
-    maps[1:] = [cv2.resize(m, (wide, high), interpolation=cv2.INTER_LINEAR) for m in maps[1:]]
+    fine, *rest = [np.ascontiguousarray(each.transpose(1, 2, 0)) for each in maps]
+    rest = [cv2.resize(each, (wide, high), interpolation=cv2.INTER_LINEAR) for each in rest]
     colour = lab(cv2.resize(crop, (wide, high), interpolation=cv2.INTER_AREA))
     spread = cv2.blur(colour * colour, (5, 5)) - cv2.blur(colour, (5, 5)) ** 2
-    return np.concatenate([*maps, colour, np.sqrt(np.maximum(spread, 0))], axis=2)
+    return np.concatenate([fine, *rest, colour, np.sqrt(np.maximum(spread, 0))], axis=2)
 
 
 def coarse(crop: Picture) -> Map:

@@ -17,7 +17,7 @@ def is_thing(guess: Guess) -> bool:
     Of mere wall, or of a part of the head-up display, it can't, however like the object the
     classifier finds that. Where a person showed just such a thing, it is no use to ask.
     """
-    _, worth = refined(FOLLOW, guess.crop, guess.trunk, told(guess, 0))
+    _, worth = refined(FOLLOW, guess.seen.crop, guess.seen.trunk, told(guess, 0))
     return worth > WORTH
 
 

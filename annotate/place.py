@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from annotate.features import Trunk
-from annotate.records import Mask, Picture
+from annotate.features import Seen
+from annotate.records import Mask
 from annotate.windows import Map, Window
 
 CONTEXT = 1.6  # side of the window, in sides of the object's box
@@ -62,12 +62,12 @@ class Place:
 class Guess:
     """Where an object seems to be, in its window: soft mask, and what the classifier saw."""
 
-    crop: Picture
-    trunk: Trunk
+    seen: Seen
     window: Window
     soft: Map  # (size, size), 0..1
     score: Map  # (grid, grid)
     sure: Map  # (grid, grid): the score by what a person showed
+    apart: Map  # (grid, grid): that by a classifier which sees more, `apart.Shown`
     expanded: Map
     inside: Mask  # (grid, grid): on the picture
     # (size / 2, size / 2): where the flow takes the mask before; None when it was searched for

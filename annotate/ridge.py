@@ -1,6 +1,6 @@
 """A classifier of pixels that learns in closed form: ridge regression on random features."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,16 @@ class Ridge:
     kept = 0.7  # weight of what a person showed, when there is anything else
     penalty = 3e-3  # relative to the mean variance of a feature
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        widths: Sequence[int] = WIDTHS,
+        weights: Sequence[float] = WEIGHTS,
+    ) -> None:
+        """`hidden` random features of groups of `widths` channels, each of such a weight."""
         random = np.random.default_rng(0)
-        inputs = sum(WIDTHS)
+        inputs = sum(widths)
+        self._groups = np.repeat(np.array(weights) / np.sqrt(widths), widths)
         self._weights = random.standard_normal((inputs, hidden)).astype(np.float32)
         self._biases = random.uniform(-1, 1, hidden).astype(np.float32)
         size = inputs + hidden + 1
@@ -42,16 +49,15 @@ class Ridge:
         return bool(self._counts[0] > 0)
 
     def expand(self, maps: Map) -> Map:
-        """Features, (..., 182), as the classifier sees them, (pixels, size).
+        """Features, (..., channels), as the classifier sees them, (pixels, size).
 
         The first ones ever seen set the scale.
         """
         flat: Map = maps.reshape(-1, maps.shape[-1])
         if not self._scale.any():
             self._mean = flat.mean(axis=0)
-            weights = np.repeat(np.array(WEIGHTS) / np.sqrt(WIDTHS), WIDTHS)
             floor = 1e-3 * np.abs(flat).max(axis=0) + 1e-6
-            self._scale = (weights / (flat.std(axis=0) + floor)).astype(np.float32)
+            self._scale = (self._groups / (flat.std(axis=0) + floor)).astype(np.float32)
         expanded = np.empty((len(flat), len(self._beta)), np.float32)
         plain, random = expanded[:, : flat.shape[1]], expanded[:, flat.shape[1] : -1]
         np.multiply(flat - self._mean, self._scale, out=plain)

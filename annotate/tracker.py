@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate.abreast import abreast
-from annotate.features import Trunk, features, joined, trunk
+from annotate.apart import Shown
+from annotate.features import Seen, seen
 from annotate.found_again import is_thing
 from annotate.guided import guided
 from annotate.kin import Kin
@@ -36,9 +37,10 @@ from annotate.views import VIEWS, Effort, elsewhere, views
 from annotate.whole import one_thing
 from annotate.windows import Map, Window
 
-# A crop, its maps, what the classifier sees of them, and which of that is on the picture.
-Seen = tuple[Picture, Trunk, Map, Mask]
+# What a window shows: as both classifiers see it, and which of it is on the picture.
+Sight = tuple[Seen, Map, Map, Mask]
 
+APART = 2.0  # what the score by maps learnt on gameplay weighs; the classifier's own has 4
 LEARNT = 0.15  # how much less akin than usual to what was shown a thing may be, to learn from it
 DOUBT = 0.06  # so much less akin than when it was shown, and it is looked for nearby as well
 HOT = 0.5  # a spot less hot is none
@@ -54,7 +56,7 @@ class Tracker:
 
     def __init__(self, effort: Effort) -> None:
         self._effort = effort
-        self._ridge = Ridge(effort.hidden)
+        self._ridge, self._shown = Ridge(effort.hidden), Shown()
         self._soft: Map = np.zeros((effort.size, effort.size), np.float32)
         self._kin = Kin()
         self._search = Search()
@@ -73,14 +75,19 @@ class Tracker:
             return
         self._catch_up()
         for crop, inside, weight in views(picture, soft, self._effort):
-            expanded = self._ridge.expand(features(crop))
+            view = seen(crop)
+            expanded = self._ridge.expand(view.joined)
+            self._shown.learn(view, inside, weight)
             self._ridge.learn(expanded, inside.ravel(), weight.ravel(), shown=True)
             self._kin.show(expanded, (inside > 0.5) & (weight > 0.5))
-        apart = list(elsewhere(picture, mask, self._effort))
-        for crop, outside in apart:
-            share = REFUTED * len(VIEWS) / len(apart)
-            self._ridge.refute(self._ridge.expand(features(crop)), outside.ravel(), share)
+        rest = list(elsewhere(picture, mask, self._effort))
+        share = REFUTED * len(VIEWS) / max(len(rest), 1)
+        for crop, outside in rest:
+            view = seen(crop)
+            self._shown.refute(view, outside, share)
+            self._ridge.refute(self._ridge.expand(view.joined), outside.ravel(), share)
         self._ridge.solve()
+        self._shown.solve()
         self._search.teach(picture, soft)
 
     def start(self, picture: Picture, mask: Mask) -> float:
@@ -100,10 +107,7 @@ class Tracker:
     def guess(
         self, picture: Picture, grey: Grey, before: Grey, pool: Executor | None = None
     ) -> Guess:
-        """Where it seems to be on `picture`; `grey` is that in grey, `before` the frame before.
-
-        `pool` may help with it: that changes nothing but the time.
-        """
+        """Where it seems to be on `picture`, `grey` in grey; `pool` may help to be quicker."""
         place = self._place
         place.age += 1
         if place.lost:
@@ -111,13 +115,13 @@ class Tracker:
             size_wh = max(place.width, 4) * times, max(place.height, 4) * times
             return self._closest(picture, self._search.everywhere(picture, size_wh, TRIES))[0]
         here = place.window
-        prior, _, seen = abreast(
+        prior, _, sight = abreast(
             pool,
             lambda: carried(self._soft, (place.soft_window, here), (before, grey), self._effort),
             self._catch_up,
-            lambda: self._seen(picture, here),
+            lambda: self._sight(picture, here, pool),
         )
-        guess = self._fused(seen, here, prior)
+        guess = self._fused(sight, here, prior)
         if place.age <= YOUNG:
             guess = self._recoloured(guess) or guess
         if place.age % self._effort.every:
@@ -181,8 +185,8 @@ class Tracker:
         weight = near.astype(np.float32)
         self._ridge.learn(guess.expanded, inside, weight, shown=False)
         self._ridge.solve()
-        seen = guess.crop, guess.trunk, guess.expanded, guess.inside
-        again = self._fused(seen, guess.window, guess.prior)
+        sight = guess.seen, guess.expanded, guess.apart, guess.inside
+        again = self._fused(sight, guess.window, guess.prior)
         self._place.fit, self._place.likeness = mean(again.score, was), mean(again.sure, was)
         self._kin.accept(again.expanded, was)
         return again
@@ -212,6 +216,7 @@ class Tracker:
         self._catch_up()
         return {
             **self._ridge.state(),
+            **self._shown.state(),
             **self._search.state(),
             "soft": self._soft.copy(),
             "looks": self._kin.looks.copy(),
@@ -222,6 +227,7 @@ class Tracker:
         """Take up what `state` gave."""
         self._lesson = None
         self._ridge.restore(state)
+        self._shown.restore(state)
         self._search.restore(state)
         self._kin.looks = state["looks"].copy()
         self._soft, self._place = state["soft"].copy(), Place(*state["place"].tolist())
@@ -229,20 +235,22 @@ class Tracker:
     def look(self, picture: Picture, window: Window, prior: Map | None = None) -> Guess:
         """What is in `window`; `prior`, of half the crop's size, is where it was, if it was."""
         self._catch_up()
-        return self._fused(self._seen(picture, window), window, prior)
+        return self._fused(self._sight(picture, window), window, prior)
 
-    def _seen(self, picture: Picture, window: Window) -> Seen:
-        crop = window.cut(picture, self._effort.size)
-        maps = trunk(crop)
+    def _sight(self, picture: Picture, window: Window, pool: Executor | None = None) -> Sight:
+        view = seen(window.cut(picture, self._effort.size))
+        apart, expanded = abreast(
+            pool, lambda: self._shown.scores(view), lambda: self._ridge.expand(view.joined)
+        )
         inside = window.inside((picture.shape[1], picture.shape[0]), self._effort.grid)
-        return crop, maps, self._ridge.expand(joined(crop, maps)), inside
+        return view, expanded, apart, inside
 
-    def _fused(self, seen: Seen, window: Window, prior: Map | None) -> Guess:
+    def _fused(self, sight: Sight, window: Window, prior: Map | None) -> Guess:
         """What the classifier makes of it."""
-        size, (crop, maps, expanded, inside) = self._effort.size, seen
+        size, (view, expanded, apart, inside) = self._effort.size, sight
         scores = self._ridge.scores(expanded).reshape(*inside.shape, 2)
         score, sure = scores[..., 0], scores[..., 1]
-        logit = 4 * score + self._place.faith * np.minimum(sure, 0)
+        logit = 4 * score + self._place.faith * (np.minimum(sure, 0) + APART * apart)
         if prior is None:
             logit += central(self._effort.grid)
         else:
@@ -250,8 +258,8 @@ class Tracker:
             logit += pulled(prior, self._effort.grid, max(float(reach), 2))
         soft = 1 / (1 + np.exp(-np.where(inside, logit, -8)))
         soft = cv2.resize(soft.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
-        soft = guided(crop, soft, size // 32)
-        return Guess(crop, maps, window, soft, score, sure, expanded, inside, prior)
+        soft = guided(view.crop, soft, size // 32)
+        return Guess(view, window, soft, score, sure, apart, expanded, inside, prior)
 
     def _move(
         self, window: Window, soft: Map, mask: Mask, now: tuple[float, float, float, float]

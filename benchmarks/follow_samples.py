@@ -102,7 +102,7 @@ def followed(
 
     def seen(guess: Guess, mask: Mask | None) -> dict[str, Any]:
         reach = float(np.sqrt(given.sum())) * 64 / guess.window.side
-        return sample(guess.crop, guess.trunk, told(guess, reach), guess.window, mask)
+        return sample(guess.seen.crop, guess.seen.trunk, told(guess, reach), guess.window, mask)
 
     for n in range(first + 1, len(pictures)):
         grey, mask = cv2.cvtColor(pictures[n], cv2.COLOR_RGB2GRAY), masks.get(n)

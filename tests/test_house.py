@@ -19,7 +19,7 @@ LAYERS = [  # imports point down, or sideways within a layer
     "sample detect segment checkpoint flags boxes from_boxes passes propagate update",
     "device memory memory_attention follow sam2_network sam2_model transformers_network "
     "phrasing example slices text_features ultralytics_network",
-    "abreast features guided kin place ridge refine clicked seeds views search whole prior "
+    "abreast features guided kin place ridge apart refine clicked seeds views search whole prior "
     "found_again present tracker",
     "patience endpoints spending answer_cache answers model_notes questions convention",
     "chat calibrate found moondream_client moondream_local fusion embed networks plane autoencoder",

@@ -1,0 +1,110 @@
+"""Views of all things of generated clips, as `train_apart.py` learns from them.
+
+    python benchmarks/apart_samples.py clips views [--part 0 --parts 2] [--rounds 1]
+
+The clips are what `make_gameplay.py` and `make_composites.py` wrote, disturbed as for
+`follow_samples.py`. Of each clip a file: windows about its things, a quarter of these lit as by
+their own shots, and a few about nothing; of each the trunk's maps, and the masks of all things.
+"""
+
+import argparse
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from click_samples import Clip, Masks, Random, disturbed
+from follow_samples import gains, zooms
+
+from annotate.features import trunk
+from annotate.place import about
+from annotate.records import Mask, Picture
+from annotate.windows import Window
+
+LEAST, SHORTEST = 250, 8  # pixels of a thing, and frames that show so many of it
+THINGS, VIEWS, ASIDE = 4, 6, 3  # at most, of a clip; of a thing; windows about nothing
+SIZE, GRID = 256, 64
+LIT = 0.25  # of the views
+
+
+def lit(random: Random, picture: Picture, mask: Mask) -> Picture:
+    """With the thing in a flash of its own."""
+    edge = cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0)[..., None]
+    plain = picture.astype(np.float32)
+    tint = np.array([1, random.uniform(0.5, 1), random.uniform(0.2, 1)])
+    glow = np.clip(plain * random.uniform(1.3, 3) + random.uniform(0, 70) * tint, 0, 255)
+    room = plain * random.uniform(1, 1.2)
+    return np.clip(room * (1 - edge) + glow * edge, 0, 255).astype(np.uint8)
+
+
+def views(random: Random, clip: Clip) -> dict[str, npt.NDArray] | None:
+    """All that is learnt from of one clip, if it shows enough."""
+    count = len(clip["frames"])
+    changed = disturbed(random, clip, range(count), zooms(random, count), gains(random, count))
+    pictures, seen = map(list, zip(*changed, strict=True))
+    frames = {
+        of: [n for n, masks in enumerate(seen) if of in masks and masks[of].sum() >= LEAST]
+        for of in clip["masks"]
+    }
+    things = [of for of, numbers in sorted(frames.items()) if len(numbers) >= SHORTEST][:THINGS]
+    if not things:
+        return None
+    wanted = [
+        (of, int(n))
+        for of in things
+        for n in sorted(random.choice(frames[of], min(VIEWS, len(frames[of])), replace=False))
+    ]
+    wanted += [(-1, int(random.integers(count))) for _ in range(ASIDE)]
+    rows = [view(random, pictures[n], seen[n], of, things) for of, n in wanted]
+    columns = [np.stack(column) for column in zip(*rows, strict=True)]
+    names = "crop", "s4", "s8", "s16", "masks", "inside"
+    which = np.array([things.index(of) if of in things else -1 for of, _ in wanted])
+    return {**dict(zip(names, columns, strict=True)), "thing": which}
+
+
+def view(
+    random: Random, picture: Picture, masks: Masks, of: int, things: list[int]
+) -> tuple[npt.NDArray, ...]:
+    """A window about a thing, or anywhere: crop, maps, masks of all things, what is on it."""
+    high, wide = picture.shape[:2]
+    window = Window(random.uniform(0, wide), random.uniform(0, high), random.uniform(80, 350))
+    if of in masks:
+        window = about(masks[of])
+        dx, dy = 0.07 * window.side * random.standard_normal(2)
+        times = float(np.exp(0.2 * random.standard_normal()))
+        window = Window(window.x + dx, window.y + dy, window.side * times)
+        if random.random() < LIT:
+            picture = lit(random, picture, masks[of])
+    crop = window.cut(picture, SIZE)
+    maps = [each.astype(np.float16) for each in trunk(crop)]
+    none = np.zeros((high, wide), bool)
+    drawn = [
+        window.cut(255 * masks.get(each, none).astype(np.float32), GRID, outside=False)
+        for each in things
+    ]
+    return crop, *maps, np.round(drawn).astype(np.uint8), window.inside((wide, high), GRID)
+
+
+def main() -> None:
+    """Write a file for each clip and round."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("clips", type=Path)
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("--part", type=int, default=0)
+    arguments.add_argument("--parts", type=int, default=1)
+    arguments.add_argument("--rounds", type=int, default=1)
+    asked = arguments.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    cv2.setNumThreads(1)
+    paths = sorted(asked.clips.glob("*.pkl"))
+    for turn in range(asked.rounds):
+        for k in range(asked.part, len(paths), asked.parts):
+            found = views(np.random.default_rng((turn, k, 77)), pickle.loads(paths[k].read_bytes()))
+            if found is not None:
+                np.savez(asked.folder / f"{turn}_{paths[k].stem}.npz", **found)
+                print(f"round {turn}, {paths[k].name}: {len(found['thing'])}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
