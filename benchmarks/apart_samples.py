@@ -7,14 +7,12 @@ The clips are what `make_gameplay.py` and `make_composites.py` wrote, disturbed 
 their own shots, and a few about nothing; of each the trunk's maps, and the masks of all things.
 """
 
-import argparse
 import pickle
-from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from click_samples import Clip, Masks, Random, disturbed
+from click_samples import Clip, Masks, Random, disturbed, each_clip
 from follow_samples import gains, zooms
 
 from annotate.features import trunk
@@ -88,22 +86,11 @@ def view(
 
 def main() -> None:
     """Write a file for each clip and round."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("clips", type=Path)
-    arguments.add_argument("folder", type=Path)
-    arguments.add_argument("--part", type=int, default=0)
-    arguments.add_argument("--parts", type=int, default=1)
-    arguments.add_argument("--rounds", type=int, default=1)
-    asked = arguments.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    cv2.setNumThreads(1)
-    paths = sorted(asked.clips.glob("*.pkl"))
-    for turn in range(asked.rounds):
-        for k in range(asked.part, len(paths), asked.parts):
-            found = views(np.random.default_rng((turn, k, 77)), pickle.loads(paths[k].read_bytes()))
-            if found is not None:
-                np.savez(asked.folder / f"{turn}_{paths[k].stem}.npz", **found)
-                print(f"round {turn}, {paths[k].name}: {len(found['thing'])}", flush=True)
+    for (turn, k), paths, to in each_clip(__doc__):
+        found = views(np.random.default_rng((turn, k, 77)), pickle.loads(paths[k].read_bytes()))
+        if found is not None:
+            np.savez(to.with_suffix(".npz"), **found)
+            print(f"{to.name}: {len(found['thing'])}", flush=True)
 
 
 if __name__ == "__main__":

@@ -205,8 +205,8 @@ def sample(
     }
 
 
-def write(make: Callable[[Random, Clip, Clip], Iterator[dict[str, Any]]], doc: str) -> None:
-    """As the command line says, a file of samples for each clip, made of it and of another."""
+def each_clip(doc: str) -> Iterator[tuple[tuple[int, int], list[Path], Path]]:
+    """What the command line asks for: round and number, all clips, where to write (no suffix)."""
     arguments = argparse.ArgumentParser(description=doc.splitlines()[0])
     arguments.add_argument("clips", type=Path)
     arguments.add_argument("folder", type=Path)
@@ -219,10 +219,16 @@ def write(make: Callable[[Random, Clip, Clip], Iterator[dict[str, Any]]], doc: s
     paths = sorted(asked.clips.glob("*.pkl"))
     for turn in range(asked.rounds):
         for k in range(asked.part, len(paths), asked.parts):
-            clip, other = (pickle.loads(paths[n].read_bytes()) for n in (k, k // 2))
-            found = list(make(np.random.default_rng((turn, k)), clip, other))
-            (asked.folder / f"{turn}_{paths[k].name}").write_bytes(pickle.dumps(found))
-            print(f"round {turn}, {paths[k].name}: {len(found)}", flush=True)
+            yield (turn, k), paths, asked.folder / f"{turn}_{paths[k].stem}"
+
+
+def write(make: Callable[[Random, Clip, Clip], Iterator[dict[str, Any]]], doc: str) -> None:
+    """As the command line says, a file of samples for each clip, made of it and of another."""
+    for (turn, k), paths, to in each_clip(doc):
+        clip, other = (pickle.loads(paths[n].read_bytes()) for n in (k, k // 2))
+        found = list(make(np.random.default_rng((turn, k)), clip, other))
+        to.with_suffix(".pkl").write_bytes(pickle.dumps(found))
+        print(f"{to.name}: {len(found)}", flush=True)
 
 
 def clicked(random: Random, clip: Clip, _: Clip) -> Iterator[dict[str, Any]]:

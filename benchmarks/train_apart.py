@@ -12,20 +12,15 @@ Segmentation", ECCV 2020).
 """
 
 import argparse
-import queue
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from train_refine import AGREES, DECAY, RATE, conv
+from train_refine import ahead, conv, descended, written
 
 from annotate.apart import WEIGHT, WIDTH
 from annotate.features import WEIGHTS, WIDTHS, lab
@@ -35,8 +30,8 @@ EPISODES, ASKED = 6, 4  # in a step; views asked about in an episode
 HELD_OUT, CHECKED = 10, 6  # one of so many clips is not learnt from; steps to check by
 LEAST = 40  # cells of a thing that can be learnt from
 CLIPPED = 3.0  # a feature, in what its group weighs
-LONGEST = 1.0  # gradient
-INPUTS, OUTPUT = ("crop", "s4", "s8", "s16"), "apart"
+MAPS = {"s4": (24, 48, 64), "s8": (40, 24, 32), "s16": (112, 12, 16)}
+INPUTS = {"crop": (3, 96, 128), **MAPS}
 
 Random = np.random.Generator
 Views = dict[str, npt.NDArray]
@@ -101,7 +96,7 @@ def episode(clip: Views, random: Random, mirrored: bool) -> list[npt.NDArray] | 
         colours.append(np.concatenate([colour, np.sqrt(np.maximum(spread, 0))], 2))
     return [
         np.stack(small).transpose(0, 3, 1, 2) / 255,
-        *(taken(clip[name]) for name in INPUTS[1:]),
+        *(taken(clip[name]) for name in MAPS),
         np.stack(colours).transpose(0, 3, 1, 2),
         taken(clip["masks"][:, thing]) / 255,
         taken(clip["inside"]),
@@ -201,68 +196,18 @@ def checked(network: Adapter, clips: list[Views]) -> str:
     return f"IoU {torch.cat(overlaps).mean():.3f}, wrong {torch.cat(wrong).mean():.3f} of the rest"
 
 
-def batches(clips: list[Views]) -> Iterator[list[Tensor]]:
-    """Without end, made ahead in a thread."""
-    waiting: queue.Queue[list[Tensor]] = queue.Queue(6)
-
-    def fill() -> None:
-        random = np.random.default_rng(0)
-        while True:
-            waiting.put(batch(clips, random, True))
-
-    threading.Thread(target=fill, daemon=True).start()
-    while True:
-        yield waiting.get()
-
-
 def trained(clips: list[Views], others: list[Views], minutes: float) -> Adapter:
-    """A network that learnt from `clips` for so long, by AdamW and a cosine."""
+    """A network that learnt from `clips` for so long."""
     torch.manual_seed(0)
-    network = Adapter().to(memory_format=torch.channels_last).train()
-    steps = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
-    started = told = time.time()
-    for count, given in enumerate(batches(clips)):
-        past = (time.time() - started) / 60 / minutes
-        if past >= 1:
-            break
-        for group in steps.param_groups:
-            fall = 0.5 * (1 + np.cos(np.pi * past)) + 0.005
-            group["lr"] = RATE * min(1, count / 100 + 0.01) * fall
-        missed = loss(*scored(network, given))
-        steps.zero_grad()
-        missed.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), LONGEST)
-        steps.step()
-        if time.time() - told > 90:
-            told = time.time()
-            print(
-                f"{count} steps, loss {float(missed):.3f}: {checked(network, others)}", flush=True
-            )
-    print(f"{count} steps: {checked(network, others)}", flush=True)
-    return network.eval().to(memory_format=torch.contiguous_format)
-
-
-def written(network: Adapter, path: Path) -> None:
-    """Write it as ONNX, if that says what torch says."""
-    shapes = (3, 96, 128), (24, 48, 64), (40, 24, 32), (112, 12, 16)
-    inputs = tuple(torch.rand(1, *shape) for shape in shapes)
-    names = [*INPUTS, OUTPUT]
-    torch.onnx.export(
+    network = Adapter()
+    descended(
         network,
-        inputs,
-        path,
-        input_names=list(INPUTS),
-        output_names=[OUTPUT],
-        dynamo=False,
-        opset_version=13,
-        dynamic_axes={name: {2: f"{name} high", 3: f"{name} wide"} for name in names},
+        ahead(lambda random: batch(clips, random, True)),
+        lambda given: loss(*scored(network, given)),
+        lambda: checked(network, others),
+        minutes,
     )
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    given = {name: value.numpy() for name, value in zip(INPUTS, inputs, strict=True)}
-    [found] = session.run(None, given)
-    if np.abs(found - network(*inputs).detach().numpy()).max() > AGREES:
-        path.unlink()
-        raise SystemExit("ONNX Runtime and torch disagree")
+    return network
 
 
 def main() -> None:
@@ -282,7 +227,9 @@ def main() -> None:
     if not learnt:
         raise SystemExit(f"{asked.views}: views of two clips at least, one is kept to check by")
     print(f"{len(learnt)} clips, {len(others)} others to check by", flush=True)
-    written(trained(learnt, others, asked.minutes), asked.model)
+    network = trained(learnt, others, asked.minutes)
+    given = {name: torch.rand(1, *shape) for name, shape in INPUTS.items()}
+    written(network, asked.model, given, ["apart"], free=[2, 3])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pickle
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ BATCH, RATE, DECAY, LONGEST = 32, 2e-3, 1e-2, 2.0  # samples; Adam's; the longes
 HELD_OUT, CHECKED = 12, 700  # one of so many clips is not learnt from; samples of those
 LEAST = 40  # cells of a mask that count as something to find
 AGREES = 1e-3  # largest difference allowed between torch and the file written
-INPUTS, OUTPUTS = ("crop", "s8", "s16", "maps"), ("mask", "worth")
+INPUTS = {"crop": (3, 128, 128), "s8": (40, 32, 32), "s16": (112, 16, 16), "maps": (6, 64, 64)}
+OUTPUTS = "mask", "worth"
 
 Sample = dict[str, Any]
 
@@ -139,65 +140,93 @@ def checked(network: Refiner, samples: list[Sample]) -> str:
     return f"IoU {ious[first].mean():.3f}, again {ious[~first].mean():.3f}, said right {alike:.3f}"
 
 
-def batches(samples: list[Sample]) -> Iterator[list[Tensor]]:
-    """Without end, made ahead in a thread."""
+def ahead(make: Callable[[np.random.Generator], list[Tensor]]) -> Iterator[list[Tensor]]:
+    """Batches without end, made ahead in a thread."""
     waiting: queue.Queue[list[Tensor]] = queue.Queue(8)
 
     def fill() -> None:
         random = np.random.default_rng(0)
         while True:
-            drawn_now = random.integers(0, len(samples), BATCH)
-            waiting.put(fed([samples[k] for k in drawn_now], random))
+            waiting.put(make(random))
 
     threading.Thread(target=fill, daemon=True).start()
     while True:
         yield waiting.get()
 
 
-def trained(samples: list[Sample], apart: list[Sample], minutes: float) -> Refiner:
-    """A network that learnt from `samples` for so long, by AdamW and a cosine."""
-    torch.manual_seed(0)
-    network = Refiner().to(memory_format=torch.channels_last).train()
+def descended(
+    network: nn.Module,
+    batches: Iterator[list[Tensor]],
+    loss: Callable[[list[Tensor]], Tensor],
+    checked: Callable[[], str],
+    minutes: float,
+) -> None:
+    """Teach a network for so long, by AdamW and a cosine."""
+    network.to(memory_format=torch.channels_last).train()
     steps = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
     started = told = time.time()
-    for count, batch in enumerate(batches(samples)):
+    for count, batch in enumerate(batches):
         past = (time.time() - started) / 60 / minutes
         if past >= 1:
             break
         for group in steps.param_groups:
             fall = 0.5 * (1 + np.cos(np.pi * past)) + 0.005
             group["lr"] = RATE * min(1, count / 100 + 0.01) * fall
-        loss, _, _ = judged(network, batch)
+        missed = loss(batch)
         steps.zero_grad()
-        loss.backward()
+        missed.backward()
         nn.utils.clip_grad_norm_(network.parameters(), LONGEST)
         steps.step()
         if time.time() - told > 120:
             told = time.time()
-            print(f"{count} steps, loss {float(loss):.3f}: {checked(network, apart)}", flush=True)
-    print(f"{count} steps: {checked(network, apart)}", flush=True)
-    return network.eval().to(memory_format=torch.contiguous_format)
+            print(f"{count} steps, loss {float(missed.detach()):.3f}: {checked()}", flush=True)
+    print(f"{count} steps: {checked()}", flush=True)
+    network.eval().to(memory_format=torch.contiguous_format)
 
 
-def written(network: Refiner, path: Path) -> None:
-    """Write it as ONNX, if that says what torch says."""
-    shapes = (3, 128, 128), (40, 32, 32), (112, 16, 16), (6, 64, 64)
-    inputs = tuple(torch.rand(2, *shape) for shape in shapes)
-    names = [*INPUTS, *OUTPUTS]
+def trained(samples: list[Sample], apart: list[Sample], minutes: float) -> Refiner:
+    """A network that learnt from `samples` for so long."""
+    torch.manual_seed(0)
+    network = Refiner()
+
+    def some(random: np.random.Generator) -> list[Tensor]:
+        return fed([samples[k] for k in random.integers(0, len(samples), BATCH)], random)
+
+    descended(
+        network,
+        ahead(some),
+        lambda batch: judged(network, batch)[0],
+        lambda: checked(network, apart),
+        minutes,
+    )
+    return network
+
+
+def written(
+    network: nn.Module,
+    path: Path,
+    inputs: dict[str, Tensor],
+    outputs: Sequence[str],
+    free: Sequence[int],
+) -> None:
+    """Write it as ONNX, its `free` axes of any length, if that says what torch says."""
+    names = [*inputs, *outputs]
     torch.onnx.export(
         network,
-        inputs,
+        tuple(inputs.values()),
         path,
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
+        input_names=list(inputs),
+        output_names=list(outputs),
         dynamo=False,
         opset_version=13,
-        dynamic_axes={name: {0: "n"} for name in names},
+        dynamic_axes={name: {axis: f"{name} {axis}" for axis in free} for name in names},
     )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    given = {name: value.numpy() for name, value in zip(INPUTS, inputs, strict=True)}
-    for ours, theirs in zip(session.run(None, given), network(*inputs), strict=True):
-        if np.abs(ours - theirs.detach().numpy()).max() > AGREES:
+    found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    with torch.no_grad():
+        true = network(*inputs.values())
+    for ours, theirs in zip(found, true if len(outputs) > 1 else [true], strict=True):
+        if np.abs(ours - theirs.numpy()).max() > AGREES:
             path.unlink()
             raise SystemExit("ONNX Runtime and torch disagree")
 
@@ -219,7 +248,9 @@ def main() -> None:
         raise SystemExit(f"{asked.samples}: samples of two clips at least, one is kept to check by")
     some = np.random.default_rng(0).permutation(len(apart))[:CHECKED]
     print(f"{len(learnt)} samples, {len(some)} others to check by", flush=True)
-    written(trained(learnt, [apart[k] for k in some], asked.minutes), asked.model)
+    network = trained(learnt, [apart[k] for k in some], asked.minutes)
+    given = {name: torch.rand(2, *shape) for name, shape in INPUTS.items()}
+    written(network, asked.model, given, OUTPUTS, free=[0])
 
 
 if __name__ == "__main__":
