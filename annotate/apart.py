@@ -11,11 +11,10 @@ to Learn for Video Object Segmentation", ECCV 2020. How it was made, and how far
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from annotate.features import WEIGHTS, WIDTHS, Seen, network
+from annotate.features import WEIGHTS, WIDTHS, Seen, answers, planes
 from annotate.ridge import Ridge
 from annotate.windows import Map
 
@@ -26,10 +25,8 @@ WIDTH, WEIGHT = 32, 1.0  # maps it makes, and what they weigh beside the other g
 def apart(seen: Seen) -> Map:
     """A crop of (H, W), both multiples of 16, as seen -> (H / 4, W / 4, 32)."""
     half = seen.crop.shape[1] // 2, seen.crop.shape[0] // 2
-    small = cv2.resize(seen.crop, half, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    given = {"crop": small.transpose(2, 0, 1), **seen.trunk._asdict()}
-    [found] = network(MODEL).run(None, {name: each[None] for name, each in given.items()})
-    return np.asarray(found[0].transpose(1, 2, 0))
+    [found] = answers(MODEL, {"crop": planes(seen.crop, half), **seen.trunk._asdict()})
+    return np.asarray(found.transpose(1, 2, 0))
 
 
 class Shown:
@@ -58,12 +55,11 @@ class Shown:
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that was learnt."""
-        return {f"apart.{name}": array for name, array in self._ridge.state().items()}
+        return self._ridge.state("apart.")
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take up what `state` gave."""
-        mine = {k[len("apart.") :]: a for k, a in state.items() if k.startswith("apart.")}
-        self._ridge.restore(mine)
+        self._ridge.restore(state, "apart.")
 
     def _expanded(self, seen: Seen) -> Map:
         return self._ridge.expand(np.concatenate([seen.joined, apart(seen)], axis=2))

@@ -1,5 +1,6 @@
 """What a crop looks like: the maps of a small ImageNet network, and colour, on one grid."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ WEIGHTS = (1.0, 1.0, 1.0, 1.0, 0.5)  # of each group of channels, once each has 
 
 
 @cache
-def network(name: str) -> Any:
+def _network(name: str) -> Any:
     """A model that ships, on one thread: objects are what runs in parallel."""
     import onnxruntime
 
@@ -24,6 +25,18 @@ def network(name: str) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     path = shipped("models", name)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def answers(model: str, given: Mapping[str, Map | Picture], *wanted: str) -> list[Map]:
+    """All that a model that ships makes of one of each input, or only what is `wanted`."""
+    inputs = {name: each[None] for name, each in given.items()}
+    return [each[0] for each in _network(model).run(list(wanted) or None, inputs)]
+
+
+def planes(picture: Picture, size_wh: tuple[int, int]) -> Map:
+    """A picture made smaller, as a network takes it, (3, H, W) in 0..1."""
+    small = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    return np.asarray(small.transpose(2, 0, 1))
 
 
 class Trunk(NamedTuple):
@@ -64,17 +77,22 @@ def joined(crop: Picture, maps: Trunk) -> Map:
     high, wide = crop.shape[0] // 4, crop.shape[1] // 4
     fine, *rest = [np.ascontiguousarray(each.transpose(1, 2, 0)) for each in maps]
     rest = [cv2.resize(each, (wide, high), interpolation=cv2.INTER_LINEAR) for each in rest]
-    colour = lab(cv2.resize(crop, (wide, high), interpolation=cv2.INTER_AREA))
+    return np.concatenate([fine, *rest, colours(crop, (wide, high))], axis=2)
+
+
+def colours(crop: Picture, size_wh: tuple[int, int]) -> Map:
+    """Lab, and how much it varies about each pixel, (H, W, 6)."""
+    colour = lab(cv2.resize(crop, size_wh, interpolation=cv2.INTER_AREA))
     spread = cv2.blur(colour * colour, (5, 5)) - cv2.blur(colour, (5, 5)) ** 2
-    return np.concatenate([fine, *rest, colour, np.sqrt(np.maximum(spread, 0))], axis=2)
+    return np.concatenate([colour, np.sqrt(np.maximum(spread, 0))], axis=2)
 
 
 def coarse(crop: Picture) -> Map:
     """A crop of (H, W), both multiples of 16, -> (H / 16, W / 16, 112): the deepest map alone."""
-    [found] = network(MODEL).run(["s16"], {"image": crop[None]})
-    return np.ascontiguousarray(found[0].transpose(1, 2, 0))
+    [found] = answers(MODEL, {"image": crop}, "s16")
+    return np.ascontiguousarray(found.transpose(1, 2, 0))
 
 
 def trunk(crop: Picture) -> Trunk:
     """The maps of a crop of (H, W), both multiples of 16."""
-    return Trunk(*(each[0] for each in network(MODEL).run(None, {"image": crop[None]})))
+    return Trunk(*answers(MODEL, {"image": crop}))

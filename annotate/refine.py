@@ -9,7 +9,7 @@ Scoring R-CNN", CVPR 2019. How they were made, and how far to trust them: `model
 import cv2
 import numpy as np
 
-from annotate.features import Trunk, network
+from annotate.features import Trunk, answers, planes
 from annotate.records import Mask, Picture
 from annotate.windows import Map
 
@@ -24,15 +24,14 @@ def refined(model: str, crop: Picture, trunk: Trunk, told: Map) -> tuple[Map, fl
 
     `crop` is a square, `trunk` its maps, and `told` what the model is told, (6, 64, 64).
     """
-    small = cv2.resize(crop, (SEEN, SEEN), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    given = {"crop": small.transpose(2, 0, 1), "maps": told}
+    given = {"crop": planes(crop, (SEEN, SEEN)), "maps": told}
     for name, side in STRIDES.items():
         maps = getattr(trunk, name)
         if maps.shape[1] != side:
             maps = np.stack([cv2.resize(each, (side, side)) for each in maps])
         given[name] = maps
-    logits, worth = network(model).run(None, {name: each[None] for name, each in given.items()})
-    return logits[0, 0], float(1 / (1 + np.exp(-worth[0])))
+    logits, worth = answers(model, given)
+    return logits[0], float(1 / (1 + np.exp(-worth)))
 
 
 def drawn(first: Map, second: Map, prior: Map | None, on_picture: Mask, size: float) -> Map:

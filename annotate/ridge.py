@@ -120,14 +120,14 @@ class Ridge:
         square.flat[:: len(square) + 1] += self.penalty * np.trace(square) / len(square)
         return np.linalg.solve(square, right).astype(np.float32)
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
-        """All that was learnt."""
-        return {name: getattr(self, f"_{name}").copy() for name in _REMEMBERED}
+    def state(self, of: str = "") -> dict[str, npt.NDArray[Any]]:
+        """All that was learnt, under names that begin with `of`."""
+        return {f"{of}{name}": getattr(self, f"_{name}").copy() for name in _REMEMBERED}
 
-    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+    def restore(self, state: Mapping[str, npt.NDArray[Any]], of: str = "") -> None:
         """Take up what `state` gave."""
         for name in _REMEMBERED:
-            setattr(self, f"_{name}", state[name].copy())
+            setattr(self, f"_{name}", state[f"{of}{name}"].copy())
 
 
 _REMEMBERED = ("mean", "scale", "shown", "found", "counts", "beta")

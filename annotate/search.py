@@ -74,14 +74,13 @@ class Search:
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that was learnt."""
-        ridge = {f"search.{name}": array for name, array in self._ridge.state().items()}
+        ridge = self._ridge.state("search.")
         return {**ridge, "search.look": self._look.copy(), "search.filled": self._filled.copy()}
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take up what `state` gave."""
-        mine = {k[len("search.") :]: a for k, a in state.items() if k.startswith("search.")}
-        self._ridge.restore(mine)
-        self._look, self._filled = mine["look"].copy(), mine["filled"].copy()
+        self._ridge.restore(state, "search.")
+        self._look, self._filled = state["search.look"].copy(), state["search.filled"].copy()
 
     def _heats(self, small: Picture, cells: tuple[float, float]) -> Map:
         """How much a box about each cell, of each of TIMES that many cells, looks like it."""

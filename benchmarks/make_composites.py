@@ -135,6 +135,23 @@ def wandering(random: Random, count: int, low: float, high: float, sway: float) 
     return np.array(found)
 
 
+def drawn(
+    behind: Picture, things: list[Thing], paths: list[tuple[Path1D, ...]], n: int
+) -> tuple[npt.NDArray[np.float32], list[npt.NDArray[np.float32]]]:
+    """Frame `n` with the things on it, the last in front, and how much of each is seen where."""
+    frame = behind.astype(np.float32)
+    seen: list[npt.NDArray[np.float32]] = []
+    for thing, (across, down, times, turn) in zip(things, paths, strict=True):
+        shape, cover = thing.at(n)
+        matrix = cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), turn[n], times[n])
+        matrix[:, 2] += across[n] - SIDE / 2, down[n] - SIDE / 2
+        alpha = cv2.warpAffine(shape, matrix, (WIDE, HIGH)).astype(np.float32) / 255
+        over = cv2.warpAffine(cover, matrix, (WIDE, HIGH), borderMode=cv2.BORDER_REFLECT)
+        frame = frame * (1 - alpha[..., None]) + over * alpha[..., None]
+        seen = [*(each * (1 - alpha) for each in seen), alpha]
+    return frame, seen
+
+
 def clip(random: Random, all_of_them: list[Picture]) -> dict[str, Any]:
     """Frames as JPEG, and of each thing the masks as PNG."""
     count = int(random.integers(50, 80))
@@ -160,16 +177,7 @@ def clip(random: Random, all_of_them: list[Picture]) -> dict[str, Any]:
     masks: dict[int, dict[int, Any]] = {k: {} for k in range(len(things))}
     for n in range(count):
         x, y = int(np.clip(left[n], 0, WIDE / 2)), int(np.clip(top[n], 0, HIGH / 2))
-        frame = behind[y : y + HIGH, x : x + WIDE].astype(np.float32)
-        seen: list[npt.NDArray[np.float32]] = []
-        for thing, (across, down, times, turn) in zip(things, paths, strict=True):
-            shape, cover = thing.at(n)
-            matrix = cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), turn[n], times[n])
-            matrix[:, 2] += across[n] - SIDE / 2, down[n] - SIDE / 2
-            alpha = cv2.warpAffine(shape, matrix, (WIDE, HIGH)).astype(np.float32) / 255
-            drawn = cv2.warpAffine(cover, matrix, (WIDE, HIGH), borderMode=cv2.BORDER_REFLECT)
-            frame = frame * (1 - alpha[..., None]) + drawn * alpha[..., None]
-            seen = [*(each * (1 - alpha) for each in seen), alpha]
+        frame, seen = drawn(behind[y : y + HIGH, x : x + WIDE], things, paths, n)
         if hidden:
             part = np.s_[:, max(0, int(edge[n]) - thick) : max(0, min(WIDE, int(edge[n])))]
             frame[part] = before[part]

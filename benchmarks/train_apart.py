@@ -11,19 +11,16 @@ Closed-form Solvers", ICLR 2019; Bhat et al., "Learning What to Learn for Video 
 Segmentation", ECCV 2020).
 """
 
-import argparse
-from pathlib import Path
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from train_refine import ahead, conv, descended, written
+from train_refine import ahead, apart, arguments, conv, descended, written
 
 from annotate.apart import WEIGHT, WIDTH
-from annotate.features import WEIGHTS, WIDTHS, lab
+from annotate.features import WEIGHTS, WIDTHS, colours, planes
 from annotate.ridge import Ridge
 
 EPISODES, ASKED = 6, 4  # in a step; views asked about in an episode
@@ -87,17 +84,11 @@ def episode(clip: Views, random: Random, mirrored: bool) -> list[npt.NDArray] | 
         pairs = zip(values[views], turned, strict=True)
         return np.stack([each[..., ::-1] if turn else each for each, turn in pairs])
 
-    crops = taken(clip["crop"].transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
-    small = [cv2.resize(np.ascontiguousarray(each), (128, 128), interpolation=3) for each in crops]
-    colours = []
-    for each in small:
-        colour = lab(cv2.resize(each, (64, 64), interpolation=cv2.INTER_AREA))
-        spread = cv2.blur(colour * colour, (5, 5)) - cv2.blur(colour, (5, 5)) ** 2
-        colours.append(np.concatenate([colour, np.sqrt(np.maximum(spread, 0))], 2))
+    crops = np.ascontiguousarray(taken(clip["crop"].transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1))
     return [
-        np.stack(small).transpose(0, 3, 1, 2) / 255,
+        np.stack([planes(each, (128, 128)) for each in crops]),
         *(taken(clip[name]) for name in MAPS),
-        np.stack(colours).transpose(0, 3, 1, 2),
+        np.stack([colours(each, (64, 64)) for each in crops]).transpose(0, 3, 1, 2),
         taken(clip["masks"][:, thing]) / 255,
         taken(clip["inside"]),
     ]
@@ -212,20 +203,9 @@ def trained(clips: list[Views], others: list[Views], minutes: float) -> Adapter:
 
 def main() -> None:
     """Train and write."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("views", type=Path)
-    arguments.add_argument("model", type=Path)
-    arguments.add_argument("--minutes", type=float, default=20)
-    asked = arguments.parse_args()
+    asked = arguments(__doc__, minutes=20)
     cv2.setNumThreads(1)
-    learnt: list[Views] = []
-    others: list[Views] = []
-    names = sorted({path.stem.partition("_")[2] for path in asked.views.glob("*.npz")})
-    for path in sorted(asked.views.glob("*.npz")):
-        held_out = names.index(path.stem.partition("_")[2]) % HELD_OUT == 0
-        (others if held_out else learnt).append(dict(np.load(path)))
-    if not learnt:
-        raise SystemExit(f"{asked.views}: views of two clips at least, one is kept to check by")
+    learnt, others = ([dict(np.load(path)) for path in some] for some in apart(asked, HELD_OUT))
     print(f"{len(learnt)} clips, {len(others)} others to check by", flush=True)
     network = trained(learnt, others, asked.minutes)
     given = {name: torch.rand(1, *shape) for name, shape in INPUTS.items()}

@@ -231,24 +231,35 @@ def written(
             raise SystemExit("ONNX Runtime and torch disagree")
 
 
+def arguments(doc: str, minutes: float) -> argparse.Namespace:
+    """What the command line says: a folder of samples, the model to write, the minutes."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("samples", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--minutes", type=float, default=minutes)
+    return parser.parse_args()
+
+
+def apart(asked: argparse.Namespace, one_of: int) -> tuple[list[Path], list[Path]]:
+    """The files to learn from, and those of every `one_of`th clip, which are to check by."""
+    clip_of = {path: path.stem.partition("_")[2] for path in sorted(asked.samples.iterdir())}
+    held_out = set(sorted(set(clip_of.values()))[::one_of])
+    learnt = [path for path, clip in clip_of.items() if clip not in held_out]
+    if not learnt:
+        raise SystemExit(f"{asked.samples}: samples of two clips at least, one is to check by")
+    return learnt, [path for path, clip in clip_of.items() if clip in held_out]
+
+
 def main() -> None:
     """Train and write."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("samples", type=Path)
-    arguments.add_argument("model", type=Path)
-    arguments.add_argument("--minutes", type=float, default=10)
-    asked = arguments.parse_args()
-    learnt: list[Sample] = []
-    apart: list[Sample] = []
-    clips = sorted({path.name.partition("_")[2] for path in asked.samples.glob("*.pkl")})
-    for path in sorted(asked.samples.glob("*.pkl")):
-        held_out = clips.index(path.name.partition("_")[2]) % HELD_OUT == 0
-        (apart if held_out else learnt).extend(pickle.loads(path.read_bytes()))
-    if not learnt:
-        raise SystemExit(f"{asked.samples}: samples of two clips at least, one is kept to check by")
-    some = np.random.default_rng(0).permutation(len(apart))[:CHECKED]
+    asked = arguments(__doc__, minutes=10)
+    learnt, others = (
+        [sample for path in some for sample in pickle.loads(path.read_bytes())]
+        for some in apart(asked, HELD_OUT)
+    )
+    some = np.random.default_rng(0).permutation(len(others))[:CHECKED]
     print(f"{len(learnt)} samples, {len(some)} others to check by", flush=True)
-    network = trained(learnt, [apart[k] for k in some], asked.minutes)
+    network = trained(learnt, [others[k] for k in some], asked.minutes)
     given = {name: torch.rand(2, *shape) for name, shape in INPUTS.items()}
     written(network, asked.model, given, OUTPUTS, free=[0])
 
