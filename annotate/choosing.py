@@ -12,7 +12,7 @@ import numpy as np
 
 from annotate import chosen, duplicates, journal, sift, video
 from annotate.diverse import farthest
-from annotate.errors import AnnotateError, OutputError
+from annotate.errors import AnnotateError, OutputError, needs
 from annotate.glance import Glance
 from annotate.ignore import ignored
 from annotate.records import Frame, Item
@@ -73,8 +73,10 @@ def into(
     """Fill the folder; goes on at the clip where an equal run was. False when it was complete.
 
     Raises:
-        SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
+        SettingsDiffer, OutputError, VideoError, MissingPackage: see `annotate.errors`.
     """
+    if job.taking.shots:
+        needs("scenedetect")  # or nothing is written
     header = job.header()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,31 +9,19 @@ their own shots, and a few about nothing; of each the trunk's maps, and the mask
 
 import pickle
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from click_samples import Clip, Masks, Random, disturbed, each_clip
+from click_samples import LIT, Clip, Masks, Random, disturbed, each_clip, lit
 from follow_samples import gains, zooms
 
 from annotate.features import trunk
 from annotate.place import about
-from annotate.records import Mask, Picture
+from annotate.records import Picture
 from annotate.windows import Window
 
 LEAST, SHORTEST = 250, 8  # pixels of a thing, and frames that show so many of it
 THINGS, VIEWS, ASIDE = 4, 6, 3  # at most, of a clip; of a thing; windows about nothing
 SIZE, GRID = 256, 64
-LIT = 0.25  # of the views
-
-
-def lit(random: Random, picture: Picture, mask: Mask) -> Picture:
-    """With the thing in a flash of its own."""
-    edge = cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0)[..., None]
-    plain = picture.astype(np.float32)
-    tint = np.array([1, random.uniform(0.5, 1), random.uniform(0.2, 1)])
-    glow = np.clip(plain * random.uniform(1.3, 3) + random.uniform(0, 70) * tint, 0, 255)
-    room = plain * random.uniform(1, 1.2)
-    return np.clip(room * (1 - edge) + glow * edge, 0, 255).astype(np.uint8)
 
 
 def views(random: Random, clip: Clip) -> dict[str, npt.NDArray] | None:

@@ -2,10 +2,11 @@
 
     python benchmarks/click_samples.py clips samples [--part 0 --parts 2] [--rounds 2]
 
-The clips are what `make_gameplay.py` wrote. A few frames of each are disturbed: recoloured, zoomed,
-flashed, drawn over by target designators, squeezed by JPEG. Each thing is clicked, mostly on its
-deepest point, and seen in windows of many sizes: about the click, and about a spoilt mask of it, as
-what was found at a first look.
+The clips are what `make_gameplay.py` and `make_composites.py` wrote. A few frames of each are
+disturbed: recoloured, zoomed, flashed, drawn over by target designators, squeezed by JPEG. Each
+thing, a quarter of them lit as by their own shots, is clicked, mostly on its deepest point, and
+seen in windows of many sizes: about the click, and about a spoilt mask of it, as what was found at
+a first look.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from annotate.refine import SEEN
 from annotate.windows import Map, Window
 
 FRAMES, LEAST = 8, 150  # frames of a clip; pixels of a thing
+LIT = 0.25  # of the things, by a flash of their own
 COLOURS = ((234, 25, 39), (40, 220, 230), (250, 200, 30))  # of designators
 HEIGHTS = (360, 480, 600, 720)
 
@@ -74,6 +76,16 @@ def some(random: Random, clip: Clip) -> Iterator[tuple[Picture, Masks]]:
     zooms = np.where(zoomed, random.uniform(1.4, 3.2, len(numbers)), 1)
     gains = np.where(flashed, random.uniform(1.25, 2.2, len(numbers)), 1)
     return disturbed(random, clip, numbers, zooms, gains)
+
+
+def lit(random: Random, picture: Picture, mask: Mask) -> Picture:
+    """With the thing in a flash of its own."""
+    edge = cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0)[..., None]
+    plain = picture.astype(np.float32)
+    tint = np.array([1, random.uniform(0.5, 1), random.uniform(0.2, 1)])
+    glow = np.clip(plain * random.uniform(1.3, 3) + random.uniform(0, 70) * tint, 0, 255)
+    room = plain * random.uniform(1, 1.2)
+    return np.clip(room * (1 - edge) + glow * edge, 0, 255).astype(np.uint8)
 
 
 def _placed(picture: npt.NDArray[Any], size: tuple[int, int], zoom: float) -> npt.NDArray[Any]:
@@ -235,7 +247,8 @@ def clicked(random: Random, clip: Clip, _: Clip) -> Iterator[dict[str, Any]]:
     """Samples of clicks on some frames of a clip."""
     for picture, masks in some(random, clip):
         for mask in masks.values():
-            yield from samples(random, picture, mask)
+            flash = random.random() < LIT
+            yield from samples(random, lit(random, picture, mask) if flash else picture, mask)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Refiner(nn.Module):
     and (n,).
     """
 
-    def __init__(self, fine: int = 16, middle: int = 32, deep: int = 48) -> None:
+    def __init__(self, fine: int = 16, middle: int = 40, deep: int = 80) -> None:
         super().__init__()
         self.norm8, self.norm16 = nn.BatchNorm2d(40), nn.BatchNorm2d(112)
         self.stem = conv(3, 12, stride=2)

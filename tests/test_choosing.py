@@ -1,6 +1,7 @@
 import csv
 import itertools
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ from places import film, flat, pan, still
 from annotate import choosing, chosen, journal, sift, video
 from annotate.choosing import Job, into
 from annotate.clips import find
-from annotate.errors import AnnotateError, ItemsError, OutputError, SettingsDiffer, UnknownName
+from annotate.errors import (
+    AnnotateError,
+    ItemsError,
+    MissingPackage,
+    OutputError,
+    SettingsDiffer,
+    UnknownName,
+)
 from annotate.sample import Choice
 from annotate.sift import Sieve, Taking
 
@@ -186,6 +194,13 @@ def test_a_file_in_the_way(show, tmp_path):
 def test_not_such_a_folder(tmp_path):
     with pytest.raises(ItemsError, match="fill it with `annotate frames"):
         chosen.restore(tmp_path)
+
+
+def test_without_what_tells_shots_nothing_is_written(show, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    with pytest.raises(MissingPackage, match="scenedetect"):
+        into(Job(show), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_commands(annotate, show, tmp_path):
