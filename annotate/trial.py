@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +122,7 @@ def _measured(timed: Stopwatch) -> Measured:
         first_seconds=timed.calls[0] if fresh else None,
         memory=_memory(),
         gpu_memory=_gpu_memory(),
-        weights=_weights(detect.settings(timed.inner)),
+        weights=size_of_weights(detect.settings(timed.inner)),
         money_per_frame=_money(bill, timed.frames),
     )
 
@@ -151,22 +151,22 @@ def _gpu_memory() -> int | None:
     return int(torch.cuda.max_memory_allocated())
 
 
-def _weights(settings: Mapping[str, Any]) -> int | None:
-    """Bytes of the files that options named after them say, as names in the manifest or paths."""
-    sizes = []
+def size_of_weights(settings: Mapping[str, Any]) -> int | None:
+    """Bytes of the files that options named after them say; what is used twice counts once."""
+    sizes = [file.stat().st_size for file in set(_files(settings))]
+    return sum(sizes) if sizes else None
+
+
+def _files(settings: Mapping[str, Any]) -> Iterator[Path]:
+    """The files of weights that options say, as names in the manifest or paths."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            sizes.append(_weights(value))
+            yield from _files(value)
         elif value and isinstance(value, str) and any(w in key for w in _NAMES_OF_WEIGHTS):
             with contextlib.suppress(AnnotateError, OSError):
-                sizes.append(_bytes(weights.where(value)))
-    known = [size for size in sizes if size]
-    return sum(known) if known else None
-
-
-def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+                path = weights.where(value).resolve()
+                files = path.rglob("*") if path.is_dir() else [path]
+                yield from (file for file in files if file.is_file())
 
 
 def _money(bill: spending.Bill | None, frames: int) -> float | None:

@@ -265,6 +265,16 @@ def test_the_same_column_twice_is_refused(seen, tmp_path, words):
         list(columns.run(entries, seen, tmp_path, progress=None))
 
 
+def test_weights_that_are_used_twice_count_once(tmp_path):
+    one, folder = tmp_path / "one.pt", tmp_path / "folder"
+    one.write_bytes(b"12345")
+    folder.mkdir()
+    (folder / "two.bin").write_bytes(b"123")
+    used = {"model": str(one), "first": {"model": str(one)}, "then": {"checkpoint": str(folder)}}
+    assert trial.size_of_weights(used) == 8
+    assert trial.size_of_weights({"model": "no-such-model", "least": 0.5}) is None
+
+
 def test_specs_that_differ_say_how(seen, words):
     facts = footage.to_record(seen)
     one = trial.Spec("colour", {}, vars(words), facts, 8)
