@@ -107,6 +107,11 @@ def load(kind: str, path: Path) -> Any:
         MissingPackage: what the file's format needs is not installed.
         WeightsError: it cannot be loaded as that.
     """
+    if kind != "YOLO" and (path.is_dir() or path.suffix == ".onnx"):
+        raise WeightsError(
+            f"{path} is an export, in which the phrases are fixed: "
+            "run it by the detector yolo, or give the .pt that it was made from"
+        )
     made: Callable[[str], Any] = getattr(package(), kind)
     if path.is_dir() and any(path.glob("*.xml")):
         needs("openvino")

@@ -13,7 +13,7 @@ import pytest
 from random_networks import same, seeded, settled
 
 from annotate import detect, text_features
-from annotate.errors import AnnotateError, MissingWeights, PromptError
+from annotate.errors import AnnotateError, MissingWeights, PromptError, WeightsError
 from annotate.records import Frame, Vocabulary
 from annotate.ultralytics_network import package
 
@@ -156,6 +156,13 @@ def test_another_kind_of_network(ultralytics, encoder, noise, tmp_path):
     given = {"model": str(tmp_path / "other.pt"), "encoder": encoder}
     with pytest.raises(AnnotateError, match=r"other.pt is no YOLO-World"):
         detect.load("yolo-world", HUD, **given).propose(noise)
+
+
+def test_an_export_is_for_another_detector(noise, tmp_path):
+    for path in (tmp_path / "x_openvino_model", tmp_path / "x.onnx"):
+        path.mkdir()
+        with pytest.raises(WeightsError, match=f"{path.name} is an export, .* the detector yolo"):
+            detect.load("yolo-world", HUD, model=str(path)).propose(noise)
 
 
 ALONE = """
