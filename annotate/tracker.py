@@ -173,7 +173,7 @@ class Tracker:
         prior = cv2.resize(guess.prior, (grid, grid), interpolation=cv2.INTER_AREA)
         was = prior > 0.5
         kept = (guess.score[was] > 0).mean() if was.any() else 1.0
-        moved = (guess.soft > 0.5).mean() > 0.35 * was.mean()
+        moved = (guess.soft > 0.5).mean() > 0.5 * was.mean()
         if kept > 0.35 or moved:
             return None
         y, x = np.mgrid[:grid, :grid] // 4

@@ -1,10 +1,10 @@
 """Train the networks that `light` asks: what a click means, and what a search found.
 
     python -m venv trained && trained/bin/pip install -e . torch onnx==1.22.0
-    trained/bin/python benchmarks/train_refine.py clicks models/light-click.onnx --minutes 10
+    trained/bin/python benchmarks/train_refine.py clicks models/light-click.onnx --minutes 60
     trained/bin/python benchmarks/train_refine.py followed models/light-follow.onnx --minutes 13
 
-The samples are what `click_samples.py` and `follow_samples.py` wrote. A U-Net of 0.2 million
+The samples are what `click_samples.py` and `follow_samples.py` wrote. A U-Net of half a million
 parameters, on the picture and on two maps of the trunk that ships. Beside the mask it says how good
 that is, as IoU, which is taught by the IoU it has (Huang et al., "Mask Scoring R-CNN", CVPR 2019).
 """
