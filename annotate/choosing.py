@@ -76,7 +76,7 @@ def into(
         SettingsDiffer, OutputError, VideoError, MissingPackage: see `annotate.errors`.
     """
     if job.taking.shots:
-        needs("scenedetect")  # or nothing is written
+        needs("scenedetect")  # before anything is written
     header = job.header()
     try:
         folder.mkdir(parents=True, exist_ok=True)
