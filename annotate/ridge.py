@@ -89,12 +89,12 @@ class Ridge:
         """Fit to all that was learnt; while nothing was, every score stays 0."""
         if not self.taught:
             return
-        sums = shown = self._shown / max(self._counts[0], 1)
+        sums = self._shown / max(self._counts[0], 1)
         if self._counts[1]:
             sums = self.kept * sums + (1 - self.kept) * self._found / self._counts[1]
         self._beta[:, 0] = self._solved(sums)
         if not self._counts[1]:
-            self._beta[:, 1] = self._solved(shown)
+            self._beta[:, 1] = self._beta[:, 0]
 
     def scores(self, expanded: Map) -> Map:
         """For each pixel two scores, (pixels, 2): by all that was learnt, and by what was shown."""

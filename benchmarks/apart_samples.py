@@ -11,7 +11,7 @@ import pickle
 
 import numpy as np
 import numpy.typing as npt
-from click_samples import LIT, Clip, Masks, Random, disturbed, each_clip, lit
+from click_samples import Clip, Masks, Random, disturbed, each_clip, lit
 from follow_samples import gains, zooms
 
 from annotate.features import trunk
@@ -60,8 +60,7 @@ def view(
         dx, dy = 0.07 * window.side * random.standard_normal(2)
         times = float(np.exp(0.2 * random.standard_normal()))
         window = Window(window.x + dx, window.y + dy, window.side * times)
-        if random.random() < LIT:
-            picture = lit(random, picture, masks[of])
+        picture = lit(random, picture, masks[of])
     crop = window.cut(picture, SIZE)
     maps = [each.astype(np.float16) for each in trunk(crop)]
     none = np.zeros((high, wide), bool)

@@ -79,7 +79,9 @@ def some(random: Random, clip: Clip) -> Iterator[tuple[Picture, Masks]]:
 
 
 def lit(random: Random, picture: Picture, mask: Mask) -> Picture:
-    """With the thing in a flash of its own."""
+    """With the thing in a flash of its own, or as it is."""
+    if random.random() >= LIT:
+        return picture
     edge = cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0)[..., None]
     plain = picture.astype(np.float32)
     tint = np.array([1, random.uniform(0.5, 1), random.uniform(0.2, 1)])
@@ -247,8 +249,7 @@ def clicked(random: Random, clip: Clip, _: Clip) -> Iterator[dict[str, Any]]:
     """Samples of clicks on some frames of a clip."""
     for picture, masks in some(random, clip):
         for mask in masks.values():
-            flash = random.random() < LIT
-            yield from samples(random, lit(random, picture, mask) if flash else picture, mask)
+            yield from samples(random, lit(random, picture, mask), mask)
 
 
 if __name__ == "__main__":
