@@ -401,6 +401,7 @@ def test_a_person_keeps_and_rejects_by_key_and_the_items_follow(found, page):
         page.goto(address)
         page.wait_for_selector("figure")
         assert page.locator("h2").all_inner_texts() == ["ep1.mp4 · 1", "ep2.mp4 · 1"]
+        page.wait_for_function("[...document.images].slice(0, 2).every((i) => i.complete)")
         assert page.evaluate(
             "[...document.images].slice(0, 2).every((i) => i.naturalWidth === 160)"
         )
