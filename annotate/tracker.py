@@ -12,6 +12,7 @@ import numpy.typing as npt
 from annotate.abreast import abreast
 from annotate.apart import Shown
 from annotate.features import Seen, seen
+from annotate.flash import outlasted
 from annotate.found_again import is_thing
 from annotate.guided import guided
 from annotate.kin import Kin
@@ -169,20 +170,11 @@ class Tracker:
 
     def _recoloured(self, guess: Guess) -> Guess | None:
         """After a flash or a shadow, the shape still there and apart: learnt anew from it."""
-        grid = self._effort.grid
-        prior = cv2.resize(guess.prior, (grid, grid), interpolation=cv2.INTER_AREA)
-        was = prior > 0.5
-        kept = (guess.score[was] > 0).mean() if was.any() else 1.0
-        moved = (guess.soft > 0.5).mean() > 0.5 * was.mean()
-        if kept > 0.35 or moved:
+        found = outlasted(guess, self._ridge)
+        if found is None:
             return None
-        y, x = np.mgrid[:grid, :grid] // 4
-        blocks = ((x + y) % 2 == 0).ravel()
-        near = (np.abs(2 * prior - 1) > 0.4).ravel() & guess.inside.ravel()
+        was, weight = found
         inside = was.astype(np.float32).ravel()
-        if self._ridge.persists(guess.expanded[near], inside[near], blocks[near]) < 0.85:
-            return None
-        weight = near.astype(np.float32)
         self._ridge.learn(guess.expanded, inside, weight, shown=False)
         self._ridge.solve()
         sight = guess.seen, guess.expanded, guess.apart, guess.inside
