@@ -184,25 +184,34 @@ def append(path: Path | str, header: Header, *, force: bool = False) -> Appendin
 
 
 class Appending:
-    """The open file of `append`, as a context."""
+    """The open file of `append`, as a context.
+
+    Where an error ends it before there is any item, such as for want of a server, no file is left.
+    """
 
     def __init__(self, path: Path, header: Header, force: bool) -> None:
         self._path, self._header = path, header
         self._file = self._open(force)
+        self._appender = Appender(self._file, str(path))
 
     def __enter__(self) -> Appender:
-        appender = Appender(self._file, str(self._path))
         try:
             if _lasts(self._path) and self._file.seek(0, os.SEEK_END):
-                appender._recall()
+                self._appender._recall()
             else:
-                appender._line(self._header.to_json())
+                self._appender._line(self._header.to_json())
         except BaseException:
-            self.__exit__()
+            self._close()
             raise
-        return appender
+        return self._appender
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._close()
+        begun = self._appender.count or self._appender.complete
+        if error is not None and not begun and _lasts(self._path):
+            self._path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
         if self._path != STREAM:
             with suppress(OSError):  # every line was flushed, or its failure has been raised
                 self._file.close()
