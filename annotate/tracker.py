@@ -32,6 +32,7 @@ from annotate.place import (
 from annotate.present import alike, present
 from annotate.prior import Grey, carried, central, pulled
 from annotate.records import Mask, Picture
+from annotate.redrawn import redrawn
 from annotate.ridge import Ridge
 from annotate.search import Search
 from annotate.views import VIEWS, Effort, elsewhere, views
@@ -174,8 +175,7 @@ class Tracker:
         if found is None:
             return None
         was, weight = found
-        inside = was.astype(np.float32).ravel()
-        self._ridge.learn(guess.expanded, inside, weight, shown=False)
+        self._ridge.learn(guess.expanded, was.astype(np.float32).ravel(), weight, shown=False)
         self._ridge.solve()
         sight = guess.seen, guess.expanded, guess.apart, guess.inside
         again = self._fused(sight, guess.window, guess.prior)
@@ -201,7 +201,16 @@ class Tracker:
         akin = kinship > self._place.kinship - LEARNT
         if self._place.age % self._effort.every == 0 and area > 0.7 * self._place.area and akin:
             self._note(guess, grid, dropped)
-        return mask, fit
+        return self._shape(guess, soft, taken, mask), fit
+
+    def _shape(self, guess: Guess, soft: Map, taken: Map | None, mask: Mask) -> Mask:
+        """The mask to show: not learnt from nor gone by, or its errors would feed on themselves."""
+        if not self._effort.redraws or guess.prior is None:
+            return mask
+        better = redrawn(guess, soft) * (1 if taken is None else 1 - taken)
+        high, wide = mask.shape
+        shown = guess.window.mask(better, (wide, high), 0.5)
+        return shown if shown.any() else mask
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that is remembered of the object."""
@@ -271,8 +280,7 @@ class Tracker:
         self._remember(window, soft)
 
     def _remember(self, window: Window, soft: Map) -> None:
-        self._soft = soft
-        place = self._place
+        self._soft, place = soft, self._place
         place.soft_x, place.soft_y, place.soft_side = window.x, window.y, window.side
 
     def _note(self, guess: Guess, grid: Map, dropped: Map | None) -> None:

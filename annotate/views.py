@@ -26,13 +26,17 @@ ELSEWHERE = 12  # crops of the rest of a prompted picture
 
 @dataclass(frozen=True)
 class Effort:
-    """What is spent: crop side in pixels, random features, frames between updates, and doubts."""
+    """What is spent: crop side in pixels, random features, frames between updates, and doubts.
+
+    With `redraws` every mask is drawn again, finer.
+    """
 
     size: int
     hidden: int
     every: int
     sparse: int  # one pixel of so many is learnt from
     motion: int  # cv2's DIS preset
+    redraws: bool
 
     @property
     def grid(self) -> int:
@@ -40,8 +44,8 @@ class Effort:
         return self.size // 4
 
 
-THOROUGH = Effort(256, 256, 1, 3, 1)
-QUICK = Effort(192, 64, 3, 3, 0)
+THOROUGH = Effort(256, 256, 1, 3, 1, redraws=True)
+QUICK = Effort(192, 64, 3, 3, 0, redraws=False)
 
 
 def views(picture: Picture, soft: Map, effort: Effort) -> Iterator[tuple[Picture, Map, Map]]:

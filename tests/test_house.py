@@ -20,7 +20,7 @@ LAYERS = [  # imports point down, or sideways within a layer
     "device memory memory_attention follow sam2_network sam2_model transformers_network "
     "phrasing example slices text_features ultralytics_network",
     "abreast features guided kin place ridge apart refine clicked seeds views search whole prior "
-    "flash found_again present tracker",
+    "flash redrawn found_again present tracker",
     "patience endpoints spending answer_cache answers model_notes questions convention",
     "chat calibrate found moondream_client moondream_local fusion embed networks plane autoencoder",
     "colour_layout imprint scene_store scene_search scenes "

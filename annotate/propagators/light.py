@@ -122,7 +122,7 @@ class LightSession:
         settled = self._each(
             lambda of: trackers[of].settle(guesses[of], taken.get(of), size_wh), list(trackers)
         )
-        return {of: (mask, fit) for of, (mask, fit) in settled.items() if mask is not None}
+        return _disjoint({of: (m, fit) for of, (m, fit) in settled.items() if m is not None})
 
     def _each(self, do: Callable[[int], Any], ids: Sequence[int]) -> dict[int, Any]:
         """`do` for every object, several at a time."""
@@ -156,6 +156,16 @@ def _compete(
         for of, guess in guesses.items()
         if guess is not None
     }
+
+
+def _disjoint(found: Mapping[int, tuple[Mask, float]]) -> dict[int, tuple[Mask, float]]:
+    """Each mask without what one that fits better has of it; finer masks may have met anew."""
+    apart = {}
+    claimed: Mask = np.array(False)
+    for of, (mask, fit) in sorted(found.items(), key=lambda each: -each[1][1]):
+        apart[of] = mask & ~claimed, fit
+        claimed = claimed | mask
+    return apart
 
 
 def _detections(found: Mapping[int, tuple[Mask, float]]) -> sv.Detections:
