@@ -1,9 +1,10 @@
 """Two small networks that have seen many things in generated gameplay: a mask, and its worth.
 
-Neither knows any object. `CLICK` is told where a person clicked; `FOLLOW` what a classifier says
-that was taught the object, as in Robinson et al., "Learning Fast and Robust Target Models for Video
-Object Segmentation", CVPR 2020. Both say how good their mask should be, as in Huang et al., "Mask
-Scoring R-CNN", CVPR 2019. How they were made, and how far to trust them: `models/light-refine.md`.
+Neither knows any object. `CLICK` is told where a person clicked, or the mask of what is followed
+(`annotate.redrawn`); `FOLLOW` what a classifier says that was taught the object, as in Robinson et
+al., "Learning Fast and Robust Target Models for Video Object Segmentation", CVPR 2020. Both say how
+good their mask should be, as in Huang et al., "Mask Scoring R-CNN", CVPR 2019. How they were made,
+and how far to trust them: `models/light-refine.md`.
 """
 
 import cv2
