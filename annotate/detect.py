@@ -140,8 +140,13 @@ def into(
             return False
         done = -1 if file.last is None else file.last.frame
         frames = (frame for frame in job.choice.frames(job.clip) if frame.index > done)
-        for item in run(job.detector, frames, job.source):
-            file.write(item)
-            progress(item)
+        try:
+            for item in run(job.detector, frames, job.source):
+                file.write(item)
+                progress(item)
+        except BaseException:
+            if not file.count:  # a start that failed, such as for want of a server, leaves nothing
+                out.unlink(missing_ok=True)
+            raise
         file.finish()
     return True

@@ -184,34 +184,25 @@ def append(path: Path | str, header: Header, *, force: bool = False) -> Appendin
 
 
 class Appending:
-    """The open file of `append`, as a context.
-
-    Where an error ends it before there is any item, such as for want of a server, no file is left.
-    """
+    """The open file of `append`, as a context."""
 
     def __init__(self, path: Path, header: Header, force: bool) -> None:
         self._path, self._header = path, header
         self._file = self._open(force)
-        self._appender = Appender(self._file, str(path))
 
     def __enter__(self) -> Appender:
+        appender = Appender(self._file, str(self._path))
         try:
             if _lasts(self._path) and self._file.seek(0, os.SEEK_END):
-                self._appender._recall()
+                appender._recall()
             else:
-                self._appender._line(self._header.to_json())
+                appender._line(self._header.to_json())
         except BaseException:
-            self._close()
+            self.__exit__()
             raise
-        return self._appender
+        return appender
 
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self._close()
-        begun = self._appender.count or self._appender.complete
-        if error is not None and not begun and _lasts(self._path):
-            self._path.unlink(missing_ok=True)
-
-    def _close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._path != STREAM:
             with suppress(OSError):  # every line was flushed, or its failure has been raised
                 self._file.close()

@@ -65,26 +65,6 @@ def test_killed_at_any_byte_it_goes_on_to_the_same_bytes(tmp_path, header):
         assert path.read_bytes() == expected, f"cut at byte {cut}"
 
 
-@pytest.mark.parametrize("error", [OutputError, KeyboardInterrupt])
-def test_an_error_before_the_first_item_leaves_no_file(tmp_path, header, error):
-    path = tmp_path / "items.jsonl"
-    for start in (0, len(header.to_json().encode()) + 1):  # anew, and behind what a kill left
-        path.write_bytes(header.to_json().encode()[:start] + b"\n" * (start > 0))
-        with pytest.raises(error), journal.append(path, header):
-            raise error("no server")
-        assert not path.exists()
-
-
-@pytest.mark.parametrize("items", [[], ITEMS[:1]])
-def test_an_error_later_leaves_what_is_there(tmp_path, header, items):
-    path = tmp_path / "items.jsonl"
-    run(path, header, items, stop=None if not items else 1)
-    before = path.read_bytes()
-    with pytest.raises(KeyboardInterrupt), journal.append(path, header):
-        raise KeyboardInterrupt
-    assert path.read_bytes() == before
-
-
 def test_a_finished_file_says_so_and_stays_as_it_is(tmp_path, header):
     path = tmp_path / "a.jsonl"
     run(path, header, ITEMS)
