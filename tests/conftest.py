@@ -1,5 +1,6 @@
 """What several tests stand on: the bundled clip, a vocabulary, a header, frames."""
 
+import json
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from annotate import masks, video
 from annotate.journal import Header
 from annotate.records import Frame, Vocabulary
 
@@ -98,3 +100,13 @@ def picture(index, size_wh=(64, 48)):
     image = np.full((height, width, 3), 40, np.uint8)
     image[..., 0], image[..., 1] = index % 256, index // 256
     return Frame("dock.mp4", index, Fraction(index, 30), image)
+
+
+@pytest.fixture
+def monsters(demo):
+    """The demo's first picture, and the masks of its three monsters."""
+    [frame] = video.frames(demo, stop=1)
+    parts = json.loads((demo.parent / "demo.gt.json").read_text())["annotations"]
+    first = [each for each in parts if each["image_id"] == 0 and "segmentation" in each]
+    by_track = {each.get("track_id"): masks.decode(each["segmentation"]) for each in first}
+    return frame.image, [by_track[of] for of in (223, 224, 225)]

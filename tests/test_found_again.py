@@ -1,26 +1,14 @@
 """What a search found must be a thing."""
 
-import json
-
 import numpy as np
 import pytest
 
-from annotate import masks, present, tracker, video
+from annotate import present, tracker
 from annotate.found_again import is_thing, told
 from annotate.place import about
 from annotate.tracker import Tracker
 from annotate.views import QUICK, THOROUGH
 from annotate.windows import Window
-
-
-@pytest.fixture
-def monsters(demo):
-    """The demo's first picture, and the masks of its three monsters."""
-    [frame] = video.frames(demo, stop=1)
-    parts = json.loads((demo.parent / "demo.gt.json").read_text())["annotations"]
-    first = [each for each in parts if each["image_id"] == 0 and "segmentation" in each]
-    by_track = {each.get("track_id"): masks.decode(each["segmentation"]) for each in first}
-    return frame.image, [by_track[of] for of in (223, 224, 225)]
 
 
 def taught(picture, mask, effort):

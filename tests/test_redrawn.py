@@ -1,27 +1,16 @@
 """What is followed is drawn anew, finer, and only to be shown."""
 
-import json
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
-from annotate import masks, redrawn, tracker, video
+from annotate import redrawn, tracker
 from annotate.place import about
 from annotate.propagators.light import _disjoint
 from annotate.tracker import Tracker
 from annotate.views import QUICK, THOROUGH
-
-
-@pytest.fixture
-def monsters(demo):
-    """The demo's first picture, and the masks of its three monsters."""
-    [frame] = video.frames(demo, stop=1)
-    parts = json.loads((demo.parent / "demo.gt.json").read_text())["annotations"]
-    first = [each for each in parts if each["image_id"] == 0 and "segmentation" in each]
-    by_track = {each.get("track_id"): masks.decode(each["segmentation"]) for each in first}
-    return frame.image, [by_track[of] for of in (223, 224, 225)]
 
 
 def seen(picture, mask, effort=THOROUGH):
