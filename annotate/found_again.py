@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from annotate.place import Guess
-from annotate.refine import FOLLOW, GRID, drawn, refined
+from annotate.refine import FOLLOW, drawn, on_grid, refined
 from annotate.windows import Map
 
 WORTH = 0.2  # the IoU that a mask of it should have with the truth
@@ -23,10 +23,6 @@ def is_thing(guess: Guess) -> bool:
 
 def told(guess: Guess, size: float) -> Map:
     """What the network is told, (6, 64, 64), of a guess, and of an object of `size` cells."""
-
-    def on_grid(values: Map, how: int = cv2.INTER_LINEAR) -> Map:
-        return np.asarray(cv2.resize(values, (GRID, GRID), interpolation=how), np.float32)
-
     score, sure = (on_grid(np.clip(s, -CLIPPED, CLIPPED)) for s in (guess.score, guess.sure))
     prior = None if guess.prior is None else on_grid(guess.prior, cv2.INTER_AREA)
     inside = on_grid(guess.inside.astype(np.float32)) > 0.5

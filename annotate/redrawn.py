@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from annotate.place import Guess
-from annotate.refine import CLICK, GRID, drawn, refined
+from annotate.refine import CLICK, drawn, on_grid, refined
 from annotate.windows import Map
 
 BELIEVED = 3  # power of the IoU that it says: on photographs it is wrong, and says less
@@ -18,13 +18,13 @@ SMALLEST = 4  # cells, the root of the area of a mask that it is asked about
 
 def redrawn(guess: Guess, soft: Map) -> Map:
     """A better mask than `soft`, (size, size) in 0..1, of what is seen in the guess's window."""
-    before = cv2.resize(soft, (GRID, GRID), interpolation=cv2.INTER_AREA)
+    before = on_grid(soft, cv2.INTER_AREA)
     cells = float(np.sqrt((before > 0.5).sum()))
     if cells < SMALLEST:
         return soft
-    inside = cv2.resize(guess.inside.astype(np.float32), (GRID, GRID)) > 0.5
-    unclicked = np.zeros((GRID, GRID), np.float32)
-    told = drawn(unclicked, unclicked, np.asarray(before, np.float32), inside, cells)
+    inside = on_grid(guess.inside.astype(np.float32)) > 0.5
+    unclicked = np.zeros_like(before)
+    told = drawn(unclicked, unclicked, before, inside, cells)
     logits, worth = refined(CLICK, guess.seen.crop, guess.seen.trunk, told)
     logits = cv2.resize(np.clip(logits, -20, 20), soft.shape[::-1])
     share = worth**BELIEVED

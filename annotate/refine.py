@@ -35,6 +35,11 @@ def refined(model: str, crop: Picture, trunk: Trunk, told: Map) -> tuple[Map, fl
     return logits[0], float(1 / (1 + np.exp(-worth)))
 
 
+def on_grid(values: Map, how: int = cv2.INTER_LINEAR) -> Map:
+    """A map of a window, of any side, as (64, 64)."""
+    return np.asarray(cv2.resize(values, (GRID, GRID), interpolation=how), np.float32)
+
+
 def drawn(first: Map, second: Map, prior: Map | None, on_picture: Mask, size: float) -> Map:
     """What a network is told, (6, 64, 64), out of maps of (64, 64).
 
