@@ -100,7 +100,9 @@ def test_a_crop_is_found_among_few_candidates(how, clips, db, tmp_path, monkeypa
     monkeypatch.setattr(scene_search, "_ABOUT", 0)
     asked = saved(tmp_path / "asked.png", ALTERED[how](video.seek(clips[1], 30).image))
     [(_, answer)] = scenes.find([asked], db)
-    assert answer.match.clip.name == "two.mp4" and abs(answer.match.frame - 30) <= 2
+    assert answer.match.clip.name == "two.mp4"
+    assert abs(answer.match.seconds - 3) <= 1  # a pan shows the same part for some frames
+    assert answer.match.distance < 0.25
 
 
 @pytest.mark.parametrize("how", ALTERED)
