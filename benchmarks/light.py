@@ -1,17 +1,18 @@
 """What the `light` engine reaches: masks of DAVIS, clicks on gameplay, and frames a second.
 
     python benchmarks/light.py davis SHARED/davis [--fast] [--method light|flow|flow+grabcut]
-    python benchmarks/light.py clicks SHARED/gameplay/dev SHARED/score/score.py [--fast]
+    python benchmarks/light.py clicks FOLDER [--fast]
     python benchmarks/light.py speed CLIP [--fast] [--size 854x480]
 
 `davis` starts from the true first mask and prints the mean J over frames 1 to the last but one.
 `flow` warps that mask along DIS optical flow, and nothing else; `flow+grabcut` lets GrabCut decide
-in a band round it. `clicks` runs `annotate propagate` and prints what score.py says of it.
+in a band round it. `clicks` runs `annotate propagate` on every NAME.mp4 with a NAME.gt.json and
+NAME.points.csv or NAME.points3.csv: SHARED/gameplay/dev has such, `make_unseen.py` makes more.
 `speed` follows one object through CLIP, brought to that size first, decoding included.
 """
 
 import argparse
-import json
+import csv
 import subprocess
 import sys
 import time
@@ -22,11 +23,12 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 
-from annotate import propagate, video
+from annotate import journal, propagate, score, video
 from annotate.propagate import Lesson
 from annotate.records import Frame, Mask, Picture, Prompt
 from annotate.video_writer import Writer
 
+ENDINGS = ".mp4", ".gt.json"  # of a clip and its truth, beside the clicks
 Follow = Callable[[Iterator[Frame], Mask], Iterator[Mask]]
 
 
@@ -97,19 +99,30 @@ def davis(folder: Path, follow: Follow) -> None:
     print(f"{'mean':16} J {np.mean(means):.4f}")
 
 
-def clicks(folder: Path, score: Path, fast: bool) -> None:
-    """J and false presence of each clip, for one and three clicks an object."""
-    for name in ("easy", "medium", "hard"):
-        for points in (f"{name}.points.csv", f"{name}.points3.csv"):
-            with TemporaryDirectory() as scratch:
-                items = Path(scratch) / "items.jsonl"
-                call = [sys.executable, "-m", "annotate", "propagate", str(folder / f"{name}.mp4")]
-                call += ["-p", str(folder / points), "-o", str(items)]
-                subprocess.run(call + ["--fast"] * fast, check=True, stderr=subprocess.DEVNULL)
-                call = [sys.executable, str(score), "tracks", str(folder / f"{name}.gt.json")]
-                call += [str(items), "--points", str(folder / points)]
-                said = json.loads(subprocess.run(call, check=True, capture_output=True).stdout)
-            print(f"{points:20} J {said['J']:.3f}   false presence {said['false_presence']:.3f}")
+def clicks(folder: Path, fast: bool) -> None:
+    """J and false presence of each clip, and the means, for one and three clicks an object."""
+    for ending in ("points", "points3"):
+        found = {}
+        for points in sorted(folder.glob(f"*.{ending}.csv")):
+            clip, truth = (points.with_name(points.name.split(".")[0] + end) for end in ENDINGS)
+            if truth.exists():
+                found[points.name] = clicked(clip, truth, points, fast)
+        found[f"{len(found)} clips, {ending}"] = np.mean(list(found.values()), axis=0)
+        for name, (overlap, claimed) in found.items():
+            print(f"{name:20} J {overlap:.3f}   false presence {claimed:.3f}", flush=True)
+
+
+def clicked(clip: Path, truth: Path, points: Path, fast: bool) -> tuple[float, float]:
+    """What `annotate propagate` makes of the clicks: means over the objects."""
+    asked = {int(row["object_id"]) for row in csv.DictReader(points.open(encoding="utf-8"))}
+    with TemporaryDirectory() as scratch:
+        items = Path(scratch) / "items.jsonl"
+        call = [sys.executable, "-m", "annotate", "propagate", str(clip), "-p", str(points)]
+        call += ["-o", str(items)] + ["--fast"] * fast
+        subprocess.run(call, check=True, capture_output=True)
+        tracks = score.tracks(truth, journal.read(items), asked)
+    overlap, claimed = np.mean([(each.j, each.false_presence) for each in tracks], axis=0)
+    return float(overlap), float(claimed)
 
 
 def speed(clip: Path, size_wh: tuple[int, int], fast: bool) -> None:
@@ -140,7 +153,7 @@ def main() -> None:
         follow = light(told.fast) if told.method == "light" else flow("grabcut" in told.method)
         davis(told.paths[0], follow)
     elif told.what == "clicks":
-        clicks(told.paths[0], told.paths[1], told.fast)
+        clicks(told.paths[0], told.fast)
     else:
         width, height = (int(side) for side in told.size.split("x"))
         speed(told.paths[0], (width, height), told.fast)

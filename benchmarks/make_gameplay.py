@@ -11,6 +11,7 @@ by which `light` is scored, are in none of them.
 
 import argparse
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,11 @@ Encoded = npt.NDArray[np.uint8]
 Clip = dict[str, Any]  # names, JPEGs of the frames, and for each thing PNGs of its masks by frame
 
 
-def game(random: Random) -> vizdoom.DoomGame:
-    """A started game on a map, of a size and with a head-up display drawn by lot."""
+def game(random: Random, maps: Sequence[int]) -> vizdoom.DoomGame:
+    """A started game on one of the maps, of a size and with a head-up display drawn by lot."""
     started, home = vizdoom.DoomGame(), Path(vizdoom.__file__).parent
     started.set_doom_game_path(str(home / "freedoom2.wad"))
     started.set_doom_scenario_path(str(home / "freedoom2.wad"))
-    maps = [each for each in range(1, 33) if each not in HELD_OUT]
     started.set_doom_map(f"MAP{random.choice(maps):02d}")
     started.set_seed(int(random.integers(1 << 30)))
     size = SIZES[int(random.integers(len(SIZES)))]
@@ -217,10 +217,10 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=11)
     asked = arguments.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
-    written = 0
+    written, maps = 0, [each for each in range(1, 33) if each not in HELD_OUT]
     for number in range(asked.games):
         random = np.random.default_rng((asked.seed, number))
-        started = game(random)
+        started = game(random, maps)
         for _ in range(int(random.integers(3, 6))):
             started.new_episode()
             started.send_game_command("god")

@@ -1,0 +1,204 @@
+"""Make clips that nothing was trained on and no setting chosen by, to measure `light` on.
+
+    pip install vizdoom==1.3.2
+    python benchmarks/make_unseen.py unseen/calm calm --count 8 --seed 601
+    python benchmarks/make_unseen.py unseen/fight fight --count 8 --seed 602
+    python benchmarks/light.py clicks unseen/calm
+    python benchmarks/light.py clicks unseen/fight
+
+Two or three monsters, of kinds and on maps that `make_gameplay.py` leaves out, are watched by a
+player that turns and sways; in a `fight` it shoots now and then, the picture is zoomed twice and
+flashes six times. Each clip, NAME.mp4, has its masks in NAME.gt.json and, for each monster that 60
+frames show on 400 pixels or more, one click in NAME.points.csv and three, spread over its frames,
+in NAME.points3.csv. A clip has at most four such monsters, and at least one.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import vizdoom
+from make_gameplay import HELD_OUT, Random, act, game
+from stretches import SEEN, deepest
+
+from annotate import masks
+from annotate.records import Mask, Picture, Rle
+from annotate.video_writer import Writer
+
+KINDS = [
+    "Demon",
+    "HellKnight",
+    "BaronOfHell",
+    "Revenant",
+    "Cacodemon",
+    "ShotgunGuy",
+    "ChaingunGuy",
+    "Zombieman",
+]
+FRAMES, LEAST, MOST = 260, 60, 4  # frames of a clip, that show a monster; monsters clicked
+
+
+@dataclass
+class Clip:
+    """The pictures, and of each monster its name and its mask on each frame that shows it."""
+
+    pictures: list[Picture] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+    tracks: dict[int, dict[int, Rle]] = field(default_factory=dict)
+
+    def clicked(self) -> dict[int, list[int]]:
+        """The frames of each monster that is seen well enough and long enough to be clicked on."""
+        seen = {
+            of: [frame for frame, mask in track.items() if masks.area(mask) >= SEEN]
+            for of, track in self.tracks.items()
+        }
+        return {of: frames for of, frames in seen.items() if len(frames) >= LEAST}
+
+
+def summon(started: vizdoom.DoomGame, random: Random) -> None:
+    """Wander off, have two or three monsters appear, and back away."""
+    turn = 0.0
+    for k in range(int(random.integers(5, 200))):
+        if k % 25 == 0:
+            turn = random.normal() * 3
+        act(started, turn + random.normal(), random.uniform(8, 30), 0, 0)
+    for _ in range(int(random.integers(2, 4))):
+        name, friend = str(random.choice(KINDS)), random.random() < 0.35
+        started.send_game_command(f"{'summonfriend' if friend else 'summon'} {name}")
+        for _ in range(int(random.integers(4, 14))):
+            turn = random.normal() * 2 + random.choice([-8, 8])
+            act(started, turn, -random.uniform(5, 25), random.normal() * 8, 0)
+    for _ in range(int(random.integers(2, 30))):
+        act(started, random.normal(), -random.uniform(0, 25), random.normal() * 5, 0)
+
+
+def watched(started: vizdoom.DoomGame, random: Random, *, fight: bool) -> Iterator[Any]:
+    """What the game shows while the player looks at the nearest monster."""
+    shoots = fight and random.random() < 0.6
+    aim, speed, swing = None, random.uniform(0.02, 0.08), random.uniform(2, 6)
+    for k in range(FRAMES):
+        state = started.get_state()
+        if state is None:
+            return
+        yield state
+        turn = float(swing * np.sin(speed * k * 2))
+        if seen := [each for each in state.labels if each.object_name in KINDS]:
+            at = max(seen, key=lambda each: each.width * each.height)
+            aim = (at.x + at.width / 2) / state.screen_buffer.shape[1] - 0.5
+            turn += float(np.clip(aim * 12, -6, 6)) if abs(aim) > 0.3 else 0
+        elif aim is not None:
+            turn = 5 * float(np.sign(aim))
+        right = 8 * float(np.sin(speed * k * 0.7)) if fight else 0
+        act(started, turn, 3 * float(np.sin(speed * k)), right, int(shoots and (k // 8) % 3 == 0))
+
+
+def lens(random: Random, *, fight: bool) -> tuple[Any, Any]:
+    """How much each frame is zoomed, (FRAMES,), and how much brighter it is."""
+    zoom, gain, frames = np.ones(FRAMES), np.ones(FRAMES), np.arange(FRAMES)
+    if fight:
+        for start in (int(random.integers(30, 80)), int(random.integers(120, 200))):
+            most, ramp = random.choice([2.5, 3.5]), int(random.choice([1, 10]))
+            from_end = np.minimum(frames - start, start + int(random.integers(25, 50)) - frames)
+            zoom = np.maximum(zoom, 1 + (most - 1) * np.clip(from_end / ramp, 0, 1))
+        for start in random.integers(10, FRAMES - 5, 6):
+            gain[start : start + 2] = random.uniform(1.3, 2)
+    return zoom, gain
+
+
+def play(random: Random, *, fight: bool) -> Clip:
+    """A game, as a clip; the game may end before it."""
+    started, clip = game(random, sorted(HELD_OUT)), Clip()
+    started.new_episode()
+    started.send_game_command("god")
+    summon(started, random)
+    zoom, gain = lens(random, fight=fight)
+    for frame, state in enumerate(watched(started, random, fight=fight)):
+        shown, high, wide = float(zoom[frame]), *state.labels_buffer.shape
+        cut = np.array([[shown, 0, (1 - shown) * wide / 2], [0, shown, (1 - shown) * high / 2]])
+        picture = cv2.warpAffine(state.screen_buffer, cut, (wide, high))
+        clip.pictures.append(cv2.convertScaleAbs(picture, alpha=float(gain[frame])))
+        which = cv2.warpAffine(state.labels_buffer, cut, (wide, high), flags=cv2.INTER_NEAREST)
+        for each in state.labels:
+            if each.object_name in KINDS and (mask := which == each.value).any():
+                clip.names[each.object_id] = each.object_name
+                clip.tracks.setdefault(each.object_id, {})[frame] = masks.encode(mask)
+    started.close()
+    return clip
+
+
+def write(clip: Clip, folder: Path, name: str) -> None:
+    """The clip, its ground truth, and its clicks."""
+    high, wide = clip.pictures[0].shape[:2]
+    with Writer(folder / f"{name}.mp4", 30, (wide, high)) as writer:
+        for picture in clip.pictures:
+            writer.write(picture)
+    numbers = {kind: number for number, kind in enumerate(KINDS, start=1)}
+    truth = {
+        "images": [{"id": n, "width": wide, "height": high} for n in range(len(clip.pictures))],
+        "categories": [
+            {"id": number, "name": kind, "supercategory": "Monster"}
+            for kind, number in numbers.items()
+        ],
+        "annotations": [
+            annotation(frame, of, numbers[clip.names[of]], mask)
+            for of, track in clip.tracks.items()
+            for frame, mask in track.items()
+        ],
+    }
+    for number, each in enumerate(truth["annotations"], start=1):
+        each["id"] = number
+    (folder / f"{name}.gt.json").write_text(json.dumps(truth), encoding="utf-8")
+    for clicks, ending in ((1, "points"), (3, "points3")):
+        with (folder / f"{name}.{ending}.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["frame_id", "object_id", "x", "y", "label", "class"])
+            for of, frames in clip.clicked().items():
+                for frame in (frames[k * len(frames) // clicks] for k in range(clicks)):
+                    x, y = deepest(masks.decode(clip.tracks[of][frame]))
+                    table.writerow([frame, of, int(x), int(y), 1, clip.names[of]])
+
+
+def annotation(frame: int, of: int, category: int, rle: Rle) -> dict[str, Any]:
+    """What COCO says of a mask."""
+    mask: Mask = masks.decode(rle)
+    y, x = np.nonzero(mask)
+    box = [int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1]
+    return {
+        "image_id": frame,
+        "track_id": of,
+        "category_id": category,
+        "bbox": box,
+        "area": int(mask.sum()),
+        "segmentation": rle,
+        "iscrowd": 0,
+    }
+
+
+def main() -> None:
+    """Play until there are enough clips."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("kind", choices=["calm", "fight"])
+    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=601)
+    told = parser.parse_args()
+    told.folder.mkdir(parents=True, exist_ok=True)
+    games, written = 0, 0
+    while written < told.count:
+        clip = play(np.random.default_rng((told.seed, games)), fight=told.kind == "fight")
+        games += 1
+        if len(clip.pictures) == FRAMES and 0 < len(clip.clicked()) <= MOST:
+            written += 1
+            name = f"{told.kind}{written}"
+            write(clip, told.folder, name)
+            print(f"{name} of game {games}: {len(clip.clicked())} monsters", flush=True)
+
+
+if __name__ == "__main__":
+    main()
