@@ -12,7 +12,6 @@ NAME.points.csv or NAME.points3.csv: SHARED/gameplay/dev has such, `make_unseen.
 """
 
 import argparse
-import csv
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from annotate import journal, propagate, score, video
 from annotate.propagate import Lesson
@@ -102,19 +102,25 @@ def davis(folder: Path, follow: Follow) -> None:
 def clicks(folder: Path, fast: bool) -> None:
     """J and false presence of each clip, and the means, for one and three clicks an object."""
     for ending in ("points", "points3"):
-        found = {}
+        found = []
         for points in sorted(folder.glob(f"*.{ending}.csv")):
             clip, truth = (points.with_name(points.name.split(".")[0] + end) for end in ENDINGS)
             if truth.exists():
-                found[points.name] = clicked(clip, truth, points, fast)
-        found[f"{len(found)} clips, {ending}"] = np.mean(list(found.values()), axis=0)
-        for name, (overlap, claimed) in found.items():
-            print(f"{name:20} J {overlap:.3f}   false presence {claimed:.3f}", flush=True)
+                found.append(clicked(clip, truth, points, fast))
+                say(points.name, *found[-1])
+        if not found:
+            raise SystemExit(f"{folder}: no NAME.gt.json beside a NAME.mp4 and NAME.{ending}.csv")
+        say(f"{len(found)} clips, {ending}", *np.mean(found, axis=0))
+
+
+def say(what: str, overlap: float, claimed: float) -> None:
+    """A line of figures."""
+    print(f"{what:20} J {overlap:.3f}   false presence {claimed:.3f}", flush=True)
 
 
 def clicked(clip: Path, truth: Path, points: Path, fast: bool) -> tuple[float, float]:
     """What `annotate propagate` makes of the clicks: means over the objects."""
-    asked = {int(row["object_id"]) for row in csv.DictReader(points.open(encoding="utf-8"))}
+    asked = set(pd.read_csv(points)["object_id"])
     with TemporaryDirectory() as scratch:
         items = Path(scratch) / "items.jsonl"
         call = [sys.executable, "-m", "annotate", "propagate", str(clip), "-p", str(points)]

@@ -122,13 +122,31 @@ def act(started: vizdoom.DoomGame, *buttons: float) -> None:
         started.make_action([float(each) for each in buttons], 1)
 
 
-def summon(started: vizdoom.DoomGame, random: Random) -> list[str]:
-    """Wander off, have one to three things appear, and back away; returns what they are."""
+def wander(started: vizdoom.DoomGame, random: Random, frames: int) -> None:
+    """Go ahead, turning otherwise every 25 frames."""
     turn = 0.0
-    for k in range(int(random.integers(5, 250))):
+    for k in range(frames):
         if k % 25 == 0:
             turn = random.normal() * 3
         act(started, turn + random.normal(), random.uniform(8, 30), 0, 0)
+
+
+def swerve(started: vizdoom.DoomGame, random: Random, frames: int) -> None:
+    """Back off sideways."""
+    for _ in range(frames):
+        turn = random.normal() * 2 + random.choice([-8, 8])
+        act(started, turn, -random.uniform(5, 25), random.normal() * 8, 0)
+
+
+def retreat(started: vizdoom.DoomGame, random: Random, frames: int) -> None:
+    """Back off."""
+    for _ in range(frames):
+        act(started, random.normal(), -random.uniform(0, 25), random.normal() * 5, 0)
+
+
+def summon(started: vizdoom.DoomGame, random: Random) -> list[str]:
+    """Wander off, have one to three things appear, and back away; returns what they are."""
+    wander(started, random, int(random.integers(5, 250)))
     names: list[str] = []
     share = np.array(list(MONSTERS.values())) / sum(MONSTERS.values())
     for _ in range(int(random.integers(1, 4))):
@@ -139,11 +157,8 @@ def summon(started: vizdoom.DoomGame, random: Random) -> list[str]:
         friend = not still and random.random() < 0.3
         started.send_game_command(f"{'summonfriend' if friend else 'summon'} {name}")
         names.append(name)
-        for _ in range(int(random.integers(1, 10))):
-            turn = random.normal() * 2 + random.choice([-8, 8])
-            act(started, turn, -random.uniform(5, 25), random.normal() * 8, 0)
-    for _ in range(int(random.integers(2, 50))):
-        act(started, random.normal(), -random.uniform(0, 25), random.normal() * 5, 0)
+        swerve(started, random, int(random.integers(1, 10)))
+    retreat(started, random, int(random.integers(2, 50)))
     return names
 
 
@@ -217,7 +232,8 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=11)
     asked = arguments.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
-    written, maps = 0, [each for each in range(1, 33) if each not in HELD_OUT]
+    maps = [each for each in range(1, 33) if each not in HELD_OUT]
+    written = 0
     for number in range(asked.games):
         random = np.random.default_rng((asked.seed, number))
         started = game(random, maps)

@@ -14,7 +14,6 @@ in NAME.points3.csv. A clip has at most four such monsters, and at least one.
 """
 
 import argparse
-import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,12 +22,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import vizdoom
-from make_gameplay import HELD_OUT, Random, act, game
+from make_gameplay import HELD_OUT, Random, act, game, retreat, swerve, wander
 from stretches import SEEN, deepest
 
 from annotate import masks
-from annotate.records import Mask, Picture, Rle
+from annotate.records import Picture, Rle
 from annotate.video_writer import Writer
 
 KINDS = [
@@ -63,19 +63,12 @@ class Clip:
 
 def summon(started: vizdoom.DoomGame, random: Random) -> None:
     """Wander off, have two or three monsters appear, and back away."""
-    turn = 0.0
-    for k in range(int(random.integers(5, 200))):
-        if k % 25 == 0:
-            turn = random.normal() * 3
-        act(started, turn + random.normal(), random.uniform(8, 30), 0, 0)
+    wander(started, random, int(random.integers(5, 200)))
     for _ in range(int(random.integers(2, 4))):
         name, friend = str(random.choice(KINDS)), random.random() < 0.35
         started.send_game_command(f"{'summonfriend' if friend else 'summon'} {name}")
-        for _ in range(int(random.integers(4, 14))):
-            turn = random.normal() * 2 + random.choice([-8, 8])
-            act(started, turn, -random.uniform(5, 25), random.normal() * 8, 0)
-    for _ in range(int(random.integers(2, 30))):
-        act(started, random.normal(), -random.uniform(0, 25), random.normal() * 5, 0)
+        swerve(started, random, int(random.integers(4, 14)))
+    retreat(started, random, int(random.integers(2, 30)))
 
 
 def watched(started: vizdoom.DoomGame, random: Random, *, fight: bool) -> Iterator[Any]:
@@ -132,52 +125,47 @@ def play(random: Random, *, fight: bool) -> Clip:
     return clip
 
 
-def write(clip: Clip, folder: Path, name: str) -> None:
+def write(clip: Clip, clicked: dict[int, list[int]], folder: Path, name: str) -> None:
     """The clip, its ground truth, and its clicks."""
     high, wide = clip.pictures[0].shape[:2]
     with Writer(folder / f"{name}.mp4", 30, (wide, high)) as writer:
         for picture in clip.pictures:
             writer.write(picture)
-    numbers = {kind: number for number, kind in enumerate(KINDS, start=1)}
     truth = {
         "images": [{"id": n, "width": wide, "height": high} for n in range(len(clip.pictures))],
         "categories": [
             {"id": number, "name": kind, "supercategory": "Monster"}
-            for kind, number in numbers.items()
+            for number, kind in enumerate(KINDS, start=1)
         ],
         "annotations": [
-            annotation(frame, of, numbers[clip.names[of]], mask)
-            for of, track in clip.tracks.items()
-            for frame, mask in track.items()
+            {"id": number, **each} for number, each in enumerate(annotations(clip), start=1)
         ],
     }
-    for number, each in enumerate(truth["annotations"], start=1):
-        each["id"] = number
     (folder / f"{name}.gt.json").write_text(json.dumps(truth), encoding="utf-8")
     for clicks, ending in ((1, "points"), (3, "points3")):
-        with (folder / f"{name}.{ending}.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["frame_id", "object_id", "x", "y", "label", "class"])
-            for of, frames in clip.clicked().items():
-                for frame in (frames[k * len(frames) // clicks] for k in range(clicks)):
-                    x, y = deepest(masks.decode(clip.tracks[of][frame]))
-                    table.writerow([frame, of, int(x), int(y), 1, clip.names[of]])
+        rows = []
+        for of, frames in clicked.items():
+            for frame in (frames[k * len(frames) // clicks] for k in range(clicks)):
+                x, y = deepest(masks.decode(clip.tracks[of][frame]))
+                rows.append((frame, of, int(x), int(y), 1, clip.names[of]))
+        table = pd.DataFrame(rows, columns=["frame_id", "object_id", "x", "y", "label", "class"])
+        table.to_csv(folder / f"{name}.{ending}.csv", index=False)
 
 
-def annotation(frame: int, of: int, category: int, rle: Rle) -> dict[str, Any]:
-    """What COCO says of a mask."""
-    mask: Mask = masks.decode(rle)
-    y, x = np.nonzero(mask)
-    box = [int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1]
-    return {
-        "image_id": frame,
-        "track_id": of,
-        "category_id": category,
-        "bbox": box,
-        "area": int(mask.sum()),
-        "segmentation": rle,
-        "iscrowd": 0,
-    }
+def annotations(clip: Clip) -> Iterator[dict[str, Any]]:
+    """What COCO says of each mask."""
+    for of, track in clip.tracks.items():
+        for frame, mask in track.items():
+            x1, y1, x2, y2 = masks.box(mask) or (0, 0, 0, 0)
+            yield {
+                "image_id": frame,
+                "track_id": of,
+                "category_id": KINDS.index(clip.names[of]) + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": masks.area(mask),
+                "segmentation": mask,
+                "iscrowd": 0,
+            }
 
 
 def main() -> None:
@@ -193,11 +181,12 @@ def main() -> None:
     while written < told.count:
         clip = play(np.random.default_rng((told.seed, games)), fight=told.kind == "fight")
         games += 1
-        if len(clip.pictures) == FRAMES and 0 < len(clip.clicked()) <= MOST:
+        clicked = clip.clicked()
+        if len(clip.pictures) == FRAMES and 0 < len(clicked) <= MOST:
             written += 1
             name = f"{told.kind}{written}"
-            write(clip, told.folder, name)
-            print(f"{name} of game {games}: {len(clip.clicked())} monsters", flush=True)
+            write(clip, clicked, told.folder, name)
+            print(f"{name} of game {games}: {len(clicked)} monsters", flush=True)
 
 
 if __name__ == "__main__":
