@@ -75,8 +75,8 @@ def into(
     Raises:
         SettingsDiffer, OutputError, VideoError, MissingPackage: see `annotate.errors`.
     """
-    if job.taking.shots:
-        needs("scenedetect")  # before anything is written
+    if job.taking.shots and (force or not (folder / chosen.ITEMS).exists()):
+        needs("scenedetect")  # before anything is written, or cleared away
     header = job.header()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -203,6 +203,17 @@ def test_without_what_tells_shots_nothing_is_written(show, tmp_path, monkeypatch
     assert not (tmp_path / "out").exists()
 
 
+def test_a_filled_folder_wants_nothing_installed(show, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert into(Job(show), out)
+    before = (out / chosen.ITEMS).read_bytes()
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    assert not into(Job(show), out)
+    with pytest.raises(MissingPackage, match="scenedetect"):
+        into(Job(show), out, force=True)
+    assert (out / chosen.ITEMS).read_bytes() == before
+
+
 def test_the_commands(annotate, show, tmp_path):
     out = tmp_path / "out"
     code, said, told = annotate("frames", *show, "-o", out, "--every", 4, "--duplicates", "hash")
