@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from train_refine import HALF, ahead, apart, arguments, conv, descended, written
+from train_refine import ahead, apart, arguments, conv, descended, halved, written
 
 from annotate.apart import WEIGHT, WIDTH
 from annotate.features import WEIGHTS, WIDTHS, colours, planes
@@ -126,7 +126,7 @@ def scored(network: Adapter, given: list[Tensor]) -> tuple[Tensor, Tensor, Tenso
     While training, one cell of four is looked at.
     """
     crop, s4, s8, s16, colour, mask, inside = given
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=network.training and HALF):
+    with halved(network):
         learnt = network(crop.contiguous(memory_format=torch.channels_last), s4, s8, s16)
     grid = s4.shape[2:]
     maps = [functional.interpolate(each, grid, mode="bilinear") for each in (s8, s16)]

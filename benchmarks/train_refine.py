@@ -30,10 +30,14 @@ LEAST = 40  # cells of a mask that count as something to find
 AGREES = 1e-3  # largest difference allowed between torch and the file written
 INPUTS = {"crop": (3, 128, 128), "s8": (40, 32, 32), "s16": (112, 16, 16), "maps": (6, 64, 64)}
 OUTPUTS = "mask", "worth"
-# bfloat16 saves time where the processor knows it, and costs five times as much where not
-HALF = "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 Sample = dict[str, Any]
+
+
+def halved(network: nn.Module) -> torch.autocast:
+    """While training, bfloat16; not without AVX-512, where that takes five times as long."""
+    wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=network.training and wide)
 
 
 def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
@@ -112,7 +116,7 @@ def fed(samples: list[Sample], random: np.random.Generator | None) -> list[Tenso
 def judged(network: Refiner, batch: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """The loss; and for each sample the IoU it has, and says it has."""
     *inputs, mask, area = batch
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=network.training and HALF):
+    with halved(network):
         logits, worth = (each.float() for each in network(*inputs))
     soft, across = torch.sigmoid(logits), (1, 2, 3)
     on_picture = functional.interpolate(inputs[3][:, 5:], scale_factor=2)
