@@ -18,7 +18,7 @@ check: .venv/ready-to-test
 	$(BIN)/mypy
 
 docs: .venv/ready
-	$(BIN)/typer annotate.cli utils docs --name annotate --output docs/commands.md
+	$(BIN)/typer annotate.cli.app utils docs --name annotate --output docs/commands.md
 
 clean:
 	rm -rf .venv demo

@@ -4,7 +4,7 @@ Each stage reads the noun before it and writes the noun after it:
 
     video -> frames -> items (boxes) -> items (masks, tracks) -> dataset -> formats
 
-Start with `annotate.video`, `annotate.detect`, `annotate.propagate` and `annotate.dataset`.
+Start with `annotate.video.reader`, `annotate.detectors.run`, `annotate.propagators.job` and `annotate.dataset.build`.
 """
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ from annotate.errors import AnnotateError
 
 def main() -> None:
     """Run the command line; exit code 0, 1 (one line says what was wrong) or 2 (usage)."""
-    from annotate.cli import app
+    from annotate.cli.app import app
 
     try:
         app()

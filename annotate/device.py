@@ -1,4 +1,4 @@
-"""Where PyTorch runs, and in which numbers."""
+"""Choose the PyTorch device and dtype."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from annotate.errors import AnnotateError, UnknownName, needs
 if TYPE_CHECKING:
     import torch
 
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def choose(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+def choose_device(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
     """What was asked for, or the best there is: CUDA in bfloat16, else Metal or CPU in float32.
 
     Raises:
@@ -25,7 +26,7 @@ def choose(device: str | None, dtype: str | None) -> tuple[torch.device, torch.d
         raise UnknownName("dtype", dtype, DTYPES)
     place = torch.device("cpu")
     try:
-        place = torch.device(device or _best())
+        place = torch.device(device or _best_device())
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -33,7 +34,7 @@ def choose(device: str | None, dtype: str | None) -> tuple[torch.device, torch.d
     return place, getattr(torch, dtype or ("bfloat16" if place.type == "cuda" else "float32"))
 
 
-def _best() -> str:
+def _best_device() -> str:
     import torch
 
     if torch.cuda.is_available():

@@ -1,24 +1,24 @@
-"""Everything that can go wrong, as one tree.
+"""The tree of errors that this package raises.
 
 AnnotateError            one clear line for a person; exit code 1
-├── UnknownName          no such detector, engine, format, vocabulary, option: names the nearest
-├── MissingPackage       an extra is not installed: names the command which installs it
+├── UnknownName          no such detector, engine, format, vocabulary or option: names the nearest
+├── MissingPackage       an extra is not installed: names the command that installs it
 ├── VideoError           no such video, no video stream, empty, unreadable
-│   └── BrokenVideo      frames can be had up to `frame`, then the file ends or is damaged
+│   └── BrokenVideo      frames can be read up to `frame`; then the file ends or is damaged
 ├── PromptError          a vocabulary, point, box or mask is wrong: file, row, column
-├── ItemsError           a file of items is damaged, of another clip, of a newer version
-│   └── SettingsDiffer   the file was written under other settings: says which
+├── ItemsError           a file of items is damaged, of another clip, or of a newer version
+│   └── SettingsDiffer   the file was written with other settings: names them
 ├── DatasetError         a dataset is damaged, or its classes do not fit
-│   └── ExportDiffers    what was written does not read back as what was meant
-├── WeightsError         weights are damaged, are not what they should be, cannot be fetched
-│   └── MissingWeights   they are not on this machine: names the command which fetches them
-├── StudioError          Label Studio refuses, is not there, or holds what does not fit
-│   └── LostAnswer       it may have done what it was asked: look before asking again
-├── ScenesError           a file of scenes is missing, damaged, or of something else
-├── AnswerError          a model's server refuses, is not there, or says what cannot be read
-│   ├── UnreadableAnswer an answer came, asked for anew it came again, and it gives no boxes
-│   └── BudgetSpent      what was to be spent is spent; what was answered is kept
-└── OutputError          cannot write there: exists, not a folder, disk full
+│   └── ExportDiffers    an export does not read back as the items that were written
+├── WeightsError         weights are damaged, have the wrong checksum or cannot be fetched
+│   └── MissingWeights   weights are not on this machine: names the command that fetches them
+├── StudioError          Label Studio refuses, cannot be reached, or holds data that does not fit
+│   └── LostResponse     no response came, but the request may have been carried out: check first
+├── ScenesError          a scene index is missing, damaged, or of another kind
+├── AnswerError          a model server refuses, cannot be reached, or answers unreadably
+│   ├── UnreadableAnswer two answers in a row could not be parsed into boxes
+│   └── BudgetExceeded   the next request could exceed the budget; earlier answers are kept
+└── OutputError          the output cannot be written: exists, not a folder, disk full
 """
 
 import difflib
@@ -52,7 +52,7 @@ EXTRAS = {
 }
 
 # Importable name -> what brings it, where an extra would bring far more than is needed.
-CURES = {"moondream": "pip install --no-deps moondream==2.6.1"}
+INSTALL_COMMANDS = {"moondream": "pip install --no-deps moondream==2.6.1"}
 
 
 class AnnotateError(Exception):
@@ -121,7 +121,7 @@ class StudioError(AnnotateError):
     """Label Studio refuses, does not answer, or holds something that does not fit."""
 
 
-class LostAnswer(StudioError):
+class LostResponse(StudioError):
     """No answer came to what was asked of Label Studio, which may have done it all the same."""
 
 
@@ -137,7 +137,7 @@ class UnreadableAnswer(AnswerError):
     """An answer came, asked for anew it came again, and there are no boxes in it."""
 
 
-class BudgetSpent(AnswerError):
+class BudgetExceeded(AnswerError):
     """The next question might cost more than was allowed; what was answered is kept."""
 
 
@@ -156,5 +156,5 @@ def needs(package: str) -> ModuleType:
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(package.partition(".")[0])
         cure = f"pip install 'annotate-local[{extra}]'" if extra else f"pip install {package}"
-        cure = CURES.get(package, cure)
+        cure = INSTALL_COMMANDS.get(package, cure)
         raise MissingPackage(f"this needs {package}, which is not installed: {cure}") from error

@@ -1,4 +1,8 @@
-"""The one place of colours: a class has its own, and each of its tracks a shade of that."""
+"""Assign a colour to each class, and a shade of that colour to each track.
+
+The first ten classes have fixed bright colours. Further hues, and the shades of the tracks, are
+multiples of irrational ratios (golden, plastic) of a circle, so that no two are equal.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ from typing import NamedTuple
 
 from annotate.errors import UnknownName
 
-_GOLDEN = 0.618033988749895  # steps of this much of a circle never fall on one another
-_PLASTIC = 0.754877666246693  # the same, and out of step with the golden one
-_HUE_ROOM, _LIGHT_ROOM = 0.09, 0.28  # how far apart the shades of a class may be, of 1
+_GOLDEN_RATIO = 0.618033988749895  # steps of this much of a circle never fall on one another
+_PLASTIC_RATIO = 0.754877666246693  # the same, and out of step with the golden one
+_HUE_SPREAD, _LIGHTNESS_SPREAD = 0.09, 0.28  # how far apart the shades of a class may be, of 1
 
 
 class Colour(NamedTuple):
@@ -42,7 +46,7 @@ class Colour(NamedTuple):
 
 
 # Bright, since games are dark, and red late, since head-up displays and blood are red.
-_FIRST = (
+_FIXED_COLOURS = (
     Colour(0, 217, 255),  # cyan
     Colour(255, 212, 0),  # yellow
     Colour(255, 95, 210),  # pink
@@ -56,12 +60,12 @@ _FIRST = (
 )
 
 
-def palette(labels: Sequence[str]) -> list[Colour]:
+def class_colours(labels: Sequence[str]) -> list[Colour]:
     """A colour for each class; a longer list begins with the colours of a shorter one."""
-    return [_of_class(place) for place in range(len(labels))]
+    return [_class_colour(place) for place in range(len(labels))]
 
 
-def colour_of(label: str, labels: Sequence[str], track: int | None = None) -> Colour:
+def label_colour(label: str, labels: Sequence[str], track: int | None = None) -> Colour:
     """The colour of a class, by its place in `labels`; with `track`, that track's shade of it.
 
     Raises:
@@ -69,18 +73,18 @@ def colour_of(label: str, labels: Sequence[str], track: int | None = None) -> Co
     """
     if label not in labels:
         raise UnknownName("class", label, labels)
-    colour = _of_class(labels.index(label))
-    return colour if track is None else _shade(colour, track)
+    colour = _class_colour(labels.index(label))
+    return colour if track is None else _track_shade(colour, track)
 
 
-def _of_class(place: int) -> Colour:
-    if place < len(_FIRST):
-        return _FIRST[place]
-    return Colour.from_hls(place * _GOLDEN % 1, 0.6 + 0.15 * (place % 2), 0.9)
+def _class_colour(place: int) -> Colour:
+    if place < len(_FIXED_COLOURS):
+        return _FIXED_COLOURS[place]
+    return Colour.from_hls(place * _GOLDEN_RATIO % 1, 0.6 + 0.15 * (place % 2), 0.9)
 
 
-def _shade(colour: Colour, track: int) -> Colour:
+def _track_shade(colour: Colour, track: int) -> Colour:
     hue, lightness, saturation = colorsys.rgb_to_hls(*(part / 255 for part in colour))
-    turn = (track * _GOLDEN % 1 - 0.5) * _HUE_ROOM
-    lift = (track * _PLASTIC % 1 - 0.5) * _LIGHT_ROOM
+    turn = (track * _GOLDEN_RATIO % 1 - 0.5) * _HUE_SPREAD
+    lift = (track * _PLASTIC_RATIO % 1 - 0.5) * _LIGHTNESS_SPREAD
     return Colour.from_hls((hue + turn) % 1, min(max(lightness + lift, 0.42), 0.82), saturation)

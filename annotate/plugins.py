@@ -1,6 +1,7 @@
-"""Plugins by name, from entry points: ours are registered exactly as a stranger's.
+"""Find plugins by name through entry points, and parse their options.
 
-Listing names imports none of them.
+The built-in plugins are registered exactly as third-party ones. Listing the names imports no
+plugin. A plugin is a dataclass; its fields with a default are its options.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Any
 
 from annotate.errors import AnnotateError, UnknownName
 
-KINDS = {
+GROUP_NOUNS = {
     "annotate.detectors": "detector",
     "annotate.propagators": "engine",
     "annotate.segmenters": "segmenter",
@@ -22,40 +23,40 @@ KINDS = {
 
 
 @cache
-def _points(group: str) -> dict[str, EntryPoint]:
+def _entry_points(group: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=group), key=lambda p: p.name)}
 
 
 def names(group: str) -> list[str]:
     """The installed plugins of `group`, sorted, none of them imported."""
-    return list(_points(group))
+    return list(_entry_points(group))
 
 
-def find(group: str, name: str) -> type[Any]:
+def load_class(group: str, name: str) -> type[Any]:
     """The class that `name` stands for.
 
     Raises:
         UnknownName: when nothing is installed under that name; names the nearest.
     """
-    if name not in _points(group):
-        raise UnknownName(KINDS.get(group, "plugin"), name, names(group))
-    plugin: type[Any] = _points(group)[name].load()
+    if name not in _entry_points(group):
+        raise UnknownName(GROUP_NOUNS.get(group, "plugin"), name, names(group))
+    plugin: type[Any] = _entry_points(group)[name].load()
     return plugin
 
 
-ASIDE = {
+RUNTIME_ONLY = {
     "aside": True
 }  # metadata of an option that does not shape the result: a time-out, a budget
 
 
-def options(plugin: type[Any]) -> dict[str, dataclasses.Field[Any]]:
+def option_fields(plugin: type[Any]) -> dict[str, dataclasses.Field[Any]]:
     """The fields of a plugin that a person may set: those with a default."""
     unset = (dataclasses.MISSING, dataclasses.MISSING)
     fields = dataclasses.fields(plugin)
     return {f.name: f for f in fields if (f.default, f.default_factory) != unset}
 
 
-def inside(plugin: Any) -> Iterator[Any]:
+def nested_detectors(plugin: Any) -> Iterator[Any]:
     """The detectors that a detector holds in its fields, by themselves or by name."""
     for field in dataclasses.fields(plugin):
         value = getattr(plugin, field.name)
@@ -70,8 +71,8 @@ def check_options(plugin: type[Any], name: str, given: Iterable[str]) -> None:
         UnknownName: names the nearest.
     """
     for key in given:
-        if key not in options(plugin):
-            raise UnknownName(f"option of {name}", key, options(plugin))
+        if key not in option_fields(plugin):
+            raise UnknownName(f"option of {name}", key, option_fields(plugin))
 
 
 def make(group: str, name: str, *given: Any, **options: Any) -> Any:
@@ -80,7 +81,7 @@ def make(group: str, name: str, *given: Any, **options: Any) -> Any:
     Raises:
         UnknownName: nothing is installed under that name, or it has no such option.
     """
-    plugin = find(group, name)
+    plugin = load_class(group, name)
     check_options(plugin, name, options)
     return plugin(*given, **options)
 
@@ -94,10 +95,10 @@ def parse_options(plugin: type[Any], name: str, texts: Mapping[str, str]) -> dic
     """
     check_options(plugin, name, texts)
     hints = typing.get_type_hints(plugin)
-    return {key: _parse(hints[key], text, f"{name}: {key}") for key, text in texts.items()}
+    return {key: _parse_value(hints[key], text, f"{name}: {key}") for key, text in texts.items()}
 
 
-def _parse(hint: Any, text: str, where: str) -> Any:
+def _parse_value(hint: Any, text: str, where: str) -> Any:
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if type(None) in kinds and text.lower() == "none":
         return None
@@ -113,7 +114,7 @@ def _parse(hint: Any, text: str, where: str) -> Any:
     raise AnnotateError(f"{where} must be {expected}, got {text!r}")
 
 
-def listing(group: str) -> list[tuple[str, str, str]]:
+def list_plugins(group: str) -> list[tuple[str, str, str]]:
     """For each plugin of `group`: its name, what it is, its options with their defaults.
 
     A plugin that cannot be imported says why in place of what it is.
@@ -121,11 +122,11 @@ def listing(group: str) -> list[tuple[str, str, str]]:
     rows = []
     for name in names(group):
         try:
-            plugin = find(group, name)
+            plugin = load_class(group, name)
         except ImportError as error:
             rows.append((name, f"cannot be loaded: {error}", ""))
             continue
         told = (plugin.__doc__ or "").strip().splitlines()
-        defaults = [f"{key}={field.default}" for key, field in options(plugin).items()]
+        defaults = [f"{key}={field.default}" for key, field in option_fields(plugin).items()]
         rows.append((name, told[0] if told else "", ", ".join(defaults)))
     return rows

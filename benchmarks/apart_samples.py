@@ -14,10 +14,9 @@ import numpy.typing as npt
 from click_samples import Clip, Masks, Random, disturbed, each_clip, lit
 from follow_samples import gains, zooms
 
-from annotate.features import trunk
-from annotate.place import about
-from annotate.records import Picture
-from annotate.windows import Window
+from annotate.backbone import feature_maps
+from annotate.items.records import Picture
+from annotate.propagators.light.crops import CropWindow, window_around_mask
 
 LEAST, SHORTEST = 250, 8  # pixels of a thing, and frames that show so many of it
 THINGS, VIEWS, ASIDE = 4, 6, 3  # at most, of a clip; of a thing; windows about nothing
@@ -54,15 +53,15 @@ def view(
 ) -> tuple[npt.NDArray, ...]:
     """A window about a thing, or anywhere: crop, maps, masks of all things, what is on it."""
     high, wide = picture.shape[:2]
-    window = Window(random.uniform(0, wide), random.uniform(0, high), random.uniform(80, 350))
+    window = CropWindow(random.uniform(0, wide), random.uniform(0, high), random.uniform(80, 350))
     if of in masks:
-        window = about(masks[of])
+        window = window_around_mask(masks[of])
         dx, dy = 0.07 * window.side * random.standard_normal(2)
         times = float(np.exp(0.2 * random.standard_normal()))
-        window = Window(window.x + dx, window.y + dy, window.side * times)
+        window = CropWindow(window.x + dx, window.y + dy, window.side * times)
         picture = lit(random, picture, masks[of])
     crop = window.cut(picture, SIZE)
-    maps = [each.astype(np.float16) for each in trunk(crop)]
+    maps = [each.astype(np.float16) for each in feature_maps(crop)]
     none = np.zeros((high, wide), bool)
     drawn = [
         window.cut(255 * masks.get(each, none).astype(np.float32), GRID, outside=False)

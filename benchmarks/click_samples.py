@@ -19,12 +19,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from annotate.clicked import SIZE, told
-from annotate.features import Trunk, trunk
-from annotate.place import about, box
-from annotate.records import Mask, Picture
-from annotate.refine import SEEN
-from annotate.windows import Map, Window
+from annotate.backbone import FeatureMaps, Map, feature_maps
+from annotate.items.masks import pixel_box
+from annotate.items.records import Mask, Picture
+from annotate.propagators.light.crops import CropWindow, window_around_mask
+from annotate.propagators.light.refine import CLICK_CROP_SIDE, NETWORK_SIDE, click_network_input
 
 FRAMES, LEAST = 8, 150  # frames of a clip; pixels of a thing
 LIT = 0.25  # of the things, by a flash of their own
@@ -116,7 +115,7 @@ def _marked(random: Random, picture: Picture, masks: list[Mask]) -> Picture:
     for mask in masks:
         if mask.sum() < LEAST:
             continue
-        x0, y0, x1, y1 = box(mask)
+        x0, y0, x1, y1 = pixel_box(mask)
         jitter = 0.1 * random.standard_normal(4) * np.array([x1 - x0, y1 - y0] * 2)
         x0, y0, x1, y1 = np.round(np.array([x0, y0, x1, y1]) + jitter).astype(int).tolist()
         arm = max(4, int(0.22 * (x1 - x0)))
@@ -149,7 +148,7 @@ def spoilt(random: Random, mask: Mask) -> Mask:
         changed = mask.copy()
         changed[y[gone], x[gone]] = False
     else:
-        x0, y0, x1, y1 = box(mask)
+        x0, y0, x1, y1 = pixel_box(mask)
         at = int(random.integers(x0, x1)), int(random.integers(y0, y1))
         axes = int(0.3 * (x1 - x0)) + 1, int(0.3 * (y1 - y0)) + 1
         changed = cv2.ellipse(grey.copy(), at, axes, 0, 0, 360, 1, -1) > 0
@@ -175,47 +174,51 @@ def clicks(random: Random, mask: Mask) -> tuple[Points, Points]:
 
 def samples(random: Random, picture: Picture, mask: Mask) -> Iterator[dict[str, Any]]:
     """What the network may see of a clicked thing, and what it should say."""
-    x0, y0, x1, y1 = box(mask)
+    x0, y0, x1, y1 = pixel_box(mask)
     size, most = max(x1 - x0, y1 - y0), 1.4 * min(picture.shape[:2])
     for _ in range(2):
         marks = clicks(random, mask)
         x, y = marks[0][0]
         for _ in range(2):
             side = size * np.exp(random.uniform(np.log(0.8), np.log(6)))
-            window = Window(x, y, float(np.clip(side, 40, most)))
+            window = CropWindow(x, y, float(np.clip(side, 40, most)))
             yield _sample(picture, window, mask, marks, None)
         before = spoilt(random, mask)
         if random.random() < 0.3:
             before = spoilt(random, before)
-        window = about(before).scaled(float(np.exp(0.15 * random.standard_normal())))
+        window = window_around_mask(before).scaled(float(np.exp(0.15 * random.standard_normal())))
         yield _sample(picture, window, mask, marks, before)
 
 
 def _sample(
-    picture: Picture, window: Window, mask: Mask, marks: tuple[Points, Points], before: Mask | None
+    picture: Picture,
+    window: CropWindow,
+    mask: Mask,
+    marks: tuple[Points, Points],
+    before: Mask | None,
 ) -> dict[str, Any]:
-    crop = window.cut(picture, SIZE)
+    crop = window.cut(picture, CLICK_CROP_SIDE)
     inside, outside = (np.array(points).reshape(-1, 2) for points in marks)
     size_wh = (picture.shape[1], picture.shape[0])
-    shown = told(size_wh, window, (inside, outside), before)
-    return sample(crop, trunk(crop), shown, window, mask)
+    shown = click_network_input(size_wh, window, (inside, outside), before)
+    return sample(crop, feature_maps(crop), shown, window, mask)
 
 
 def sample(
-    crop: Picture, seen: Trunk, maps: Map, window: Window, mask: Mask | None
+    crop: Picture, seen: FeatureMaps, maps: Map, window: CropWindow, mask: Mask | None
 ) -> dict[str, Any]:
     """What a network is given, and the true mask: none when the thing is not to be seen."""
-    true = np.zeros((SEEN, SEEN), np.float32)
+    true = np.zeros((NETWORK_SIDE, NETWORK_SIDE), np.float32)
     if mask is not None:
-        true = window.cut(mask.astype(np.float32), SEEN, outside=False)
+        true = window.cut(mask.astype(np.float32), NETWORK_SIDE, outside=False)
     return {
-        "crop": cv2.resize(crop, (SEEN, SEEN), interpolation=cv2.INTER_AREA),
+        "crop": cv2.resize(crop, (NETWORK_SIDE, NETWORK_SIDE), interpolation=cv2.INTER_AREA),
         "s8": seen.s8.astype(np.float16),
         "s16": seen.s16.astype(np.float16),
         "maps": maps.astype(np.float16),
         "mask": np.packbits(true > 0.5),
         # also what the window cuts off
-        "area": 0.0 if mask is None else float(mask.sum() * (SEEN / window.side) ** 2),
+        "area": 0.0 if mask is None else float(mask.sum() * (NETWORK_SIDE / window.side) ** 2),
     }
 
 

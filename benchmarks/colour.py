@@ -12,13 +12,15 @@ import time
 
 import cv2
 
-from annotate import detect, prompts, video
+from annotate import vocabulary
+from annotate.detectors.run import load_detector
+from annotate.video import reader
 
 
 def frames_a_second(clip: str) -> float:
     """Of the quickest of three passes."""
-    detector = detect.load("colour", prompts.read_vocabulary("designator.v1"))
-    frames = list(video.frames(clip, every=3))
+    detector = load_detector("colour", vocabulary.read_vocabulary("designator.v1"))
+    frames = list(reader.frames(clip, every=3))
     detector.propose(frames[:3])
     seconds = []
     for _ in range(3):
@@ -31,5 +33,5 @@ def frames_a_second(clip: str) -> float:
 if __name__ == "__main__":
     cv2.setNumThreads(1)
     for name in sys.argv[1:]:
-        clip = video.probe(name)
+        clip = reader.probe(name)
         print(f"{clip.name} {clip.width}x{clip.height} {frames_a_second(name):.0f} frames/s")

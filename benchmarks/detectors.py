@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from annotate import detect, text_features
-from annotate.records import Frame, Vocabulary
-from annotate.shipped import home
+from annotate.detectors import yolo_open_vocabulary
+from annotate.detectors.run import load_detector
+from annotate.files import data_dir
+from annotate.items.records import Frame, Vocabulary
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import random_networks
 
 ROUNDS = 3
@@ -45,7 +46,7 @@ COLUMNS = (
 
 def found(clip: str, truth: str, yolo: str, out: str) -> None:
     """The table and the sheet of `annotate compare`."""
-    designator = home("prompts") / "vocabulary" / "designator.v1.toml"
+    designator = data_dir("prompts") / "vocabulary" / "designator.v1.toml"
     words = Path(tempfile.mkdtemp()) / "gameplay.v1.toml"
     words.write_text(VOCABULARY.format(designator=designator.read_text()))
     asked = [part for text in COLUMNS for part in ("-d", text.format(yolo=yolo))]
@@ -68,12 +69,12 @@ def bus(yolo: str) -> None:
     """What a YOLO finds on the picture that its package ships."""
     from PIL import Image
 
-    from annotate.ultralytics_network import package
+    from annotate.detectors.yolo import import_ultralytics
 
-    with Image.open(package().utils.ASSETS / "bus.jpg") as picture:
+    with Image.open(import_ultralytics().utils.ASSETS / "bus.jpg") as picture:
         frame = Frame("bus.jpg", 0, Fraction(0), np.array(picture.convert("RGB")))
     words = Vocabulary("street", {"bus": {}, "person": {}}, "")
-    detector = detect.load("yolo", words, model=yolo)
+    detector = load_detector("yolo", words, model=yolo)
     [seen] = detector.propose([frame])
     labels = [words.labels[n] for n in seen.class_id]
     counts = ", ".join(f"{labels.count(label)} {label}" for label in words.labels)
@@ -119,21 +120,23 @@ def encoder(folder: Path) -> str:
     """A text encoder whose vectors are kept already: phrases are read once, not for each frame."""
     path = folder / "encoder.ts"
     path.write_bytes(b"never read")
-    kept = text_features.kept() / text_features._key(str(path))
+    kept = yolo_open_vocabulary.vector_cache_dir() / yolo_open_vocabulary._encoder_key(str(path))
     for text in TEXTS:
         vector = np.random.default_rng(len(text)).normal(size=512).astype(np.float32)
-        text_features._write(text_features._place(kept, text), vector / np.linalg.norm(vector))
+        yolo_open_vocabulary._write_vector(
+            yolo_open_vocabulary._vector_path(kept, text), vector / np.linalg.norm(vector)
+        )
     return str(path)
 
 
 def yolo_world(folder: Path) -> tuple[Any, int]:
     """YOLO-World v2, small."""
-    from annotate.ultralytics_network import package
+    from annotate.detectors.yolo import import_ultralytics
 
-    model = package().YOLOWorld("yolov8s-worldv2.yaml")
+    model = import_ultralytics().YOLOWorld("yolov8s-worldv2.yaml")
     model.save(folder / "world.pt")
     options = {"model": str(folder / "world.pt"), "encoder": encoder(folder)}
-    made = detect.load("yolo-world", words("yolo-world"), **options)
+    made = load_detector("yolo-world", words("yolo-world"), **options)
     return made, parameters(model.model)
 
 
@@ -141,23 +144,23 @@ def yoloe(folder: Path) -> tuple[Any, int]:
     """YOLOE 11, small, with its masks' head."""
     import torch
 
-    from annotate.ultralytics_network import package
+    from annotate.detectors.yolo import import_ultralytics
 
-    model = package().YOLOE("yoloe-11s-seg.yaml")
+    model = import_ultralytics().YOLOE("yoloe-11s-seg.yaml")
     model.model.set_classes(["thing"], torch.randn(1, 1, 512))
     model.save(folder / "yoloe.pt")
     options = {"model": str(folder / "yoloe.pt"), "encoder": encoder(folder)}
-    return detect.load("yoloe", words("yoloe"), **options), parameters(model.model)
+    return load_detector("yoloe", words("yoloe"), **options), parameters(model.model)
 
 
 def yolo(folder: Path) -> tuple[Any, int]:
     """YOLO11, nano, unquantised."""
-    from annotate.ultralytics_network import package
+    from annotate.detectors.yolo import import_ultralytics
 
-    model = package().YOLO("yolo11n.yaml")
+    model = import_ultralytics().YOLO("yolo11n.yaml")
     model.save(folder / "yolo.pt")
     told = Vocabulary("speed", {"0": {}}, "")
-    return detect.load("yolo", told, model=str(folder / "yolo.pt")), parameters(model.model)
+    return load_detector("yolo", told, model=str(folder / "yolo.pt")), parameters(model.model)
 
 
 def owlv2(folder: Path) -> tuple[Any, int]:
@@ -173,7 +176,7 @@ def owlv2(folder: Path) -> tuple[Any, int]:
     size = {"height": 960, "width": 960}
     transformers.Owlv2ImageProcessor(size=size).save_pretrained(place)
     _letters(transformers.CLIPTokenizer, place, "<|startoftext|>", "<|endoftext|>")
-    made = detect.load("zero-shot", words("zero-shot"), model=str(place), least=0.9)
+    made = load_detector("zero-shot", words("zero-shot"), model=str(place), least=0.9)
     return made, parameters(model)
 
 

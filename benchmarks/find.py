@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from annotate import asking, find, sample, video
-from annotate.asking import Answer
-from annotate.chat import Chat
+from annotate.search import judge
+from annotate.search.judge import Judgement
+from annotate.search.run import ClipShots, ask_shots, cut_into_shots, rank_shots
+from annotate.video import reader
+from annotate.vlm.client import Chat
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import knowing_server
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+import search_server
 
 ERRORS = 0.05
 Truths = dict[str, dict[str, Any]]
@@ -40,7 +42,7 @@ def reference(clips: list[Path], truths: Truths) -> Path:
                 best = (each["bbox"][3], clip, each)
     assert best is not None
     x, y, width, height = (int(side) for side in best[2]["bbox"])
-    image = video.seek(best[1], best[2]["image_id"]).image
+    image = reader.seek(best[1], best[2]["image_id"]).image
     path = Path(tempfile.mkdtemp()) / "reference.png"
     room = max(width, height) // 8
     part = image[max(y - room, 0) : y + height + room, max(x - room, 0) : x + width + room]
@@ -48,25 +50,25 @@ def reference(clips: list[Path], truths: Truths) -> Path:
     return path
 
 
-def steps(clips: list[Path], truths: Truths, most: int | None) -> find.Clips:
+def steps(clips: list[Path], truths: Truths, most: int | None) -> ClipShots:
     """Every step once, with its time and what it leaves."""
     frames = sum(truths[clip.stem]["info"]["frames"] for clip in clips)
     begun = time.perf_counter()
-    keys = sum(1 for clip in clips for _ in sample.Choice(keyframes=True).frames(clip))
+    keys = sum(1 for clip in clips for _ in reader.FrameSelection(keyframes=True).frames(clip))
     told("keyframes", keys, begun, f"of {frames} frames")
     begun = time.perf_counter()
-    cut = find.cut(clips)
+    cut = cut_into_shots(clips)
     told("shots", len(cut.shots), begun, "")
-    crop = asking.read_reference(reference(clips, truths))
+    crop = judge.read_reference(reference(clips, truths))
     begun = time.perf_counter()
-    order = list(find.rank(cut, [crop]))
+    order = list(rank_shots(cut, [crop]))
     rare = [n for n, number in enumerate(order, 1) if is_rare(cut, number, truths)]
     told("ranked", len(order), begun, f"without a model; the rare ones come at {rare}")
-    with knowing_server.serving(errors=ERRORS) as model:
+    with search_server.serving(errors=ERRORS) as model:
         for clip in clips:
-            model.learn(clip, knowing_server.rare_frames(truths[clip.stem]))
+            model.learn(clip, search_server.rare_frames(truths[clip.stem]))
         chat = Chat(model.url, "knows", cached=False)
-        who = asking.Asker(chat, "the robot", [crop], cut.paths)
+        who = judge.VlmJudge(chat, "the robot", [crop], cut.paths)
         asked = 0
 
         def count(pictures: int) -> None:
@@ -77,7 +79,7 @@ def steps(clips: list[Path], truths: Truths, most: int | None) -> find.Clips:
             return None if most is None else most - asked
 
         begun = time.perf_counter()
-        found = find.ask(cut, who, order=order, left=left, told=count)
+        found = ask_shots(cut, who, order=order, left=left, told=count)
         bill = chat.meter.bill
         told("asked", found.pictures, begun, f"pictures in {bill.asked} questions; a picture for "
              f"{frames / found.pictures:.0f} frames, a question for {frames / bill.asked:.0f}; "
@@ -88,10 +90,10 @@ def steps(clips: list[Path], truths: Truths, most: int | None) -> find.Clips:
     return cut
 
 
-def is_rare(cut: find.Clips, number: int, truths: Truths) -> bool:
+def is_rare(cut: ClipShots, number: int, truths: Truths) -> bool:
     """Whether a shot shows the thing on any frame."""
     shot = cut.shots[number]
-    seen = knowing_server.rare_frames(truths[Path(shot.video).stem])
+    seen = search_server.rare_frames(truths[Path(shot.video).stem])
     return any(frame in seen for frame in range(shot.start, shot.stop))
 
 
@@ -100,7 +102,7 @@ def told(step: str, left: int, begun: float, more: str) -> None:
     print(f"{step:10} {left:6} {time.perf_counter() - begun:7.1f} s  {more}")
 
 
-def repeat(cut: find.Clips, truths: Truths, seeds: int, looks: int) -> None:
+def repeat(cut: ClipShots, truths: Truths, seeds: int, looks: int) -> None:
     """Recall and precision over many draws of errors."""
 
     class Erring:
@@ -111,11 +113,11 @@ def repeat(cut: find.Clips, truths: Truths, seeds: int, looks: int) -> None:
             wrong = self.rng.random(len(looks)) < ERRORS
             said = {}
             for (clip, frame), flip in zip(looks, wrong, strict=True):
-                said[clip, frame] = Answer((frame in rare[clip]) ^ bool(flip), 0.9)
+                said[clip, frame] = Judgement((frame in rare[clip]) ^ bool(flip), 0.9)
             told(said)
             return said
 
-    rare = {name: knowing_server.rare_frames(truths[path.stem]) for name, path in cut.paths.items()}
+    rare = {name: search_server.rare_frames(truths[path.stem]) for name, path in cut.paths.items()}
     right = hits = pictures = 0
     there = sum(is_rare(cut, n, truths) for n in range(len(cut.shots)))
     for seed in range(seeds):
@@ -123,7 +125,7 @@ def repeat(cut: find.Clips, truths: Truths, seeds: int, looks: int) -> None:
         for shot in cut.shots:
             shot.said.clear()
             shot.believed = False
-        found = find.ask(cut, who, looks)
+        found = ask_shots(cut, who, looks)
         right += sum(is_rare(cut, n, truths) for n in found.shown)
         hits, pictures = hits + len(found.shown), pictures + found.pictures
     frames = cut.frame_count * seeds

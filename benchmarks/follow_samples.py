@@ -16,13 +16,12 @@ import cv2
 import numpy as np
 from click_samples import Clip, Numbers, Random, clicks, disturbed, sample, spoilt, write
 
-from annotate.found_again import told
-from annotate.place import Guess, about
-from annotate.records import Mask, Picture, Prompt
-from annotate.seeds import seed
-from annotate.tracker import Tracker
-from annotate.views import THOROUGH
-from annotate.windows import Window
+from annotate.items.records import Mask, Picture, Prompt
+from annotate.propagators.light.crops import THOROUGH, CropWindow, window_around_mask
+from annotate.propagators.light.initial_mask import soft_mask_from_prompt
+from annotate.propagators.light.refine import observation_network_input
+from annotate.propagators.light.target import Observation
+from annotate.propagators.light.tracker import Tracker
 
 EVERY, ASIDE = 2, 5  # frames from one sample to the next, and to the next look elsewhere
 PATIENCE = (3, 8, 20)  # frames that it may be wrong before it is put back
@@ -70,19 +69,22 @@ def shown(random: Random, picture: Picture, mask: Mask) -> Mask:
     if random.random() > 0.25:
         return spoilt(random, mask)
     inside, _ = clicks(random, mask)
-    found = seed(picture, Prompt(0, 1, np.array(inside), np.ones(len(inside), int))) > 0.5
+    found = (
+        soft_mask_from_prompt(picture, Prompt(0, 1, np.array(inside), np.ones(len(inside), int)))
+        > 0.5
+    )
     return found if (found & mask).sum() > 0.3 * (found | mask).sum() else mask
 
 
-def elsewhere(random: Random, mask: Mask | None, picture: Picture, usual: float) -> Window:
+def elsewhere(random: Random, mask: Mask | None, picture: Picture, usual: float) -> CropWindow:
     """A window about the thing, more or less, or about any place."""
     if mask is not None and random.random() < 0.6:
-        window = about(mask)
+        window = window_around_mask(mask)
         dx, dy = 0.1 * window.side * random.standard_normal(2)
         times = 1.2 * np.exp(0.3 * random.standard_normal())
-        return Window(window.x + dx, window.y + dy, window.side * float(times))
+        return CropWindow(window.x + dx, window.y + dy, window.side * float(times))
     high, wide = picture.shape[:2]
-    return Window(random.uniform(0, wide), random.uniform(0, high), usual)
+    return CropWindow(random.uniform(0, wide), random.uniform(0, high), usual)
 
 
 def followed(
@@ -98,11 +100,17 @@ def followed(
     engine.teach(pictures[first], given.astype(np.float32))
     engine.start(pictures[first], given)
     before, wrong = cv2.cvtColor(pictures[first], cv2.COLOR_RGB2GRAY), 0
-    patience, usual = int(random.choice(PATIENCE)), 1.3 * about(given).side
+    patience, usual = int(random.choice(PATIENCE)), 1.3 * window_around_mask(given).side
 
-    def seen(guess: Guess, mask: Mask | None) -> dict[str, Any]:
+    def seen(guess: Observation, mask: Mask | None) -> dict[str, Any]:
         reach = float(np.sqrt(given.sum())) * 64 / guess.window.side
-        return sample(guess.seen.crop, guess.seen.trunk, told(guess, reach), guess.window, mask)
+        return sample(
+            guess.seen.crop,
+            guess.seen.trunk,
+            observation_network_input(guess, reach),
+            guess.window,
+            mask,
+        )
 
     for n in range(first + 1, len(pictures)):
         grey, mask = cv2.cvtColor(pictures[n], cv2.COLOR_RGB2GRAY), masks.get(n)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from annotate import video
-from annotate.records import Frame, Prompt
+from annotate.items.records import Frame, Prompt
+from annotate.video import reader
 
 SMALL_SIDE = 128
 SMALL = [
@@ -33,12 +33,12 @@ def sam2_model(row: dict[str, Any]) -> Any:
     import torch
     from sam2.build_sam import build_sam2_video_predictor
 
-    from annotate.sam2_model import CONFIGS, show_all
+    from annotate.sam2.official import CONFIGS, bias_presence
 
     torch.manual_seed(0)
     sized = SMALL if row["small"] else [f"++model.image_size={row['size']}"]
     model = build_sam2_video_predictor(CONFIGS["sam2.1-tiny"], None, "cpu", "eval", sized)
-    show_all(model)
+    bias_presence(model)
     return model
 
 
@@ -46,18 +46,18 @@ def hf_model(row: dict[str, Any]) -> Any:
     """A network of transformers with random weights."""
     import torch
 
-    from annotate.propagators import edgetam
+    from annotate.sam2 import transformers as sam2_transformers
 
     torch.manual_seed(0)
     name = "edgetam-hf" if row["engine"].startswith("edgetam") else "sam2.1-tiny-hf"
     side = SMALL_SIDE if row["small"] else row["size"]
-    config = edgetam.resized(edgetam._random_config(name), side)
+    config = sam2_transformers.with_input_size(sam2_transformers._random_config(name), side)
     if row["small"]:
         config.memory_attention_num_layers = 1
         config.memory_attention_rope_k_sizes = [side // 16] * 2  # this and the next: EdgeTAM's
         config.perceiver_resampler_num_latents_2d = (side // 16) ** 2
-    model = edgetam.build(config).eval()
-    edgetam.show_all(model)
+    model = sam2_transformers.build_random(config).eval()
+    sam2_transformers.bias_presence(model)
     return model
 
 
@@ -79,7 +79,7 @@ class Reading:
 
     def begin(self) -> None:
         """Open the clip."""
-        self.frames = islice(video.frames(self.row["clip"]), self.row["frames"])
+        self.frames = islice(reader.frames(self.row["clip"]), self.row["frames"])
 
     def step(self) -> None:
         """Read a frame."""
@@ -92,15 +92,15 @@ class Ours(Reading):
     def __init__(self, row: dict[str, Any]) -> None:
         import torch
 
-        from annotate.follow import Follower
-        from annotate.sam2_network import Sam2Network
-        from annotate.transformers_network import TransformersNetwork
+        from annotate.sam2.official import Sam2Network
+        from annotate.sam2.session import StreamingPredictor
+        from annotate.sam2.transformers import TransformersNetwork
 
         super().__init__(row)
         self.model = sam2_model(row) if row["engine"] == "sam2" else hf_model(row)
         kind = Sam2Network if row["engine"] == "sam2" else TransformersNetwork
         self.network = kind(self.model, torch.float32)
-        self.follower = Follower(self.network, 16, row["batch"])
+        self.follower = StreamingPredictor(self.network, 16, row["batch"])
 
     def step(self) -> None:
         """Follow."""
@@ -214,7 +214,7 @@ class UltralyticsStock(Reading):
 
     def begin(self) -> None:
         """Open the clip."""
-        first = next(iter(video.frames(self.row["clip"], stop=1)))
+        first = next(iter(reader.frames(self.row["clip"], stop=1)))
         given = prompts(self.row, first)
         self.way: Iterator[Any] = self.predictor(
             self.row["clip"],

@@ -29,9 +29,10 @@ from supervision.dataset.formats.yolo import (
     yolo_annotations_to_detections,
 )
 
-from annotate import dataset, exports, folder, items, masks
-from annotate.lines import Header
-from annotate.records import Item, Object
+from annotate.dataset.export import load_format, verify_export
+from annotate.dataset.folder import Dataset, create_dataset
+from annotate.items import detections, masks
+from annotate.items.records import Header, Item, Object
 
 SIZE_WH = (640, 360)
 LABELS = ("plate", "mug", "spoon")
@@ -51,15 +52,15 @@ def blob(random: np.random.Generator) -> np.ndarray:
     return canvas.astype(bool)
 
 
-def made(path: Path, object_count: int, picture_count: int) -> dataset.Dataset:
+def made(path: Path, object_count: int, picture_count: int) -> Dataset:
     """A dataset of blobs."""
     random = np.random.default_rng(0)
     blobs = [masks.encode(blob(random)) for _ in range(2000)]
     boxes = [masks.box(rle) for rle in blobs]
     each = object_count // picture_count
-    made = dataset.Dataset(path, LABELS, {"bench": {"fingerprint": "0"}})
+    made = Dataset(path, LABELS, {"bench": {"fingerprint": "0"}})
     _, blank = cv2.imencode(".png", np.zeros((SIZE_WH[1], SIZE_WH[0], 3), np.uint8))
-    with folder.creating(made, Header("bench")) as draft:
+    with create_dataset(made, Header("bench")) as draft:
         for frame in range(picture_count):
             picks = random.integers(0, len(blobs), each)
             things = [Object(LABELS[p % 3], boxes[p], None, None, blobs[p]) for p in picks]
@@ -76,21 +77,21 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def ours(data: dataset.Dataset, name: str, out: Path) -> tuple[float, float, float]:
+def ours(data: Dataset, name: str, out: Path) -> tuple[float, float, float]:
     """Seconds to write, to compare through the other reader, and to read in."""
-    way = exports.load(name)
+    way = load_format(name)
     out.mkdir()
     write = seconds(lambda: way.write(data, out))
-    check = seconds(lambda: exports.compare(data, way, out))
+    check = seconds(lambda: verify_export(data, way, out))
     read = seconds(lambda: [sample for _, sample in way.read(out).samples])
     return write, check, read
 
 
-def supervisions(data: dataset.Dataset, name: str, file: Path) -> tuple[float, float]:
+def supervisions(data: Dataset, name: str, file: Path) -> tuple[float, float]:
     """Seconds for supervision to write and to read the same objects, picture by picture."""
     written = read = 0.0
     for number, sample in enumerate(data, start=1):
-        found = items.to_detections(sample.item, LABELS)
+        found = detections.item_to_detections(sample.item, LABELS)
         if name == "yolo":
             found.mask = None
         written += seconds(partial(write_theirs, found, number, name, file))

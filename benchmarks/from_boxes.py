@@ -21,14 +21,20 @@ from pathlib import Path
 
 import numpy as np
 
-from annotate import boxes, journal, masks, prompts, propagate, score, video
-from annotate.records import Item, Object
+from annotate import prompts
+from annotate.evaluation import metrics
+from annotate.items import journal, masks, records
+from annotate.items.records import Item, Object
+from annotate.propagators import boxes
+from annotate.propagators.job import Job, Propagator, load_propagator, parse_propagator_options
+from annotate.propagators.run import run_to_file
+from annotate.video import reader
 
 SMALLEST = 400  # pixels; as of the clicks
 JITTER, MISSING = 0.1, 0.3
 
 
-def detected(truth: Path, clip: video.Video, seed: int) -> Iterator[Item]:
+def detected(truth: Path, clip: reader.Video, seed: int) -> Iterator[Item]:
     """The boxes, frame by frame."""
     record, random = json.loads(truth.read_text()), np.random.default_rng(seed)
     monsters = {c["id"]: c["name"] for c in record["categories"] if c["supercategory"] == "Monster"}
@@ -88,36 +94,38 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    options = propagate.parse_options(asked.engine, {}, fast=asked.fast)
-    engine = propagate.load(asked.engine, **options)
+    options = parse_propagator_options(asked.engine, {}, fast=asked.fast)
+    engine = load_propagator(asked.engine, **options)
     for path in asked.clips:
         compare(path, engine, asked.engine, asked.seed)
 
 
-def compare(path: Path, engine: propagate.Propagator, name: str, seed: int) -> None:
+def compare(path: Path, engine: Propagator, name: str, seed: int) -> None:
     """One clip's three lines."""
-    clip, truth = video.probe(path), path.with_suffix(".gt.json")
+    clip, truth = reader.probe(path), path.with_suffix(".gt.json")
     clicks, items = path.with_suffix(".points.csv"), list(detected(truth, clip, seed))
-    scope = prompts.Scope((clip.width, clip.height), clip.frame_count)
+    scope = prompts.PromptScope((clip.width, clip.height), clip.frame_count)
     with clicks.open() as file:
         asked = sorted({int(row["object_id"]) for row in csv.DictReader(file)})
-    clicked = prompts.table(prompts.read_points(clicks, scope), scope=scope)
-    nothing = prompts.table(scope=scope)
+    clicked = prompts.prompt_table(prompts.read_points(clicks, scope), scope=scope)
+    nothing = prompts.prompt_table(scope=scope)
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("clicks", "boxes that name", "boxes"):
             there = None
             if kind != "clicks":
                 given = Path(folder) / f"{kind}.boxes.jsonl"
                 found = items if kind == "boxes that name" else nameless(items)
-                journal.write(given, journal.Header("detect", videos=journal.about(clip)), found)
+                journal.write(
+                    given, records.Header("detect", videos=reader.header_entry(clip)), found
+                )
                 there = boxes.read(given, clip)
             table = clicked if there is None else nothing
             out = Path(folder) / f"{kind}.jsonl"
-            propagate.into(propagate.Job(engine, name, path, table, boxes=there), out)
+            run_to_file(Job(engine, name, path, table, boxes=there), out)
             made, ids = list(journal.read(out)), {}
             if kind == "boxes":
                 made, ids = renamed(made, truth)
-            tracks = [each for each in score.tracks(truth, made) if each.track in asked]
+            tracks = [each for each in metrics.track_metrics(truth, made) if each.track in asked]
             j = sum(each.j for each in tracks) / len(asked)
             false = np.mean([each.false_presence for each in tracks])
             told = " ".join(f"{each.track}:{each.j:.3f}" for each in tracks)

@@ -22,13 +22,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from annotate import brush, folder, studio, studio_env, tasks
-from annotate.folder import Dataset
-from annotate.lines import Header
-from annotate.pull import pull
-from annotate.push import open_project, push
-from annotate.records import Item, Object
-from annotate.regions import to_regions
+from annotate.dataset.folder import Dataset, create_dataset, load_dataset
+from annotate.items.records import Header, Item, Object
+from annotate.labelstudio import regions
+from annotate.labelstudio.pull import pull_dataset
+from annotate.labelstudio.push import open_project, push_dataset
+from annotate.labelstudio.regions import to_regions
+from annotate.labelstudio.server import (
+    LocalStudio,
+    ensure_program,
+    launch,
+    stop_process,
+    wait_until_ready,
+)
+from annotate.labelstudio.tasks import prediction, task_data
 
 SIZE = 640, 360
 OBJECTS = 10
@@ -43,7 +50,7 @@ def dataset(path: Path, frames: int) -> Dataset:
     }
     made = Dataset(path, ("mech", "crate"), clips)
     Image.fromarray(noise.integers(0, 255, (360, 640, 3), np.uint8)).save(path.with_suffix(".png"))
-    with folder.creating(made, Header("build", videos=clips)) as draft:
+    with create_dataset(made, Header("build", videos=clips)) as draft:
         for number in range(frames):
             name = f"run-{number:06d}.png"
             (draft.images / name).hardlink_to(path.with_suffix(".png"))
@@ -51,18 +58,18 @@ def dataset(path: Path, frames: int) -> Dataset:
             boxes = corners.reshape(-1, 4).tolist()
             things = tuple(Object("mech", tuple(box), 0.5, None, None, "noise") for box in boxes)
             draft.add(name, Item("run.mp4", number, Fraction(number, 30), *SIZE, things))
-    return folder.load(path)
+    return load_dataset(path)
 
 
-def raw_post(own: studio.Studio, project: int, made: Dataset) -> float:
+def raw_post(own: LocalStudio, project: int, made: Dataset) -> float:
     """Seconds for all tasks in one request, by the standard library."""
     body = []
     for sample in made:
         data = {
             "image": f"/data/local-files/?d={sample.image}",
-            **tasks.task_data(made, sample.item),
+            **task_data(made, sample.item),
         }
-        body.append({"data": data, "predictions": [tasks.prediction(to_regions(sample.item))]})
+        body.append({"data": data, "predictions": [prediction(to_regions(sample.item))]})
     content = json.dumps(body).encode()
     headers = {"Authorization": f"Token {own.token}", "Content-Type": "application/json"}
     url = f"{own.url}/api/projects/{project}/import"
@@ -76,7 +83,7 @@ def told(what: str, frames: int, seconds: float) -> None:
     print(f"{what:34} {seconds:7.1f} s {frames / seconds:8.0f} frames/s", flush=True)
 
 
-def loop(own: studio.Studio, made: Dataset, out: Path) -> None:
+def loop(own: LocalStudio, made: Dataset, out: Path) -> None:
     """Push, push again, pull."""
     frames, ratios = len(made), []
     with own.server() as server:
@@ -86,7 +93,7 @@ def loop(own: studio.Studio, made: Dataset, out: Path) -> None:
             ]
             raw = raw_post(own, ready[0].id, made)
             start, busy = time.perf_counter(), time.process_time()
-            done = push(made, server, project=f"push {turn}")
+            done = push_dataset(made, server, project=f"push {turn}")
             ours, busy = time.perf_counter() - start, time.process_time() - busy
             told("one raw POST", frames, raw)
             told(f"push ({busy:.1f} s of our own CPU)", frames, ours)
@@ -94,16 +101,18 @@ def loop(own: studio.Studio, made: Dataset, out: Path) -> None:
         print(f"{'push, of the raw POST':34} {statistics.median(ratios):7.2f}", end="")
         print(f"   (median of {', '.join(f'{each:.2f}' for each in sorted(ratios))})", flush=True)
         start = time.perf_counter()
-        assert push(made, server, project=f"push {turn}").frames == {"unchanged": frames}
+        assert push_dataset(made, server, project=f"push {turn}").frames == {"unchanged": frames}
         told("push again, nothing new", frames, time.perf_counter() - start)
         params = {"id": "predictions_to_annotations", "project": done.project.id}
         everything = {"selectedItems": {"all": True, "excluded": []}}
         server.send("POST", "/api/dm/actions", everything, params=params)
         start = time.perf_counter()
-        assert pull(made, server, out, project=f"push {turn}").frames == {"submitted": frames}
+        assert pull_dataset(made, server, out, project=f"push {turn}").frames == {
+            "submitted": frames
+        }
         told("pull", frames, time.perf_counter() - start)
         start = time.perf_counter()
-        pull(made, server, out, project=f"push {turn}", since_last=True)
+        pull_dataset(made, server, out, project=f"push {turn}", since_last=True)
         told("pull --since last", frames, time.perf_counter() - start)
 
 
@@ -123,11 +132,11 @@ def codec() -> None:
     for name, mask in masks.items():
         size_wh = mask.shape[::-1]
         rgba = np.repeat(mask.ravel() * np.uint8(255), 4)
-        rle = brush.encode(mask)
+        rle = regions.encode_brush(mask)
         ways = (
-            lambda mask=mask: brush.encode(mask),
+            lambda mask=mask: regions.encode_brush(mask),
             lambda rgba=rgba: sdk.encode_rle(rgba),
-            lambda rle=rle, size_wh=size_wh: brush.decode(rle, size_wh),
+            lambda rle=rle, size_wh=size_wh: regions.decode_brush(rle, size_wh),
             lambda rle=rle: sdk.decode_rle(rle),
         )
         print(f"{name:28}", *(f"{least(way) * 1000:8.1f}" for way in ways), flush=True)
@@ -148,12 +157,12 @@ def main() -> None:
     frames = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     codec()
     here = Path(tempfile.mkdtemp())
-    own, process = studio.launch(studio_env.binary(print), here / "data")
+    own, process = launch(ensure_program(print), here / "data")
     try:
-        studio.wait(own, process)
+        wait_until_ready(own, process)
         loop(own, dataset(here / "frames", frames), here / "out")
     finally:
-        studio.stop(process.pid)
+        stop_process(process.pid)
         process.wait()
         shutil.rmtree(here)
 

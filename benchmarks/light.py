@@ -23,10 +23,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from annotate import journal, propagate, score, video
-from annotate.propagate import Lesson
-from annotate.records import Frame, Mask, Picture, Prompt
-from annotate.video_writer import Writer
+from annotate.evaluation import metrics
+from annotate.items import journal
+from annotate.items.records import Frame, Mask, Picture, Prompt
+from annotate.propagators.job import PromptedFrame, load_propagator
+from annotate.video import reader
+from annotate.video.writer import VideoWriter
 
 ENDINGS = ".mp4", ".gt.json"  # of a clip and its truth, beside the clicks
 Follow = Callable[[Iterator[Frame], Mask], Iterator[Mask]]
@@ -38,7 +40,7 @@ def light(fast: bool) -> Follow:
     def follow(frames: Iterator[Frame], mask: Mask) -> Iterator[Mask]:
         first = next(frames)
         given = (Prompt(first.index, 1, mask=mask),)
-        session = propagate.load("light", fast=fast).begin([Lesson(first, given)])
+        session = load_propagator("light", fast=fast).begin([PromptedFrame(first, given)])
         session.step(first, given)
         for frame in frames:
             found = session.step(frame, ())
@@ -89,7 +91,7 @@ def davis(folder: Path, follow: Follow) -> None:
         paths = sorted((sequence / "masks").glob("*.png"))
         truth = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 127 for path in paths]
         started, scores = time.perf_counter(), []
-        frames = video.frames(sequence / "frames", stop=len(truth) - 1)
+        frames = reader.frames(sequence / "frames", stop=len(truth) - 1)
         for found, real in zip(follow(frames, truth[0]), truth[1:-1], strict=True):
             if real.sum() >= 64:
                 scores.append((found & real).sum() / (found | real).sum())
@@ -126,7 +128,7 @@ def clicked(clip: Path, truth: Path, points: Path, fast: bool) -> tuple[float, f
         call = [sys.executable, "-m", "annotate", "propagate", str(clip), "-p", str(points)]
         call += ["-o", str(items)] + ["--fast"] * fast
         subprocess.run(call, check=True, capture_output=True)
-        tracks = score.tracks(truth, journal.read(items), asked)
+        tracks = metrics.track_metrics(truth, journal.read(items), asked)
     overlap, claimed = np.mean([(each.j, each.false_presence) for each in tracks], axis=0)
     return float(overlap), float(claimed)
 
@@ -135,13 +137,13 @@ def speed(clip: Path, size_wh: tuple[int, int], fast: bool) -> None:
     """Frames a second, decoding included, after the first second."""
     with TemporaryDirectory() as scratch:
         resized = Path(scratch) / "resized.mp4"
-        with Writer(resized, 30, size_wh) as writer:
-            for frame in video.frames(clip):
+        with VideoWriter(resized, 30, size_wh) as writer:
+            for frame in reader.frames(clip):
                 writer.write(cv2.resize(frame.image, size_wh, interpolation=cv2.INTER_AREA))
         mask = np.zeros(size_wh[::-1], bool)
         width, height = size_wh
         mask[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3] = True
-        stamps = [time.perf_counter() for _ in light(fast)(video.frames(resized), mask)]
+        stamps = [time.perf_counter() for _ in light(fast)(reader.frames(resized), mask)]
     later = stamps[30:] if len(stamps) > 60 else stamps
     print(f"{(len(later) - 1) / (later[-1] - later[0]):.1f} frames/s at {width}x{height}")
 

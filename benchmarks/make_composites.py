@@ -19,7 +19,7 @@ import numpy.typing as npt
 import skimage
 import sklearn
 
-from annotate.records import Picture
+from annotate.items.records import Picture
 
 PHOTOGRAPHS = (
     *("coffee.png", "astronaut.png", "gravel.png", "brick.png"),

@@ -27,9 +27,9 @@ import vizdoom
 from make_gameplay import HELD_OUT, Random, act, game, retreat, swerve, wander
 from stretches import SEEN, deepest
 
-from annotate import masks
-from annotate.records import Picture, Rle
-from annotate.video_writer import Writer
+from annotate.items import masks
+from annotate.items.records import Picture, Rle
+from annotate.video.writer import VideoWriter
 
 KINDS = [
     "Demon",
@@ -128,7 +128,7 @@ def play(random: Random, *, fight: bool) -> Clip:
 def write(clip: Clip, clicked: dict[int, list[int]], folder: Path, name: str) -> None:
     """The clip, its ground truth, and its clicks."""
     high, wide = clip.pictures[0].shape[:2]
-    with Writer(folder / f"{name}.mp4", 30, (wide, high)) as writer:
+    with VideoWriter(folder / f"{name}.mp4", 30, (wide, high)) as writer:
         for picture in clip.pictures:
             writer.write(picture)
     truth = {

@@ -23,9 +23,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from annotate import alike as likeness
-from annotate import atlas, atlas_page, embed, plane, sprites, video
-from annotate.records import Frame
+from annotate import embeddings
+from annotate.footage_map import atlas, projection
+from annotate.items.records import Frame
+from annotate.video import reader
+from annotate.web import map as map_page
 
 FRAMES, ON_PAGE, SHOT = 67_000, 50_000, 48
 
@@ -60,20 +62,20 @@ def peak_gb() -> float:
 def measure_map(folder: Path, count: int, method: str, seen: int) -> None:
     """Gather and lay out `count` frames; the network looks at one of each `seen`."""
 
-    class Sparing(embed.Shipped):
+    class Sparing(embeddings.ShippedEmbedder):
         def look(self, pictures: Any) -> Any:
             few = super().look(pictures[::seen])
             rows = np.repeat(few, seen, axis=0)[: len(pictures)]
             return rows + np.random.default_rng(0).normal(0, 0.02, rows.shape)
 
     source, begun = Drawn(count), time.perf_counter()
-    pack = sprites.Sprites(sprites.cell(count, (320, 180)))
+    pack = map_page.SpriteSheets(map_page.thumbnail_size_wh(count, (320, 180)))
     found = atlas.gather([source], Sparing(), lambda frame: pack.add(frame.image))  # type: ignore[list-item]
     gathered = time.perf_counter() - begun
     made = atlas.lay_out(found, [source], method, {}, 0)  # type: ignore[list-item]
     laid = time.perf_counter() - begun - gathered
-    atlas_page.write(made, pack, folder, "drawn")
-    size = (folder / atlas_page.NAME).stat().st_size / 1e6
+    map_page.write_page(made, pack, folder, "drawn")
+    size = (folder / map.PAGE_NAME).stat().st_size / 1e6
     print(
         f"{count:,} frames: gathered in {gathered:.0f} s (the network at 1 of {seen}), laid out by "
         f"{method} in {laid:.0f} s, peak {peak_gb():.2f} GB, page {size:.0f} MB"
@@ -83,7 +85,7 @@ def measure_map(folder: Path, count: int, method: str, seen: int) -> None:
 def write_page(folder: Path, count: int) -> None:
     """A page of `count` places in clusters, with as many thumbnails, of few pictures."""
     rng = np.random.default_rng(0)
-    pack = sprites.Sprites(sprites.cell(count, (320, 180)))
+    pack = map_page.SpriteSheets(map_page.thumbnail_size_wh(count, (320, 180)))
     pictures = [
         frame.image for frame in itertools.islice(Drawn(200 * SHOT).frames(), 0, None, SHOT)
     ]
@@ -93,9 +95,9 @@ def write_page(folder: Path, count: int) -> None:
     places = middles[np.arange(count) % len(middles)] + rng.normal(0, 0.01, (count, 2))
     times, clip = tuple(Fraction(n, 2) for n in range(count)), np.zeros(count, np.int64)
     facts = Drawn(count).videos()
-    xy = plane.stretched(places)
+    xy = projection.spread_points(places)
     made = atlas.Atlas(("drawn.mp4",), facts, {}, clip, np.arange(count), times, xy)
-    atlas_page.write(made, pack, folder, "drawn")
+    map_page.write_page(made, pack, folder, "drawn")
 
 
 _MOVE = """async () => {
@@ -124,7 +126,7 @@ def measure_page(folder: Path) -> None:
         browser = engine.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         begun = time.perf_counter()
-        page.goto((folder / atlas_page.NAME).as_uri())
+        page.goto((folder / map.PAGE_NAME).as_uri())
         page.wait_for_selector("body[data-ready]", timeout=120_000)
         loaded = time.perf_counter() - begun
         told = page.evaluate(_MOVE)
@@ -141,27 +143,27 @@ def measure_networks(clips: list[Path], truths: list[Path], names: list[str]) ->
     """Of each frame's five nearest, which share is of its shot: by network, and on the plane."""
     shots = {p.name.split(".")[0]: json.loads(p.read_text("utf-8"))["shots"] for p in truths}
     for name in names:
-        network, rows, kinds, clip_of, seconds = embed.load(name), [], [], [], []
+        network, rows, kinds, clip_of, seconds = embeddings.load(name), [], [], [], []
         begun = time.perf_counter()
         for number, clip in enumerate(clips):
-            for frame in video.frames(clip, every=6):
+            for frame in reader.frames(clip, every=6):
                 shot = next(s for s in shots[clip.stem] if s["start"] <= frame.index < s["end"])
-                rows.append(embed.embed([frame.image], network)[0])
+                rows.append(embeddings.embed([frame.image], network)[0])
                 kinds.append((number, shot["id"]))
                 clip_of.append(number)
                 seconds.append(float(frame.seconds))
         each = (time.perf_counter() - begun) / len(rows) * 1000
-        vectors = plane.components(lambda rows=rows: [np.array(rows)])
+        vectors = projection.principal_components(lambda rows=rows: [np.array(rows)])
         of = [f"vectors {alike(vectors, kinds):.3f}"]
-        for method in plane.METHODS:
+        for method in projection.PROJECTION_METHODS:
             try:
-                places = plane.flat(
-                    vectors, plane.choose(method), np.array(clip_of), np.array(seconds)
+                places = projection.project(
+                    vectors, projection.choose_method(method), np.array(clip_of), np.array(seconds)
                 )
             except Exception as error:
                 of.append(f"{method}: {error}")
                 continue
-            both = alike(places, kinds), alike(plane.stretched(places), kinds)
+            both = alike(places, kinds), alike(projection.spread_points(places), kinds)
             of.append(f"{method} {both[0]:.3f}, stretched {both[1]:.3f}")
         print(f"{name}: {each:.0f} ms a frame; {'; '.join(of)}")
 
@@ -172,7 +174,7 @@ def measure_similar(clips: int, frames: int) -> None:
 
     rng = np.random.default_rng(0)
 
-    class Held(atlas.Gathered):
+    class Held(atlas.FrameVectors):
         def of_clip(self, name: str) -> Any:
             return rows[self.frames_of[name]]
 
@@ -183,9 +185,9 @@ def measure_similar(clips: int, frames: int) -> None:
     found.clip = np.repeat(np.arange(clips), frames).tolist()
     found.seconds = [Fraction(n % frames, 2) for n in range(clips * frames)]
     found.frames_of = {n: list(range(k * frames, (k + 1) * frames)) for k, n in enumerate(names)}
-    for way in likeness.WAYS:
+    for way in atlas.SIMILARITY_METHODS:
         begun = time.perf_counter()
-        likeness.similar(found, names[0], way=way)
+        atlas.similar_clips(found, names[0], way=way)
         print(
             f"similar by {way} among {clips} clips of {frames}: {time.perf_counter() - begun:.1f} s"
         )
@@ -212,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", nargs="*", type=Path)
     parser.add_argument("--truth", nargs="*", type=Path, default=[])
-    parser.add_argument("--network", nargs="*", default=[embed.DEFAULT])
+    parser.add_argument("--network", nargs="*", default=[embeddings.DEFAULT_EMBEDDER])
     parser.add_argument("--method", default=None)
     parser.add_argument("--frames", type=int, default=FRAMES)
     parser.add_argument("--seen", type=int, default=16, help="1: the network looks at every frame")
@@ -221,7 +223,7 @@ def main() -> None:
     if given.clips:
         measure_networks(given.clips, given.truth, given.network)
         return
-    method = plane.choose(given.method)
+    method = projection.choose_method(given.method)
     with tempfile.TemporaryDirectory() as folder:
         if given.frames:
             measure_map(Path(folder), given.frames, method, given.seen)

@@ -23,8 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from annotate import journal, masks, prompts, propagate, review, video
-from annotate.records import Item, Object
+from annotate import prompts
+from annotate.items import journal, masks
+from annotate.items.records import Item, Object
+from annotate.propagators.job import Job, load_propagator
+from annotate.propagators.run import run_to_file
+from annotate.video import reader
+from annotate.viewing import review
 
 NEAR, MOST = 3, 24  # frames; looks
 Truth = dict[int, list[dict[str, Any]]]  # frame -> annotations
@@ -42,7 +47,7 @@ def read(path: Path) -> tuple[Truth, list[str]]:
     return truth, ["leaps", "drifts", "covers", "another's", "missing"]
 
 
-def spoilt(truth: Truth, kinds: list[str], clip: video.Video) -> tuple[list[Item], list[Error]]:
+def spoilt(truth: Truth, kinds: list[str], clip: reader.Video) -> tuple[list[Item], list[Error]]:
     """The true items with errors put in, and where those are."""
     random = np.random.default_rng(0)
     found = {n: {a["track_id"]: _object(a) for a in anns} for n, anns in truth.items()}
@@ -72,7 +77,7 @@ def _object(each: dict[str, Any]) -> Object:
     return Object(each["label"], box, 0.9, each["track_id"], each["segmentation"])
 
 
-def _spoil(there: dict[int, Object], track: int, kind: str, age: int, clip: video.Video) -> None:
+def _spoil(there: dict[int, Object], track: int, kind: str, age: int, clip: reader.Video) -> None:
     thing = there[track]
     if kind == "missing":
         del there[track]
@@ -122,7 +127,7 @@ def measured(looks: Sequence[int], errors: Sequence[Error]) -> tuple[float, floa
 def tell(name: str, items: list[Item], errors: list[Error], flagged: bool) -> None:
     """One line."""
     count = min(len(errors), MOST)
-    looks = [look.item.frame for look in review.find(items, count, flagged=flagged)]
+    looks = [look.item.frame for look in review.find_frames(items, count, flagged=flagged)]
     first, last = items[0].frame, items[-1].frame
     evenly = np.linspace(first, last, count + 2).round().astype(int)[1:-1].tolist()
     (p, r), (p_evenly, r_evenly) = (measured(n, errors) for n in (looks or [-99], evenly))
@@ -144,13 +149,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         kept = asked.keep or Path(folder)
         for path in asked.clips:
-            clip, (truth, kinds) = video.probe(path), read(path.with_suffix(".gt.json"))
+            clip, (truth, kinds) = reader.probe(path), read(path.with_suffix(".gt.json"))
             tell(f"{path.stem}, errors put in", *spoilt(truth, kinds, clip), False)
-            scope = prompts.Scope((clip.width, clip.height), clip.frame_count)
+            scope = prompts.PromptScope((clip.width, clip.height), clip.frame_count)
             points = prompts.read_points(path.with_suffix(".points.csv"), scope)
-            table, out = prompts.table(points, scope=scope), kept / f"{path.stem}.jsonl"
-            job = propagate.Job(propagate.load(asked.engine), asked.engine, path, table)
-            propagate.into(job, out)
+            table, out = prompts.prompt_table(points, scope=scope), kept / f"{path.stem}.jsonl"
+            job = Job(load_propagator(asked.engine), asked.engine, path, table)
+            run_to_file(job, out)
             items = list(journal.read(out))
             tell(
                 f"{path.stem}, {asked.engine}",

@@ -18,11 +18,13 @@ from typing import Any
 import cv2
 from skimage.metrics import structural_similarity
 
-from annotate import duplicates, sift, video
-from annotate.glance import Glance
-from annotate.records import Frame
+from annotate.items.records import Frame
+from annotate.sampling import duplicates
+from annotate.sampling.filter import FilterOptions, SamplingOptions, filter_frames, sampled_frames
+from annotate.sampling.thumbnail import Thumbnail
+from annotate.video import reader
 
-THRESHOLD = duplicates.THRESHOLDS["ssim"]
+THRESHOLD = duplicates.DEFAULT_THRESHOLDS["ssim"]
 
 
 def naive(frames: list[Frame]) -> list[int]:
@@ -38,9 +40,9 @@ def naive(frames: list[Frame]) -> list[int]:
 
 def ours(frames: list[Frame]) -> list[int]:
     """The frames that ours keeps."""
-    kept, memory = [], duplicates.memory("ssim", THRESHOLD)
+    kept, memory = [], duplicates.kept_frames("ssim", THRESHOLD)
     for frame in frames:
-        glance = Glance(frame)
+        glance = Thumbnail(frame)
         like = memory.nearest(glance)
         if like is None or like.similarity < THRESHOLD:
             kept.append(frame.index)
@@ -57,7 +59,9 @@ def timed(work: Callable[..., Any], *given: Any) -> tuple[Any, float]:
 
 def shots(clip: Path) -> tuple[list[int], float, int, int, int]:
     """Frames kept by default, and seconds; of the shots that a truth tells of, those with one."""
-    found, seconds = timed(lambda: list(sift.sift(sift.taken(clip, sift.Taking()), sift.Sieve())))
+    found, seconds = timed(
+        lambda: list(filter_frames(sampled_frames(clip, SamplingOptions()), FilterOptions()))
+    )
     kept = [verdict.frame.index for verdict in found if not verdict.dropped]
     truth = clip.with_suffix(".gt.json")
     told = json.loads(truth.read_text()).get("shots", []) if truth.is_file() else []
@@ -70,7 +74,7 @@ if __name__ == "__main__":
     clips = [Path(name) for name in sys.argv[1:]]
     print("clip\tframes\tkept\tsame choice\tnaive ms\tours ms\ttimes")
     for clip in clips:
-        frames = list(video.frames(clip, every=5))
+        frames = list(reader.frames(clip, every=5))
         ours(frames[:3])
         (mine, quick), (theirs, slow) = timed(ours, frames), timed(naive, frames)
         each = 1000 / len(frames)
@@ -81,6 +85,6 @@ if __name__ == "__main__":
     print("\nclip\tkept\tscenes with one\tframes a shot\tframes decoded a second")
     for clip in clips:
         kept, seconds, seen, scenes, count = shots(clip)
-        speed = (video.probe(clip).frame_count or 0) / seconds
+        speed = (reader.probe(clip).frame_count or 0) / seconds
         a_shot = f"{len(kept) / count:.2f}" if count else ""
         print(f"{clip.name}\t{len(kept)}\t{seen} of {scenes}\t{a_shot}\t{speed:.0f}")

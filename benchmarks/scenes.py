@@ -22,11 +22,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from annotate import hashes, scene_search, scenes, video
-from annotate.imprint import SHAPE_WH, Imprint
-from annotate.records import Frame, Picture
-from annotate.scene_search import Answer
-from annotate.scene_store import Clip, Known, Store
+from annotate.items.records import Frame, Picture
+from annotate.sampling import phash
+from annotate.scenes import library
+from annotate.scenes.fingerprint import SHAPE_WH, Fingerprint
+from annotate.scenes.library import SceneResult
+from annotate.scenes.store import SceneStore, StoredClip, StoredFrame
+from annotate.video import reader
 
 Random = np.random.Generator
 MILLION = 1_000_000
@@ -88,16 +90,16 @@ def speed() -> None:
     seconds = []
     for asked in known[:20]:
         start = time.perf_counter()
-        rows = scene_search.nearest(hashes.distances(int(asked), known), 60)
+        rows = library.nearest_rows(phash.hamming_distances(int(asked), known), 60)
         seconds.append(time.perf_counter() - start)
         assert len(rows) == 60
     print(f"a lookup among {MILLION:,} hashes: {np.median(seconds) * 1000:.1f} ms")
     wide, high = SHAPE_WH
     drawn = [
-        Known(
+        StoredFrame(
             n,
             Fraction(n, 30),
-            Imprint(
+            Fingerprint(
                 rng.integers(0, 2**63, 6).astype(np.uint64),
                 rng.integers(0, 32, 33).astype(np.uint8),
                 rng.integers(0, 255, (high, wide)).astype(np.uint8),
@@ -105,8 +107,11 @@ def speed() -> None:
         )
         for n in range(ADDED)
     ]
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "a.db", create=True) as db:
-        clip = Clip(0, "a.mp4", "a", "a.mp4", 640, 360, Fraction(ADDED, 30), ADDED)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        SceneStore(Path(folder) / "a.db", create=True) as db,
+    ):
+        clip = StoredClip(0, "a.mp4", "a", "a.mp4", 640, 360, Fraction(ADDED, 30), ADDED)
         start = time.perf_counter()
         db.add(clip, drawn)
         print(f"added to the file: {ADDED / (time.perf_counter() - start):,.0f} frames a second")
@@ -114,14 +119,14 @@ def speed() -> None:
 
 def pictures(clip: Path, rng: Random, count: int) -> Iterator[tuple[Frame, str, Picture]]:
     """Drawn frames of a clip, each altered in every way: (index, way, picture)."""
-    frames = video.probe(clip).frame_count or 0
+    frames = reader.probe(clip).frame_count or 0
     drawn = rng.choice(frames, min(count, frames), replace=False)
-    for frame in video.frames_at(clip, drawn.tolist()):
+    for frame in reader.frames_at(clip, drawn.tolist()):
         for way, alter in ALTERED.items():
             yield frame, way, np.ascontiguousarray(alter(frame.image, rng))
 
 
-def right(answer: Answer, name: str, seconds: Fraction) -> bool:
+def right(answer: SceneResult, name: str, seconds: Fraction) -> bool:
     """Whether the answer is the clip of this name, within a second."""
     match = answer.match
     return match is not None and match.clip.name == name and abs(match.seconds - seconds) <= 1
@@ -131,13 +136,13 @@ def accuracy(episodes: list[Path], foreign: list[Path], folder: Path) -> None:
     """Right answers by alteration; false matches of what is not known."""
     rng, found, far = np.random.default_rng(0), defaultdict(list), defaultdict(list)
     start = time.perf_counter()
-    scenes.add(episodes, folder / "all.db")
-    frames = sum(video.probe(clip).frame_count or 0 for clip in episodes)
+    library.add(episodes, folder / "all.db")
+    frames = sum(reader.probe(clip).frame_count or 0 for clip in episodes)
     print(
         f"decoded, looked at, added: {frames / (time.perf_counter() - start):.0f} frames a second"
     )
-    with Store(folder / "all.db") as db:
-        index = scene_search.Index(db)
+    with SceneStore(folder / "all.db") as db:
+        index = library.SceneIndex(db)
         start, count = time.perf_counter(), 0
         for clip in episodes:
             for frame, way, picture in pictures(clip, rng, DRAWN):
@@ -152,9 +157,9 @@ def accuracy(episodes: list[Path], foreign: list[Path], folder: Path) -> None:
                 far["foreign"].append(index.find(picture).nearest.distance)
     for left_out in episodes:
         others = folder / f"without-{left_out.stem}.db"
-        scenes.add([clip for clip in episodes if clip != left_out], others)
-        with Store(others) as db:
-            index = scene_search.Index(db)
+        library.add([clip for clip in episodes if clip != left_out], others)
+        with SceneStore(others) as db:
+            index = library.SceneIndex(db)
             for _, _, picture in pictures(left_out, rng, 15):
                 far["foreign"].append(index.find(picture).nearest.distance)
     for way, each in found.items():
@@ -162,17 +167,17 @@ def accuracy(episodes: list[Path], foreign: list[Path], folder: Path) -> None:
     for kind, each in far.items():
         levels = np.quantile(each, (0, 0.01, 0.5, 0.99, 1))
         print(f"distance, {kind}: " + " ".join(f"{level:.2f}" for level in levels), len(each))
-    false = np.mean(np.array(far["foreign"]) < scene_search.UNKNOWN)
+    false = np.mean(np.array(far["foreign"]) < library.UNKNOWN_DISTANCE)
     print(f"false matches: {false:.4f} of {len(far['foreign'])}")
 
 
 def queries(place: Path, episodes: list[Path], folder: Path) -> None:
     """The same of a folder of queries."""
-    rates, found, false = {clip.stem: video.probe(clip).rate for clip in episodes}, [], []
-    with Store(folder / "all.db") as db:
-        index = scene_search.Index(db)
+    rates, found, false = {clip.stem: reader.probe(clip).rate for clip in episodes}, [], []
+    with SceneStore(folder / "all.db") as db:
+        index = library.SceneIndex(db)
         for query in json.loads((place / "queries.json").read_text()):
-            answer = index.find(next(iter(video.frames(place / query["file"]))).image)
+            answer = index.find(next(iter(reader.frames(place / query["file"]))).image)
             if "episode" not in query:
                 false.append(answer.match is not None)
                 continue

@@ -21,9 +21,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from annotate import masks, propagate, score, video
-from annotate.propagate import Lesson
-from annotate.records import Mask, Prompt, Rle
+from annotate.evaluation import metrics
+from annotate.items import masks
+from annotate.items.records import Mask, Prompt, Rle
+from annotate.propagators.job import PromptedFrame, load_propagator
+from annotate.video import reader
 
 CLIPS = ("long", "multishot", "show_ep1", "show_ep2", "show_ep3")
 LONGEST, SHORTEST, SEEN = 90, 36, 400  # frames, frames, pixels
@@ -68,17 +70,17 @@ def deepest(mask: Mask) -> tuple[float, float]:
 
 def followed(stretch: Stretch, *, clicked: bool, fast: bool) -> tuple[float, float, float]:
     """Mean J, share of lost frames, share of frames where the mask is elsewhere."""
-    frames = video.frames(stretch.clip, start=stretch.start, stop=stretch.stop)
+    frames = reader.frames(stretch.clip, start=stretch.start, stop=stretch.stop)
     first, mask = next(frames), masks.decode(stretch.truth[stretch.start])
     prompt = Prompt(first.index, 1, mask=mask)
     if clicked:
         prompt = Prompt(first.index, 1, np.array([deepest(mask)]), np.array([1]))
-    session = propagate.load("light", fast=fast).begin([Lesson(first, (prompt,))])
+    session = load_propagator("light", fast=fast).begin([PromptedFrame(first, (prompt,))])
     session.step(first, (prompt,))
     overlaps, lost = [], 0
     for frame in frames:
         found, real = session.step(frame, ()), stretch.truth.get(frame.index)
-        if real is None or masks.area(real) < score.SMALLEST:
+        if real is None or masks.area(real) < metrics.MIN_AREA:
             continue
         lost += len(found) == 0
         overlaps.append(masks.iou(masks.encode(found.mask[0]), real) if len(found) else 0.0)

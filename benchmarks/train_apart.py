@@ -4,7 +4,7 @@
     trained/bin/python benchmarks/train_apart.py views models/light-apart.onnx --minutes 20
 
 The views are what `apart_samples.py` wrote. An episode: a classifier is fitted in closed form to
-one view of a thing, as `annotate.ridge` does it, on the maps of the trunk, on colour, and on those
+one view of a thing, as `annotate.propagators.light.ridge_classifier` does it, on the maps of the trunk, on colour, and on those
 of the network; others of the same clip, with and without the thing, are what it should be right on.
 The error goes back through the fit (Bertinetto et al., "Meta-learning with Differentiable
 Closed-form Solvers", ICLR 2019; Bhat et al., "Learning What to Learn for Video Object
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from train_refine import ahead, apart, arguments, conv, descended, halved, written
 
-from annotate.apart import WEIGHT, WIDTH
-from annotate.features import WEIGHTS, WIDTHS, colours, planes
-from annotate.ridge import Ridge
+from annotate.backbone import GROUP_CHANNELS, GROUP_WEIGHTS, colour_features, resize_chw
+from annotate.propagators.light.appearance import DISCRIMINATIVE_WEIGHT, DISCRIMINATIVE_WIDTH
+from annotate.propagators.light.ridge_classifier import RidgeClassifier
 
 EPISODES, ASKED = 6, 4  # in a step; views asked about in an episode
 HELD_OUT, CHECKED = 10, 6  # one of so many clips is not learnt from; steps to check by
@@ -49,7 +49,10 @@ class Adapter(nn.Module):
         self.down3, self.down4 = conv(64, deep), conv(deep, deep, stride=2)
         self.up3, self.up2 = conv(2 * deep, deep), conv(deep + middle, middle)
         self.up1 = conv(middle + fine, fine + 8)
-        self.last, self.norm = nn.Conv2d(fine + 8, WIDTH, 1), nn.BatchNorm2d(WIDTH, affine=False)
+        self.last, self.norm = (
+            nn.Conv2d(fine + 8, DISCRIMINATIVE_WIDTH, 1),
+            nn.BatchNorm2d(DISCRIMINATIVE_WIDTH, affine=False),
+        )
 
     def forward(self, crop: Tensor, s4: Tensor, s8: Tensor, s16: Tensor) -> Tensor:
         """See the class."""
@@ -86,9 +89,9 @@ def episode(clip: Views, random: Random, mirrored: bool) -> list[npt.NDArray] | 
 
     crops = np.ascontiguousarray(taken(clip["crop"].transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1))
     return [
-        np.stack([planes(each, (128, 128)) for each in crops]),
+        np.stack([resize_chw(each, (128, 128)) for each in crops]),
         *(taken(clip[name]) for name in MAPS),
-        np.stack([colours(each, (64, 64)) for each in crops]).transpose(0, 3, 1, 2),
+        np.stack([colour_features(each, (64, 64)) for each in crops]).transpose(0, 3, 1, 2),
         taken(clip["masks"][:, thing]) / 255,
         taken(clip["inside"]),
     ]
@@ -105,7 +108,7 @@ def batch(clips: list[Views], random: Random, mirrored: bool) -> list[Tensor]:
 
 
 def fitted(features: Tensor, inside: Tensor, weight: Tensor) -> Tensor:
-    """As `annotate.ridge` fits: (n, pixels, size) -> (n, size, 1)."""
+    """As `annotate.propagators.light.ridge_classifier` fits: (n, pixels, size) -> (n, size, 1)."""
 
     def share(values: Tensor) -> Tensor:
         return values / values.sum(1, keepdim=True).clamp(min=1e-3)
@@ -114,7 +117,7 @@ def fitted(features: Tensor, inside: Tensor, weight: Tensor) -> Tensor:
     weighted = (features * balanced[..., None]).transpose(1, 2)
     square, right = weighted @ features, weighted @ (2 * inside - 1)[..., None]
     size = square.shape[1]
-    ridge = Ridge.penalty * square.diagonal(dim1=1, dim2=2).sum(1) / size
+    ridge = RidgeClassifier.penalty * square.diagonal(dim1=1, dim2=2).sum(1) / size
     solvable = square + ridge[:, None, None] * torch.eye(size)
     pairs = zip(right, torch.linalg.cholesky(solvable), strict=True)
     return torch.stack([torch.cholesky_solve(each, lower) for each, lower in pairs])
@@ -142,12 +145,18 @@ def scored(network: Adapter, given: list[Tensor]) -> tuple[Tensor, Tensor, Tenso
     )
     first = plain[:, :1]
     floor = 1e-3 * first.abs().amax(3, keepdim=True) + 1e-6
-    groups = np.repeat(np.array(WEIGHTS) / np.sqrt(WIDTHS), WIDTHS).astype(np.float32)
+    groups = np.repeat(np.array(GROUP_WEIGHTS) / np.sqrt(GROUP_CHANNELS), GROUP_CHANNELS).astype(
+        np.float32
+    )
     scale = torch.from_numpy(groups)[:, None] / (first.std(3, keepdim=True) + floor)
     plain = ((plain - first.mean(3, keepdim=True)) * scale).clamp(-CLIPPED, CLIPPED)
     first = learnt[:, :1]
     spread = (first.std(3, keepdim=True) + 1e-3).clamp(min=0.2)
-    learnt = (learnt - first.mean(3, keepdim=True)) / spread * (WEIGHT / WIDTH**0.5)
+    learnt = (
+        (learnt - first.mean(3, keepdim=True))
+        / spread
+        * (DISCRIMINATIVE_WEIGHT / DISCRIMINATIVE_WIDTH**0.5)
+    )
     features = torch.cat([plain, learnt, torch.ones_like(mask)], 2).transpose(2, 3)
     mask, inside = mask[:, :, 0], inside[:, :, 0]
     sure = inside[:, 0] * (2 * mask[:, 0] - 1).abs()

@@ -50,7 +50,7 @@ class Refiner(nn.Module):
     """A mask, and the IoU it should have, as logits.
 
     In: the picture, (n, 3, 128, 128) in 0..1; of the trunk's maps (n, 40, 32, 32) and
-    (n, 112, 16, 16); what `annotate.refine.drawn` draws, (n, 6, 64, 64). Out: (n, 1, 128, 128)
+    (n, 112, 16, 16); what `annotate.propagators.light.refine.build_network_input` draws, (n, 6, 64, 64). Out: (n, 1, 128, 128)
     and (n,).
     """
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from annotate import video
+from annotate.video import reader
 
 SHIPPED = Path(__file__).parents[1] / "tests" / "clips" / "demo.mp4"
 
@@ -42,7 +42,7 @@ def count(frames: Iterable[object]) -> int:
 
 def compare(clip: Path, kind: str, rounds: int) -> None:
     """Print one line: frames, both times, the ratio and its range."""
-    read = video.frames if kind == "frames" else video.keyframes
+    read = reader.frames if kind == "frames" else reader.keyframes
     options = () if kind == "frames" else ("-skip_frame", "nokey")
     ours, theirs = [], []
     for turn in range(rounds):

@@ -4,29 +4,26 @@ import json
 import os
 import shutil
 import sys
-from fractions import Fraction
-from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from annotate import masks, video
-from annotate.journal import Header
-from annotate.records import Frame, Vocabulary
+from sample_data import CLIPS, SHARED
 
-pytest_plugins = ["studio_fixture"]
+from annotate.items import masks
+from annotate.items.records import Header, Vocabulary
+from annotate.video import reader
+
+pytest_plugins = ["labelstudio_fixtures"]
 # the same examples on every machine; for others: pytest --hypothesis-profile default
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 OPEN = Image.open  # Ultralytics, imported by some test, puts another in for the whole process
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-CLIPS = Path(__file__).parent / "clips"
-SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items):
@@ -94,18 +91,10 @@ def header():
     return Header("detect", {"detector": "colour", "smallest": 25}, vocabulary=words)
 
 
-def picture(index, size_wh=(64, 48)):
-    """A picture that says which one it is: no two indices below 65,536 give the same."""
-    width, height = size_wh
-    image = np.full((height, width, 3), 40, np.uint8)
-    image[..., 0], image[..., 1] = index % 256, index // 256
-    return Frame("dock.mp4", index, Fraction(index, 30), image)
-
-
 @pytest.fixture
 def monsters(demo):
     """The demo's first picture, and the masks of its three monsters."""
-    [frame] = video.frames(demo, stop=1)
+    [frame] = reader.frames(demo, stop=1)
     parts = json.loads((demo.parent / "demo.gt.json").read_text())["annotations"]
     first = [each for each in parts if each["image_id"] == 0 and "segmentation" in each]
     by_track = {each.get("track_id"): masks.decode(each["segmentation"]) for each in first}

@@ -133,9 +133,7 @@ def test_nothing_heavy_is_imported_with_a_module(path):
 
 def test_the_command_line_answers_without_arrays():
     """What `annotate --help` imports: neither numpy nor anything that brings it."""
-    probe = (
-        "import sys, annotate.cli; print([m for m in sys.modules if m in {'numpy', 'rich', 'cv2'}])"
-    )
+    probe = "import sys, annotate.cli.app; print([m for m in sys.modules if m in {'numpy', 'rich', 'cv2'}])"
     out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
@@ -176,7 +174,7 @@ def test_rooms_stay_small(path):
 
 
 def commands():
-    from annotate.cli import app
+    from annotate.cli.app import app
 
     return list(walk(typer.main.get_command(app), ""))
 

@@ -2,11 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from annotate import prompts
+from annotate import prompts, vocabulary
 from annotate.errors import PromptError, UnknownName
-from annotate.prompts import Scope
+from annotate.prompts import PromptScope
 
-SCOPE = Scope((64, 48), 100, ("mech", "raine"))
+SCOPE = PromptScope((64, 48), 100, ("mech", "raine"))
 HEAD = "frame_id,object_id,x,y,label,class\n"
 
 
@@ -37,7 +37,9 @@ def test_both_shapes_are_read_alike(tmp_path):
 
 def test_without_a_class_the_only_one_is_meant(tmp_path):
     text = "frame_id,object_id,x,y,label\n0,3,12,34,1\n"
-    assert points(tmp_path, text, Scope((64, 48), labels=("mech",)))["class"].tolist() == ["mech"]
+    assert points(tmp_path, text, PromptScope((64, 48), labels=("mech",)))["class"].tolist() == [
+        "mech"
+    ]
     assert points(tmp_path, text)["class"].tolist() == ["object"]
 
 
@@ -89,7 +91,7 @@ def test_prompts_are_gathered_by_frame_and_object(tmp_path):
         tmp_path, HEAD + "7,3,5,6,1,mech\n0,3,1,2,1,mech\n0,3,3,4,0,mech\n0,1,9,9,1,raine\n"
     )
     mask = np.zeros((48, 64), bool)
-    table = prompts.table(given, [(0, 1, (1, 1, 9, 9))], [(4, 8, mask)], scope=SCOPE)
+    table = prompts.prompt_table(given, [(0, 1, (1, 1, 9, 9))], [(4, 8, mask)], scope=SCOPE)
     assert [(p.frame, p.object_id) for p in table.prompts] == [(0, 1), (0, 3), (4, 8), (7, 3)]
     assert table.prompts[0].box == (1, 1, 9, 9)
     np.testing.assert_array_equal(table.prompts[1].points_xy, [[1, 2], [3, 4]])
@@ -101,27 +103,27 @@ def test_prompts_are_gathered_by_frame_and_object(tmp_path):
 def test_an_object_has_one_class(tmp_path):
     given = points(tmp_path, HEAD + "0,3,1,1,1,mech\n1,3,1,1,1,raine\n")
     with pytest.raises(PromptError, match="object 3 is of two classes, 'mech' and 'raine'"):
-        prompts.table(given, scope=SCOPE)
+        prompts.prompt_table(given, scope=SCOPE)
 
 
 def test_an_object_must_start_with_where_it_is(tmp_path):
     given = points(tmp_path, HEAD + "4,3,1,1,0,mech\n9,3,1,1,1,mech\n")
     with pytest.raises(PromptError, match="object 3 starts on frame 4 with negative points only"):
-        prompts.table(given, scope=SCOPE)
-    prompts.table(given, [(4, 3, (0, 0, 9, 9))], scope=SCOPE)  # a box says where
+        prompts.prompt_table(given, scope=SCOPE)
+    prompts.prompt_table(given, [(4, 3, (0, 0, 9, 9))], scope=SCOPE)  # a box says where
 
 
 def test_the_digest_tells_prompts_apart(tmp_path):
-    one = prompts.table(points(tmp_path, HEAD + "0,3,1,1,1,mech\n"), scope=SCOPE)
-    same = prompts.table(points(tmp_path, HEAD + "0,3,1,1,1,mech\n"), scope=SCOPE)
-    other = prompts.table(points(tmp_path, HEAD + "0,3,1,2,1,mech\n"), scope=SCOPE)
+    one = prompts.prompt_table(points(tmp_path, HEAD + "0,3,1,1,1,mech\n"), scope=SCOPE)
+    same = prompts.prompt_table(points(tmp_path, HEAD + "0,3,1,1,1,mech\n"), scope=SCOPE)
+    other = prompts.prompt_table(points(tmp_path, HEAD + "0,3,1,2,1,mech\n"), scope=SCOPE)
     assert one.digest() == same.digest() != other.digest()
 
 
 def test_a_vocabulary_is_read_with_its_hash(tmp_path):
     path = tmp_path / "mugs.v1.toml"
     path.write_text('[classes.plate]\n[classes.mug]\nyolo-world = ["cup"]\n')
-    words = prompts.read_vocabulary(path)
+    words = vocabulary.read_vocabulary(path)
     assert words.name == "mugs.v1" and words.labels == ("plate", "mug")
     assert words.phrases("yolo-world") == {1: ["cup"]} and len(words.sha256) == 64
 
@@ -139,11 +141,11 @@ def test_a_bad_vocabulary_is_named(tmp_path, said):
     path = tmp_path / "mugs.v1.toml"
     path.write_text(BAD_VOCABULARIES[said])
     with pytest.raises(PromptError, match=f"mugs.v1.toml: {said}"):
-        prompts.read_vocabulary(path)
+        vocabulary.read_vocabulary(path)
 
 
 def test_a_miss_names_the_nearest():
     with pytest.raises(
         UnknownName, match=r"no vocabulary 'desigator.v1'; did you mean 'designator"
     ):
-        prompts.read_vocabulary("desigator.v1")
+        vocabulary.read_vocabulary("desigator.v1")

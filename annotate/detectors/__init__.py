@@ -1,1 +1,1 @@
-"""Detectors, one file each: what proposes boxes."""
+"""Detectors: what proposes boxes on a frame."""

@@ -1,4 +1,8 @@
-"""Ask a general model that sees, behind any OpenAI-compatible chat endpoint, for boxes."""
+"""Detect by asking a vision-language model behind an OpenAI-compatible endpoint.
+
+All phrases go into one question. Optionally a reference image is shown, and each box is refined by
+asking again on a crop round it.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +17,20 @@ import numpy as np
 import supervision as sv
 from PIL import Image
 
-from annotate import model_notes, questions
-from annotate.answers import Said
-from annotate.chat import Chat
-from annotate.convention import Convention
+from annotate.detectors.phrases import PhraseBox, crop, iou, match_phrase, to_detections
 from annotate.errors import AnswerError, UnreadableAnswer, needs
-from annotate.found import Found, crop, detections, iou, meant
-from annotate.patience import Patience, several
-from annotate.phrasing import Phrase, phrases
-from annotate.plugins import ASIDE
-from annotate.records import Box, Frame, Picture, Vocabulary
-from annotate.spending import Bill, Meter, Prices
+from annotate.items.records import Box, Frame, Picture, Vocabulary
+from annotate.plugins import RUNTIME_ONLY
+from annotate.vlm import messages
+from annotate.vlm.budget import Prices, UsageMeter, UsageTotal
+from annotate.vlm.client import Chat, read_model_notes
+from annotate.vlm.coordinates import BoxFormat
+from annotate.vlm.messages import ParsedBox
+from annotate.vlm.retry import RetryPolicy, map_threads
+from annotate.vocabulary import Phrase, detector_phrases
 
-_ASKED = "B"  # what a question with a reference calls the picture to be searched
-_CAPTION = "caption.v1"
+_SEARCHED_IMAGE = "B"  # what a question with a reference calls the picture to be searched
+_CAPTION_PROMPT = "caption.v1"
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,14 @@ class VlmDetector:
     unreadable: str = "stop"
     temperature: float | None = 0.0
     max_tokens: int = 2048
-    parallel: int = field(default=4, metadata=ASIDE)
-    timeout: float = field(default=60.0, metadata=ASIDE)
-    tries: int = field(default=5, metadata=ASIDE)
-    wait: float = field(default=1.0, metadata=ASIDE)
-    cache: bool = field(default=True, metadata=ASIDE)
-    price_in: float = field(default=0.0, metadata=ASIDE)
-    price_out: float = field(default=0.0, metadata=ASIDE)
-    budget: float | None = field(default=None, metadata=ASIDE)
+    parallel: int = field(default=4, metadata=RUNTIME_ONLY)
+    timeout: float = field(default=60.0, metadata=RUNTIME_ONLY)
+    tries: int = field(default=5, metadata=RUNTIME_ONLY)
+    wait: float = field(default=1.0, metadata=RUNTIME_ONLY)
+    cache: bool = field(default=True, metadata=RUNTIME_ONLY)
+    price_in: float = field(default=0.0, metadata=RUNTIME_ONLY)
+    price_out: float = field(default=0.0, metadata=RUNTIME_ONLY)
+    budget: float | None = field(default=None, metadata=RUNTIME_ONLY)
     coordinates: str = field(init=False)
     prompt_sha256: str = field(init=False)
     reference_sha256: str = field(init=False)
@@ -71,8 +75,8 @@ class VlmDetector:
         self._check_choices()
         found = self.convention
         if found == "calibrated":
-            found = str(model_notes.notes(self.url, self.model).get("convention", ""))
-        object.__setattr__(self, "coordinates", str(Convention.parse(found)) if found else "")
+            found = str(read_model_notes(self.url, self.model).get("convention", ""))
+        object.__setattr__(self, "coordinates", str(BoxFormat.parse(found)) if found else "")
         object.__setattr__(self, "prompt_sha256", self._template.sha256)
         shown = Path(self.reference).read_bytes() if self._reference else b""
         object.__setattr__(
@@ -96,9 +100,9 @@ class VlmDetector:
             raise AnswerError("vlm: a budget needs prices: --set price_in=... --set price_out=...")
 
     @cached_property
-    def _template(self) -> questions.Template:
+    def _template(self) -> messages.Template:
         name = "boxes-with-reference.v1" if self.reference else "boxes.v1"
-        return questions.template(self.prompt or name)
+        return messages.load_template(self.prompt or name)
 
     @cached_property
     def _reference(self) -> dict[str, Any] | None:
@@ -109,7 +113,7 @@ class VlmDetector:
                 shown = np.asarray(picture.convert("RGB"))
         except OSError as error:
             raise AnswerError(f"{self.reference}: no picture that can be read: {error}") from None
-        return questions.part(questions.resized(shown, self.side), self.detail)
+        return messages.image_part(messages.resize(shown, self.side), self.detail)
 
     @cached_property
     def chat(self) -> Chat:
@@ -122,13 +126,13 @@ class VlmDetector:
             self.temperature,
             self.max_tokens,
             self.timeout,
-            Patience(self.tries, self.wait),
-            Meter(Prices(self.price_in, self.price_out), self.budget),
+            RetryPolicy(self.tries, self.wait),
+            UsageMeter(Prices(self.price_in, self.price_out), self.budget),
             self.cache,
         )
 
     @property
-    def bill(self) -> Bill:
+    def bill(self) -> UsageTotal:
         """What this detector has asked so far, and what it cost."""
         return self.chat.meter.bill
 
@@ -139,7 +143,7 @@ class VlmDetector:
             AnswerError, PromptError, MissingPackage: say what is missing.
         """
         self._check_model()
-        phrases(self.vocabulary, "vlm")
+        detector_phrases(self.vocabulary, "vlm")
         if not self.coordinates:
             asked = f"annotate calibrate --model {self.model} --url {self.url}"
             raise AnswerError(f"how {self.model} counts is not known: {asked}")
@@ -154,8 +158,8 @@ class VlmDetector:
             BudgetSpent: the next question might cost more than the budget leaves.
         """
         self.ready()
-        asked = phrases(self.vocabulary, "vlm")
-        return several(lambda frame: self._propose(frame, asked), frames, self.parallel)
+        asked = detector_phrases(self.vocabulary, "vlm")
+        return map_threads(lambda frame: self._propose(frame, asked), frames, self.parallel)
 
     def caption(self, image: Picture) -> str:
         """What is to be seen on a picture, RGB, in words.
@@ -163,31 +167,34 @@ class VlmDetector:
         Raises:
             AnswerError: no model is named, or it gives no answer.
         """
-        return self.query(image, questions.template(_CAPTION).text)
+        return self.query(image, messages.load_template(_CAPTION_PROMPT).text)
 
     def query(self, image: Picture, question: str) -> str:
         """The answer to a question about a picture, RGB."""
         self._check_model()
-        shown = questions.part(questions.resized(image, self.side), self.detail)
-        return self.chat.say([shown, questions.words(question)], "a picture")
+        shown = messages.image_part(messages.resize(image, self.side), self.detail)
+        return self.chat.say([shown, messages.text_part(question)], "a picture")
 
     def _propose(self, frame: Frame, asked: Sequence[Phrase]) -> sv.Detections:
         found = self._asked(frame, asked)
         if self.refine:
             found = [self._refined(frame, each) for each in found]
-        return detections(found, frame.size_wh)
+        return to_detections(found, frame.size_wh)
 
-    def _asked(self, frame: Frame, asked: Sequence[Phrase]) -> list[Found]:
+    def _asked(self, frame: Frame, asked: Sequence[Phrase]) -> list[PhraseBox]:
         """The boxes on one picture, in its pixels."""
-        picture = questions.resized(frame.image, self.side)
+        picture = messages.resize(frame.image, self.side)
         told = [phrase.text for phrase in asked]
-        shown = [questions.part(picture, self.detail)]
+        shown = [messages.image_part(picture, self.detail)]
         if self._reference:
-            named = (questions.words("Picture A:"), questions.words(f"Picture {_ASKED}:"))
+            named = (
+                messages.text_part("Picture A:"),
+                messages.text_part(f"Picture {_SEARCHED_IMAGE}:"),
+            )
             shown = [named[0], self._reference, named[1], *shown]
         try:
             said = self.chat.boxes(
-                [*shown, questions.words(self._template.ask(told))], told, frame.name
+                [*shown, messages.text_part(self._template.ask(told))], told, frame.name
             )
             return self._placed(said, frame, asked, picture.size)
         except UnreadableAnswer:
@@ -196,23 +203,27 @@ class VlmDetector:
             return []
 
     def _placed(
-        self, said: Sequence[Said], frame: Frame, asked: Sequence[Phrase], sent_wh: tuple[int, int]
-    ) -> list[Found]:
+        self,
+        said: Sequence[ParsedBox],
+        frame: Frame,
+        asked: Sequence[Phrase],
+        sent_wh: tuple[int, int],
+    ) -> list[PhraseBox]:
         """What was said, in the frame's pixels; boxes of other things and pictures are left out."""
-        convention = Convention.parse(self.coordinates)
+        convention = BoxFormat.parse(self.coordinates)
         scale = np.tile(np.array(frame.size_wh) / np.array(sent_wh), 2)
         found, outside = [], 0
         for each in said:
-            phrase = meant(each.label, asked)
-            elsewhere = self._reference and each.picture.upper() not in ("", _ASKED)
+            phrase = match_phrase(each.label, asked)
+            elsewhere = self._reference and each.picture.upper() not in ("", _SEARCHED_IMAGE)
             if phrase is None or elsewhere:
                 continue
             x1, y1, x2, y2 = (
                 np.array(convention.xyxy(each.numbers, sent_wh, each.order)) * scale
             ).tolist()
             score = float("nan") if each.score is None else each.score
-            if _share_inside((x1, y1, x2, y2), frame.size_wh) > 0.5:
-                found.append(Found(phrase, (x1, y1, x2, y2), score))
+            if _fraction_inside((x1, y1, x2, y2), frame.size_wh) > 0.5:
+                found.append(PhraseBox(phrase, (x1, y1, x2, y2), score))
             else:
                 outside += 1
         if outside and not found:
@@ -220,7 +231,7 @@ class VlmDetector:
             raise UnreadableAnswer(f"{frame.name}: the boxes lie outside the picture; {how}")
         return found
 
-    def _refined(self, frame: Frame, first: Found) -> Found:
+    def _refined(self, frame: Frame, first: PhraseBox) -> PhraseBox:
         """The box as a second look sees it, at a crop round it; as it was if that sees none."""
         x1, y1, x2, y2 = first.box
         more = max(x2 - x1, y2 - y1, 32.0)  # pixels on each side: three boxes wide
@@ -233,7 +244,7 @@ class VlmDetector:
         return replace(first, box=best) if iou(best, first.box) > 0 else first
 
 
-def _share_inside(box: Box, size_wh: tuple[int, int]) -> float:
+def _fraction_inside(box: Box, size_wh: tuple[int, int]) -> float:
     x1, y1, x2, y2 = box
     width = min(x2, size_wh[0]) - max(x1, 0.0)
     height = min(y2, size_wh[1]) - max(y1, 0.0)

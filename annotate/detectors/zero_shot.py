@@ -1,4 +1,8 @@
-"""Propose boxes for phrases by the zero-shot detectors of `transformers`: OWLv2, Grounding DINO."""
+"""Detect by phrases with zero-shot models of `transformers`: OWLv2, Grounding DINO.
+
+OWL-ViT and OWLv2 take all phrases at once and score each on its own; Grounding DINO and MM
+Grounding DINO read one text, so they are run once for each phrase.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from annotate import weights
-from annotate.device import choose
+from annotate.detectors.tiling import BoxTable, PhraseDetector, Tiling
+from annotate.device import choose_device
 from annotate.errors import AnnotateError, WeightsError, needs
-from annotate.phrasing import Phrase, phrases
-from annotate.records import Picture, Vocabulary
-from annotate.slices import PhraseDetector, Slicing, Table
+from annotate.items.records import Picture, Vocabulary
+from annotate.vocabulary import Phrase, detector_phrases
+from annotate.weights.store import weights_path
 
-TOGETHER = ("owlv2", "owlvit")  # read all phrases at once, each on its own
-APART = ("grounding-dino", "mm-grounding-dino")  # read one text, so are asked for each phrase
+MULTI_PHRASE_MODELS = ("owlv2", "owlvit")  # read all phrases at once, each on its own
+SINGLE_PHRASE_MODELS = (
+    "grounding-dino",
+    "mm-grounding-dino",
+)  # read one text, so are asked for each phrase
 
 
 @dataclass(frozen=True)
@@ -49,19 +56,19 @@ class ZeroShotDetector(PhraseDetector):
 
     @cached_property
     def _phrases(self) -> tuple[Phrase, ...]:
-        return phrases(self.vocabulary, "zero-shot")
+        return detector_phrases(self.vocabulary, "zero-shot")
 
     @cached_property
-    def _slicing(self) -> Slicing:
-        return Slicing(self.tile, self.overlap, self.iou, self.batch, done=False)
+    def _slicing(self) -> Tiling:
+        return Tiling(self.tile, self.overlap, self.iou, self.batch, done=False)
 
     @cached_property
     def _network(self) -> _Network:
         return _Network.load(self.model, self.device, self.dtype)
 
-    def _look(self, images: list[Picture]) -> list[Table]:
+    def _look(self, images: list[Picture]) -> list[BoxTable]:
         texts = [phrase.text for phrase in self._phrases]
-        tables: list[list[Table]] = [[np.zeros((0, 6))] for _ in images]
+        tables: list[list[BoxTable]] = [[np.zeros((0, 6))] for _ in images]
         for number, results in self._network.ask(images, texts, self.least):
             for table, found in zip(tables, results, strict=True):
                 scores = found["scores"].float().cpu().numpy()
@@ -82,13 +89,13 @@ class _Network:
         needs("torch")
         package = needs("transformers")
         package.utils.logging.disable_progress_bar()  # ours is shown
-        folder = weights.where(name)
+        folder = weights_path(name)
         if not (folder / "config.json").is_file():
             raise WeightsError(f"{folder} is no folder of a model of transformers: no config.json")
-        place, kind = choose(device, dtype)
+        place, kind = choose_device(device, dtype)
         here = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
         try:
-            _check(package.AutoConfig.from_pretrained(**here).model_type, folder)
+            _check_model_type(package.AutoConfig.from_pretrained(**here).model_type, folder)
             model = package.AutoModelForZeroShotObjectDetection.from_pretrained(**here, dtype=kind)
             prepare = package.AutoImageProcessor.from_pretrained(**here)
             tokenize = package.AutoTokenizer.from_pretrained(**here)
@@ -105,11 +112,11 @@ class _Network:
         Nothing is looked at together that would change what is found.
         """
         torch = needs("torch")
-        together = self.model.config.model_type in TOGETHER
+        together = self.model.config.model_type in MULTI_PHRASE_MODELS
         pixels = self.prepare(images=images, return_tensors="pt").to(self.model.device)
         pixels = pixels.to(self.model.dtype)
         sizes = torch.tensor([image.shape[:2] for image in images])
-        questions = [texts] if together else [[_sentence(text)] for text in texts]
+        questions = [texts] if together else [[_grounding_dino_prompt(text)] for text in texts]
         for first, question in enumerate(questions):
             told = self.tokenize(question * len(images), padding=True, return_tensors="pt")
             with torch.inference_mode():
@@ -125,12 +132,12 @@ class _Network:
                 )
 
 
-def _check(kind: str, folder: Path) -> None:
-    if kind not in TOGETHER + APART:
-        known = ", ".join(TOGETHER + APART)
+def _check_model_type(kind: str, folder: Path) -> None:
+    if kind not in MULTI_PHRASE_MODELS + SINGLE_PHRASE_MODELS:
+        known = ", ".join(MULTI_PHRASE_MODELS + SINGLE_PHRASE_MODELS)
         raise AnnotateError(f"{folder} is a model of the kind {kind}; zero-shot knows {known}")
 
 
-def _sentence(text: str) -> str:
+def _grounding_dino_prompt(text: str) -> str:
     """A phrase as Grounding DINO was taught to read them: small letters, a full stop."""
     return f"{text.lower().rstrip('. ')}."

@@ -1,1 +1,1 @@
-"""Propagators, one file each: what carries prompts through a clip."""
+"""Propagators: what carries prompts through a clip as masks."""

@@ -1,7 +1,8 @@
-"""Find and follow every instance of a phrase with SAM 3, by `transformers`; no points are given.
+"""Find and follow every instance of a phrase with SAM 3 of `transformers`, without points.
 
-The package's model is called frame by frame as it streams, with its own detector, tracker and rules
-for who is who; what its session would keep for ever is dropped once nothing can read it.
+The package's model is called frame by frame as the clip streams, with its own detector, tracker and
+rules of association. What its session would keep for ever is dropped once no later frame can read
+it.
 """
 
 from __future__ import annotations
@@ -18,18 +19,23 @@ import numpy as np
 import numpy.typing as npt
 import supervision as sv
 
-from annotate import weights
-from annotate.device import choose
+from annotate.device import choose_device
 from annotate.errors import PromptError, WeightsError, needs
-from annotate.records import Frame, Prompt
+from annotate.items.records import Frame, Prompt
+from annotate.weights.store import weights_path
 
 if TYPE_CHECKING:
     import torch
 
-    from annotate.propagate import Lesson, State
+    from annotate.propagators.job import PromptedFrame, State
 
-PASSING = {"cache", "processed_frames", "inference_device", "inference_state_device"}
-PASSING |= {"video_storage_device", "dtype", "prompt_embeddings"}  # made again, or the machine's
+
+TRANSIENT_FIELDS = {"cache", "processed_frames", "inference_device", "inference_state_device"}
+TRANSIENT_FIELDS |= {
+    "video_storage_device",
+    "dtype",
+    "prompt_embeddings",
+}  # made again, or the machine's
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Sam3Propagator:
             needs(package)
         return _load(self.model, self.device, self.dtype)
 
-    def begin(self, lessons: Iterable[Lesson]) -> Sam3Session:
+    def begin(self, lessons: Iterable[PromptedFrame]) -> Sam3Session:
         """Open a pass; there is nothing to learn from but the phrase."""
         model, processor, kind = self.ready()
         return Sam3Session(model, processor, kind, self.phrase.strip())
@@ -84,7 +90,7 @@ class Sam3Session:
         order = np.argsort(ids)
         seen = order[masks[order].any(axis=(1, 2))]
         return sv.Detections(
-            xyxy=_boxes(masks[seen]),
+            xyxy=_masks_to_xyxy(masks[seen]),
             mask=masks[seen],
             confidence=found["scores"].float().cpu().numpy()[seen].astype(np.float64),
             tracker_id=ids[seen].astype(np.int64) + 1,
@@ -96,7 +102,7 @@ class Sam3Session:
 
         kept: dict[str, Any] = {"ticks": len(self._session.processed_frames or ())}
         for name, held in vars(self._session).items():
-            if name not in PASSING:  # PyTorch unpacks no defaultdict from plain data
+            if name not in TRANSIENT_FIELDS:  # PyTorch unpacks no defaultdict from plain data
                 kept[name] = dict(held) if isinstance(held, defaultdict) else held
         packed = io.BytesIO()
         torch.save(kept, packed)
@@ -144,11 +150,13 @@ class Sam3Session:
         for tracked in session.frames_tracked_per_obj.values():
             tracked.clear()
         for held in session.output_dict_per_obj.values():
-            _thin(held["cond_frame_outputs"], tick, config, prompted=True)
-            _thin(held["non_cond_frame_outputs"], tick, config, prompted=False)
+            _drop_old_outputs(held["cond_frame_outputs"], tick, config, prompted=True)
+            _drop_old_outputs(held["non_cond_frame_outputs"], tick, config, prompted=False)
 
 
-def _thin(outputs: dict[int, dict[str, Any]], tick: int, config: Any, *, prompted: bool) -> None:
+def _drop_old_outputs(
+    outputs: dict[int, dict[str, Any]], tick: int, config: Any, *, prompted: bool
+) -> None:
     """Of old frames only the pointer; of older ones that nobody prompted, nothing."""
     most = config.max_cond_frame_num
     chosen = set(sorted(outputs)[-most:] if most > 0 else outputs) if prompted else set()
@@ -160,7 +168,7 @@ def _thin(outputs: dict[int, dict[str, Any]], tick: int, config: Any, *, prompte
             outputs[past] = {name: outputs[past][name] for name in kept}
 
 
-def _boxes(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _masks_to_xyxy(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     boxes: npt.NDArray[np.float64] = sv.mask_to_xyxy(masks).astype(np.float64)
     boxes[:, 2:] += 1  # theirs end on the last pixel, ours after it
     return boxes
@@ -170,8 +178,8 @@ def _boxes(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
 def _load(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any, torch.dtype]:
     import transformers
 
-    place, kind = choose(device, dtype)
-    folder = _folder(weights.where(name))
+    place, kind = choose_device(device, dtype)
+    folder = _model_folder(weights_path(name))
     try:
         model = transformers.Sam3VideoModel.from_pretrained(folder, local_files_only=True)
         processor = transformers.Sam3VideoProcessor.from_pretrained(folder, local_files_only=True)
@@ -180,6 +188,6 @@ def _load(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any, t
     return model.eval().to(place), processor, kind
 
 
-def _folder(path: Path) -> Path:
+def _model_folder(path: Path) -> Path:
     """Where the files lie: a model of one file is named by that."""
     return path if path.is_dir() else path.parent

@@ -1,0 +1,174 @@
+"""Commands that evaluate detectors and words: compare, phrases, study."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from annotate.cli.options import (
+    ClipPath,
+    Every,
+    Force,
+    MaxFrames,
+    MinScore,
+    OptionalVocabulary,
+    Settings,
+    Start,
+    Stop,
+    complete_detector,
+    key_value_pairs,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def compare(
+    source: Annotated[Path, typer.Argument(help="A clip, or a dataset's folder.")],
+    detector: Annotated[
+        list[str],
+        typer.Option(
+            "-d",
+            "--detector",
+            metavar="[TITLE=]NAME[:KEY=VALUE,...]",
+            autocompletion=complete_detector,
+            help="A column: a detector, perhaps with options; repeatable.",
+        ),
+    ],
+    vocabulary: OptionalVocabulary = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="What is there: items, COCO or a dataset.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for tables and pictures.")
+    ] = Path("compare"),
+    each_phrase: Annotated[
+        bool, typer.Option("--each-phrase", help="A column more for each alternative of a class.")
+    ] = False,
+    every: Every = 1,
+    start: Start = 0,
+    stop: Stop = None,
+    most: MaxFrames = None,
+    least: MinScore = 0.0,
+    batch: Annotated[int, typer.Option(min=1, help="Frames that a detector sees at a time.")] = 8,
+    rows: Annotated[int, typer.Option(min=1, help="Frames on the sheet.")] = 8,
+    force: Force = False,
+) -> None:
+    """Run detectors side by side, each in its own process; tell what each finds and costs."""
+    from annotate.cli import console
+    from annotate.dataset import frame_sources
+    from annotate.detectors.run import detector_names
+    from annotate.errors import AnnotateError
+    from annotate.evaluation import comparison, ground_truth, runs
+    from annotate.video import reader
+    from annotate.vocabulary import read_vocabulary
+
+    seen = frame_sources.open_source(
+        source, reader.FrameSelection(every, start=start, stop=stop, maximum=most)
+    )
+    known = ground_truth.read(truth, seen)
+    if vocabulary is None:
+        words = comparison.truth_vocabulary(known, detector_names())
+    else:
+        words = read_vocabulary(vocabulary)
+    comparison.check_classes(known, words)
+    entries = runs.parse_run_specs(detector, words, each_phrase=each_phrase)
+    total = seen.count()
+    done = runs.run_all(
+        entries,
+        seen,
+        output,
+        batch=batch,
+        force=force,
+        progress=lambda entry: console.progress(entry.title, total),
+    )
+    held = comparison.Comparison([comparison.score_run(column, known) for column in done], least)
+    comparison.write_report(held, seen, known, output, rows)
+    titles, lines = held.texts(held.unmeasured())
+    console.print_table(titles, lines)
+    console.print_status(f"{comparison.NOT_MEASURED}: {', '.join(held.unmeasured())}")
+    console.print_result(str(output))
+    if failed := [judged.title for judged in held.judged if judged.column.error]:
+        raise AnnotateError(f"{', '.join(failed)}: failed; the same command tries again")
+
+
+@app.command()
+def phrases(
+    word: Annotated[list[str], typer.Argument(help="What the thing may be called.")],
+    most: Annotated[int, typer.Option("--max", min=1, help="At most so many for each.")] = 12,
+    meaning: Annotated[
+        bool, typer.Option(help="Add those near in meaning, where MiniLM is installed.")
+    ] = True,
+) -> None:
+    """Search the classes that detectors are trained on: LVIS, COCO and Objects365."""
+    from annotate.cli import console
+    from annotate.evaluation import class_names
+
+    embedder = class_names.load_embedder() if meaning else None
+    columns = (
+        "asked",
+        "phrase",
+        "how",
+        "near",
+        "set",
+        "class",
+        "synonyms",
+        "pictures",
+        "what it is",
+    )
+    rows = []
+    for asked in word:
+        for match in class_names.search(asked, most, embedder):
+            one = match.known
+            known = (one.data_set, one.name, ", ".join(one.synonyms), one.pictures or "")
+            found = (asked, match.phrase, match.how, f"{match.nearness:.2f}")
+            rows.append((*found, *known, one.definition))
+    console.print_table(columns, rows)
+    if embedder is None:
+        console.print_status(
+            "by spelling only; by meaning too with: pip install 'annotate-local[phrases]'"
+        )
+
+
+@app.command()
+def study(
+    clip: ClipPath,
+    frame: Annotated[int, typer.Option(min=0, help="The frame that shows the thing.")],
+    box: Annotated[str, typer.Option(metavar="X1,Y1,X2,Y2", help="A box round it, in pixels.")],
+    describe: Annotated[
+        str, typer.Option(autocompletion=complete_detector, help="Who describes: moondream or vlm.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for what it makes.")],
+    word: Annotated[
+        str | None, typer.Option(help="The word to look for; else the most telling noun.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="The class's name.")] = "object",
+    count: Annotated[int, typer.Option(min=2, help="How many crops.")] = 200,
+    seed: Annotated[int, typer.Option(help="Another seed draws other crops.")] = 0,
+    settings: Settings = None,
+    force: Force = False,
+) -> None:
+    """Have crops round a thing described: which words are used for it, and from how near."""
+    from annotate import prompts
+    from annotate.cli import console
+    from annotate.evaluation import caption_terms, captions
+    from annotate.video import reader
+
+    seen = reader.probe(clip)
+    scope = prompts.PromptScope((seen.width, seen.height), seen.frame_count)
+    _, region = prompts.parse_frame_box(f"{frame},{box}", scope)
+    words = caption_terms.load_spacy_model()
+    wanted = None if word is None else caption_terms.lemmatize(word, words)
+    who, told = captions.load_captioner(describe, key_value_pairs(settings))
+    job = captions.Job(who, describe, told, clip, frame, region, count, seed)
+    with console.progress(describe, count, "crops") as advance:
+        said = captions.describe_crops(
+            job, output / "descriptions.jsonl", force=force, progress=advance
+        )
+    made = caption_terms.build_report(caption_terms.parse_descriptions(said, words), wanted)
+    made.write(output)
+    console.print_dataframe(made.phrases.head(12).set_index("phrase"))
+    console.print_status(
+        f"“{made.word}” stands in {made.table['has_word'].sum()} of {count} descriptions"
+    )
+    console.print_result(caption_terms.vocabulary_entry(name, describe, made.phrases))

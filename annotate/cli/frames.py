@@ -1,0 +1,145 @@
+"""Commands that sample frames of clips: frames, restore."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from annotate.cli.options import (
+    Force,
+    ImageFormat,
+    Keyframes,
+    PictureFormat,
+    Rate,
+    Start,
+    Stop,
+    VideoPaths,
+    clip_paths,
+)
+
+if TYPE_CHECKING:
+    from annotate.sampling.run import Job
+
+
+app = typer.Typer()
+
+
+class DuplicateMethod(enum.StrEnum):
+    """How near-duplicates are known."""
+
+    ssim = "ssim"
+    hash = "hash"
+    embedding = "embedding"
+
+
+OutputOption = typer.Option("-o", "--output", help="Folder for the pictures.")
+
+
+@app.command()
+def frames(
+    clips: Annotated[list[Path], typer.Argument(help="Videos, folders of images, or images.")],
+    output: Annotated[Path | None, OutputOption] = None,
+    shots: Annotated[
+        bool, typer.Option("--shots", help="Take one frame of each shot: if nothing else is said.")
+    ] = False,
+    every: Annotated[int | None, typer.Option(min=1, help="Take every N-th frame.")] = None,
+    rate: Rate = None,
+    keyframes: Keyframes = False,
+    start: Start = 0,
+    stop: Stop = None,
+    most: Annotated[
+        int | None, typer.Option("--max", min=1, help="Keep at most N in all, the most different.")
+    ] = None,
+    duplicates: Annotated[
+        DuplicateMethod,
+        typer.Option(help="Drop what looks like the last kept frame (ssim) or any kept frame."),
+    ] = DuplicateMethod.ssim,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Too much alike, of 1: ssim 0.6, hash 0.84, embedding 0.95."
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X1,Y1,X2,Y2|PNG", help="A display not to look at: a box, a mask; repeatable."
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Drop none: no duplicates, nothing blank.")
+    ] = False,
+    preview: Annotated[
+        Path | None,
+        typer.Option(help="PNG for a sheet of what is kept and dropped; saves no frames."),
+    ] = None,
+    pictures: PictureFormat = ImageFormat.png,
+    force: Force = False,
+) -> None:
+    """Save the frames of clips that are worth having; say what was left out, and why."""
+    from annotate.cli import console
+    from annotate.sampling.filter import FilterOptions, SamplingOptions
+    from annotate.sampling.folder import summarize_folder
+    from annotate.sampling.run import Job, fill_folder
+    from annotate.video import reader
+
+    if (output is None) == (preview is None):
+        raise typer.BadParameter("give a folder, or --preview PNG", param_hint="-o")
+    sparse = keyframes or rate is not None or every is not None
+    if sum((shots, keyframes, rate is not None, every is not None)) > 1:
+        raise typer.BadParameter("one of --shots, --every, --rate", param_hint="--keyframes")
+    choice = reader.FrameSelection(every or 1, rate, keyframes, start, stop)
+    taking = SamplingOptions(not sparse, choice, tuple(ignore or ()))
+    sieve = FilterOptions(duplicates.value, threshold, everything)
+    job = Job(tuple(clips), taking, sieve, most, pictures.value)
+    if preview is not None:
+        _write_preview(job, preview)
+    elif output is not None:
+        with console.progress("frames", job.count()) as advance:
+            fresh = fill_folder(job, output, force=force, progress=advance)
+        console.print_status(summarize_folder(output))
+        console.print_output_path(output, fresh)
+
+
+def _write_preview(job: Job, path: Path) -> None:
+    from annotate.cli import console
+    from annotate.sampling.run import Preview
+
+    seen = Preview(job)
+    with console.progress("frames", job.count()) as advance:
+        seen.run(advance)
+    seen.write(path)
+    rows = [
+        (f"{level:g}" + " *" * (level == job.least), kept, seen.count - kept)
+        for level, kept in seen.kept.items()
+    ]
+    console.print_table(("threshold", "kept", "dropped"), rows)
+    console.print_result(str(path))
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="What `annotate frames` filled.")],
+    why: Annotated[
+        list[str] | None,
+        typer.Option(help="Put back all that was dropped for this reason; repeatable."),
+    ] = None,
+    frame: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLIP#FRAME", help="Put back this frame; repeatable."),
+    ] = None,
+    videos: VideoPaths = None,
+) -> None:
+    """Put back frames that were dropped; without options, say how many were, and why."""
+    from annotate.cli import console
+    from annotate.sampling.folder import count_by_reason, restore_frames, summarize_folder
+
+    with console.progress("frames", None) as advance:
+        count = restore_frames(folder, why or (), frame or (), clip_paths(videos), advance)
+    if why or frame:
+        console.print_status(f"{count} put back; {summarize_folder(folder)}")
+    rows = [(reason or "kept", count) for reason, count in sorted(count_by_reason(folder).items())]
+    console.print_table(("frames", "count"), rows)

@@ -1,0 +1,1 @@
+"""Datasets: build, split, compare, export and import."""

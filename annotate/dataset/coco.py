@@ -1,0 +1,358 @@
+"""Write and read COCO: one JSON file per split, with masks as RLE or polygons.
+
+`CocoFormat` writes compressed RLE with the true mask area, and reads the export back with
+pycocotools. The reader also takes COCO files of other programs: polygons, compressed and
+uncompressed RLE, `iscrowd` annotations, and LVIS's image addresses.
+"""
+
+import contextlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, ClassVar
+
+import numpy as np
+import pycocotools.mask
+from PIL import Image
+from pycocotools.coco import COCO
+
+from annotate.dataset.export import (
+    ImportedDataset,
+    ImportedFrame,
+    assign_frames,
+    clip_box,
+    split_from_name,
+)
+from annotate.dataset.folder import Dataset, Sample, link_or_copy
+from annotate.errors import DatasetError, ItemsError
+from annotate.items import masks
+from annotate.items.records import Box, Item, Object, Rle
+
+_coco_mask: Any = pycocotools.mask
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _CocoFile:
+    """One JSON file: what its categories are called, its pictures, their annotations."""
+
+    path: Path
+    part: str
+    labels: Mapping[Any, str]
+    images: Sequence[Record]
+    annotations: Mapping[Any, Sequence[Record]]
+    clips: Mapping[str, Any]
+
+
+def read(path: Path) -> ImportedDataset:
+    """A COCO file, or every COCO file under a folder; each is a part.
+
+    Raises:
+        DatasetError: names the file and the annotation.
+    """
+    files = [_load_file(each) for each in _find_files(path)]
+    if not files:
+        raise DatasetError(f"{path}: no COCO file (images, annotations, categories) is there")
+    classes = dict.fromkeys(label for each in files for label in each.labels.values())
+    clips = {name: facts for each in files for name, facts in each.clips.items()}
+    known = {
+        (image["video"], image["frame"])
+        for each in files
+        for image in each.images
+        if _has_origin(image)
+    }
+    ours = len(known) == sum(len(each.images) for each in files)
+    return ImportedDataset(tuple(classes), _samples(files, path, ours), clips)
+
+
+def _find_files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise DatasetError(f"{path}: there is no such file or folder")
+    if path.is_file():
+        return [path]
+    return [each for each in sorted(path.rglob("*.json")) if _is_coco(each)]
+
+
+def _is_coco(path: Path) -> bool:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        return False
+    return isinstance(table, dict) and {"images", "annotations", "categories"} <= table.keys()
+
+
+def _load_file(path: Path) -> _CocoFile:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8-sig"))
+        categories = sorted(table["categories"], key=lambda category: category["id"])
+        labels = {category["id"]: str(category["name"]) for category in categories}
+        images = table["images"]
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatasetError(f"{path}: not JSON: {error}") from None
+    except (KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: not a COCO file: {error} is missing or damaged") from None
+    if len(set(labels.values())) != len(labels):
+        raise DatasetError(f"{path}: two categories have the same name")
+    by_image = defaultdict(list)
+    known = {image["id"] for image in images}
+    for annotation in table["annotations"]:
+        if annotation.get("image_id") not in known:
+            raise DatasetError(
+                f"{_annotation_location(path, annotation)}: its image_id is of no image"
+            )
+        by_image[annotation["image_id"]].append(annotation)
+    part = split_from_name(path.stem if not path.stem.startswith("_") else path.parent.name)
+    info = table.get("info")
+    clips = info.get("clips", {}) if isinstance(info, dict) else {}
+    return _CocoFile(path, part, labels, images, by_image, clips if isinstance(clips, dict) else {})
+
+
+def _samples(files: Sequence[_CocoFile], root: Path, ours: bool) -> Iterator[tuple[Path, Sample]]:
+    folder = root if root.is_dir() else root.parent
+    pictures = [_find_image(each, image, folder) for each in files for image in each.images]
+    rows = ((each, image) for each in files for image in each.images)
+    named = assign_frames(pictures, folder.resolve().name)
+    for picture, place, (file, image) in zip(pictures, named, rows, strict=True):
+        size_wh = (int(image["width"]), int(image["height"]))
+        _check_image_size(picture, size_wh, file)
+        annotations = file.annotations.get(image["id"], ())
+        objects = [_read_object(each, size_wh, file) for each in annotations]
+        sample = place.sample(size_wh, objects, file.part)
+        yield picture, _with_origin(sample, place, image) if ours else sample
+
+
+def _check_image_size(picture: Path, size_wh: tuple[int, int], file: _CocoFile) -> None:
+    try:
+        with Image.open(picture) as image:
+            seen = image.size
+    except OSError as error:
+        raise DatasetError(f"{picture}: not an image that can be read: {error}") from None
+    if sorted(seen) != sorted(size_wh):  # a camera's picture may lie on its side
+        says = "{}x{}".format(*size_wh)
+        raise DatasetError(f"{file.path}: {picture.name} is {seen[0]}x{seen[1]}, not {says}")
+
+
+def _has_origin(image: Record) -> bool:
+    return {"video", "frame", "seconds"} <= image.keys()
+
+
+def _with_origin(sample: Sample, place: ImportedFrame, image: Record) -> Sample:
+    item, seconds = sample.item, Fraction(image["seconds"])
+    origin = Item(image["video"], image["frame"], seconds, item.width, item.height, item.objects)
+    return Sample(place.image, origin, sample.part)
+
+
+def _find_image(file: _CocoFile, image: Record, folder: Path) -> Path:
+    """Where a picture lies: by its file name, folders and all or without, or LVIS's address."""
+    name = image.get("file_name") or image.get("coco_url")
+    if not name:
+        raise DatasetError(f"{file.path}: image {image.get('id')} has no file_name")
+    given = PurePosixPath(str(name).replace("\\", "/"))
+    here = file.path.parent
+    homes = [here, here / "images", here.parent, here.parent / "images", folder, folder / "images"]
+    homes += [home / file.part for home in homes]
+    for tail in (given, given.name):
+        for home in homes:
+            if (home / tail).is_file():
+                return home / tail
+    raise DatasetError(f"{file.path}: the picture {name} is not near it; put it into {homes[1]}")
+
+
+def _annotation_location(path: Path, annotation: Record) -> str:
+    return f"{path}: annotation {annotation.get('id', 'without id')}"
+
+
+def _read_object(annotation: Record, size_wh: tuple[int, int], file: _CocoFile) -> Object:
+    where = _annotation_location(file.path, annotation)
+    label = file.labels.get(annotation.get("category_id"))
+    if label is None:
+        raise DatasetError(f"{where}: its category_id is of no category")
+    mask = _read_mask(annotation.get("segmentation"), size_wh, where)
+    box = clip_box(_read_box(annotation, mask, where), size_wh, where)
+    extras = annotation.get("attributes")
+    told = {**(extras if isinstance(extras, dict) else {}), **annotation}
+    track, score, flags = told.get("track_id"), told.get("score"), told.get("flags")
+    return Object(
+        label,
+        box,
+        float(score) if isinstance(score, int | float) else None,
+        track if isinstance(track, int) else None,
+        mask,
+        str(told.get("source", "")),
+        tuple(map(str, flags)) if isinstance(flags, list) else (),
+    )
+
+
+def _read_box(annotation: Record, mask: Rle | None, where: str) -> Box:
+    bbox = annotation.get("bbox")
+    if bbox:
+        try:
+            x, y, width, height = map(float, bbox)
+        except (TypeError, ValueError):
+            raise DatasetError(f"{where}: bbox must be x, y, width, height, got {bbox}") from None
+        return x, y, x + width, y + height
+    tight = masks.box(mask) if mask is not None else None
+    if tight is None:
+        raise DatasetError(f"{where}: neither a bbox nor a segmentation")
+    return tight
+
+
+def _read_mask(segmentation: Any, size_wh: tuple[int, int], where: str) -> Rle | None:
+    """Polygons, compressed or uncompressed run lengths, as ours; None for none."""
+    if not segmentation:
+        return None
+    width, height = size_wh
+    try:
+        if isinstance(segmentation, list):
+            rings = segmentation if isinstance(segmentation[0], list) else [segmentation]
+            parts = [masks.Polygon(np.array(ring, float).reshape(-1, 2)) for ring in rings]
+            if not all(np.isfinite(part.outer).all() for part in parts):
+                raise ValueError
+            return masks.polygons_to_rle(parts, size_wh)
+        if isinstance(segmentation["counts"], list):
+            if sum(segmentation["counts"]) != width * height:
+                raise ItemsError(f"its run lengths do not fill its {width}x{height} pixels")
+            rle = _coco_mask.frPyObjects(segmentation, *segmentation["size"])
+            segmentation = {**rle, "counts": rle["counts"].decode("ascii")}
+        masks.check(segmentation, size_wh)
+    except ItemsError as error:
+        raise DatasetError(f"{where}: {error}") from None
+    except (KeyError, TypeError, ValueError):
+        raise DatasetError(f"{where}: a segmentation that is neither polygons nor RLE") from None
+    return {"size": list(segmentation["size"]), "counts": segmentation["counts"]}
+
+
+_BBOX_DIGITS = 6  # of a pixel: what is left of x2 after x1 + (x2 - x1)
+
+
+@dataclass(frozen=True)
+class CocoFormat:
+    """`images/` and `annotations/instances_PART.json`.
+
+    Every object is an annotation with `iscrowd` 0; a mask is one compressed RLE, or, with
+    `polygons`, a ring for each part, its holes bridged, which pycocotools fills to the same pixels.
+    An object without a mask has the empty list for it and the area of its box. `track_id`, `score`,
+    `source` and `flags` are extra keys, as are a picture's `video`, `frame` and `seconds`.
+    """
+
+    polygons: bool = False
+    mark: ClassVar[str] = "annotations"
+    least_iou: ClassVar[float] = 1.0
+
+    def write(self, dataset: Dataset, out: Path) -> None:
+        """Write the dataset into the empty folder `out`."""
+        (out / "images").mkdir()
+        (out / "annotations").mkdir()
+        with contextlib.ExitStack() as stack:
+            parts = {part: _SplitWriter(stack, out, part, dataset) for part in dataset.parts}
+            annotation_id = 1
+            for image_id, sample in enumerate(dataset, start=1):
+                link_or_copy(dataset.images / sample.image, out / "images" / sample.image)
+                part = parts[sample.part]
+                part.images.append(_image_record(image_id, sample))
+                for thing in sample.item.objects:
+                    part.add(self._annotation(annotation_id, image_id, thing, dataset.classes))
+                    annotation_id += 1
+            for part in parts.values():
+                part.finish()
+
+    def _annotation(
+        self, annotation_id: int, image_id: int, thing: Object, classes: Sequence[str]
+    ) -> dict[str, Any]:
+        x1, y1, x2, y2 = thing.box
+        width, height = round(x2 - x1, _BBOX_DIGITS), round(y2 - y1, _BBOX_DIGITS)
+        extra: dict[str, Any] = {"track_id": thing.track, "score": thing.score}
+        extra |= {"source": thing.source or None, "flags": list(thing.flags) or None}
+        return {
+            "id": annotation_id,
+            "image_id": image_id,
+            "category_id": classes.index(thing.label) + 1,
+            "bbox": [x1, y1, width, height],
+            "area": masks.area(thing.mask) if thing.mask else width * height,
+            "iscrowd": 0,
+            "segmentation": self._segmentation(thing),
+        } | {key: value for key, value in extra.items() if value is not None}
+
+    def _segmentation(self, thing: Object) -> Any:
+        if thing.mask is None:
+            return []
+        if not self.polygons:
+            return dict(thing.mask)
+        parts = masks.to_polygons(thing.mask)
+        return [masks.bridge_rings([part]).ravel().tolist() for part in parts]
+
+    def meant(self, thing: Object) -> Object:
+        """All of it; but as polygons an empty mask is none."""
+        empty = self.polygons and thing.mask is not None and not masks.area(thing.mask)
+        mask = None if empty else thing.mask
+        return Object(thing.label, thing.box, thing.score, thing.track, mask)
+
+    def reread(self, samples: Iterable[Sample], path: Path) -> Iterator[Sequence[Object]]:
+        """For each sample, its objects as pycocotools reads them."""
+        files: dict[str, tuple[COCO, dict[str, int]]] = {}
+        for sample in samples:
+            if sample.part not in files:
+                with contextlib.redirect_stdout(io.StringIO()):  # it chats
+                    coco = COCO(path / "annotations" / f"instances_{sample.part}.json")
+                files[sample.part] = coco, {v["file_name"]: k for k, v in coco.imgs.items()}
+            coco, ids = files[sample.part]
+            yield [
+                _reread_object(coco, annotation) for annotation in coco.imgToAnns[ids[sample.image]]
+            ]
+
+    def read(self, path: Path) -> ImportedDataset:
+        """Read a COCO file, or a folder of them, by whomever it was written.
+
+        Polygons, run lengths and uncompressed run lengths are masks; annotations marked `iscrowd`
+        are objects too, since that is how some writers mark a mask with parts or holes.
+
+        Raises:
+            DatasetError: names the file and the annotation.
+        """
+        return read(path)
+
+
+class _SplitWriter:
+    """One JSON file being written: annotations as they come, then the pictures."""
+
+    def __init__(self, stack: contextlib.ExitStack, out: Path, part: str, data: Dataset) -> None:
+        target = out / "annotations" / f"instances_{part}.json"
+        self.images: list[Mapping[str, Any]] = []
+        self._file: IO[str] = stack.enter_context(target.open("w", encoding="utf-8"))
+        self._between = "\n"
+        categories = [{"id": i, "name": name} for i, name in enumerate(data.classes, start=1)]
+        info = {"description": f"{part}, written by annotate-local", "clips": dict(data.clips)}
+        head = json.dumps({"info": info, "licenses": [], "categories": categories})
+        self._file.write(head[:-1] + ', "annotations": [')
+
+    def add(self, annotation: Mapping[str, Any]) -> None:
+        self._file.write(self._between + json.dumps(annotation, ensure_ascii=False))
+        self._between = ",\n"
+
+    def finish(self) -> None:
+        self._file.write('],\n"images": ' + json.dumps(self.images, ensure_ascii=False) + "}\n")
+
+
+def _image_record(image_id: int, sample: Sample) -> dict[str, Any]:
+    item = sample.item
+    size = {"width": item.width, "height": item.height}
+    origin = {"video": item.video, "frame": item.frame, "seconds": str(item.seconds)}
+    return {"id": image_id, "file_name": sample.image, **size, **origin}
+
+
+def _reread_object(coco: COCO, annotation: Any) -> Object:
+    [category] = coco.loadCats([annotation["category_id"]])
+    x, y, width, height = annotation["bbox"]
+    mask = None
+    if annotation["segmentation"]:
+        rle: Any = coco.annToRLE(annotation)
+        counts = rle["counts"]
+        text = counts if isinstance(counts, str) else counts.decode("ascii")
+        mask = {"size": list(rle["size"]), "counts": text}
+        if annotation["area"] != masks.area(mask) or annotation["iscrowd"]:
+            mask = None  # such an annotation does not say what was meant
+    return Object(category["name"], (x, y, x + width, y + height), mask=mask)

@@ -1,0 +1,1 @@
+"""The `colour` detector: colour ranges, rectangles and strokes; no weights."""

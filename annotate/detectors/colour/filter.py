@@ -1,0 +1,171 @@
+"""Restrict what a detector sees by the colour of a class.
+
+Either every pixel outside the colour ranges becomes black, or the detector gets only crops round
+what the colour detector finds; its boxes are then mapped back to the whole frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from annotate.detectors.colour.ranges import ColourSpec, in_ranges, read_colour_specs
+from annotate.detectors.run import Detector, load_detector
+from annotate.errors import AnnotateError, PromptError, UnknownName
+from annotate.items.records import Frame, Mask, Vocabulary
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+
+CropBox = tuple[int, int, int, int]  # xyxy, whole pixels
+
+
+def filter_by_colour(
+    detector: Detector, *, mask: str | None = None, near: str | None = None, margin: int = 40
+) -> Detector:
+    """The detector, let to see only what the colour of the class `mask` keeps, or near `near`.
+
+    With both, it sees the colour of `mask` near `near`; with neither, all.
+
+    Raises:
+        UnknownName: the vocabulary has no such class; names the nearest.
+        PromptError: the class has no `colour` entry.
+    """
+    if mask is not None:
+        detector = ColourMaskedDetector(detector, mask)
+    return detector if near is None else ColourCroppedDetector(detector, near, margin)
+
+
+@dataclass(frozen=True)
+class ColourMaskedDetector:
+    """A detector that sees black where a pixel is not in the colour ranges of the class `mask`."""
+
+    inner: Detector
+    mask: str
+
+    def __post_init__(self) -> None:
+        _require_spec(self.vocabulary, self.mask)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes that the detector inside proposes."""
+        return self.inner.vocabulary
+
+    def propose(self, frames: list[Frame]) -> list[sv.Detections]:
+        """What the detector inside finds on the blackened frames."""
+        ranges = _require_spec(self.vocabulary, self.mask).ranges
+        return self.inner.propose(
+            [_black_out(frame, in_ranges(frame.image, ranges)) for frame in frames]
+        )
+
+
+@dataclass(frozen=True)
+class ColourCroppedDetector:
+    """A detector that sees only crops, `margin` pixels round what the colour detector finds.
+
+    That is colour and shape of the class `near`. Crops that overlap are one crop, so that nothing
+    is found twice; where there is none, nothing is found.
+    """
+
+    inner: Detector
+    near: str
+    margin: int = 40
+
+    def __post_init__(self) -> None:
+        _require_spec(self.vocabulary, self.near)
+        if self.margin < 0:
+            raise AnnotateError(f"margin must be 0 pixels or more, got {self.margin}")
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes that the detector inside proposes."""
+        return self.inner.vocabulary
+
+    def propose(self, frames: list[Frame]) -> list[sv.Detections]:
+        """What the detector inside finds in the crops, as boxes in the whole frames."""
+        words = self.vocabulary
+        only = Vocabulary(words.name, {self.near: words.classes[self.near]}, words.sha256)
+        kept = load_detector("colour", only).propose(frames)
+        found = [
+            crop_windows(each.xyxy, self.margin, frame.size_wh)
+            for each, frame in zip(kept, frames, strict=True)
+        ]
+        crops = [
+            replace(frame, image=np.ascontiguousarray(frame.image[y1:y2, x1:x2]))
+            for frame, each in zip(frames, found, strict=True)
+            for x1, y1, x2, y2 in each
+        ]
+        proposed = iter(self.inner.propose(crops) if crops else [])
+        return [
+            _merge_detections(
+                [_to_frame_coordinates(next(proposed), window, frame) for window in each]
+            )
+            for frame, each in zip(frames, found, strict=True)
+        ]
+
+
+def crop_windows(xyxy: npt.NDArray[Any], margin: int, size_wh: tuple[int, int]) -> list[CropBox]:
+    """Boxes grown by a margin, cut to the picture; those that overlap as the one round them."""
+    limits = np.array([*size_wh, *size_wh])
+    low, high = np.floor(xyxy[:, :2]) - margin, np.ceil(xyxy[:, 2:]) + margin
+    waiting = [tuple(map(int, row)) for row in np.hstack([low, high]).clip(0, limits)]
+    apart: list[CropBox] = []
+    while waiting:
+        x1, y1, x2, y2 = waiting.pop()
+        for other in apart:
+            if x1 < other[2] and other[0] < x2 and y1 < other[3] and other[1] < y2:
+                apart.remove(other)  # the two as one may overlap a third
+                corners = np.array([(x1, y1, x2, y2), other])
+                waiting.append((*map(int, corners[:, :2].min(0)), *map(int, corners[:, 2:].max(0))))
+                break
+        else:
+            if x1 < x2 and y1 < y2:
+                apart.append((x1, y1, x2, y2))
+    return sorted(apart)
+
+
+def _require_spec(vocabulary: Vocabulary, label: str) -> ColourSpec:
+    if label not in vocabulary.labels:
+        raise UnknownName("class", label, vocabulary.labels)
+    found = read_colour_specs(vocabulary).get(vocabulary.labels.index(label))
+    if found is None:
+        raise PromptError(
+            f"vocabulary {vocabulary.name}, class {label!r}: no colour entry to look by"
+        )
+    return found
+
+
+def _black_out(frame: Frame, keep: Mask) -> Frame:
+    return replace(frame, image=frame.image * keep[:, :, None])
+
+
+def _to_frame_coordinates(found: sv.Detections, window: CropBox, frame: Frame) -> sv.Detections:
+    """What was found in a crop, in the whole frame."""
+    import supervision as sv
+
+    x, y = window[:2]
+    width, height = frame.size_wh
+    mask = None
+    if found.mask is not None:
+        mask = np.zeros((len(found), height, width), bool)
+        mask[:, y : window[3], x : window[2]] = found.mask
+    return sv.Detections(
+        found.xyxy + np.array([x, y, x, y]),
+        mask,
+        found.confidence,
+        found.class_id,
+        data=found.data,
+    )
+
+
+def _merge_detections(parts: list[sv.Detections]) -> sv.Detections:
+    import supervision as sv
+
+    parts = [part for part in parts if len(part)]
+    if parts:
+        return sv.Detections.merge(parts)
+    return sv.Detections(np.zeros((0, 4)), confidence=np.zeros(0), class_id=np.zeros(0, int))

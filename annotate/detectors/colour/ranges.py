@@ -1,0 +1,235 @@
+"""Read colour ranges and shapes from a vocabulary, check them, and apply them to an image.
+
+The `colour` entry of a class holds one or more RGB or HSV ranges and limits on gap, side, aspect
+ratio and fill. A hue range whose low end is above its high end wraps through 0 degrees.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from annotate.errors import PromptError
+from annotate.items.records import Mask, Picture, Vocabulary
+
+Interval = tuple[float, float]
+GreyImage = npt.NDArray[Any]  # (H, W) uint8
+
+# the channels of each space, and from where to where they go
+COLOUR_SPACES: dict[str, dict[str, Interval]] = {
+    "rgb": {"red": (0, 255), "green": (0, 255), "blue": (0, 255)},
+    "hsv": {"hue_degrees": (0, 360), "saturation": (0, 1), "value": (0, 1)},
+}
+_VIVID_LIMITS = {"saturation": (0.3, 1.0), "value": (0.2, 1.0)}  # where a hue means something
+
+
+@dataclass(frozen=True)
+class ColourRange:
+    """From where to where each channel of `space` goes; a hue whose low is above its high wraps.
+
+    >>> Range("hsv", ((340, 20), (0.3, 1), (0.2, 1))).middle_rgb()
+    (153.0, 53.55, 53.55)
+    """
+
+    space: str
+    channels: tuple[Interval, Interval, Interval]
+
+    def middle_rgb(self) -> tuple[float, float, float]:
+        """The colour in the middle of every channel, 0..255."""
+        (low, high), second, third = self.channels
+        if self.space == "rgb":
+            red, green, blue = (sum(channel) / 2 for channel in self.channels)
+            return red, green, blue
+        hue = low + (high - low) % 360 / 2
+        rgb = colorsys.hsv_to_rgb(hue % 360 / 360, sum(second) / 2, sum(third) / 2)
+        red, green, blue = (round(255 * channel, 6) for channel in rgb)
+        return red, green, blue
+
+
+@dataclass(frozen=True)
+class Outline:
+    """How a class's rectangle is drawn in thin strokes.
+
+    `arms` is the share of a side that is drawn from each of its ends: 0.5 is a whole frame, less
+    leaves the middles open. `corners` is how many must be inside the picture.
+    """
+
+    arms: Interval = (0.5, 0.5)
+    corners: int = 2
+
+
+@dataclass(frozen=True)
+class ColourSpec:
+    """What the colour detector is told of a class.
+
+    Parts with at most `gap` pixels between them are one. `size` holds for both sides, in pixels;
+    `aspect` is width by height; `fill` the share of the box that has the colour. With an `outline`
+    the class is a drawn rectangle, otherwise a patch.
+    """
+
+    ranges: tuple[ColourRange, ...]
+    gap: int = 0
+    size: Interval = (1, math.inf)
+    aspect: Interval = (0, math.inf)
+    fill: Interval = (0, 1)
+    outline: Outline | None = None
+
+
+def in_ranges(image: Picture, ranges: Iterable[ColourRange]) -> Mask:
+    """Which pixels of an RGB picture are in any of the ranges; (H, W) bool."""
+    return in_ranges_u8(image, ranges) > 0
+
+
+def in_ranges_u8(image: Picture, ranges: Iterable[ColourRange]) -> GreyImage:
+    """As `inside`, but 255 and 0, which OpenCV takes."""
+    found = np.zeros(image.shape[:2], np.uint8)
+    if not image.size:
+        return found
+    hsv: Any = None
+    for wanted in ranges:
+        if wanted.space == "hsv" and hsv is None:
+            hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)  # every channel 0..255
+        pixels = image if wanted.space == "rgb" else hsv
+        for low, high in _bounds_8bit(wanted):
+            cv2.bitwise_or(found, cv2.inRange(pixels, np.array(low), np.array(high)), found)
+    return found
+
+
+def _bounds_8bit(wanted: ColourRange) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The range in 8 bits, cut in two where the hue wraps."""
+    if wanted.space == "rgb":
+        return [_round_bounds(wanted.channels)]
+    (low, high), *others = wanted.channels
+    eighths = [(a * 255, b * 255) for a, b in others]
+    hues = [(low, high)] if low <= high else [(low, 360), (0, high)]
+    return [_round_bounds([(a * 256 / 360, b * 256 / 360), *eighths]) for a, b in hues]
+
+
+def _round_bounds(channels: Sequence[Interval]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    low, high = zip(*channels, strict=True)
+    return tuple(min(255, round(a)) for a in low), tuple(min(255, round(b)) for b in high)
+
+
+def colour_strength(image: Picture, ranges: Iterable[ColourRange]) -> GreyImage:
+    """How much every pixel is of the ranges' colour, (H, W): linear, so that a thin line adds up.
+
+    The colour's own channels less 0.6 of the others: all of them would measure chroma alone, in
+    which a red line on a red wall is lost; on a grey wall a little brightness does no harm.
+    """
+    found = np.zeros(image.shape[:2], np.uint8)
+    channels = [cv2.extractChannel(image, channel) for channel in range(3)]
+    for wanted in ranges:
+        weights, offset = _channel_weights(np.array(wanted.middle_rgb()))
+        summed: Any = np.full_like(found, offset)
+        for channel in np.argsort(-weights):  # the positive first: every sum is cut at 0 and 255
+            summed = cv2.addWeighted(summed, 1, channels[channel], weights[channel], 0)
+        np.maximum(found, summed, out=found)
+    return found
+
+
+def _channel_weights(rgb: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
+    """The weight of each channel, and what is added."""
+    away = rgb - rgb.mean()
+    if np.abs(away).max() < 16:  # white, grey or black: only brightness tells
+        third = np.full(3, 1 / 3)
+        return (third, 0.0) if rgb.mean() > 127 else (-third, 255.0)
+    own, others = away.clip(min=0), away.clip(max=0)
+    return own / own.sum() - 0.6 * others / others.sum(), 0.0
+
+
+def read_colour_specs(vocabulary: Vocabulary) -> dict[int, ColourSpec]:
+    """Class id -> what it looks like, for the classes with a `colour` entry.
+
+    Raises:
+        PromptError: an entry is not as it must be: names the vocabulary, the class and the key.
+    """
+    told = vocabulary.phrases("colour")
+    return {
+        class_id: _EntryParser(vocabulary.name, vocabulary.labels[class_id]).look(entry)
+        for class_id, entry in told.items()
+    }
+
+
+@dataclass(frozen=True)
+class _EntryParser:
+    """A class's `colour` entry, while it is read."""
+
+    vocabulary: str
+    label: str
+
+    def wrong(self, key: str, expected: str, got: Any) -> PromptError:
+        where = f"vocabulary {self.vocabulary}, class {self.label!r}, colour{key}"
+        return PromptError(f"{where}: expected {expected}, got {got!r}")
+
+    def table(self, key: str, got: Any, known: Iterable[str]) -> Mapping[str, Any]:
+        if not isinstance(got, Mapping):
+            raise self.wrong(key, "a table", got)
+        for name in got:
+            if name not in (known := sorted(known)):
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                raise self.wrong(key, f"only the keys {', '.join(known)}{hint}", name)
+        return got
+
+    def interval(self, key: str, got: Any, within: Interval, wraps: bool = False) -> Interval:
+        numbers = isinstance(got, list | tuple) and all(
+            isinstance(n, int | float) and not isinstance(n, bool) and within[0] <= n <= within[1]
+            for n in got
+        )
+        if not numbers or len(got) != 2 or (got[0] > got[1] and not wraps):
+            rising = "" if wraps else ", the lower first"
+            raise self.wrong(key, f"two numbers from {within[0]} to {within[1]}{rising}", got)
+        return got[0], got[1]
+
+    def whole(self, key: str, got: Any, within: tuple[int, int]) -> int:
+        if not isinstance(got, int) or isinstance(got, bool) or not within[0] <= got <= within[1]:
+            raise self.wrong(key, f"a whole number from {within[0]} to {within[1]}", got)
+        return got
+
+    def look(self, entry: Any) -> ColourSpec:
+        if isinstance(entry, list) and not any(isinstance(part, Mapping) for part in entry):
+            entry = {"ranges": [{"space": "hsv", "hue_degrees": entry, **_VIVID_LIMITS}]}
+        table = self.table("", entry, ["ranges", "gap", "size", "aspect", "fill", "outline"])
+        ranges = table.get("ranges")
+        if not isinstance(ranges, list) or not ranges:
+            raise self.wrong(".ranges", "one table or more of a space and its channels", ranges)
+        outline = self.outline(table["outline"]) if "outline" in table else None
+        for key in {"gap", "fill"} & set(table):
+            if outline is not None:
+                raise self.wrong(f".{key}", "no such key beside outline", table[key])
+        return ColourSpec(
+            tuple(self.range(f".ranges[{row}]", each) for row, each in enumerate(ranges)),
+            self.whole(".gap", table.get("gap", 0), (0, 1000)),
+            self.interval(".size", table.get("size", [1, math.inf]), (1, math.inf)),
+            self.interval(".aspect", table.get("aspect", [0, math.inf]), (0, math.inf)),
+            self.interval(".fill", table.get("fill", [0, 1]), (0, 1)),
+            outline,
+        )
+
+    def range(self, key: str, got: Any) -> ColourRange:
+        space = got.get("space") if isinstance(got, Mapping) else None
+        if space not in COLOUR_SPACES:
+            raise self.wrong(f"{key}.space", " or ".join(map(repr, COLOUR_SPACES)), space)
+        table = self.table(key, got, ["space", *COLOUR_SPACES[space]])
+        first, second, third = (
+            self.interval(
+                f"{key}.{name}", table.get(name, list(whole)), whole, name == "hue_degrees"
+            )
+            for name, whole in COLOUR_SPACES[space].items()
+        )
+        return ColourRange(space, (first, second, third))
+
+    def outline(self, got: Any) -> Outline:
+        table = self.table(".outline", got, ["arms", "corners"])
+        return Outline(
+            self.interval(".outline.arms", table.get("arms", [0.5, 0.5]), (0.05, 0.5)),
+            self.whole(".outline.corners", table.get("corners", 2), (2, 4)),
+        )

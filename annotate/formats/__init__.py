@@ -1,1 +1,0 @@
-"""Formats, one file each: what other programs read."""

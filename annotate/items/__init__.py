@@ -1,0 +1,1 @@
+"""Items: what is known of a frame, in memory and as a journal of JSON lines."""

@@ -1,0 +1,244 @@
+"""Read, write, append to and resume files of items: JSON lines behind a header.
+
+The first line is the header: stage, settings, model, vocabulary and clips. Each complete line after
+the header is the item of one frame. A last line `{"end": N}` marks a complete run. A run that was
+killed leaves a shorter file, at most with a half-written last line; the next run cuts that line off
+and continues. A run with other settings is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from annotate.errors import ItemsError, OutputError, SettingsDiffer
+from annotate.items.records import Header, Item, item_from_json, item_to_json, record_to_json
+
+STDIO = Path("-")  # standard input, standard output
+_MAX_HEADER_BYTES = 1 << 24  # bytes
+
+
+class Journal:
+    """A file of items, read: its header, and its items as often as it is iterated.
+
+    A half-written last line is passed over; any other damage is an error that names its line.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._stream = iter(sys.stdin) if self.path == STDIO else None
+        if self._stream is None and self.path.is_dir():
+            raise ItemsError(f"{path}: a folder, not a file of items")
+        lines = self._lines()
+        try:
+            first = next(lines, "")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not text"
+            raise ItemsError(f"{path}: not a file of items that can be read: {reason}") from None
+        if not first:
+            raise ItemsError(f"{path}: empty, not a file of items")
+        self.header = Header.from_json(first, f"{path}:1")
+
+    def _lines(self) -> Iterator[str]:
+        if self._stream is not None:
+            for line in self._stream:  # noqa: UP028 - `yield from` would close the stream
+                yield line
+            return
+        with self.path.open(encoding="utf-8", newline="\n") as file:
+            yield from file
+
+    def __iter__(self) -> Iterator[Item]:
+        lines = self._lines()
+        if self._stream is None:
+            next(lines, None)
+        for number, line in enumerate(lines, start=2):
+            if not line.endswith("\n"):
+                return
+            if not line.startswith('{"end"'):
+                yield item_from_json(line, f"{self.path}:{number}")
+
+
+def read(path: Path | str) -> Journal:
+    """Open a file of items; `-` is standard input.
+
+    Raises:
+        ItemsError: no such file, not a file of items, or a newer format.
+    """
+    return Journal(path)
+
+
+def _can_resume(path: Path) -> bool:
+    """Whether what is written there can be gone on with: not so for a stream or a device."""
+    return path != STDIO and (path.is_file() or not path.exists())
+
+
+class Appender:
+    """A file of items, being written; every line is flushed before the next is begun."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file, self.name = file, name
+        self.count = 0
+        self.last: Item | None = None
+        self.complete = False
+
+    @property
+    def lasting(self) -> bool:
+        """Whether what is written can be gone on with: a file, not standard output."""
+        return _can_resume(Path(self.name))
+
+    @property
+    def offset(self) -> int:
+        """Bytes up to the end of the last whole line."""
+        return self._file.tell()
+
+    def write(self, item: Item) -> None:
+        """Append one item and flush it."""
+        self._line(item_to_json(item))
+        self.count, self.last = self.count + 1, item
+
+    def finish(self) -> None:
+        """Say that the run reached its end."""
+        self._line(record_to_json({"end": self.count}))
+        self.complete = True
+
+    def rewind(self, offset: int) -> None:
+        """Forget what stands behind `offset`, the end of a line written earlier."""
+        self._file.truncate(offset)
+        self._recall()
+
+    def rewind_all(self) -> None:
+        """Forget every item."""
+        if self.last is not None:
+            self._file.seek(0)
+            self.rewind(len(self._file.readline()))
+
+    def _line(self, text: str) -> None:
+        start = self._file.tell() if self._file.seekable() else None
+        try:
+            self._file.write(text.encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            if start is not None:
+                with suppress(OSError):  # a device cannot be cut back
+                    self._file.truncate(start)
+            kept = f"; the {self.count} frames before it are kept" if self.count else ""
+            raise OutputError(f"{self.name}: cannot write: {error.strerror}{kept}") from None
+
+    def _recall(self) -> None:
+        """Count the whole lines, cut off a half-written one, and stand behind the last."""
+        self._file.seek(0)
+        end = len(self._file.readline())
+        self.count, last, self.complete = 0, b"", False
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            end += len(line)
+            if line.startswith(b'{"end"'):
+                self.complete = True
+            else:
+                self.count, last = self.count + 1, line
+        self._file.truncate(end)
+        self._file.seek(end)
+        where = f"{self.name}:{self.count + 1}"
+        self.last = item_from_json(last.decode(), where) if last else None
+
+
+def append(path: Path | str, header: Header, *, force: bool = False) -> AppendContext:
+    """Start a file of items, or go on with the one that an equal run left; `-` is standard output.
+
+    >>> with append("boxes.jsonl", header) as out:  # doctest: +SKIP
+    ...     for item in items:
+    ...         out.write(item)
+
+    Raises:
+        SettingsDiffer: the file was written under other settings; says which.
+        OutputError: there is another kind of file, or nothing can be written there.
+    """
+    return AppendContext(Path(path), header, force)
+
+
+class AppendContext:
+    """The open file of `append`, as a context."""
+
+    def __init__(self, path: Path, header: Header, force: bool) -> None:
+        self._path, self._header = path, header
+        self._file = self._open(force)
+
+    def __enter__(self) -> Appender:
+        appender = Appender(self._file, str(self._path))
+        try:
+            if _can_resume(self._path) and self._file.seek(0, os.SEEK_END):
+                appender._recall()
+            else:
+                appender._line(self._header.to_json())
+        except BaseException:
+            self.__exit__()
+            raise
+        return appender
+
+    def __exit__(self, *error: object) -> None:
+        if self._path != STDIO:
+            with suppress(OSError):  # every line was flushed, or its failure has been raised
+                self._file.close()
+
+    def _open(self, force: bool) -> IO[bytes]:
+        if self._path == STDIO:
+            return sys.stdout.buffer
+        try:
+            file = self._path.open(self._mode())
+        except OSError as error:
+            raise OutputError(f"{self._path}: cannot write there: {error.strerror}") from None
+        if not _can_resume(self._path):
+            return file
+        try:
+            if force or self._is_our_beginning(file):
+                file.truncate(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _mode(self) -> str:
+        if not _can_resume(self._path):
+            return "wb"
+        return "r+b" if self._path.exists() else "w+b"
+
+    def _is_our_beginning(self, file: IO[bytes]) -> bool:
+        """Whether the file holds no more than a part of our header; refuse what is not ours."""
+        first = file.readline(_MAX_HEADER_BYTES)
+        if not first.endswith(b"\n") and self._header.to_json().encode().startswith(first):
+            return True
+        cure = "give another -o, or --force to write over it"
+        try:
+            there = Header.from_json(first.decode(errors="replace"), f"{self._path}:1")
+        except ItemsError as error:
+            raise OutputError(f"{error}; {cure}") from None
+        if differ := there.differences(self._header):
+            raise SettingsDiffer(f"{self._path}: made with {'; '.join(differ)}: {cure}")
+        return False
+
+
+def write(path: Path | str, header: Header, items: Iterable[Item]) -> None:
+    """Write a whole file of items at once, under a temporary name first."""
+    path = Path(path)
+    if path == STDIO:
+        with append(path, header) as out:
+            _write_all(out, items)
+        return
+    draft = path.with_name(path.name + ".part")
+    try:
+        with append(draft, header, force=True) as out:
+            _write_all(out, items)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write_all(out: Appender, items: Iterable[Item]) -> None:
+    for item in items:
+        out.write(item)
+    out.finish()

@@ -1,0 +1,300 @@
+"""Convert masks between boolean arrays, COCO run lengths and polygons without loss.
+
+Run lengths are COCO's compressed, column-major RLE, by pycocotools. Polygons follow the edges of
+the pixels, not their centres: a polygon has the area of its mask, and converting a mask to polygons
+and back gives the same pixels. (`cv2.findContours` runs through pixel centres and is not exact.)
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pycocotools.mask
+
+from annotate.errors import ItemsError
+from annotate.items.records import Box, Mask, Rle
+
+_coco: Any = pycocotools.mask  # its stubs want a private type where it takes any dict
+Ring = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """One part of a mask: its outline and the outlines of its holes.
+
+    Rings are (N, 2), xy in pixels, not closed: the first point is not repeated. Walking along one
+    of `to_polygons`, the mask is on the right hand.
+    """
+
+    outer: Ring
+    holes: tuple[Ring, ...] = ()
+
+    @property
+    def rings(self) -> tuple[Ring, ...]:
+        """The outline, then the holes."""
+        return (self.outer, *self.holes)
+
+
+def encode(mask: Mask) -> Rle:
+    """A mask, (H, W) bool, as `{"size": [height, width], "counts": str}`."""
+    columns = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8))
+    return _json_rle(_coco.encode(columns.T))
+
+
+def encode_many(masks: npt.NDArray[np.bool_]) -> list[Rle]:
+    """The masks of (n, H, W), one by one."""
+    return [encode(mask) for mask in masks]
+
+
+def decode(rle: Rle) -> Mask:
+    """The mask, (H, W) bool.
+
+    Raises:
+        ItemsError: when the run lengths do not fill its size.
+    """
+    height, width = rle["size"]
+    check(rle, (width, height))
+    mask = np.zeros((height, width), np.bool_)
+    part, (x, y) = crop(rle)
+    mask[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return mask
+
+
+def area(rle: Rle) -> int:
+    """How many pixels the mask has."""
+    return int(_coco.area(dict(rle)))
+
+
+def box(mask: Rle | Mask) -> Box | None:
+    """The tightest xyxy round a mask, x2 and y2 exclusive; None when the mask is empty."""
+    if not isinstance(mask, np.ndarray):
+        x, y, width, height = _coco.toBbox(dict(mask)).tolist()
+        return (x, y, x + width, y + height) if width else None
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def iou(a: Rle, b: Rle) -> float:
+    """Intersection over union, 0..1; two empty masks are the same mask, so 1.
+
+    Raises:
+        ItemsError: when the masks are of pictures of different sizes.
+    """
+    check(a, (b["size"][1], b["size"][0]))
+    if not area(a) and not area(b):
+        return 1.0
+    return float(_coco.iou([dict(a)], [dict(b)], [False])[0, 0])
+
+
+def check(rle: Rle, size_wh: tuple[int, int]) -> None:
+    """Accept the mask of a picture of `size_wh`, and nothing else.
+
+    Raises:
+        ItemsError: when it is of another size, or its run lengths do not fill that size.
+    """
+    width, height = size_wh
+    try:
+        rows, columns = rle["size"]
+        runs = _decode_counts(rle["counts"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise ItemsError(
+            'a mask must be {"size": [height, width], "counts": "..."}, COCO\'s compressed RLE'
+        ) from None
+    if (columns, rows) != (width, height):
+        raise ItemsError(f"the mask is {columns}x{rows}, but its picture is {width}x{height}")
+    if runs.sum() != width * height or (runs < 0).any():
+        raise ItemsError(f"the mask's run lengths do not fill its {width}x{height} pixels")
+
+
+def crop(rle: Rle) -> tuple[Mask, tuple[int, int]]:
+    """The mask inside its box, (h, w) bool, and the xy where the box starts; (0, 0) when empty."""
+    tight = box(rle)
+    if tight is None:
+        return np.zeros((0, 0), np.bool_), (0, 0)
+    x1, y1, x2, y2 = map(int, tight)
+    height = rle["size"][0]
+    ends = np.clip(np.cumsum(_decode_counts(rle["counts"])), x1 * height, x2 * height)
+    lengths = np.diff(ends, prepend=x1 * height)
+    columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(-1, height)
+    return np.ascontiguousarray(columns[:, y1:y2].T), (x1, y1)
+
+
+def to_polygons(mask: Rle | Mask) -> list[Polygon]:
+    """Every part of a mask, with its holes, along the edges of its pixels.
+
+    Pixels that touch at a corner only are two parts. `from_polygons` gives the mask back exactly.
+    """
+    if not isinstance(mask, np.ndarray):
+        part, start_xy = crop(mask)
+    else:
+        x1, y1, x2, y2 = map(int, box(mask) or (0, 0, 0, 0))
+        part, start_xy = mask[y1:y2, x1:x2], (x1, y1)
+    parts: dict[int, list[Ring]] = {}
+    for part_id, ring in _trace_rings(part):
+        parts.setdefault(part_id, []).append(ring + start_xy)
+    return [Polygon(outer, tuple(holes)) for outer, *holes in parts.values()]
+
+
+def from_polygons(polygons: Iterable[Polygon], size_wh: tuple[int, int]) -> Mask:
+    """The pixels of a picture of `size_wh` that lie in any of the polygons, by COCO's rule."""
+    return decode(polygons_to_rle(polygons, size_wh))
+
+
+def polygons_to_rle(polygons: Iterable[Polygon], size_wh: tuple[int, int]) -> Rle:
+    """`from_polygons`, as run lengths."""
+    width, height = size_wh
+    rings = [bridge_rings([polygon]).ravel().tolist() for polygon in polygons]
+    solid = [ring for ring in rings if len(ring) >= 6]  # less than three points enclose nothing
+    if not solid:
+        return encode(np.zeros((height, width), np.bool_))
+    return _json_rle(_coco.merge(_coco.frPyObjects(solid, height, width)))
+
+
+def through_pixel_centres(polygons: Iterable[Polygon]) -> list[Polygon]:
+    """The polygons of `to_polygons`, moved half a pixel inwards, onto centres of the mask's pixels.
+
+    That is what to give a reader which paints the outline itself, as `cv2.fillPoly` does.
+    """
+    return [
+        Polygon(_shrink_half_pixel(polygon.outer), tuple(map(_shrink_half_pixel, polygon.holes)))
+        for polygon in polygons
+    ]
+
+
+def bridge_rings(polygons: Sequence[Polygon]) -> Ring:
+    """All parts and holes as one ring, (N, 2): each joined to the nearest by a bridge of no width.
+
+    A bridge is walked there and back, so the pixels inside (even-odd) are those of the polygons.
+    """
+    rings = [ring for polygon in polygons for ring in polygon.rings]
+    if not rings:
+        return np.zeros((0, 2))
+    points = np.concatenate(rings)
+    if len(rings) == 1:
+        return points
+    starts = np.cumsum([0, *map(len, rings)])
+    following = np.arange(1, len(points) + 1)
+    following[starts[1:] - 1] = starts[:-1]
+    before = np.empty_like(following)
+    before[following] = np.arange(len(points))
+    after, places = following.tolist(), list(range(len(points)))
+    for near, far in _minimum_spanning_tree(points, starts):
+        # near -> far -> round its ring -> far again -> near again -> where near led before
+        places += [far, near]
+        after += [len(after) + 1, after[near]]
+        after[near], after[before[far]] = far, len(after) - 2
+        if before[far] == far:  # a ring of one point
+            after[far] = len(after) - 2
+    walk = [0]
+    while after[walk[-1]] != 0:
+        walk.append(after[walk[-1]])
+    ring: Ring = points[np.array(places)[walk]]
+    return ring
+
+
+def _minimum_spanning_tree(points: Ring, starts: IntArray) -> Iterable[tuple[int, int]]:
+    """The shortest tree over the rings: (point in the tree, point of the ring it takes in)."""
+    from scipy.spatial import cKDTree  # slow to import, and few masks need it
+
+    ring_count = len(starts) - 1
+    best = np.full(len(points), np.inf)
+    nearest = np.zeros(len(points), np.int64)
+    outside = np.ones(ring_count, np.bool_)
+    joined = 0
+    for _ in range(ring_count - 1):
+        outside[joined] = False
+        first, last = starts[joined], starts[joined + 1]
+        distances, places = cKDTree(points[first:last]).query(points)
+        closer = distances < best
+        best[closer], nearest[closer] = distances[closer], places[closer] + first
+        per_ring = np.where(outside, np.minimum.reduceat(best, starts[:-1]), np.inf)
+        joined = int(per_ring.argmin())
+        first, last = starts[joined], starts[joined + 1]
+        far = int(first + best[first:last].argmin())
+        yield int(nearest[far]), far
+
+
+def _trace_rings(mask: Mask) -> Iterable[tuple[int, Ring]]:
+    """Each ring of a mask and the number of its part; a part's outline comes before its holes.
+
+    In a row of the lattice the corners pair up into horizontal edges, in a column into vertical
+    ones; a ring takes one and the other in turn. Where two pixels touch at a corner, the lattice
+    point is two corners, and each stays with its own pixel.
+    """
+    if not mask.any():
+        return
+    padded = np.pad(mask, 1)
+    nw, ne, sw, se = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    y1, x1 = np.nonzero(nw ^ ne ^ sw ^ se)
+    y2, x2 = np.nonzero((nw == se) & (ne == sw) & (nw != ne))
+    ys, xs = np.concatenate([y1, y2, y2]), np.concatenate([x1, x2, x2])
+    leans = nw[y2, x2]  # the two pixels are north-west and south-east
+    rightward = np.repeat([False, False, True], [len(y1), len(y2), len(y2)])
+    downward = np.concatenate([np.zeros(len(y1), np.bool_), ~leans, leans])
+    rows, columns = np.lexsort((rightward, xs, ys)), np.lexsort((downward, ys, xs))
+    across, along = _edge_partners(rows), _edge_partners(columns)
+    lefts, rights = rows[0::2], rows[1::2]
+    below = se[ys[lefts], xs[lefts]]  # the mask is below the edge, so the ring goes to the right
+    _, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    part_ids = parts[ys[lefts] - ~below, xs[lefts]].tolist()
+    points = np.stack([xs, ys], axis=1).astype(np.float64)
+    seen = bytearray(len(points))
+    for part_id, start in zip(part_ids, np.where(below, lefts, rights).tolist(), strict=True):
+        if seen[start]:
+            continue
+        ring = []
+        corner = start
+        while not seen[corner]:
+            other = across[corner]
+            seen[corner] = seen[other] = 1
+            ring += [corner, other]
+            corner = along[other]
+        yield part_id, points[ring]
+
+
+def _edge_partners(order: IntArray) -> list[int]:
+    partners = np.empty_like(order)
+    partners[order[0::2]], partners[order[1::2]] = order[1::2], order[0::2]
+    return list(partners.tolist())
+
+
+def _shrink_half_pixel(ring: Ring) -> Ring:
+    moved = ring.copy()
+    y_shift = np.sign(ring[1::2, 0] - ring[0::2, 0]) / 2  # along an edge to the right: down
+    x_shift = -np.sign(np.roll(ring, -1, axis=0)[1::2, 1] - ring[1::2, 1]) / 2
+    moved[:, 1] += np.repeat(y_shift, 2)
+    moved[:, 0] += np.roll(np.repeat(x_shift, 2), 1)
+    return moved
+
+
+def _decode_counts(counts: str | bytes) -> IntArray:
+    """COCO's compressed counts as lengths of runs: five bits a character, differences of twos."""
+    raw = counts.encode("ascii") if isinstance(counts, str) else counts
+    characters = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
+    lasts = np.flatnonzero(characters & 0x20 == 0)
+    if not len(lasts) or lasts[-1] != len(characters) - 1:
+        raise ValueError("the counts end in the middle of a number")
+    starts = np.concatenate([[0], lasts[:-1] + 1])
+    places = np.arange(len(characters)) - np.repeat(starts, lasts - starts + 1)
+    runs = np.add.reduceat((characters & 0x1F) << (5 * places), starts)
+    negative = characters[lasts] & 0x10 != 0
+    runs[negative] -= np.int64(1) << (5 * (places[lasts[negative]] + 1))
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs
+
+
+def _json_rle(rle: dict[str, Any]) -> Rle:
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def pixel_box(mask: Mask) -> tuple[int, int, int, int]:
+    """xyxy, x2 and y2 exclusive, of a mask that is not empty."""
+    across, down = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1

@@ -1,0 +1,295 @@
+"""Define Frame, Object, Item, Vocabulary, Prompt and Header, and their JSON lines.
+
+All are frozen dataclasses. They are the values that the other packages exchange. Records read
+from JSON are checked: finite boxes inside the picture, masks of the picture's size.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from annotate import __version__
+from annotate.errors import ItemsError
+
+Picture = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Box = tuple[float, float, float, float]
+Rle = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture from a video, and where in the video it stood.
+
+    `image` is RGB, (H, W, 3), uint8. `index` counts the pictures of a full decode from 0. `seconds`
+    is exact, so that two samplers landing on the same picture give it the same name.
+
+    >>> frame = Frame("dock.mp4", 75, Fraction(5, 2), np.zeros((4, 6, 3), np.uint8))
+    >>> frame.name, frame.size_wh
+    ('dock.mp4#75', (6, 4))
+    """
+
+    video: str
+    index: int
+    seconds: Fraction
+    image: Picture = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:
+            got = f"{self.image.shape} {self.image.dtype}"
+            raise ValueError(f"{self.name}: image must be (H, W, 3) uint8, got {got}")
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: `dock.mp4#75`."""
+        return f"{self.video}#{self.index}"
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width, then height: the order used everywhere here."""
+        height, width = self.image.shape[:2]
+        return width, height
+
+
+@dataclass(frozen=True)
+class Object:
+    """One thing on one frame.
+
+    `box` is xyxy in pixels, x2 and y2 exclusive. `score` is None when the model gives none. `mask`
+    is COCO compressed RLE, `counts` a str. `track` stays with the thing through the video. `flags`
+    say what looks wrong with it: see `annotate.propagators.flags`. `by` tells of the person who changed it:
+    {"who", "when", "region"}; None when nobody has. `phrase` is what a detector was told when it
+    found it.
+    """
+
+    label: str
+    box: Box
+    score: float | None = None
+    track: int | None = None
+    mask: Rle | None = None
+    source: str = ""
+    flags: tuple[str, ...] = ()
+    by: Mapping[str, str] | None = None
+    phrase: str = ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is known of one frame: a line in a file of items.
+
+    No objects means "looked at, nothing here". `lost` are the tracks which a propagator has started
+    and does not see on this frame. `dropped` says why a frame is not to be used, where it is not:
+    {"why", and for a duplicate "video", "frame", "similarity" of the one that is kept}.
+    """
+
+    video: str
+    frame: int
+    seconds: Fraction
+    width: int
+    height: int
+    objects: tuple[Object, ...] = ()
+    lost: tuple[int, ...] = ()
+    dropped: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The classes, in the order of their ids, and what each detector is told of each.
+
+    >>> words = Vocabulary("mugs.v1", {"plate": {}, "mug": {"yolo-world": ["cup"]}}, "5e1f")
+    >>> words.labels, words.phrases("yolo-world")
+    (('plate', 'mug'), {1: ['cup']})
+    """
+
+    name: str
+    classes: Mapping[str, Mapping[str, Any]]
+    sha256: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes; a class's place is its id."""
+        return tuple(self.classes)
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """The detectors that it tells anything."""
+        return tuple(dict.fromkeys(name for words in self.classes.values() for name in words))
+
+    def stamp(self) -> dict[str, Any]:
+        """What a file of items records of it."""
+        return {"name": self.name, "sha256": self.sha256, "labels": list(self.labels)}
+
+    def phrases(self, detector: str) -> dict[int, Any]:
+        """Class id -> what `detector` is told, for the classes that tell it anything."""
+        told = enumerate(self.classes.values())
+        return {class_id: words[detector] for class_id, words in told if detector in words}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """All that a person says of one object on one frame: points, a box, a mask, or several of them.
+
+    `points_xy` is (N, 2) in pixels, `point_labels` is (N,), 1 inside and 0 outside. `box` is xyxy.
+    `mask` is (H, W) bool.
+    """
+
+    frame: int
+    object_id: int
+    points_xy: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+    point_labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    box: Box | None = None
+    mask: Mask | None = None
+
+
+FORMAT_VERSION = 1
+_MAX_OVERHANG_PX = 0.51  # pixels by which a box may overhang its picture: half a pixel of rounding
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file of items was made from, and how.
+
+    `settings` are all the options that shape the result. `vocabulary` is {"name", "sha256",
+    "labels"}. `videos` is name -> {"path", "fingerprint", "frame_count", "width", "height"}.
+    """
+
+    stage: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+    vocabulary: Mapping[str, Any] = field(default_factory=dict)
+    videos: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    version: str = __version__
+
+    def to_json(self) -> str:
+        """The header's line, without the line's end."""
+        return record_to_json({"annotate": FORMAT_VERSION, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, line: str, where: str) -> "Header":
+        """Read a header's line; `where` begins the error."""
+        record = record_from_json(line, where)
+        if "annotate" not in record:
+            raise ItemsError(f"{where}: not a file of items: its first line is no header")
+        if record["annotate"] > FORMAT_VERSION:
+            raise ItemsError(
+                f"{where}: written by a newer annotate ({record.get('version')}, format "
+                f"{record['annotate']}; this one reads {FORMAT_VERSION}): pip install -U annotate-local"
+            )
+        try:
+            return cls(**{key: value for key, value in record.items() if key != "annotate"})
+        except TypeError as error:
+            raise ItemsError(f"{where}: a damaged header: {error}") from None
+
+    def differences(self, other: "Header") -> list[str]:
+        """What differs between two runs, in words; where a video lies does not count."""
+        mine, theirs = self._facts(), other._facts()
+        return [
+            f"{key}: {mine.get(key, 'not set')} in the file, {theirs.get(key, 'not set')} now"
+            for key in {**mine, **theirs}
+            if mine.get(key) != theirs.get(key)
+        ]
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"annotate": self.version, "stage": self.stage, "model": self.model}
+        facts |= {"vocabulary": self.vocabulary.get("name")}
+        facts |= {"vocabulary's content": str(self.vocabulary.get("sha256"))[:12]}
+        facts |= {f"clip {name}": video["fingerprint"][:12] for name, video in self.videos.items()}
+        return {**facts, **json.loads(record_to_json(self.settings))}
+
+
+def record_to_json(record: Mapping[str, Any]) -> str:
+    """A record as a line, without the line's end."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def record_from_json(line: str, where: str) -> dict[str, Any]:
+    """What a line says; `where` begins the error.
+
+    Raises:
+        ItemsError: not a JSON object.
+    """
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        raise ItemsError(f"{where}: not JSON: {line[:60].strip()!r}") from None
+    if not isinstance(record, dict):
+        raise ItemsError(f"{where}: expected a JSON object, got {line[:60].strip()!r}")
+    return record
+
+
+def item_to_json(item: Item) -> str:
+    """An item's line, without the line's end; keys that say nothing are left out."""
+    objects = []
+    for thing in item.objects:
+        record: dict[str, Any] = {
+            "label": thing.label,
+            "box": list(thing.box),
+            "score": thing.score,
+        }
+        record |= {"track": thing.track} if thing.track is not None else {}
+        record |= {"mask": dict(thing.mask)} if thing.mask is not None else {}
+        flags = {"flags": list(thing.flags)} if thing.flags else {}
+        by = {"by": dict(thing.by)} if thing.by is not None else {}
+        phrase = {"phrase": thing.phrase} if thing.phrase else {}
+        objects.append(record | {"source": thing.source} | phrase | flags | by)
+    head = {"video": item.video, "frame": item.frame, "seconds": str(item.seconds)}
+    size = {"width": item.width, "height": item.height}
+    lost = {"lost": list(item.lost)} if item.lost else {}
+    dropped = {"dropped": dict(item.dropped)} if item.dropped is not None else {}
+    return record_to_json(head | size | {"objects": objects} | lost | dropped)
+
+
+def item_from_json(line: str, where: str) -> Item:
+    """Read and check an item's line; `where` begins the error.
+
+    Raises:
+        ItemsError: not an item, a box outside the picture, a mask of another size.
+    """
+    return item_from_record(record_from_json(line, where), where)
+
+
+def item_from_record(record: Mapping[str, Any], where: str) -> Item:
+    """Check what an item's line says; as `item_from_json` does."""
+    try:
+        width, height = int(record["width"]), int(record["height"])
+        objects = tuple(_object_from_record(each, width, height) for each in record["objects"])
+        seconds = Fraction(record["seconds"])
+        told = tuple(record.get("lost", ())), record.get("dropped")
+        return Item(record["video"], record["frame"], seconds, width, height, objects, *told)
+    except KeyError as error:
+        raise ItemsError(f"{where}: an item without {error}") from None
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ItemsError(f"{where}: {error}") from None
+
+
+def _object_from_record(record: Mapping[str, Any], width: int, height: int) -> Object:
+    x1, y1, x2, y2 = box = tuple(map(float, record["box"]))
+    if not all(map(math.isfinite, box)) or x2 < x1 or y2 < y1:
+        raise ValueError(f"box {list(box)} is not x1, y1, x2, y2")
+    if (
+        min(x1, y1) < -_MAX_OVERHANG_PX
+        or x2 > width + _MAX_OVERHANG_PX
+        or y2 > height + _MAX_OVERHANG_PX
+    ):
+        raise ValueError(f"box {list(box)} is outside the picture of {width}x{height}")
+    mask = record.get("mask")
+    if mask is not None and list(mask["size"]) != [height, width]:
+        raise ValueError(f"a mask of size {mask['size']}, but the picture is {[height, width]}")
+    told = record.get
+    return Object(
+        record["label"],
+        (x1, y1, x2, y2),
+        score=told("score"),
+        track=told("track"),
+        mask=mask,
+        source=told("source", ""),
+        phrase=told("phrase", ""),
+        flags=tuple(told("flags", ())),
+        by=told("by"),
+    )

@@ -1,0 +1,1 @@
+"""Label Studio: push frames and clips, pull corrections, run a local server."""

@@ -1,0 +1,135 @@
+"""Check a Label Studio server as a push would find it, and give the cure of each problem."""
+
+from __future__ import annotations
+
+import io
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from annotate.dataset.folder import Dataset
+from annotate.errors import StudioError
+from annotate.labelstudio.client import Project, StudioClient
+from annotate.labelstudio.server import LABEL_STUDIO_VERSION
+from annotate.labelstudio.tasks import complete_config, config_labels, image_config, video_config
+
+_MAX_CLOCK_OFFSET_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class DoctorCheck:
+    """One thing that was looked at, what was found, and its cure; "" where all is well."""
+
+    what: str
+    found: str
+    cure: str = ""
+
+
+def run_checks(
+    server: StudioClient, dataset: Dataset | None = None, project: str | None = None
+) -> list[DoctorCheck]:
+    """All that can be looked at; with a dataset or a project, that as well.
+
+    Raises:
+        StudioError: the server does not answer, or refuses the token: the error says the cure.
+    """
+    who = server.who()
+    checks = [DoctorCheck("address", server.url), _check_version(server), _check_token(server, who)]
+    checks += [_check_permissions(server), _check_clock(server), _check_document_root(server)]
+    name = project or (dataset and dataset.path.absolute().name)
+    if name:
+        checks += _check_project(server, name, dataset)
+    return checks
+
+
+def _check_version(server: StudioClient) -> DoctorCheck:
+    told = server.get("/api/version")
+    version = str(told.get("release", "unknown"))
+    ours = LABEL_STUDIO_VERSION
+    cure = "" if version == ours else f"tested with {ours}; look twice, or use `annotate studio up`"
+    return DoctorCheck("version", version, cure)
+
+
+def _check_token(server: StudioClient, who: dict[str, object]) -> DoctorCheck:
+    return DoctorCheck("token", f"{server.token_kind}, of {who['email']}")
+
+
+def _check_permissions(server: StudioClient) -> DoctorCheck:
+    try:
+        count = server.get("/api/projects", {"page_size": 1, "include": "id"})["count"]
+    except StudioError as error:
+        return DoctorCheck("rights", str(error), "ask for a user who may see and make projects")
+    return DoctorCheck("rights", f"sees {count} projects")
+
+
+def _check_clock(server: StudioClient) -> DoctorCheck:
+    headers, _ = server.fetch("/health")
+    off = abs(parsedate_to_datetime(headers["date"]).timestamp() - time.time())
+    cure = (
+        ""
+        if off < _MAX_CLOCK_OFFSET_SECONDS
+        else "set the clocks: `--since last` goes by the server's"
+    )
+    return DoctorCheck("clock", f"{off:.0f} s apart", cure)
+
+
+def _check_document_root(server: StudioClient) -> DoctorCheck:
+    root = server.documents
+    if root is None:
+        return DoctorCheck("document root", "not of this machine: pictures are uploaded")
+    mode = stat.S_IMODE(root.parent.stat().st_mode)
+    if links := [path for path in root.rglob("*") if path.is_symlink()]:
+        cure = f"remove {links[0]}: the server follows links out of its root"
+        return DoctorCheck("document root", str(root), cure)
+    cure = f"chmod 700 {root.parent}" if mode & 0o077 else ""
+    return DoctorCheck("document root", f"{root}, mode of its folder {mode:o}", cure)
+
+
+def _check_project(
+    server: StudioClient, name: str, dataset: Dataset | None
+) -> Iterator[DoctorCheck]:
+    found = server.find(name)
+    if found is None:
+        yield DoctorCheck("project", f"none called {name!r}", "`annotate push` makes it")
+        return
+    yield DoctorCheck("project", f"{found.id}: {found.title}")
+    if dataset is not None:
+        yield _check_config(found, dataset)
+    yield _check_first_task(server, found)
+
+
+def _check_config(project: Project, dataset: Dataset) -> DoctorCheck:
+    offered = config_labels(project.config)
+    missing = [label for label in dataset.classes if label not in offered]
+    make = video_config if "<VideoRectangle" in project.config else image_config
+    try:
+        complete_config(project.config, dataset.classes, make(dataset.classes))
+    except StudioError as error:
+        return DoctorCheck("labelling config", ", ".join(offered), str(error))
+    cure = f"`annotate push` adds {', '.join(missing)}" if missing else ""
+    return DoctorCheck("labelling config", ", ".join(offered), cure)
+
+
+def _check_first_task(server: StudioClient, project: Project) -> DoctorCheck:
+    """Fetch what the editor would show of the first task."""
+    listed = server.get("/api/tasks", {"project": project.id, "page_size": 1, "fields": "all"})
+    if not listed["tasks"]:
+        return DoctorCheck("a picture", "no tasks yet", "`annotate push` makes them")
+    data = listed["tasks"][0]["data"]
+    address = str(data.get("image") or data.get("video") or "")
+    cure = "put the file back where the server serves it from, or push to a new project"
+    try:
+        _, content = server.fetch(address)
+    except StudioError as error:
+        return DoctorCheck("a picture", f"does not show: {error}", cure)
+    if "image" in data:
+        from PIL import Image
+
+        try:
+            Image.open(io.BytesIO(content)).load()
+        except OSError as error:
+            return DoctorCheck("a picture", f"{address} is no picture: {error}", cure)
+    return DoctorCheck("a picture", f"{Path(address).name} shows, {len(content)} bytes")

@@ -1,0 +1,287 @@
+"""Convert objects to Label Studio regions and back, brush masks included.
+
+Regions are in percent of the image. Percent and back costs a float its last digit, and a brush
+loses its soft edge. So a returned region is compared with the one that was sent: if they are equal,
+the result is the original object, to the last bit.
+
+Brush masks are run lengths of RGBA pixels, packed bit by bit (thi.ng's rle-pack). The stream has a
+head of 53 bits: the number of values, the word size, and the four widths that a run's length may
+have. Then come runs: one bit (a repeated word, or single words), two bits for the width, the
+length minus one, and the word or words. Label Studio's own editor writes the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from annotate.dataset.folder import object_ids
+from annotate.errors import StudioError
+from annotate.items import masks
+from annotate.items.records import Box, Item, Mask, Object, Rle
+
+Bits = npt.NDArray[np.uint8]
+
+_LENGTH_WIDTHS = (3, 4, 8, 16)  # bits that a run's length may have
+_HEAD_BITS = 32 + 5 + 4 * len(_LENGTH_WIDTHS)
+_MAX_RUN = 1 << _LENGTH_WIDTHS[-1]
+_CHANNELS = 4
+_MIN_ALPHA = 128  # of 255: an editor's stroke has a soft edge
+
+
+def encode_brush(mask: Mask) -> list[int]:
+    """A mask, (H, W) bool, as the bytes which Label Studio stores: 0 or 255 in all channels."""
+    flat = np.ascontiguousarray(mask).ravel()
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
+    return _pack_runs(np.diff(ends, prepend=-1), flat[ends], flat.size)
+
+
+def encode_brush_rle(rle: Rle) -> list[int]:
+    """`encode` of a mask in COCO's run lengths."""
+    from annotate.items import masks
+
+    return encode_brush(masks.decode(rle))
+
+
+def _pack_runs(pixels: npt.NDArray[np.int64], on: npt.NDArray[np.bool_], size: int) -> list[int]:
+    lengths, values = pixels * _CHANNELS, on.astype(np.uint64) * np.uint64(255)
+    pieces = -(-lengths // _MAX_RUN)
+    kinds = np.digitize(lengths, [(1 << width) + 1 for width in _LENGTH_WIDTHS[:-1]])
+    if (pieces > 1).any():  # what is left of a long run keeps its width, as in the SDK
+        values, kinds, last = values.repeat(pieces), kinds.repeat(pieces), np.cumsum(pieces) - 1
+        rest = lengths - (pieces - 1) * _MAX_RUN
+        lengths = np.full(pieces.sum(), _MAX_RUN, np.int64)
+        lengths[last] = rest
+    sizes = np.array(_LENGTH_WIDTHS)[kinds]
+    words = (4 | kinds).astype(np.uint64) << (sizes + 8).astype(np.uint64)
+    words |= (lengths - 1).astype(np.uint64) << np.uint64(8) | values
+    return list(np.packbits(_pack_words(words, sizes + 11, size)).tolist())
+
+
+def _pack_words(words: npt.NDArray[np.uint64], widths: npt.NDArray[np.int64], size: int) -> Bits:
+    """The head and the words, each as wide as it is, as bits one by one."""
+    starts = np.cumsum(widths) - widths + _HEAD_BITS
+    bits = np.zeros(int(widths.sum()) + _HEAD_BITS, np.uint8)
+    head = size * _CHANNELS
+    for number, width in [(7, 5), *((each - 1, 4) for each in _LENGTH_WIDTHS)]:
+        head = head << width | number
+    bits[:_HEAD_BITS] = [head >> _HEAD_BITS - 1 - place & 1 for place in range(_HEAD_BITS)]
+    for width in np.unique(widths):
+        same = widths == width
+        shifts = np.arange(width - 1, -1, -1).astype(np.uint64)
+        places = starts[same][:, None] + np.arange(width)
+        bits[places] = words[same][:, None] >> shifts & np.uint64(1)
+    return bits
+
+
+def decode_brush(rle: Sequence[int], size_wh: tuple[int, int]) -> Mask:
+    """The mask, (H, W) bool, of a picture of `size_wh`; a soft edge counts from half on.
+
+    Raises:
+        StudioError: the bytes are of a picture of another size, or are cut short.
+    """
+    width, height = size_wh
+    try:
+        stream = _BitReader(bytes(rle))
+        count, word, *widths = (stream.take(bits) for bits in (32, 5, 4, 4, 4, 4))
+        if count != width * height * _CHANNELS:
+            raise StudioError(
+                f"a brush mask of {count // _CHANNELS} pixels, but the picture is {width}x{height}"
+            )
+        values, lengths = stream.runs(count, word + 1, [each + 1 for each in widths])
+    except (ValueError, TypeError, IndexError):
+        raise StudioError("a brush mask whose bytes are cut short or damaged") from None
+    if (lengths % _CHANNELS).any():  # a run that ends amid a pixel
+        return np.repeat(values >= _MIN_ALPHA, lengths)[3::_CHANNELS].reshape(height, width)
+    return np.repeat(values >= _MIN_ALPHA, lengths // _CHANNELS).reshape(height, width)
+
+
+class _BitReader:
+    """Bits, taken from the front."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at, self._end = data + bytes(8), 0, 8 * len(data)
+
+    def take(self, bits: int) -> int:
+        if self._at + bits > self._end:
+            raise ValueError("cut short")
+        first, shift = self._at >> 3, 64 - (self._at & 7) - bits
+        self._at += bits
+        window = int.from_bytes(self._data[first : first + 8], "big")
+        return window >> shift & (1 << bits) - 1
+
+    def runs(
+        self, count: int, word: int, widths: Sequence[int]
+    ) -> tuple[Bits, npt.NDArray[np.int64]]:
+        """The values, each the low eight bits of a word, and how often each of them comes."""
+        found, lengths = bytearray(), list[int]()
+        total = 0
+        while total < count:
+            head = self.take(3)
+            length = self.take(widths[head & 3]) + 1
+            total += length
+            if head & 4:
+                found.append(self.take(word) & 255)
+                lengths.append(length)
+            else:
+                found.extend(self.take(word) & 255 for _ in range(length))
+                lengths.extend([1] * length)
+        if total != count:
+            raise ValueError("too long")
+        return np.frombuffer(found, np.uint8), np.array(lengths)
+
+
+Region = dict[str, Any]
+REGION_TYPES = {  # the name of a control in the labelling config, and the type of its regions
+    "box": "rectanglelabels",
+    "polygon": "polygonlabels",
+    "brush": "brushlabels",
+}
+IMAGE_TAG = "image"
+PERSON_SOURCE = "person"  # the source of an object that a person has added
+_PIXEL_DIGITS = 3  # as in files of items
+_SIMPLIFY_PX = 1.0  # pixels by which an outline may be simplified for a person to edit
+
+
+def to_regions(item: Item, *, polygons: bool = False) -> list[Region]:
+    """What is sent of an item: a region an object, a brush mask (or a polygon) where it has one."""
+    return [
+        _to_region(thing, name, item, _choose_control(thing, polygons))
+        for thing, name in zip(item.objects, object_ids(item.objects), strict=True)
+    ]
+
+
+def _choose_control(thing: Object, polygons: bool) -> str:
+    if thing.mask is None:
+        return "box"
+    if polygons:
+        parts = masks.to_polygons(thing.mask)
+        if len(parts) == 1 and not parts[0].holes:
+            return "polygon"
+    return "brush"
+
+
+def _to_region(thing: Object, name: str, item: Item, control: str) -> Region:
+    kind = REGION_TYPES[control]
+    told = [f"track {thing.track}"] if thing.track is not None else []
+    region: Region = {
+        "id": name,
+        "type": kind,
+        "from_name": control,
+        "to_name": IMAGE_TAG,
+        "original_width": item.width,
+        "original_height": item.height,
+        "image_rotation": 0,
+        "value": {**_shape_value(thing, item, kind), kind: [thing.label]},
+        "meta": {"text": [", ".join([*told, thing.source])]},
+    }
+    return region | ({"score": thing.score} if thing.score is not None else {})
+
+
+def _shape_value(thing: Object, item: Item, kind: str) -> dict[str, Any]:
+    """The part of a region's value that says where it is."""
+    if kind == "brushlabels" and thing.mask is not None:
+        return {"format": "rle", "rle": encode_brush_rle(thing.mask)}
+    if kind == "polygonlabels" and thing.mask is not None:
+        import cv2
+
+        ring = masks.to_polygons(thing.mask)[0].outer.astype(np.float32)
+        simple = cv2.approxPolyDP(ring[:, None], _SIMPLIFY_PX, closed=True)[:, 0]
+        points = simple if len(simple) >= 3 else ring
+        return {"points": (points * (100 / item.width, 100 / item.height)).tolist(), "closed": True}
+    x1, y1, x2, y2 = thing.box
+    return {
+        "x": x1 / item.width * 100,
+        "y": y1 / item.height * 100,
+        "width": (x2 - x1) / item.width * 100,
+        "height": (y2 - y1) / item.height * 100,
+        "rotation": 0,
+    }
+
+
+def check_size(region: Mapping[str, Any], item: Item) -> None:
+    """Accept a region of a picture of the item's size: percents of another mean other pixels.
+
+    Raises:
+        StudioError: it is of a picture of another size.
+    """
+    size = (region.get("original_width"), region.get("original_height"))
+    if size != (item.width, item.height):
+        raise StudioError(
+            f"{item.video}#{item.frame}: a region of a picture of {size[0]}x{size[1]}, but the "
+            f"frame is {item.width}x{item.height}; nothing is written. Was the picture replaced?"
+        )
+
+
+def to_object(region: Mapping[str, Any], was: Object | None, item: Item) -> Object | None:
+    """The object that a region says, `was` itself where nothing of it changed.
+
+    None where all of a mask has been erased. `item` is the frame that it is on.
+
+    Raises:
+        StudioError: of no kind that is known, or without a label.
+    """
+    kind, value = str(region.get("type")), region.get("value", {})
+    if kind not in REGION_TYPES.values():
+        raise StudioError(f"a region of the kind {kind!r}, which is no box, polygon or brush")
+    labels = value.get(kind) or [""]
+    if len(labels) != 1 or not labels[0]:
+        raise StudioError(f"a region with {'no label' if not labels[0] else 'several labels'}")
+    if was is not None and _same_shape(value, was, item, kind):
+        return was if labels[0] == was.label else replace(was, label=labels[0])
+    mask, box = _read_shape(value, kind, item)
+    if mask is None and box is None:
+        return None
+    new = was or Object(labels[0], (0, 0, 0, 0), source=PERSON_SOURCE)
+    whole = masks.encode(mask) if mask is not None else None
+    return replace(new, label=labels[0], box=box or (0, 0, 0, 0), mask=whole, score=None)
+
+
+def _same_shape(value: Mapping[str, Any], was: Object, item: Item, kind: str) -> bool:
+    if (was.mask is None) != (kind == "rectanglelabels"):
+        return False
+    sent = _shape_value(was, item, kind)
+    if kind == "brushlabels" and sent["rle"] != value.get("rle"):
+        try:  # the editor may pack the same pixels in other runs
+            seen = decode_brush(value.get("rle", ()), (item.width, item.height))
+        except StudioError:
+            return False
+        return masks.encode(seen) == was.mask
+    return all(value.get(key) == part for key, part in sent.items())
+
+
+def _read_shape(value: Mapping[str, Any], kind: str, item: Item) -> tuple[Mask | None, Box | None]:
+    size_wh = (item.width, item.height)
+    if kind == "rectanglelabels":
+        return None, _read_box(value, size_wh)
+    if kind == "brushlabels":
+        mask = decode_brush(value.get("rle", ()), size_wh)
+    else:
+        ring = np.array(value.get("points", ()), float).reshape(-1, 2)
+        ring *= (item.width / 100, item.height / 100)
+        mask = masks.from_polygons([masks.Polygon(ring)], size_wh)
+    box = masks.box(mask)
+    return (None, None) if box is None else (mask, box)
+
+
+def _read_box(value: Mapping[str, Any], size_wh: tuple[int, int]) -> Box:
+    """The box in pixels, cut off at the picture's edge; one that was turned is enclosed."""
+    width, height = size_wh
+    x, y = value["x"] * width / 100, value["y"] * height / 100
+    across, down = value["width"] * width / 100, value["height"] * height / 100
+    angle = math.radians(value.get("rotation") or 0)
+    cos, sin = math.cos(angle), math.sin(angle)
+    turned = [(a * cos - d * sin, a * sin + d * cos) for a in (0, across) for d in (0, down)]
+    xs, ys = [x + a for a, _ in turned], [y + d for _, d in turned]
+    sides = (min(xs), min(ys), max(xs), max(ys))
+    if not all(map(math.isfinite, sides)):
+        raise StudioError("a box whose sides are no numbers")
+    limits = (width, height, width, height)
+    cut = (min(max(side, 0.0), most) for side, most in zip(sides, limits, strict=True))
+    x1, y1, x2, y2 = (round(side, _PIXEL_DIGITS) for side in cut)
+    return x1, y1, x2, y2

@@ -1,0 +1,360 @@
+"""Push whole clips to Label Studio as tracks on a video, and pull them back.
+
+Label Studio counts frames from 1, and finds them by the frame rate that it is given: the rate must
+be the file's own, constant, and time must start at 0. It interpolates boxes linearly from keyframe
+to keyframe; a keyframe that is not enabled is the last frame on which the object is seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from annotate.dataset import frame_sources
+from annotate.dataset.folder import Dataset, external_id
+from annotate.errors import DatasetError, OutputError, StudioError, VideoError
+from annotate.items import journal
+from annotate.items.records import Box, Header, Item, Object
+from annotate.labelstudio.client import StudioClient
+from annotate.labelstudio.pull import AnnotationReader, PullReport, Verdict
+from annotate.labelstudio.push import open_project
+from annotate.labelstudio.regions import PERSON_SOURCE, Region
+from annotate.labelstudio.sync import PushReport, TaskSpec, sync_tasks
+from annotate.labelstudio.tasks import TRACKS_TAG, VIDEO_TAG, config_labels, find_tasks
+
+Keyframe = Mapping[str, Any]
+TRACK_REGION_TYPE = "videorectangle"
+_PIXEL_DIGITS = 3
+
+
+@dataclass(frozen=True)
+class VideoTask:
+    """A clip as a task tells of it: its frames' times, in order, and its size."""
+
+    name: str
+    size_wh: tuple[int, int]
+    rate: Fraction
+    seconds: Sequence[Fraction]
+
+    @property
+    def count(self) -> int:
+        """How many frames it has."""
+        return len(self.seconds)
+
+
+def tracks_to_regions(items: Sequence[Item], reel: VideoTask) -> list[Region]:
+    """A region for each track of a clip's items; objects without a track are left out.
+
+    Raises:
+        DatasetError: a track has two classes, or is twice on a frame.
+    """
+    tracks: dict[int, dict[int, Object]] = {}
+    for item in items:
+        for thing in item.objects:
+            if thing.track is None:
+                continue
+            of_track = tracks.setdefault(thing.track, {})
+            labels = {each.label for each in of_track.values()} | {thing.label}
+            if item.frame in of_track or len(labels) > 1:
+                why = "there twice" if item.frame in of_track else f"a {' and a '.join(labels)}"
+                raise DatasetError(f"{item.video}#{item.frame}: track {thing.track} is {why}")
+            of_track[item.frame] = thing
+    looked_at = [item.frame for item in items]
+    return [_track_region(track, seen, looked_at, reel) for track, seen in sorted(tracks.items())]
+
+
+def _track_region(
+    track: int, seen: Mapping[int, Object], looked_at: Sequence[int], reel: VideoTask
+) -> Region:
+    following = dict(zip(looked_at, [*looked_at[1:], -1], strict=True))
+    keys = [
+        {**_to_keyframe(frame, thing.box, reel), "enabled": following[frame] in seen}
+        for frame, thing in seen.items()
+    ]
+    label = next(iter(seen.values())).label
+    sources = list(dict.fromkeys(thing.source for thing in seen.values()))
+    digest = hashlib.sha256(json.dumps([label, keys]).encode()).hexdigest()[:8]
+    return {
+        "id": f"track{track}-{digest}",
+        "type": TRACK_REGION_TYPE,
+        "from_name": TRACKS_TAG,
+        "to_name": VIDEO_TAG,
+        "value": {
+            "framesCount": reel.count,
+            "duration": float(reel.count / reel.rate),
+            "labels": [label],
+            "sequence": keys,
+        },
+        "meta": {"text": [", ".join([f"track {track}", *sources])]},
+    }
+
+
+def _to_keyframe(frame: int, box: Box, reel: VideoTask) -> dict[str, Any]:
+    (width, height), (x1, y1, x2, y2) = reel.size_wh, box
+    return {
+        "frame": frame + 1,
+        "time": float((frame + 1) / reel.rate),
+        "rotation": 0,
+        "x": x1 / width * 100,
+        "y": y1 / height * 100,
+        "width": (x2 - x1) / width * 100,
+        "height": (y2 - y1) / height * 100,
+    }
+
+
+_SIDES = ("x", "y", "width", "height")
+
+
+def expand_track(
+    region: Mapping[str, Any],
+    track: int,
+    was: Mapping[int, Object],
+    sent: Region | None,
+    reel: VideoTask,
+    by: Mapping[str, str],
+) -> dict[int, Object]:
+    """A region as an object on each frame on which it is seen.
+
+    `was` are the track's own objects by frame, `sent` the region that was made of them: where the
+    key and the label are theirs, they come back themselves. What lies between two such keys is what
+    a straight line says, and nobody's change; all else tells who changed it.
+    """
+    value = region["value"]
+    label = value["labels"][0]
+    keys = sorted(value["sequence"], key=lambda key: int(key["frame"]))
+    source = next(iter(was.values())).source if was else PERSON_SOURCE
+    theirs = {key["frame"]: key for key in sent["value"]["sequence"]} if sent else {}
+    found: dict[int, Object] = {}
+    for key, after in zip(keys, [*keys[1:], None], strict=True):
+        first, stop = key["frame"] - 1, _keyframe_stop(key, after, reel)
+        own = _same_keyframe(key, theirs, ("enabled", *_SIDES))
+        own &= after is None or stop == first + 1 or _same_keyframe(after, theirs, _SIDES)
+        for frame in range(first, stop):
+            box = _interpolate_box(key, after, frame + 1, reel.size_wh)
+            thing = Object(label, box, None, track, source=source, by=None if own else by)
+            if frame == first and frame in was and _same_keyframe(key, theirs, _SIDES):
+                thing = was[frame]
+            changed = thing.label != label
+            found[frame] = replace(thing, label=label, by=by) if changed else thing
+    return found
+
+
+def _keyframe_stop(key: Keyframe, after: Keyframe | None, reel: VideoTask) -> int:
+    """The frame, from 0, before which what a key says ends."""
+    if not key.get("enabled", True):
+        return int(key["frame"])
+    return reel.count if after is None else int(after["frame"]) - 1
+
+
+def _same_keyframe(key: Keyframe, theirs: Mapping[int, Keyframe], facts: Sequence[str]) -> bool:
+    """Whether a key says of its frame what was sent."""
+    sent = theirs.get(key["frame"])
+    return sent is not None and all(key.get(fact) == sent[fact] for fact in facts)
+
+
+def _interpolate_box(
+    key: Keyframe, after: Keyframe | None, number: int, size_wh: tuple[int, int]
+) -> Box:
+    """The box in pixels on frame `number`, from 1, of the straight line between two keys."""
+    x, y, width, height = (float(key[side]) for side in _SIDES)
+    if after is not None and key.get("enabled", True):
+        part = (number - key["frame"]) / (after["frame"] - key["frame"])
+        there = (float(after[side]) for side in _SIDES)
+        here = (x, y, width, height)
+        x, y, width, height = (a + (b - a) * part for a, b in zip(here, there, strict=True))
+    shown = zip((x, y, x + width, y + height), (*size_wh, *size_wh), strict=True)
+    cut = (min(max(side * most / 100, 0.0), float(most)) for side, most in shown)
+    x1, y1, x2, y2 = (round(side, _PIXEL_DIGITS) for side in cut)
+    return x1, y1, x2, y2
+
+
+_BROWSER_CODECS = {"h264", "vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d"}
+_TRACK_ID = re.compile(r"track(\d+)-")
+
+
+def default_title(dataset: Dataset) -> str:
+    """What a project of clips is called unless it is told: frames have another."""
+    return f"{dataset.path.absolute().name} video"
+
+
+def push_clips(
+    dataset: Dataset,
+    server: StudioClient,
+    *,
+    project: str | None = None,
+    videos: Mapping[str, Path] | None = None,
+    transcode: bool = False,
+    progress: Callable[[], None] = lambda: None,
+) -> PushReport:
+    """Make a task of each clip of a dataset, its tracks as sequences of boxes; see `push.push`.
+
+    Objects without a track are left out. With `transcode`, a clip that a browser does not play
+    frame by frame is written anew, frame for frame, at a constant rate.
+
+    Raises:
+        VideoError: the rate varies, time does not start at 0, or no browser plays it.
+        DatasetError: a track has two classes, or there are no tracks.
+    """
+    found = frame_sources.locate_clips([journal.read(dataset.items)], videos)
+    with ExitStack() as stack:
+        wanted = [_task_spec(dataset, clip, transcode, stack) for clip in found]
+        if not any(want.regions() for want in wanted):
+            raise DatasetError(f"{dataset.path}: none of its objects has a track; push its frames")
+        made, added = open_project(
+            server, project or default_title(dataset), dataset.classes, video=True
+        )
+        done = PushReport(made, server.url, added_classes=added)
+        sync_tasks(server, lambda: wanted, done, progress)
+    return done
+
+
+def _task_spec(
+    dataset: Dataset, clip: frame_sources.LocatedClip, transcode: bool, stack: ExitStack
+) -> TaskSpec:
+    reel = _video_task(clip)
+    file, why = clip.path, _unsupported_reason(clip.path)
+    if why and not transcode:
+        raise VideoError(f"{clip.path}: {why}; --transcode writes it anew for the purpose")
+    if why:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        file = folder / f"{clip.stem}.mp4"
+        _transcode(clip.path, reel, file)
+    data = {
+        "ext_id": external_id(dataset, clip.name),
+        "fps": str(round(float(reel.rate), 6)),
+        "frames": reel.count,
+        "width": reel.size_wh[0],
+        "height": reel.size_wh[1],
+    }
+    regions = partial(tracks_to_regions, list(clip.items()), reel)
+    return TaskSpec(data, VIDEO_TAG, file, regions)
+
+
+def _video_task(clip: frame_sources.LocatedClip) -> VideoTask:
+    from annotate.video import reader
+    from annotate.video.index import VideoFile
+
+    seen = reader.probe(clip.path)
+    if clip.path.is_dir() or seen.frame_count is None:
+        raise VideoError(f"{clip.path}: images are no video: push their frames")
+    table = VideoFile(clip.path).table
+    seconds = [(pts - table.pts[0]) * table.time_base for pts in table.pts]
+    return VideoTask(clip.name, (seen.width, seen.height), seen.rate, seconds)
+
+
+def _unsupported_reason(path: Path) -> str:
+    """Why Label Studio would show other frames than are meant; "" where it would not."""
+    import av
+
+    from annotate.video import reader
+
+    if reader.probe(path).variable_rate:
+        return "its frame rate varies, and Label Studio finds frames by a constant one"
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        if stream.start_time:
+            start = float(stream.start_time * (stream.time_base or Fraction(1)))
+            return f"its first frame is at {start:.3f} s, and Label Studio counts from 0"
+        codec = stream.codec_context.name
+    if codec not in _BROWSER_CODECS or path.suffix.lower() not in {".mp4", ".webm", ".m4v"}:
+        return f"browsers may not play {codec} in {path.suffix or 'a file without ending'}"
+    return ""
+
+
+def _transcode(source: Path, reel: VideoTask, target: Path) -> None:
+    from annotate.video import reader, writer
+
+    with writer.VideoWriter(target, reel.rate, reel.size_wh) as out:
+        for frame in reader.frames(source):
+            out.write(frame.image)
+
+
+def pull_clips(
+    dataset: Dataset,
+    server: StudioClient,
+    out: Path | str,
+    *,
+    project: str | None = None,
+    videos: Mapping[str, Path] | None = None,
+    force: bool = False,
+) -> PullReport:
+    """Write what was submitted of the dataset's clips as a file of items: every frame of each.
+
+    `annotate build` makes a dataset of it.
+
+    Raises:
+        StudioError: no such project, or nothing of it has been submitted.
+        OutputError: `out` is already there.
+    """
+    out = Path(out)
+    if out.exists() and not force:
+        raise OutputError(f"{out}: already there; give another -o, or --force to write it anew")
+    source = journal.read(dataset.items)
+    made = server.named(project or default_title(dataset))
+    hearing = AnnotationReader(server, made.id)
+    heard = list(_read_verdicts(dataset, frame_sources.locate_clips([source], videos), hearing))
+    if not heard:
+        raise StudioError(f"{server.url}: nothing of project {made.id} has been submitted yet")
+    facts = {clip.name: source.header.videos[clip.told[0].clip] for clip, _ in heard}
+    labels = dict.fromkeys([*dataset.classes, *config_labels(made.config)])
+    header = Header(
+        "pull", {"project": made.title}, vocabulary={"labels": list(labels)}, videos=facts
+    )
+    items = (item for clip, said in heard for item in _corrected_items(clip, said))
+    journal.write(out, header, _count_items(items, hearing.counts))
+    return PullReport(hearing.counts, hearing.notes)
+
+
+def _count_items(items: Iterable[Item], counts: Counter[str]) -> Iterator[Item]:
+    for item in items:
+        counts["submitted"] += 1
+        yield item
+
+
+def _read_verdicts(
+    dataset: Dataset, found: Sequence[frame_sources.LocatedClip], hearing: AnnotationReader
+) -> Iterator[tuple[frame_sources.LocatedClip, Verdict]]:
+    names = {external_id(dataset, clip.name): clip for clip in found}
+    there = find_tasks(hearing.server, hearing.project, list(names))
+    told = hearing.full(task for same in there.values() for task in same)
+    for name, clip in names.items():
+        if (said := hearing.one(name, there.get(name, ()), told)) is not None:
+            yield clip, said
+
+
+def _corrected_items(clip: frame_sources.LocatedClip, said: Verdict) -> Iterator[Item]:
+    """Every frame of a clip as a person left it."""
+    reel, was = _video_task(clip), list(clip.items())
+    tracks: dict[int, dict[int, Object]] = {}
+    for item in was:
+        for thing in item.objects:
+            if thing.track is not None:
+                tracks.setdefault(thing.track, {})[item.frame] = thing
+    sent = {region["id"]: region for region in tracks_to_regions(was, reel)}
+    frames: dict[int, list[Object]] = {}
+    free = max(tracks, default=0)
+    for region in said.regions:
+        if region.get("type") != TRACK_REGION_TYPE:
+            continue
+        if not region["value"].get("labels"):
+            raise StudioError(f"{clip.name}: a track without a label; give it one, submit, pull")
+        known = _TRACK_ID.match(str(region["id"])) if region["id"] in sent else None
+        free += known is None
+        track = int(known[1]) if known else free
+        own = tracks.get(track, {}) if known else {}
+        by = said.by(str(region["id"]))
+        seen = expand_track(region, track, own, sent.get(region["id"]), reel, by)
+        for frame, thing in seen.items():
+            frames.setdefault(frame, []).append(thing)
+    for frame, seconds in enumerate(reel.seconds):
+        yield Item(clip.name, frame, seconds, *reel.size_wh, tuple(frames.get(frame, ())))

@@ -1,0 +1,1 @@
+"""The `light` propagator: ridge classifiers on the features of a small network."""

@@ -1,0 +1,365 @@
+"""Run a propagation job into a file of items, resume it, and update it.
+
+A pass leads the propagator over the clip in one direction. Its state is saved beside the file of
+items at intervals, so a run that was stopped goes on exactly from its last checkpoint. An update
+follows only the objects whose prompts have changed, and merges them with the items of the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from annotate.errors import ItemsError
+from annotate.items import detections, journal, records
+from annotate.items.journal import STDIO, Appender
+from annotate.items.records import Box, Frame, Item, Prompt, item_from_json
+from annotate.propagators import flags
+from annotate.propagators.boxes import BoxAssociator
+from annotate.propagators.job import Job, plan_update
+from annotate.video import reader
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+    from annotate.propagators.job import Session
+
+
+State = Mapping[str, npt.NDArray[Any]]
+_OFFSET_KEY = "journal.offset"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files beside a file of items that only a run in progress needs."""
+
+    folder: Path
+    name: str
+
+    @property
+    def state(self) -> Path:
+        """The state of the forward pass."""
+        return self.folder / f"{self.name}.state.npz"
+
+    @property
+    def backward_state(self) -> Path:
+        """The state of the backward pass."""
+        return self.folder / f"{self.name}.backward.state.npz"
+
+    @property
+    def backward_items(self) -> Path:
+        """The items of the backward pass, waiting for the forward pass."""
+        return self.folder / f"{self.name}.backward.jsonl"
+
+    @property
+    def update(self) -> Path:
+        """The items of the objects that are followed anew."""
+        return self.folder / f"{self.name}.update.jsonl"
+
+    def clear(self) -> None:
+        """Remove them, but for an update's, which has files of its own aside."""
+        for path in (self.state, self.backward_state, self.backward_items):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_run_files(out: Path) -> Iterator[RunFiles]:
+    """The files aside of `out`; those of standard output do not outlive the run."""
+    if out != STDIO:
+        yield RunFiles(out.parent, out.name)
+        return
+    with TemporaryDirectory() as folder:
+        yield RunFiles(Path(folder), "items")
+
+
+def write_checkpoint(path: Path, state: State, out: Appender) -> None:
+    """Keep `state`, taken when `out` stood at its present end; replaces the one before at once."""
+    if not out.lasting:
+        return
+    draft = path.with_name(path.name + ".part")
+    with draft.open("wb") as file:
+        np.savez(file, **{_OFFSET_KEY: np.array(out.offset)}, **state)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def read_checkpoint(path: Path, out: Appender) -> State | None:
+    """The state kept at `path`, `out` being cut back to where it was taken; None without one."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            state = {key: saved[key] for key in saved.files}
+    except (OSError, ValueError, BadZipFile):
+        return None
+    offset = int(state.pop(_OFFSET_KEY))
+    if offset > out.offset:
+        return None
+    out.rewind(offset)
+    return state
+
+
+class ItemsByFrame(Mapping[int, Item]):
+    """The items of a file, by frame; only where each line begins is held in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at: dict[int, int] = {}
+        with path.open("rb") as file:
+            at = len(file.readline())
+            for line in file:
+                if not line.startswith(b'{"end"'):
+                    self._at[item_from_json(line.decode(), str(path)).frame] = at
+                at += len(line)
+
+    def __getitem__(self, frame: int) -> Item:
+        with self._path.open("rb") as file:
+            file.seek(self._at[frame])
+            return item_from_json(file.readline().decode(), str(self._path))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+
+# between two states on disk, whichever is sooner: what a killed run does again, at most
+CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 100, 20.0  # frames; the clock shapes nothing in the items
+
+
+class PropagationPass:
+    """`job` in one direction, with the prompts `on` frames; every so often its state is `saved`."""
+
+    def __init__(
+        self,
+        job: Job,
+        on: Mapping[int, Sequence[Prompt]],
+        saved: Path,
+        progress: Callable[[Item], None],
+        *,
+        backward: bool = False,
+    ) -> None:
+        self._job, self._on, self._saved = job, on, saved
+        self._progress, self._backward = progress, backward
+        self._firsts = job.firsts()
+        self._watch = flags.AnomalyFlagger()
+        self._keeper = None if job.boxes is None else BoxAssociator(job.boxes, job.prompts.labels)
+
+    def follow(
+        self,
+        out: journal.Appender,
+        frames_after: Callable[[int], Iterator[Frame]],
+        finished: Callable[[Item], Item],
+    ) -> None:
+        """Write an item for each frame; goes on from the state that was saved, if there is one."""
+        session = self._job.engine.begin(self._job.lessons())
+        if (state := read_checkpoint(self._saved, out)) is not None:
+            self._restore(session, state)
+        else:
+            out.rewind_all()
+        saved = monotonic()
+        for frame in frames_after(-1 if out.last is None else out.last.frame):
+            item = finished(self._item(session, frame))
+            out.write(item)
+            self._progress(item)
+            if out.count % CHECKPOINT_EVERY == 0 or monotonic() - saved > CHECKPOINT_SECONDS:
+                write_checkpoint(self._saved, self._state(session), out)
+                saved = monotonic()
+
+    def _item(self, session: Session, frame: Frame) -> Item:
+        """The item of one frame; at its own first frame an object belongs to the forward pass."""
+        found, prompts = self._step(session, frame)
+        ids, phrase = list(_boxes_by_object(found)), self._job.phrase
+        if phrase:
+            self._firsts = {**dict.fromkeys(ids, frame.index), **self._firsts}
+        on_its_way = {of for of, first in self._firsts.items() if self._past(frame, first)}
+        shown = on_its_way - (self._keeper.unconfirmed() if self._keeper else set())
+        mine = np.array([of in shown for of in ids], bool)
+        labels = {**dict.fromkeys(ids, phrase), **self._job.prompts.labels}
+        labels |= self._keeper.labels if self._keeper else {}
+        kept = cast("sv.Detections", found[mine])
+        item = detections.item_from_detections(frame, kept, labels, self._job.source)
+        item = replace(item, lost=tuple(sorted(on_its_way - (shown & set(ids)))))
+        return self._watch.see(item, [prompt.object_id for prompt in prompts])
+
+    def _past(self, frame: Frame, first: int) -> bool:
+        return frame.index < first if self._backward else frame.index >= first
+
+    def _step(self, session: Session, frame: Frame) -> tuple[sv.Detections, list[Prompt]]:
+        """What the engine finds, and what it was told; boxes are held against what it sees itself.
+
+        Where they say more than that, the step is taken back, and done again with them as prompts.
+        """
+        prompts = list(self._on.get(frame.index, ()))
+        if self._keeper is None:
+            return session.step(frame, prompts), prompts
+        boxes = self._keeper.at(frame.index)
+        before = {key: np.array(array) for key, array in session.state().items()} if boxes else {}
+        found = session.step(frame, prompts)
+        if boxes is not None:
+            told = {prompt.object_id for prompt in prompts}
+            made = self._keeper.prompts(frame.index, boxes, _boxes_by_object(found), told)
+            if made:
+                prompts += made
+                session.restore(before)
+                found = session.step(frame, prompts)
+                for prompt in made:
+                    self._firsts.setdefault(prompt.object_id, frame.index)
+        self._keeper.note(frame.index, _boxes_by_object(found))
+        return found, prompts
+
+    def _state(self, session: Session) -> State:
+        """All that the pass remembers, the engine's part and its own."""
+        firsts = np.array(list(self._firsts.items()), np.int64).reshape(-1, 2)
+        parts = {"engine": session.state(), "watch": self._watch.state()}
+        parts |= {"pass": {"firsts": firsts}}
+        parts |= {"keeper": self._keeper.state()} if self._keeper else {}
+        return {f"{part}.{key}": parts[part][key] for part in parts for key in parts[part]}
+
+    def _restore(self, session: Session, state: State) -> None:
+        parts: dict[str, dict[str, npt.NDArray[Any]]] = defaultdict(dict)
+        for name, array in state.items():
+            part, _, key = name.partition(".")
+            parts[part][key] = array
+        session.restore(parts["engine"])
+        self._watch.restore(parts["watch"])
+        self._firsts = dict(parts["pass"]["firsts"].tolist())
+        if self._keeper is not None:
+            self._keeper.restore(parts["keeper"])
+
+
+def _boxes_by_object(found: sv.Detections) -> dict[int, Box]:
+    """Object -> its box, in the engine's order."""
+    ids = [] if found.tracker_id is None else found.tracker_id.tolist()
+    boxes = [tuple(box) for box in found.xyxy.tolist()]
+    return dict(zip(ids, boxes, strict=True))
+
+
+def merge_items(item: Item, other: Item | None) -> Item:
+    """What two passes know of one frame, as one item: objects in the order of their tracks."""
+    objects, lost = item.objects, item.lost
+    if other is not None:
+        objects, lost = (*objects, *other.objects), (*lost, *other.lost)
+    ordered = sorted(objects, key=lambda thing: -1 if thing.track is None else thing.track)
+    return flags.flag_overlaps(replace(item, objects=tuple(ordered), lost=tuple(sorted(lost))))
+
+
+def run_to_file(
+    job: Job,
+    out: Path,
+    *,
+    force: bool = False,
+    progress: Callable[[Item], None] = lambda item: None,
+) -> bool:
+    """Propagate `job`'s prompts into a file of items; goes on where an equal run was stopped.
+
+    The file has a line for each frame from the first prompt on (with `both`: from `job.start` on),
+    objects in the order of their tracks. What a stopped run needs to go on exactly lies beside
+    `out` until the run is complete. Returns False when the file was complete already.
+
+    Raises:
+        PromptError, SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
+    """
+    first, header = job.first(), job.header()
+    getattr(job.engine, "ready", lambda: None)()
+    with journal.append(out, header, force=force) as forward, open_run_files(out) as aside:
+        if forward.complete:
+            return False
+        if force:
+            aside.clear()
+        before = _run_backward(job, aside, header, progress) if job.both else {}
+        PropagationPass(job, job.on_frames(), aside.state, progress).follow(
+            forward,
+            lambda after: reader.frames(job.clip, start=max(first, after + 1), stop=job.stop),
+            lambda item: merge_items(item, before.get(item.frame)),
+        )
+        forward.finish()
+        aside.clear()
+    return True
+
+
+def _run_backward(
+    job: Job, aside: RunFiles, header: records.Header, progress: Callable[[Item], None]
+) -> Mapping[int, Item]:
+    """Follow each object backward from its start, into a file aside; frame -> item."""
+    firsts = job.firsts()
+    on: dict[int, list[Prompt]] = defaultdict(list)
+    for prompt in job.prompts.prompts:
+        if firsts.get(prompt.object_id) == prompt.frame:
+            on[prompt.frame].append(prompt)
+    top = max(firsts.values())
+    with journal.append(aside.backward_items, header) as backward:
+        if not backward.complete:
+            PropagationPass(job, on, aside.backward_state, progress, backward=True).follow(
+                backward,
+                lambda after: reader.backward(job.clip, top if after < 0 else after - 1, job.start),
+                lambda item: item,
+            )
+            backward.finish()
+    return ItemsByFrame(aside.backward_items)
+
+
+def update(job: Job, out: Path, *, progress: Callable[[Item], None] = lambda item: None) -> bool:
+    """Make `out` what `job` would make it, from what it was made with other prompts.
+
+    Objects whose prompts did not change keep their lines' words; the others are followed anew from
+    their own start, alone, into a file aside, with which a stopped update goes on. Returns False
+    when there was nothing to do.
+
+    Raises:
+        As `change` and `propagate.into`.
+    """
+    aside = RunFiles(out.parent, out.name).update
+    what = plan_update(job, out) if out.exists() else None
+    if what is None:
+        aside.unlink(missing_ok=True)
+        return run_to_file(job, out, progress=progress)
+    fresh: Mapping[int, Item] = {}
+    if what.anew is not None:
+        run_to_file(what.anew, aside, force=_is_stale(aside, what.anew), progress=progress)
+        fresh = ItemsByFrame(aside)
+    journal.write(out, job.header(), _merge_update(job, ItemsByFrame(out), what.kept, fresh))
+    aside.unlink(missing_ok=True)
+    return True
+
+
+def _is_stale(aside: Path, job: Job) -> bool:
+    """Whether an update that was stopped had other prompts than this one."""
+    if not aside.exists():
+        return False
+    try:
+        return bool(journal.read(aside).header.differences(job.header()))
+    except ItemsError:  # stopped before its header was whole
+        return True
+
+
+def _merge_update(
+    job: Job, old: Mapping[int, Item], kept: Collection[int], fresh: Mapping[int, Item]
+) -> Iterator[Item]:
+    """The frames of both, in order: of `old` what is kept, of `fresh` everything."""
+    first = job.first()
+    for frame in sorted({*old, *fresh}):
+        if frame >= first:
+            yield (
+                merge_items(_keep_objects(old[frame], kept), fresh.get(frame))
+                if frame in old
+                else fresh[frame]
+            )
+
+
+def _keep_objects(item: Item, kept: Collection[int]) -> Item:
+    objects = tuple(thing for thing in item.objects if thing.track in kept)
+    return replace(item, objects=objects, lost=tuple(of for of in item.lost if of in kept))

@@ -1,0 +1,1 @@
+"""Sampling: choose frames worth having, and drop blurred, blank and duplicate ones."""

@@ -1,0 +1,60 @@
+"""Compute perceptual hashes: 64 bits robust to scaling, compression and tone changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from annotate.items.records import Picture
+
+BITS = 64
+_INPUT_SIDE, _LOW_FREQUENCIES = 32, 8  # pixels, and the lowest frequencies of them, each way
+
+Hashes = npt.NDArray[np.uint64]
+
+
+def phash(pictures: Sequence[Picture]) -> Hashes:
+    """(n,) 64-bit hashes of pictures, RGB or grey, of any sizes: those of `imagehash.phash`.
+
+    The highest bit is the picture's mean; the bits go row by row through the lowest frequencies.
+    """
+    return hash_squares(
+        np.array([_grey_square(each) for each in pictures]).reshape(-1, _INPUT_SIDE, _INPUT_SIDE)
+    )
+
+
+def hash_squares(squares: npt.NDArray[Any]) -> Hashes:
+    """(n,) hashes of grey pictures of 32 x 32, (n, 32, 32)."""
+    basis = _dct_basis()
+    low = (basis @ squares @ basis.T).reshape(-1, BITS)
+    above = low > np.median(low, axis=1, keepdims=True)
+    return np.packbits(above, axis=1).view(">u8").astype(np.uint64).reshape(-1)
+
+
+def hamming_distances(one: np.uint64 | int, others: Hashes) -> npt.NDArray[np.uint8]:
+    """How many of 64 bits differ between one hash and each of `others`, (n,)."""
+    return np.asarray(np.bitwise_count(others ^ np.uint64(one)))
+
+
+def bits(hashes: Hashes) -> npt.NDArray[np.float32]:
+    """(n, 64) of 0 and 1: a space in which squared distance is the number of bits that differ."""
+    return np.unpackbits(hashes.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1).astype(
+        np.float32
+    )
+
+
+def _grey_square(picture: Picture) -> npt.NDArray[np.uint8]:
+    grey = Image.fromarray(picture).convert("L")
+    return np.asarray(grey.resize((_INPUT_SIDE, _INPUT_SIDE), Image.Resampling.LANCZOS))
+
+
+@cache
+def _dct_basis() -> npt.NDArray[np.float64]:
+    """(8, 32): the lowest frequencies of the cosine transform (DCT-II)."""
+    middles = (np.arange(_INPUT_SIDE) + 0.5) * np.pi / _INPUT_SIDE
+    return np.asarray(np.cos(np.arange(_LOW_FREQUENCIES)[:, None] * middles))

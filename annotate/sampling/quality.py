@@ -1,0 +1,80 @@
+"""Tell frames without content: blank ones, blurred ones, and static menu pages.
+
+- `blank`: one colour from corner to corner, as between two scenes.
+- `blurred`: no edge is sharp, as in a quick camera turn. Measured by the blur effect of Crete and
+  Dolmiere (2007), as in `skimage.measure.blur_effect`: the share of its edges that a picture loses
+  when it is blurred once more. It depends on the picture's sharpness and hardly on its content.
+- `static`: no change for a second or more and mostly flat, as menus, score boards and title cards
+  are. A game scene that stands still has texture.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from annotate.items.records import Mask, Picture
+from annotate.sampling.thumbnail import Thumbnail
+
+BLANK, BLURRED, STATIC = "blank", "blurred", "static"
+
+_MAX_BLANK_CONTRAST = 12.0  # of 255, between the darkest and the brightest of what is seen
+_BLUR_WINDOW = 11  # pixels of the small picture
+_MIN_BLUR = 0.6  # of the edges lose nothing by blurring; games and films: 0.2 to 0.5
+_BLOCK_SIDE = 8  # pixels of the small picture
+_MAX_FLAT_STD = 2.0  # standard deviation within a block of one colour
+_MIN_FLAT_SHARE = 0.5  # of the blocks
+_MAX_STILL_CHANGE = 0.5  # mean change of what is seen: what a codec does to a picture that stands
+
+
+def is_blank(glance: Thumbnail) -> bool:
+    """Whether it is of one colour: all that is seen, but for a hundredth at either end."""
+    grey = glance.small_grey[glance.seen]
+    if not grey.size:
+        return True
+    low, high = np.percentile(grey, (1, 99))
+    return bool(high - low < _MAX_BLANK_CONTRAST)
+
+
+def blur_effect(glance: Thumbnail) -> float:
+    """0 for edges as sharp as pixels can be, 1 for none; the worse of both directions."""
+    grey = glance.small_grey.astype(np.float32)
+    return max(_vertical_blur(grey, glance), _vertical_blur(grey.T, glance))
+
+
+def _vertical_blur(
+    grey: np.ndarray[tuple[int, ...], np.dtype[np.float32]], glance: Thumbnail
+) -> float:
+    smooth = cv2.blur(grey, (1, _BLUR_WINDOW))
+    sharp, after = (np.abs(cv2.Sobel(each, cv2.CV_32F, 0, 1)) for each in (grey, smooth))
+    seen = glance.seen if grey.shape == glance.seen.shape else glance.seen.T
+    inside = cv2.erode(seen.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    edges = float(sharp[inside].sum())
+    lost = float(np.maximum(sharp - after, 0)[inside].sum())
+    return (edges - lost) / edges if edges else 1.0
+
+
+def is_blurred(glance: Thumbnail) -> bool:
+    """Whether nothing in it is sharp."""
+    return blur_effect(glance) > _MIN_BLUR
+
+
+def is_flat(glance: Thumbnail) -> bool:
+    """Whether most of it is of one colour, block by block, as drawn pages are."""
+    grey = glance.small_grey.astype(np.float32)
+    size_wh = (max(grey.shape[1] // _BLOCK_SIDE, 1), max(grey.shape[0] // _BLOCK_SIDE, 1))
+    mean, square, seen = (
+        cv2.resize(each, size_wh, interpolation=cv2.INTER_AREA)
+        for each in (grey, grey * grey, glance.seen.astype(np.float32))
+    )
+    flat = np.maximum(square - mean * mean, 0) < _MAX_FLAT_STD**2
+    whole = seen == 1
+    return bool(whole.any() and flat[whole].mean() > _MIN_FLAT_SHARE)
+
+
+def is_still(glance: Thumbnail, before: Picture, seen: Mask) -> bool:
+    """Whether nothing has changed since a small grey picture of which `seen` was looked at."""
+    if before.shape != glance.small_grey.shape:
+        return False
+    change = cv2.absdiff(glance.small_grey, before)[seen]
+    return not change.size or bool(change.mean() < _MAX_STILL_CHANGE)

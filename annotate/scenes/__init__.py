@@ -1,0 +1,1 @@
+"""Scenes: find which clip, and when, a picture is from."""

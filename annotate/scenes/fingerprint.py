@@ -1,0 +1,292 @@
+"""Compute the fingerprint of a frame: perceptual hashes, colour layout, small shape.
+
+A hash of the whole picture finds it scaled, recompressed and in other tones. Five more hashes, of
+the centre and the corners, each 0.6 of the width and height, find crops of it: any crop is likely
+to contain one of the five, and a query is hashed at every position where one could lie. A candidate
+is verified by its shape, a small grey picture with normalized local contrast, into which the query
+is fitted as a template at every size that a crop could have.
+
+The colour layout descriptor is that of MPEG-7 (ISO/IEC 15938-3) with the coefficients that LIRE
+keeps: 8 x 8 tiles, the DCT of each YCbCr plane, coarsely quantised: 21 of Y, 6 of Cb, 6 of Cr, the
+mean first, in zigzag order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from annotate.items.records import Frame, Picture
+from annotate.sampling import phash
+from annotate.sampling.thumbnail import Thumbnail
+
+LAYOUT_SIZE = 33
+_LAYOUT_TILES = 8
+_COEFFICIENT_COUNTS = (21, 6, 6)  # of Y, Cb, Cr
+_COEFFICIENT_WEIGHTS = (
+    (3.0, 3.0, 3.0),
+    (2.0, 1.0, 1.0),
+    (4.0, 2.0, 2.0),
+)  # of the first; the others weigh 1
+_Y_DC_LEVELS = ((0, 64, 96, 160, 192, 256), (0, 16, 32, 96, 112, 128))  # fine where most means are
+_C_DC_LEVELS = ((64, 96, 112, 144, 160, 192), (0, 8, 16, 48, 56, 64))
+_AC_LEVELS = ((0, 64, 128, 256), (0, 64, 96, 128))
+
+ColourLayout = npt.NDArray[np.uint8]
+
+
+def colour_layout(picture: Picture) -> ColourLayout:
+    """(33,) of an RGB picture."""
+    tiles = cv2.resize(picture, (_LAYOUT_TILES, _LAYOUT_TILES), interpolation=cv2.INTER_AREA)
+    planes = cv2.cvtColor(tiles, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]].astype(np.float32)
+    parts = [
+        _quantize(
+            cv2.dct(np.ascontiguousarray(planes[..., n])).reshape(-1)[_zigzag_indices(count)], n
+        )
+        for n, count in enumerate(_COEFFICIENT_COUNTS)
+    ]
+    return np.asarray(np.concatenate(parts), np.uint8)
+
+
+def layout_distances(one: ColourLayout, others: ColourLayout) -> npt.NDArray[np.float64]:
+    """(n,) from one to each of `others`, (n, 33): 0 to a few hundred."""
+    apart = (others.astype(np.float64) - one) ** 2
+    total = np.zeros(len(others))
+    start = 0
+    for count, first in zip(_COEFFICIENT_COUNTS, _COEFFICIENT_WEIGHTS, strict=True):
+        weights = np.ones(count)
+        weights[: len(first)] = first
+        total += np.sqrt(apart[:, start : start + count] @ weights)
+        start += count
+    return total
+
+
+def _quantize(values: npt.NDArray[np.floating], plane: int) -> npt.NDArray[np.floating]:
+    mean, others = values[0] / _LAYOUT_TILES, values[1:] / (2 if plane == 0 else 1)
+    if plane == 0:
+        first = np.floor(np.interp(mean, *_Y_DC_LEVELS)) // 2
+    else:
+        first = np.minimum(np.floor(np.interp(mean, *_C_DC_LEVELS)), 63)
+    sizes = np.interp(np.abs(others), *_AC_LEVELS)
+    return np.array([first, *np.clip(np.sign(others) * sizes + 128, 0, 255) // 8])
+
+
+def _zigzag_indices(count: int) -> list[int]:
+    """Places in a row-wise 8 x 8 of the first `count`, from corner to corner and back."""
+    cells = [(y, x) for y in range(_LAYOUT_TILES) for x in range(_LAYOUT_TILES)]
+    cells.sort(key=lambda c: (c[0] + c[1], c[0] if (c[0] + c[1]) % 2 else c[1]))
+    return [y * _LAYOUT_TILES + x for y, x in cells[:count]]
+
+
+HASH_COUNT = 6  # hashes: of the whole, then of five parts
+SHAPE_WH = (64, 36)
+_HASH_SIDE = 32  # pixels of what is hashed
+_PART_SIZE = 0.6  # of width and height
+_PART_CORNERS = ((0.2, 0.2), (0.0, 0.0), (0.4, 0.0), (0.0, 0.4), (0.4, 0.4))  # x and y of the parts
+_MIN_CROP_SIZE = 0.6  # of the width or height that a crop may have left
+_SIZE_STEP, _POSITION_STEP = 0.07, 0.05  # of the picture, between crops asked about
+_FIT_STEP = 0.025  # of the picture, between sizes fitted into a shape
+_HIGH_PASS_SIGMA = 3.2  # pixels of a shape: brightness that varies more slowly is not looked at
+_NOISE_POWER = 9.0  # square levels: contrast below it is not amplified
+
+Shapes = npt.NDArray[np.uint8]
+NormalizedImages = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """`hashes` (6,), `layout` (33,), `shape` (36, 64) grey."""
+
+    hashes: phash.Hashes
+    layout: ColourLayout
+    shape: Shapes
+
+
+@dataclass(frozen=True)
+class HashPart:
+    """Where in a picture asked about the part `which` of a frame would be, were it a crop of it."""
+
+    which: int
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+WHOLE_PICTURE = HashPart(0, 0, 0, 1, 1)
+
+
+def single_frame(picture: Picture) -> Frame:
+    """A picture that is of no clip."""
+    return Frame("", 0, Fraction(0), picture)
+
+
+def compute(glance: Thumbnail) -> Fingerprint:
+    """Of a frame."""
+    grey = glance.small_grey
+    places = [WHOLE_PICTURE]
+    places += [
+        HashPart(n, x, y, _PART_SIZE, _PART_SIZE) for n, (x, y) in enumerate(_PART_CORNERS, start=1)
+    ]
+    return Fingerprint(hash_parts(grey, places), colour_layout(glance.small), _shape_image(grey))
+
+
+def hash_parts(grey: Picture, parts: list[HashPart]) -> phash.Hashes:
+    """(n,) hashes of parts of a grey picture."""
+    return phash.hash_squares(np.array([_resized_part(grey, part) for part in parts], np.float64))
+
+
+def _shape_image(grey: Picture) -> Shapes:
+    return np.asarray(cv2.resize(grey, SHAPE_WH, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _resized_part(grey: Picture, part: HashPart) -> Picture:
+    height, width = grey.shape
+    x1, y1 = round(part.x * width), round(part.y * height)
+    x2, y2 = round((part.x + part.width) * width), round((part.y + part.height) * height)
+    cut = grey[min(y1, height - 2) : max(y2, y1 + 2), min(x1, width - 2) : max(x2, x1 + 2)]
+    return np.asarray(
+        cv2.resize(cut, (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA), np.uint8
+    )
+
+
+@lru_cache(maxsize=64)
+def crop_parts(aspect: float, frame_aspect: float) -> tuple[HashPart, ...]:
+    """All parts to ask about in a picture of an aspect, width / height, as a crop of a frame."""
+    return tuple(_iter_crop_parts(aspect, frame_aspect))
+
+
+def _iter_crop_parts(aspect: float, frame_aspect: float) -> Iterator[HashPart]:
+    for width, height in _crop_sizes(aspect, frame_aspect, _SIZE_STEP):
+        for which, (x, y) in enumerate(_PART_CORNERS, start=1):
+            for left in _crop_starts(x, width):
+                for top in _crop_starts(y, height):
+                    at = (x - left) / width, (y - top) / height
+                    yield HashPart(which, *at, _PART_SIZE / width, _PART_SIZE / height)
+
+
+def _crop_sizes(aspect: float, frame_aspect: float, step: float) -> Iterator[tuple[float, float]]:
+    """Sizes, of a frame, that a picture of an aspect could have been cut out with."""
+    for width in np.arange(1, _MIN_CROP_SIZE - 1e-9, -step):
+        height = width * frame_aspect / aspect
+        if _MIN_CROP_SIZE - step <= height <= 1 + step / 2:
+            yield float(width), min(max(float(height), _MIN_CROP_SIZE), 1.0)
+
+
+def _crop_starts(at: float, size: float) -> list[float]:
+    """Where a crop of a size may begin so that the part that begins at `at` is in it."""
+    first, last = max(0.0, at + _PART_SIZE - size), min(at, 1 - size)
+    return [float(left) for left in np.arange(first, last + 1e-6, _POSITION_STEP)]
+
+
+def crop_templates(grey: Picture, frame_aspect: float) -> list[NormalizedImages]:
+    """A picture as it would look in a shape: as the whole, stretched, and as a crop of any size."""
+    (wide, high), aspect = SHAPE_WH, grey.shape[1] / grey.shape[0]
+    sizes = [
+        (max(round(w * wide), 4), max(round(h * high), 4))
+        for w, h in _crop_sizes(aspect, frame_aspect, _FIT_STEP)
+    ]
+    return [
+        normalize_contrast(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
+        for size in dict.fromkeys([SHAPE_WH, *sizes])
+    ]
+
+
+def normalize_contrast(grey: npt.NDArray[np.generic]) -> NormalizedImages:
+    """A small picture without its slow tones, its contrast the same everywhere."""
+    levels = grey.astype(np.float32)
+    detail = levels - cv2.GaussianBlur(levels, (0, 0), _HIGH_PASS_SIGMA)
+    power = cv2.GaussianBlur(detail * detail, (0, 0), _HIGH_PASS_SIGMA)
+    return np.asarray(detail / np.sqrt(power + _NOISE_POWER), np.float32)
+
+
+def fit_templates(shapes: Shapes, fitted: list[NormalizedImages]) -> TemplateFits:
+    """Where the best of the `templates` fits into each shape, (n, 36, 64), and how well."""
+    prints = np.array([normalize_contrast(shape) for shape in shapes], np.float32)
+    spectra = np.fft.rfft2(prints)
+    sums, squares = (
+        np.pad(_integral(each), ((0, 0), (1, 0), (1, 0))) for each in (prints, prints**2)
+    )
+    places = TemplateFits.none(len(shapes))
+    for number, template in enumerate(fitted):
+        level = template - template.mean()
+        turned = np.conj(np.fft.rfft2(level, SHAPE_WH[::-1]))
+        found = np.fft.irfft2(spectra * turned, SHAPE_WH[::-1])
+        total = _box_sums(sums, level.shape)
+        spread = _box_sums(squares, level.shape) - total**2 / level.size
+        scale = np.sqrt(np.maximum(spread, 1e-6) * max(float((level**2).sum()), 1e-6))
+        places.take(number, found[:, : total.shape[1], : total.shape[2]] / scale)
+    return places
+
+
+@dataclass(frozen=True)
+class TemplateFits:
+    """For each shape, (n,): the best fit, a correlation; of which template; its top left corner."""
+
+    fit: npt.NDArray[np.float64]
+    template: npt.NDArray[np.intp]
+    y: npt.NDArray[np.intp]
+    x: npt.NDArray[np.intp]
+
+    @classmethod
+    def none(cls, count: int) -> TemplateFits:
+        """Nothing has been fitted yet."""
+        return cls(np.full(count, -1.0), *(np.zeros(count, np.intp) for _ in range(3)))
+
+    def joined(self, others: TemplateFits) -> TemplateFits:
+        """These, then others."""
+        pairs = zip(vars(self).values(), vars(others).values(), strict=True)
+        return TemplateFits(*(np.concatenate(pair) for pair in pairs))
+
+    def take(self, template: int, found: npt.NDArray[np.floating]) -> None:
+        """Note the fits of a template at all its places, (n, ys, xs), where they are better."""
+        flat = found.reshape(len(found), -1)
+        best = flat.argmax(axis=1)
+        fit = flat[np.arange(len(flat)), best]
+        better = fit > self.fit
+        y, x = np.unravel_index(best, found.shape[1:])
+        self.fit[better], self.template[better] = fit[better], template
+        self.y[better], self.x[better] = y[better], x[better]
+
+
+def block_agreement(shape: Picture, template: NormalizedImages, y: int, x: int) -> float:
+    """How well a template agrees with a shape at a place, block by block: up to 1.
+
+    A display that both have would do for a fit as a whole; here it is a few blocks of many.
+    """
+    high, wide = template.shape
+    print_ = normalize_contrast(shape)[y : y + high, x : x + wide]
+    rows, columns = (np.linspace(0, n, k + 1).astype(int) for n, k in ((high, 4), (wide, 6)))
+    found = [
+        _correlation(print_[top:bottom, left:right], template[top:bottom, left:right])
+        for top, bottom in pairwise(rows)
+        for left, right in pairwise(columns)
+    ]
+    return float(np.mean(found))
+
+
+def _correlation(one: NormalizedImages, other: NormalizedImages) -> float:
+    a, b = one - one.mean(), other - other.mean()
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1e-6))
+
+
+def _integral(values: NormalizedImages) -> NormalizedImages:
+    return np.asarray(values.astype(np.float64).cumsum(1).cumsum(2))
+
+
+def _box_sums(summed: NormalizedImages, size: tuple[int, ...]) -> NormalizedImages:
+    """The sum over every box of a size, from an integral image."""
+    high, wide = size
+    return np.asarray(
+        summed[:, high:, wide:]
+        - summed[:, :-high, wide:]
+        - summed[:, high:, :-wide]
+        + summed[:, :-high, :-wide]
+    )

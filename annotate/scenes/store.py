@@ -1,0 +1,205 @@
+"""Store the fingerprints of clips in one SQLite file.
+
+A clip is stored whole or not at all: it is written in one transaction after all its frames were
+fingerprinted. Several processes may write at once; if they add the same clip, the first one wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from annotate.errors import ScenesError
+from annotate.sampling import phash
+from annotate.scenes import fingerprint
+from annotate.scenes.fingerprint import HASH_COUNT, SHAPE_WH, Fingerprint, Shapes
+
+FORMAT_VERSION = 1
+_APPLICATION_ID = 0x616E6E6F  # `anno`: SQLite's application id
+_CHUNK_FRAMES = 64  # frames to a row: a match is proved by reading its row
+_LOCK_TIMEOUT_SECONDS = 60.0  # for another writer
+_CLIP_COLUMNS = ("id", "name", "fingerprint", "path", "width", "height", "duration", "frames")
+_SCHEMA = """
+CREATE TABLE clips (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, fingerprint TEXT NOT NULL UNIQUE,
+    path TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
+    duration TEXT NOT NULL, frames INTEGER NOT NULL);
+CREATE TABLE hashes (
+    id INTEGER PRIMARY KEY, clip INTEGER NOT NULL REFERENCES clips ON DELETE CASCADE,
+    frames BLOB NOT NULL, seconds TEXT NOT NULL, hashes BLOB NOT NULL);
+CREATE TABLE looks (
+    id INTEGER PRIMARY KEY REFERENCES hashes ON DELETE CASCADE,
+    layouts BLOB NOT NULL, shapes BLOB NOT NULL);
+CREATE INDEX hashes_of_clips ON hashes (clip);
+"""
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """A clip that is known: `duration` in seconds, `frames` remembered of it."""
+
+    id: int
+    name: str
+    fingerprint: str
+    path: str
+    width: int
+    height: int
+    duration: Fraction
+    frames: int
+
+
+@dataclass(frozen=True)
+class StoredFrame:
+    """A frame to remember."""
+
+    frame: int
+    seconds: Fraction
+    imprint: Fingerprint
+
+
+@dataclass(frozen=True)
+class FrameChunk:
+    """Consecutive frames of a clip: `frames` (n,), `seconds`, and `hashes` (n, 6)."""
+
+    id: int
+    clip: int
+    frames: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+    seconds: Sequence[str]
+    hashes: phash.Hashes
+
+
+class SceneStore:
+    """The open file; as a context it is closed at the end.
+
+    Raises:
+        ScenesError: no file of scenes, of a newer version, or another program holds it.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        if not create and not path.is_file():
+            raise ScenesError(f"{path}: no such file; make it with `annotate scenes add`")
+        with self._told():
+            self._file = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_SECONDS, isolation_level=None)
+            self._file.execute("PRAGMA foreign_keys = ON")
+            if create:
+                self._make()
+            self._check()
+
+    def __enter__(self) -> SceneStore:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def clips(self) -> list[StoredClip]:
+        """All clips, in the order in which they were added."""
+        with self._told():
+            rows = self._file.execute(
+                f"SELECT {', '.join(_CLIP_COLUMNS)} FROM clips ORDER BY id"
+            ).fetchall()
+        return [
+            StoredClip(
+                **(dict(zip(_CLIP_COLUMNS, row, strict=True)) | {"duration": Fraction(row[6])})
+            )
+            for row in rows
+        ]
+
+    def add(self, clip: StoredClip, known: Sequence[StoredFrame]) -> bool:
+        """Write a clip with all that is remembered of it; False when it is there already.
+
+        Its `id` and `frames` are not looked at.
+        """
+        with self._told(), self._transaction():
+            found = self._file.execute(
+                "SELECT 1 FROM clips WHERE fingerprint = ?", (clip.fingerprint,)
+            ).fetchone()
+            if found:
+                return False
+            about = (clip.name, clip.fingerprint, clip.path, clip.width, clip.height)
+            told = self._file.execute(
+                "INSERT INTO clips VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
+                (*about, str(clip.duration), len(known)),
+            )
+            for start in range(0, len(known), _CHUNK_FRAMES):
+                self._add_chunk(int(told.lastrowid or 0), known[start : start + _CHUNK_FRAMES])
+        return True
+
+    def remove(self, clip: StoredClip) -> None:
+        """Forget a clip."""
+        with self._told(), self._transaction():
+            self._file.execute("DELETE FROM clips WHERE id = ?", (clip.id,))
+
+    def chunks(self) -> Iterator[FrameChunk]:
+        """The frames of all clips, without their looks."""
+        with self._told():
+            for id_, clip, frames, seconds, found in self._file.execute(
+                "SELECT id, clip, frames, seconds, hashes FROM hashes ORDER BY id"
+            ):
+                rows = np.frombuffer(found, "<u8").reshape(-1, HASH_COUNT)
+                indices = np.frombuffer(frames, "<i8")
+                yield FrameChunk(id_, clip, indices, seconds.split(" "), rows)
+
+    def looks(self, chunk: int) -> tuple[Shapes, fingerprint.ColourLayout]:
+        """The shapes (n, 36, 64) and layouts (n, 33) of a chunk's frames."""
+        with self._told():
+            row = self._file.execute("SELECT shapes, layouts FROM looks WHERE id = ?", (chunk,))
+            shapes, layouts = row.fetchone() or (b"", b"")
+        wide, high = SHAPE_WH
+        return (
+            np.frombuffer(shapes, np.uint8).reshape(-1, high, wide),
+            np.frombuffer(layouts, np.uint8).reshape(-1, fingerprint.LAYOUT_SIZE),
+        )
+
+    def _add_chunk(self, clip: int, known: Sequence[StoredFrame]) -> None:
+        frames = np.array([each.frame for each in known], "<i8").tobytes()
+        seconds = " ".join(str(each.seconds) for each in known)
+        found = np.array([each.imprint.hashes for each in known], "<u8").tobytes()
+        told = self._file.execute(
+            "INSERT INTO hashes VALUES (NULL, ?, ?, ?, ?)", (clip, frames, seconds, found)
+        )
+        shapes = np.array([each.imprint.shape for each in known], np.uint8).tobytes()
+        layouts = np.array([each.imprint.layout for each in known], np.uint8).tobytes()
+        self._file.execute("INSERT INTO looks VALUES (?, ?, ?)", (told.lastrowid, layouts, shapes))
+
+    def _make(self) -> None:
+        """Make the tables of a file that has none."""
+        with self._transaction():
+            if not self._one("SELECT count(*) FROM sqlite_master"):
+                for statement in _SCHEMA.split(";"):
+                    self._file.execute(statement)
+                self._file.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                self._file.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+
+    def _check(self) -> None:
+        if self._one("PRAGMA application_id") != _APPLICATION_ID:
+            raise ScenesError(f"{self.path}: a database of something else; give another --db")
+        if self._one("PRAGMA user_version") > FORMAT_VERSION:
+            raise ScenesError(f"{self.path}: made by a newer annotate: update this one")
+
+    def _one(self, question: str) -> int:
+        return int(self._file.execute(question).fetchone()[0])
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._file.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._file.execute("ROLLBACK")
+            raise
+        self._file.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Whatever SQLite says becomes a ScenesError."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise ScenesError(f"{self.path}: cannot be used as scenes: {error}") from None

@@ -1,0 +1,229 @@
+"""Cut a frame into all its parts: the Segmenter contract, the run, and the segmenters.
+
+`slic` gives superpixels (Achanta et al. 2012) by scikit-image and needs no weights. `sam2` gives
+the masks of Meta's automatic mask generator: a grid of points through SAM 2's image predictor.
+Every part has the class `segment`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import supervision as sv
+
+from annotate import plugins
+from annotate.errors import PromptError, needs
+from annotate.items import detections, journal, masks, records
+from annotate.items.records import Frame, Item, Rle
+from annotate.sam2 import official
+from annotate.video import reader
+from annotate.video.reader import FrameSelection
+
+GROUP = "annotate.segmenters"
+PART_LABEL = "segment"  # the class of every part: nobody has said yet what it is
+
+
+class Segmenter(Protocol):
+    """A frozen dataclass whose fields are its options."""
+
+    def segment(self, frame: Frame) -> sv.Detections:
+        """The parts of a picture.
+
+        `mask` (compact, where they are many) and `confidence` are always set, NaN where there is no
+        score; `class_id` is 0.
+        """
+
+
+def names() -> list[str]:
+    """The installed segmenters; none is imported."""
+    return plugins.names(GROUP)
+
+
+def load(name: str, **options: Any) -> Segmenter:
+    """The segmenter `name`.
+
+    Raises:
+        UnknownName: nothing is installed under that name, or it has no such option.
+    """
+    segmenter: Segmenter = plugins.make(GROUP, name, **options)
+    return segmenter
+
+
+def parse_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Option texts for the segmenter `name`, as its fields' types.
+
+    Raises:
+        UnknownName: the segmenter has no such option.
+    """
+    return plugins.parse_options(plugins.load_class(GROUP, name), name, texts)
+
+
+def parts_to_detections(
+    rles: Sequence[Rle], scores: Sequence[float], size_wh: tuple[int, int]
+) -> sv.Detections:
+    """Parts as what a segmenter returns; empty masks are left out."""
+    import supervision as sv
+
+    found = [(r, box, s) for r, s in zip(rles, scores, strict=True) if (box := masks.box(r))]
+    if not found:
+        return sv.Detections.empty()
+    kept, boxes, confidences = zip(*found, strict=True)
+    xyxy, (width, height) = np.array(boxes, np.float64), size_wh
+    return sv.Detections(
+        xyxy,
+        mask=sv.CompactMask.from_coco_rle(kept, xyxy, (height, width)),
+        confidence=np.array(confidences, np.float64),
+        class_id=np.zeros(len(kept), int),
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A segmenter, a clip or picture, and which frames to cut up; `source` is its name."""
+
+    segmenter: Segmenter
+    source: str
+    clip: Path
+    choice: FrameSelection = field(default_factory=FrameSelection)
+
+    def header(self) -> records.Header:
+        """What the file of items is stamped with: everything that shapes it."""
+        told: dict[str, Any] = {"segmenter": self.source}
+        told |= dataclasses.asdict(self.segmenter)  # type: ignore[call-overload]  # a dataclass
+        told |= dataclasses.asdict(self.choice)
+        words = {"name": "", "sha256": "", "labels": [PART_LABEL]}
+        clip = reader.header_entry(reader.probe(self.clip))
+        return records.Header("segment", told, vocabulary=words, videos=clip)
+
+
+def run_to_file(
+    job: Job,
+    out: Path,
+    *,
+    force: bool = False,
+    progress: Callable[[Item], None] = lambda item: None,
+) -> bool:
+    """Write a file of items; goes on behind the last frame that an equal run wrote.
+
+    Returns False when the file was complete already.
+
+    Raises:
+        SettingsDiffer, OutputError, VideoError, MissingPackage: see `annotate.errors`.
+    """
+    with journal.append(out, job.header(), force=force) as file:
+        if file.complete:
+            return False
+        done = -1 if file.last is None else file.last.frame
+        for frame in job.choice.frames(job.clip):
+            if frame.index > done:
+                found = job.segmenter.segment(frame)
+                item = detections.item_from_detections(frame, found, {0: PART_LABEL}, job.source)
+                file.write(item)
+                progress(item)
+        file.finish()
+    return True
+
+
+@dataclass(frozen=True)
+class SlicSegmenter:
+    """SLIC superpixels (Achanta 2012) by scikit-image; together they cover the picture.
+
+    `parts` is about how many. `compactness` weighs nearness against likeness of colour: parts are
+    the squarer the higher it is. `blur` is a Gaussian's sigma in pixels.
+    """
+
+    parts: int = 200
+    compactness: float = 10.0
+    blur: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.parts < 1 or self.compactness <= 0 or self.blur < 0:
+            raise PromptError("slic: parts and compactness must be above 0, blur at least 0")
+
+    def segment(self, frame: Frame) -> sv.Detections:
+        """Every superpixel of a picture, each in one piece; they have no score."""
+        slic = needs("skimage.segmentation").slic
+        parts = slic(
+            frame.image,
+            n_segments=self.parts,
+            compactness=self.compactness,
+            sigma=self.blur,
+            start_label=0,
+        )
+        found = [masks.encode(parts == part) for part in np.unique(parts)]
+        return parts_to_detections(found, [float("nan")] * len(found), frame.size_wh)
+
+
+@dataclass(frozen=True)
+class Sam2Segmenter:
+    """A grid of points through SAM 2's image predictor; masks are filtered, doubles dropped.
+
+    `grid` points a side are asked, `at_once` of them together. A mask stays whose IoU, as the model
+    predicts it, is at least `least_iou`, and which hardly changes with the threshold (`stability`);
+    of two whose boxes overlap by more than `twice` (IoU) the better one. `layers` of crops are
+    looked at besides. `smallest` is what a part or hole must have in pixels to stay. The defaults
+    are Meta's, made for the large model.
+    """
+
+    model: str = "sam2.1-tiny"
+    device: str | None = None
+    dtype: str | None = None
+    size: int | None = None
+    grid: int = 32
+    at_once: int = 64
+    least_iou: float = 0.8
+    stability: float = 0.95
+    twice: float = 0.7
+    layers: int = 0
+    smallest: int = 0
+    random_weights: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.grid < 1 or self.at_once < 1:
+            raise PromptError("sam2: grid and at_once must be at least 1")
+
+    def segment(self, frame: Frame) -> sv.Detections:
+        """All masks of a picture that pass; the score is the model's own of its mask."""
+        torch = needs("torch")
+        generator, kind = _mask_generator(self)
+        low = kind != torch.float32
+        place = generator.predictor.device.type
+        with torch.inference_mode(), torch.autocast(place, kind, enabled=low):
+            found = generator.generate(frame.image)
+        rles = [{**each["segmentation"], "size": list(frame.image.shape[:2])} for each in found]
+        return parts_to_detections(rles, [each["predicted_iou"] for each in found], frame.size_wh)
+
+
+@lru_cache(maxsize=1)
+def _mask_generator(options: Sam2Segmenter) -> tuple[Any, Any]:
+    """The package's generator, and the numbers it computes in."""
+    needs("sam2")
+    from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
+
+    network = official.load(
+        options.model, options.device, options.dtype, options.size, False, options.random_weights
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of the package's jit.script
+        generator = SAM2AutomaticMaskGenerator(
+            network.model,
+            points_per_side=options.grid,
+            points_per_batch=options.at_once,
+            pred_iou_thresh=options.least_iou,
+            stability_score_thresh=options.stability,
+            box_nms_thresh=options.twice,
+            crop_n_layers=options.layers,
+            min_mask_region_area=options.smallest,
+            output_mode="coco_rle",
+        )
+    side = network.model.image_size // 4
+    # the predictor takes the sizes of its feature maps for those of an input of 1024
+    generator.predictor._bb_feat_sizes = [(side >> n, side >> n) for n in range(3)]
+    return generator, network.dtype

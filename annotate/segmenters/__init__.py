@@ -1,1 +1,0 @@
-"""The segmenters: one file each, found by entry point; see `annotate.segment`."""

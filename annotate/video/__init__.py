@@ -1,0 +1,1 @@
+"""Video: exact frames of files, folders of images and animations; a writer."""

@@ -1,0 +1,304 @@
+"""Decode an open video file with PyAV: packets, frames, pts, and upright RGB pictures.
+
+A truncated file is recognised by the lengths that its MP4, Matroska or AVI container declares.
+Frames whose position in the complete file is uncertain are left out. Colours are converted as the
+tags of the frame say, and frames are turned by their display matrix.
+"""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+from av.sidedata.sidedata import SideDataContainer
+from av.video.reformatter import VideoReformatter
+
+from annotate.errors import BrokenVideo, VideoError
+from annotate.items.records import Picture
+
+_SEEK_BACK_SECONDS = (
+    0,
+    1,
+    30,
+)  # how far before a keyframe to look for it, where seeking is inexact
+_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover of an album
+
+
+@dataclass
+class DecodingPass:
+    """One way through an open file, in the order of decoding; it ends where the file does.
+
+    A file that was cut short has lost packets: its last packet may be half, and a picture shown
+    after the next packet's dts may have lost the one before it. Neither is let through, so that
+    what is let through stands where it stood in the whole file. A packet that cannot be decoded is
+    passed over, as the `ffmpeg` command does: then the pass is `damaged`.
+    """
+
+    container: Any
+    stream: Any
+    cut: bool
+    time_base: Fraction
+    rate: Fraction | None  # frames per second, as the container says
+    damaged: bool = False
+    _lost: int | None = None  # no packet from this dts on has been seen
+
+    @property
+    def timed(self) -> bool:
+        """Whether pts tell when pictures are shown; AVI gives H.264 those of its decoding."""
+        return self.container.format.name != "avi" or self.codec != "h264"
+
+    @property
+    def codec(self) -> str:
+        """The decoder's name."""
+        return str(self.stream.codec_context.name)
+
+    def packets(self) -> Iterator[Any]:
+        """Those of the video, from where the file stands."""
+        held = None
+        try:
+            for packet in self.container.demux(self.stream):
+                if not packet.size:  # PyAV's sign that there are no more
+                    break
+                if held is not None:
+                    yield self._noted(held)
+                held = packet
+        except av.FFmpegError:
+            self.cut = True
+        if held is not None and held.is_corrupt:
+            self.cut = True
+        elif held is not None:
+            yield self._noted(held)
+
+    def _noted(self, packet: Any) -> Any:
+        if packet.dts is not None:
+            self._lost = packet.dts + max(packet.duration or 0, 1)
+        return packet
+
+    def packets_from(self, key: int) -> Iterator[Any]:
+        """Those from the keyframe with the pts `key` on; none where it is not found."""
+        for seconds in _SEEK_BACK_SECONDS:
+            try:
+                offset = key - int(seconds / self.time_base)
+                self.container.seek(offset, stream=self.stream)
+            except av.FFmpegError:
+                continue
+            packets = self.packets()
+            for packet in packets:
+                if packet.is_keyframe and packet.pts is not None and packet.pts >= key:
+                    if packet.pts == key:
+                        yield from chain([packet], packets)
+                        return
+                    break
+
+    def shows(self, pts: int | None) -> bool:
+        """Whether it is sure that no lost picture belongs before this one."""
+        return not self.cut or pts is None or self._lost is None or pts < self._lost
+
+    def pictures(self, packets: Iterator[Any]) -> Iterator[Any]:
+        """What the decoder makes of the packets, in the order of presentation."""
+        for packet in packets:
+            yield from self._decode(packet)
+        for picture in self._decode(None):
+            if self.shows(picture.pts):
+                yield picture
+
+    def lone_pictures(self, packets: Iterator[Any]) -> Iterator[Any]:
+        """What the decoder makes of each packet on its own.
+
+        Between pictures that do not follow each other it would guess their order, and some lost.
+        """
+        for packet in packets:
+            yield from self._decode(packet) + self._decode(None)
+            self.stream.codec_context.flush_buffers()
+
+    def _decode(self, packet: Any) -> list[Any]:
+        try:
+            return list(self.stream.codec_context.decode(packet))
+        except av.FFmpegError:
+            self.damaged = True
+            return []
+
+
+@dataclass
+class PtsClock:
+    """The pts of picture after picture: its own, or a step after the last if it is not later.
+
+    `true` tells whether all of them were their own.
+    """
+
+    step: int
+    timed: bool
+    true: bool = True
+    last: int | None = None
+
+    def pts(self, picture: Any) -> int:
+        """Of the next picture."""
+        own = picture.pts if self.timed else None
+        if own is not None and (self.last is None or own > self.last):
+            self.last = own
+        else:
+            self.true = False
+            self.last = 0 if self.last is None else self.last + self.step
+        return int(self.last)
+
+
+def make_clock(here: DecodingPass) -> PtsClock:
+    """For the pictures of a pass, from its first on."""
+    return PtsClock(max(round(1 / ((here.rate or 25) * here.time_base)), 1), here.timed)
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[DecodingPass]:
+    """The file at its beginning; whatever PyAV says of it becomes a VideoError."""
+    cut = False
+    try:
+        cut = is_truncated(path)
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
+            stream = _video_stream(container, path, cut)
+            rate = stream.average_rate or stream.guessed_rate or None
+            yield DecodingPass(container, stream, cut, stream.time_base, rate)
+    except (av.FFmpegError, OSError, UnicodeError) as error:
+        if cut:
+            raise truncated_error(path, 0) from error
+        why = getattr(error, "strerror", None) or error
+        raise VideoError(
+            f"{path}: not a video that can be read ({why}); give a file that plays"
+        ) from error
+
+
+def _video_stream(container: Any, path: Path, cut: bool) -> Any:
+    streams = [s for s in container.streams.video if not s.disposition.value & _ATTACHED_PICTURE]
+    if not streams and cut:
+        raise truncated_error(path, 0)
+    if not streams or container.format.name == "tty":  # which shows any text as a film
+        kinds = sorted({stream.type for stream in container.streams} - {"video"})
+        only = f", only {' and '.join(kinds)}" if kinds else ""
+        raise VideoError(f"{path}: there is no video in it{only}; give a file with pictures")
+    if streams[0].codec_context is None:
+        raise VideoError(f"{path}: this PyAV cannot decode its video; convert it to H.264")
+    streams[0].thread_type = "AUTO"
+    return streams[0]
+
+
+def truncated_error(path: Path, frame: int) -> BrokenVideo:
+    """The error for a file that was cut short before `frame`."""
+    usable = f"the {frame} frames before it can be used" if frame else "nothing of it can be used"
+    return BrokenVideo(
+        f"{path}: the file is cut short at frame {frame}: {usable}; copy or record it again",
+        frame,
+    )
+
+
+_MP4_BOXES = frozenset((b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"styp"))
+_EBML_ID, _SEGMENT_ID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+
+
+def is_truncated(path: Path) -> bool:
+    """True where an mp4 box, a Matroska segment or an AVI chunk would end beyond the file.
+
+    Other containers do not say how long they are: False.
+    """
+    actual = path.stat().st_size
+    with path.open("rb") as file:
+        return any(end > actual for end in _declared_ends(file, actual))
+
+
+def _declared_ends(file: BinaryIO, actual: int) -> Iterator[int]:
+    head = file.read(8)
+    if head[4:] in _MP4_BOXES:
+        yield from _box_ends(file, actual)
+    elif head[:4] == b"RIFF":
+        yield from _riff_ends(file, actual)
+    elif head[:4] == _EBML_ID:
+        file.seek(4)
+        file.seek(_read_vint(file) or 0, 1)
+        if file.read(4) == _SEGMENT_ID and (size := _read_vint(file)) is not None:
+            yield file.tell() + size
+
+
+def _box_ends(file: BinaryIO, actual: int) -> Iterator[int]:
+    start = 0
+    while start < actual:
+        yield start + 8
+        file.seek(start)
+        size, _ = struct.unpack(">I4s", file.read(8))
+        if size == 1:
+            size = int.from_bytes(file.read(8), "big")
+        if size < 8:  # 0: up to the end of the file
+            return
+        start += size
+        yield start
+
+
+def _riff_ends(file: BinaryIO, actual: int) -> Iterator[int]:
+    start = 0
+    while start + 8 <= actual:
+        file.seek(start)
+        kind, size = struct.unpack("<4sI", file.read(8))
+        if kind != b"RIFF" or size in (0, 2**32 - 1):
+            return
+        start += 8 + size
+        yield start
+
+
+def _read_vint(file: BinaryIO) -> int | None:
+    """An EBML number, None for "unknown"."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    more = 8 - first[0].bit_length()
+    bits = int.from_bytes(first + file.read(more), "big") & (1 << 7 * (more + 1)) - 1
+    return None if bits == (1 << 7 * (more + 1)) - 1 else bits
+
+
+_SWS_DEFAULT = 5  # SWS_CS_DEFAULT, which is BT.601
+_SWS_MATRIX = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}  # AVCOL_SPC_ to SWS_CS_, where it is not BT.601
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+_BICUBIC = 4  # SWS_BICUBIC: for the chroma of pictures of more than 8 bits
+
+
+def upright_rgb(picture: Any, reformatter: VideoReformatter) -> Picture:
+    """(H, W, 3) uint8 of an `av.VideoFrame`, in memory of its own.
+
+    Colours are converted as the picture's tags say, and where it has none by swscale's defaults
+    (BT.601, limited range), as the `ffmpeg` command does. Alpha is dropped, 16 bits scaled to 8.
+    """
+    converted = reformatter.reformat(picture, format="rgb24", **_colour_arguments(picture))
+    pixels: Any = converted.to_ndarray()
+    image: Picture = _apply_display_matrix(pixels, picture)
+    if converted is picture or not image.flags.c_contiguous:  # the decoder's memory, or a view
+        return np.array(image, order="C")
+    return image
+
+
+def _colour_arguments(picture: Any) -> dict[str, int]:
+    """What swscale is told, for PyAV before 17 tells it nothing unless source and target differ."""
+    matrix = _SWS_MATRIX.get(int(picture.colorspace), _SWS_DEFAULT)
+    full = int(picture.color_range) == _FULL_RANGE or picture.format.name.startswith("yuvj")
+    return {
+        "src_colorspace": matrix,
+        "dst_colorspace": _SWS_DEFAULT,
+        "src_color_range": _FULL_RANGE if full else 0,
+        "interpolation": _BICUBIC,
+    }
+
+
+def _apply_display_matrix(image: Picture, picture: Any) -> Picture:
+    """To the nearest quarter turn of the matrix [a b; c d]: x' = a x + c y, y' = b x + d y."""
+    # not `picture.side_data`: which ties picture and container together until the garbage is
+    # collected, and a hundred decoded pictures are in memory instead of a few
+    beside = SideDataContainer(picture)  # type: ignore[call-arg]  # left out of PyAV's stubs
+    matrix = beside.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    (a, b), (c, d) = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2].tolist()
+    lying = abs(b) > abs(a)
+    down, right = (b, c) if lying else (d, a)
+    image = image.swapaxes(0, 1) if lying else image
+    return image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]

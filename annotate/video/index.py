@@ -1,0 +1,243 @@
+"""Index the frames of a video file, and decode from any of them.
+
+The packets of a file give the pts of its frames without decoding. Where the packets cannot be
+trusted (the codec hides frames, pts are missing or doubled, or a decoded frame has another pts than
+its packet), the whole file is decoded once to count its frames.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import dropwhile, islice
+from pathlib import Path
+from typing import Any
+
+from av.video.reformatter import VideoReformatter
+
+from annotate.errors import VideoError
+from annotate.items.records import Picture
+from annotate.video.decoder import (
+    DecodingPass,
+    make_clock,
+    open_video,
+    truncated_error,
+    upright_rgb,
+)
+
+# Every packet of these that is shown is one picture; the pictures of other codecs are counted.
+_ONE_FRAME_PER_PACKET = frozenset(
+    {"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "libaom-av1", "mjpeg", "png", "gif"}
+    | {"ffv1", "prores", "dnxhd", "huffyuv", "ffvhuff", "utvideo", "rawvideo"}
+)
+_CHECKED_FRAMES = 16  # pictures decoded to see that the packets tell the truth
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """Where the pictures are: `pts` by index, and `keys`, the sorted pts to start decoding at.
+
+    `end` is the pts at which the last picture ends; `whole` says that the file is all there.
+    """
+
+    pts: list[int]
+    keys: list[int]
+    end: int
+    whole: bool
+    time_base: Fraction
+    rate: Fraction | None
+
+    def index(self, pts: int | None) -> int | None:
+        """Which picture has this pts."""
+        index = bisect_left(self.pts, pts) if pts is not None else 0
+        return index if self.pts[index : index + 1] == [pts] else None
+
+    def starts(self, index: int) -> list[int]:
+        """The keyframes to decode the picture from, the nearest first; the next is for bad luck."""
+        upto = bisect_right(self.keys, self.pts[index])
+        return self.keys[max(upto - 2, 0) : upto][::-1]
+
+
+@dataclass(frozen=True)
+class _DecodedVideoFrame:
+    """A `Shot`, see annotate.video.images."""
+
+    index: int
+    seconds: Fraction
+    picture: Any = field(repr=False)
+    reformatter: VideoReformatter = field(repr=False)
+
+    def rgb(self) -> Picture:
+        return upright_rgb(self.picture, self.reformatter)
+
+
+def _indexed_frame(
+    table: FrameIndex, index: int, picture: Any, reformatter: VideoReformatter
+) -> _DecodedVideoFrame:
+    seconds = (table.pts[index] - table.pts[0]) * table.time_base
+    return _DecodedVideoFrame(index, seconds, picture, reformatter)
+
+
+def _make_index(here: DecodingPass, pts: list[int], keys: list[int], end: int) -> FrameIndex:
+    return FrameIndex(pts, keys, end, not here.cut, here.time_base, here.rate)
+
+
+_index_cache: dict[
+    tuple[Path, int, int], FrameIndex
+] = {}  # of files as they were: path, size, last change
+
+_unreliable_packets: set[tuple[Path, int, int]] = set()  # files whose packets do not tell the truth
+
+
+class VideoFile:
+    """A video file. Picture n is the n-th that a full decode yields, whichever way it is reached.
+
+    Which picture is where is told by the packets, without decoding them. Where they cannot be
+    believed (the codec hides pictures, pts are missing or doubled, the first pictures or those met
+    on the way are others than they say) the pictures are counted by decoding them all, once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        status = path.stat()
+        self._id = (path, status.st_size, status.st_mtime_ns)
+
+    @property
+    def count(self) -> int:
+        """How many pictures can be had."""
+        return len(self.table.pts)
+
+    @property
+    def table(self) -> FrameIndex:
+        """Made at the first use and kept as long as the file does not change."""
+        if self._id not in _index_cache:
+            told = None if self._id in _unreliable_packets else self._by_packets()
+            _index_cache[self._id] = told or self._by_pictures()
+        return _index_cache[self._id]
+
+    def _distrust(self) -> None:
+        """Count the pictures, from now on."""
+        if self._id not in _unreliable_packets:
+            _unreliable_packets.add(self._id)
+            _index_cache.pop(self._id, None)
+
+    def walk(self, start: int = 0) -> Iterator[_DecodedVideoFrame]:
+        """The pictures from `start` on; then BrokenVideo if the file goes on and cannot be read."""
+        if start == 0:
+            yield from self._whole()
+            return
+        table, index = self.table, start
+        for key in table.starts(start) if start < len(table.pts) else []:
+            for shot in self._run(table, key, index):
+                yield shot
+                index = shot.index + 1
+            if index > start:
+                break
+        if index < len(table.pts):  # the packets lied, or it cannot be reached directly
+            self._distrust()
+            yield from islice(self._whole(), index, None)
+        elif not table.whole:
+            raise truncated_error(self.path, index)
+
+    def keys(self) -> Iterator[_DecodedVideoFrame]:
+        """The keyframes; nothing else is decoded."""
+        if not self.table.keys:
+            yield from (shot for shot in self._whole() if shot.picture.key_frame)
+            return
+        with open_video(self.path) as here:
+            reformatter = VideoReformatter()
+            here.stream.codec_context.skip_frame = "NONKEY"
+            for picture in here.lone_pictures(p for p in here.packets() if p.is_keyframe):
+                index = self.table.index(picture.pts)
+                if index is None:
+                    self._distrust()
+                    index = self.table.index(picture.pts)
+                if index is not None:
+                    yield _indexed_frame(self.table, index, picture, reformatter)
+        if not self.table.whole:
+            raise truncated_error(self.path, self.count)
+
+    def key_at_or_before(self, index: int) -> int:
+        """The keyframe that decoding starts at to reach a picture; 0 where it cannot be told."""
+        starts = self.table.starts(index)
+        return (self.table.index(starts[0]) or 0) if starts else 0
+
+    def key_at_or_after(self, index: int) -> int:
+        """The first keyframe from a picture on; the number of pictures where there is none."""
+        table = self.table
+        after = bisect_left(table.keys, table.pts[index])
+        return bisect_left(table.pts, table.keys[after]) if after < len(table.keys) else self.count
+
+    def _whole(self) -> Iterator[_DecodedVideoFrame]:
+        """A full decode: the truth."""
+        with open_video(self.path) as here:
+            index, first, time, reformatter = 0, None, make_clock(here), VideoReformatter()
+            for picture in here.pictures(here.packets()):
+                pts = time.pts(picture)
+                first = pts if first is None else first
+                seconds = (pts - first) * here.time_base
+                yield _DecodedVideoFrame(index, seconds, picture, reformatter)
+                index += 1
+                if here.damaged:
+                    self._distrust()
+        if here.cut:
+            raise truncated_error(self.path, index)
+        if not index:
+            raise self._no_frames()
+
+    def _run(self, table: FrameIndex, key: int, start: int) -> Iterator[_DecodedVideoFrame]:
+        """Pictures from `start` on, decoded from a keyframe, as long as they are those expected."""
+        first = bisect_left(table.pts, key)
+        with open_video(self.path) as here:
+            reformatter, wanted = VideoReformatter(), table.pts[first]
+            pictures = dropwhile(
+                lambda picture: picture.pts is None or picture.pts < wanted,
+                here.pictures(here.packets_from(key)),
+            )
+            for index, picture in zip(range(first, len(table.pts)), pictures, strict=False):
+                if picture.pts != table.pts[index] or (index == start and picture.is_corrupt):
+                    return
+                if index >= start:
+                    yield _indexed_frame(table, index, picture, reformatter)
+
+    def _by_packets(self) -> FrameIndex | None:
+        """The table that the packets tell, or None if they are not to be believed."""
+        with open_video(self.path) as here:
+            if here.codec not in _ONE_FRAME_PER_PACKET or not here.timed:
+                return None
+            packets = [
+                (packet.pts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
+                for packet in here.packets()
+            ]
+        if any(packet[0] is None for packet in packets) or not any(p[2] for p in packets):
+            return None
+        keys = sorted(pts for pts, _, is_key, _ in packets if is_key)
+        shown = sorted(p[:2] for p in packets if not p[3] and here.shows(p[0]))
+        pts = [pts for pts, _ in shown]
+        if not pts or len(set(pts)) < len(pts):
+            return None
+        with open_video(self.path) as proof:
+            first = [p.pts for p in islice(proof.pictures(proof.packets()), _CHECKED_FRAMES)]
+        if first != pts[:_CHECKED_FRAMES]:
+            return None
+        return _make_index(here, pts, keys, pts[-1] + shown[-1][1])
+
+    def _by_pictures(self) -> FrameIndex:
+        """The table that a full decode gives."""
+        keys: list[int] = []
+
+        def noted(packets: Iterator[Any]) -> Iterator[Any]:
+            for packet in packets:
+                if packet.is_keyframe and packet.pts is not None:
+                    keys.append(packet.pts)
+                yield packet
+
+        with open_video(self.path) as here:
+            time = make_clock(here)
+            pts = [time.pts(picture) for picture in here.pictures(noted(here.packets()))]
+        if not pts:
+            raise truncated_error(self.path, 0) if here.cut else self._no_frames()
+        return _make_index(here, pts, sorted(keys) if time.true else [], pts[-1] + time.step)
+
+    def _no_frames(self) -> VideoError:
+        return VideoError(f"{self.path}: no picture in it can be decoded; give a file that plays")

@@ -1,0 +1,391 @@
+"""Read the frames of a clip: in order, at given indices, keyframes only, or backward.
+
+A clip is a file that PyAV opens, a folder of images in name order, or a still image. Frame n is the
+n-th picture of a full decode, whichever way it is reached. Its `seconds` are exact: its pts minus
+the pts of frame 0, in the time base of the stream. Images have no clock: one a second. Pictures are
+RGB, 8 bits a channel, without alpha, and upright as the display matrix or the EXIF tag says.
+
+A truncated file gives the frames that are certain, then raises `BrokenVideo`. Damage in the middle
+of a file is skipped, as in a full decode. A frame that is lost by such damage is noticed only when
+that part is decoded: until then `seek` beyond it counts the packets, and so the lost frame too.
+
+Frames are decoded ahead in a thread. `FrameSelection` holds which frames of a clip to take.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from annotate.errors import VideoError
+from annotate.items.records import Frame
+from annotate.video.images import (
+    IMAGE_SUFFIXES,
+    DecodedFrame,
+    ImageSequence,
+    check_exists,
+    open_images,
+)
+from annotate.video.index import FrameIndex, VideoFile
+
+_MIB = 2**20
+_BACKWARD_FRAMES, _BACKWARD_BYTES = (
+    48,
+    256 * _MIB,
+)  # what `backward` holds: pictures, and bytes of them
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a clip is. `name` is that of the file or folder, with its suffix, as items carry it.
+
+    `width` and `height` are as shown, turned upright. `rate` is the average of frames per second.
+    `frame_count` is how many can be had. `fingerprint` is the same for the same clip: a SHA-256 of
+    a file's size, first and last MiB, or of a folder's names and sizes.
+    """
+
+    path: Path
+    name: str
+    width: int
+    height: int
+    rate: Fraction
+    frame_count: int | None
+    duration_seconds: Fraction
+    variable_rate: bool
+    fingerprint: str
+
+
+def probe(path: str | os.PathLike[str]) -> Video:
+    """What a clip is; counts its packets, and decodes no more than its first pictures.
+
+    Raises:
+        VideoError: nothing there, no video in it, no pictures, images of different sizes.
+    """
+    path = _absolute_path(path)
+    clip = _open_clip(path)
+    if isinstance(clip, ImageSequence):
+        size_wh, rate, variable = clip.size_wh, Fraction(1), False
+        seconds = Fraction(clip.count)
+    else:
+        first = next(iter(clip.walk())).rgb()
+        size_wh = (first.shape[1], first.shape[0])
+        rate, variable = _frame_rate(clip.table)
+        seconds = (clip.table.end - clip.table.pts[0]) * clip.table.time_base
+    return Video(
+        path, path.name, *size_wh, rate, clip.count, seconds, variable, _fingerprint(path, clip)
+    )
+
+
+def frames(
+    path: str | os.PathLike[str],
+    *,
+    every: int = 1,
+    rate: Fraction | float | None = None,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[Frame]:
+    """The frames of `range(start, stop, every)`, or `rate` of them a second, decoded ahead.
+
+    With a rate, the first frame at or after each tick; ticks are counted from frame 0, so that any
+    range gives the same frames. `start` may be the number of frames: then there are none.
+
+    Raises:
+        VideoError: as `probe`, or there is no frame `start`.
+        BrokenVideo: after the frames that can be had.
+    """
+    path = _absolute_path(path)
+    if every < 1 or start < 0 or (rate is not None and not 0 < rate < float("inf")):
+        raise VideoError(
+            f"{path.name}: every must be 1 or more, a rate above 0, start 0 or more, "
+            f"not every={every}, rate={rate}, start={start}"
+        )
+    if rate is not None and every != 1:
+        raise VideoError(f"{path.name}: give every or rate, not both")
+    clip = _open_clip(path)
+    if start:
+        _check_index(path, clip, start, clip.count)
+    if rate is None:
+        shots = _decode_range(clip, start, stop)
+        chosen = (shot for shot in shots if (shot.index - start) % every == 0)
+    else:  # the frame before the range tells which tick it has passed
+        shots = _at_rate(_decode_range(clip, max(start - 1, 0), stop), Fraction(rate))
+        chosen = (shot for shot in shots if shot.index >= start)
+    return prefetch(_to_frames(path.name, chosen))
+
+
+def frames_at(path: str | os.PathLike[str], indices: Iterable[int]) -> Iterator[Frame]:
+    """The frames of these indices, each once, in order; far ones are sought, near ones decoded to.
+
+    Raises:
+        VideoError: as `probe`, or an index that no frame has.
+    """
+    path = _absolute_path(path)
+    clip = _open_clip(path)
+    wanted = sorted(set(indices))
+    for index in wanted[:1] + wanted[-1:]:
+        _check_index(path, clip, index, clip.count - 1)
+    return prefetch(_to_frames(path.name, _decode_at(clip, wanted)))
+
+
+def seek(path: str | os.PathLike[str], index: int) -> Frame:
+    """The frame of this index, exactly.
+
+    Raises:
+        VideoError: as `probe`, or no frame has this index.
+    """
+    path = _absolute_path(path)
+    clip = _open_clip(path)
+    _check_index(path, clip, index, clip.count - 1)
+    return next(_to_frames(path.name, clip.walk(index)))
+
+
+def keyframes(path: str | os.PathLike[str]) -> Iterator[Frame]:
+    """The keyframes, by their indices; nothing else is decoded."""
+    path = _absolute_path(path)
+    return prefetch(_to_frames(path.name, _open_clip(path).keys()))
+
+
+def backward(path: str | os.PathLike[str], start: int, stop: int = 0) -> Iterator[Frame]:
+    """The frames start, start - 1, ..., stop; at most 48 of them, or 256 MiB, are held.
+
+    Raises:
+        VideoError: as `probe`, or there is no frame `start` or `stop`.
+    """
+    path = _absolute_path(path)
+    clip = _open_clip(path)
+    for index in (start, stop):
+        _check_index(path, clip, index, clip.count - 1)
+    return prefetch(_decode_backward(path.name, clip, start, stop))
+
+
+def _decode_backward(
+    name: str, clip: VideoFile | ImageSequence, start: int, stop: int
+) -> Generator[Frame]:
+    window = 1
+    while start >= stop:
+        least = max(start - window + 1, stop)
+        key = clip.key_at_or_after(least)  # from a keyframe on, nothing is decoded for nothing
+        least = key if key <= start else least
+        held = deque(_to_frames(name, _decode_range(clip, least, start + 1)))
+        window = min(max(_BACKWARD_BYTES // held[0].image.nbytes, 1), _BACKWARD_FRAMES)
+        start = least - 1
+        while held:
+            yield held.pop()
+
+
+def _decode_at(clip: VideoFile | ImageSequence, wanted: list[int]) -> Generator[DecodedFrame]:
+    shots: Iterator[DecodedFrame] = iter(())
+    at = -1
+    for index in wanted:
+        if at < 0 or clip.key_at_or_before(index) > at:
+            shots = clip.walk(index)
+        for shot in shots:
+            at = shot.index
+            if at == index:
+                yield shot
+                break
+
+
+def _decode_range(
+    clip: VideoFile | ImageSequence, start: int, stop: int | None
+) -> Iterator[DecodedFrame]:
+    if stop is not None and stop <= start:
+        return
+    for shot in clip.walk(start):
+        yield shot
+        if shot.index + 1 == stop:
+            break
+
+
+def _at_rate(shots: Iterator[DecodedFrame], rate: Fraction) -> Iterator[DecodedFrame]:
+    tick = 0  # which any frame has passed: the first of all is a tick's, or only tells the next
+    for shot in shots:
+        passed = shot.seconds * rate
+        if passed >= tick:
+            yield shot
+            tick = floor(passed) + 1
+
+
+def _to_frames(name: str, shots: Iterable[DecodedFrame]) -> Generator[Frame]:
+    for shot in shots:
+        yield Frame(name, shot.index, shot.seconds, shot.rgb())
+
+
+def _absolute_path(path: str | os.PathLike[str]) -> Path:
+    path = Path(path).absolute()  # a link keeps its own name
+    return path.resolve() if ".." in path.parts else path
+
+
+def _open_clip(path: Path) -> VideoFile | ImageSequence:
+    check_exists(path)
+    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+        return open_images(path)
+    return VideoFile(path)
+
+
+def _check_index(path: Path, clip: VideoFile | ImageSequence, index: int, last: int) -> None:
+    if not 0 <= index <= last:
+        raise VideoError(
+            f"{path.name}: there is no frame {index}; it has {clip.count} frames, "
+            f"0 to {clip.count - 1}"
+        )
+
+
+def _frame_rate(table: FrameIndex) -> tuple[Fraction, bool]:
+    """Frames per second, and whether they vary by more than the rounding of pts to ticks."""
+    pts, steps = table.pts, len(table.pts) - 1
+    span = pts[-1] - pts[0]
+    if steps < 1 or span <= 0:
+        return table.rate or Fraction(1), False
+    for rate in filter(None, (table.rate, 1 / (Fraction(span, steps) * table.time_base))):
+        step = 1 / (rate * table.time_base)
+        if all(abs(at - pts[0] - n * step) <= 1 for n, at in enumerate(pts)):
+            return rate, False
+    return rate, True
+
+
+def _fingerprint(path: Path, clip: VideoFile | ImageSequence) -> str:
+    digest = hashlib.sha256()
+    if isinstance(clip, ImageSequence):
+        for image in clip.paths:
+            digest.update(f"{image.name}\0{image.stat().st_size}\0".encode())
+        return digest.hexdigest()
+    size = path.stat().st_size
+    digest.update(f"{size}\0".encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_MIB))
+        file.seek(max(size - _MIB, 0))
+        digest.update(file.read(_MIB))
+    return digest.hexdigest()
+
+
+_PREFETCH_BYTES = 64 * 2**20
+_MIN_PREFETCH, _MAX_PREFETCH = 2, 16  # frames waiting, however large or small they are
+
+
+class _FrameQueue:
+    """Frames waiting to be taken; whoever is too early waits, until the other side has left."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Condition()
+        self._waiting: deque[Frame] = deque()
+        self._error: BaseException | None = None
+        self._ended = self._left = False
+
+    def fill(self, frames: Generator[Frame]) -> None:
+        """Put frames in until they end, break, or nobody takes them any more."""
+        error: BaseException | None = None
+        try:
+            for frame in frames:
+                if not self._put(frame):
+                    break
+            frames.close()
+        except BaseException as raised:  # whatever it is, it is the taker's to see
+            error = raised
+        with self._turn:
+            self._error, self._ended = error, True
+            self._turn.notify_all()
+
+    def _put(self, frame: Frame) -> bool:
+        room = min(max(_PREFETCH_BYTES // frame.image.nbytes, _MIN_PREFETCH), _MAX_PREFETCH)
+        with self._turn:
+            self._turn.wait_for(lambda: self._left or len(self._waiting) < room)
+            self._waiting.append(frame)
+            self._turn.notify_all()
+            return not self._left
+
+    def take(self) -> Iterator[Frame]:
+        """Every frame in order, then the error that ended them, if one did."""
+        while True:
+            with self._turn:
+                self._turn.wait_for(lambda: self._waiting or self._ended)
+                if not self._waiting:
+                    break
+                frame = self._waiting.popleft()
+                self._turn.notify_all()
+            yield frame
+        if self._error is not None:
+            raise self._error
+
+    def leave(self) -> None:
+        """Take no more."""
+        with self._turn:
+            self._left = True
+            self._waiting.clear()
+            self._turn.notify_all()
+
+
+def prefetch(frames: Generator[Frame]) -> Generator[Frame, None, None]:
+    """The same frames, made by a thread that runs a few frames ahead.
+
+    Its errors are raised here, after the frames before them. It ends when this generator does: at
+    the last frame, at an error, or when it is closed.
+    """
+    line = _FrameQueue()
+    thread = threading.Thread(target=line.fill, args=(frames,), name="annotate-ahead", daemon=True)
+    thread.start()
+    try:
+        yield from line.take()
+    finally:
+        line.leave()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class FrameSelection:
+    """Which frames of a clip to take: from `start` up to, not including, `stop`.
+
+    Every `every`-th, or `rate` a second, or only the keyframes (which alone are decoded); of these
+    at most `maximum`, spread evenly.
+    """
+
+    every: int = 1
+    rate: float | None = None
+    keyframes: bool = False
+    start: int = 0
+    stop: int | None = None
+    maximum: int | None = None
+
+    def frames(self, clip: Path | str) -> Iterator[Frame]:
+        """The frames chosen, in order."""
+        chosen = self._all(clip)
+        if self.maximum is None:
+            return chosen
+        indices = [frame.index for frame in chosen]
+        places = np.linspace(0, len(indices) - 1, min(self.maximum, len(indices)))
+        return frames_at(clip, [indices[place] for place in places.round().astype(int)])
+
+    def _all(self, clip: Path | str) -> Iterator[Frame]:
+        if not self.keyframes:
+            return frames(clip, every=self.every, rate=self.rate, start=self.start, stop=self.stop)
+        inside = range(self.start, 2**63 if self.stop is None else self.stop)
+        return (frame for frame in keyframes(clip) if frame.index in inside)
+
+    def count(self, clip: Video) -> int | None:
+        """How many frames that will be, where it can be told without decoding."""
+        if self.keyframes or clip.frame_count is None:
+            return self.maximum
+        stop = clip.frame_count if self.stop is None else min(self.stop, clip.frame_count)
+        length = max(stop - self.start, 0)
+        count = -(-length // self.every)
+        if self.rate is not None:
+            count = min(length, math.ceil(length / clip.rate * Fraction(self.rate)))
+        return count if self.maximum is None else min(count, self.maximum)
+
+
+def header_entry(clip: Video) -> dict[str, dict[str, Any]]:
+    """What a header says of a clip."""
+    facts = ("fingerprint", "frame_count", "width", "height")
+    told = {fact: getattr(clip, fact) for fact in facts}
+    return {clip.name: {"path": clip.path.as_posix(), **told}}

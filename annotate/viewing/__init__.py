@@ -1,0 +1,1 @@
+"""Viewing: overlays, contact sheets, prompt grids, and the frames worth a review."""

@@ -1,0 +1,165 @@
+"""Draw prompts and the masks that they gave, one cell for each frame and object.
+
+Points, boxes and masks are drawn in two tones, light on dark, so that they show on any background.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from annotate.items import masks
+from annotate.items.records import Box, Frame, Item, Mask, Object, Picture, Prompt
+from annotate.prompts import PromptTable
+from annotate.viewing.contact_sheet import Cell, CropView, cell_width, view_around
+from annotate.viewing.overlay import draw_masks
+
+POSITIVE_COLOUR, NEGATIVE_COLOUR = (52, 226, 96), (255, 72, 72)
+_LIGHT, _DARK = (255, 255, 255), (0, 0, 0)
+_DISC_RADIUS, _RING_RADIUS = 5, 7  # pixels; of a ring, to the middle of its line
+_DISC_LAYERS = (
+    (_DISC_RADIUS + 2, _DARK),
+    (_DISC_RADIUS + 1, _LIGHT),
+    (_DISC_RADIUS, POSITIVE_COLOUR),
+)  # radius, colour
+_RING_LAYERS = ((6, _DARK), (4, _LIGHT), (2, NEGATIVE_COLOUR))  # width of the line, colour
+_DASH_LENGTH, _DASH_GAP = 8.0, 6.0  # pixels
+_SUBPIXEL_BITS = 4  # of a pixel's fraction, as OpenCV counts them
+PointsXy = npt.NDArray[np.float64]
+
+
+def mark_points(image: Picture, points_xy: PointsXy, point_labels: npt.NDArray[np.int64]) -> None:
+    """Points in place: a filled disc for a positive one, a hollow ring for a negative one."""
+    for (x, y), label in zip(points_xy, point_labels, strict=True):
+        centre = (round(x * 2**_SUBPIXEL_BITS), round(y * 2**_SUBPIXEL_BITS))
+        if label:
+            for radius, colour in _DISC_LAYERS:
+                cv2.circle(
+                    image,
+                    centre,
+                    radius << _SUBPIXEL_BITS,
+                    colour,
+                    cv2.FILLED,
+                    cv2.LINE_AA,
+                    _SUBPIXEL_BITS,
+                )
+        else:
+            for width, colour in _RING_LAYERS:
+                cv2.circle(
+                    image,
+                    centre,
+                    _RING_RADIUS << _SUBPIXEL_BITS,
+                    colour,
+                    width,
+                    cv2.LINE_AA,
+                    _SUBPIXEL_BITS,
+                )
+
+
+def mark_box(image: Picture, box: Box) -> None:
+    """A box in place, dashed."""
+    x1, y1, x2, y2 = box[0], box[1], box[2] - 1, box[3] - 1
+    _draw_dashed(image, np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], float))
+
+
+def mark_mask(image: Picture, mask: Mask) -> None:
+    """A mask's outline in place, dashed."""
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    for outline in outlines:
+        _draw_dashed(image, outline[:, 0].astype(float))
+
+
+def _draw_dashed(image: Picture, ring_xy: PointsXy) -> None:
+    """A closed line, (N, 2), of light dashes on dark ones."""
+    dashes = list(_dash_segments(np.vstack([ring_xy, ring_xy[:1]])))
+    for colour, width in ((_DARK, 4), (_LIGHT, 2)):
+        cv2.polylines(image, dashes, False, colour, width, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def _dash_segments(line_xy: PointsXy) -> Iterable[npt.NDArray[np.int32]]:
+    """The pieces of a line that are drawn."""
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line_xy, axis=0).T))])
+    for start in np.arange(0.0, along[-1], _DASH_LENGTH + _DASH_GAP):
+        end = min(start + _DASH_LENGTH, along[-1])
+        turns = along[(along > start) & (along < end)]  # a dash goes round the corner
+        where = np.concatenate([[start], turns, [end]])
+        piece = np.stack([np.interp(where, along, line_xy[:, axis]) for axis in (0, 1)], axis=1)
+        yield np.round(piece * 2**_SUBPIXEL_BITS).astype(np.int32)
+
+
+def prompt_cells(
+    prompts: PromptTable,
+    frames: Iterable[Frame],
+    items: Mapping[int, Item] | None,
+    labels: Sequence[str],
+) -> list[Cell]:
+    """A cell for each prompt, frame by frame.
+
+    `frames` are all that are prompted; `items`, by frame, hold the masks, if there are any yet.
+    `labels` are all classes.
+    """
+    room = cell_width(len(prompts.prompts))
+    given = defaultdict(list)
+    for prompt in prompts.prompts:
+        given[prompt.frame].append(prompt)
+    made = []
+    for frame in frames:
+        item = None if items is None else items.get(frame.index, _empty_item(frame))
+        for prompt in given[frame.index]:
+            thing = None if item is None else _find_object(item, prompt.object_id)
+            view = view_around(_cell_extent(prompt, thing), frame.size_wh, room)
+            picture = _draw_cell(frame, prompt, thing, view, labels)
+            said = f"{_describe_prompt(prompt)}{'' if thing or item is None else ' → nothing'}"
+            title = f"frame {frame.index} · {float(frame.seconds):.2f} s"
+            name = f"#{prompt.object_id} {prompts.labels[prompt.object_id]}"
+            made.append(Cell(picture, title, f"{name} · {said}"))
+    return made
+
+
+def _empty_item(frame: Frame) -> Item:
+    return Item(frame.video, frame.index, frame.seconds, *frame.size_wh)
+
+
+def _find_object(item: Item, object_id: int) -> Object | None:
+    """What was found of the object on that frame."""
+    return next((thing for thing in item.objects if thing.track == object_id), None)
+
+
+def _cell_extent(prompt: Prompt, thing: Object | None) -> Box:
+    """A box round all that was said and all that was found."""
+    boxes = [(x, y, x + 1, y + 1) for x, y in prompt.points_xy]
+    said = None if prompt.mask is None else masks.box(prompt.mask)
+    boxes += [box for box in (prompt.box, said, thing and thing.box) if box]
+    x1, y1, x2, y2 = zip(*boxes, strict=True)
+    return min(x1), min(y1), max(x2), max(y2)
+
+
+def _draw_cell(
+    frame: Frame, prompt: Prompt, thing: Object | None, view: CropView, labels: Sequence[str]
+) -> Picture:
+    item = replace(_empty_item(frame), objects=(thing,) if thing else ())
+    picture = draw_masks(view.of_image(frame.image), view.of_item(item), labels)
+    if prompt.mask is not None:
+        mark_mask(picture, view.of_mask(prompt.mask))
+    if prompt.box is not None:
+        mark_box(picture, view.of_box(prompt.box))
+    mark_points(picture, view.of_points(prompt.points_xy), prompt.point_labels)
+    return picture
+
+
+def _describe_prompt(prompt: Prompt) -> str:
+    """What was said, in short: `2+ 1− box`."""
+    inside = int(np.count_nonzero(prompt.point_labels))
+    outside = len(prompt.point_labels) - inside
+    said = {
+        f"{inside}+": inside > 0,
+        f"{outside}−": outside > 0,
+        "box": prompt.box is not None,
+        "mask": prompt.mask is not None,
+    }
+    return " ".join(word for word, true in said.items() if true)

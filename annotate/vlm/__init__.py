@@ -1,0 +1,1 @@
+"""Vision-language models: requests, answers, coordinates, retries and cost."""

@@ -1,0 +1,137 @@
+"""Count tokens and cost of model requests, and stop before a budget is exceeded.
+
+A request is not begun if it, together with those in flight and at the highest cost so far, could
+exceed the budget.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from annotate import plugins
+from annotate.errors import BudgetExceeded
+from annotate.items.records import Item
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens that one question took, as the server counted them."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Money for a million tokens, in whatever currency the budget is."""
+
+    tokens_in: float = 0.0
+    tokens_out: float = 0.0
+
+    def of(self, usage: Usage) -> float:
+        """What a question cost."""
+        paid = usage.tokens_in * self.tokens_in + usage.tokens_out * self.tokens_out
+        return paid / _MILLION
+
+
+@dataclass(frozen=True)
+class UsageTotal:
+    """What has been asked, how much of it the cache knew, and what the rest cost."""
+
+    asked: int = 0
+    known: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    money: float = 0.0
+
+    def __add__(self, other: UsageTotal) -> UsageTotal:
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return UsageTotal(*(one + two for one, two in pairs))
+
+    def words(self, pictures: int, boxes: int) -> str:
+        """A line for a person; `boxes` are those that were kept."""
+        tokens = f"{self.tokens_in:,} tokens in, {self.tokens_out:,} out"
+        line = f"{self.asked} questions, {self.known} more answered by the cache; {tokens}"
+        if not self.money:
+            return line
+        each = f"{self.money / max(pictures, 1):.4f} a picture"
+        box = f", {self.money / boxes:.4f} a box" if boxes else ""
+        return f"{line}; {self.money:.4f} in all, {each}{box}"
+
+
+class UsageMeter:
+    """Counts what one run asks; shared by its threads.
+
+    No question is begun which, with those under way and at the dearest price so far, would pass the
+    budget.
+    """
+
+    def __init__(self, prices: Prices, budget: float | None = None) -> None:
+        self.prices, self.budget = prices, budget
+        self._lock = threading.Lock()
+        self._under_way, self._dearest = 0, 0.0
+        self.bill = UsageTotal()
+
+    def expect(self, money: float) -> None:
+        """Say what a question may cost, before any has been asked."""
+        with self._lock:
+            self._dearest = max(self._dearest, money)
+
+    def begin(self) -> None:
+        """Say that a question is about to be asked.
+
+        Raises:
+            BudgetSpent: it might pass the budget.
+        """
+        with self._lock:
+            likely = self.bill.money + self._dearest * (self._under_way + 1)
+            if self.budget is not None and likely > self.budget:
+                raise BudgetExceeded(
+                    f"the budget of {self.budget:g} is spent ({self.bill.money:.4f}, and the next "
+                    "question may pass it); what was answered is kept: the same command goes on"
+                )
+            self._under_way += 1
+
+    def end(self, usage: Usage | None) -> None:
+        """Say what the question took; None when no answer came."""
+        with self._lock:
+            self._under_way -= 1
+            if usage is not None:
+                money = self.prices.of(usage)
+                self._dearest = max(self._dearest, money)
+                self.bill += UsageTotal(1, 0, usage.tokens_in, usage.tokens_out, money)
+
+    def known(self) -> None:
+        """Say that the cache knew an answer."""
+        with self._lock:
+            self.bill += UsageTotal(known=1)
+
+
+class ItemCounter:
+    """Counts the pictures and boxes of items as they pass on their way."""
+
+    def __init__(self, onward: Callable[[Item], object]) -> None:
+        self._onward = onward
+        self.pictures = self.boxes = 0
+
+    def __call__(self, item: Item) -> None:
+        """Count an item, and hand it on."""
+        self.pictures, self.boxes = self.pictures + 1, self.boxes + len(item.objects)
+        self._onward(item)
+
+
+def total_usage(detector: Any) -> UsageTotal | None:
+    """What a detector and those inside it have spent; None where nothing counts it."""
+    found = [
+        each
+        for inner in plugins.nested_detectors(detector)
+        if (each := total_usage(inner)) is not None
+    ]
+    found += [detector.bill] if hasattr(detector, "bill") else []
+    return sum(found, UsageTotal()) if found else None

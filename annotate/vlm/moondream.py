@@ -1,0 +1,247 @@
+"""Ask Moondream for boxes, points, captions and answers: by a server or on this machine.
+
+The server is a Moondream Station or the Moondream cloud, through the `moondream` package; time-outs
+and retries are ours, since that client has neither. On this machine Moondream 2 runs through
+`transformers`, with the Python code of its pinned revision, only if the user allowed that code, and
+with nothing downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.error import HTTPError, URLError
+
+from PIL import Image
+
+from annotate import files
+from annotate.errors import AnswerError, WeightsError, needs
+from annotate.items.records import Box, Picture
+from annotate.vlm import messages
+from annotate.vlm.budget import Prices, Usage, UsageMeter
+from annotate.vlm.client import api_key_for, cache_answer, cached_answer, redact_key
+from annotate.vlm.retry import RetryPolicy, TransientError, with_timeout
+from annotate.weights.store import weights_path
+
+STATION_URL = "http://localhost:2020/v1"  # where a Moondream Station listens unless it is told else
+CLOUD = "https://api.moondream.ai/v1"
+
+T = TypeVar("T")
+_AUTH_ERRORS = {401: "the key is not accepted", 403: "the key may not do this"}
+
+
+@dataclass(frozen=True)
+class Moondream:
+    """Moondream behind an address; `key` names an environment variable.
+
+    The client that speaks for us waits for ever and asks once; the time-out and the tries are ours.
+    `speaker` is a model on this machine to be asked instead: `annotate.vlm.moondream.load_local`.
+
+    >>> seen = Moondream().see(frame.image)  # doctest: +SKIP
+    >>> seen.boxes("mech"), seen.query("Which colour is the mech?")  # doctest: +SKIP
+    """
+
+    endpoint: str = STATION_URL
+    key: str = ""
+    model: str = ""
+    max_objects: int = 50
+    timeout_seconds: float = 60.0
+    patience: RetryPolicy = field(default_factory=lambda: RetryPolicy(4, 1.0), compare=False)
+    meter: UsageMeter = field(default_factory=lambda: UsageMeter(Prices()), compare=False)
+    cached: bool = True
+    speaker: Any = field(default=None, compare=False, repr=False)
+
+    def see(self, image: Picture) -> MoondreamImage:
+        """A picture, RGB, to be asked about as often as one likes; it is encoded once."""
+        return MoondreamImage(self, image)
+
+    @cached_property
+    def client(self) -> Any:
+        """Whatever has `detect`, `point`, `caption` and `query`, each of which gives a dict."""
+        if self.speaker is not None:
+            return self.speaker
+        url = self.endpoint.rstrip("/")
+        key = api_key_for(url, self.key)
+        return needs("moondream").vl(api_key=key, endpoint=url, model=self.model or None)
+
+    def ask(self, what: str, picture: Any, known: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        """What `read` makes of the answer to `what`, from the cache if it was asked before.
+
+        Raises:
+            AnswerError: no answer came, or none that can be read.
+        """
+        who = {"endpoint": self.endpoint.rstrip("/"), "model": self.model, "what": what}
+        name = files.json_digest({**who, **known})
+        if self.cached and (answer := cached_answer(name)) is not None:
+            self.meter.known()
+            return read(answer)
+
+        def call() -> tuple[dict[str, Any], T]:
+            self.meter.begin()
+            usage = None
+            try:
+                answer = self._answer(what, picture, known)
+                usage = Usage()
+            finally:
+                self.meter.end(usage)
+            try:
+                return answer, read(answer)
+            except (KeyError, TypeError, ValueError) as error:
+                raise TransientError(f"an answer that cannot be read ({error!r})") from None
+
+        try:
+            answer, value = self.patience.ask(call, f"moondream {what}")
+        except TransientError as trouble:
+            raise AnswerError(f"moondream {what}: {trouble}") from None
+        if self.cached:
+            cache_answer(name, answer)
+        return value
+
+    def _answer(self, what: str, picture: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+        given = {key: value for key, value in known.items() if key != "image"}
+        method = getattr(self.client, what)
+        if self.speaker is not None:
+            return dict(method(picture, **given))
+        try:
+            return dict(with_timeout(self.timeout_seconds, lambda: method(picture, **given)))
+        except HTTPError as error:
+            error.close()
+            why = _AUTH_ERRORS.get(error.code) or str(error.reason)
+            raise TransientError.of_status(
+                error.code, self._clean(why), dict(error.headers)
+            ) from None
+        except URLError as error:
+            again = not isinstance(error.reason, ConnectionRefusedError)
+            why = self._clean(str(error.reason))
+            raise TransientError(f"nobody answers at {self.endpoint}: {why}", again=again) from None
+        except KeyError as error:
+            raise TransientError(f"an answer without {error}") from None
+        except (OSError, ValueError) as error:
+            kind = "not JSON" if isinstance(error, json.JSONDecodeError) else "cut off"
+            raise TransientError(f"an answer that is {kind}: {self._clean(str(error))}") from None
+
+    def _clean(self, said: str) -> str:
+        return redact_key(said, api_key_for(self.endpoint, self.key))
+
+
+@dataclass(frozen=True)
+class MoondreamImage:
+    """A picture that Moondream is asked about; all coordinates are its pixels."""
+
+    moondream: Moondream
+    image: Picture = field(repr=False, compare=False)
+
+    @cached_property
+    def _address(self) -> str:
+        address = messages.image_part(Image.fromarray(self.image), None)["image_url"]["url"]
+        return str(address)
+
+    @cached_property
+    def _picture(self) -> Any:
+        if self.moondream.speaker is not None:
+            return Image.fromarray(self.image)
+        return needs("moondream").types.Base64EncodedImage(image_url=self._address)
+
+    def boxes(self, phrase: str) -> list[Box]:
+        """Boxes of what a phrase names, xyxy, without scores: the model gives none."""
+        asked = {"object": phrase, "settings": {"max_objects": self.moondream.max_objects}}
+        return self._ask("detect", asked, lambda answer: list(map(self._box, answer["objects"])))
+
+    def points(self, phrase: str) -> list[tuple[float, float]]:
+        """A point (x, y) on each thing that a phrase names."""
+        asked = {"object": phrase, "settings": {"max_objects": self.moondream.max_objects}}
+        return self._ask("point", asked, lambda answer: list(map(self._point, answer["points"])))
+
+    def caption(self, length: str = "normal") -> str:
+        """What is to be seen, in words: short, normal or long."""
+        return self._ask(
+            "caption", {"length": length}, lambda answer: _checked_text(answer["caption"])
+        )
+
+    def query(self, question: str) -> str:
+        """The answer to a question about the picture."""
+        return self._ask(
+            "query", {"question": question}, lambda answer: _checked_text(answer["answer"])
+        )
+
+    def _ask(self, what: str, asked: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        image = hashlib.sha256(self._address.encode()).hexdigest()
+        return self.moondream.ask(what, self._picture, {**asked, "image": image}, read)
+
+    def _box(self, said: Mapping[str, Any]) -> Box:
+        """A box in pixels; the model may say a little less than 0 or more than 1."""
+        x1, x2 = sorted(self._pixels(said[side], 1) for side in ("x_min", "x_max"))
+        y1, y2 = sorted(self._pixels(said[side], 0) for side in ("y_min", "y_max"))
+        return x1, y1, x2, y2
+
+    def _point(self, said: Mapping[str, Any]) -> tuple[float, float]:
+        height, width = self.image.shape[:2]
+        x, y = self._pixels(said["x"], 1), self._pixels(said["y"], 0)
+        return min(x, width - 1.0), min(y, height - 1.0)
+
+    def _pixels(self, share: Any, axis: int) -> float:
+        if isinstance(share, bool) or not isinstance(share, int | float) or share != share:
+            raise ValueError(f"expected a number from 0 to 1, got {share!r}")
+        if not -0.5 <= share <= 1.5:
+            raise ValueError(f"{share} is far outside 0..1")
+        return min(max(float(share), 0.0), 1.0) * self.image.shape[axis]
+
+
+def _checked_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {value!r}")
+    return value.strip()
+
+
+_TOKENIZER_REPO = "moondream/starmie-v1"  # what the model's own code asks the hub for, unpinned
+
+
+def load_local(
+    name: str = "moondream2", *, trust_remote_code: bool = False, device: str = "cpu"
+) -> Any:
+    """The model: an object with `detect`, `point`, `caption` and `query`.
+
+    `name` is a model of the manifest, or a folder. Nothing is downloaded.
+
+    Raises:
+        WeightsError: nobody has said that its own Python code may run.
+        MissingWeights: the model, or its tokenizer, is not on this machine.
+        MissingPackage: transformers or torch is not installed.
+    """
+    if not trust_remote_code:
+        raise WeightsError(
+            f"{name} runs Python code that comes with its weights: read it in the folder that "
+            f"`annotate models where {name}` names, then --set trust_remote_code=yes"
+        )
+    folder, tokenizer = weights_path(name), weights_path("starmie-v1")
+    torch, transformers = needs("torch"), needs("transformers")
+    with _pinned_tokenizer(_TOKENIZER_REPO, tokenizer):
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            trust_remote_code=True,
+            local_files_only=True,
+            dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+        )
+    return model.to(device).eval()
+
+
+@contextmanager
+def _pinned_tokenizer(repo: str, tokenizer: Path) -> Iterator[None]:
+    """Whoever asks the hub for a tokenizer gets our file, whose revision is pinned."""
+    hub: Any = needs("huggingface_hub")
+    download = hub.hf_hub_download
+
+    def ours(repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        return str(tokenizer) if repo_id == repo else download(repo_id, *args, **kwargs)
+
+    hub.hf_hub_download = ours
+    try:
+        yield
+    finally:
+        hub.hf_hub_download = download

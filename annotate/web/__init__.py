@@ -1,0 +1,1 @@
+"""Web: local pages in the browser."""

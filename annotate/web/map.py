@@ -1,0 +1,149 @@
+"""Write a footage map as one self-contained HTML page with packed thumbnails.
+
+The page loads nothing from elsewhere: coordinates and frame data are base64 arrays, and the
+thumbnails are packed row by row into a few JPEG sprite sheets.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from annotate.files import atomic_file
+from annotate.footage_map.atlas import Atlas, to_ticks
+from annotate.items.records import Header, Picture
+from annotate.viewing.contact_sheet import BACKGROUND, letterbox
+
+MAX_PAGE_SIDE = 2048  # pixels of a page, at most
+_MAX_PIXELS = 64e6  # of all thumbnails together
+_MIN_THUMBNAIL_WIDTH, _MAX_THUMBNAIL_WIDTH = 32, 160  # a thumbnail, in pixels
+_JPEG_QUALITY = 72  # of the JPEG
+
+
+def thumbnail_size_wh(count: int, size_wh: tuple[int, int]) -> tuple[int, int]:
+    """The size of each of `count` thumbnails of pictures of that size."""
+    shape = size_wh[0] / size_wh[1]
+    width = min(
+        max((_MAX_PIXELS / max(count, 1) * shape) ** 0.5, _MIN_THUMBNAIL_WIDTH),
+        _MAX_THUMBNAIL_WIDTH,
+    )
+    return round(width), max(round(width / shape), 1)
+
+
+class SpriteSheets:
+    """Thumbnails of `cell_wh` pixels in rows, page after page; only the last page is held open."""
+
+    def __init__(self, cell_wh: tuple[int, int]) -> None:
+        self.cell_wh = cell_wh
+        self.columns, self.rows = (max(MAX_PAGE_SIDE // side, 1) for side in cell_wh)
+        self._done: list[bytes] = []
+        self._open: list[Picture] = []
+
+    def add(self, picture: Picture) -> None:
+        """One more, in the middle of its cell and as large as fits."""
+        self._open.append(letterbox(picture, self.cell_wh))
+        if len(self._open) == self.columns * self.rows:
+            self._done.append(self._page())
+            self._open = []
+
+    def pages(self) -> list[bytes]:
+        """All pages, as JPEG."""
+        return [*self._done, *([self._page()] if self._open else [])]
+
+    def _page(self) -> bytes:
+        width, height = self.cell_wh
+        rows = -(-len(self._open) // self.columns)
+        page = np.empty((rows * height, self.columns * width, 3), np.uint8)
+        page[:] = BACKGROUND
+        for place, picture in enumerate(self._open):
+            row, column = divmod(place, self.columns)
+            page[row * height :, column * width :][:height, :width] = picture
+        return encode_jpeg(page, _JPEG_QUALITY)
+
+
+def encode_jpeg(picture: Picture, quality: int) -> bytes:
+    """The picture as a JPEG file; the same pixels give the same bytes."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    return encoded.tobytes()
+
+
+PAGE_NAME = "index.html"
+_MAX_COORDINATE = 65535  # a place on the plane is kept to so fine a grid
+
+
+def write_page(atlas: Atlas, sprites: SpriteSheets, folder: Path, title: str) -> None:
+    """Write `index.html`; nothing on it is fetched from anywhere.
+
+    `sprites` are the thumbnails of the atlas's rows, in their order.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    page = Template(Path(__file__).with_name("map.html").read_text(encoding="utf-8"))
+    told = json_for_script(_page_data(atlas, sprites, title))
+    with atomic_file(folder / PAGE_NAME) as draft:
+        draft.write_text(page.substitute(title=escape_html(title), data=told), encoding="utf-8")
+
+
+def json_for_script(record: Any) -> str:
+    """A record as JSON that cannot end the element it stands in."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def escape_html(text: str) -> str:
+    """Text as HTML shows it."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _page_data(atlas: Atlas, sprites: SpriteSheets, title: str) -> dict[str, Any]:
+    rows = np.clip(np.rint(atlas.xy * _MAX_COORDINATE), 0, _MAX_COORDINATE).astype(np.uint16)
+    counted, per_second = _clip_ticks(atlas)
+    clips = [
+        {"name": name, "facts": facts, "ticks_a_second": rate}
+        for (name, facts), rate in zip(atlas.clips.items(), per_second, strict=True)
+    ]
+    header = json.loads(Header("map", atlas.settings).to_json())
+    return {
+        "title": title,
+        "clips": clips,
+        "header": header,
+        "cell": sprites.cell_wh,
+        "columns": sprites.columns,
+        "rows": sprites.rows,
+        "x": _base64_array(rows[:, 0]),
+        "y": _base64_array(rows[:, 1]),
+        "clip": _base64_array(atlas.clip.astype(np.uint16)),
+        "frame": _base64_array(atlas.frame.astype(np.uint32)),
+        "ticks": _base64_array(np.array(counted, np.float64)),
+        "pages": [base64.b64encode(page).decode() for page in sprites.pages()],
+    }
+
+
+def _clip_ticks(atlas: Atlas) -> tuple[list[int], list[int]]:
+    """When each row is, in its clip's ticks, and how many of them a second has, clip by clip."""
+    counted = [0] * len(atlas.seconds)
+    per_second = []
+    for name in atlas.names:
+        rows = atlas.of_clip(name)
+        times: Sequence[Fraction] = [atlas.seconds[row] for row in rows]
+        mine, rate = to_ticks(times)
+        per_second.append(rate)
+        for row, tick in zip(rows, mine, strict=True):
+            counted[row] = tick
+    return counted, per_second
+
+
+def _base64_array(numbers: npt.NDArray[Any]) -> str:
+    """Numbers as little-endian bytes in base64."""
+    little = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("<"))
+    return base64.b64encode(little.tobytes()).decode()

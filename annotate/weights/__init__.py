@@ -1,0 +1,1 @@
+"""Model weights: the manifest, the store on disk, and verified downloads."""

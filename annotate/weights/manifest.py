@@ -1,0 +1,194 @@
+"""List the known models: files, source, revision, hashes and licence of each.
+
+The shipped `models/manifest.toml` decides for the models that it names. The `manifest.json` in a
+folder of weights has the same fields and holds the models that the user added.
+"""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from annotate.errors import UnknownName, WeightsError
+from annotate.files import packaged_file
+
+WEIGHTS_VARIABLE = "ANNOTATE_WEIGHTS"
+USER_MANIFEST = "manifest.json"
+RECEIPT_NAME = "fetched.json"
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHA256_PATTERN = re.compile(r"[0-9a-f]{8,64}")
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file of a model; `path` is relative, "/" between its parts.
+
+    `sha256` is "" and `bytes` None where nobody has published them; where only its first digits are
+    known, as torch.hub has them in a file's name, it is those. `hash_confidence` is A (the
+    publisher's page, or two sources that agree) or B (one third party).
+    """
+
+    path: str
+    bytes: int | None = None
+    sha256: str = ""
+    hash_confidence: str = ""
+
+    def __post_init__(self) -> None:
+        path = PurePosixPath(self.path)
+        if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in self.path:
+            raise WeightsError(f"{self.path!r} is no path inside a folder of weights")
+        if self.sha256 and not _SHA256_PATTERN.fullmatch(self.sha256):
+            raise WeightsError(f"{self.path}: {self.sha256!r} is no sha256: 64 of 0-9 and a-f")
+
+    def knows(self, sha256: str) -> bool:
+        """Whether a file of that hash is this one, as far as is published."""
+        return bool(self.sha256) and sha256.startswith(self.sha256)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's weights: the same name, the same bytes.
+
+    They come from `repo` on the Hugging Face hub at `revision`, or from `url`, the folder they are
+    in; a user's own lie in the folder `path`. `also` are patterns of small files (a config, a
+    tokenizer's) that go with them and that only the pinned revision vouches for. `card` is a file
+    in models/.
+    """
+
+    name: str
+    family: str
+    task: str
+    licence: str
+    files: tuple[ModelFile, ...]
+    revision: str = ""
+    repo: str = ""
+    url: str = ""
+    path: str = ""
+    also: tuple[str, ...] = ()
+    gated: bool = False
+    card: str = ""
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        if not _NAME_PATTERN.fullmatch(self.name):
+            raise WeightsError(f"{self.name!r} cannot name a model: letters, digits, '.', '_', '-'")
+        if sum(map(bool, (self.repo, self.url, self.path))) != 1:
+            raise WeightsError(f"{self.name}: give one of repo, url, path")
+        if not self.path and not _NAME_PATTERN.fullmatch(self.revision):
+            raise WeightsError(f"{self.name}: {self.revision!r} is no revision")
+
+    @property
+    def bytes(self) -> int:
+        """The size of all its files, as far as it is known."""
+        return sum(file.bytes or 0 for file in self.files)
+
+    @property
+    def page(self) -> str:
+        """Where a person reads about it and takes it from."""
+        return self.path or self.url or f"https://huggingface.co/{self.repo}"
+
+    def takes_along(self, path: str) -> bool:
+        """Whether `also` means the file `path`."""
+        named = {file.path for file in self.files}
+        meant = any(fnmatchcase(path, pattern) for pattern in self.also)
+        return meant and "/" not in path and path not in named
+
+    def place(self, folder: Path) -> Path:
+        """Where its files, of this very revision, lie if they lie in a `folder` of weights."""
+        return Path(self.path) if self.path else folder / self.name / self.revision[:12]
+
+
+def weights_folders() -> list[Path]:
+    """Where weights are looked for: $ANNOTATE_WEIGHTS (a shared folder), then the user's own."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    own = Path(caches) / "annotate" / "weights"
+    shared = os.environ.get(WEIGHTS_VARIABLE)
+    return [Path(shared).expanduser(), own] if shared else [own]
+
+
+def install_folder() -> Path:
+    """The first of `folders()`: what is fetched or added goes there."""
+    return weights_folders()[0]
+
+
+def all_models() -> dict[str, Model]:
+    """Every model that has a name here: the shipped ones, then the user's own.
+
+    Raises:
+        WeightsError: when a manifest is damaged.
+    """
+    known = dict(_shipped_models())
+    for folder in weights_folders():
+        known = user_models(folder) | known
+    return dict(sorted(known.items()))
+
+
+def find_model(name: str) -> Model:
+    """The model of that name.
+
+    Raises:
+        UnknownName: when there is none; names the nearest.
+    """
+    known = all_models()
+    if name not in known:
+        raise UnknownName("model", name, known)
+    return known[name]
+
+
+def user_models(folder: Path) -> dict[str, Model]:
+    """The models that users have added to a `folder` of weights."""
+    path = folder / USER_MANIFEST
+    try:
+        return _parse_models(json.loads(path.read_bytes()), str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise WeightsError(f"{path}: damaged: {error}") from None
+
+
+def user_models_to_json(models: Mapping[str, Model]) -> str:
+    """The text of a user's `manifest.json`."""
+    records = {name: asdict(model) for name, model in sorted(models.items())}
+    for record in records.values():
+        del record["name"]
+    return json.dumps(records, indent=1, ensure_ascii=False) + "\n"
+
+
+def receipt_to_json(files: Iterable[ModelFile]) -> str:
+    """The text of a `fetched.json`: what came, all of it checked."""
+    return json.dumps([asdict(file) for file in files], indent=1) + "\n"
+
+
+def receipt_from_json(text: str | bytes, where: str) -> list[ModelFile]:
+    """Read a `fetched.json`; `where` begins the error."""
+    try:
+        return [ModelFile(**record) for record in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{where}: damaged: {error}") from None
+
+
+@cache
+def _shipped_models() -> dict[str, Model]:
+    path = packaged_file("models", "manifest.toml")
+    return _parse_models(tomllib.loads(path.read_text("utf-8")), str(path))
+
+
+def _parse_models(records: Any, where: str) -> dict[str, Model]:
+    try:
+        return {name: _parse_model(name, record) for name, record in records.items()}
+    except (AttributeError, KeyError, TypeError, WeightsError) as error:
+        raise WeightsError(f"{where}: {error}") from None
+
+
+def _parse_model(name: str, record: Mapping[str, Any]) -> Model:
+    files = tuple(ModelFile(**each) for each in record["files"])
+    rest = {key: value for key, value in record.items() if key not in ("files", "also")}
+    return Model(name, files=files, also=tuple(record.get("also", ())), **rest)

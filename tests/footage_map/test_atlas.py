@@ -1,0 +1,435 @@
+"""The map of footage: what is alike is near, and a person can choose from it in a browser."""
+
+import dataclasses
+import io
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from annotate import embeddings
+from annotate.dataset import frame_sources
+from annotate.dataset.folder import load_dataset
+from annotate.errors import AnnotateError, ItemsError, OutputError, UnknownName, VideoError
+from annotate.footage_map import atlas, poster, projection
+from annotate.items import journal, records
+from annotate.items.records import Item
+from annotate.video import reader
+from annotate.video.reader import FrameSelection
+from annotate.video.writer import VideoWriter
+from annotate.web.map import SpriteSheets, thumbnail_size_wh
+
+
+class Colours:
+    """A network that sees the mean colour of each third of a picture."""
+
+    name, width = "colours", 9
+
+    def look(self, pictures):
+        thirds = [np.array_split(picture, 3, axis=1) for picture in pictures]
+        return np.array([[t.mean((0, 1)) for t in each] for each in thirds]).reshape(-1, 9) + 1
+
+
+def clip(path, colours, each=12):
+    """A clip of flat shots, `each` frames of each colour, with a bar that moves."""
+    with VideoWriter(path, Fraction(10), (64, 48)) as writer:
+        for colour in colours:
+            for step in range(each):
+                image = np.full((48, 64, 3), colour, np.uint8)
+                image[:, 4 * step : 4 * step + 6] = 128
+                writer.write(image)
+    return path
+
+
+RED, GREEN, BLUE, GREY = (200, 20, 20), (20, 180, 30), (30, 30, 200), (120, 110, 100)
+
+
+@pytest.fixture
+def clips(tmp_path):
+    return [
+        clip(tmp_path / "one.mp4", [RED, GREEN]),
+        clip(tmp_path / "two.mp4", [BLUE, RED]),
+        clip(tmp_path / "three.mp4", [GREY, GREY]),
+    ]
+
+
+def gathered(clips, every=1, look=lambda _: None):
+    return atlas.gather(
+        [frame_sources.open_source(c, FrameSelection(every)) for c in clips], Colours(), look
+    )
+
+
+# --- the plane
+
+
+def blobs(count=4, each=25, width=32):
+    rng = np.random.default_rng(3)
+    middles = rng.normal(size=(count, width)) * 5
+    rows = np.concatenate([m + rng.normal(size=(each, width)) for m in middles])
+    return rows.astype(np.float32), np.repeat(np.arange(count), each)
+
+
+def near_of_kind(places, kinds, few=5):
+    """Which share of each point's nearest are of its kind."""
+    apart = ((places[:, None] - places[None]) ** 2).sum(-1)
+    np.fill_diagonal(apart, np.inf)
+    return (kinds[apart.argsort(1)[:, :few]] == kinds[:, None]).mean()
+
+
+@pytest.mark.parametrize("size", [7, 1000])
+def test_components_by_chunks_are_those_of_all(size):
+    rows, _ = blobs()
+    found = projection.principal_components(lambda: np.array_split(rows, -(-len(rows) // size)), 6)
+    left, scale, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(found), np.abs(left * scale)[:, :6], atol=2e-4)
+
+
+@pytest.mark.parametrize("method", projection.PROJECTION_METHODS)
+def test_kinds_stay_together_and_a_seed_gives_the_same(method):
+    if method != "pca":
+        pytest.importorskip({"autoencoder": "torch"}.get(method, method))
+    rows, kinds = blobs()
+    seconds = np.arange(len(rows)) / 2.0
+    places = projection.project(rows, method, kinds, seconds, seed=1)
+    np.testing.assert_array_equal(places, projection.project(rows, method, kinds, seconds, seed=1))
+    assert near_of_kind(places, kinds) > 0.95
+    assert near_of_kind(projection.spread_points(places), kinds) > 0.9
+
+
+def test_the_autoencoder_keeps_time_together_where_looks_say_nothing():
+    pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(120, 16)).astype(np.float32)
+    clips = np.repeat([0, 1], 60)
+    places = projection.project(rows, "autoencoder", clips, np.tile(np.arange(60.0), 2))
+    assert np.abs(places.mean(0)).max() < 0.1
+    assert places.std(0) == pytest.approx([0.3, 0.3], abs=0.08)
+    steps = np.linalg.norm(np.diff(places[:60], axis=0), axis=1).mean()
+    jumps = np.linalg.norm(places[:60] - places[60:], axis=1).mean()
+    assert steps < 0.95 * jumps
+
+
+def test_stretched_fills_the_square():
+    rng = np.random.default_rng(0)
+    clusters = np.concatenate([rng.normal(m, 0.01, (200, 2)) for m in ((0, 0), (1, 3), (4, 1))])
+    filled = projection.spread_points(clusters)
+    assert filled.min() >= 0 and filled.max() <= 1
+    cells = {tuple(cell) for cell in (filled * 9.999).astype(int)}
+    before = {tuple(cell) for cell in (clusters / clusters.max(0) * 9.999).astype(int)}
+    assert len(cells) > 3 * len(before)
+
+
+def test_few_or_one_frame_has_a_place():
+    assert projection.spread_points(np.zeros((1, 2))).tolist() == [[0.5, 0.5]]
+    assert np.isfinite(projection.spread_points(np.zeros((3, 2)))).all()
+
+
+# --- gathering
+
+
+def test_frames_are_gathered_clip_by_clip_and_shown(clips):
+    seen = []
+    found = gathered(clips, 4, seen.append)
+    assert len(found) == len(seen) == 18
+    assert [(f.video, f.index) for f in seen[:7]] == [
+        *(("one.mp4", n) for n in range(0, 24, 4)),
+        ("two.mp4", 0),
+    ]
+    rows = np.concatenate(list(found.chunks()))
+    np.testing.assert_allclose(
+        rows, embeddings.embed([f.image for f in seen], Colours()), atol=1e-3
+    )
+
+
+def test_a_clip_that_breaks_off_is_used_up_to_there(clips, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(6):
+        Image.new("RGB", (64, 48), (number * 40, 0, 0)).save(images / f"{number}.png")
+    data = (images / "4.png").read_bytes()
+    (images / "4.png").write_bytes(data[: len(data) - 30])
+    found = gathered([images, clips[0]])
+    assert found.frame[:5] == [0, 1, 2, 3, 0]
+    assert "4.png" in found.broken[0]
+
+
+def test_two_clips_of_one_name_are_refused(clips, tmp_path):
+    (tmp_path / "other").mkdir()
+    twin = clip(tmp_path / "other" / "one.mp4", [GREY])
+    with pytest.raises(VideoError, match="two clips are called one.mp4"):
+        gathered([clips[0], twin])
+
+
+def test_a_map_reads_back_as_it_was_written(clips, tmp_path):
+    sources = [frame_sources.open_source(c, FrameSelection(3)) for c in clips]
+    found = atlas.gather(sources, Colours())
+    made = atlas.lay_out(found, sources, "pca", {"every": 3}, 0)
+    made.save(tmp_path)
+    again = atlas.read(tmp_path)
+    np.testing.assert_allclose(again.xy, made.xy, atol=1e-6)
+    assert again.seconds == made.seconds and again.names == ["one.mp4", "two.mp4", "three.mp4"]
+    (tmp_path / "map.json").write_text("{}")
+    with pytest.raises(ItemsError, match="damaged"):
+        atlas.read(tmp_path)
+    with pytest.raises(ItemsError, match="annotate map"):
+        atlas.read(tmp_path / "nowhere")
+
+
+# --- posters and paths
+
+
+def grid_atlas(clips):
+    """The 24 frames of a clip on a 6 x 4 grid: row n at column n % 6."""
+    sources = [frame_sources.open_source(clips[0], FrameSelection())]
+    found = atlas.gather(sources, Colours())
+    rows = np.arange(24)
+    xy = np.column_stack([(rows % 6 + 0.5) / 6, (rows // 6 + 0.5) / 4])
+    made = atlas.lay_out(found, sources, "pca", {}, 0)
+    return dataclasses.replace(made, xy=xy)
+
+
+def test_tiles_show_the_frames_that_lie_there_each_once(clips):
+    made = grid_atlas(clips)
+    shown = poster.choose_tiles(made, poster.MapRegion(0, 0, 1), 4)
+    assert (shown >= 0).all() and len(set(shown.flat)) == 16
+    apart = made.xy[shown.ravel()].reshape(4, 4, 2)
+    centres = (np.arange(4) + 0.5) / 4
+    assert np.abs(apart[..., 0] - centres[None, :]).max() < 0.17
+    assert np.abs(apart[..., 1] - centres[:, None]).max() < 0.13
+
+
+def test_tiles_far_from_every_frame_are_filled_too(clips):
+    made = grid_atlas(clips)
+    crowded = dataclasses.replace(made, xy=made.xy / 50)
+    shown = poster.choose_tiles(crowded, poster.MapRegion(), 4)
+    assert (shown >= 0).all() and len(set(shown.flat)) == 16
+
+
+def test_a_window_shows_a_part_and_the_rest_stays_dark(clips):
+    made = grid_atlas(clips)
+    shown = poster.choose_tiles(made, poster.MapRegion(0.5, 0.5, 0.5), 3)
+    assert sorted(shown[shown >= 0]) == [15, 16, 17, 21, 22, 23]
+    with pytest.raises(AnnotateError, match="no frame lies"):
+        poster.choose_tiles(made, poster.MapRegion(0.0, 0.0, 0.01))
+    with pytest.raises(AnnotateError, match="a window lies in"):
+        poster.MapRegion(0.2, 0.2, 3)
+
+
+def test_a_poster_is_drawn_from_the_frames_themselves(clips, tmp_path):
+    made = grid_atlas(clips)
+    shown = poster.choose_tiles(made, poster.MapRegion(), 4)
+    poster.draw_poster(made, shown, 64, tmp_path / "poster.png")
+    with Image.open(tmp_path / "poster.png") as image:
+        drawn = np.asarray(image)
+    assert drawn.shape == (4 * 48, 4 * 64, 3)
+    for frame in reader.frames_at(clips[0], shown.ravel().tolist()):
+        down, across = np.argwhere(shown == frame.index)[0] * (48, 64)
+        np.testing.assert_array_equal(drawn[down:, across:][:48, :64], frame.image)
+    with pytest.raises(OutputError, match="too many"):
+        poster.draw_poster(made, shown, 32_000, tmp_path / "large.png")
+    with pytest.raises(OutputError, match="a poster is"):
+        poster.draw_poster(made, shown, 64, tmp_path / "poster.gif")
+
+
+def test_a_path_runs_from_blue_to_red_through_its_frames(clips):
+    made = grid_atlas(clips)
+    picture = poster.draw_path(made, "one.mp4", 320)
+    assert picture.shape == (240, 320, 3)
+    first, last = (
+        (8 + made.xy[n] * (np.array([320, 240]) - 17)).round().astype(int) for n in (0, 23)
+    )
+    assert picture[first[1], first[0]].tolist() == pytest.approx([90, 160, 255], abs=8)
+    assert picture[last[1], last[0]].tolist() == pytest.approx([255, 120, 80], abs=8)
+
+
+def test_thumbnails_keep_their_places_over_pages():
+    pack = SpriteSheets((160, 120))
+    count = pack.columns * pack.rows + 3
+    for number in range(count):
+        pack.add(np.full((24, 32, 3), number % 250, np.uint8))
+    first, second = (np.asarray(Image.open(io.BytesIO(p))) for p in pack.pages())
+    assert abs(int(first[60 + 120, 160 * 2 + 80, 0]) - (pack.columns + 2) % 250) <= 2
+    assert second.shape[0] == 120
+    assert thumbnail_size_wh(50_000, (640, 360)) == (48, 27)
+    assert thumbnail_size_wh(100, (640, 360)) == (160, 90)
+
+
+# --- likeness
+
+
+def test_the_clip_that_has_the_same_shot_is_the_most_like(clips, tmp_path):
+    query = clip(tmp_path / "query.mp4", [RED])
+    found = gathered([query, *clips])
+    for way in atlas.SIMILARITY_METHODS:
+        best, *_, last = atlas.similar_clips(found, "query.mp4", 3, way)
+        assert best.clip in ("one.mp4", "two.mp4")
+        assert best.likeness > 0.9 > last.likeness
+        assert last.clip == "three.mp4"
+    found_in = {each.clip: each for each in atlas.similar_clips(found, "query.mp4", 3, "dtw")}
+    assert (found_in["one.mp4"].start_seconds, found_in["one.mp4"].stop_seconds) < (0.5, 1.2)
+    assert found_in["two.mp4"].start_seconds == pytest.approx(1.2, abs=0.2)
+    with pytest.raises(UnknownName, match="dtw"):
+        atlas.similar_clips(found, "query.mp4", 3, "warp")
+
+
+def test_warping_is_that_of_the_textbook():
+    rng = np.random.default_rng(2)
+    query, other = (embeddings.normalize_rows(rng.normal(size=(n, 5))) for n in (6, 11))
+    cost = 1 - query @ other.T
+    total = np.full(cost.shape, np.inf)
+    total[0] = cost[0]
+    for i in range(1, 6):
+        for j in range(11):
+            ways = [total[i - 1, j], *([total[i - 1, j - 1], total[i, j - 1]] if j else [])]
+            total[i, j] = cost[i, j] + min(ways)
+    likeness, start, stop = atlas.dtw_alignment(query, other)
+    assert stop - 1 == total[-1].argmin() and 0 <= start < stop
+    assert likeness == pytest.approx(1 - total[-1].min() / max(6, stop - start))
+    again = atlas.dtw_alignment(other[3:8], other)
+    assert again == (pytest.approx(1), 3, 8)
+
+
+def test_few_clips_stand_for_many(clips, tmp_path):
+    twins = [clip(tmp_path / f"twin{n}.mp4", [RED, GREEN]) for n in range(3)]
+    told = atlas.diverse_clips(gathered([*twins, *clips]), 3)
+    names = [name for name, _ in told]
+    assert sum(name.startswith(("twin", "one")) for name in names) == 1
+    assert np.isnan(told[0][1]) and told[1][1] >= told[2][1] > 0
+
+
+# --- the page, in a browser
+
+
+@pytest.fixture
+def page(browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda said: page.errors.append(said.text))
+    page.on(
+        "request",
+        lambda asked: (
+            page.errors.append(asked.url)
+            if not asked.url.startswith(("file:", "blob:", "data:"))
+            else None
+        ),
+    )
+    return page
+
+
+def opened(page, folder):
+    page.goto((folder / "index.html").as_uri())
+    page.wait_for_selector("body[data-ready]")
+    page.wait_for_timeout(100)
+
+
+def drag(page, *points):
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=3)
+    page.mouse.up()
+    page.wait_for_timeout(100)
+
+
+def test_what_is_lassoed_becomes_items_that_build_accepts(clips, page, annotate, tmp_path):
+    code, _, err = annotate("map", *clips, "-o", "map", "--every", 2, "--method", "pca")
+    assert code == 0, err
+    made = atlas.read(tmp_path / "map")
+    assert len(made.frame) == 36 and {"poster.jpg", "paths.png"} < {
+        p.name for p in (tmp_path / "map").iterdir()
+    }
+    opened(page, tmp_path / "map")
+    page.keyboard.press("l")
+    drag(page, (262, 10), (1270, 10), (1270, 790), (262, 790))
+    assert page.inner_text("#chosen") == "36 frames of 3 clips chosen."
+    page.fill("#label", "<mug>")
+    with page.expect_download() as download:
+        page.click("#save")
+    download.value.save_as(tmp_path / "chosen.jsonl")
+    book = list(journal.read(tmp_path / "chosen.jsonl"))
+    keys = {(item.video, item.frame, item.seconds) for item in book}
+    names = [made.names[n] for n in made.clip]
+    assert keys == set(zip(names, made.frame.tolist(), made.seconds, strict=True))
+    code, _, err = annotate("build", "chosen.jsonl", "-o", "dataset")
+    assert code == 0, err
+    built = load_dataset(tmp_path / "dataset")
+    assert built.classes == ("<mug>",) and len(built) == 36
+    assert page.errors == []
+
+
+def test_a_part_is_lassoed_and_cleared_and_a_clip_shown_alone(clips, page, annotate, tmp_path):
+    annotate("map", *clips, "-o", "map", "--every", 2, "--method", "pca")
+    made = atlas.read(tmp_path / "map")
+    opened(page, tmp_path / "map")
+    view = page.evaluate("({...atlas.view})")
+    middle = view["left"] + view["scale"] / 2
+    page.keyboard.press("l")
+    drag(page, (middle, 5), (1275, 5), (1275, 795), (middle, 795))
+    right = int((made.xy[:, 0] > 0.5).sum())
+    assert page.inner_text("#chosen").startswith(f"{right} frames")
+    page.get_by_role("button", name="two.mp4").click()
+    drag(page, (262, 5), (1275, 5), (1275, 795), (262, 795))
+    assert page.inner_text("#chosen") == "12 frames of 1 clip chosen."
+    page.keyboard.press("Escape")
+    assert page.inner_text("#chosen") == "Nothing chosen." and page.is_disabled("#save")
+    assert page.errors == []
+
+
+def test_zooming_shows_more_pictures_and_dragging_moves_them(clips, page, annotate, tmp_path):
+    annotate("map", *clips, "-o", "map", "--method", "pca", "--every", 1)
+    opened(page, tmp_path / "map")
+    first = page.evaluate("atlas.shown().length")
+    before = page.evaluate("({...atlas.view})")
+    drag(page, (700, 400), (760, 430))
+    after = page.evaluate("({...atlas.view})")
+    assert (after["left"] - before["left"], after["top"] - before["top"]) == (60, 30)
+    x, y = atlas.read(tmp_path / "map").xy[30]
+    spot = after["left"] + x * after["scale"], after["top"] + y * after["scale"] * 48 / 64
+    page.mouse.move(*spot)
+    for _ in range(8):
+        page.mouse.wheel(0, -300)
+    page.wait_for_timeout(300)
+    assert first < 72 and 30 in page.evaluate("atlas.shown()")
+    assert page.inner_text("#what").split(" · ")[0] == "two.mp4"
+    assert page.errors == []
+
+
+def test_a_page_cannot_be_broken_by_a_name(page, annotate, tmp_path):
+    evil = clip(tmp_path / "a<script>b&.mp4", [RED, BLUE])
+    code, _, err = annotate("map", evil, "-o", "map", "--method", "pca", "--every", 2)
+    assert code == 0, err
+    opened(page, tmp_path / "map")
+    assert "a<script>b&.mp4" in page.inner_text("#clips")
+    assert page.errors == []
+
+
+def test_a_dataset_can_be_mapped(clips, annotate, tmp_path):
+    found = frame_sources.open_source(clips[0], FrameSelection(4))
+    header = records.Header("detect", vocabulary={"labels": ["mug"]}, videos=found.videos())
+    journal.write(tmp_path / "items.jsonl", header, map(_bare, found.frames()))
+    assert annotate("build", "items.jsonl", "-o", "dataset")[0] == 0
+    code, _, err = annotate("map", "dataset", "-o", "map", "--method", "pca")
+    assert code == 0, err
+    assert atlas.read(tmp_path / "map").frame.tolist() == [0, 4, 8, 12, 16, 20]
+
+
+def _bare(frame):
+    return Item(frame.video, frame.index, frame.seconds, *frame.size_wh)
+
+
+def test_commands_answer_in_tables(clips, annotate):
+    code, out, err = annotate("similar", clips[0], *clips, "--every", 2, "--max", 1)
+    assert code == 0, err
+    assert out.splitlines()[1].startswith("two.mp4\t")
+    code, out, _ = annotate("unlike", *clips, "--every", 2, "--max", 2)
+    assert code == 0 and len(out.splitlines()) == 3
+
+
+def test_a_map_is_not_written_over(clips, annotate):
+    assert annotate("map", clips[0], "-o", "map", "--every", 6, "--method", "pca")[0] == 0
+    code, _, err = annotate("map", clips[0], "-o", "map", "--every", 6, "--method", "pca")
+    assert code == 1 and "--force" in err
+    code, _, err = annotate("map", clips[0], "-o", "other", "--method", "tsne")
+    assert code == 1 and "pacmap" in err

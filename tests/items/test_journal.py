@@ -1,0 +1,239 @@
+import dataclasses
+import errno
+import io
+import json
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from annotate.errors import ItemsError, OutputError, SettingsDiffer
+from annotate.items import journal
+from annotate.items.records import Item, Object, item_from_json, item_to_json
+
+MASK = {"size": [48, 64], "counts": "X`06Ua"}
+
+
+def item(index, *objects):
+    return Item("dock.mp4", index, Fraction(index, 30), 64, 48, objects)
+
+
+MUG = Object("mug", (1.5, 2.0, 10.25, 20.0), 0.75, 3, MASK, "colour")
+
+
+def run(path, header, items, stop=None):
+    """What a stage does: go on behind the last item."""
+    with journal.append(path, header) as out:
+        if out.complete:
+            return
+        for each in items[out.count : stop]:
+            out.write(each)
+        if stop is None:
+            out.finish()
+
+
+ITEMS = [item(0, MUG), item(1), item(2, MUG, Object("plate", (0, 0, 64, 48))), item(5)]
+
+
+def test_what_is_written_is_read(tmp_path, header):
+    path = tmp_path / "größe 1.jsonl"
+    run(path, header, ITEMS)
+    there = journal.read(path)
+    assert there.header == header
+    assert list(there) == ITEMS
+    assert list(there) == ITEMS  # again
+
+
+def test_flags_stand_in_the_line_only_where_there_are_any():
+    flagged = dataclasses.replace(MUG, flags=("jump", "overlap"))
+    assert '"flags"' not in item_to_json(item(0, MUG))
+    assert item_to_json(item(0, flagged)).endswith(
+        '"source":"colour","flags":["jump","overlap"]}]}'
+    )
+
+
+def test_killed_at_any_byte_it_goes_on_to_the_same_bytes(tmp_path, header):
+    whole = tmp_path / "whole.jsonl"
+    run(whole, header, ITEMS)
+    expected = whole.read_bytes()
+    for cut in range(len(expected)):
+        path = tmp_path / "cut.jsonl"
+        path.write_bytes(expected[:cut])
+        run(path, header, ITEMS)
+        assert path.read_bytes() == expected, f"cut at byte {cut}"
+
+
+def test_a_finished_file_says_so_and_stays_as_it_is(tmp_path, header):
+    path = tmp_path / "a.jsonl"
+    run(path, header, ITEMS)
+    before = path.read_bytes()
+    with journal.append(path, header) as out:
+        assert out.complete and out.count == 4 and out.last == ITEMS[-1]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"settings": {"detector": "colour", "smallest": 26}}, "smallest: 25 in the file, 26 now"),
+        ({"settings": {"detector": "colour"}}, "smallest: 25 in the file, not set now"),
+        ({"stage": "propagate"}, "stage: detect in the file, propagate now"),
+        ({"version": "9.9"}, "annotate:"),
+        ({"vocabulary": {"name": "mugs.v2", "sha256": "0", "labels": []}}, "mugs.v1 in the file"),
+        ({"videos": {"dock.mp4": {"fingerprint": "ab"}}}, "clip dock.mp4: not set in the file"),
+    ],
+)
+def test_other_settings_are_refused_and_named(tmp_path, header, change, said):
+    path = tmp_path / "a.jsonl"
+    run(path, header, ITEMS, stop=2)
+    before = path.read_bytes()
+    with pytest.raises(SettingsDiffer, match=said):
+        journal.append(path, dataclasses.replace(header, **change))
+    assert path.read_bytes() == before
+    with journal.append(path, dataclasses.replace(header, **change), force=True) as out:
+        assert out.count == 0
+
+
+def test_where_a_clip_lies_does_not_matter(tmp_path, header):
+    here = {"dock.mp4": {"fingerprint": "ab", "path": "here/dock.mp4"}}
+    there = {"dock.mp4": {"fingerprint": "ab", "path": "/there/dock.mp4"}}
+    path = tmp_path / "a.jsonl"
+    run(path, dataclasses.replace(header, videos=here), ITEMS, stop=2)
+    run(path, dataclasses.replace(header, videos=there), ITEMS)
+    assert len(list(journal.read(path))) == 4
+
+
+@pytest.mark.parametrize("text", ["my holiday\n", "", '{"a": 1}\n', "half a line of something"])
+def test_a_file_that_is_not_ours_is_not_written_over(tmp_path, header, text):
+    path = tmp_path / "notes.txt"
+    path.write_text(text)
+    if text:
+        with pytest.raises(OutputError, match="--force"):
+            journal.append(path, header)
+        assert path.read_text() == text
+
+
+def test_a_newer_format_says_what_to_do(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"annotate": 99, "version": "7.0", "stage": "detect"}\n')
+    with pytest.raises(ItemsError, match=r"newer annotate \(7.0, format 99.*pip install -U"):
+        journal.read(path)
+
+
+BAD = {
+    "not JSON": "{]",
+    "an item without 'width'": '{"frame": 0, "objects": []}',
+    "outside the picture of 64x48": {"box": [0, 0, 65, 48]},
+    r"box \[-1.0, 0.0, 5.0, 5.0\] is outside": {"box": [-1, 0, 5, 5]},
+    "is not x1, y1, x2, y2": {"box": [9, 0, 4, 48]},
+    "but the picture is": {"mask": {"size": [48, 65], "counts": "0"}},
+    "could not convert": {"box": ["a", 0, 1, 1]},
+    "not enough values": {"box": [0, 0, 1]},
+}
+
+
+@pytest.mark.parametrize("said", BAD, ids=BAD)
+def test_a_damaged_item_is_named_by_its_line(tmp_path, header, said):
+    path = tmp_path / "a.jsonl"
+    run(path, header, ITEMS)
+    lines = path.read_text().splitlines()
+    bad = BAD[said]
+    if isinstance(bad, dict):
+        record = json.loads(lines[1])
+        record["objects"][0] |= bad
+        bad = json.dumps(record)
+    lines[2] = bad
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ItemsError, match=f"a.jsonl:3: .*{said}"):
+        list(journal.read(path))
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "."])
+def test_nothing_to_read(name):
+    with pytest.raises(ItemsError, match="No such file|a folder"):
+        journal.read(name)
+
+
+def test_binary_is_not_items(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ItemsError, match="not text"):
+        journal.read("a.jsonl")
+
+
+def test_nowhere_to_write(tmp_path, header):
+    with pytest.raises(OutputError, match="no/such/a.jsonl: cannot write there: No such file"):
+        journal.append(tmp_path / "no/such/a.jsonl", header)
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk with little room: real bytes up to the limit, then ENOSPC."""
+
+    room = 900
+
+    def write(self, data):
+        fits = self.room - self.tell()
+        super().write(data[: max(fits, 0)])
+        if fits < len(data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return len(data)
+
+
+def test_a_full_disk_keeps_what_was_whole(tmp_path, header):
+    path = tmp_path / "a.jsonl"
+    with FullDisk(path, "w+") as file:
+        out = journal.Appender(file, "a.jsonl")
+        out._line(header.to_json())
+        with pytest.raises(OutputError, match="No space left on device; the 3 frames before"):
+            for each in [item(n, MUG) for n in range(99)]:
+                out.write(each)
+    assert list(journal.read(path)) == [item(n, MUG) for n in range(3)]
+    assert path.read_bytes().endswith(b"\n"), "the half line is cut off"
+
+
+def test_standard_output_and_input(capfdbinary, monkeypatch, header):
+    journal.write("-", header, ITEMS)
+    written = capfdbinary.readouterr().out.decode()
+    monkeypatch.setattr("sys.stdin", io.StringIO(written))
+    there = journal.read("-")
+    assert there.header == header and list(there) == ITEMS
+
+
+def test_write_leaves_nothing_half_written(tmp_path, header):
+    def breaks():
+        yield ITEMS[0]
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        journal.write(tmp_path / "a.jsonl", header, breaks())
+    assert list(tmp_path.iterdir()) == []
+
+
+boxes = st.tuples(*[st.floats(0, 24)] * 2, st.floats(24, 64), st.floats(24, 48))
+objects = st.builds(
+    Object,
+    label=st.text(min_size=1),
+    box=boxes,
+    score=st.none() | st.floats(0, 1),
+    track=st.none() | st.integers(0, 2**40),
+    mask=st.none() | st.just(MASK),
+    source=st.text(),
+    flags=st.lists(st.sampled_from(["jump", "covers", "overlap"]), unique=True).map(tuple),
+)
+an_item = st.builds(
+    Item,
+    video=st.text(),
+    frame=st.integers(0, 2**40),
+    seconds=st.fractions(),
+    width=st.just(64),
+    height=st.just(48),
+    objects=st.lists(objects).map(tuple),
+    lost=st.lists(st.integers(0, 99)).map(tuple),
+)
+
+
+@given(an_item)
+def test_any_item_survives_its_line(thing):
+    line = item_to_json(thing)
+    assert "\n" not in line
+    assert item_from_json(line, "here") == thing

@@ -1,0 +1,106 @@
+"""The codec of brush masks, held against the one of Label Studio's own SDK."""
+
+import contextlib
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from annotate.errors import StudioError
+from annotate.items import masks
+from annotate.labelstudio import regions
+
+with warnings.catch_warnings():  # it imports what warns of its own future
+    warnings.simplefilter("ignore")
+    from label_studio_sdk.converter import brush as sdk
+
+
+def theirs(mask):
+    """The SDK's bytes, without the zero that it puts behind them."""
+    told = sdk.encode_rle(np.repeat(mask.ravel() * np.uint8(255), 4))
+    return list(told)
+
+
+def both(mask):
+    """Encoded by us, equal to the SDK's, and read back by each of us what it was."""
+    rle, size_wh = regions.encode_brush(mask), mask.shape[::-1]
+    other = theirs(mask)
+    assert other[: len(rle)] == rle and not any(other[len(rle) :])
+    assert np.array_equal(regions.decode_brush(rle, size_wh), mask)
+    assert np.array_equal(regions.decode_brush(other, size_wh), mask)
+    alpha = np.asarray(sdk.decode_rle(rle)).reshape(*mask.shape, 4)[..., 3]
+    assert np.array_equal(alpha == 255, mask)
+
+
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40)))
+@settings(max_examples=60, deadline=None)
+def test_any_mask(mask):
+    both(mask)
+
+
+def ring(height, width):
+    y, x = np.mgrid[:height, :width]
+    far = np.hypot(y - height / 2, x - width / 2)
+    return (far < height / 3) & (far > height / 6)
+
+
+MASKS = {
+    "one pixel": np.arange(12).reshape(3, 4) == 7,
+    "empty": np.zeros((48, 64), bool),
+    "full": np.ones((480, 640), bool),
+    "a hole": ring(427, 640),
+    "a run of exactly 65,536 values": np.ones((1, 16384), bool),
+    "one more than that": np.ones((1, 16385), bool),
+    "4000 x 3000": ring(3000, 4000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_shapes_that_a_stream_may_stumble_on(name):
+    both(MASKS[name])
+
+
+def test_runs_at_the_limits_of_each_width():
+    """Lengths of 2, 4, 64 pixels are the last of 3, 4 and 8 bits."""
+    lengths = [1, 2, 3, 4, 5, 63, 64, 65, 16383, 16384, 16385, 1]
+    both(np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)[None])
+
+
+def test_an_edge_counts_from_half_on():
+    """An editor's stroke ends softly: alpha from 1 to 254."""
+    pixels = np.repeat(np.array([0, 127, 128, 255], np.uint8), 4)
+    assert regions.decode_brush(list(sdk.encode_rle(pixels)), (4, 1)).tolist() == [
+        [False, False, True, True]
+    ]
+
+
+def test_a_run_may_end_amid_a_pixel():
+    """As it does where the channels differ: alpha, the last, is what counts."""
+    pixels = np.array([255, 255, 255, 0, 0, 0, 0, 255, 255, 0, 0, 255], np.uint8)
+    assert regions.decode_brush(list(sdk.encode_rle(pixels)), (3, 1)).tolist() == [
+        [False, True, True]
+    ]
+
+
+def test_from_run_lengths_of_coco():
+    mask = ring(60, 80)
+    assert regions.encode_brush_rle(masks.encode(mask)) == regions.encode_brush(mask)
+
+
+def test_bytes_of_another_picture_or_cut_short_are_refused():
+    rle = regions.encode_brush(ring(60, 80))
+    with pytest.raises(StudioError, match="of 4800 pixels, but the picture is 60x81"):
+        regions.decode_brush(rle, (60, 81))
+    for spoilt in (rle[: len(rle) // 2], rle[:3], [], [300], ["a"]):
+        with pytest.raises(StudioError, match="cut short or damaged"):
+            regions.decode_brush(spoilt, (80, 60))
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_are_a_mask_or_are_refused(data):
+    with contextlib.suppress(StudioError):
+        assert regions.decode_brush(list(data), (8, 6)).shape == (6, 8)

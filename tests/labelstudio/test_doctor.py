@@ -1,0 +1,41 @@
+"""What the doctor finds wrong with a real server, and the cure that it names."""
+
+import pytest
+from labelstudio_fixtures import boxed, make_dataset
+
+from annotate.labelstudio import doctor
+from annotate.labelstudio.push import push_dataset
+
+pytestmark = [pytest.mark.timeout(900), pytest.mark.studio]
+
+
+def cures(server, dataset, project):
+    return {c.what: c.cure for c in doctor.run_checks(server, dataset, project) if c.cure}
+
+
+def test_what_is_right_needs_no_cure_and_what_is_not_names_its_own(server, label_studio, tmp_path):
+    dataset = make_dataset(tmp_path / "sick", [[boxed()]])
+    assert cures(server, dataset, "sick") == {"project": "`annotate push` makes it"}
+    project = push_dataset(dataset, server, project="sick").project
+    assert cures(server, dataset, "sick") == {}
+
+    folder = label_studio.documents / f"project-{project.id}"
+    [picture] = folder.iterdir()
+    picture.rename(tmp_path / "away.png")
+    assert "put the file back" in cures(server, dataset, "sick")["a picture"]
+    picture.write_bytes(b"not a picture")
+    assert "put the file back" in cures(server, dataset, "sick")["a picture"]
+    picture.unlink()
+    picture.symlink_to(tmp_path / "away.png")
+    assert cures(server, dataset, "sick")["document root"].startswith(f"remove {picture}")
+    picture.unlink()
+    (tmp_path / "away.png").rename(picture)
+
+    label_studio.data.chmod(0o755)
+    assert cures(server, dataset, "sick") == {"document root": f"chmod 700 {label_studio.data}"}
+    label_studio.data.chmod(0o700)
+    grown = make_dataset(tmp_path / "grown", [[boxed()]], classes=("mech", "drone"))
+    assert cures(server, grown, "sick") == {"labelling config": "`annotate push` adds drone"}
+    broken = project.config.replace('name="box"', 'name="kasten"')
+    server.send("PATCH", f"/api/projects/{project.id}/", {"label_config": broken})
+    assert 'no <RectangleLabels name="box">' in cures(server, dataset, "sick")["labelling config"]

@@ -1,0 +1,130 @@
+"""A person in the real editor: moves a box, erases a bit of a mask, relabels, submits."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from labelstudio_fixtures import boxed, make_dataset, tasks_of
+
+from annotate.dataset.folder import load_dataset, object_ids
+from annotate.items import masks
+from annotate.items.records import Object
+from annotate.labelstudio.pull import pull_dataset
+from annotate.labelstudio.push import push_dataset
+
+pytestmark = [pytest.mark.timeout(900), pytest.mark.studio, pytest.mark.slow]
+SIZE = 640, 480
+
+
+@pytest.fixture
+def page(label_studio, browser):
+    """The editor's page of a person who has logged in; nothing but the server can be reached."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.route(lambda url: not url.startswith(label_studio.url), lambda route: route.abort())
+    page.set_default_timeout(60_000)
+    page.goto(f"{label_studio.url}/user/login/", wait_until="domcontentloaded")
+    page.fill("input[name=email]", label_studio.email)
+    page.fill("input[name=password]", label_studio.password)
+    page.click("button[type=submit]")
+    page.wait_for_url(lambda url: "login" not in url, wait_until="commit")
+    return page
+
+
+class Editor:
+    """A task in the editor, in pixels of its picture."""
+
+    def __init__(self, page, url, project, task):
+        self.page = page
+        address = f"{url}/projects/{project}/data?task={task}"
+        late = pytest.importorskip("playwright.sync_api").TimeoutError
+        try:
+            self._open(address)
+        except late:  # on a busy machine the editor may never get to the regions: F5
+            self._open(address)
+        page.wait_for_timeout(2000)  # masks are painted after everything is there
+
+    def _open(self, address):
+        self.page.goto(address, wait_until="commit")
+        self.page.wait_for_selector(".konvajs-content canvas")
+        self.page.wait_for_selector(".lsf-outliner-item", state="visible")
+
+    def at(self, x, y):
+        box = self.page.locator(".konvajs-content").first.bounding_box()
+        return box["x"] + x * box["width"] / SIZE[0], box["y"] + y * box["height"] / SIZE[1]
+
+    def drag(self, start, end):
+        self.page.mouse.move(*self.at(*start))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.at(*end), steps=8)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(400)
+
+    def choose(self, number):
+        """Choose a region in the list at the side."""
+        self.page.keyboard.press("Escape")
+        self.page.locator(".lsf-outliner-item").nth(number).click()
+        self.page.wait_for_timeout(300)
+
+    def press(self, key):
+        self.page.keyboard.press(key)
+        self.page.wait_for_timeout(300)
+
+    def submit(self):
+        with self.page.expect_response(
+            lambda answer: answer.request.method == "POST" and "/annotations" in answer.url
+        ) as told:
+            self.page.get_by_role("button", name="Submit").click()
+        assert told.value.status == 201
+
+
+def objects():
+    mask = np.zeros(SIZE[::-1], bool)
+    mask[280:440, 300:520] = True
+    mask[340:380, 380:440] = False
+    return [
+        boxed("mech", (60.25, 60.5, 180.75, 200.0), score=0.9),
+        boxed("mech", (400.0, 50.0, 560.0, 210.0), track=4),
+        Object("target", (300.0, 280.0, 520.0, 440.0), mask=masks.encode(mask), source="light"),
+        boxed("target", (20.125, 300.0, 120.0, 440.5)),
+    ]
+
+
+def test_what_a_person_did_is_what_comes_back_and_nothing_else(
+    page, server, label_studio, tmp_path
+):
+    dataset = make_dataset(tmp_path / "editor", [objects(), objects()], SIZE)
+    project = push_dataset(dataset, server, project="editor").project.id
+    first, second = (same[0]["id"] for same in tasks_of(server, project).values())
+    editor = Editor(page, label_studio.url, project, first)
+    editor.press("v")
+    editor.choose(0)
+    editor.drag((120, 130), (160, 150))  # 40 to the right, 20 down
+    editor.choose(1)
+    editor.press("2")  # the second class
+    editor.choose(2)
+    editor.press("e")
+    editor.drag((310, 300), (360, 300))
+    editor.submit()
+    Editor(page, label_studio.url, project, second).submit()
+
+    pull_dataset(dataset, server, tmp_path / "out", project="editor")
+    changed, same = (sample.item for sample in load_dataset(tmp_path / "out"))
+    was, untouched = (sample.item for sample in dataset)
+    assert same == untouched
+    moved, relabelled, erased, kept = changed.objects
+    x1, y1, x2, y2 = moved.box
+    assert (x1, y1) == pytest.approx((100.25, 80.5), abs=4)  # a drag starts after some pixels
+    assert (x2 - x1, y2 - y1) == pytest.approx((120.5, 139.5), abs=0.002)
+    assert relabelled == dataclasses.replace(
+        was.objects[1], label="Gelände wagen", by=relabelled.by
+    )
+    before, after = masks.decode(was.objects[2].mask), masks.decode(erased.mask)
+    assert not (after & ~before).any()
+    gone = np.argwhere(before & ~after)
+    assert len(gone) > 200
+    assert gone.min(axis=0) == pytest.approx((290, 300), abs=15)
+    assert gone.max(axis=0) == pytest.approx((310, 370), abs=15)
+    assert kept == was.objects[3]
+    for thing, name in zip((moved, relabelled, erased), object_ids(was.objects), strict=False):
+        assert (thing.by["who"], thing.by["region"]) == (label_studio.email, name)
+        assert thing.by["when"]

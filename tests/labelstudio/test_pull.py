@@ -1,0 +1,376 @@
+"""Pull from a real server: what nobody touched is what it was, to the last bit."""
+
+import dataclasses
+import itertools
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from labelstudio_fixtures import boxed, make_dataset, submit, submit_all, tasks_of
+
+from annotate.dataset.folder import external_id, load_dataset, object_ids
+from annotate.errors import DatasetError, OutputError, StudioError
+from annotate.items import masks
+from annotate.items.records import Item, Object
+from annotate.labelstudio import regions
+from annotate.labelstudio.client import StudioClient
+from annotate.labelstudio.pull import pull_dataset
+from annotate.labelstudio.push import push_dataset
+from annotate.labelstudio.regions import to_object, to_regions
+from annotate.labelstudio.tasks import bulk_action
+
+pytestmark = [pytest.mark.timeout(900), pytest.mark.studio]
+SIZE = 64, 48
+NUMBERS = itertools.count()
+
+
+def masked(mask, label="target", **told):
+    rle = masks.encode(np.asarray(mask, bool))
+    return Object(label, masks.box(rle), mask=rle, source="light", **told)
+
+
+def donut(size_wh=SIZE):
+    width, height = size_wh
+    y, x = np.mgrid[:height, :width]
+    far = np.hypot(y - height / 2, x - width / 2)
+    return (far < height / 3) & (far > height / 6)
+
+
+def parts():
+    mask = np.zeros(SIZE[::-1], bool)
+    mask[2:9, 3:20] = mask[20:40, 40:60] = mask[47, 63] = True
+    return mask
+
+
+def pixel():
+    return np.arange(SIZE[0] * SIZE[1]).reshape(SIZE[::-1]) == 77
+
+
+OBJECTS = [
+    [
+        boxed(),
+        boxed("Gelände wagen", (0.0, 0.0, 64.0, 48.0), track=7),
+        boxed(box=(1.0, 1.0, 2.0, 2.0)),
+    ],
+    [masked(donut(), track=3), masked(parts(), "mech", score=0.5), masked(pixel())],
+    [masked(np.ones(SIZE[::-1], bool)), boxed(), boxed()],  # two of the same
+    [],
+]
+
+
+@pytest.fixture
+def pushed(server, tmp_path):
+    """A dataset, its project, and a function that gives a frame's task."""
+    dataset = make_dataset(tmp_path / "frames", OBJECTS)
+    title = f"pull {next(NUMBERS)}"
+    project = push_dataset(dataset, server, project=title).project.id
+    there = tasks_of(server, project)
+
+    def task(number):
+        [found] = there[external_id(dataset, "dock.mp4", 5 * number)]
+        return found["id"]
+
+    return dataset, title, task
+
+
+def result_of(server, task):
+    [prediction] = server.get("/api/predictions", {"task": task})
+    return prediction["result"]
+
+
+def items(path):
+    return [sample.item for sample in load_dataset(path)]
+
+
+@pytest.mark.parametrize("polygons", [False, True], ids=["brush", "polygons"])
+def test_what_nobody_touched_comes_back_to_the_last_bit(server, tmp_path, polygons):
+    dataset = make_dataset(tmp_path / "frames", OBJECTS)
+    push_dataset(dataset, server, project=f"as is {polygons}", polygons=polygons)
+    for [task] in tasks_of(server, server.find(f"as is {polygons}").id).values():
+        submit(server, task["id"])
+    done = pull_dataset(dataset, server, tmp_path / "out", project=f"as is {polygons}")
+    assert done.frames == {"submitted": 4} and not done.notes
+    assert items(tmp_path / "out") == items(dataset.path)
+    assert (tmp_path / "out/items.jsonl").read_text().splitlines()[1:] == (
+        dataset.items.read_text().splitlines()[1:]
+    )
+    for sample in dataset:
+        there = (tmp_path / "out/images" / sample.image).read_bytes()
+        assert there == (dataset.images / sample.image).read_bytes()
+
+
+def test_what_changed_says_who_and_when(server, pushed, tmp_path):
+    """A box is moved, one relabelled, one deleted, one added, a mask erased in part."""
+    dataset, title, task = pushed
+    result = result_of(server, task(0))
+    result[0]["value"]["x"] += 100 / 64
+    result[1]["value"]["rectanglelabels"] = ["mech"]
+    del result[2]
+    new = dict(result[0], id="brandnew", value=dict(result[0]["value"], width=10.0, x=0.0))
+    made = submit(server, task(0), [*result, {**new, "origin": "manual"}])
+    masked_result = result_of(server, task(1))
+    erased = donut()
+    erased[:20] = False
+    masked_result[0]["value"]["rle"] = regions.encode_brush(erased)
+    submit(server, task(1), masked_result)
+
+    pull_dataset(dataset, server, tmp_path / "out", project=title)
+    (first, second), (was_first, was_second) = items(tmp_path / "out"), items(dataset.path)[:2]
+    moved, relabelled, added = first.objects
+    who = {"who": server.who()["email"], "when": made["updated_at"]}
+    assert moved.box == (11.0, 8.5, 31.25, 40.0)
+    assert moved.by == {**who, "region": object_ids(was_first.objects)[0]}
+    assert (moved.source, moved.score) == ("colour", None)
+    assert relabelled == dataclasses.replace(
+        was_first.objects[1],
+        label="mech",
+        by={**who, "region": object_ids(was_first.objects)[1]},
+    )
+    assert (added.source, added.box, added.by["region"]) == (
+        "person",
+        (0.0, 8.5, 6.4, 40.0),
+        "brandnew",
+    )
+    assert np.array_equal(masks.decode(second.objects[0].mask), erased)
+    assert second.objects[0].box == masks.box(erased) and second.objects[0].track == 3
+    assert second.objects[1:] == was_second.objects[1:]
+
+
+def test_what_is_not_certain_is_left_out_and_said(server, pushed, tmp_path):
+    dataset, title, task = pushed
+    with pytest.raises(DatasetError, match="nothing of project .* has been submitted yet"):
+        pull_dataset(dataset, server, tmp_path / "out", project=title)
+    assert not (tmp_path / "out").exists()
+    submit(server, task(0))
+    submit(server, task(0), [])  # a second opinion
+    submit(server, task(1), [], was_cancelled=True)
+    server.send("POST", f"/api/tasks/{task(2)}/drafts", {"result": [], "lead_time": 1.0})
+    submit(server, task(3), [])
+    done = pull_dataset(dataset, server, tmp_path / "out", project=title)
+    assert done.frames == {"several": 1, "skipped": 1, "begun": 1, "submitted": 1}
+    email = server.who()["email"]
+    assert sorted(why for _, why in done.notes) == [
+        "begun: a draft is not submitted",
+        f"several: 2 annotations, by {email}: delete all but one, or star it",
+        f"skipped: by {email}",
+    ]
+    [empty] = items(tmp_path / "out")
+    assert (empty.frame, empty.objects) == (15, ())  # a confirmed negative
+    first, _ = server.get(f"/api/tasks/{task(0)}/annotations/")
+    server.send("PATCH", f"/api/annotations/{first['id']}/", {"ground_truth": True})
+    done = pull_dataset(dataset, server, tmp_path / "out", project=title, force=True)
+    assert done.frames["several"] == 0 and done.frames["submitted"] == 2
+
+
+@pytest.fixture
+def ada(label_studio, server):
+    """A client of a second person, who came by the invitation."""
+    import httpx
+
+    invitation = server.get("/api/invite")["invite_url"]
+    with httpx.Client(base_url=label_studio.url, trust_env=False) as browser:
+        browser.get(invitation)
+        form = {"email": "ada@example.com", "password": "engine-no-1"}
+        form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
+        headers = {"Referer": label_studio.url}
+        assert browser.post(invitation, data=form, headers=headers).status_code == 302
+        token = browser.get("/api/current-user/token").json()["token"]
+    with StudioClient(label_studio.url, token) as client:
+        yield client
+
+
+def test_two_people_on_one_task(server, ada, pushed, tmp_path):
+    """Who agree are heard; who differ are named, until one of the two is starred."""
+    dataset, title, task = pushed
+    submit(server, task(0))
+    submit(ada, task(0))
+    submit(server, task(1))
+    result = result_of(ada, task(1))
+    theirs = submit(ada, task(1), result[1:])
+    done = pull_dataset(dataset, server, tmp_path / "out", project=title)
+    assert items(tmp_path / "out") == items(dataset.path)[:1]
+    me = server.who()["email"]
+    why = f"several: 2 annotations, by ada@example.com, {me}: delete all but one, or star it"
+    assert done.notes == [("dock.mp4#5@5e1f5e1f", why)]
+    server.send("PATCH", f"/api/annotations/{theirs['id']}/", {"ground_truth": True})
+    pull_dataset(dataset, server, tmp_path / "out", project=title, force=True)
+    assert items(tmp_path / "out")[1].objects == items(dataset.path)[1].objects[1:]
+    assert push_dataset(dataset, server, project=title).frames["annotated"] == 2
+
+
+def test_a_draft_on_top_of_what_was_submitted_is_said(server, pushed, tmp_path):
+    dataset, title, task = pushed
+    said = submit(server, task(0))
+    path = f"/api/tasks/{task(0)}/annotations/{said['id']}/drafts"
+    server.send("POST", path, {"result": [], "lead_time": 1.0})
+    done = pull_dataset(dataset, server, tmp_path / "out", project=title)
+    assert done.frames["submitted"] == 1 and done.frames["draft"] == 1
+    assert items(tmp_path / "out") == items(dataset.path)[:1]
+
+
+def test_since_last_asks_for_what_changed_and_keeps_the_rest(server, pushed, tmp_path):
+    dataset, title, task = pushed
+    out = tmp_path / "out"
+    with pytest.raises(DatasetError, match="nothing was pulled there yet"):
+        pull_dataset(dataset, server, out, project=title, since_last=True)
+    said = submit(server, task(0))
+    submit(server, task(1))
+    pull_dataset(dataset, server, out, project=title)
+    with pytest.raises(OutputError, match="already there"):
+        pull_dataset(dataset, server, out, project=title)
+    submit(server, task(3), [])
+    pull_dataset(dataset, server, out, project=title, since_last=True)
+    assert items(out) == [items(dataset.path)[n] for n in (0, 1, 3)]
+    server.send("DELETE", f"/api/annotations/{said['id']}/")
+    pull_dataset(dataset, server, out, project=title, since_last=True)
+    assert [item.frame for item in items(out)] == [5, 15]
+    bulk_action(server, server.find(title).id, "delete_tasks", [task(1)])
+    done = pull_dataset(dataset, server, out, project=title, since_last=True)
+    assert [item.frame for item in items(out)] == [15]
+    assert done.frames["deleted"] == 1 and done.frames["not pushed"] == 0
+    assert any("5@" in name and "gone from the project" in why for name, why in done.notes)
+    other = make_dataset(tmp_path / "other", OBJECTS)
+    push_dataset(other, server, project=f"{title} 2")
+    with pytest.raises(DatasetError, match="pulled from project"):
+        pull_dataset(other, server, out, project=f"{title} 2", since_last=True)
+
+
+def test_another_size_is_refused(server, pushed, tmp_path):
+    """As when the picture was turned by its EXIF, and percents are of its other side."""
+    dataset, title, task = pushed
+    result = result_of(server, task(0))
+    for region in result:
+        region["original_width"], region["original_height"] = 48, 64
+    submit(server, task(0), result)
+    with pytest.raises(StudioError, match=r"dock.mp4#0: a region of a picture of 48x64"):
+        pull_dataset(dataset, server, tmp_path / "out", project=title)
+    assert not (tmp_path / "out").exists()
+
+
+def test_regions_that_are_no_object_are_said_and_relations_passed_over(server, pushed, tmp_path):
+    dataset, title, task = pushed
+    for number, change in enumerate(
+        [
+            lambda region: region["value"].pop("rectanglelabels"),
+            lambda region: region["value"].update(rle=[1, 2, 3]),
+        ]
+    ):
+        result = result_of(server, task(number))
+        change(result[0])
+        submit(server, task(number), result)
+    result = result_of(server, task(2))
+    between = {"type": "relation", "from_id": result[0]["id"], "to_id": result[1]["id"]}
+    submit(server, task(2), [*result, {**between, "direction": "right"}])
+    done = pull_dataset(dataset, server, tmp_path / "out", project=title)
+    assert sorted(why for _, why in done.notes) == [
+        "unclear: a brush mask whose bytes are cut short or damaged",
+        "unclear: a region with no label",
+    ]
+    assert items(tmp_path / "out") == items(dataset.path)[2:3]
+
+
+def test_a_task_of_another_dataset_is_said(server, pushed, tmp_path):
+    _, title, task = pushed
+    submit(server, task(0))
+    less = make_dataset(tmp_path / "less", OBJECTS[:3])
+    done = pull_dataset(less, server, tmp_path / "out", project=title)
+    assert done.notes == [
+        ("dock.mp4#15@5e1f5e1f", "strange: a task that is of no frame of this dataset")
+    ]
+    with pytest.raises(StudioError, match="there is no project called 'less'; push to it first"):
+        pull_dataset(less, server, tmp_path / "out2")
+
+
+sides = st.floats(0, 1, width=32)
+
+
+@st.composite
+def any_box(draw):
+    """Boxes of any place and size, at the edges too; a corner may lie between pixels."""
+    (x1, x2), (y1, y2) = (sorted((draw(sides) * s, draw(sides) * s)) for s in SIZE)
+    return Object(draw(st.sampled_from(["mech", "Gelände wagen"])), (x1, y1, x2, y2), None)
+
+
+@st.composite
+def any_mask(draw):
+    bits = draw(st.lists(st.booleans(), min_size=48, max_size=48))
+    mask = np.kron(np.array(bits).reshape(6, 8), np.ones((8, 8), bool))
+    return masked(mask) if mask.any() else masked(pixel())
+
+
+@given(st.lists(any_box() | any_mask(), max_size=6), st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_object_survives_the_way_through_json(objects, polygons):
+    item = Item("dock.mp4", 5, Fraction(1, 6), *SIZE, tuple(objects))
+    told = json.loads(json.dumps(to_regions(item, polygons=polygons)))
+    back = [to_object(r, was, item) for r, was in zip(told, objects, strict=True)]
+    assert all(one is other for one, other in zip(back, objects, strict=True))
+    for region, was in zip(told, objects, strict=True):  # and almost, where it is not known
+        new = to_object(region, None, item)
+        assert new.label == was.label
+        if region["type"] == "brushlabels":
+            assert new.mask == was.mask
+        if region["type"] == "rectanglelabels":
+            assert np.allclose(new.box, was.box, atol=6e-4)
+
+
+def test_many_pictures_of_many_shapes_through_the_server(server, tmp_path):
+    """Boxes at the edges and between pixels, masks ragged, large and full: 40 frames, one push."""
+    noise = np.random.default_rng(3)
+    frames = []
+    for _ in range(40):
+        corners = np.sort(noise.uniform(0, 1, (3, 2, 2)) * SIZE, axis=1).reshape(3, 4)
+        ragged = [masked(noise.random(SIZE[::-1]) < p) for p in (0.02, 0.5)]
+        frames.append([*(boxed(box=tuple(c)) for c in corners.tolist()), *ragged])
+    dataset = make_dataset(tmp_path / "many", frames)
+    push_dataset(dataset, server, project="many shapes")
+    submit_all(server, server.find("many shapes").id)
+    pull_dataset(dataset, server, tmp_path / "out", project="many shapes")
+    assert items(tmp_path / "out") == items(dataset.path)
+
+
+def test_as_many_names_are_asked_for_as_an_address_holds(server, tmp_path):
+    """Long ones, with what an address must escape: 40 would be 9 kB."""
+    video = "Übergrößenträger, Halle 7 #2 " * 4 + ".mp4"
+    dataset = make_dataset(tmp_path / "names", [[boxed()]] * 40, video=video)
+    done = push_dataset(dataset, server, project="long names")
+    assert push_dataset(dataset, server, project="long names").frames == {"unchanged": 40}
+    assert len(tasks_of(server, done.project.id)) == 40
+
+
+def test_a_large_picture(server, tmp_path):
+    size = 4000, 3000
+    things = [
+        masked(donut(size)),
+        masked(np.ones(size[::-1], bool)),
+        boxed(box=(0.5, 0.5, 3999.5, 3000)),
+    ]
+    dataset = make_dataset(tmp_path / "large", [things], size)
+    push_dataset(dataset, server)
+    [[task]] = tasks_of(server, server.find("large").id).values()
+    result = result_of(server, task["id"])
+    erased = donut(size)
+    erased[:, :1700] = False
+    result[0]["value"]["rle"] = regions.encode_brush(erased)
+    submit(server, task["id"], result)
+    pull_dataset(dataset, server, tmp_path / "out")
+    [item] = items(tmp_path / "out")
+    assert item.objects[1:] == tuple(things[1:])
+    assert np.array_equal(masks.decode(item.objects[0].mask), erased)
+
+
+def test_a_box_that_was_turned_is_enclosed(server):
+    item = Item("dock.mp4", 0, Fraction(0), 100, 200)
+    value = {"x": 50.0, "y": 25.0, "width": 20.0, "height": 5.0, "rotation": 90}
+    region = {"type": "rectanglelabels", "value": {**value, "rectanglelabels": ["mech"]}}
+    assert to_object(region, None, item).box == (40.0, 50.0, 50.0, 70.0)
+
+
+def test_a_mask_that_was_erased_wholly_is_no_object():
+    item = Item("dock.mp4", 0, Fraction(0), *SIZE, (masked(donut()),))
+    [region] = to_regions(item)
+    region["value"]["rle"] = regions.encode_brush(np.zeros(SIZE[::-1], bool))
+    assert to_object(region, item.objects[0], item) is None

@@ -1,0 +1,316 @@
+"""Push to a real server: each frame once, whatever happens, and no person's work lost."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from labelstudio_fixtures import (
+    Proxy,
+    boxed,
+    free_port,
+    make_dataset,
+    migrated,
+    start,
+    submit,
+    tasks_of,
+    through,
+)
+
+from annotate.dataset.folder import external_id, load_dataset
+from annotate.errors import DatasetError, LostResponse, StudioError
+from annotate.labelstudio import sync
+from annotate.labelstudio.client import TOKEN_VARIABLE, StudioClient, read_token
+from annotate.labelstudio.push import push_dataset
+from annotate.labelstudio.server import stop_process
+
+pytestmark = [pytest.mark.timeout(900), pytest.mark.studio]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Twelve frames: the third is empty, the others have a box each."""
+    return make_dataset(tmp_path / "mechs", [[boxed()] if n != 2 else [] for n in range(12)])
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr(sync, "_MAX_BATCH_TASKS", 5)
+    monkeypatch.setattr(sync, "_FIRST_BATCH_TASKS", 5)
+    monkeypatch.setattr(sync, "_PAUSE_SECONDS", 0.1)
+
+
+def name_of(dataset, number):
+    return external_id(dataset, "dock.mp4", 5 * number)
+
+
+def once_each(server, project, dataset):
+    """Whether each frame of the dataset is there once, with one prediction, and nothing else."""
+    there = tasks_of(server, project)
+    names = {external_id(dataset, s.item.video, s.item.frame) for s in dataset}
+    told = [each["task"] for each in server.get("/api/predictions", {"project": project})]
+    ids = sorted(task["id"] for same in there.values() for task in same)
+    return there.keys() == names and len(ids) == len(names) and sorted(told) == ids
+
+
+def test_a_second_push_adds_only_what_is_new(server, dataset, tmp_path):
+    title = "grow"
+    done = push_dataset(dataset, server, project=title)
+    assert done.frames == {"new": 12}
+    assert push_dataset(dataset, server, project=title).frames == {"unchanged": 12}
+    more = make_dataset(tmp_path / "more", [[boxed()] if n != 2 else [] for n in range(14)])
+    assert push_dataset(more, server, project=title).frames == {"unchanged": 12, "new": 2}
+    assert once_each(server, done.project.id, more)
+
+
+def test_predictions_are_refreshed_on_untouched_tasks_only(server, dataset, tmp_path):
+    """What a person has annotated, skipped or begun stays as it is, prediction and all."""
+    title = "touch"
+    project = push_dataset(dataset, server, project=title).project.id
+    there = tasks_of(server, project)
+    annotated, skipped, begun = (there[name_of(dataset, n)][0]["id"] for n in (0, 1, 3))
+    submit(server, annotated)
+    submit(server, skipped, [], was_cancelled=True)
+    server.send("POST", f"/api/tasks/{begun}/drafts", {"result": [], "lead_time": 1.0})
+    before = {p["task"]: p["result"] for p in server.get("/api/predictions", {"project": project})}
+
+    moved = [[boxed(box=(1.0, 1.0, 20.0, 20.0))] if n != 2 else [] for n in range(12)]
+    done = push_dataset(make_dataset(tmp_path / "again", moved), server, project=title)
+    assert done.frames == {
+        "annotated": 1, "skipped": 1, "begun": 1, "refreshed": 8, "unchanged": 1
+    }  # fmt: skip
+    after = {p["task"]: p["result"] for p in server.get("/api/predictions", {"project": project})}
+    for task in (annotated, skipped, begun):
+        assert after[task] == before[task]
+    untouched = there[name_of(dataset, 5)][0]["id"]
+    assert after[untouched][0]["value"]["x"] == pytest.approx(100 / 64)
+    assert len(server.get("/api/predictions", {"project": project})) == 12
+    [said] = server.get(f"/api/tasks/{annotated}/annotations/")
+    assert said["result"] == before[annotated]
+
+
+def test_an_answer_lost_after_the_commit_costs_nothing(label_studio, dataset, small_batches):
+    """The second import is done, and its answer dropped."""
+    lose = lambda when, n: "drop" if (when, n) == ("after", 2) else None  # noqa: E731
+    with through(label_studio, lose) as (server, proxy):
+        done = push_dataset(dataset, server, project="lost answer")
+        assert proxy.count == 3
+        assert done.frames == {"new": 12}
+        assert once_each(server, done.project.id, dataset)
+
+
+def test_a_request_that_never_arrived_is_sent_again(
+    label_studio, dataset, small_batches, monkeypatch
+):
+    monkeypatch.setattr(sync, "_MAX_CHECKS", 2)
+    lose = lambda when, n: "drop" if (when, n) == ("before", 2) else None  # noqa: E731
+    with through(label_studio, lose) as (server, proxy):
+        done = push_dataset(dataset, server, project="lost request")
+        assert proxy.count == 4
+        assert once_each(server, done.project.id, dataset)
+
+
+def test_a_batch_that_arrives_after_all_is_not_there_twice(
+    label_studio, dataset, small_batches, monkeypatch
+):
+    """The server finishes long after our patience has ended and the batch was sent again."""
+    monkeypatch.setattr(sync, "_MAX_CHECKS", 1)
+
+    def slow(when, number):
+        if (when, number) == ("before", 1):
+            time.sleep(6)
+
+    with through(label_studio, slow, 3.0) as (server, _):
+        done = push_dataset(dataset, server, project="late")
+        time.sleep(6)  # now the first request has arrived as well
+        again = push_dataset(dataset, server, project="late")
+        assert again.frames["doubles deleted"] + done.frames["doubles deleted"] == 5
+        assert once_each(server, done.project.id, dataset)
+
+
+def test_a_timeout_after_which_the_server_finishes(label_studio, dataset, small_batches):
+    def slow(when, number):
+        if (when, number) == ("after", 1):
+            time.sleep(5)
+
+    with through(label_studio, slow, 3.0) as (server, _):
+        done = push_dataset(dataset, server, project="timeout")
+        assert done.frames == {"new": 12}
+        assert once_each(server, done.project.id, dataset)
+
+
+PUSH = """
+import sys
+from annotate import folder, push, sending
+from annotate.labelstudio.client import Server
+sending._BATCH = sending._FIRST = 5
+with Server(sys.argv[1], sys.argv[2], sys.argv[3] and __import__("pathlib").Path(sys.argv[3])) as s:
+    push.push(folder.load(sys.argv[4]), s, project="killed")
+"""
+
+
+def test_a_push_that_is_killed_is_gone_on_with(label_studio, server, dataset):
+    """SIGKILL as the second batch has been committed."""
+    children = []
+
+    def kill(when, number):
+        if (when, number) == ("after", 2):
+            os.kill(children[0].pid, signal.SIGKILL)
+
+    with Proxy(label_studio.url, "/import", kill) as proxy:
+        words = [proxy.url, label_studio.token, str(label_studio.documents), str(dataset.path)]
+        children.append(subprocess.Popen([sys.executable, "-c", PUSH, *words]))
+        assert children[0].wait(120) == -signal.SIGKILL
+    assert push_dataset(dataset, server, project="killed").frames == {"unchanged": 10, "new": 2}
+    assert once_each(server, server.find("killed").id, dataset)
+
+
+def test_a_server_that_is_killed_amid_a_push(program, dataset, tmp_path, small_batches):
+    data = tmp_path / "data"
+    shutil.copytree(migrated(program), data)
+    port = free_port()
+    running, process = start(program, data, port)
+
+    def kill(when, number):
+        if (when, number) == ("after", 2):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    refused = pytest.raises(StudioError, match="no Label Studio answers|lost")
+    with through(running, kill) as (server, _), refused:
+        push_dataset(dataset, server, project="struck")
+    running, process = start(program, data, port)
+    try:
+        with running.server() as server:
+            done = push_dataset(dataset, server, project="struck")
+            assert done.frames["new"] + done.frames["unchanged"] == 12
+            assert done.frames["new"] in (2, 7)
+            assert once_each(server, done.project.id, dataset)
+    finally:
+        stop_process(process.pid)
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda d: (d.images / "dock-000005.png").unlink(), "dock-000005.png: the picture"),
+        (
+            lambda d: (d.images / "dock-000005.png").write_bytes(b"no"),
+            "cannot? be read|can be read",
+        ),
+        (lambda d: d.items.write_text(d.items.read_text().replace('"mech"', '"tank"', 1)), "tank"),
+    ],
+    ids=["missing picture", "damaged picture", "unknown label"],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_sent(server, dataset, spoil, message):
+    spoil(dataset)
+    with pytest.raises(DatasetError, match=message):
+        push_dataset(load_dataset(dataset.path), server, project="refused")
+    assert server.find("refused") is None
+
+
+def test_a_picture_of_another_size_is_refused(server, dataset):
+    from PIL import Image
+
+    Image.new("RGB", (48, 64)).save(dataset.images / "dock-000005.png")
+    with pytest.raises(DatasetError, match="48x64, but its item says 64x48"):
+        push_dataset(dataset, server, project="refused")
+
+
+def test_more_than_a_server_takes_is_refused_and_much_is_sent_in_parts(monkeypatch):
+    task = "a", b"0" * 6000
+    monkeypatch.setattr(sync, "_MAX_BATCH_BYTES", 13_000)
+    assert [len(batch.names) for batch in sync.batch_tasks([task] * 5)] == [2, 2, 1]
+    monkeypatch.setattr(sync, "_MAX_TASK_BYTES", 5_000)
+    with pytest.raises(DatasetError, match="a: 0 MB as a task, more than"):
+        list(sync.batch_tasks([task]))
+
+
+def test_a_project_deleted_underneath(label_studio, dataset, small_batches):
+    def delete(when, number):
+        if (when, number) == ("before", 2):
+            with label_studio.server() as other:
+                other.send("DELETE", f"/api/projects/{other.find('doomed').id}/")
+
+    with through(label_studio, delete) as (server, _):
+        with pytest.raises(StudioError, match="/import: 404"):
+            push_dataset(dataset, server, project="doomed")
+        with pytest.raises(StudioError, match="no project 987654; was it deleted"):
+            push_dataset(dataset, server, project="987654")
+
+
+def test_a_config_that_a_person_edited_is_kept_and_completed(server, dataset, tmp_path):
+    """Their label and colour stay; a class that the vocabulary gained is added."""
+    title = "edited"
+    project = push_dataset(dataset, server, project=title).project
+    theirs = project.config.replace("#00D9FF", "#123456").replace(
+        "</RectangleLabels>", '<Label value="mine" /></RectangleLabels>'
+    )
+    server.send("PATCH", f"/api/projects/{project.id}/", {"label_config": theirs})
+    grown = make_dataset(
+        tmp_path / "grown", [[boxed("drone")]], classes=("mech", "Gelände wagen", "target", "drone")
+    )
+    done = push_dataset(grown, server, project=title)
+    assert done.added_classes == ("drone",)
+    for part in ("#123456", 'value="mine"'):
+        assert part in done.project.config
+    assert done.project.config.count('value="drone"') == 3
+    assert push_dataset(grown, server, project=title).added_classes == ()
+
+    broken = theirs.replace('name="brush"', 'name="pinsel"')
+    server.send("PATCH", f"/api/projects/{project.id}/", {"label_config": broken})
+    with pytest.raises(StudioError, match='no <BrushLabels name="brush"> any more'):
+        push_dataset(dataset, server, project=title)
+
+
+@pytest.mark.parametrize("title", ["ab", "a" * 51])
+def test_a_name_that_no_project_can_have(server, dataset, title):
+    with pytest.raises(StudioError, match="a project's name has 3 to 50 letters"):
+        push_dataset(dataset, server, project=title)
+
+
+def test_two_projects_of_one_name_are_not_guessed_between(server, dataset):
+    first = push_dataset(dataset, server, project="twins").project
+    body = {"title": "twins", "label_config": first.config}
+    server.send("POST", "/api/projects/", body)
+    with pytest.raises(StudioError, match=f"give the number: --project {first.id}"):
+        push_dataset(dataset, server, project="twins")
+    assert push_dataset(dataset, server, project=str(first.id)).frames == {"unchanged": 12}
+
+
+def test_nothing_is_asked_twice_that_may_have_been_done(label_studio):
+    """The SDK would: it sends a POST three times over."""
+    with through(label_studio, lambda when, n: "drop") as (server, proxy):
+        with pytest.raises(LostResponse):
+            server.send("POST", "/api/projects/1/import", [])
+        assert proxy.count == 1
+
+
+def test_pictures_are_uploaded_to_a_server_elsewhere(label_studio, dataset):
+    """It has no folder of ours: what it shows is what we sent."""
+    with StudioClient(label_studio.url, label_studio.token) as server:
+        project = push_dataset(dataset, server, project="elsewhere").project.id
+        [task] = tasks_of(server, project)[name_of(dataset, 4)]
+        assert task["data"]["image"].startswith("/data/upload/")
+        shown = server._wrapper.httpx_client.request(task["data"]["image"], method="GET")
+        assert shown.content == (dataset.images / "dock-000020.png").read_bytes()
+        assert push_dataset(dataset, server, project="elsewhere").frames == {"unchanged": 12}
+
+
+def test_the_token_comes_from_the_environment_or_a_file_that_is_ours_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    with pytest.raises(StudioError, match="no token: set LABEL_STUDIO_API_KEY"):
+        read_token(None)
+    monkeypatch.setenv(TOKEN_VARIABLE, " abc\n")
+    assert read_token(None) == "abc"
+    file = tmp_path / "token"
+    file.write_text("def\n")
+    file.chmod(0o644)
+    with pytest.raises(StudioError, match="chmod 600"):
+        read_token(file)
+    file.chmod(0o600)
+    assert read_token(file) == "def"

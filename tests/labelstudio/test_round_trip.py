@@ -1,0 +1,35 @@
+"""The demo's dataset through the loop: pushed, corrected a little, pulled, compared, exported."""
+
+import pytest
+from labelstudio_fixtures import submit_all, tasks_of
+
+from annotate.cli import demo
+from annotate.dataset import diff
+from annotate.dataset.export import export_dataset, load_format
+from annotate.dataset.folder import load_dataset
+from annotate.labelstudio.pull import pull_dataset
+from annotate.labelstudio.push import push_dataset
+
+pytestmark = [pytest.mark.timeout(900), pytest.mark.studio, pytest.mark.slow]
+
+
+def test_the_demo_s_dataset_goes_through_the_loop(server, tmp_path):
+    demo.run_demo(tmp_path / "demo")
+    dataset = load_dataset(tmp_path / "demo" / "dataset")
+    project = push_dataset(dataset, server, project="the loop").project.id
+    assert len(tasks_of(server, project)) == len(dataset) == 28
+    submit_all(server, project)
+    [some] = tasks_of(server, project)[next(iter(tasks_of(server, project)))]
+    [said] = server.get(f"/api/tasks/{some['id']}/annotations/")
+    server.send("PATCH", f"/api/annotations/{said['id']}/", {"result": said["result"][1:]})
+
+    assert (
+        pull_dataset(dataset, server, tmp_path / "out", project="the loop").frames["submitted"]
+        == 28
+    )
+    corrected = load_dataset(tmp_path / "out")
+    found = diff.diff_datasets(dataset, corrected)
+    assert [change.kind for change in found if change.kind != "kept"] == ["deleted"]
+    for way in ("coco", "yolo"):
+        export_dataset(corrected, load_format(way), tmp_path / way)
+    assert push_dataset(corrected, server, project="the loop").frames == {"annotated": 28}

@@ -1,0 +1,55 @@
+"""What a search found must be a thing."""
+
+import numpy as np
+import pytest
+
+from annotate.propagators.light import presence, tracker
+from annotate.propagators.light.crops import QUICK, THOROUGH, CropWindow, window_around_mask
+from annotate.propagators.light.refine import is_object, observation_network_input
+from annotate.propagators.light.tracker import Tracker
+
+
+def taught(picture, mask, effort):
+    engine = Tracker(effort)
+    engine.teach(picture, mask.astype(np.float32))
+    engine.start(picture, mask)
+    return engine
+
+
+@pytest.mark.parametrize("effort", [THOROUGH, QUICK])
+def test_a_monster_is_a_thing_and_a_floor_is_none(monsters, effort):
+    picture, shown = monsters
+    for mask in shown:
+        engine, window = taught(picture, mask, effort), window_around_mask(mask)
+        assert is_object(engine.look(picture, window))
+        assert not is_object(engine.look(picture, CropWindow(100, 450, window.side)))
+
+
+def test_what_the_network_is_told_of_a_guess(monsters):
+    picture, [mask, *_] = monsters
+    engine, window = taught(picture, mask, QUICK), window_around_mask(mask)
+    prior = window.cut(mask.astype(np.float32), QUICK.size // 2, outside=False)
+    searched, followed = engine.look(picture, window), engine.look(picture, window, prior)
+    searched.score[:] = 7
+    assert observation_network_input(searched, 0).shape == (6, 64, 64)
+    assert (observation_network_input(searched, 0)[0] == 2).all() and not observation_network_input(
+        searched, 0
+    )[2:5].any()
+    layers = observation_network_input(followed, 20)
+    there = window.cut(mask.astype(np.float32), 64, outside=False) > 0.5
+    assert (layers[2] > 0.5)[there].mean() > 0.95 and layers[4].all()
+    assert layers[1][there].mean() > layers[1][~there].mean() + 0.5
+
+
+def test_what_is_no_thing_is_not_found_again_unless_it_was_none_when_shown(monsters, monkeypatch):
+    picture, [mask, *_] = monsters
+    size_wh, grey = picture.shape[1::-1], picture.mean(axis=2).astype(np.uint8)
+    found = []
+    for shown, verdict in ((True, True), (True, False), (False, False)):
+        monkeypatch.setattr(tracker, "is_object", lambda _, shown=shown: shown)
+        engine = taught(picture, mask, THOROUGH)
+        engine._place.lost = 3
+        monkeypatch.setattr(presence, "is_object", lambda _, verdict=verdict: verdict)
+        seen = [engine.settle(engine.guess(picture, grey, grey), None, size_wh) for _ in range(3)]
+        found.append(any(each is not None for each, _ in seen))
+    assert found == [True, False, True]

@@ -1,0 +1,404 @@
+"""Boxes as prompts: the rules, then whole runs with a small engine that sits still."""
+
+import dataclasses
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import supervision as sv
+from wanderer import Killed, Wanderer, objects_by_frame, point
+
+from annotate.errors import ItemsError, PromptError, SettingsDiffer
+from annotate.items import journal
+from annotate.items.records import Header, Item, Object
+from annotate.prompts import PromptTable
+from annotate.propagators import boxes as propagators_boxes
+from annotate.propagators import run
+from annotate.propagators.boxes import BoxAssociator
+from annotate.propagators.job import Job
+from annotate.video import reader
+
+SIZE_WH = (800, 600)
+HOME = (100.0, 100.0, 140.0, 140.0)
+
+
+def moved(x, y=0.0, box=HOME, side=1.0):
+    x1, y1, x2, y2 = box
+    return x1 + x, y1 + y, x1 + x + side * (x2 - x1), y1 + y + side * (y2 - y1)
+
+
+def mech(box, score=0.9, track=None, label="mech"):
+    return Object(label, box, score, track)
+
+
+def lines(by_frame):
+    return [
+        Item("demo.mp4", n, Fraction(n, 35), *SIZE_WH, tuple(found))
+        for n, found in by_frame.items()
+    ]
+
+
+@pytest.fixture
+def boxes_of(tmp_path, demo):
+    """Write frame -> objects as a file of items of the demo clip, and read it as boxes."""
+
+    def write(by_frame, least=0.25, name="boxes.jsonl"):
+        header = Header("detect", videos=reader.header_entry(reader.probe(demo)))
+        journal.write(tmp_path / name, header, lines(by_frame))
+        return propagators_boxes.read(tmp_path / name, reader.probe(demo), least)
+
+    return write
+
+
+@pytest.fixture
+def keeper(boxes_of):
+    """A keeper that has started object 1, a mech at HOME, on frame 0; a person has object 7."""
+    boxes = boxes_of({0: [mech(HOME)]})
+    keeper = BoxAssociator(boxes, {7: "raine"})
+    [first] = keeper.prompts(0, [mech(HOME)], {}, ())
+    assert (first.object_id, first.frame, first.box) == (1, 0, HOME)
+    keeper.note(0, {1: HOME})
+    return keeper
+
+
+def ids(prompts):
+    return [prompt.object_id for prompt in prompts]
+
+
+def test_a_box_that_a_living_track_covers_starts_nothing(keeper):
+    assert keeper.prompts(1, [mech(moved(5))], {1: HOME}, ()) == []
+
+
+@pytest.mark.parametrize("x, started", [(21, []), (22, [2])], ids=["IoU 0.31", "IoU 0.29"])
+def test_how_much_covers(keeper, x, started):
+    assert ids(keeper.prompts(1, [mech(moved(x))], {1: HOME}, ())) == started
+
+
+def test_a_box_of_another_class_is_another_thing(keeper):
+    assert ids(keeper.prompts(1, [mech(HOME, label="raine")], {1: HOME}, ())) == [2]
+    assert keeper.labels == {1: "mech", 2: "raine"}
+
+
+def test_an_object_without_a_class_may_be_any(boxes_of):
+    keeper = BoxAssociator(boxes_of({0: []}), {7: "object"})
+    keeper.note(0, {7: HOME})
+    assert keeper.prompts(1, [mech(HOME)], {7: HOME}, ()) == []
+
+
+def test_a_new_detection_repairs_a_lost_track(keeper):
+    [prompt] = keeper.prompts(4, [mech(moved(70))], {}, ())
+    assert prompt.object_id == 1 and prompt.box == moved(70)
+
+
+@pytest.mark.parametrize(
+    "frame, box, label",
+    [
+        (4, moved(90), "mech"),  # 40 + 4 * 10 pixels is as far as it may have got
+        (4, HOME, "raine"),
+        (4, moved(0, side=2.1), "mech"),
+        (4, moved(0, side=0.4), "mech"),
+        (61, HOME, "mech"),
+    ],
+    ids=["too far", "another class", "much larger", "much smaller", "long ago"],
+)
+def test_what_the_lost_track_cannot_be_is_new(keeper, frame, box, label):
+    assert ids(keeper.prompts(frame, [mech(box, label=label)], {}, ())) == [2]
+
+
+def test_the_nearest_lost_track_is_repaired(keeper):
+    far = moved(80)
+    keeper.prompts(1, [mech(far)], {1: HOME}, ())
+    keeper.note(1, {1: HOME, 2: far})
+    assert ids(keeper.prompts(3, [mech(moved(60))], {}, ())) == [2]
+    assert ids(keeper.prompts(3, [mech(moved(30)), mech(moved(90))], {}, ())) == [1, 2]
+
+
+def test_a_living_track_that_boxes_pass_over_sits_on_something_else(keeper):
+    apart = moved(41)
+    for frame in range(1, 3):  # the detector sees nothing at all on these frames
+        assert keeper.prompts(frame, [], {1: HOME}, ()) == []
+        keeper.note(frame, {1: HOME})
+    assert ids(keeper.prompts(3, [mech(apart)], {1: HOME}, ())) == [1]
+
+
+def test_a_confirmed_track_is_left_where_it_is(keeper):
+    for frame in range(1, 10):
+        assert keeper.prompts(frame, [mech(HOME)], {1: HOME}, ()) == []
+        keeper.note(frame, {1: HOME})
+    assert ids(keeper.prompts(10, [mech(HOME), mech(moved(41))], {1: HOME}, ())) == [2]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [moved(5, 5, side=0.4), moved(-40, -40, side=3.0), moved(30, side=0.5)],
+    ids=["a part", "too much", "a part, half beside it"],
+)
+def test_a_mask_that_lies_in_the_box_or_it_in_that_is_mended(keeper, mask):
+    keeper.note(1, {1: mask})
+    assert ids(keeper.prompts(2, [mech(HOME)], {1: mask}, ())) == [1]
+
+
+def test_a_mask_that_is_mostly_beside_the_box_is_not(keeper):
+    assert ids(keeper.prompts(2, [mech(HOME)], {1: moved(31, side=0.5)}, ())) == [2]
+
+
+def test_a_lost_track_is_also_looked_for_where_the_detector_saw_it(keeper):
+    """The engine shrank to a dot in the corner before it lost it; the box knew better."""
+    keeper.prompts(3, [mech(HOME)], {1: HOME}, ())
+    keeper.note(4, {1: moved(-90, side=0.1)})
+    assert ids(keeper.prompts(6, [mech(moved(10))], {}, ())) == [1]
+
+
+def test_one_thing_detected_twice_is_one(keeper):
+    twice = [mech(moved(200)), mech(moved(205), 0.8)]
+    assert ids(keeper.prompts(1, twice, {1: HOME}, ())) == [2]
+    assert ids(keeper.prompts(2, [mech(HOME), mech(moved(4), 0.8)], {1: HOME}, ())) == []
+
+
+def test_two_things_close_together_are_two(keeper):
+    assert ids(keeper.prompts(1, [mech(HOME), mech(moved(20))], {1: HOME}, ())) == [2]
+
+
+def test_no_id_is_taken_twice(boxes_of):
+    keeper = BoxAssociator(boxes_of({0: [mech(HOME, track=2)]}), {1: "mech", 3: "mech"})
+    assert ids(keeper.prompts(0, [mech(HOME), mech(moved(100))], {}, ())) == [4, 5]
+
+
+def test_a_box_that_names_its_track_is_of_that_object(boxes_of):
+    keeper = BoxAssociator(boxes_of({0: [mech(HOME, track=2)]}), {})
+    assert ids(keeper.prompts(0, [mech(HOME, track=2)], {}, ())) == [2]
+    keeper.note(0, {2: HOME})
+    assert keeper.prompts(1, [mech(HOME, track=2)], {2: HOME}, ()) == []
+    assert ids(keeper.prompts(2, [mech(moved(400), track=2)], {2: HOME}, ())) == [2]
+    assert ids(keeper.prompts(3, [mech(moved(400), track=9)], {2: moved(400)}, ())) == [9]
+
+
+def test_what_a_person_prompts_is_left_alone(keeper):
+    box = moved(0, 200)
+    assert ids(keeper.prompts(1, [mech(box, track=7)], {7: HOME}, told={7})) == []
+
+
+def test_a_keeper_goes_on_from_its_state(boxes_of):
+    random = np.random.default_rng(3)
+    boxes = boxes_of({0: []})
+    labels = ["mech", "raine"]
+    found = [
+        [mech(moved(*random.uniform(0, 300, 2)), label=labels[n % 2]) for n in range(3)]
+        for _ in range(20)
+    ]
+
+    def follow(keeper, first, stop):
+        said = []
+        for frame in range(first, stop):
+            alive = {n: t for n, t in seen.items() if n % 3 != frame % 3}
+            made = keeper.prompts(frame, found[frame], alive, ())
+            seen.update({prompt.object_id: prompt.box for prompt in made})
+            keeper.note(frame, alive)
+            said += ids(made)
+        return said
+
+    seen = {}
+    whole = follow(BoxAssociator(boxes, {}), 0, 20)
+    for stop in (0, 5, 13):
+        seen = {}
+        before, after = BoxAssociator(boxes, {}), BoxAssociator(boxes, {})
+        said = follow(before, 0, stop)
+        after.restore(before.state())
+        assert said + follow(after, stop, 20) == whole
+        assert after.labels.keys() >= before.labels.keys()
+
+
+@dataclass(frozen=True)
+class Sitter:
+    """An engine: an object's mask is the box that it was last prompted with, for six frames."""
+
+    lives: int = 6
+
+    def begin(self, lessons):
+        return SitterSession(self.lives)
+
+
+class SitterSession:
+    def __init__(self, lives):
+        self.lives, self.places = lives, {}
+
+    def step(self, frame, prompts):
+        for place in self.places.values():
+            place[4] += 1
+        for prompt in prompts:
+            x, y = (0, 0) if prompt.box is not None else prompt.points_xy[0]
+            box = prompt.box or (x - 20, y - 20, x + 20, y + 20)
+            self.places[prompt.object_id] = np.array([*box, 0])
+        alive = {of: place for of, place in self.places.items() if place[4] < self.lives}
+        masks = np.zeros((len(alive), *frame.image.shape[:2]), bool)
+        for mask, place in zip(masks, alive.values(), strict=True):
+            x1, y1, x2, y2 = place[:4].round().astype(int)
+            mask[y1:y2, x1:x2] = True
+        boxes = np.array([place[:4] for place in alive.values()]).reshape(-1, 4)
+        return sv.Detections(
+            boxes,
+            mask=masks,
+            confidence=np.full(len(alive), 0.5),
+            tracker_id=np.array([*alive], int),
+        )
+
+    def state(self):
+        places = np.array(list(self.places.values())).reshape(-1, 5)
+        return {"ids": np.array(list(self.places), int), "places": places}
+
+    def restore(self, state):
+        self.places = dict(zip(state["ids"].tolist(), state["places"].copy(), strict=True))
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 7)
+
+
+def a_job(demo, boxes, engine=None, prompts=(), labels=None, **more):
+    table = PromptTable(tuple(prompts), labels or {})
+    return Job(engine or Sitter(), "sitter", demo, table, boxes=boxes, **more)
+
+
+WALK = {n: [mech(moved(2 * n))] for n in range(5, 40, 4)}  # every fourth frame is looked at
+
+
+def test_boxes_start_confirm_and_repair(demo, boxes_of, tmp_path):
+    """The mech is confirmed on frame 9, unseen by engine and detector on 13, repaired on 17."""
+    other = mech(moved(0, 300), label="raine")
+    boxes = boxes_of({**WALK, 13: [], 17: [mech(moved(34)), other]})
+    run.run_to_file(a_job(demo, boxes, stop=40), tmp_path / "m.jsonl")
+    there = objects_by_frame(tmp_path / "m.jsonl")
+    assert list(there) == list(range(5, 40))
+    assert {of for found in there.values() for of in found} == {1, 2}
+    assert there[5][1].box == there[9][1].box == moved(10) and there[17][1].box == moved(34)
+    assert there[17][2].label == "raine" and 2 not in there[16]
+    lost = {item.frame: item.lost for item in journal.read(tmp_path / "m.jsonl")}
+    assert lost[10] == () and lost[11] == lost[13] == lost[16] == (1,) and lost[17] == ()
+
+
+def test_what_no_box_confirms_any_more_is_not_shown(demo, boxes_of, tmp_path):
+    """On frames 1 to 29 the detector sees nothing there; the person's own object stays."""
+    boxes = boxes_of({0: [mech(HOME)], **{n: [] for n in range(1, 20)}, 30: [mech(HOME)]})
+    click = point(0, 4, x=300.0, y=300.0)
+    job = a_job(demo, boxes, Sitter(lives=99), [click], {4: "mech"}, stop=33)
+    run.run_to_file(job, tmp_path / "m.jsonl")
+    there = objects_by_frame(tmp_path / "m.jsonl")
+    assert [n for n, found in there.items() if 1 in found] == [*range(10), 30, 31, 32]
+    assert all(4 in found for found in there.values())
+    assert {item.lost for item in journal.read(tmp_path / "m.jsonl")} == {(), (1,)}
+
+
+def test_weak_boxes_are_ignored(demo, boxes_of, tmp_path):
+    weak = {3: [mech(HOME, 0.24)], 8: [mech(HOME, 0.25)], 9: [mech(moved(200), None)]}
+    run.run_to_file(a_job(demo, boxes_of(weak), stop=12), tmp_path / "m.jsonl")
+    there = objects_by_frame(tmp_path / "m.jsonl")
+    assert list(there) == [8, 9, 10, 11] and set(there[9]) == {1, 2}
+    with pytest.raises(PromptError, match="no prompt and no box lies between frame 0 and frame 9"):
+        run.run_to_file(a_job(demo, boxes_of(weak, 0.95), stop=9), tmp_path / "n.jsonl")
+
+
+def test_points_and_boxes_together(demo, boxes_of, tmp_path):
+    click = point(6, 4, x=120 + 18.0, y=120.0)  # where the walker is on frame 9
+    job = a_job(demo, boxes_of(WALK), prompts=[click], labels={4: "mech"}, stop=30)
+    run.run_to_file(job, tmp_path / "m.jsonl")
+    there = objects_by_frame(tmp_path / "m.jsonl")
+    assert set(there[6]) == {1, 4}  # started by a box on frame 5, and by the person
+    assert there[9][4].box == (118, 100, 158, 140)  # the box there confirms it: it is not moved
+
+
+@pytest.mark.parametrize("engine", [Sitter(), Wanderer()], ids=["sitter", "wanderer"])
+def test_stopped_anywhere_it_ends_with_the_same_bytes(demo, boxes_of, tmp_path, engine):
+    """The wanderer is never where the boxes are: every one of them is a prompt."""
+    boxes = boxes_of({n: [mech(moved(10 * n)), mech(moved(0, 9 * n))] for n in range(5, 40, 3)})
+    job = a_job(demo, boxes, engine, [point(8, 1)], {1: "raine"}, stop=44)
+    run.run_to_file(job, tmp_path / "whole.jsonl")
+    expected = (tmp_path / "whole.jsonl").read_bytes()
+    found = objects_by_frame(tmp_path / "whole.jsonl").values()
+    assert {of for each in found for of in each} >= {1, 2}
+    for after in (1, 7, 8, 20, 29):
+        left = iter(range(after))
+
+        def kill(item, left=left):
+            if next(left, None) is None:
+                raise Killed
+
+        out = tmp_path / f"cut{after}.jsonl"
+        with pytest.raises(Killed):
+            run.run_to_file(job, out, progress=kill)
+        run.run_to_file(job, out)
+        assert out.read_bytes() == expected, f"killed after {after}"
+
+
+def test_a_step_that_was_taken_back_leaves_no_trace(demo, boxes_of, tmp_path):
+    """A wanderer's way is a hash of each step that it takes: a step too many moves it."""
+    click, boxes = point(8, 1), boxes_of({n: [mech(moved(10 * n, 300))] for n in range(9, 14)})
+    for name, given in (("alone", None), ("beside", boxes)):
+        job = a_job(demo, given, Wanderer(), [click], {1: "raine"}, stop=20)
+        run.run_to_file(job, tmp_path / f"{name}.jsonl")
+    alone, beside = (objects_by_frame(tmp_path / f"{n}.jsonl") for n in ("alone", "beside"))
+    assert any(len(found) > 1 for found in beside.values())
+    assert {n: found[1].box for n, found in beside.items() if 1 in found} == {
+        n: found[1].box for n, found in alone.items() if 1 in found
+    }
+
+
+def test_other_boxes_are_other_settings(demo, boxes_of, tmp_path):
+    run.run_to_file(a_job(demo, boxes_of(WALK), stop=20), tmp_path / "m.jsonl")
+    less = dict(list(WALK.items())[:-1])
+    with pytest.raises(SettingsDiffer, match="boxes: "):
+        run.run_to_file(a_job(demo, boxes_of(less), stop=20), tmp_path / "m.jsonl")
+    with pytest.raises(SettingsDiffer, match=r"least: 0.25 in the file, 0.5 now"):
+        run.run_to_file(a_job(demo, boxes_of(WALK, 0.5), stop=20), tmp_path / "m.jsonl")
+
+
+def test_boxes_do_not_go_both_ways(demo, boxes_of, tmp_path):
+    with pytest.raises(PromptError, match="with --from objects start as they come"):
+        run.run_to_file(a_job(demo, boxes_of(WALK), both=True), tmp_path / "m.jsonl")
+
+
+def test_boxes_of_another_clip(demo, tmp_path):
+    videos = {"dock.mp4": {"fingerprint": "00", "path": "dock.mp4"}}
+    journal.write(tmp_path / "b.jsonl", Header("detect", videos=videos), [])
+    with pytest.raises(ItemsError, match=r"b.jsonl: boxes of dock.mp4, not of .*demo.mp4"):
+        propagators_boxes.read(tmp_path / "b.jsonl", reader.probe(demo))
+
+
+def test_boxes_of_other_pictures(demo, tmp_path):
+    small = [dataclasses.replace(lines({0: []})[0], width=400, height=300)]
+    journal.write(tmp_path / "b.jsonl", Header("detect"), small)
+    with pytest.raises(ItemsError, match="boxes on pictures of 400x300, but the clip is 800x600"):
+        propagators_boxes.read(tmp_path / "b.jsonl", reader.probe(demo))
+
+
+def test_boxes_of_a_class_that_the_vocabulary_has_not(demo, boxes_of, tmp_path):
+    boxes_of({0: [mech(HOME)]})
+    with pytest.raises(PromptError, match=r"boxes.jsonl: no class 'mech'. There are: plate"):
+        propagators_boxes.read(tmp_path / "boxes.jsonl", reader.probe(demo), classes=("plate",))
+
+
+def test_the_header_knows_all_classes(demo, boxes_of, tmp_path):
+    boxes = boxes_of({3: [mech(HOME), mech(HOME, label="raine")]})
+    job = a_job(demo, boxes, prompts=[point(2, 9)], labels={9: "object"}, stop=5)
+    assert set(job.header().vocabulary["labels"]) == {"mech", "raine", "object"}
+
+
+def test_boxes_out_of_order(demo, boxes_of, tmp_path):
+    boxes = boxes_of({9: [mech(HOME)], 3: [mech(HOME)]})
+    with pytest.raises(ItemsError, match="frame 3 stands behind frame 9"):
+        run.run_to_file(a_job(demo, boxes), tmp_path / "m.jsonl")
+
+
+def test_from_the_command_line(annotate, demo, boxes_of, tmp_path):
+    boxes_of({n: [mech((530.0, 234.0, 581.0, 318.0), 0.5)] for n in range(2, 6)})
+    words = ["propagate", demo, "--from", "boxes.jsonl", "--fast", "--stop", "6"]
+    code, out, err = annotate(*words, "-o", "m.jsonl")
+    assert (code, out.strip()) == (0, "m.jsonl"), err
+    assert [item.frame for item in journal.read(tmp_path / "m.jsonl")] == [2, 3, 4, 5]
+    code, _, err = annotate(*words, "--least", "0.6", "-o", "n.jsonl")
+    assert code == 1 and "no prompt and no box lies between frame 0 and frame 6" in err
+    code, _, err = annotate(*words, "--box", "2,7,10,10,90,90", "--update", "-o", "m.jsonl")
+    assert code == 1 and "with light objects depend on each other: --force" in err
+    code, _, err = annotate(*words, "--device", "cuda", "-o", "n.jsonl")
+    assert code == 1 and "no option of light 'device'" in err

@@ -1,0 +1,124 @@
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from annotate.items import masks
+from annotate.items.records import Item, Object
+from annotate.propagators.flags import COVERS, JUMP, OVERLAP, AnomalyFlagger, flag_overlaps
+
+SIZE_WH = (200, 100)
+
+
+def thing(x1, y1, x2, y2, track=1, masked=True):
+    mask = np.zeros(SIZE_WH[::-1], bool)
+    mask[y1:y2, x1:x2] = True
+    return Object("mug", (x1, y1, x2, y2), 0.5, track, masks.encode(mask) if masked else None)
+
+
+def item(frame, *objects):
+    return Item("dock.mp4", frame, Fraction(frame, 30), *SIZE_WH, objects)
+
+
+def flags_of(places, watch=None, step=1):
+    """The flags of each frame of a single track that is at these places; None where it is lost."""
+    watch = watch or AnomalyFlagger()
+    items = [item(n * step, *([thing(*p)] if p else [])) for n, p in enumerate(places)]
+    seen = [watch.see(each) for each in items]
+    return [set(each.objects[0].flags) if each.objects else None for each in seen]
+
+
+def square(x, y, side=20):
+    return x, y, x + side, y + side
+
+
+def test_a_steady_way_is_no_jump():
+    assert flags_of([square(4 * n, 2 * n) for n in range(30)]) == [set()] * 30
+
+
+def test_a_leap_is_a_jump_once():
+    places = [square(10, 10)] * 5 + [square(90, 40)] * 5
+    assert [n for n, flags in enumerate(flags_of(places)) if flags == {JUMP}] == [5]
+
+
+def test_half_its_own_size_off_is_the_limit():
+    for step, flags in ((10, set()), (11, {JUMP})):
+        assert flags_of([square(10, 10)] * 5 + [square(10 + step, 10)])[-1] == flags
+
+
+def test_what_always_darts_about_may_go_on_so():
+    """What is a jump for something at rest is none for something that keeps darting about."""
+    places = [square(50 + 9 * (n % 2), 10) for n in range(40)]
+    assert flags_of([*places, square(50 + 25, 10)])[-1] == set()
+    assert flags_of([*places[::2], square(50 + 25, 10)])[-1] == {JUMP}
+
+
+def test_a_change_of_size_is_a_jump():
+    assert flags_of([square(40, 10)] * 5 + [square(30, 0, 42)])[-1] == {JUMP}
+    assert flags_of([square(40, 10)] * 5 + [square(39, 9, 23)])[-1] == set()
+
+
+def test_the_longer_it_was_not_seen_the_further_it_may_be():
+    near, gap = square(10, 10), [None] * 9
+    assert flags_of([near, near, *gap, square(90, 10)])[-1] == set()
+    assert flags_of([near, near, square(90, 10)])[-1] == {JUMP}
+
+
+def test_where_a_prompt_says_it_is_is_no_surprise():
+    watch = AnomalyFlagger()
+    watch.see(item(0, thing(*square(10, 10))))
+    assert watch.see(item(1, thing(*square(150, 10))), told=[1]).objects[0].flags == ()
+
+
+@pytest.mark.parametrize("first, flag", [((0, 0, 200, 51), {COVERS}), ((0, 0, 200, 49), set())])
+def test_a_first_mask_of_most_of_the_picture(first, flag):
+    assert flags_of([first])[0] == flag
+
+
+def test_suddenly_most_of_the_picture_is_flagged_until_it_could_have_grown_so():
+    found = flags_of([square(90, 40)] * 3 + [(0, 0, 200, 100)] * 60)
+    covers = [n for n, flags in enumerate(found) if COVERS in flags]
+    assert covers == list(range(3, covers[-1] + 1)) and 20 < len(covers) < 45
+
+
+def test_what_comes_near_by_and_by_may_fill_the_picture():
+    sides = [20 * 1.04**n for n in range(42)]
+    places = [(0, 0, round(min(2 * side, 200)), round(side)) for side in sides]
+    assert places[-1] == (0, 0, 200, 100) and flags_of(places) == [set()] * 42
+
+
+@pytest.mark.parametrize("shift, shared", [(15, {OVERLAP}), (16, set())], ids=["1/4+", "1/5"])
+def test_masks_that_share_much(shift, shared):
+    """Twenty columns wide each, of which they share all but `shift` and one row."""
+    one, other = thing(0, 0, 20, 20), thing(shift - 1, 0, shift + 19, 20, track=2)
+    found = flag_overlaps(item(0, one, other, thing(150, 50, 160, 60, track=3)))
+    assert [set(each.flags) for each in found.objects] == [shared, shared, set()]
+
+
+def test_boxes_may_share_what_masks_do_not():
+    one, other = thing(0, 0, 20, 20, masked=False), thing(0, 0, 20, 20, track=2, masked=False)
+    assert flag_overlaps(item(0, one, other)).objects == (one, other)
+
+
+def test_overlap_is_said_anew_and_other_flags_stay():
+    stale = replace(thing(0, 0, 20, 20), flags=(JUMP, OVERLAP))
+    assert flag_overlaps(item(0, stale)).objects[0].flags == (JUMP,)
+
+
+def test_a_watch_goes_on_from_its_state():
+    random = np.random.default_rng(1)
+    ways = [square(*map(int, random.integers(0, (180, 80)))) for _ in range(40)]
+    whole = flags_of(ways)
+    assert {JUMP} in whole and set() in whole
+    for stop in (0, 1, 17):
+        first, second = AnomalyFlagger(), AnomalyFlagger()
+        flags_of(ways[:stop], first)
+        second.restore(first.state())
+        items = [item(n, thing(*ways[n])) for n in range(stop, 40)]
+        assert [set(second.see(each).objects[0].flags) for each in items] == whole[stop:]
+
+
+def test_a_thing_without_a_track_is_not_watched():
+    bare = Object("mug", (0, 0, 200, 100), 0.5)
+    assert AnomalyFlagger().see(item(0, bare)).objects == (bare,)

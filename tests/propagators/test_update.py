@@ -1,0 +1,179 @@
+"""Changed prompts: only what they can affect is done anew, with the bytes of a run from scratch."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from wanderer import Killed, Wanderer, WandererSession, objects_by_frame, point
+
+from annotate.errors import ItemsError, PromptError, SettingsDiffer
+from annotate.items import journal
+from annotate.prompts import PromptTable
+from annotate.propagators import run
+from annotate.propagators.job import Job, load_propagator, plan_update
+
+
+@dataclass(frozen=True)
+class Loner(Wanderer):
+    """Each square goes its own way, whoever else is there; large, so that they overlap."""
+
+    side: int = 150
+    independent: ClassVar[bool] = True
+
+    def begin(self, lessons):
+        return WandererSession(self.side, [])
+
+
+LABELS = {1: "mech", 2: "raine", 3: "mech"}
+OLD = (point(10, 1), point(20, 2), point(25, 3), point(30, 1))
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 7)
+
+
+@pytest.fixture
+def job(demo):
+    return Job(Loner(), "loner", demo, PromptTable(OLD, LABELS), stop=45)
+
+
+def prompted(job, *prompts, labels=LABELS):
+    ids = {prompt.object_id for prompt in prompts}
+    table = PromptTable(prompts, {of: label for of, label in labels.items() if of in ids})
+    return dataclasses.replace(job, prompts=table)
+
+
+CHANGES = {
+    "a correction": ((*OLD[:2], OLD[2], point(28, 2), OLD[3]), 20),
+    "another place": ((OLD[0], point(20, 2, x=50.0), *OLD[2:]), 20),
+    "a later start": ((OLD[0], point(22, 2), *OLD[2:]), 22),
+    "an earlier start": ((point(5, 2), OLD[0], *OLD[2:]), 5),
+    "one more": ((*OLD, dataclasses.replace(OLD[3], object_id=4, frame=33)), 33),
+    "the first one gone": (OLD[1:3], None),
+    "the last one gone": ((OLD[0], OLD[1], OLD[3]), None),
+}
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["forward", "both"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_it_ends_with_the_bytes_of_a_run_from_scratch(job, tmp_path, name, both):
+    job = dataclasses.replace(job, both=both)
+    prompts, first = CHANGES[name]
+    new = prompted(job, *prompts, labels={**LABELS, 4: "raine"})
+    run.run_to_file(job, tmp_path / "m.jsonl")
+    run.run_to_file(new, tmp_path / "scratch.jsonl")
+    steps = []
+    assert run.update(new, tmp_path / "m.jsonl", progress=steps.append) is True
+    assert (tmp_path / "m.jsonl").read_bytes() == (tmp_path / "scratch.jsonl").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.jsonl", "scratch.jsonl"]
+    if not both:  # nothing is looked at before the changed object starts
+        assert min((item.frame for item in steps), default=None) == first
+
+
+def test_the_squares_do_overlap(job, tmp_path):
+    """Else the tests above would not see flags of kept objects that another one's way changes."""
+    run.run_to_file(job, tmp_path / "m.jsonl")
+    found = objects_by_frame(tmp_path / "m.jsonl").values()
+    assert any("overlap" in thing.flags for each in found for thing in each.values())
+
+
+def test_only_the_changed_object_is_followed(job, tmp_path):
+    run.run_to_file(job, tmp_path / "m.jsonl")
+    new = prompted(job, *OLD[:2], OLD[2], point(28, 2), OLD[3])
+    what = plan_update(new, tmp_path / "m.jsonl")
+    assert what.kept == {1, 3} and set(what.anew.prompts.labels) == {2}
+
+
+def test_another_class_is_a_change(job, tmp_path):
+    run.run_to_file(job, tmp_path / "m.jsonl")
+    new = prompted(job, *OLD, labels={**LABELS, 3: "raine"})
+    run.update(new, tmp_path / "m.jsonl")
+    assert objects_by_frame(tmp_path / "m.jsonl")[30][3].label == "raine"
+
+
+def test_the_same_prompts_are_no_change(job, tmp_path):
+    run.run_to_file(job, tmp_path / "m.jsonl")
+    before = (tmp_path / "m.jsonl").read_bytes()
+    assert run.update(job, tmp_path / "m.jsonl") is False
+    assert (tmp_path / "m.jsonl").read_bytes() == before
+
+
+def test_without_a_file_it_is_a_run(job, tmp_path):
+    assert run.update(job, tmp_path / "m.jsonl") is True
+    assert len(list(journal.read(tmp_path / "m.jsonl"))) == 35
+
+
+def test_stopped_it_goes_on_and_the_file_is_whole_until_then(job, tmp_path):
+    new = prompted(job, *OLD[:2], OLD[2], point(28, 2), OLD[3])
+    other = prompted(job, *OLD[:2], OLD[2], point(29, 2), OLD[3])
+    run.run_to_file(new, tmp_path / "scratch.jsonl")
+    for interrupted in (new, other):  # the second: the person thought better of it meanwhile
+        out = tmp_path / "m.jsonl"
+        run.run_to_file(job, out, force=True)
+        before = out.read_bytes()
+
+        def kill(item):
+            if item.frame == 40:
+                raise Killed
+
+        with pytest.raises(Killed):
+            run.update(interrupted, out, progress=kill)
+        assert out.read_bytes() == before
+        steps = []
+        run.update(new, out, progress=steps.append)
+        assert steps[0].frame == (34 if interrupted is new else 20)
+        assert out.read_bytes() == (tmp_path / "scratch.jsonl").read_bytes()
+        out.unlink()
+
+
+def test_objects_that_depend_on_each_other_cannot_be_followed_alone(job, tmp_path):
+    job = dataclasses.replace(job, engine=Wanderer())
+    run.run_to_file(job, tmp_path / "m.jsonl")
+    with pytest.raises(PromptError, match="depend on each other: --force"):
+        run.update(prompted(job, *OLD[:3]), tmp_path / "m.jsonl")
+
+
+def test_a_run_that_has_not_reached_its_end(job, tmp_path):
+    def kill(item):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run.run_to_file(job, tmp_path / "m.jsonl", progress=kill)
+    with pytest.raises(ItemsError, match="has not reached its end"):
+        run.update(prompted(job, *OLD[:3]), tmp_path / "m.jsonl")
+
+
+def test_only_prompts_may_change(job, tmp_path):
+    run.run_to_file(job, tmp_path / "m.jsonl")
+    other = dataclasses.replace(prompted(job, *OLD[:3]), stop=44)
+    with pytest.raises(SettingsDiffer, match="stop: 45 in the file, 44 now: only prompts may"):
+        run.update(other, tmp_path / "m.jsonl")
+
+
+NETWORKS = {
+    "sam2": ("sam2", {"size": 64}, True),
+    "transformers": ("transformers", {"size": 256}, False),
+    "edgetam": ("transformers timm", {"size": 256}, False),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("ignore")  # the packages' own
+def test_a_network_follows_only_the_changed_object_anew(demo, tmp_path, name):
+    packages, options, both = NETWORKS[name]
+    for package in ("torch", *packages.split()):
+        pytest.importorskip(package)
+    engine = load_propagator(name, device="cpu", random_weights=1, **options)
+    there = PromptTable((point(19, 1), point(20, 2)), LABELS)
+    job = Job(engine, name, demo, there, start=18, stop=26, both=both)
+    new = prompted(job, point(19, 1), point(20, 2, x=300.0), point(23, 2))
+    run.run_to_file(job, tmp_path / "m.jsonl")
+    run.run_to_file(new, tmp_path / "scratch.jsonl")
+    assert (tmp_path / "m.jsonl").read_bytes() != (tmp_path / "scratch.jsonl").read_bytes()
+    steps = []
+    assert run.update(new, tmp_path / "m.jsonl", progress=steps.append) is True
+    assert {thing.track for item in steps for thing in item.objects} == {2}
+    assert {track for item in steps for track in item.lost} <= {2}
+    assert (tmp_path / "m.jsonl").read_bytes() == (tmp_path / "scratch.jsonl").read_bytes()

@@ -1,0 +1,281 @@
+import csv
+import itertools
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_footage import film, flat, pan, still
+
+from annotate.dataset.frame_sources import locate_clips
+from annotate.errors import (
+    AnnotateError,
+    ItemsError,
+    MissingPackage,
+    OutputError,
+    SettingsDiffer,
+    UnknownName,
+)
+from annotate.items import journal
+from annotate.sampling.filter import FilterOptions, SamplingOptions, filter_frames, sampled_frames
+from annotate.sampling.folder import (
+    ITEMS_FILE,
+    count_by_reason,
+    read_items,
+    restore_frames,
+    summarize_folder,
+)
+from annotate.sampling.run import Job, decision_item, fill_folder
+from annotate.video import reader
+from annotate.video.reader import FrameSelection
+
+pytest.importorskip("scenedetect")
+
+
+@pytest.fixture
+def show(tmp_path):
+    """Two clips: three shots, the last of them blank; two shots, one of them known."""
+    one = film(tmp_path / "one.mp4", still(1, 12), pan(2, 15), flat(0, 12))
+    return one, film(tmp_path / "two.mp4", still(3, 12), still(1, 12))
+
+
+def sparse(show, **options):
+    """Every fourth frame of the clips."""
+    sieve = FilterOptions(options.pop("method", "hash"))
+    return Job(tuple(show), SamplingOptions(False, FrameSelection(every=4)), sieve, **options)
+
+
+def pictures(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix in {".png", ".jpg"})
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rows(folder):
+    with (folder / "frames.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_pictures_items_and_a_table(show, tmp_path):
+    out = tmp_path / "out"
+    assert fill_folder(Job(show), out)
+    names = [row["file"] for row in rows(out)]
+    assert names == pictures(out) and [name[:3] for name in names] == ["one", "one", "two", "two"]
+    frame = reader.seek(show[0], int(rows(out)[1]["frame"]))
+    with Image.open(out / names[1]) as image:
+        np.testing.assert_array_equal(np.asarray(image), frame.image)
+    assert rows(out)[1]["seconds"] == str(frame.seconds)
+    assert count_by_reason(out) == {"": 4, "blank": 1}
+    assert summarize_folder(out) == "kept 4 of 5 frames; dropped 1: 1 blank"
+
+
+def test_items_say_why_and_what_was_dropped_is_not_used(show, tmp_path):
+    fill_folder(sparse(show), tmp_path)
+    book = journal.read(tmp_path / "items.jsonl")
+    why = {(item.video, item.frame): item.dropped for item in book}
+    assert why["one.mp4", 0] is None
+    assert why["one.mp4", 28] == {"why": "blank"}
+    assert why["two.mp4", 12] == {
+        "why": "duplicate",
+        "video": "one.mp4",
+        "frame": 0,
+        "similarity": 1.0,
+    }
+    used = [item.frame for clip in locate_clips([book]) for item in clip.items()]
+    assert len(used) == len(pictures(tmp_path)) < len(why)
+
+
+def test_a_complete_folder_is_left_alone(show, tmp_path):
+    out = tmp_path / "out"
+    assert fill_folder(sparse(show), out)
+    before = content(out)
+    assert not fill_folder(sparse(show), out)
+    assert content(out) == before
+    with pytest.raises(SettingsDiffer, match="duplicates: hash in the file, ssim now"):
+        fill_folder(sparse(show, method="ssim"), out)
+    assert fill_folder(Job(show), out, force=True)
+    assert len(pictures(out)) == len(rows(out)) == 4
+
+
+@pytest.mark.parametrize("at", [0, 3, 10, 14])
+@pytest.mark.parametrize("budget", [None, 3])
+def test_what_a_killed_run_leaves_is_gone_on_with(show, tmp_path, at, budget):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    fill_folder(sparse(show, budget=budget), whole)
+
+    class Killed(BaseException):
+        pass
+
+    count = itertools.count()
+
+    def kill(frame):
+        if next(count) == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fill_folder(sparse(show, budget=budget), cut, progress=kill)
+    with (cut / "items.jsonl").open("ab") as file:
+        file.write(b'{"video":"tw')
+    with pytest.raises(ItemsError, match="not filled to its end"):
+        read_items(cut)
+    seen = []
+    assert fill_folder(sparse(show, budget=budget), cut, progress=seen.append)
+    assert content(cut) == content(whole)
+    if at > 10:  # in the second clip: the first is not looked at again
+        assert {frame.video for frame in seen} == {"two.mp4"}
+
+
+def test_a_missing_table_is_made_again(show, tmp_path):
+    fill_folder(sparse(show), tmp_path / "out")
+    before = content(tmp_path / "out")
+    (tmp_path / "out" / "frames.csv").unlink()
+    assert not fill_folder(sparse(show), tmp_path / "out")
+    assert content(tmp_path / "out") == before
+
+
+def test_a_budget_keeps_the_most_different(show, tmp_path):
+    job = Job(
+        show,
+        SamplingOptions(False, FrameSelection(every=3)),
+        FilterOptions(everything=True),
+        budget=4,
+    )
+    fill_folder(job, tmp_path / "out")
+    kept = {(row["video"], int(row["frame"])) for row in rows(tmp_path / "out")}
+    assert len(kept) == len(pictures(tmp_path / "out")) == 4
+    shots = {(v, 0 if f < 12 else 1 if v == "two.mp4" or f < 27 else 2) for v, f in kept}
+    assert ("two.mp4", 0) in shots and len(shots - {("two.mp4", 1)}) >= 3
+    assert count_by_reason(tmp_path / "out")["over budget"] > 4
+    fill_folder(job, tmp_path / "again")
+    assert content(tmp_path / "again") == content(tmp_path / "out")
+
+
+def test_what_was_dropped_can_be_put_back(show, tmp_path):
+    out = tmp_path / "out"
+    fill_folder(sparse(show, pictures="jpg"), out)
+    before, dropped = len(rows(out)), count_by_reason(out)
+    assert restore_frames(out, ["blank"]) == dropped["blank"]
+    assert restore_frames(out, frames=["two.mp4#12"]) == 1
+    assert "two-000012.jpg" in pictures(out)
+    assert len(pictures(out)) == len(rows(out)) == before + dropped["blank"] + 1
+    assert count_by_reason(out)["blank"] == 0
+    assert restore_frames(out) == 0
+    assert not fill_folder(sparse(show, pictures="jpg"), out)  # it is still what that run made
+
+
+@pytest.mark.parametrize(
+    "told, message",
+    [
+        ({"reasons": ["blnk"]}, "did you mean 'blank'"),
+        ({"frames": ["one.mp4#0"]}, "no dropped frame 'one.mp4#0'"),
+    ],
+)
+def test_what_cannot_be_put_back(told, message, show, tmp_path):
+    fill_folder(sparse(show), tmp_path / "out")
+    before = content(tmp_path / "out")
+    with pytest.raises(UnknownName, match=message):
+        restore_frames(tmp_path / "out", **told)
+    assert content(tmp_path / "out") == before
+
+
+def test_a_clip_that_moved_is_asked_for(show, tmp_path):
+    out = tmp_path / "out"
+    fill_folder(sparse(show), out)
+    moved = show[0].rename(tmp_path / "elsewhere.mp4")
+    with pytest.raises(ItemsError, match="--video one.mp4=PATH"):
+        restore_frames(out, ["blank"])
+    assert restore_frames(out, ["blank"], places={"one.mp4": moved})
+    assert "one-000028.png" in pictures(out)
+
+
+def test_two_clips_of_one_name(show, tmp_path):
+    (tmp_path / "b").mkdir()
+    other = film(tmp_path / "b" / "one.mp4", still(5))
+    with pytest.raises(AnnotateError, match="two clips are called one: rename one"):
+        fill_folder(Job((show[0], other)), tmp_path / "out")
+
+
+def test_a_file_in_the_way(show, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OutputError, match="out: cannot write there: File exists"):
+        fill_folder(Job(show), tmp_path / "out")
+
+
+def test_not_such_a_folder(tmp_path):
+    with pytest.raises(ItemsError, match="fill it with `annotate frames"):
+        restore_frames(tmp_path)
+
+
+def test_without_what_tells_shots_nothing_is_written(show, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    with pytest.raises(MissingPackage, match="scenedetect"):
+        fill_folder(Job(show), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_filled_folder_wants_nothing_installed(show, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert fill_folder(Job(show), out)
+    before = (out / ITEMS_FILE).read_bytes()
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    assert not fill_folder(Job(show), out)
+    with pytest.raises(MissingPackage, match="scenedetect"):
+        fill_folder(Job(show), out, force=True)
+    assert (out / ITEMS_FILE).read_bytes() == before
+
+
+def test_the_commands(annotate, show, tmp_path):
+    out = tmp_path / "out"
+    code, said, told = annotate("frames", *show, "-o", out, "--every", 4, "--duplicates", "hash")
+    assert (code, said.strip()) == (0, str(out))
+    assert "kept" in told and "duplicate" in told
+    code, said, _ = annotate("restore", out)
+    assert code == 0 and "duplicate\t" in said
+    code, said, told = annotate("restore", out, "--why", "duplicate", "--why", "blank")
+    assert code == 0 and said == "frames\tcount\nkept\t16\n"
+    assert json.loads((out / "items.jsonl").read_text().splitlines()[0])["stage"] == "frames"
+
+
+def test_a_preview(annotate, show, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    code, said, _ = annotate("frames", *show, "--rate", 5, "--preview", sheet)
+    assert code == 0
+    table = dict(line.split("\t", 1) for line in said.splitlines()[1:-1])
+    assert list(table) == ["0.4", "0.5", "0.6 *", "0.7", "0.8"]
+    kept = [int(counts.split("\t")[0]) for counts in table.values()]
+    assert kept == sorted(kept) and kept[2] == sum(
+        not v.dropped
+        for clip in show
+        for v in filter_frames(
+            sampled_frames(clip, SamplingOptions(False, FrameSelection(rate=5))), FilterOptions()
+        )
+    )
+    with Image.open(sheet) as image:
+        assert image.width > 600
+    assert sorted(p.name for p in tmp_path.glob("[!.]*")) == ["one.mp4", "sheet.png", "two.mp4"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ((), "give a folder, or --preview PNG"),
+        (("-o", "out", "--preview", "a.png"), "give a folder, or --preview PNG"),
+        (("-o", "out", "--shots", "--every", "4"), "one of --shots, --every, --rate"),
+    ],
+)
+def test_options_that_do_not_go_together(annotate, show, words, message):
+    code, _, told = annotate("frames", show[0], *words)
+    assert code == 2 and message in " ".join(told.split())
+
+
+def test_similarity_is_short(show):
+    verdicts = list(
+        filter_frames(
+            sampled_frames(show[0], SamplingOptions(False, FrameSelection())), FilterOptions()
+        )
+    )
+    told = [decision_item(v).dropped for v in verdicts if v.like and v.dropped]
+    assert all(each["similarity"] == round(each["similarity"], 4) for each in told) and told

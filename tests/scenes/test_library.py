@@ -1,0 +1,336 @@
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from sample_data import SHARED
+from synthetic_footage import film, pan, still, view
+
+from annotate.errors import ScenesError, UnknownName, VideoError
+from annotate.scenes import library
+from annotate.scenes.store import SceneStore
+from annotate.video import reader
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Two clips of three shots each, six seconds long."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    one = film(folder / "one.mp4", pan(1, 20), still(2, 20), pan(3, 20))
+    two = film(folder / "two.mp4", pan(4, 20), pan(5, 20), still(6, 20))
+    return one, two
+
+
+@pytest.fixture
+def db(clips, tmp_path):
+    path = tmp_path / "show.db"
+    assert library.add(clips, path) == ["one.mp4", "two.mp4"]
+    return path
+
+
+def overlaid(picture):
+    shown = picture.copy()
+    cv2.rectangle(shown, (200, 20), (300, 60), (255, 255, 0), -1)
+    cv2.putText(shown, "LIVE 12:30", (10, 160), 0, 0.6, (255, 255, 255), 2)
+    return shown
+
+
+def saturated(picture):
+    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
+    hsv[..., 1] = np.minimum(hsv[..., 1].astype(int) * 2, 255)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def barred(picture):
+    return cv2.copyMakeBorder(picture, 40, 40, 0, 0, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+
+
+ALTERED = {
+    "as it is": lambda picture: picture,
+    "jpeg": lambda picture: cv2.imdecode(cv2.imencode(".jpg", picture, [1, 15])[1], 1),
+    "small": lambda picture: cv2.resize(picture, (128, 72), interpolation=cv2.INTER_AREA),
+    "bright": lambda picture: np.clip(picture * 1.3 + 30, 0, 255).astype(np.uint8),
+    "dark": lambda picture: (picture * 0.5).astype(np.uint8),
+    "grey": lambda picture: cv2.cvtColor(
+        cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB
+    ),
+    "saturated": saturated,
+    "overlaid": overlaid,
+    "cropped to the middle": lambda picture: picture[18:162, 32:288],
+    "cropped to a corner": lambda picture: picture[:130, :240],
+    "cropped at one side": lambda picture: picture[:, 40:],
+    "cropped and bright": lambda picture: np.clip(picture[:, 40:] * 1.2 + 20, 0, 255).astype(
+        np.uint8
+    ),
+    "with bars": barred,
+}
+
+
+def saved(path, picture):
+    Image.fromarray(np.ascontiguousarray(picture)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("how", ALTERED)
+def test_an_altered_frame_is_known(how, clips, db, tmp_path):
+    asked = [(clip, index) for clip in clips for index in (7, 31, 52)]
+    pictures = [
+        saved(tmp_path / f"{clip.stem}-{index}.png", ALTERED[how](reader.seek(clip, index).image))
+        for clip, index in asked
+    ]
+    for (clip, index), (_, answer) in zip(asked, library.find(pictures, db), strict=True):
+        assert answer.match.clip.name == clip.name
+        assert abs(answer.match.seconds - Fraction(index, 10)) <= 1
+        assert answer.match.distance < 0.25
+
+
+@pytest.mark.parametrize("how", [way for way in ALTERED if way.startswith("cropped")])
+def test_a_crop_is_found_among_few_candidates(how, clips, db, tmp_path, monkeypatch):
+    """By the hashes of its parts: as a whole it is like nothing."""
+    monkeypatch.setattr(library, "_WHOLE_CANDIDATES", 1)
+    monkeypatch.setattr(library, "_CROP_CANDIDATES", 8)
+    monkeypatch.setattr(library, "_NEIGHBOUR_FRAMES", 0)
+    asked = saved(tmp_path / "asked.png", ALTERED[how](reader.seek(clips[1], 30).image))
+    [(_, answer)] = library.find([asked], db)
+    assert answer.match.clip.name == "two.mp4"
+    assert abs(answer.match.seconds - 3) <= 1  # a pan shows the same part for some frames
+    assert answer.match.distance < 0.25
+
+
+@pytest.mark.parametrize("how", ALTERED)
+def test_a_foreign_picture_is_unknown(how, db, tmp_path):
+    pictures = [saved(tmp_path / f"{n}.png", ALTERED[how](view(n))) for n in range(20, 26)]
+    for _, answer in library.find(pictures, db):
+        assert answer.match is None
+        assert answer.nearest.distance > library.UNKNOWN_DISTANCE
+
+
+def test_what_it_is_not(clips, db, tmp_path):
+    asked = saved(tmp_path / "asked.png", reader.seek(clips[0], 7).image)
+    [(_, answer)] = library.find([asked], db)
+    assert answer.match == answer.nearest and answer.match.distance < 0.02
+    assert answer.match.frame == 7 and answer.match.seconds == Fraction(7, 10)
+    assert answer.runner_up.distance > library.UNKNOWN_DISTANCE
+
+
+def test_a_file_without_scenes_knows_nothing(tmp_path):
+    library.add([], tmp_path / "empty.db")
+    [(_, answer)] = library.find([saved(tmp_path / "a.png", view(1))], tmp_path / "empty.db")
+    assert (answer.match, answer.nearest, answer.runner_up) == (None, None, None)
+
+
+def test_a_known_clip_is_not_looked_at(clips, db, tmp_path):
+    seen, before = [], db.read_bytes()
+    (tmp_path / "copy.mp4").write_bytes(clips[0].read_bytes())
+    assert library.add([*clips, tmp_path / "copy.mp4"], db, progress=seen.append) == []
+    assert not seen and db.read_bytes() == before
+
+
+def test_a_forgotten_clip_is_unknown_and_can_come_again(clips, db, tmp_path):
+    asked = saved(tmp_path / "asked.png", reader.seek(clips[0], 7).image)
+    library.remove(["one.mp4"], db)
+    assert [clip.name for clip in library.list_clips(db)] == ["two.mp4"]
+    [(_, answer)] = library.find([asked], db)
+    assert answer.match is None
+    with sqlite3.connect(db) as file:
+        counts = [file.execute(f"SELECT count(*) FROM {t}").fetchone() for t in ("hashes", "looks")]
+    assert counts == [(1,), (1,)]
+    assert library.add(clips, db) == ["one.mp4"]
+    with pytest.raises(UnknownName, match="did you mean 'one.mp4'"):
+        library.remove(["two.mp4", "on.mp4"], db)
+    assert len(library.list_clips(db)) == 2
+
+
+def test_a_picture_that_stands_is_remembered_twice_a_second(clips, db):
+    frames = {clip.name: clip.frames for clip in library.list_clips(db)}
+    assert 40 <= frames["one.mp4"] <= 46
+
+
+ADDING = """
+import sys
+from pathlib import Path
+from annotate import scenes
+print(scenes.add([Path(p) for p in sys.argv[2:]], Path(sys.argv[1])))
+"""
+
+
+def adding(db, *clips):
+    words = [sys.executable, "-c", ADDING, str(db), *map(str, clips)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_writers_at_once(clips, tmp_path):
+    """Each clip is there once, whoever was first."""
+    db = tmp_path / "both.db"
+    writers = [adding(db, *clips), adding(db, *reversed(clips))]
+    said = [writer.communicate(timeout=60)[0] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert sorted(clip.name for clip in library.list_clips(db)) == ["one.mp4", "two.mp4"]
+    assert "".join(said).count(".mp4") == 2
+
+
+def test_the_second_to_add_a_clip_adds_nothing(db):
+    with SceneStore(db) as store:
+        clip = store.clips()[0]
+        assert not store.add(clip, [])
+        assert store.clips()[0] == clip
+
+
+HALF = """
+import os, sys, signal
+from pathlib import Path
+from annotate import scenes, scene_store
+whole = scene_store.Store._add_chunk
+def half(self, clip, known):
+    whole(self, clip, known)
+    os.kill(os.getpid(), signal.SIGKILL)
+scene_store.Store._add_chunk = half
+scenes.add([Path(sys.argv[2])], Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_while_it_writes_nothing_is_half_added(clips, db, tmp_path):
+    three = film(tmp_path / "three.mp4", pan(7, 30))
+    killed = subprocess.run([sys.executable, "-c", HALF, str(db), str(three)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [clip.name for clip in library.list_clips(db)] == ["one.mp4", "two.mp4"]
+    with SceneStore(db) as store:
+        assert len({chunk.clip for chunk in store.chunks()}) == 2
+    assert library.add([three], db) == ["three.mp4"]
+    asked = saved(tmp_path / "asked.png", reader.seek(three, 10).image)
+    [(_, answer)] = library.find([asked], db)
+    assert answer.match.clip.name == "three.mp4"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("after", [0.3, 0.6, 0.9])
+def test_killed_at_any_time(clips, after, tmp_path):
+    db = tmp_path / "killed.db"
+    writer = adding(db, *clips)
+    time.sleep(after)
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.communicate()
+    left = (
+        {clip.name for clip in library.list_clips(db)}
+        if db.exists() and db.stat().st_size
+        else set()
+    )
+    assert set(library.add(clips, db)) == {"one.mp4", "two.mp4"} - left
+    assert len(library.list_clips(db)) == 2
+
+
+def test_what_is_no_file_of_scenes(clips, tmp_path):
+    with pytest.raises(ScenesError, match="no such file; make it with `annotate scenes add`"):
+        library.list_clips(tmp_path / "absent.db")
+    (tmp_path / "text.db").write_text("not a database, by far, in any way " * 40)
+    with pytest.raises(ScenesError, match="text.db: cannot be used as scenes"):
+        library.add(clips, tmp_path / "text.db")
+    with sqlite3.connect(tmp_path / "other.db") as other:
+        other.execute("CREATE TABLE mine (id INTEGER)")
+    with pytest.raises(ScenesError, match="a database of something else"):
+        library.add(clips, tmp_path / "other.db")
+    with sqlite3.connect(tmp_path / "new.db") as new:
+        new.execute("PRAGMA application_id = 1634627183")
+        new.execute("PRAGMA user_version = 99")
+    with pytest.raises(ScenesError, match="made by a newer annotate"):
+        library.list_clips(tmp_path / "new.db")
+
+
+def test_a_broken_clip_adds_nothing(clips, db, tmp_path):
+    (tmp_path / "cut.mp4").write_bytes(b"\0" * 500)
+    with pytest.raises(VideoError):
+        library.add([tmp_path / "cut.mp4"], db)
+    assert len(library.list_clips(db)) == 2
+
+
+def test_a_piece_of_a_clip_is_found_with_its_offset(clips, db, tmp_path):
+    """Half a second of nothing known, then `two.mp4` from 2 s to 5 s, smaller."""
+    piece = [view(30 + n) for n in range(5)]
+    piece += [frame.image for frame in reader.frames(clips[1], start=20, stop=50)]
+    path = film(tmp_path / "piece.mp4", [cv2.convertScaleAbs(each, alpha=0.8) for each in piece])
+    [found] = library.find_clip(path, db)
+    assert found.clip.name == "two.mp4"
+    assert abs(found.offset - Fraction(3, 2)) <= Fraction(1, 2)
+    assert 0.5 <= found.start <= 1 and 3 <= found.stop <= 3.5
+    assert found.share > 0.8
+
+
+def test_a_foreign_clip_has_no_overlap(db, tmp_path):
+    assert library.find_clip(film(tmp_path / "foreign.mp4", pan(9, 20)), db) == []
+
+
+def test_the_nearest_rows():
+    distances = np.array([3, 9, 1, 9, 9, 9, 9, 2], np.uint8)
+    assert library.nearest_rows(distances, 3).tolist() == [0, 2, 7]
+    assert library.nearest_rows(distances, 5).tolist() == [0, 1, 2, 6, 7]
+    assert library.nearest_rows(distances, 99).tolist() == list(range(8))
+
+
+def test_the_commands(annotate, clips, tmp_path):
+    db, asked = tmp_path / "show.db", tmp_path / "asked"
+    asked.mkdir()
+    saved(asked / "known.png", reader.seek(clips[0], 12).image)
+    saved(asked / "foreign.jpg", view(40))
+    code, said, told = annotate("scenes", "add", *clips, "--db", db)
+    assert (code, said.strip()) == (0, str(db)) and "2 of 2 clips are new" in told
+    assert "0 of 2 clips are new" in annotate("scenes", "add", *clips, "--db", db)[2]
+    assert annotate("scenes", "list", "--db", db)[1].count(".mp4\t") == 2
+    code, said, _ = annotate("scenes", "find", asked, "--db", db)
+    rows = [line.split("\t") for line in said.splitlines()]
+    assert rows[1][:2] == ["foreign.jpg", "unknown"]
+    assert rows[2][:4] == ["known.png", "one.mp4", "12", "1.20"]
+    code, said, _ = annotate("scenes", "find", clips[1], "--db", db)
+    assert said.splitlines()[1].startswith("two.mp4\ttwo.mp4\t0.00\t0.00\t")
+    assert annotate("scenes", "remove", "one.mp4", "--db", db)[0] == 0
+    assert annotate("scenes", "list", "--db", db)[1].count(".mp4\t") == 1
+
+
+def test_json(annotate, clips, db, tmp_path):
+    known = saved(tmp_path / "known.png", reader.seek(clips[0], 12).image)
+    foreign = saved(tmp_path / "foreign.png", view(40))
+    _, said, _ = annotate("scenes", "find", known, foreign, "--db", db, "--json")
+    one, other = map(json.loads, said.splitlines())
+    assert one == {
+        "picture": str(known),
+        "video": "one.mp4",
+        "frame": 12,
+        "seconds": 1.2,
+        "distance": one["distance"],
+    }
+    assert one["distance"] < 0.02
+    assert other == {**dict.fromkeys(one), "picture": str(foreign), "distance": other["distance"]}
+    assert other["distance"] > library.UNKNOWN_DISTANCE
+
+
+@pytest.mark.shared
+def test_the_queries_of_the_show(tmp_path):
+    """The targets: 97 % of the altered frames within a second, 99 % of those not cropped."""
+    folder = SHARED / "gameplay" / "dev"
+    queries = json.loads((folder / "show_queries" / "queries.json").read_text())
+    db = tmp_path / "show.db"
+    library.add(sorted(folder.glob("show_ep*.mp4")), db)
+    right, false = {True: [], False: []}, []
+    pictures = [folder / "show_queries" / query["file"] for query in queries]
+    for query, (_, answer) in zip(queries, library.find(pictures, db), strict=True):
+        match = answer.match
+        if "episode" not in query:
+            false.append(match is not None)
+            continue
+        right["crop" in query["alteration"]].append(
+            match is not None
+            and match.clip.name == f"{query['episode']}.mp4"
+            and abs(match.seconds - Fraction(query["frame"], 30)) <= 1
+        )
+    assert np.mean(right[True] + right[False]) >= 0.97
+    assert np.mean(right[False]) >= 0.99
+    assert np.mean(false) < 0.01

@@ -1,0 +1,47 @@
+"""Clips, items and datasets made for tests."""
+
+from fractions import Fraction
+
+import cv2
+import numpy as np
+
+from annotate.items import journal, masks
+from annotate.items.records import Header, Item, Object
+from annotate.video import reader
+
+SIZE_WH = (64, 48)
+PLATE = Object("plate", (1.0, 2.0, 30.0, 40.0), 0.5)
+
+
+def clip(folder, count=6, size_wh=SIZE_WH, first=0):
+    """A clip of `count` grey pictures, each of its own grey."""
+    folder.mkdir(parents=True)
+    for index in range(count):
+        image = np.full((size_wh[1], size_wh[0], 3), 8 * (first + index), np.uint8)
+        cv2.imwrite(str(folder / f"{index:03d}.png"), image)
+    return folder
+
+
+def mug(x=10, track=1):
+    mask = np.zeros(SIZE_WH[::-1], bool)
+    mask[5:20, x : x + 9] = True
+    mask[8:12, x + 2 : x + 5] = False
+    return Object("mug", masks.box(mask), None, track, masks.encode(mask), "test")
+
+
+def item(name, frame, *objects, size_wh=SIZE_WH):
+    return Item(name, frame, Fraction(frame), *size_wh, objects)
+
+
+def items(path, clips, lines, labels=("plate", "mug")):
+    """A file of items about `clips`, which are folders of pictures."""
+    told = {}
+    for each in clips:
+        told |= reader.header_entry(reader.probe(each))
+    words = {"name": "mugs.v1", "sha256": "5e1f", "labels": list(labels)} if labels else {}
+    journal.write(path, Header("test", vocabulary=words, videos=told), lines)
+    return path
+
+
+def objects(data):
+    return {sample.image: sample.item.objects for sample in data}

@@ -1,0 +1,19 @@
+"""The bundled clips, the shared ones, and frames that say which they are."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from annotate.items.records import Frame
+
+CLIPS = Path(__file__).parents[1] / "clips"
+SHARED = Path(__file__).parents[3] / "shared"
+
+
+def picture(index, size_wh=(64, 48)):
+    """A picture that says which one it is: no two indices below 65,536 give the same."""
+    width, height = size_wh
+    image = np.full((height, width, 3), 40, np.uint8)
+    image[..., 0], image[..., 1] = index % 256, index // 256
+    return Frame("dock.mp4", index, Fraction(index, 30), image)
