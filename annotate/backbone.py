@@ -24,20 +24,20 @@ GROUP_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 0.5)  # of each group of channels, once eac
 
 
 @cache
-def _session(name: str) -> Any:
+def _session(model: str) -> Any:
     """A model that ships, on one thread: objects are what runs in parallel."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    path = packaged_file("models", name)
+    path = packaged_file("models", model)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def run_model(model: str, given: Mapping[str, Map | Picture], *wanted: str) -> list[Map]:
+def run_model(model: str, arrays: Mapping[str, Map | Picture], *output_names: str) -> list[Map]:
     """All that a model that ships makes of one of each input, or only what is `wanted`."""
-    inputs = {name: each[None] for name, each in given.items()}
-    return [each[0] for each in _session(model).run(list(wanted) or None, inputs)]
+    inputs = {name: each[None] for name, each in arrays.items()}
+    return [each[0] for each in _session(model).run(list(output_names) or None, inputs)]
 
 
 def resize_chw(picture: Picture, size_wh: tuple[int, int]) -> Map:
@@ -58,8 +58,8 @@ class CropFeatures(NamedTuple):
     """A crop of (H, W), and what it looks like."""
 
     crop: Picture
-    trunk: FeatureMaps
-    joined: Map  # (H / 4, W / 4, 182)
+    maps: FeatureMaps
+    grid: Map  # (H / 4, W / 4, 182)
 
 
 def crop_features(crop: Picture) -> CropFeatures:
@@ -76,7 +76,7 @@ def scaled_lab(picture: Picture) -> Map:
 
 def feature_grid(crop: Picture) -> Map:
     """A crop of (H, W), both multiples of 16, -> (H / 4, W / 4, 182)."""
-    return crop_features(crop).joined
+    return crop_features(crop).grid
 
 
 def stack_maps(crop: Picture, maps: FeatureMaps) -> Map:

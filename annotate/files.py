@@ -38,7 +38,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(out: Path, *, mark: str, force: bool = False) -> Iterator[Path]:
+def atomic_folder(out: Path, *, marker_file: str, force: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `out` when the block ends well and vanishes when it does not.
 
     `force` replaces what an earlier run left, which it knows by `mark`, a file that such a folder
@@ -47,7 +47,7 @@ def atomic_folder(out: Path, *, mark: str, force: bool = False) -> Iterator[Path
     Raises:
         OutputError: `out` is already there, or nothing can be written there.
     """
-    _refuse_existing(out, mark, force)
+    _refuse_existing(out, marker_file, force)
     draft = out.with_name(out.name + ".part")
     old = out.with_name(out.name + ".old")
     try:
@@ -67,11 +67,13 @@ def atomic_folder(out: Path, *, mark: str, force: bool = False) -> Iterator[Path
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _refuse_existing(out: Path, mark: str, force: bool) -> None:
+def _refuse_existing(out: Path, marker_file: str, force: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not out.is_dir() or not (out / mark).exists():
-        raise OutputError(f"{out}: something else is there (no {mark} in it); give another -o")
+    if not out.is_dir() or not (out / marker_file).exists():
+        raise OutputError(
+            f"{out}: something else is there (no {marker_file} in it); give another -o"
+        )
     if not force:
         raise OutputError(f"{out}: already there; give another -o, or --force to write it anew")
 
@@ -117,9 +119,9 @@ def cache_dir() -> Path:
     return Path(caches) / "annotate"
 
 
-def json_digest(question: Mapping[str, Any]) -> str:
+def json_digest(record: Mapping[str, Any]) -> str:
     """The name of a question: address, model, words, pictures and settings, hashed."""
-    text = json.dumps(question, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

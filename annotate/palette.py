@@ -34,7 +34,7 @@ class Colour(NamedTuple):
         return f"#{self.red:02X}{self.green:02X}{self.blue:02X}"
 
     @property
-    def ink(self) -> Colour:
+    def text_colour(self) -> Colour:
         """Black or white: the one that can be read on this colour."""
         light = 0.299 * self.red + 0.587 * self.green + 0.114 * self.blue  # luma, ITU-R BT.601
         return Colour(0, 0, 0) if light > 110 else Colour(255, 255, 255)
@@ -77,10 +77,10 @@ def label_colour(label: str, labels: Sequence[str], track: int | None = None) ->
     return colour if track is None else _track_shade(colour, track)
 
 
-def _class_colour(place: int) -> Colour:
-    if place < len(_FIXED_COLOURS):
-        return _FIXED_COLOURS[place]
-    return Colour.from_hls(place * _GOLDEN_RATIO % 1, 0.6 + 0.15 * (place % 2), 0.9)
+def _class_colour(class_id: int) -> Colour:
+    if class_id < len(_FIXED_COLOURS):
+        return _FIXED_COLOURS[class_id]
+    return Colour.from_hls(class_id * _GOLDEN_RATIO % 1, 0.6 + 0.15 * (class_id % 2), 0.9)
 
 
 def _track_shade(colour: Colour, track: int) -> Colour:

@@ -64,18 +64,18 @@ def nested_detectors(plugin: Any) -> Iterator[Any]:
         yield from (each for each in held if hasattr(each, "propose"))
 
 
-def check_options(plugin: type[Any], name: str, given: Iterable[str]) -> None:
+def check_options(plugin: type[Any], name: str, option_names: Iterable[str]) -> None:
     """Refuse an option that the plugin does not have.
 
     Raises:
         UnknownName: names the nearest.
     """
-    for key in given:
+    for key in option_names:
         if key not in option_fields(plugin):
             raise UnknownName(f"option of {name}", key, option_fields(plugin))
 
 
-def make(group: str, name: str, *given: Any, **options: Any) -> Any:
+def make(group: str, name: str, *family_args: Any, **options: Any) -> Any:
     """The plugin `name`, made of what its family gives each one and of its own options.
 
     Raises:
@@ -83,7 +83,7 @@ def make(group: str, name: str, *given: Any, **options: Any) -> Any:
     """
     plugin = load_class(group, name)
     check_options(plugin, name, options)
-    return plugin(*given, **options)
+    return plugin(*family_args, **options)
 
 
 def parse_options(plugin: type[Any], name: str, texts: Mapping[str, str]) -> dict[str, Any]:
@@ -98,8 +98,8 @@ def parse_options(plugin: type[Any], name: str, texts: Mapping[str, str]) -> dic
     return {key: _parse_value(hints[key], text, f"{name}: {key}") for key, text in texts.items()}
 
 
-def _parse_value(hint: Any, text: str, where: str) -> Any:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+def _parse_value(type_hint: Any, text: str, where: str) -> Any:
+    kinds = typing.get_args(type_hint) if isinstance(type_hint, types.UnionType) else (type_hint,)
     if type(None) in kinds and text.lower() == "none":
         return None
     if bool in kinds and text.lower() in {"true", "yes", "1", "false", "no", "0"}:

@@ -138,17 +138,17 @@ class _PointRow:
 
     def checked(self) -> tuple[int, int, float, float, int, str]:
         width, height = self.scope.size_wh
-        frame, object_id = self._whole("frame_id"), self._whole("object_id")
+        frame, object_id = self._whole_number("frame_id"), self._whole_number("object_id")
         frame_count = self.scope.frame_count
         if frame_count is not None and frame >= frame_count:
             self._fail("frame_id", f"a frame of the clip, 0 to {frame_count - 1}")
-        x, y = self._within("x", width), self._within("y", height)
-        label = self._whole("label")
+        x, y = self._coordinate("x", width), self._coordinate("y", height)
+        label = self._whole_number("label")
         if label not in (0, 1):
             self._fail("label", "1 (inside the object) or 0 (outside)")
-        return frame, object_id, x, y, label, self._class()
+        return frame, object_id, x, y, label, self._class_label()
 
-    def _class(self) -> str:
+    def _class_label(self) -> str:
         value = self.row.get("class")
         text = "" if value is None or value != value else str(value).strip()
         known = self.scope.labels
@@ -157,13 +157,13 @@ class _PointRow:
             raise PromptError(f"{where}: {UnknownName('class', text, known)}")
         return text or (known[0] if known is not None and len(known) == 1 else DEFAULT_LABEL)
 
-    def _whole(self, column: str) -> int:
+    def _whole_number(self, column: str) -> int:
         number = self._number(column, "a whole number from 0")
         if number < 0 or number != int(number):
             self._fail(column, "a whole number from 0")
         return int(number)
 
-    def _within(self, column: str, size: int) -> float:
+    def _coordinate(self, column: str, size: int) -> float:
         number = self._number(column, "a number of pixels")
         if not 0 <= number < size:
             width, height = self.scope.size_wh
@@ -334,23 +334,23 @@ _BOX_PATTERN = re.compile(r"[-\d.,\s]+")
 _EXPECTED_AREA = "expected X1,Y1,X2,Y2 in pixels, or a picture whose white is meant"
 
 
-def ignore_mask(told: Sequence[str], size_wh: tuple[int, int]) -> Mask | None:
+def ignore_mask(areas: Sequence[str], size_wh: tuple[int, int]) -> Mask | None:
     """What boxes `X1,Y1,X2,Y2` and pictures, whose white is meant, cover together, (H, W) bool.
 
     Raises:
         PromptError: it is neither of these, does not fit the clip, or leaves nothing to look at.
     """
-    if not told:
+    if not areas:
         return None
     mask = np.zeros(size_wh[::-1], bool)
-    for text in told:
+    for text in areas:
         mask |= (
             _mask_from_box(text, size_wh)
             if _BOX_PATTERN.fullmatch(text)
             else _mask_from_picture(text, size_wh)
         )
     if mask.all():
-        raise PromptError(f"--ignore {' '.join(told)}: nothing is left to look at")
+        raise PromptError(f"--ignore {' '.join(areas)}: nothing is left to look at")
     return mask
 
 

@@ -91,13 +91,13 @@ class Job:
     segmenter: Segmenter
     source: str
     clip: Path
-    choice: FrameSelection = field(default_factory=FrameSelection)
+    selection: FrameSelection = field(default_factory=FrameSelection)
 
     def header(self) -> records.Header:
         """What the file of items is stamped with: everything that shapes it."""
         told: dict[str, Any] = {"segmenter": self.source}
         told |= dataclasses.asdict(self.segmenter)  # type: ignore[call-overload]  # a dataclass
-        told |= dataclasses.asdict(self.choice)
+        told |= dataclasses.asdict(self.selection)
         words = {"name": "", "sha256": "", "labels": [PART_LABEL]}
         clip = reader.header_entry(reader.probe(self.clip))
         return records.Header("segment", told, vocabulary=words, videos=clip)
@@ -121,7 +121,7 @@ def run_to_file(
         if file.complete:
             return False
         done = -1 if file.last is None else file.last.frame
-        for frame in job.choice.frames(job.clip):
+        for frame in job.selection.frames(job.clip):
             if frame.index > done:
                 found = job.segmenter.segment(frame)
                 item = detections.item_from_detections(frame, found, {0: PART_LABEL}, job.source)
@@ -139,12 +139,12 @@ class SlicSegmenter:
     the squarer the higher it is. `blur` is a Gaussian's sigma in pixels.
     """
 
-    parts: int = 200
+    n_segments: int = 200
     compactness: float = 10.0
-    blur: float = 1.0
+    sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.parts < 1 or self.compactness <= 0 or self.blur < 0:
+        if self.n_segments < 1 or self.compactness <= 0 or self.sigma < 0:
             raise PromptError("slic: parts and compactness must be above 0, blur at least 0")
 
     def segment(self, frame: Frame) -> sv.Detections:
@@ -152,9 +152,9 @@ class SlicSegmenter:
         slic = needs("skimage.segmentation").slic
         parts = slic(
             frame.image,
-            n_segments=self.parts,
+            n_segments=self.n_segments,
             compactness=self.compactness,
-            sigma=self.blur,
+            sigma=self.sigma,
             start_label=0,
         )
         found = [masks.encode(parts == part) for part in np.unique(parts)]
@@ -176,17 +176,17 @@ class Sam2Segmenter:
     device: str | None = None
     dtype: str | None = None
     size: int | None = None
-    grid: int = 32
-    at_once: int = 64
-    least_iou: float = 0.8
-    stability: float = 0.95
-    twice: float = 0.7
-    layers: int = 0
-    smallest: int = 0
+    points_per_side: int = 32
+    batch_size: int = 64
+    min_iou: float = 0.8
+    min_stability: float = 0.95
+    nms_iou: float = 0.7
+    crop_layers: int = 0
+    min_area: int = 0
     random_weights: int | None = None
 
     def __post_init__(self) -> None:
-        if self.grid < 1 or self.at_once < 1:
+        if self.points_per_side < 1 or self.batch_size < 1:
             raise PromptError("sam2: grid and at_once must be at least 1")
 
     def segment(self, frame: Frame) -> sv.Detections:
@@ -202,25 +202,30 @@ class Sam2Segmenter:
 
 
 @lru_cache(maxsize=1)
-def _mask_generator(options: Sam2Segmenter) -> tuple[Any, Any]:
+def _mask_generator(segmenter: Sam2Segmenter) -> tuple[Any, Any]:
     """The package's generator, and the numbers it computes in."""
     needs("sam2")
     from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 
     network = official.load(
-        options.model, options.device, options.dtype, options.size, False, options.random_weights
+        segmenter.model,
+        segmenter.device,
+        segmenter.dtype,
+        segmenter.size,
+        False,
+        segmenter.random_weights,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of the package's jit.script
         generator = SAM2AutomaticMaskGenerator(
             network.model,
-            points_per_side=options.grid,
-            points_per_batch=options.at_once,
-            pred_iou_thresh=options.least_iou,
-            stability_score_thresh=options.stability,
-            box_nms_thresh=options.twice,
-            crop_n_layers=options.layers,
-            min_mask_region_area=options.smallest,
+            points_per_side=segmenter.points_per_side,
+            points_per_batch=segmenter.batch_size,
+            pred_iou_thresh=segmenter.min_iou,
+            stability_score_thresh=segmenter.min_stability,
+            box_nms_thresh=segmenter.nms_iou,
+            crop_n_layers=segmenter.crop_layers,
+            min_mask_region_area=segmenter.min_area,
             output_mode="coco_rle",
         )
     side = network.model.image_size // 4

@@ -54,10 +54,10 @@ def detector_phrases(vocabulary: Vocabulary, detector: str) -> tuple[Phrase, ...
     return tuple(found.values())
 
 
-def _phrase_texts(told: Any, where: str) -> Sequence[str]:
-    texts = told if isinstance(told, list | tuple) else [told]
+def _phrase_texts(entry: Any, where: str) -> Sequence[str]:
+    texts = entry if isinstance(entry, list | tuple) else [entry]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise PromptError(f"{where} must be a phrase, or a list of phrases, got {told!r}")
+        raise PromptError(f"{where} must be a phrase, or a list of phrases, got {entry!r}")
     return [" ".join(text.split()) for text in texts]
 
 

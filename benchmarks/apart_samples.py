@@ -60,14 +60,14 @@ def view(
         times = float(np.exp(0.2 * random.standard_normal()))
         window = CropWindow(window.x + dx, window.y + dy, window.side * times)
         picture = lit(random, picture, masks[of])
-    crop = window.cut(picture, SIZE)
+    crop = window.crop(picture, SIZE)
     maps = [each.astype(np.float16) for each in feature_maps(crop)]
     none = np.zeros((high, wide), bool)
     drawn = [
-        window.cut(255 * masks.get(each, none).astype(np.float32), GRID, outside=False)
+        window.crop(255 * masks.get(each, none).astype(np.float32), GRID, replicate_border=False)
         for each in things
     ]
-    return crop, *maps, np.round(drawn).astype(np.uint8), window.inside((wide, high), GRID)
+    return crop, *maps, np.round(drawn).astype(np.uint8), window.in_picture((wide, high), GRID)
 
 
 def main() -> None:

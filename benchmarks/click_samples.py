@@ -197,7 +197,7 @@ def _sample(
     marks: tuple[Points, Points],
     before: Mask | None,
 ) -> dict[str, Any]:
-    crop = window.cut(picture, CLICK_CROP_SIDE)
+    crop = window.crop(picture, CLICK_CROP_SIDE)
     inside, outside = (np.array(points).reshape(-1, 2) for points in marks)
     size_wh = (picture.shape[1], picture.shape[0])
     shown = click_network_input(size_wh, window, (inside, outside), before)
@@ -210,7 +210,7 @@ def sample(
     """What a network is given, and the true mask: none when the thing is not to be seen."""
     true = np.zeros((NETWORK_SIDE, NETWORK_SIDE), np.float32)
     if mask is not None:
-        true = window.cut(mask.astype(np.float32), NETWORK_SIDE, outside=False)
+        true = window.crop(mask.astype(np.float32), NETWORK_SIDE, replicate_border=False)
     return {
         "crop": cv2.resize(crop, (NETWORK_SIDE, NETWORK_SIDE), interpolation=cv2.INTER_AREA),
         "s8": seen.s8.astype(np.float16),

@@ -79,14 +79,14 @@ def steps(clips: list[Path], truths: Truths, most: int | None) -> ClipShots:
             return None if most is None else most - asked
 
         begun = time.perf_counter()
-        found = ask_shots(cut, who, order=order, left=left, told=count)
-        bill = chat.meter.bill
-        told("asked", found.pictures, begun, f"pictures in {bill.asked} questions; a picture for "
-             f"{frames / found.pictures:.0f} frames, a question for {frames / bill.asked:.0f}; "
+        found = ask_shots(cut, who, order=order, pictures_left=left, on_pictures=count)
+        bill = chat.meter.total
+        told("asked", found.picture_count, begun, f"pictures in {bill.questions} questions; a picture for "
+             f"{frames / found.picture_count:.0f} frames, a question for {frames / bill.questions:.0f}; "
              f"{bill.tokens_in:,} tokens in, {bill.tokens_out:,} out; "
              f"{model.wrong} of {model.answered} verdicts wrong")  # fmt: skip
-    right = {n for n in found.shown if is_rare(cut, n, truths)}
-    told("found", len(found.shown), begun, f"hits, {len(right)} right, of {len(rare)} shots")
+    right = {n for n in found.occurrences if is_rare(cut, n, truths)}
+    told("found", len(found.occurrences), begun, f"hits, {len(right)} right, of {len(rare)} shots")
     return cut
 
 
@@ -123,11 +123,11 @@ def repeat(cut: ClipShots, truths: Truths, seeds: int, looks: int) -> None:
     for seed in range(seeds):
         who = Erring(seed)
         for shot in cut.shots:
-            shot.said.clear()
-            shot.believed = False
+            shot.answers.clear()
+            shot.accepted = False
         found = ask_shots(cut, who, looks)
-        right += sum(is_rare(cut, n, truths) for n in found.shown)
-        hits, pictures = hits + len(found.shown), pictures + found.pictures
+        right += sum(is_rare(cut, n, truths) for n in found.occurrences)
+        hits, pictures = hits + len(found.occurrences), pictures + found.picture_count
     frames = cut.frame_count * seeds
     print(f"{looks} looks, {seeds} times: recall {right / (there * seeds):.4f}, precision "
           f"{right / max(hits, 1):.4f}, {frames / pictures:.1f} frames to a picture")  # fmt: skip

@@ -97,7 +97,7 @@ def followed(
     first = large[0] if random.random() < 0.5 else int(random.choice(large[: len(large) // 2]))
     given = shown(random, pictures[first], masks[first])
     engine, size_wh = Tracker(THOROUGH), pictures[0].shape[1::-1]
-    engine.teach(pictures[first], given.astype(np.float32))
+    engine.fit(pictures[first], given.astype(np.float32))
     engine.start(pictures[first], given)
     before, wrong = cv2.cvtColor(pictures[first], cv2.COLOR_RGB2GRAY), 0
     patience, usual = int(random.choice(PATIENCE)), 1.3 * window_around_mask(given).side
@@ -105,8 +105,8 @@ def followed(
     def seen(guess: Observation, mask: Mask | None) -> dict[str, Any]:
         reach = float(np.sqrt(given.sum())) * 64 / guess.window.side
         return sample(
-            guess.seen.crop,
-            guess.seen.trunk,
+            guess.features.crop,
+            guess.features.maps,
             observation_network_input(guess, reach),
             guess.window,
             mask,
@@ -114,13 +114,13 @@ def followed(
 
     for n in range(first + 1, len(pictures)):
         grey, mask = cv2.cvtColor(pictures[n], cv2.COLOR_RGB2GRAY), masks.get(n)
-        guess = engine.guess(pictures[n], grey, before)
+        guess = engine.observe(pictures[n], grey, before)
         if n % EVERY == 0:
             yield seen(guess, mask)
         if n % ASIDE == 0:
             window = elsewhere(random, mask, pictures[n], usual)
-            yield seen(engine.look(pictures[n], window), mask)
-        found, _ = engine.settle(guess, None, size_wh)
+            yield seen(engine.observe_window(pictures[n], window), mask)
+        found, _ = engine.update(guess, None, size_wh)
         before = grey
         if mask is None or mask.sum() < LEAST:
             continue

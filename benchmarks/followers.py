@@ -105,7 +105,7 @@ class Ours(Reading):
     def step(self) -> None:
         """Follow."""
         frame = next(self.frames)
-        self.follower.look(frame, prompts(self.row, frame) if frame.index == 0 else [])
+        self.follower.predict(frame, prompts(self.row, frame) if frame.index == 0 else [])
 
     def multiply(self, n: int) -> None:
         """By the state, as it is kept on disk."""

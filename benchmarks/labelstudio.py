@@ -86,7 +86,7 @@ def told(what: str, frames: int, seconds: float) -> None:
 def loop(own: LocalStudio, made: Dataset, out: Path) -> None:
     """Push, push again, pull."""
     frames, ratios = len(made), []
-    with own.server() as server:
+    with own.client() as server:
         for turn in range(1, ROUNDS + 1):  # in turns: the machine is seldom quiet
             ready = [
                 open_project(server, f"{who} {turn}", made.classes)[0] for who in ("raw", "push")
@@ -101,13 +101,15 @@ def loop(own: LocalStudio, made: Dataset, out: Path) -> None:
         print(f"{'push, of the raw POST':34} {statistics.median(ratios):7.2f}", end="")
         print(f"   (median of {', '.join(f'{each:.2f}' for each in sorted(ratios))})", flush=True)
         start = time.perf_counter()
-        assert push_dataset(made, server, project=f"push {turn}").frames == {"unchanged": frames}
+        assert push_dataset(made, server, project=f"push {turn}").frame_counts == {
+            "unchanged": frames
+        }
         told("push again, nothing new", frames, time.perf_counter() - start)
         params = {"id": "predictions_to_annotations", "project": done.project.id}
         everything = {"selectedItems": {"all": True, "excluded": []}}
         server.send("POST", "/api/dm/actions", everything, params=params)
         start = time.perf_counter()
-        assert pull_dataset(made, server, out, project=f"push {turn}").frames == {
+        assert pull_dataset(made, server, out, project=f"push {turn}").frame_counts == {
             "submitted": frames
         }
         told("pull", frames, time.perf_counter() - start)

@@ -64,7 +64,7 @@ def measure_map(folder: Path, count: int, method: str, seen: int) -> None:
 
     class Sparing(embeddings.ShippedEmbedder):
         def look(self, pictures: Any) -> Any:
-            few = super().look(pictures[::seen])
+            few = super().encode(pictures[::seen])
             rows = np.repeat(few, seen, axis=0)[: len(pictures)]
             return rows + np.random.default_rng(0).normal(0, 0.02, rows.shape)
 
@@ -176,18 +176,20 @@ def measure_similar(clips: int, frames: int) -> None:
 
     class Held(atlas.FrameVectors):
         def of_clip(self, name: str) -> Any:
-            return rows[self.frames_of[name]]
+            return rows[self.frames_by_clip[name]]
 
     names = [f"{number}.mp4" for number in range(clips)]
     steps = rng.standard_normal((clips, frames, 2560), np.float32)
     rows = steps.cumsum(1).reshape(clips * frames, -1)
     found = Held(clips={name: {} for name in names})
-    found.clip = np.repeat(np.arange(clips), frames).tolist()
+    found.clip_index = np.repeat(np.arange(clips), frames).tolist()
     found.seconds = [Fraction(n % frames, 2) for n in range(clips * frames)]
-    found.frames_of = {n: list(range(k * frames, (k + 1) * frames)) for k, n in enumerate(names)}
+    found.frames_by_clip = {
+        n: list(range(k * frames, (k + 1) * frames)) for k, n in enumerate(names)
+    }
     for way in atlas.SIMILARITY_METHODS:
         begun = time.perf_counter()
-        atlas.similar_clips(found, names[0], way=way)
+        atlas.similar_clips(found, names[0], method=way)
         print(
             f"similar by {way} among {clips} clips of {frames}: {time.perf_counter() - begun:.1f} s"
         )

@@ -60,7 +60,7 @@ def clock(follower: Any, spent: dict[str, float]) -> None:
         module.register_forward_pre_hook(lambda *_, of=part: add(of, -time.perf_counter()))
         module.register_forward_hook(lambda *_, of=part: add(of, time.perf_counter()))
     if isinstance(follower, followers.Ours):  # which may not call the module of that name
-        attend = follower.network._attend
+        attend = follower.network._attend_memory
 
         def timed(*given: Any) -> Any:
             before, began = spent["attend"], time.perf_counter()
@@ -68,7 +68,7 @@ def clock(follower: Any, spent: dict[str, float]) -> None:
             spent["attend"] = before + time.perf_counter() - began
             return seen
 
-        follower.network._attend = timed
+        follower.network._attend_memory = timed
 
 
 def run(row: dict[str, Any]) -> None:

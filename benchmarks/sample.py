@@ -46,7 +46,7 @@ def ours(frames: list[Frame]) -> list[int]:
         like = memory.nearest(glance)
         if like is None or like.similarity < THRESHOLD:
             kept.append(frame.index)
-            memory.keep(glance)
+            memory.add(glance)
     return kept
 
 

@@ -61,7 +61,7 @@ def test_frames_of_a_shot_are_nearer_than_of_another(demo):
 def test_what_was_made_is_not_made_again_and_is_the_same():
     network = Counting()
     frames = [frame(n, (n, 50, 200 - n)) for n in range(40)]
-    first = embeddings.VectorCache(network, "ab" * 32, 40).of(frames[:30])
+    first = embeddings.VectorCache(network, "ab" * 32, 40).for_frames(frames[:30])
     assert network.seen == 30
     again = np.stack([v for _, v in embeddings.VectorCache(network, "ab" * 32, 40).stream(frames)])
     assert network.seen == 40
@@ -71,36 +71,36 @@ def test_what_was_made_is_not_made_again_and_is_the_same():
 def test_other_clips_and_other_networks_are_kept_apart():
     one, other = Counting(), Counting()
     other.name = "another"
-    embeddings.VectorCache(one, "ab" * 32, 5).of([frame(3)])
-    embeddings.VectorCache(one, "cd" * 32, 5).of([frame(3)])
-    embeddings.VectorCache(other, "ab" * 32, 5).of([frame(3)])
+    embeddings.VectorCache(one, "ab" * 32, 5).for_frames([frame(3)])
+    embeddings.VectorCache(one, "cd" * 32, 5).for_frames([frame(3)])
+    embeddings.VectorCache(other, "ab" * 32, 5).for_frames([frame(3)])
     assert (one.seen, other.seen) == (2, 1)
 
 
 def test_a_row_cut_off_is_made_again():
     network = Counting()
-    made = embeddings.VectorCache(network, "ab" * 32, 5).of([frame(3)])
+    made = embeddings.VectorCache(network, "ab" * 32, 5).for_frames([frame(3)])
     [path] = (files.cache_dir() / "embeddings" / "counting").glob("*.f16")
     data = bytearray(path.read_bytes())
     data[3 * 12 + 2 : 4 * 12] = bytes(10)
     path.write_bytes(data)
     np.testing.assert_array_equal(
-        embeddings.VectorCache(network, "ab" * 32, 5).of([frame(3)]), made
+        embeddings.VectorCache(network, "ab" * 32, 5).for_frames([frame(3)]), made
     )
     assert network.seen == 2
 
 
 def test_a_clip_that_grew_keeps_its_rows():
     network = Counting()
-    embeddings.VectorCache(network, "ab" * 32, 5).of([frame(3)])
-    embeddings.VectorCache(network, "ab" * 32, 50).of([frame(3), frame(49)])
+    embeddings.VectorCache(network, "ab" * 32, 5).for_frames([frame(3)])
+    embeddings.VectorCache(network, "ab" * 32, 50).for_frames([frame(3), frame(49)])
     assert network.seen == 2
 
 
 def test_where_nothing_can_be_kept_it_works_all_the_same(tmp_path, monkeypatch):
     (tmp_path / "blocked").write_text("a file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
-    assert embeddings.VectorCache(Counting(), "ab" * 32, 5).of([frame(3)]).shape == (1, 6)
+    assert embeddings.VectorCache(Counting(), "ab" * 32, 5).for_frames([frame(3)]).shape == (1, 6)
 
 
 def test_a_name_that_is_none_is_refused_and_weights_are_asked_for():

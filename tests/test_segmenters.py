@@ -113,10 +113,10 @@ def test_everything_that_sam2_sees(demo):
 
     frame = reader.seek(demo, 70)
     told = {"random_weights": 1, "size": 256, "grid": 4, "least_iou": 0.0, "device": "cpu"}
-    loose = Sam2Segmenter(**told, stability=0.0, twice=1.0).segment(frame)
-    apart = Sam2Segmenter(**told, stability=0.0, twice=0.3).segment(frame)
-    strict = Sam2Segmenter(**{**told, "least_iou": 1.1}, stability=0.0).segment(frame)
+    loose = Sam2Segmenter(**told, min_stability=0.0, nms_iou=1.0).segment(frame)
+    apart = Sam2Segmenter(**told, min_stability=0.0, nms_iou=0.3).segment(frame)
+    strict = Sam2Segmenter(**{**told, "least_iou": 1.1}, min_stability=0.0).segment(frame)
     assert 0 < len(apart) < len(loose) <= 3 * 4 * 4 and len(strict) == 0
     assert loose.mask.shape[1:] == (600, 800) and np.isfinite(loose.confidence).all()
-    again = Sam2Segmenter(**told, stability=0.0, twice=0.3).segment(frame)
+    again = Sam2Segmenter(**told, min_stability=0.0, nms_iou=0.3).segment(frame)
     np.testing.assert_array_equal(np.asarray(again.mask), np.asarray(apart.mask))

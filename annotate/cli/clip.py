@@ -86,7 +86,7 @@ def detect(
         fresh = detectors_run.run_to_file(job, output, force=force, progress=tally)
     console.print_output_path(output, fresh)
     if bill := budget.total_usage(chosen):
-        console.print_status(bill.words(tally.pictures, tally.boxes))
+        console.print_status(bill.summary(tally.pictures, tally.boxes))
 
 
 @app.command()
@@ -101,7 +101,7 @@ def segment(
     keyframes: Keyframes = False,
     start: Start = 0,
     stop: Stop = None,
-    most: MaxFrames = None,
+    max_frames: MaxFrames = None,
     device: Device = None,
     dtype: Dtype = None,
     size: Size = None,
@@ -119,9 +119,9 @@ def segment(
     )
     chosen = segmenters.load(engine, **segmenters.parse_options(engine, said))
     job = segmenters.Job(
-        chosen, engine, clip, reader.FrameSelection(every, rate, keyframes, start, stop, most)
+        chosen, engine, clip, reader.FrameSelection(every, rate, keyframes, start, stop, max_frames)
     )
-    with console.progress(engine, job.choice.count(reader.probe(clip))) as advance:
+    with console.progress(engine, job.selection.count(reader.probe(clip))) as advance:
         fresh = segmenters.run_to_file(job, output, force=force, progress=advance)
     console.print_output_path(output, fresh)
 
@@ -144,7 +144,7 @@ def propagate(
     engine: Annotated[
         str, typer.Option(autocompletion=complete_engine, help="What propagates.")
     ] = "light",
-    boxes: Annotated[
+    boxes_path: Annotated[
         Path | None,
         typer.Option("--from", metavar="ITEMS", help="Boxes that start and repair objects."),
     ] = None,
@@ -167,7 +167,7 @@ def propagate(
     compiled: Compile = False,
     random_weights: RandomWeights = None,
     settings: Settings = None,
-    anew: Annotated[
+    update_changed: Annotated[
         bool, typer.Option("--update", help="Follow anew only objects whose prompts changed.")
     ] = False,
     force: Force = False,
@@ -191,15 +191,15 @@ def propagate(
         [prompts.parse_mask(text, scope) for text in mask or ()],
         scope=scope,
     )
-    known = None if boxes is None else propagators_boxes.read(boxes, seen, least, classes)
+    known = None if boxes_path is None else propagators_boxes.read(boxes_path, seen, least, classes)
     said = plugin_options(settings, phrase=phrase, device=device, dtype=dtype, size=size)
     said |= plugin_options(None, compile=compiled, random_weights=random_weights)
     loaded = propagators_job.load_propagator(
         engine, **propagators_job.parse_propagator_options(engine, said, fast=fast)
     )
     job = propagators_job.Job(loaded, engine, clip, given, start, stop, both, words, known)
-    with console.progress(engine, job.count(seen)) as advance:
-        if anew and not force:
+    with console.progress(engine, job.count_frames(seen)) as advance:
+        if update_changed and not force:
             fresh = propagators_run.update(job, output, progress=advance)
         else:
             fresh = propagators_run.run_to_file(job, output, force=force, progress=advance)
@@ -212,7 +212,7 @@ def review(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="PNG for a sheet of them.")
     ] = None,
-    most: Annotated[int, typer.Option("--max", min=1, help="At most so many frames.")] = 24,
+    max_frames: Annotated[int, typer.Option("--max", min=1, help="At most so many frames.")] = 24,
     videos: VideoPaths = None,
     force: Force = False,
 ) -> None:
@@ -226,8 +226,11 @@ def review(
     if output is not None and output.exists() and not force:
         raise OutputError(f"{output}: is there already: give another -o, or --force")
     book = journal.read(items)
-    looks = find_frames(book, most, flagged=book.header.stage == "propagate")
-    rows = [(n.item.frame, f"{float(n.item.seconds):.2f}", f"{n.worth:.2f}", n.why) for n in looks]
+    looks = find_frames(book, max_frames, flagged=book.header.stage == "propagate")
+    rows = [
+        (n.item.frame, f"{float(n.item.seconds):.2f}", f"{n.priority:.2f}", n.summary)
+        for n in looks
+    ]
     console.print_table(("frame", "seconds", "worth", "why"), rows)
     if output is not None:
         clip = frame_sources.locate_clip([book], None, clip_paths(videos)).path
@@ -257,4 +260,4 @@ def colours(
     report = compare_clip(clip, regions, name)
     plot(report, output, force=force)
     console.print_table(report.columns, report.rows)
-    console.print_result(report.entry)
+    console.print_result(report.toml_entry)

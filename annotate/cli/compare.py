@@ -48,7 +48,7 @@ def compare(
     every: Every = 1,
     start: Start = 0,
     stop: Stop = None,
-    most: MaxFrames = None,
+    max_frames: MaxFrames = None,
     least: MinScore = 0.0,
     batch: Annotated[int, typer.Option(min=1, help="Frames that a detector sees at a time.")] = 8,
     rows: Annotated[int, typer.Option(min=1, help="Frames on the sheet.")] = 8,
@@ -64,7 +64,7 @@ def compare(
     from annotate.vocabulary import read_vocabulary
 
     seen = frame_sources.open_source(
-        source, reader.FrameSelection(every, start=start, stop=stop, maximum=most)
+        source, reader.FrameSelection(every, start=start, stop=stop, maximum=max_frames)
     )
     known = ground_truth.read(truth, seen)
     if vocabulary is None:
@@ -78,24 +78,26 @@ def compare(
         entries,
         seen,
         output,
-        batch=batch,
+        batch_size=batch,
         force=force,
         progress=lambda entry: console.progress(entry.title, total),
     )
     held = comparison.Comparison([comparison.score_run(column, known) for column in done], least)
     comparison.write_report(held, seen, known, output, rows)
-    titles, lines = held.texts(held.unmeasured())
+    titles, lines = held.formatted(held.unmeasured_columns())
     console.print_table(titles, lines)
-    console.print_status(f"{comparison.NOT_MEASURED}: {', '.join(held.unmeasured())}")
+    console.print_status(f"{comparison.NOT_MEASURED}: {', '.join(held.unmeasured_columns())}")
     console.print_result(str(output))
-    if failed := [judged.title for judged in held.judged if judged.column.error]:
+    if failed := [judged.title for judged in held.scores if judged.run.error]:
         raise AnnotateError(f"{', '.join(failed)}: failed; the same command tries again")
 
 
 @app.command()
 def phrases(
     word: Annotated[list[str], typer.Argument(help="What the thing may be called.")],
-    most: Annotated[int, typer.Option("--max", min=1, help="At most so many for each.")] = 12,
+    max_matches: Annotated[
+        int, typer.Option("--max", min=1, help="At most so many for each.")
+    ] = 12,
     meaning: Annotated[
         bool, typer.Option(help="Add those near in meaning, where MiniLM is installed.")
     ] = True,
@@ -118,10 +120,10 @@ def phrases(
     )
     rows = []
     for asked in word:
-        for match in class_names.search(asked, most, embedder):
-            one = match.known
-            known = (one.data_set, one.name, ", ".join(one.synonyms), one.pictures or "")
-            found = (asked, match.phrase, match.how, f"{match.nearness:.2f}")
+        for match in class_names.search(asked, max_matches, embedder):
+            one = match.dataset_class
+            known = (one.data_set, one.name, ", ".join(one.synonyms), one.image_count or "")
+            found = (asked, match.phrase, match.kind, f"{match.similarity:.2f}")
             rows.append((*found, *known, one.definition))
     console.print_table(columns, rows)
     if embedder is None:
@@ -169,6 +171,6 @@ def study(
     made.write(output)
     console.print_dataframe(made.phrases.head(12).set_index("phrase"))
     console.print_status(
-        f"“{made.word}” stands in {made.table['has_word'].sum()} of {count} descriptions"
+        f"“{made.word}” stands in {made.descriptions['has_word'].sum()} of {count} descriptions"
     )
     console.print_result(caption_terms.vocabulary_entry(name, describe, made.phrases))

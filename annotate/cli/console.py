@@ -17,7 +17,9 @@ INTERRUPTED_EXIT_CODE = 130  # what a shell says of a program that Ctrl-C ended
 
 
 @contextmanager
-def progress(what: str, total: int | None, unit: str = "frames") -> Iterator[Callable[..., None]]:
+def progress(
+    description: str, total: int | None, unit: str = "frames"
+) -> Iterator[Callable[..., None]]:
     """A bar with a rate and the time left, on stderr; call what it yields once for each thing done.
 
     `told=TEXT` given to it stands at the end of the bar.
@@ -25,7 +27,7 @@ def progress(what: str, total: int | None, unit: str = "frames") -> Iterator[Cal
     Ctrl-C ends the program with one line that says how to go on.
     """
     with _progress_bar(unit) as bar:
-        task = bar.add_task(what, total=total, told="")
+        task = bar.add_task(description, total=total, told="")
         try:
             yield lambda *done, told="": bar.update(task, advance=1, told=told)
         except KeyboardInterrupt:
@@ -93,11 +95,11 @@ def print_result(text: str) -> None:
     print(text)  # noqa: T201
 
 
-def print_output_path(output: Path, fresh: bool) -> None:
+def print_output_path(output: Path, is_new: bool) -> None:
     """Say where the result is, or that it was there already."""
     if str(output) != "-":
         print_result(str(output))
-    if not fresh:
+    if not is_new:
         print_status(f"{output} was complete already; --force makes it anew")
 
 

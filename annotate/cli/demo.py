@@ -50,7 +50,7 @@ def run_demo(
     propagators_run.run_to_file(job.Job(engine, "light", clip, told), tracks, force=force)
 
     say("building the dataset, and exporting it as COCO and YOLO")
-    made = build_dataset([boxes, tracks], out / "dataset", every=5, least=MIN_SCORE, force=True)
+    made = build_dataset([boxes, tracks], out / "dataset", every=5, min_score=MIN_SCORE, force=True)
     for name in ("coco", "yolo", "yolo-seg"):
         export_dataset(made, load_format(name), out / name, force=True)
 
@@ -81,10 +81,10 @@ def _read_clicks(clip: Path) -> prompts.PromptTable:
 
 
 def _measure(
-    truth: Path, boxes: Path, tracks: Path, told: prompts.PromptTable
+    truth_path: Path, boxes_path: Path, tracks_path: Path, prompt_table: prompts.PromptTable
 ) -> list[tuple[str, str]]:
-    found = metrics.box_metrics(truth, journal.read(boxes), "designator")
+    found = metrics.box_metrics(truth_path, journal.read(boxes_path), "designator")
     rows = [("designators: AP50", f"{found.ap50:.3f}"), ("designators: AP", f"{found.ap:.3f}")]
-    for track in metrics.track_metrics(truth, journal.read(tracks), told.labels):
-        rows.append((f"{track.label}: mean IoU over {track.frames} frames", f"{track.j:.3f}"))
+    for track in metrics.track_metrics(truth_path, journal.read(tracks_path), prompt_table.labels):
+        rows.append((f"{track.label}: mean IoU over {track.frame_count} frames", f"{track.j:.3f}"))
     return rows

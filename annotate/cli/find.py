@@ -31,7 +31,7 @@ def find(
         str, typer.Option("-d", "--detector", help="vlm asks a model; local ranks by likeness.")
     ] = "local",
     looks: Annotated[int, typer.Option(min=1, help="Frames of each shot looked at first.")] = 2,
-    most: Annotated[
+    max_results: Annotated[
         int | None, typer.Option("--max", min=1, help="vlm: at most N pictures; local: N shots.")
     ] = None,
     budget: Annotated[
@@ -66,27 +66,27 @@ def find(
     if not forecast:
         results.check_resumable(output, header, force=force)
     if asker is None:
-        found, source = _rank_locally(cut, shown, looks, most or 40), "find/local"
+        found, source = _rank_locally(cut, shown, looks, max_results or 40), "find/local"
     else:
         asker.clips.update(cut.paths)
-        _print_forecast(cut, asker, looks, most)
+        _print_forecast(cut, asker, looks, max_results)
         if forecast:
             return
-        found, source = _ask_model(cut, asker, shown, looks, most, budget), "find/vlm"
+        found, source = _ask_model(cut, asker, shown, looks, max_results, budget), "find/vlm"
     results.write_results(output, cut, found, name, header, source)
     _print_report(output, cut, found, asker, truth)
-    if found.stopped:
+    if found.stop_reason:
         raise AnnotateError(
-            f"{found.stopped}; {_open_count(found)} of {len(cut.shots)} shots are open"
+            f"{found.stop_reason}; {_open_count(found)} of {len(cut.shots)} shots are open"
         )
 
 
 def _make_vlm_judge(
     settings: list[str] | None,
-    name: str,
-    shown: list[Picture],
+    target: str,
+    references: list[Picture],
     budget: float | None,
-    chunk: int,
+    batch_size: int,
     workers: int,
 ) -> Any:
     """Who is asked: the options are those of the detector `vlm`."""
@@ -100,12 +100,12 @@ def _make_vlm_judge(
     said = {"side": "512", "detail": "low"} | key_value_pairs(settings)
     said |= {} if budget is None else {"budget": str(budget)}
     given = parse_detector_options("vlm", said)
-    made: Any = load_detector("vlm", Vocabulary(name, {name: {"vlm": name}}, ""), **given)
+    made: Any = load_detector("vlm", Vocabulary(target, {target: {"vlm": target}}, ""), **given)
     if not made.model:
         raise AnswerError("vlm: which model? --set model=NAME, and --set url=ADDRESS")
     needs("openai"), needs("json_repair")
-    chat = replace(made.chat, max_tokens=max(made.max_tokens, 60 * chunk))
-    return judge.VlmJudge(chat, name, shown, {}, made.side, made.detail, chunk, workers)
+    chat = replace(made.chat, max_tokens=max(made.max_tokens, 60 * batch_size))
+    return judge.VlmJudge(chat, target, references, {}, made.side, made.detail, batch_size, workers)
 
 
 def _total_frames(clips: list[Path]) -> int | None:
@@ -115,102 +115,124 @@ def _total_frames(clips: list[Path]) -> int | None:
     return None if None in counts else sum(count or 0 for count in counts)
 
 
-def _print_forecast(cut: ClipShots, asker: Any, looks: int, most: int | None) -> None:
+def _print_forecast(
+    clip_shots: ClipShots, vlm_judge: Any, frames_per_shot: int, max_pictures: int | None
+) -> None:
     """Say what asking is likely to cost: the first looks, and a fifth more for what follows."""
     from annotate.cli import console
     from annotate.search.run import first_frames
     from annotate.vlm.budget import Usage
 
-    first = sum(len(first_frames(shot, cut.about[shot.video], looks)) for shot in cut.shots)
-    pictures = min(round(1.2 * first), most or 1 << 60)
-    about = next(iter(cut.about.values()))
-    tokens_in, tokens_out = asker.tokens(pictures, (about.width, about.height))
-    money = asker.chat.meter.prices.of(Usage(tokens_in, tokens_out))
-    questions = -(-pictures // asker.chunk)
+    first = sum(
+        len(first_frames(shot, clip_shots.videos[shot.video], frames_per_shot))
+        for shot in clip_shots.shots
+    )
+    pictures = min(round(1.2 * first), max_pictures or 1 << 60)
+    about = next(iter(clip_shots.videos.values()))
+    tokens_in, tokens_out = vlm_judge.tokens(pictures, (about.width, about.height))
+    money = vlm_judge.chat.meter.prices.of(Usage(tokens_in, tokens_out))
+    questions = -(-pictures // vlm_judge.chunk)
     console.print_status(
-        f"{cut.frame_count:,} frames are {len(cut.shots)} shots; about {pictures} pictures in "
+        f"{clip_shots.frame_count:,} frames are {len(clip_shots.shots)} shots; about {pictures} pictures in "
         f"{questions} questions, {tokens_in:,} tokens in, {tokens_out:,} out"
         + (f": {money:.4f}" if money else "")
     )
 
 
 def _ask_model(
-    cut: ClipShots,
-    asker: Any,
-    shown: list[Picture],
-    looks: int,
-    most: int | None,
+    clip_shots: ClipShots,
+    vlm_judge: Any,
+    references: list[Picture],
+    frames_per_shot: int,
+    max_pictures: int | None,
     budget: float | None,
 ) -> SearchResults:
     from annotate.cli import console
     from annotate.search.run import ask_shots, rank_shots
 
     order = None
-    if most is not None or budget is not None:
+    if max_pictures is not None or budget is not None:
         with console.progress("likeness", None, "pictures") as advance:
-            order = list(rank_shots(cut, shown, looks, advance))
-    about = next(iter(cut.about.values()))
+            order = list(rank_shots(clip_shots, references, frames_per_shot, advance))
+    about = next(iter(clip_shots.videos.values()))
     asked = 0
 
     def left() -> int | None:
-        may = asker.affordable(asked, (about.width, about.height))
+        may = vlm_judge.affordable(asked, (about.width, about.height))
         limits = [
-            each for each in (may, None if most is None else most - asked) if each is not None
+            each
+            for each in (may, None if max_pictures is None else max_pictures - asked)
+            if each is not None
         ]
         return min(limits, default=None)
 
-    with console.progress(asker.chat.model, None, "pictures") as advance:
+    with console.progress(vlm_judge.chat.model, None, "pictures") as advance:
 
         def told(pictures: int) -> None:
             nonlocal asked
             asked += pictures
-            bill = asker.chat.meter.bill
+            bill = vlm_judge.chat.meter.bill
             for _ in range(pictures):
                 advance(told=f"{bill.asked} questions, {bill.money:.4f}")
 
-        return ask_shots(cut, asker, looks, order, left, told)
+        return ask_shots(clip_shots, vlm_judge, frames_per_shot, order, left, told)
 
 
-def _rank_locally(cut: ClipShots, shown: list[Picture], looks: int, most: int) -> SearchResults:
+def _rank_locally(
+    clip_shots: ClipShots, references: list[Picture], frames_per_shot: int, max_shots: int
+) -> SearchResults:
     """The shots most like the references, as if each had been said to show it."""
     from annotate.cli import console
     from annotate.search.run import SearchResults, rank_shots
     from annotate.search.shot_query import Occurrence
 
-    with console.progress("likeness", looks * len(cut.shots), "pictures") as advance:
-        ranked = rank_shots(cut, shown, looks, advance)
-    found = SearchResults(cut.shots, settled=set(list(ranked)[:most]))
+    with console.progress(
+        "likeness", frames_per_shot * len(clip_shots.shots), "pictures"
+    ) as advance:
+        ranked = rank_shots(clip_shots, references, frames_per_shot, advance)
+    found = SearchResults(clip_shots.shots, settled=set(list(ranked)[:max_shots]))
     for number in found.settled:
         likeness, frame = ranked[number]
-        shot = cut.shots[number]
-        found.shown[number] = Occurrence(shot.start, shot.stop, frame, likeness)
+        shot = clip_shots.shots[number]
+        found.occurrences[number] = Occurrence(shot.start, shot.stop, frame, likeness)
     return found
 
 
 def _search_header(
-    cut: ClipShots, reference: list[Path], name: str, detector: str, looks: int, asker: Any
+    clip_shots: ClipShots,
+    reference_paths: list[Path],
+    target: str,
+    detector: str,
+    frames_per_shot: int,
+    vlm_judge: Any,
 ) -> Any:
     from annotate import files
     from annotate.items import records
     from annotate.video import reader
 
-    told = {"detector": detector, "looks": looks}
-    told |= {"references": [files.sha256(path) for path in reference]}
+    told = {"detector": detector, "looks": frames_per_shot}
+    told |= {"references": [files.sha256(path) for path in reference_paths]}
     videos = {
         key: facts
-        for about in cut.about.values()
+        for about in clip_shots.videos.values()
         for key, facts in reader.header_entry(about).items()
     }
-    words = {"name": "", "sha256": "", "labels": [name]}
-    return records.Header("find", told, "" if asker is None else asker.chat.model, words, videos)
+    words = {"name": "", "sha256": "", "labels": [target]}
+    return records.Header(
+        "find", told, "" if vlm_judge is None else vlm_judge.chat.model, words, videos
+    )
 
 
-def _open_count(found: SearchResults) -> int:
-    return len(found.shots) - len(found.settled)
+def _open_count(search_results: SearchResults) -> int:
+    return len(search_results.shots) - len(search_results.settled)
 
 
 def _print_report(
-    output: Path, cut: ClipShots, found: SearchResults, asker: Any, truth: list[Path] | None
+    output: Path,
+    clip_shots: ClipShots,
+    search_results: SearchResults,
+    vlm_judge: Any,
+    truth_paths: list[Path] | None,
 ) -> None:
     from annotate.cli import console
     from annotate.search import results
@@ -226,20 +248,20 @@ def _print_report(
         for hit in results.read_hits(output)
     ]
     console.print_table(("clip", "seconds", "from", "to", "confidence"), rows)
-    if asker is not None:
-        bill = asker.chat.meter.bill
-        each = cut.frame_count / max(bill.asked + bill.known, 1)
-        console.print_status(bill.words(found.pictures, 0))
-        console.print_status(f"{found.pictures} pictures of {cut.frame_count:,} frames were asked, "
-                    f"{cut.frame_count / max(found.pictures, 1):.0f} frames to a picture, "
+    if vlm_judge is not None:
+        bill = vlm_judge.chat.meter.bill
+        each = clip_shots.frame_count / max(bill.asked + bill.known, 1)
+        console.print_status(bill.words(search_results.picture_count, 0))
+        console.print_status(f"{search_results.picture_count} pictures of {clip_shots.frame_count:,} frames were asked, "
+                    f"{clip_shots.frame_count / max(search_results.picture_count, 1):.0f} frames to a picture, "
                     f"{each:.0f} to a question")  # fmt: skip
-    for line in cut.broken:
+    for line in clip_shots.decode_errors:
         console.print_status(line)
-    if truth:
-        rated = results.evaluate(results.read_hits(output), truth)
+    if truth_paths:
+        rated = results.evaluate(results.read_hits(output), truth_paths)
         console.print_status(
-            f"recall {rated.recall:.3f} ({rated.found} of {rated.shots} shots), "
-            f"precision {rated.precision:.3f} ({rated.right} of {rated.hits} hits)"
+            f"recall {rated.recall:.3f} ({rated.found_shots} of {rated.true_shots} shots), "
+            f"precision {rated.precision:.3f} ({rated.correct_hits} of {rated.hits} hits)"
         )
     console.print_result(str(output / results.ITEMS_FILE))
 
@@ -366,24 +388,24 @@ def _picture_paths(path: Path) -> list[Path]:
     return sorted(each for each in path.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _find_pictures(stills: list[Path], db: Path, as_json: bool) -> None:
+def _find_pictures(picture_paths: list[Path], db: Path, as_json: bool) -> None:
     from annotate.cli import console
     from annotate.scenes import library
 
     if as_json:
-        for path, answer in library.find(stills, db):
+        for path, answer in library.find(picture_paths, db):
             console.print_result(_picture_json(path, answer))
         return
-    with console.progress("pictures", len(stills), "pictures") as advance:
+    with console.progress("pictures", len(picture_paths), "pictures") as advance:
         rows = []
-        for path, answer in library.find(stills, db):
+        for path, answer in library.find(picture_paths, db):
             rows.append(_picture_row(path, answer))
             advance(path)
     console.print_table(_PICTURE_COLUMNS, rows)
 
 
-def _picture_row(path: Path, answer: SceneResult) -> tuple[Any, ...]:
-    found, nearest, other = answer.match, answer.nearest, answer.runner_up
+def _picture_row(path: Path, scene_result: SceneResult) -> tuple[Any, ...]:
+    found, nearest, other = scene_result.match, scene_result.nearest, scene_result.runner_up
     distance = "" if nearest is None else f"{nearest.distance:.3f}"
     elsewhere = "" if other is None else f"{_frame_label(other)} {other.distance:.3f}"
     if found is None:
@@ -402,8 +424,8 @@ def _frame_label(match: SceneMatch) -> str:
     return f"{match.clip.name}#{match.frame}"
 
 
-def _picture_json(path: Path, answer: SceneResult) -> str:
-    found, nearest = answer.match, answer.nearest
+def _picture_json(path: Path, scene_result: SceneResult) -> str:
+    found, nearest = scene_result.match, scene_result.nearest
     return json.dumps(
         {
             "picture": str(path),

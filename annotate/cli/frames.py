@@ -50,7 +50,7 @@ def frames(
     keyframes: Keyframes = False,
     start: Start = 0,
     stop: Stop = None,
-    most: Annotated[
+    max_frames: Annotated[
         int | None, typer.Option("--max", min=1, help="Keep at most N in all, the most different.")
     ] = None,
     duplicates: Annotated[
@@ -76,7 +76,7 @@ def frames(
         Path | None,
         typer.Option(help="PNG for a sheet of what is kept and dropped; saves no frames."),
     ] = None,
-    pictures: PictureFormat = ImageFormat.png,
+    image_format: PictureFormat = ImageFormat.png,
     force: Force = False,
 ) -> None:
     """Save the frames of clips that are worth having; say what was left out, and why."""
@@ -94,7 +94,7 @@ def frames(
     choice = reader.FrameSelection(every or 1, rate, keyframes, start, stop)
     taking = SamplingOptions(not sparse, choice, tuple(ignore or ()))
     sieve = FilterOptions(duplicates.value, threshold, everything)
-    job = Job(tuple(clips), taking, sieve, most, pictures.value)
+    job = Job(tuple(clips), taking, sieve, max_frames, image_format.value)
     if preview is not None:
         _write_preview(job, preview)
     elif output is not None:
@@ -113,7 +113,7 @@ def _write_preview(job: Job, path: Path) -> None:
         seen.run(advance)
     seen.write(path)
     rows = [
-        (f"{level:g}" + " *" * (level == job.least), kept, seen.count - kept)
+        (f"{level:g}" + " *" * (level == job.threshold), kept, seen.count - kept)
         for level, kept in seen.kept.items()
     ]
     console.print_table(("threshold", "kept", "dropped"), rows)

@@ -92,13 +92,13 @@ def map_(
     told = {"model": embedder.name, "every": every, "rate": rate, "keyframes": keyframes}
     made = atlas.lay_out(found, sources, chosen, told, seed)
     output.mkdir(parents=True, exist_ok=True)
-    write_page(made, thumbs, output, ", ".join(list(made.names)[:3]))
+    write_page(made, thumbs, output, ", ".join(list(made.clip_names)[:3]))
     poster.draw_paths(made, output / "paths.png")
     poster.draw_poster(
         made, poster.choose_tiles(made, poster.MapRegion()), 120, output / "poster.jpg"
     )
     made.save(output)
-    for each in found.broken:
+    for each in found.decode_errors:
         console.print_status(each)
     console.print_result(str(output / PAGE_NAME))
 
@@ -134,7 +134,7 @@ def poster_(
 def similar(
     query: Annotated[Path, typer.Argument(help="The clip that others are to be like.")],
     clips: SourcePaths,
-    most: Annotated[int, typer.Option("--max", min=1, help="At most so many.")] = 10,
+    max_clips: Annotated[int, typer.Option("--max", min=1, help="At most so many.")] = 10,
     way: Annotated[str, typer.Option(help="dtw: warped in time; mean: by windows.")] = "dtw",
     every: OptionalEvery = None,
     rate: Rate = None,
@@ -154,8 +154,13 @@ def similar(
         found = atlas.gather(sources, embeddings.load(model, device), advance)
     name = reader.probe(query).name
     rows = [
-        (each.clip, f"{each.likeness:.3f}", f"{each.start_seconds:.2f}", f"{each.stop_seconds:.2f}")
-        for each in atlas.similar_clips(found, name, most, way)
+        (
+            each.clip,
+            f"{each.similarity:.3f}",
+            f"{each.start_seconds:.2f}",
+            f"{each.stop_seconds:.2f}",
+        )
+        for each in atlas.similar_clips(found, name, max_clips, way)
     ]
     console.print_table(("clip", "likeness", "from seconds", "to seconds"), rows)
 
@@ -163,7 +168,7 @@ def similar(
 @app.command()
 def unlike(
     clips: SourcePaths,
-    most: Annotated[int, typer.Option("--max", min=1, help="At most so many.")] = 10,
+    max_clips: Annotated[int, typer.Option("--max", min=1, help="At most so many.")] = 10,
     every: OptionalEvery = None,
     rate: Rate = None,
     keyframes: Keyframes = False,
@@ -180,6 +185,6 @@ def unlike(
         found = atlas.gather(sources, embeddings.load(model, device), advance)
     rows = [
         (name, "" if apart != apart else f"{apart:.3f}")
-        for name, apart in atlas.diverse_clips(found, most)
+        for name, apart in atlas.diverse_clips(found, max_clips)
     ]
     console.print_table(("clip", "unlike the nearest before"), rows)

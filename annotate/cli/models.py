@@ -119,9 +119,9 @@ def calibrate(
     asked = Chat(url, model, key, way, timeout_seconds=timeout)
     found = coordinates.calibrate(asked, side)
     fit = found.fit
-    row = (model, fit.convention, found.way, f"{fit.iou:.3f}", fit.boxes)
+    row = (model, fit.box_format, found.mode, f"{fit.iou:.3f}", fit.box_count)
     console.print_table(("model", "counts", "asked by", "mean IoU", "boxes"), [row])
-    console.print_result(str(found.note))
+    console.print_result(str(found.notes_path))
 
 
 @app.command()
@@ -179,11 +179,11 @@ def calibrate_scores(
         (
             each.source,
             each.label,
-            each.boxes,
-            each.right,
+            each.box_count,
+            each.correct_count,
             each.curve.method if each.curve else "too few: left as it is",
-            f"{each.before:.4f}",
-            f"{each.after:.4f}",
+            f"{each.brier_before:.4f}",
+            f"{each.brier_after:.4f}",
         )
         for each in learnt
     ]

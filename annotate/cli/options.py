@@ -93,21 +93,24 @@ VocabularyOption = Annotated[str, _vocabulary_option]
 OptionalVocabulary = Annotated[str | None, _vocabulary_option]
 
 
-def key_value_pairs(given: list[str] | None, option: str = "--set") -> dict[str, str]:
+def key_value_pairs(values: list[str] | None, option: str = "--set") -> dict[str, str]:
     """What an option given several times as KEY=VALUE says."""
-    split = [text.partition("=") for text in given or ()]
+    split = [text.partition("=") for text in values or ()]
     for text, equals, _ in split:
         if not equals:
             raise typer.BadParameter(f"expected KEY=VALUE, got {text!r}", param_hint=option)
     return {key: value for key, _, value in split}
 
 
-def plugin_options(given: list[str] | None, **options: object) -> dict[str, str]:
+def plugin_options(settings: list[str] | None, **options: object) -> dict[str, str]:
     """What `--set` and options of their own say to a plugin; those not given are left out."""
     said = {key: value for key, value in options.items() if value is not None}
-    return {**key_value_pairs(given), **{key: str(v) for key, v in said.items() if v is not False}}
+    return {
+        **key_value_pairs(settings),
+        **{key: str(v) for key, v in said.items() if v is not False},
+    }
 
 
-def clip_paths(given: list[str] | None) -> dict[str, Path]:
+def clip_paths(values: list[str] | None) -> dict[str, Path]:
     """Where several `--video NAME=PATH` say that clips are."""
-    return {name: Path(path) for name, path in key_value_pairs(given, "--video").items()}
+    return {name: Path(path) for name, path in key_value_pairs(values, "--video").items()}

@@ -59,7 +59,7 @@ def down() -> None:
     from annotate.cli import console
     from annotate.labelstudio import server as labelstudio_server
 
-    console.print_result(str(labelstudio_server.down().data))
+    console.print_result(str(labelstudio_server.down().data_dir))
 
 
 @studio_app.command()
@@ -80,7 +80,7 @@ def doctor(
     found = None if dataset is None else load_dataset(dataset)
     with labelstudio_server.connect(url, token_file) as server:
         checks = run_checks(server, found, project)
-    rows = [(check.what, check.found, check.cure or "sound") for check in checks]
+    rows = [(check.subject, check.finding, check.cure or "sound") for check in checks]
     console.print_table(("what", "found", "state"), rows)
     if any(check.cure for check in checks):
         raise typer.Exit(1)
@@ -90,7 +90,7 @@ def doctor(
 def push(
     dataset: DatasetFolder,
     project: ProjectName = None,
-    as_: TaskKindOption = TaskKind.frames,
+    task_kind: TaskKindOption = TaskKind.frames,
     polygons: Annotated[
         bool,
         typer.Option("--polygons", help="Send masks as outlines, where outlines can say them."),
@@ -114,9 +114,11 @@ def push(
     found = load_dataset(dataset)
     with (
         labelstudio_server.connect(url, token_file) as server,
-        console.progress("push", len(found) if as_ is TaskKind.frames else None, as_) as advance,
+        console.progress(
+            "push", len(found) if task_kind is TaskKind.frames else None, task_kind
+        ) as advance,
     ):
-        if as_ is TaskKind.frames:
+        if task_kind is TaskKind.frames:
             done = push_frames(found, server, project=project, polygons=polygons, progress=advance)
         else:
             at: dict[str, Any] = {"videos": clip_paths(videos), "transcode": transcode}
@@ -124,8 +126,8 @@ def push(
     if done.added_classes:
         console.print_status(f"the project got the classes {', '.join(done.added_classes)}")
     record_push(server.url, done.project.id, dataset)
-    console.print_table((as_, "count"), sorted(done.frames.items()))
-    console.print_result(done.address)
+    console.print_table((task_kind, "count"), sorted(done.frame_counts.items()))
+    console.print_result(done.project_url)
 
 
 @app.command()
@@ -137,7 +139,7 @@ def pull(
         Path | None, typer.Argument(help="What was pushed; without, what --project was made of.")
     ] = None,
     project: ProjectName = None,
-    as_: TaskKindOption = TaskKind.frames,
+    task_kind: TaskKindOption = TaskKind.frames,
     since: Annotated[
         str | None,
         typer.Option(metavar="last", help="last: only what changed since -o was pulled."),
@@ -164,17 +166,17 @@ def pull(
         console.progress("pull", None) as advance,
     ):
         if dataset is None:
-            dataset = find_pushed_dataset(server.url, server.named(project or "").id)
+            dataset = find_pushed_dataset(server.url, server.require_project(project or "").id)
         found = load_dataset(dataset)
         told: dict[str, Any] = {"project": project, "force": force}
-        if as_ is TaskKind.frames:
+        if task_kind is TaskKind.frames:
             last = since is not None
             done = pull_frames(found, server, output, since_last=last, progress=advance, **told)
         else:
             done = video.pull_clips(found, server, output, videos=clip_paths(videos), **told)
     for name, why in done.notes:
         console.print_status(f"{name}: {why}")
-    console.print_table(("frames", "count"), sorted(done.frames.items()))
+    console.print_table(("frames", "count"), sorted(done.frame_counts.items()))
     console.print_result(str(output))
 
 

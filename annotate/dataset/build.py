@@ -43,7 +43,7 @@ def build_dataset(
     maximum: int | None = None,
     frames: FrameNumbers | None = None,
     classes: Sequence[str] | None = None,
-    least: float = 0.0,
+    min_score: float = 0.0,
     image_format: str = "png",
     force: bool = False,
 ) -> Dataset:
@@ -66,13 +66,13 @@ def build_dataset(
         if count is not None and count <= 0:
             raise DatasetError(f"{name} must be above 0, got {count}")
     journals = [_open_journal(path) for path in items_paths]
-    found = frame_sources.locate_clips(journals, videos, least)
+    found = frame_sources.locate_clips(journals, videos, min_score)
     pinned = frame_sources.collect_classes(journals, classes)
     wanted = _select_frames(found, every, rate, frames, maximum)
     sources = tuple(_source_record(each) for each in journals)
-    dataset = Dataset(Path(out), pinned, {clip.name: clip.facts for clip in found}, sources)
+    dataset = Dataset(Path(out), pinned, {clip.name: clip.metadata for clip in found}, sources)
     settings = {"every": every, "rate": rate and str(rate), "maximum": maximum, "frames": frames}
-    settings |= {"least": least}
+    settings |= {"least": min_score}
     with create_dataset(dataset, _header(dataset, found, settings), force=force) as draft:
         for clip in found:
             _add_clip(draft, clip, wanted[clip.name], image_format)
@@ -86,14 +86,16 @@ def _open_journal(path: Path | str) -> journal.Journal:
 
 
 def _select_frames(
-    found: Sequence[frame_sources.LocatedClip],
+    located_clips: Sequence[frame_sources.LocatedClip],
     every: int,
     rate: Fraction | float | None,
     listed: FrameNumbers | None,
     maximum: int | None,
 ) -> dict[str, list[int]]:
     """Clip -> the frames to take, in order."""
-    seen = {clip.name: {item.frame: item.seconds for item in clip.items()} for clip in found}
+    seen = {
+        clip.name: {item.frame: item.seconds for item in clip.items()} for clip in located_clips
+    }
     taken = {}
     for name, times in seen.items():
         taken[name] = (
@@ -117,35 +119,38 @@ def _select_at_rate(times: Mapping[int, Fraction], rate: Fraction) -> list[int]:
 
 
 def _select_listed(
-    seen: Mapping[str, Mapping[int, Fraction]], listed: FrameNumbers
+    frame_times: Mapping[str, Mapping[int, Fraction]], listed: FrameNumbers
 ) -> dict[str, list[int]]:
     if isinstance(listed, Mapping):
-        if strange := [name for name in listed if name not in seen]:
-            raise DatasetError(f"no clip {strange[0]!r}. There are: {', '.join(seen)}")
-        by_clip = {name: set(listed.get(name, ())) for name in seen}
+        if strange := [name for name in listed if name not in frame_times]:
+            raise DatasetError(f"no clip {strange[0]!r}. There are: {', '.join(frame_times)}")
+        by_clip = {name: set(listed.get(name, ())) for name in frame_times}
     else:
-        by_clip = {name: set(listed) & times.keys() for name, times in seen.items()}
+        by_clip = {name: set(listed) & times.keys() for name, times in frame_times.items()}
         if missing := set(listed) - set().union(*by_clip.values()):
             raise DatasetError(f"frame {min(missing)} was not looked at: no item speaks of it")
     for name, frames in by_clip.items():
-        if missing := frames - seen[name].keys():
+        if missing := frames - frame_times[name].keys():
             raise DatasetError(f"{name}#{min(missing)} was not looked at: no item speaks of it")
     return {name: sorted(frames) for name, frames in by_clip.items()}
 
 
 def _add_clip(
-    draft: DatasetWriter, clip: frame_sources.LocatedClip, wanted: list[int], image_format: str
+    draft: DatasetWriter,
+    clip: frame_sources.LocatedClip,
+    frame_numbers: list[int],
+    image_format: str,
 ) -> None:
-    chosen = set(wanted)
+    chosen = set(frame_numbers)
     items = (item for item in clip.items() if item.frame in chosen)
-    for item, frame in zip(items, reader.frames_at(clip.path, wanted), strict=True):
+    for item, frame in zip(items, reader.frames_at(clip.path, frame_numbers), strict=True):
         if frame.size_wh != (item.width, item.height):
             width, height = frame.size_wh
             raise ItemsError(
                 f"{item.video}#{item.frame}: the items say {item.width}x{item.height}, but the "
                 f"frame is {width}x{height}; make the items anew"
             )
-        name = clip.picture(item.frame, image_format)
+        name = clip.image_name(item.frame, image_format)
         draft.add(name, item)
         _save_image(frame.image, draft.images / name)
 
@@ -169,9 +174,11 @@ def _source_record(items: journal.Journal) -> dict[str, Any]:
 
 
 def _header(
-    dataset: Dataset, found: Iterable[frame_sources.LocatedClip], settings: Mapping[str, Any]
+    dataset: Dataset,
+    located_clips: Iterable[frame_sources.LocatedClip],
+    settings: Mapping[str, Any],
 ) -> Header:
-    places = {clip.name: {"path": clip.path.as_posix(), **clip.facts} for clip in found}
+    places = {clip.name: {"path": clip.path.as_posix(), **clip.metadata} for clip in located_clips}
     return Header("build", settings, vocabulary={"labels": list(dataset.classes)}, videos=places)
 
 

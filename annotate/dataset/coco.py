@@ -41,7 +41,7 @@ class _CocoFile:
     """One JSON file: what its categories are called, its pictures, their annotations."""
 
     path: Path
-    part: str
+    split: str
     labels: Mapping[Any, str]
     images: Sequence[Record]
     annotations: Mapping[Any, Sequence[Record]]
@@ -111,7 +111,9 @@ def _load_file(path: Path) -> _CocoFile:
     return _CocoFile(path, part, labels, images, by_image, clips if isinstance(clips, dict) else {})
 
 
-def _samples(files: Sequence[_CocoFile], root: Path, ours: bool) -> Iterator[tuple[Path, Sample]]:
+def _samples(
+    files: Sequence[_CocoFile], root: Path, with_origin: bool
+) -> Iterator[tuple[Path, Sample]]:
     folder = root if root.is_dir() else root.parent
     pictures = [_find_image(each, image, folder) for each in files for image in each.images]
     rows = ((each, image) for each in files for image in each.images)
@@ -121,8 +123,8 @@ def _samples(files: Sequence[_CocoFile], root: Path, ours: bool) -> Iterator[tup
         _check_image_size(picture, size_wh, file)
         annotations = file.annotations.get(image["id"], ())
         objects = [_read_object(each, size_wh, file) for each in annotations]
-        sample = place.sample(size_wh, objects, file.part)
-        yield picture, _with_origin(sample, place, image) if ours else sample
+        sample = place.to_sample(size_wh, objects, file.split)
+        yield picture, _with_origin(sample, place, image) if with_origin else sample
 
 
 def _check_image_size(picture: Path, size_wh: tuple[int, int], file: _CocoFile) -> None:
@@ -140,10 +142,10 @@ def _has_origin(image: Record) -> bool:
     return {"video", "frame", "seconds"} <= image.keys()
 
 
-def _with_origin(sample: Sample, place: ImportedFrame, image: Record) -> Sample:
+def _with_origin(sample: Sample, imported_frame: ImportedFrame, image: Record) -> Sample:
     item, seconds = sample.item, Fraction(image["seconds"])
     origin = Item(image["video"], image["frame"], seconds, item.width, item.height, item.objects)
-    return Sample(place.image, origin, sample.part)
+    return Sample(imported_frame.image, origin, sample.split)
 
 
 def _find_image(file: _CocoFile, image: Record, folder: Path) -> Path:
@@ -154,7 +156,7 @@ def _find_image(file: _CocoFile, image: Record, folder: Path) -> Path:
     given = PurePosixPath(str(name).replace("\\", "/"))
     here = file.path.parent
     homes = [here, here / "images", here.parent, here.parent / "images", folder, folder / "images"]
-    homes += [home / file.part for home in homes]
+    homes += [home / file.split for home in homes]
     for tail in (given, given.name):
         for home in homes:
             if (home / tail).is_file():
@@ -240,19 +242,19 @@ class CocoFormat:
     """
 
     polygons: bool = False
-    mark: ClassVar[str] = "annotations"
-    least_iou: ClassVar[float] = 1.0
+    marker: ClassVar[str] = "annotations"
+    min_iou: ClassVar[float] = 1.0
 
     def write(self, dataset: Dataset, out: Path) -> None:
         """Write the dataset into the empty folder `out`."""
         (out / "images").mkdir()
         (out / "annotations").mkdir()
         with contextlib.ExitStack() as stack:
-            parts = {part: _SplitWriter(stack, out, part, dataset) for part in dataset.parts}
+            parts = {part: _SplitWriter(stack, out, part, dataset) for part in dataset.splits}
             annotation_id = 1
             for image_id, sample in enumerate(dataset, start=1):
                 link_or_copy(dataset.images / sample.image, out / "images" / sample.image)
-                part = parts[sample.part]
+                part = parts[sample.split]
                 part.images.append(_image_record(image_id, sample))
                 for thing in sample.item.objects:
                     part.add(self._annotation(annotation_id, image_id, thing, dataset.classes))
@@ -261,45 +263,45 @@ class CocoFormat:
                 part.finish()
 
     def _annotation(
-        self, annotation_id: int, image_id: int, thing: Object, classes: Sequence[str]
+        self, annotation_id: int, image_id: int, obj: Object, classes: Sequence[str]
     ) -> dict[str, Any]:
-        x1, y1, x2, y2 = thing.box
+        x1, y1, x2, y2 = obj.box
         width, height = round(x2 - x1, _BBOX_DIGITS), round(y2 - y1, _BBOX_DIGITS)
-        extra: dict[str, Any] = {"track_id": thing.track, "score": thing.score}
-        extra |= {"source": thing.source or None, "flags": list(thing.flags) or None}
+        extra: dict[str, Any] = {"track_id": obj.track, "score": obj.score}
+        extra |= {"source": obj.source or None, "flags": list(obj.flags) or None}
         return {
             "id": annotation_id,
             "image_id": image_id,
-            "category_id": classes.index(thing.label) + 1,
+            "category_id": classes.index(obj.label) + 1,
             "bbox": [x1, y1, width, height],
-            "area": masks.area(thing.mask) if thing.mask else width * height,
+            "area": masks.area(obj.mask) if obj.mask else width * height,
             "iscrowd": 0,
-            "segmentation": self._segmentation(thing),
+            "segmentation": self._segmentation(obj),
         } | {key: value for key, value in extra.items() if value is not None}
 
-    def _segmentation(self, thing: Object) -> Any:
-        if thing.mask is None:
+    def _segmentation(self, obj: Object) -> Any:
+        if obj.mask is None:
             return []
         if not self.polygons:
-            return dict(thing.mask)
-        parts = masks.to_polygons(thing.mask)
+            return dict(obj.mask)
+        parts = masks.to_polygons(obj.mask)
         return [masks.bridge_rings([part]).ravel().tolist() for part in parts]
 
-    def meant(self, thing: Object) -> Object:
+    def representable(self, obj: Object) -> Object:
         """All of it; but as polygons an empty mask is none."""
-        empty = self.polygons and thing.mask is not None and not masks.area(thing.mask)
-        mask = None if empty else thing.mask
-        return Object(thing.label, thing.box, thing.score, thing.track, mask)
+        empty = self.polygons and obj.mask is not None and not masks.area(obj.mask)
+        mask = None if empty else obj.mask
+        return Object(obj.label, obj.box, obj.score, obj.track, mask)
 
     def reread(self, samples: Iterable[Sample], path: Path) -> Iterator[Sequence[Object]]:
         """For each sample, its objects as pycocotools reads them."""
         files: dict[str, tuple[COCO, dict[str, int]]] = {}
         for sample in samples:
-            if sample.part not in files:
+            if sample.split not in files:
                 with contextlib.redirect_stdout(io.StringIO()):  # it chats
-                    coco = COCO(path / "annotations" / f"instances_{sample.part}.json")
-                files[sample.part] = coco, {v["file_name"]: k for k, v in coco.imgs.items()}
-            coco, ids = files[sample.part]
+                    coco = COCO(path / "annotations" / f"instances_{sample.split}.json")
+                files[sample.split] = coco, {v["file_name"]: k for k, v in coco.imgs.items()}
+            coco, ids = files[sample.split]
             yield [
                 _reread_object(coco, annotation) for annotation in coco.imgToAnns[ids[sample.image]]
             ]
@@ -319,13 +321,15 @@ class CocoFormat:
 class _SplitWriter:
     """One JSON file being written: annotations as they come, then the pictures."""
 
-    def __init__(self, stack: contextlib.ExitStack, out: Path, part: str, data: Dataset) -> None:
-        target = out / "annotations" / f"instances_{part}.json"
+    def __init__(
+        self, stack: contextlib.ExitStack, out: Path, split: str, dataset: Dataset
+    ) -> None:
+        target = out / "annotations" / f"instances_{split}.json"
         self.images: list[Mapping[str, Any]] = []
         self._file: IO[str] = stack.enter_context(target.open("w", encoding="utf-8"))
         self._between = "\n"
-        categories = [{"id": i, "name": name} for i, name in enumerate(data.classes, start=1)]
-        info = {"description": f"{part}, written by annotate-local", "clips": dict(data.clips)}
+        categories = [{"id": i, "name": name} for i, name in enumerate(dataset.classes, start=1)]
+        info = {"description": f"{split}, written by annotate-local", "clips": dict(dataset.clips)}
         head = json.dumps({"info": info, "licenses": [], "categories": categories})
         self._file.write(head[:-1] + ', "annotations": [')
 

@@ -46,24 +46,24 @@ class ObjectChange:
 
     image: str
     item: Item
-    was: Object | None
-    now: Object | None
+    before: Object | None
+    after: Object | None
     iou: float
 
     @property
     def kind(self) -> str:
         """Kept, moved (its shape changed), relabelled, deleted, or added."""
-        if self.was is None or self.now is None:
-            return "added" if self.was is None else "deleted"
-        if self.was.label != self.now.label:
+        if self.before is None or self.after is None:
+            return "added" if self.before is None else "deleted"
+        if self.before.label != self.after.label:
             return "relabelled"
-        same = (self.was.box, self.was.mask) == (self.now.box, self.now.mask)
+        same = (self.before.box, self.before.mask) == (self.after.box, self.after.mask)
         return "kept" if same else "moved"
 
     @property
     def object(self) -> Object:
         """What was proposed, or what was added."""
-        found = self.was or self.now
+        found = self.before or self.after
         assert found is not None
         return found
 
@@ -92,11 +92,11 @@ def diff_datasets(dataset: Dataset, corrected: Dataset) -> list[ObjectChange]:
 
 
 def _pair_objects(
-    was: Sequence[Object], now: Sequence[Object]
+    before: Sequence[Object], after: Sequence[Object]
 ) -> Iterator[tuple[Object | None, Object | None]]:
     """Each object with what became of it."""
-    old = dict(zip(object_ids(was), was, strict=True))
-    new = dict(zip(_object_names(now), now, strict=True))
+    old = dict(zip(object_ids(before), before, strict=True))
+    new = dict(zip(_object_names(after), after, strict=True))
     for name in [name for name in old if name in new]:
         yield old.pop(name), new.pop(name)
     left, right = list(old.values()), list(new.values())
@@ -112,25 +112,25 @@ def _object_names(objects: Sequence[Object]) -> list[str]:
     return [next(plain) if thing.by is None else thing.by["region"] for thing in objects]
 
 
-def _match_by_iou(was: Sequence[Object], now: Sequence[Object]) -> list[tuple[int, int]]:
+def _match_by_iou(before: Sequence[Object], after: Sequence[Object]) -> list[tuple[int, int]]:
     """Places of pairs that are surely one thing, those that cover each other most first."""
     import numpy as np
     from scipy.optimize import linear_sum_assignment
 
-    if not was or not now:
+    if not before or not after:
         return []
-    covers = np.array([[_box_iou(one.box, other.box) for other in now] for one in was])
+    covers = np.array([[_box_iou(one.box, other.box) for other in after] for one in before])
     rows, columns = linear_sum_assignment(covers, maximize=True)
     pairs = zip(rows.tolist(), columns.tolist(), strict=True)
     return [(row, column) for row, column in pairs if covers[row, column] >= _MIN_MATCH_IOU]
 
 
-def _object_iou(was: Object | None, now: Object | None) -> float:
-    if was is None or now is None:
+def _object_iou(before: Object | None, after: Object | None) -> float:
+    if before is None or after is None:
         return 0.0
-    if was.mask is not None and now.mask is not None:
-        return 1.0 if was.mask == now.mask else masks.iou(was.mask, now.mask)
-    return _box_iou(was.box, now.box)
+    if before.mask is not None and after.mask is not None:
+        return 1.0 if before.mask == after.mask else masks.iou(before.mask, after.mask)
+    return _box_iou(before.box, after.box)
 
 
 def _box_iou(one: Box, other: Box) -> float:
@@ -143,13 +143,13 @@ def _box_iou(one: Box, other: Box) -> float:
     return both / (areas - both) if areas > both else 0.0
 
 
-def to_dataframe(found: Iterable[ObjectChange]) -> pd.DataFrame:
+def to_dataframe(changes: Iterable[ObjectChange]) -> pd.DataFrame:
     """A row an object; `class` is what was proposed, and `new_class` what it became."""
     import pandas as pd
 
     rows = []
-    for change in found:
-        by = (change.now and change.now.by) or {}
+    for change in changes:
+        by = (change.after and change.after.by) or {}
         rows.append(
             {
                 "image": change.image,
@@ -157,7 +157,7 @@ def to_dataframe(found: Iterable[ObjectChange]) -> pd.DataFrame:
                 "frame": change.item.frame,
                 "kind": change.kind,
                 "class": change.object.label,
-                "new_class": change.now.label if change.now else None,
+                "new_class": change.after.label if change.after else None,
                 "source": change.object.source,
                 "score": change.object.score,
                 "iou": change.iou,
@@ -168,7 +168,7 @@ def to_dataframe(found: Iterable[ObjectChange]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
-def summarize(found: Iterable[ObjectChange]) -> pd.DataFrame:
+def summarize(changes: Iterable[ObjectChange]) -> pd.DataFrame:
     """A row a class and source: how many of each kind, and what share was left to a person.
 
     `iou` is the mean of what was moved. `work` is all that was not kept, of all that was proposed
@@ -176,7 +176,7 @@ def summarize(found: Iterable[ObjectChange]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = to_dataframe(found)
+    rows = to_dataframe(changes)
     names = ["class", "source"]
     counts = pd.crosstab([rows[name] for name in names], rows["kind"])
     counts = counts.reindex(columns=list(KINDS), fill_value=0)

@@ -47,11 +47,11 @@ class ImportedFrame:
     video: str
     frame: int
 
-    def sample(self, size_wh: tuple[int, int], objects: Sequence[Object], part: str) -> Sample:
+    def to_sample(self, size_wh: tuple[int, int], objects: Sequence[Object], split: str) -> Sample:
         """The picture as a sample; like every folder of pictures, one a second."""
         seconds = Fraction(self.frame)
         return Sample(
-            self.image, Item(self.video, self.frame, seconds, *size_wh, (*objects,)), part
+            self.image, Item(self.video, self.frame, seconds, *size_wh, (*objects,)), split
         )
 
 
@@ -125,17 +125,17 @@ class Format(Protocol):
     """A way to write a dataset and to read it."""
 
     @property
-    def mark(self) -> str:
+    def marker(self) -> str:
         """A file or folder that every export of this format has."""
 
     @property
-    def least_iou(self) -> float:
+    def min_iou(self) -> float:
         """What the masks of a class must reach when read back, on average."""
 
     def write(self, dataset: Dataset, out: Path) -> None:
         """Write the dataset into the empty folder `out`."""
 
-    def meant(self, thing: Object) -> Object:
+    def representable(self, obj: Object) -> Object:
         """What of an object the format can hold; no pixel of the mask that it tells may be lost."""
 
     def reread(self, samples: Iterable[Sample], path: Path) -> Iterator[Sequence[Object]]:
@@ -153,7 +153,7 @@ class _Tally:
     masks: int = 0
     box_error: float = 0.0
     iou_sum: float = 0.0
-    iou_least: float = 1.0
+    iou_min: float = 1.0
     worst: str = ""
 
     @property
@@ -183,7 +183,7 @@ class ExportReport:
                 "masks": tally.masks,
                 "box_error": tally.box_error,
                 "iou_mean": tally.iou_mean,
-                "iou_least": tally.iou_least if tally.masks else None,
+                "iou_least": tally.iou_min if tally.masks else None,
                 "worst": tally.worst,
             }
             for label, tally in self.tallies.items()
@@ -209,7 +209,7 @@ def load_format(name: str, **options: Any) -> Format:
 
 
 def export_dataset(
-    dataset: Dataset, way: Format, out: Path | str, *, force: bool = False
+    dataset: Dataset, dataset_format: Format, out: Path | str, *, force: bool = False
 ) -> ExportReport:
     """Write `dataset` to the folder `out`, which stays only if it reads back as what was meant.
 
@@ -217,12 +217,12 @@ def export_dataset(
         ExportDiffers: names the worst object; nothing is left behind.
         OutputError: `out` is already there, or nothing can be written there.
     """
-    with atomic_folder(Path(out), mark=way.mark, force=force) as draft:
-        way.write(dataset, draft)
-        return verify_export(dataset, way, draft)
+    with atomic_folder(Path(out), marker_file=dataset_format.marker, force=force) as draft:
+        dataset_format.write(dataset, draft)
+        return verify_export(dataset, dataset_format, draft)
 
 
-def verify_export(dataset: Dataset, way: Format, path: Path) -> ExportReport:
+def verify_export(dataset: Dataset, dataset_format: Format, path: Path) -> ExportReport:
     """Hold an export at `path` against `dataset`, object by object.
 
     Raises:
@@ -230,55 +230,59 @@ def verify_export(dataset: Dataset, way: Format, path: Path) -> ExportReport:
     """
     tallies = {label: _Tally() for label in dataset.classes}
     count = 0
-    for sample, seen in zip(dataset, way.reread(dataset, path), strict=True):
-        wanted = [way.meant(thing) for thing in sample.item.objects]
+    for sample, seen in zip(dataset, dataset_format.reread(dataset, path), strict=True):
+        wanted = [dataset_format.representable(thing) for thing in sample.item.objects]
         if len(seen) != len(wanted):
             raise ExportDiffers(f"{sample.image}: {len(wanted)} objects, {len(seen)} read back")
         for number, (meant, read) in enumerate(zip(wanted, seen, strict=True), start=1):
             _compare_object(meant, read, f"{sample.image}, object {number}", tallies)
         count += 1
-    _check_mean_iou(tallies, way)
+    _check_mean_iou(tallies, dataset_format)
     return ExportReport(tallies, count)
 
 
-def _check_mean_iou(tallies: Mapping[str, _Tally], way: Format) -> None:
+def _check_mean_iou(tallies: Mapping[str, _Tally], dataset_format: Format) -> None:
     masked = {label: tally for label, tally in tallies.items() if tally.masks}
     for label, tally in sorted(masked.items(), key=lambda pair: pair[1].iou_mean or 0.0):
-        if (tally.iou_mean or 0.0) < way.least_iou:
+        if (tally.iou_mean or 0.0) < dataset_format.min_iou:
             raise ExportDiffers(
                 f"masks of {label!r} read back with a mean IoU of {tally.iou_mean:.3f}, less than "
-                f"{way.least_iou}; worst is {tally.worst}, {tally.iou_least:.3f}; clean the masks "
+                f"{dataset_format.min_iou}; worst is {tally.worst}, {tally.iou_min:.3f}; clean the masks "
                 "up, or accept it with -o least_iou=..., where the format has it"
             )
 
 
-def _compare_object(meant: Object, read: Object, where: str, tallies: Mapping[str, _Tally]) -> None:
-    if read.label != meant.label:
-        raise ExportDiffers(f"{where}: {meant.label!r} was read back as {read.label!r}")
-    if (read.mask is None) != (meant.mask is None):
-        raise ExportDiffers(f"{where}: {meant.label!r} lost its mask, or got one")
-    tally = tallies[meant.label]
+def _compare_object(
+    expected: Object, actual: Object, where: str, tallies: Mapping[str, _Tally]
+) -> None:
+    if actual.label != expected.label:
+        raise ExportDiffers(f"{where}: {expected.label!r} was read back as {actual.label!r}")
+    if (actual.mask is None) != (expected.mask is None):
+        raise ExportDiffers(f"{where}: {expected.label!r} lost its mask, or got one")
+    tally = tallies[expected.label]
     tally.objects += 1
-    error = max(abs(a - b) for a, b in zip(meant.box, read.box, strict=True))
+    error = max(abs(a - b) for a, b in zip(expected.box, actual.box, strict=True))
     tally.box_error = max(tally.box_error, error)
     if not error <= MAX_BOX_ERROR_PX + _ROUNDING_PX:
-        raise ExportDiffers(f"{where}: box {meant.box} of {meant.label!r} read back as {read.box}")
-    if meant.mask is None or read.mask is None:
+        raise ExportDiffers(
+            f"{where}: box {expected.box} of {expected.label!r} read back as {actual.box}"
+        )
+    if expected.mask is None or actual.mask is None:
         return
-    iou = 1.0 if meant.mask == read.mask else masks.iou(meant.mask, read.mask)
+    iou = 1.0 if expected.mask == actual.mask else masks.iou(expected.mask, actual.mask)
     tally.masks, tally.iou_sum = tally.masks + 1, tally.iou_sum + iou
-    whole = masks.area(meant.mask)
-    kept = round(iou * (whole + masks.area(read.mask)) / (1 + iou)) if iou < 1 else whole
+    whole = masks.area(expected.mask)
+    kept = round(iou * (whole + masks.area(actual.mask)) / (1 + iou)) if iou < 1 else whole
     if kept < whole:
         raise ExportDiffers(
-            f"{where}: {whole - kept} of {whole} pixels of {meant.label!r} are lost"
+            f"{where}: {whole - kept} of {whole} pixels of {expected.label!r} are lost"
         )
-    if iou < tally.iou_least:
-        tally.iou_least, tally.worst = iou, where
+    if iou < tally.iou_min:
+        tally.iou_min, tally.worst = iou, where
 
 
 def import_dataset(
-    source: Path | str, way: Format, out: Path | str, *, force: bool = False
+    source: Path | str, dataset_format: Format, out: Path | str, *, force: bool = False
 ) -> Dataset:
     """Read a foreign dataset and write it as one of ours; its parts are kept as the split.
 
@@ -286,7 +290,7 @@ def import_dataset(
         DatasetError: the source is damaged: says which file and line.
         OutputError: `out` is already there, or nothing can be written there.
     """
-    imported = way.read(Path(source))
+    imported = dataset_format.read(Path(source))
     found = Dataset(Path(out), imported.classes, imported.clips)
     parts: list[tuple[str, int, str]] = []
     words = {"labels": list(imported.classes)}
@@ -294,17 +298,17 @@ def import_dataset(
         for picture, sample in imported.samples:
             draft.add(sample.image, sample.item)
             link_or_copy(picture, draft.images / sample.image)
-            parts.append((sample.item.video, sample.item.frame, sample.part))
+            parts.append((sample.item.video, sample.item.frame, sample.split))
         if not parts:
             raise DatasetError(f"{source}: no pictures in it")
-        draft.stretches = _split_ranges(parts)
+        draft.split_ranges = _split_ranges(parts)
     return load_dataset(out)
 
 
-def _split_ranges(parts: Sequence[tuple[str, int, str]]) -> tuple[SplitRange, ...]:
+def _split_ranges(frame_splits: Sequence[tuple[str, int, str]]) -> tuple[SplitRange, ...]:
     """Neighbouring frames of one part as one stretch; none where all are of the same part."""
-    if {part for *_, part in parts} == {DEFAULT_SPLIT}:
+    if {part for *_, part in frame_splits} == {DEFAULT_SPLIT}:
         return ()
-    runs = groupby(sorted(parts), key=lambda each: (each[0], each[2]))
+    runs = groupby(sorted(frame_splits), key=lambda each: (each[0], each[2]))
     ends = [(clip, part, [frame for _, frame, _ in run]) for (clip, part), run in runs]
     return tuple(SplitRange(clip, frames[0], frames[-1] + 1, part) for clip, part, frames in ends)

@@ -42,7 +42,7 @@ class Sample:
 
     image: str
     item: Item
-    part: str = DEFAULT_SPLIT
+    split: str = DEFAULT_SPLIT
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Dataset:
     classes: tuple[str, ...]
     clips: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sources: tuple[Mapping[str, Any], ...] = ()
-    stretches: tuple[SplitRange, ...] = ()
+    split_ranges: tuple[SplitRange, ...] = ()
 
     @property
     def images(self) -> Path:
@@ -80,17 +80,17 @@ class Dataset:
         return self.path / "items.jsonl"
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def splits(self) -> tuple[str, ...]:
         """train, val, test: those there are, in this order, then any others."""
-        found = {stretch.part for stretch in self.stretches} or {DEFAULT_SPLIT}
+        found = {stretch.part for stretch in self.split_ranges} or {DEFAULT_SPLIT}
         known = [part for part in ("train", "val", "test") if part in found]
         return (*known, *sorted(found - set(known)))
 
-    def part(self, clip: str, frame: int) -> str:
+    def find_split(self, clip: str, frame: int) -> str:
         """The part that a frame is of."""
-        if not self.stretches:
+        if not self.split_ranges:
             return DEFAULT_SPLIT
-        for stretch in self.stretches:
+        for stretch in self.split_ranges:
             if stretch.clip == clip and stretch.start <= frame < stretch.stop:
                 return stretch.part
         raise DatasetError(
@@ -113,7 +113,7 @@ class Dataset:
                     raise DatasetError(
                         f"{where}: unknown class {thing.label!r}. There are: {known}"
                     )
-            yield Sample(image, item, self.part(item.video, item.frame))
+            yield Sample(image, item, self.find_split(item.video, item.frame))
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         if not self.items.is_file():
@@ -154,7 +154,7 @@ class DatasetWriter:
 
     def __init__(self, path: Path, items: IO[str]) -> None:
         self.images = path / "images"
-        self.stretches: tuple[SplitRange, ...] = ()  # the split, if there is one
+        self.split_ranges: tuple[SplitRange, ...] = ()  # the split, if there is one
         self._items, self._stems = items, set[str]()
 
     def add(self, image: str, item: Item) -> None:
@@ -185,7 +185,7 @@ def create_dataset(
     Raises:
         OutputError: it is already there, or nothing can be written there.
     """
-    with atomic_folder(dataset.path, mark=DATASET_FILE, force=force) as folder:
+    with atomic_folder(dataset.path, marker_file=DATASET_FILE, force=force) as folder:
         (folder / "images").mkdir()
         with (folder / "items.jsonl").open("w", encoding="utf-8", newline="\n") as items:
             items.write(header.to_json() + "\n")
@@ -193,13 +193,13 @@ def create_dataset(
             yield draft
             items.write(record_to_json({"end": draft.count}) + "\n")
         (folder / DATASET_FILE).write_text(
-            _to_toml(replace(dataset, stretches=draft.stretches)), encoding="utf-8", newline="\n"
+            _to_toml(replace(dataset, split_ranges=draft.split_ranges)), encoding="utf-8", newline="\n"
         )
 
 
-def with_split(dataset: Dataset, stretches: Sequence[SplitRange]) -> Dataset:
+def with_split(dataset: Dataset, split_ranges: Sequence[SplitRange]) -> Dataset:
     """The dataset, split so, in memory and on disk."""
-    split = replace(dataset, stretches=tuple(stretches))
+    split = replace(dataset, split_ranges=tuple(split_ranges))
     draft = dataset.path / (DATASET_FILE + ".part")
     draft.write_text(_to_toml(split), encoding="utf-8", newline="\n")
     draft.replace(dataset.path / DATASET_FILE)
@@ -212,7 +212,7 @@ def _to_toml(dataset: Dataset) -> str:
     for name, clip in dataset.clips.items():
         blocks.append(f"[clips.{_toml_value(name)}]\n{_toml_pairs(clip)}")
     blocks += [f"[[sources]]\n{_toml_pairs(source)}" for source in dataset.sources]
-    blocks += [f"[[stretches]]\n{_toml_pairs(vars(stretch))}" for stretch in dataset.stretches]
+    blocks += [f"[[stretches]]\n{_toml_pairs(vars(stretch))}" for stretch in dataset.split_ranges]
     return "\n".join(blocks)
 
 

@@ -66,20 +66,20 @@ class LocatedClip:
     name: str
     stem: str
     path: Path
-    facts: Mapping[str, Any]
-    told: tuple[ItemsOfClip, ...]
-    least: float = 0.0
+    metadata: Mapping[str, Any]
+    sources: tuple[ItemsOfClip, ...]
+    min_score: float = 0.0
 
     def items(self) -> Iterator[Item]:
         """One item for each frame that any file has looked at, with the objects of all."""
-        streams = [told.items() for told in self.told]
+        streams = [told.items() for told in self.sources]
         merged = heapq.merge(*streams, key=lambda item: item.frame)
         for _, same in groupby(merged, key=lambda item: item.frame):
             item = merge_items(same)
-            sure = (o for o in item.objects if o.score is None or o.score >= self.least)
+            sure = (o for o in item.objects if o.score is None or o.score >= self.min_score)
             yield replace(item, video=self.name, objects=tuple(sure))
 
-    def picture(self, frame: int, image_format: str) -> str:
+    def image_name(self, frame: int, image_format: str) -> str:
         """The name of a frame's picture: `dock-000075.png`."""
         return f"{self.stem}-{frame:06d}.{image_format}"
 
@@ -104,15 +104,15 @@ def merge_items(items: Iterable[Item]) -> Item:
     return replace(first, objects=tuple(objects.values()), lost=tuple(sorted(lost)))
 
 
-def _object_content(thing: Object) -> tuple[Any, ...]:
-    counts = thing.mask and thing.mask["counts"]
-    return thing.label, thing.box, thing.score, thing.track, counts, thing.source
+def _object_content(obj: Object) -> tuple[Any, ...]:
+    counts = obj.mask and obj.mask["counts"]
+    return obj.label, obj.box, obj.score, obj.track, counts, obj.source
 
 
 def locate_clips(
     journals: Sequence[journal.Journal],
     videos: Mapping[str, Path] | None = None,
-    least: float = 0.0,
+    min_score: float = 0.0,
 ) -> list[LocatedClip]:
     """The clips that the files speak of, in the order in which they first do.
 
@@ -138,7 +138,7 @@ def locate_clips(
             _locate_video(tells[0], videos or {}),
             _metadata(tells),
             (*tells,),
-            least,
+            min_score,
         )
         for print_, tells in told.items()
     ]
@@ -155,34 +155,34 @@ def _unique_names(names: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _metadata(tells: Sequence[ItemsOfClip]) -> dict[str, Any]:
-    record = tells[0].journal.header.videos[tells[0].clip]
+def _metadata(sources: Sequence[ItemsOfClip]) -> dict[str, Any]:
+    record = sources[0].journal.header.videos[sources[0].clip]
     return {fact: record.get(fact) for fact in _METADATA_KEYS}
 
 
-def _locate_video(told: ItemsOfClip, videos: Mapping[str, Path]) -> Path:
-    source, record = told.journal.path, told.journal.header.videos[told.clip]
+def _locate_video(clip_items: ItemsOfClip, videos: Mapping[str, Path]) -> Path:
+    source, record = clip_items.journal.path, clip_items.journal.header.videos[clip_items.clip]
     near = source.parent
     tried = [
-        videos.get(told.clip),
+        videos.get(clip_items.clip),
         record.get("path"),
         near / record.get("path", ""),
-        near / told.clip,
+        near / clip_items.clip,
     ]
     for path in (Path(place) for place in tried if place):
         if path.exists() and path != near:
             break
     else:
         raise ItemsError(
-            f"{source}: its clip {told.clip} is not at {record.get('path')}; "
-            f"say where it is: --video {told.clip}=PATH"
+            f"{source}: its clip {clip_items.clip} is not at {record.get('path')}; "
+            f"say where it is: --video {clip_items.clip}=PATH"
         )
     found = reader.probe(path).fingerprint
     if found != record["fingerprint"]:
         raise ItemsError(
-            f"{source}: made from another {told.clip} than {path} (fingerprint "
+            f"{source}: made from another {clip_items.clip} than {path} (fingerprint "
             f"{record['fingerprint'][:12]}, not {found[:12]}); say where it is: "
-            f"--video {told.clip}=PATH, or make the items anew"
+            f"--video {clip_items.clip}=PATH, or make the items anew"
         )
     return path
 
@@ -220,13 +220,13 @@ def _sorted_labels(items: Iterable[Item]) -> list[str]:
     return sorted({thing.label for item in items for thing in item.objects})
 
 
-def _check_labels(items: journal.Journal, known: Sequence[str]) -> None:
+def _check_labels(items: journal.Journal, known_classes: Sequence[str]) -> None:
     for line, item in enumerate(items, start=2):
         for thing in item.objects:
-            if thing.label not in known:
+            if thing.label not in known_classes:
                 raise DatasetError(
                     f"{items.path}:{line}: unknown class {thing.label!r}. There are: "
-                    f"{', '.join(known)}; add it to the vocabulary or to the pinned classes"
+                    f"{', '.join(known_classes)}; add it to the vocabulary or to the pinned classes"
                 )
 
 
@@ -234,11 +234,11 @@ class MergedItems(journal.Journal):
     """All that several files say of one clip, as if it were one file."""
 
     def __init__(self, clip: LocatedClip) -> None:
-        self.path, self._clip = clip.told[0].journal.path, clip
-        files = [told.journal.header for told in clip.told]
+        self.path, self._clip = clip.sources[0].journal.path, clip
+        files = [told.journal.header for told in clip.sources]
         labels = dict.fromkeys(label for h in files for label in h.vocabulary.get("labels", ()))
         words = {"name": "", "sha256": "", "labels": list(labels)}
-        self.header = Header("together", vocabulary=words, videos={clip.name: clip.facts})
+        self.header = Header("together", vocabulary=words, videos={clip.name: clip.metadata})
 
     def __iter__(self) -> Iterator[Item]:
         return self._clip.items()
@@ -248,7 +248,7 @@ def locate_clip(
     journals: Sequence[journal.Journal],
     name: str | None,
     videos: Mapping[str, Path],
-    least: float = 0.0,
+    min_score: float = 0.0,
 ) -> LocatedClip:
     """The clip `name`, or the only one that the files speak of.
 
@@ -256,7 +256,7 @@ def locate_clip(
         UnknownName: the files do not speak of it.
         ItemsError: they speak of several, and none was named.
     """
-    found = {clip.name: clip for clip in locate_clips(journals, videos, least)}
+    found = {clip.name: clip for clip in locate_clips(journals, videos, min_score)}
     if name is None and len(found) > 1:
         raise ItemsError(f"items of several clips: {', '.join(found)}; name one: --clip NAME")
     if name is not None and name not in found:
@@ -275,13 +275,13 @@ class FrameSource(Protocol):
         """Where it is."""
 
     @property
-    def choice(self) -> FrameSelection:
+    def selection(self) -> FrameSelection:
         """Which of its frames are meant."""
 
-    def frames(self, done: int = 0) -> Iterator[Frame]:
+    def frames(self, skip: int = 0) -> Iterator[Frame]:
         """The frames in order, but for the first `done`."""
 
-    def at(self, keys: Collection[FrameKey]) -> Iterator[Frame]:
+    def frames_at(self, keys: Collection[FrameKey]) -> Iterator[Frame]:
         """These frames, in order."""
 
     def count(self) -> int | None:
@@ -290,18 +290,18 @@ class FrameSource(Protocol):
     def videos(self) -> dict[str, dict[str, Any]]:
         """Clip name -> what a header says of it."""
 
-    def known(self) -> tuple[tuple[str, ...], Iterator[Item]] | None:
+    def classes_and_items(self) -> tuple[tuple[str, ...], Iterator[Item]] | None:
         """The classes and items that it brings itself; None where it is bare."""
 
-    def pictures(self) -> Mapping[str, FrameKey]:
+    def image_keys(self) -> Mapping[str, FrameKey]:
         """The names of its pictures, where they have any, and the frames that they are."""
 
 
-def open_source(path: Path, choice: FrameSelection) -> FrameSource:
+def open_source(path: Path, selection: FrameSelection) -> FrameSource:
     """The frames of `choice` of a clip or dataset; a dataset has no rate and no keyframes."""
     if (path / DATASET_FILE).is_file():
-        return DatasetFrameSource(path, choice)
-    return ClipFrameSource(path, choice)
+        return DatasetFrameSource(path, selection)
+    return ClipFrameSource(path, selection)
 
 
 @dataclass(frozen=True)
@@ -309,29 +309,29 @@ class ClipFrameSource:
     """Frames of a clip."""
 
     path: Path
-    choice: FrameSelection = field(default_factory=FrameSelection)
+    selection: FrameSelection = field(default_factory=FrameSelection)
 
-    def frames(self, done: int = 0) -> Iterator[Frame]:
+    def frames(self, skip: int = 0) -> Iterator[Frame]:
         """The frames in order, but for the first `done`."""
-        return islice(self.choice.frames(self.path), done, None)
+        return islice(self.selection.frames(self.path), skip, None)
 
-    def at(self, keys: Collection[FrameKey]) -> Iterator[Frame]:
+    def frames_at(self, keys: Collection[FrameKey]) -> Iterator[Frame]:
         """These frames, in order."""
         return reader.frames_at(self.path, sorted(frame for _, frame in keys))
 
     def count(self) -> int | None:
         """How many frames there are."""
-        return self.choice.count(reader.probe(self.path))
+        return self.selection.count(reader.probe(self.path))
 
     def videos(self) -> dict[str, dict[str, Any]]:
         """Its own name -> what a header says of it."""
         return reader.header_entry(reader.probe(self.path))
 
-    def known(self) -> None:
+    def classes_and_items(self) -> None:
         """A clip brings nothing."""
         return None
 
-    def pictures(self) -> Mapping[str, FrameKey]:
+    def image_keys(self) -> Mapping[str, FrameKey]:
         """None has a name."""
         return {}
 
@@ -341,21 +341,21 @@ class DatasetFrameSource:
     """Pictures of a dataset."""
 
     path: Path
-    choice: FrameSelection = field(default_factory=FrameSelection)
+    selection: FrameSelection = field(default_factory=FrameSelection)
 
     def _samples(self) -> list[Sample]:
-        chosen = slice(self.choice.start, self.choice.stop, self.choice.every)
+        chosen = slice(self.selection.start, self.selection.stop, self.selection.every)
         every = list(load_dataset(self.path))[chosen]
-        if self.choice.maximum is None:
+        if self.selection.maximum is None:
             return every
-        places = np.linspace(0, len(every) - 1, min(self.choice.maximum, len(every)))
+        places = np.linspace(0, len(every) - 1, min(self.selection.maximum, len(every)))
         return [every[place] for place in places.round().astype(int)]
 
-    def frames(self, done: int = 0) -> Iterator[Frame]:
+    def frames(self, skip: int = 0) -> Iterator[Frame]:
         """The frames in order, but for the first `done`."""
-        return (self._frame(sample) for sample in self._samples()[done:])
+        return (self._frame(sample) for sample in self._samples()[skip:])
 
-    def at(self, keys: Collection[FrameKey]) -> Iterator[Frame]:
+    def frames_at(self, keys: Collection[FrameKey]) -> Iterator[Frame]:
         """These frames, in order."""
         chosen = (s for s in self._samples() if (s.item.video, s.item.frame) in keys)
         return (self._frame(sample) for sample in chosen)
@@ -376,22 +376,22 @@ class DatasetFrameSource:
         clips = load_dataset(self.path).clips
         return {name: {"fingerprint": "", **facts} for name, facts in clips.items()}
 
-    def known(self) -> tuple[tuple[str, ...], Iterator[Item]]:
+    def classes_and_items(self) -> tuple[tuple[str, ...], Iterator[Item]]:
         """The dataset's classes and its items."""
         dataset = load_dataset(self.path)
         return dataset.classes, (sample.item for sample in dataset)
 
-    def pictures(self) -> Mapping[str, FrameKey]:
+    def image_keys(self) -> Mapping[str, FrameKey]:
         """The names of its pictures, and the frames that they are."""
         return {s.image: (s.item.video, s.item.frame) for s in self._samples()}
 
 
-def source_to_record(footage: FrameSource) -> dict[str, Any]:
+def source_to_record(source: FrameSource) -> dict[str, Any]:
     """Footage as JSON can carry it to another process."""
     return {
-        "path": str(footage.path.resolve()),
-        "choice": dataclasses.asdict(footage.choice),
-        "clips": {name: facts["fingerprint"] for name, facts in footage.videos().items()},
+        "path": str(source.path.resolve()),
+        "choice": dataclasses.asdict(source.selection),
+        "clips": {name: facts["fingerprint"] for name, facts in source.videos().items()},
     }
 
 

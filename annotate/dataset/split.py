@@ -61,21 +61,21 @@ def _colour_histogram(image: Picture) -> Float32Array:
 
 
 def nearest_rows(
-    of: Float32Array, among: Float32Array
+    queries: Float32Array, candidates: Float32Array
 ) -> tuple[npt.NDArray[np.int64], Float32Array]:
     """For each row of `of`: the row of `among` nearest to it, and how far, as root mean square."""
-    rows = list(_nearest_batches(of, among))
+    rows = list(_nearest_batches(queries, candidates))
     return np.concatenate([r for r, _ in rows]), np.concatenate([d for _, d in rows])
 
 
 def _nearest_batches(
-    of: Float32Array, among: Float32Array
+    queries: Float32Array, candidates: Float32Array
 ) -> Iterator[tuple[npt.NDArray[np.int64], Float32Array]]:
-    lengths = (among**2).sum(axis=1)
-    for start in range(0, len(of), _BATCH_ROWS):
-        some = of[start : start + _BATCH_ROWS]
-        rows = (lengths - 2 * some @ among.T).argmin(axis=1)
-        yield rows, np.sqrt(((some - among[rows]) ** 2).mean(axis=1))
+    lengths = (candidates**2).sum(axis=1)
+    for start in range(0, len(queries), _BATCH_ROWS):
+        some = queries[start : start + _BATCH_ROWS]
+        rows = (lengths - 2 * some @ candidates.T).argmin(axis=1)
+        yield rows, np.sqrt(((some - candidates[rows]) ** 2).mean(axis=1))
 
 
 DEFAULT_FRACTIONS = {"train": 0.8, "val": 0.2}
@@ -97,7 +97,7 @@ class _FrameFeatures:
     clips: list[str] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
     seconds: list[Fraction] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
     thumbnails: Float32Array = field(default_factory=lambda: np.zeros((0, 576), np.float32))
     colours: Float32Array = field(default_factory=lambda: np.zeros((0, 512), np.float32))
 
@@ -114,7 +114,7 @@ def _read_features(dataset: Dataset) -> _FrameFeatures:
         looks.clips.append(sample.item.video)
         looks.frames.append(sample.item.frame)
         looks.seconds.append(sample.item.seconds)
-        looks.parts.append(sample.part)
+        looks.splits.append(sample.split)
         seen.append(thumbnail_and_histogram(dataset.images / sample.image))
     looks.thumbnails = np.array([thumbnail for thumbnail, _ in seen], np.float32)
     looks.colours = np.array([colours for _, colours in seen], np.float32)
@@ -142,51 +142,55 @@ def find_shots(
     return _find_shots(_read_features(dataset), cuts or {})
 
 
-def _find_shots(looks: _FrameFeatures, cuts: Mapping[str, Sequence[int]]) -> list[DatasetShot]:
-    clips = dict.fromkeys(looks.clips)
+def _find_shots(features: _FrameFeatures, cuts: Mapping[str, Sequence[int]]) -> list[DatasetShot]:
+    clips = dict.fromkeys(features.clips)
     if strange := [name for name in cuts if name not in clips]:
         raise DatasetError(f"cuts of {strange[0]!r}, but there are: {', '.join(clips)}")
     found = []
     for clip in clips:
         rows = sorted(
-            (i for i, c in enumerate(looks.clips) if c == clip), key=looks.frames.__getitem__
+            (i for i, c in enumerate(features.clips) if c == clip), key=features.frames.__getitem__
         )
-        begins = _given_cuts(looks, rows, cuts[clip]) if clip in cuts else _detect_cuts(looks, rows)
+        begins = (
+            _given_cuts(features, rows, cuts[clip])
+            if clip in cuts
+            else _detect_cuts(features, rows)
+        )
         for begin, end in pairwise([0, *begins, len(rows)]):
-            frames = [looks.frames[row] for row in rows[begin:end]]
-            stop = looks.frames[rows[end]] if end < len(rows) else frames[-1] + 1
+            frames = [features.frames[row] for row in rows[begin:end]]
+            stop = features.frames[rows[end]] if end < len(rows) else frames[-1] + 1
             found.append(DatasetShot(clip, frames[0], stop, tuple(rows[begin:end])))
-    return _group_shots(found, looks.thumbnails)
+    return _group_shots(found, features.thumbnails)
 
 
-def _given_cuts(looks: _FrameFeatures, rows: Sequence[int], cuts: Sequence[int]) -> list[int]:
-    frames = [looks.frames[row] for row in rows]
+def _given_cuts(features: _FrameFeatures, rows: Sequence[int], cuts: Sequence[int]) -> list[int]:
+    frames = [features.frames[row] for row in rows]
     places = np.searchsorted(frames, sorted(cuts)).tolist()
     return sorted({place for place in places if 0 < place < len(rows)})
 
 
-def _detect_cuts(looks: _FrameFeatures, rows: Sequence[int]) -> list[int]:
+def _detect_cuts(features: _FrameFeatures, rows: Sequence[int]) -> list[int]:
     """Places in `rows` where a new shot begins: nothing after looks like anything before."""
-    begins, last = [], looks.seconds[rows[0]]
-    colours = looks.colours[list(rows)]
+    begins, last = [], features.seconds[rows[0]]
+    colours = features.colours[list(rows)]
     for place in range(1, len(rows)):
         before, after = (
             colours[max(0, place - _CUT_WINDOW_FRAMES) : place],
             colours[place : place + _CUT_WINDOW_FRAMES],
         )
         change = np.abs(before[:, None] - after[None]).sum(axis=2).min() / 2
-        seconds = looks.seconds[rows[place]]
+        seconds = features.seconds[rows[place]]
         if change > _MIN_CUT_CHANGE and seconds - last >= _MIN_SHOT_SECONDS:
             begins.append(place)
             last = seconds
     return begins
 
 
-def _group_shots(found: Sequence[DatasetShot], thumbnails: Float32Array) -> list[DatasetShot]:
+def _group_shots(ungrouped: Sequence[DatasetShot], thumbnails: Float32Array) -> list[DatasetShot]:
     """Shots that share a picture, as good as the same, get the number of the first of them."""
-    groups = list(range(len(found)))
-    some = [_spread_evenly(shot.rows) for shot in found]
-    for later in range(1, len(found)):
+    groups = list(range(len(ungrouped)))
+    some = [_spread_evenly(shot.rows) for shot in ungrouped]
+    for later in range(1, len(ungrouped)):
         earlier = [row for rows in some[:later] for row in rows]
         owners = np.repeat(np.arange(later), [len(rows) for rows in some[:later]])
         places, distances = nearest_rows(thumbnails[some[later]], thumbnails[earlier])
@@ -194,7 +198,8 @@ def _group_shots(found: Sequence[DatasetShot], thumbnails: Float32Array) -> list
             kept = min(same, groups[later])
             groups = [kept if g in (same, groups[later]) else g for g in groups]
     return [
-        DatasetShot(s.clip, s.start, s.stop, s.rows, g) for s, g in zip(found, groups, strict=True)
+        DatasetShot(s.clip, s.start, s.stop, s.rows, g)
+        for s, g in zip(ungrouped, groups, strict=True)
     ]
 
 
@@ -288,14 +293,14 @@ def find_leaks(dataset: Dataset) -> Leaks:
     import pandas as pd
 
     looks = _read_features(dataset)
-    train = [row for row, part in enumerate(looks.parts) if part == "train"]
-    others = [row for row, part in enumerate(looks.parts) if part != "train"]
+    train = [row for row, part in enumerate(looks.splits) if part == "train"]
+    others = [row for row, part in enumerate(looks.splits) if part != "train"]
     columns = ["image", "part", "seconds", "near_in_time", "distance", "near_in_looks"]
     if not train or not others:
         return Leaks(pd.DataFrame(columns=columns))
     alike, distances = nearest_rows(looks.thumbnails[others], looks.thumbnails[train])
     rows = [
-        (looks.images[row], looks.parts[row], *in_time, distance, looks.images[train[place]])
+        (looks.images[row], looks.splits[row], *in_time, distance, looks.images[train[place]])
         for row, in_time, distance, place in zip(
             others, _nearest_in_time(looks, train, others), distances.tolist(), alike, strict=True
         )
@@ -304,21 +309,21 @@ def find_leaks(dataset: Dataset) -> Leaks:
 
 
 def _nearest_in_time(
-    looks: _FrameFeatures, train: Sequence[int], others: Sequence[int]
+    features: _FrameFeatures, train: Sequence[int], others: Sequence[int]
 ) -> Iterator[tuple[float, str | None]]:
     by_clip: dict[str, list[tuple[Fraction, int]]] = {}
     for row in train:
-        by_clip.setdefault(looks.clips[row], []).append((looks.seconds[row], row))
+        by_clip.setdefault(features.clips[row], []).append((features.seconds[row], row))
     for times in by_clip.values():
         times.sort()
     for row in others:
-        now, there = looks.seconds[row], by_clip.get(looks.clips[row], [])
+        now, there = features.seconds[row], by_clip.get(features.clips[row], [])
         after = bisect_left(there, (now, -1))
         around = [
             (abs(seconds - now), near) for seconds, near in there[max(0, after - 1) : after + 1]
         ]
         if around:
             apart, near = min(around)
-            yield float(apart), looks.images[near]
+            yield float(apart), features.images[near]
         else:
             yield float("nan"), None

@@ -93,18 +93,18 @@ def _resolve_entry(entry: str, root: Any, home: Path) -> Path:
     raise DatasetError(f"{home}: its {entry} is not there")
 
 
-def _list_images(place: Path) -> list[Path]:
-    if place.is_dir():
+def _list_images(source: Path) -> list[Path]:
+    if source.is_dir():
         found = (
-            each for each in sorted(place.rglob("*")) if each.suffix.lower() in _IMAGE_SUFFIXES
+            each for each in sorted(source.rglob("*")) if each.suffix.lower() in _IMAGE_SUFFIXES
         )
         return list(found)
     pictures = []
-    for number, line in enumerate(place.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if line.strip():
-            picture = place.parent / line.strip()
+            picture = source.parent / line.strip()
             if not picture.is_file():
-                raise DatasetError(f"{place}:{number}: no picture {line.strip()}")
+                raise DatasetError(f"{source}:{number}: no picture {line.strip()}")
             pictures.append(picture)
     return pictures
 
@@ -121,7 +121,7 @@ def _samples(
             raise DatasetError(f"{picture}: not an image that can be read: {error}") from None
         yield (
             picture,
-            place.sample(
+            place.to_sample(
                 size_wh, _read_objects(_source_label_path(picture), size_wh, classes), part
             ),
         )
@@ -203,16 +203,16 @@ class YoloFormat:
     A frame without objects has an empty file. Masks, tracks and scores have no place in it.
     """
 
-    mark: ClassVar[str] = "data.yaml"
-    least_iou: ClassVar[float] = 1.0
+    marker: ClassVar[str] = "data.yaml"
+    min_iou: ClassVar[float] = 1.0
 
     def write(self, dataset: Dataset, out: Path) -> None:
         """Write the dataset into the empty folder `out`."""
         _write_dataset(dataset, out, _normalized_cxcywh)
 
-    def meant(self, thing: Object) -> Object:
+    def representable(self, obj: Object) -> Object:
         """Its label and box."""
-        return Object(thing.label, thing.box)
+        return Object(obj.label, obj.box)
 
     def reread(self, samples: Iterable[Sample], path: Path) -> Iterator[Sequence[Object]]:
         """For each sample, its objects as supervision reads them; ultralytics checks the files."""
@@ -239,22 +239,22 @@ class YoloSegFormat:
     An object without a mask is its box's rectangle.
     """
 
-    least_iou: float = 0.5
-    mark: ClassVar[str] = "data.yaml"
+    min_iou: float = 0.5
+    marker: ClassVar[str] = "data.yaml"
 
     def write(self, dataset: Dataset, out: Path) -> None:
         """Write the dataset into the empty folder `out`."""
         _write_dataset(dataset, out, _normalized_outline)
 
-    def meant(self, thing: Object) -> Object:
+    def representable(self, obj: Object) -> Object:
         """Its label and its mask, whose box is then the object's; without a mask, its box."""
-        tight = masks.box(thing.mask) if thing.mask is not None else None
-        return Object(thing.label, tight or thing.box, mask=thing.mask if tight else None)
+        tight = masks.box(obj.mask) if obj.mask is not None else None
+        return Object(obj.label, tight or obj.box, mask=obj.mask if tight else None)
 
     def reread(self, samples: Iterable[Sample], path: Path) -> Iterator[Sequence[Object]]:
         """For each sample, its objects as supervision reads them; ultralytics checks the files."""
         for sample, seen in _reread_samples(samples, path, outlines=True):
-            bare = [self.meant(thing).mask is None for thing in sample.item.objects]
+            bare = [self.representable(thing).mask is None for thing in sample.item.objects]
             if len(bare) == len(seen):  # the rectangle of a box is no mask
                 seen = [replace(o, mask=None) if b else o for o, b in zip(seen, bare, strict=True)]
             yield seen
@@ -269,15 +269,15 @@ class YoloSegFormat:
 
 
 def _write_dataset(
-    dataset: Dataset, out: Path, line_of: Callable[[Object, Item], FloatArray]
+    dataset: Dataset, out: Path, to_numbers: Callable[[Object, Item], FloatArray]
 ) -> None:
-    for part in dataset.parts:
+    for part in dataset.splits:
         (out / "images" / part).mkdir(parents=True)
         (out / "labels" / part).mkdir(parents=True)
     for sample in dataset:
-        link_or_copy(dataset.images / sample.image, out / "images" / sample.part / sample.image)
+        link_or_copy(dataset.images / sample.image, out / "images" / sample.split / sample.image)
         lines = [
-            f"{dataset.classes.index(thing.label)} {_format_numbers(line_of(thing, sample.item))}\n"
+            f"{dataset.classes.index(thing.label)} {_format_numbers(to_numbers(thing, sample.item))}\n"
             for thing in sample.item.objects
         ]
         _export_label_path(out, sample).write_text("".join(lines), encoding="ascii", newline="\n")
@@ -285,16 +285,16 @@ def _write_dataset(
 
 
 def _export_label_path(out: Path, sample: Sample) -> Path:
-    return out / "labels" / sample.part / f"{Path(sample.image).stem}.txt"
+    return out / "labels" / sample.split / f"{Path(sample.image).stem}.txt"
 
 
 def _data_yaml(dataset: Dataset) -> str:
     """`data.yaml`; JSON's strings are YAML's. Without `path`, what is in it lies beside it."""
-    lines = [f"{part}: images/{part}" for part in dataset.parts]
-    if "val" not in dataset.parts:
-        lines.append(f"val: images/{dataset.parts[0]}  # not split: these are the same pictures")
-    if "train" not in dataset.parts:
-        lines.append(f"train: images/{dataset.parts[0]}  # no part is for training")
+    lines = [f"{part}: images/{part}" for part in dataset.splits]
+    if "val" not in dataset.splits:
+        lines.append(f"val: images/{dataset.splits[0]}  # not split: these are the same pictures")
+    if "train" not in dataset.splits:
+        lines.append(f"train: images/{dataset.splits[0]}  # no part is for training")
     names = [f"  {i}: {json.dumps(name)}" for i, name in enumerate(dataset.classes)]
     return "\n".join([*lines, "names:", *names, ""])
 
@@ -303,28 +303,27 @@ def _format_numbers(numbers: FloatArray) -> str:
     return " ".join(f"{number:.{_COORDINATE_DIGITS}f}" for number in numbers.ravel().tolist())
 
 
-def _normalized_cxcywh(thing: Object, item: Item) -> FloatArray:
-    x1, y1, x2, y2 = _clip_to_image(thing, item)
+def _normalized_cxcywh(obj: Object, item: Item) -> FloatArray:
+    x1, y1, x2, y2 = _clip_to_image(obj, item)
     numbers = np.array([[(x1 + x2) / 2, (y1 + y2) / 2], [x2 - x1, y2 - y1]])
     return numbers / (item.width, item.height)
 
 
-def _normalized_outline(thing: Object, item: Item) -> FloatArray:
-    if thing.mask is not None and masks.area(thing.mask):
+def _normalized_outline(obj: Object, item: Item) -> FloatArray:
+    if obj.mask is not None and masks.area(obj.mask):
         ring = (
-            masks.bridge_rings(masks.through_pixel_centres(masks.to_polygons(thing.mask)))
-            - _NUDGE_PX
+            masks.bridge_rings(masks.through_pixel_centres(masks.to_polygons(obj.mask))) - _NUDGE_PX
         )
         ring = np.concatenate([ring, np.repeat(ring[-1:], max(0, 3 - len(ring)), axis=0)])
     else:
-        x1, y1, x2, y2 = _clip_to_image(thing, item)
+        x1, y1, x2, y2 = _clip_to_image(obj, item)
         ring = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
     return ring / (item.width, item.height)
 
 
-def _clip_to_image(thing: Object, item: Item) -> tuple[float, float, float, float]:
+def _clip_to_image(obj: Object, item: Item) -> tuple[float, float, float, float]:
     """The box without the half pixel by which rounding lets it overhang the picture."""
-    x1, y1, x2, y2 = thing.box
+    x1, y1, x2, y2 = obj.box
     return max(x1, 0.0), max(y1, 0.0), min(x2, float(item.width)), min(y2, float(item.height))
 
 
@@ -338,7 +337,7 @@ def _reread_samples(
     verify = _ultralytics_check()
     for sample in samples:
         picture, labels = (
-            path / "images" / sample.part / sample.image,
+            path / "images" / sample.split / sample.image,
             _export_label_path(path, sample),
         )
         verify(picture, labels, len(names))

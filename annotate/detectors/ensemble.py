@@ -52,7 +52,11 @@ class FusedBox:
 
 
 def weighted_boxes_fusion(
-    given: MemberBoxes, weights: Sequence[float], *, iou: float = 0.55, unscored: float = 0.5
+    member_boxes: MemberBoxes,
+    weights: Sequence[float],
+    *,
+    min_iou: float = 0.55,
+    unscored_weight: float = 0.5,
 ) -> list[FusedBox]:
     """The fused boxes, surest first.
 
@@ -60,36 +64,36 @@ def weighted_boxes_fusion(
     score; a box without one counts as `unscored` there, and there only. The score is the mean of
     those given, times the share of the members' weight that found it.
     """
-    trust = np.array(weights, float)[given.members]
-    sure = np.where(np.isnan(given.scores), unscored, given.scores) * trust
+    trust = np.array(weights, float)[member_boxes.members]
+    sure = np.where(np.isnan(member_boxes.scores), unscored_weight, member_boxes.scores) * trust
     clusters: list[list[int]] = []
     fused = np.zeros((0, 4))
     for row in np.argsort(-sure, kind="stable").tolist():
-        overlap = ious(given.boxes[row], fused)
-        if len(overlap) and overlap.max() > iou:
+        overlap = ious(member_boxes.boxes[row], fused)
+        if len(overlap) and overlap.max() > min_iou:
             place = int(overlap.argmax())
             clusters[place].append(row)
-            fused[place] = _mean_box(given.boxes, sure, clusters[place])
+            fused[place] = _mean_box(member_boxes.boxes, sure, clusters[place])
         else:
             clusters.append([row])
-            fused = np.vstack([fused, given.boxes[row]])
-    scores = [_fused_score(given.scores, trust, rows, weights) for rows in clusters]
+            fused = np.vstack([fused, member_boxes.boxes[row]])
+    scores = [_fused_score(member_boxes.scores, trust, rows, weights) for rows in clusters]
     joined = [FusedBox(*each) for each in zip(fused, scores, map(tuple, clusters), strict=True)]
     return sorted(joined, key=lambda each: -each.score if each.score == each.score else 0.0)
 
 
-def _mean_box(boxes: FloatArray, sure: FloatArray, rows: Sequence[int]) -> FloatArray:
-    share = sure[rows] if sure[rows].any() else np.ones(len(rows))
+def _mean_box(boxes: FloatArray, box_weights: FloatArray, rows: Sequence[int]) -> FloatArray:
+    share = box_weights[rows] if box_weights[rows].any() else np.ones(len(rows))
     return np.asarray(np.average(boxes[rows], axis=0, weights=share))
 
 
 def _fused_score(
-    scores: FloatArray, trust: FloatArray, rows: Sequence[int], weights: Sequence[float]
+    scores: FloatArray, member_weights: FloatArray, rows: Sequence[int], weights: Sequence[float]
 ) -> float:
     scored = [row for row in rows if not np.isnan(scores[row])]
     if not scored:
         return float("nan")
-    mean = float((scores[scored] * trust[scored]).mean())
+    mean = float((scores[scored] * member_weights[scored]).mean())
     return mean * min(len(weights), len(rows)) / float(np.sum(weights))
 
 
@@ -190,11 +194,11 @@ class EnsembleDetector:
     members: str = ""
     options: str = ""
     weights: str = ""
-    iou: float = 0.55
-    votes: int = 1
+    min_iou: float = 0.55
+    min_votes: int = 1
     score: str = "fused"
     thresholds: str = ""
-    unscored: float = 0.5
+    unscored_weight: float = 0.5
     inside: Mapping[str, Detector] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -204,10 +208,10 @@ class EnsembleDetector:
             for key in parse_numbers(getattr(self, name), "NAME=NUMBER"):
                 if key not in known:
                     raise UnknownName("member" if known is inside else "class", key, known)
-        if inside and not 1 <= self.votes <= len(inside):
-            raise AnnotateError(f"ensemble: votes must be 1 to {len(inside)}, got {self.votes}")
-        if not 0 < self.iou <= 1:
-            raise AnnotateError(f"ensemble: iou must be over 0, to 1, got {self.iou}")
+        if inside and not 1 <= self.min_votes <= len(inside):
+            raise AnnotateError(f"ensemble: votes must be 1 to {len(inside)}, got {self.min_votes}")
+        if not 0 < self.min_iou <= 1:
+            raise AnnotateError(f"ensemble: iou must be over 0, to 1, got {self.min_iou}")
         if self.score not in ("fused", "votes"):
             raise AnnotateError(f"ensemble: score must be fused or votes, got {self.score!r}")
 
@@ -224,9 +228,9 @@ class EnsembleDetector:
         """Boxes for each frame, class by class, the surest first."""
         self.ready()
         found = [detector.propose(frames) for detector in self.inside.values()]
-        return [self._joined(parts) for parts in zip(*found, strict=True)]
+        return [self._fuse(parts) for parts in zip(*found, strict=True)]
 
-    def _joined(self, parts: Sequence[sv.Detections]) -> sv.Detections:
+    def _fuse(self, parts: Sequence[sv.Detections]) -> sv.Detections:
         ids = np.concatenate([part.class_id for part in parts])
         given = MemberBoxes(
             np.concatenate([part.xyxy for part in parts]).astype(float),
@@ -237,7 +241,7 @@ class EnsembleDetector:
         rows = [
             row
             for class_id in sorted(set(ids.tolist()))
-            for row in self._of_class(
+            for row in self._fuse_class(
                 class_id, np.flatnonzero(ids == class_id).tolist(), given, phrases
             )
         ]
@@ -248,21 +252,25 @@ class EnsembleDetector:
             data={"phrase": np.array([phrase for _, _, phrase in rows], str)},
         )
 
-    def _of_class(
-        self, class_id: int, rows: Sequence[int], given: MemberBoxes, phrases: Sequence[str]
+    def _fuse_class(
+        self, class_id: int, rows: Sequence[int], member_boxes: MemberBoxes, phrases: Sequence[str]
     ) -> list[FusedRow]:
         """What is joined of one class, as far as enough members are sure enough of it."""
-        some = MemberBoxes(given.boxes[rows], given.scores[rows], given.members[rows])
+        some = MemberBoxes(
+            member_boxes.boxes[rows], member_boxes.scores[rows], member_boxes.members[rows]
+        )
         trusted = parse_numbers(self.weights, "NAME=NUMBER")
         weights = [trusted.get(name, 1.0) for name in self.inside]
         least = parse_numbers(self.thresholds, "NAME=NUMBER")
         threshold = least.get(self.vocabulary.labels[class_id], 0.0)
         kept: list[FusedRow] = []
-        for joined in weighted_boxes_fusion(some, weights, iou=self.iou, unscored=self.unscored):
+        for joined in weighted_boxes_fusion(
+            some, weights, min_iou=self.min_iou, unscored_weight=self.unscored_weight
+        ):
             voters = len(set(some.members[list(joined.rows)].tolist()))
             share = voters / len(weights)
             score = share if self.score == "votes" else joined.score
-            if voters >= self.votes and not score < threshold:
+            if voters >= self.min_votes and not score < threshold:
                 told = [phrases[rows[row]] for row in joined.rows]
                 phrase = next(filter(None, told), "")
                 kept.append((class_id, FusedBox(joined.box, score, joined.rows), phrase))
@@ -288,16 +296,16 @@ class CascadeDetector:
     second: str = ""
     options: str = ""
     margin: float = 0.5
-    overlap: float = 0.3
-    box: str = "first"
+    min_iou: float = 0.3
+    box_from: str = "first"
     inside: Mapping[str, Detector] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         named = {"first": self.first, "second": self.second}
         told = ", ".join(f"{part}={name}" for part, name in named.items() if name)
         object.__setattr__(self, "inside", load_members(told, self.options, self.vocabulary))
-        if self.box not in named:
-            raise AnnotateError(f"cascade: box must be first or second, got {self.box!r}")
+        if self.box_from not in named:
+            raise AnnotateError(f"cascade: box must be first or second, got {self.box_from!r}")
         if self.margin < 0:
             raise AnnotateError(f"cascade: margin must be 0 or more, got {self.margin}")
 
@@ -319,39 +327,39 @@ class CascadeDetector:
             for frame, found in zip(frames, proposed, strict=True)
             for x1, y1, x2, y2 in found.xyxy.tolist()
         ]
-        seen = iter(self._seen([shown for shown, _ in crops]))
+        seen = iter(self._detect_crops([shown for shown, _ in crops]))
         corners = iter([corner for _, corner in crops])
         return [
-            self._confirmed(
-                found, list(islice(seen, len(found))), list(islice(corners, len(found)))
-            )
+            self._confirm(found, list(islice(seen, len(found))), list(islice(corners, len(found))))
             for found in proposed
         ]
 
-    def _seen(self, crops: list[Frame]) -> list[sv.Detections]:
+    def _detect_crops(self, crops: list[Frame]) -> list[sv.Detections]:
         """What the second detector finds on each crop."""
         second = self.inside["second"]
         parts = [crops[n : n + _BATCH_SIZE] for n in range(0, len(crops), _BATCH_SIZE)]
         return [found for part in parts for found in second.propose(part)]
 
-    def _confirmed(
+    def _confirm(
         self,
-        found: sv.Detections,
-        seen: Sequence[sv.Detections],
+        first_detections: sv.Detections,
+        crop_detections: Sequence[sv.Detections],
         corners: Sequence[tuple[int, int]],
     ) -> sv.Detections:
         """Those of the boxes that were found again."""
         rows, boxes, scores, phrases = [], [], [], []
-        ids, sure = np.asarray(found.class_id), np.asarray(found.confidence)
-        for row, (again, corner) in enumerate(zip(seen, corners, strict=True)):
+        ids, sure = np.asarray(first_detections.class_id), np.asarray(first_detections.confidence)
+        for row, (again, corner) in enumerate(zip(crop_detections, corners, strict=True)):
             placed = again.xyxy + np.tile(corner, 2)
-            overlap = np.where(again.class_id == ids[row], ious(found.xyxy[row], placed), -1.0)
-            if not len(overlap) or overlap.max() < self.overlap:
+            overlap = np.where(
+                again.class_id == ids[row], ious(first_detections.xyxy[row], placed), -1.0
+            )
+            if not len(overlap) or overlap.max() < self.min_iou:
                 continue
             best, words = int(overlap.argmax()), again.data.get("phrase")
-            mine = self.box == "first"
+            mine = self.box_from == "first"
             rows.append(row)
-            boxes.append(found.xyxy[row] if mine else placed[best])
+            boxes.append(first_detections.xyxy[row] if mine else placed[best])
             scores.append(sure[row] if mine else np.asarray(again.confidence)[best])
             phrases.append("" if words is None else str(words[best]))
         return sv.Detections(

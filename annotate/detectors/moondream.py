@@ -38,14 +38,14 @@ _DUPLICATE_DISTANCE = (
 _PIXEL_DIGITS = 1  # of a pixel
 
 
-def make_vocabulary(told: Iterable[str], label: str | None = None) -> Vocabulary:
+def make_vocabulary(texts: Iterable[str], label: str | None = None) -> Vocabulary:
     """A vocabulary of phrases asked for there and then; each is its own class, or all are `label`.
 
     >>> asked(["red mech"], "mech").classes
     {'mech': {'moondream': ['red mech']}}
     """
     classes: dict[str, dict[str, list[str]]] = {}
-    for phrase in told:
+    for phrase in texts:
         classes.setdefault(label or phrase, {"moondream": []})["moondream"].append(phrase)
     return Vocabulary("asked", classes, "")
 
@@ -122,16 +122,16 @@ class MoondreamDetector:
     device: str = "cpu"
     max_objects: int = 50
     parallel: int = field(default=1, metadata=RUNTIME_ONLY)
-    timeout: float = field(default=60.0, metadata=RUNTIME_ONLY)
+    timeout_seconds: float = field(default=60.0, metadata=RUNTIME_ONLY)
     tries: int = field(default=5, metadata=RUNTIME_ONLY)
-    wait: float = field(default=1.0, metadata=RUNTIME_ONLY)
+    wait_seconds: float = field(default=1.0, metadata=RUNTIME_ONLY)
     cache: bool = field(default=True, metadata=RUNTIME_ONLY)
 
     @cached_property
     def moondream(self) -> Moondream:
         """Who is asked; it points, captions and answers too."""
-        patience, meter = RetryPolicy(self.tries, self.wait), UsageMeter(Prices())
-        asked = (self.max_objects, self.timeout, patience, meter, self.cache)
+        patience, meter = RetryPolicy(self.tries, self.wait_seconds), UsageMeter(Prices())
+        asked = (self.max_objects, self.timeout_seconds, patience, meter, self.cache)
         if not self.local:
             return Moondream(self.endpoint, self.key, self.model, *asked)
         from annotate.vlm.moondream import load_local
@@ -142,9 +142,9 @@ class MoondreamDetector:
         return Moondream("transformers", "", self.local, *asked, speaker)
 
     @property
-    def bill(self) -> UsageTotal:
+    def usage(self) -> UsageTotal:
         """What this detector has asked so far."""
-        return self.moondream.meter.bill
+        return self.moondream.meter.total
 
     def ready(self) -> None:
         """Refuse to begin without words to ask with, or without what answers.
@@ -168,7 +168,7 @@ class MoondreamDetector:
         asked, moondream = detector_phrases(self.vocabulary, "moondream"), self.moondream
 
         def propose(frame: Frame) -> sv.Detections:
-            seen = moondream.see(frame.image)
+            seen = moondream.encode_image(frame.image)
             found = [PhraseBox(phrase, box) for phrase in asked for box in seen.boxes(phrase.text)]
             return to_detections(found, frame.size_wh)
 
@@ -180,8 +180,8 @@ class MoondreamDetector:
         Raises:
             AnswerError: no answer, or none that can be read.
         """
-        return self.moondream.see(image).caption(length)
+        return self.moondream.encode_image(image).caption(length)
 
     def query(self, image: Picture, question: str) -> str:
         """The answer to a question about a picture, RGB."""
-        return self.moondream.see(image).query(question)
+        return self.moondream.encode_image(image).query(question)

@@ -31,26 +31,26 @@ class PhraseBox:
     score: float = float("nan")
 
 
-def crop(frame: Frame, box: Box, more: float) -> tuple[Frame, tuple[int, int]]:
+def crop(frame: Frame, box: Box, margin_px: float) -> tuple[Frame, tuple[int, int]]:
     """A frame `more` pixels round a box, and where in it the top left corner of that is."""
     width, height = frame.size_wh
     x1, y1, x2, y2 = box
-    left, top = max(int(x1 - more), 0), max(int(y1 - more), 0)
-    right, bottom = min(int(x2 + more) + 1, width), min(int(y2 + more) + 1, height)
+    left, top = max(int(x1 - margin_px), 0), max(int(y1 - margin_px), 0)
+    right, bottom = min(int(x2 + margin_px) + 1, width), min(int(y2 + margin_px) + 1, height)
     image = np.ascontiguousarray(frame.image[top:bottom, left:right])
     return replace(frame, image=image), (left, top)
 
 
-def match_phrase(label: str, asked: Sequence[Phrase]) -> Phrase | None:
+def match_phrase(label: str, phrases: Sequence[Phrase]) -> Phrase | None:
     """Which of the phrases a model means by its label; None where it is none of them."""
-    if len(asked) == 1 and not label:
-        return asked[0]
-    known = {phrase.text.casefold(): phrase for phrase in reversed(asked)}
+    if len(phrases) == 1 and not label:
+        return phrases[0]
+    known = {phrase.text.casefold(): phrase for phrase in reversed(phrases)}
     near = get_close_matches(label.strip().strip("\"'").casefold(), known, n=1, cutoff=0.8)
     return known[near[0]] if near else None
 
 
-def to_detections(found: Iterable[PhraseBox], size_wh: tuple[int, int]) -> sv.Detections:
+def to_detections(phrase_boxes: Iterable[PhraseBox], size_wh: tuple[int, int]) -> sv.Detections:
     """What was found, in order, cut to the picture; what has no area there is left out.
 
     Of boxes of one class that are nearly the same, the first is kept.
@@ -58,7 +58,7 @@ def to_detections(found: Iterable[PhraseBox], size_wh: tuple[int, int]) -> sv.De
     import supervision as sv
 
     kept: list[PhraseBox] = []
-    for each in found:
+    for each in phrase_boxes:
         cut = PhraseBox(each.phrase, _clip_box(each.box, size_wh), each.score)
         x1, y1, x2, y2 = cut.box
         if x1 < x2 and y1 < y2 and not any(_is_duplicate(cut, other) for other in kept):

@@ -100,12 +100,12 @@ def check_ready(detector: Detector) -> None:
 
 
 def detect_frames(
-    detector: Detector, frames: Iterable[Frame], source: str, *, batch: int = 8
+    detector: Detector, frames: Iterable[Frame], source: str, *, batch_size: int = 8
 ) -> Iterator[Item]:
     """Items, one for each frame, in order; at most `batch` frames are held at a time."""
     labels = dict(enumerate(detector.vocabulary.labels))
     waiting = iter(frames)
-    while held := list(islice(waiting, batch)):
+    while held := list(islice(waiting, batch_size)):
         for frame, found in zip(held, detector.propose(held), strict=True):
             yield detections.item_from_detections(frame, found, labels, source)
 
@@ -117,15 +117,15 @@ class Job:
     detector: Detector
     source: str
     clip: Path
-    choice: FrameSelection = field(default_factory=FrameSelection)
+    selection: FrameSelection = field(default_factory=FrameSelection)
 
     def header(self) -> records.Header:
         """What the file of items is stamped with: everything that shapes it."""
         told = {"detector": self.source, **detector_settings(self.detector)}
-        told |= dataclasses.asdict(self.choice)
+        told |= dataclasses.asdict(self.selection)
         clip = reader.header_entry(reader.probe(self.clip))
         return records.Header(
-            "detect", told, vocabulary=self.detector.vocabulary.stamp(), videos=clip
+            "detect", told, vocabulary=self.detector.vocabulary.header_entry(), videos=clip
         )
 
 
@@ -148,7 +148,7 @@ def run_to_file(
         if file.complete:
             return False
         done = -1 if file.last is None else file.last.frame
-        frames = (frame for frame in job.choice.frames(job.clip) if frame.index > done)
+        frames = (frame for frame in job.selection.frames(job.clip) if frame.index > done)
         try:
             for item in detect_frames(job.detector, frames, job.source):
                 file.write(item)

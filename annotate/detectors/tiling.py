@@ -41,17 +41,17 @@ class Tiling:
 
     tile: int
     overlap: float
-    iou: float
-    batch: int
+    nms_iou: float
+    batch_size: int
     agnostic: bool = True
-    done: bool = True
+    network_does_nms: bool = True
 
     def __post_init__(self) -> None:
         for name, good, expected in (
             ("tile", self.tile == 0 or self.tile >= 32, "0, or 32 pixels or more"),
             ("overlap", 0 <= self.overlap <= 0.9, "0 to 0.9"),
-            ("iou", 0 < self.iou <= 1, "over 0, to 1"),
-            ("batch", self.batch >= 1, "1 or more"),
+            ("iou", 0 < self.nms_iou <= 1, "over 0, to 1"),
+            ("batch", self.batch_size >= 1, "1 or more"),
         ):
             if not good:
                 raise AnnotateError(f"{name} must be {expected}, got {getattr(self, name)}")
@@ -94,7 +94,7 @@ class PhraseDetector(ABC):
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Boxes for each frame, best first; `data["phrase"]` says what found them."""
-        return detect_tiled(frames, self._phrases, self._slicing, self._look) if frames else []
+        return detect_tiled(frames, self._phrases, self._tiling, self._predict) if frames else []
 
     @property
     @abstractmethod
@@ -106,16 +106,16 @@ class PhraseDetector(ABC):
 
     @property
     @abstractmethod
-    def _slicing(self) -> Tiling: ...
+    def _tiling(self) -> Tiling: ...
 
     @abstractmethod
-    def _look(self, images: list[Picture]) -> list[BoxTable]: ...
+    def _predict(self, images: list[Picture]) -> list[BoxTable]: ...
 
 
 def detect_tiled(
     frames: Sequence[Frame],
     phrases: Sequence[Phrase],
-    slicing: Tiling,
+    tiling: Tiling,
     network: Callable[[list[Picture]], list[BoxTable]],
 ) -> list[sv.Detections]:
     """What `network` finds, a table for each of at most `batch` pictures of one size.
@@ -125,31 +125,31 @@ def detect_tiled(
     views = [
         (number, window)
         for number, frame in enumerate(frames)
-        for window in tiles(frame.size_wh, slicing.tile, slicing.overlap)
+        for window in tiles(frame.size_wh, tiling.tile, tiling.overlap)
     ]
     seen: dict[int, list[tuple[Tile, BoxTable]]] = defaultdict(list)
-    for some in _batches(views, slicing.batch):
+    for some in _batches(views, tiling.batch_size):
         cut = [_crop(frames[number].image, window) for number, window in some]
         for (number, window), table in zip(some, network(cut), strict=True):
             seen[number].append((window, table))
     return [
-        _to_detections(_merge_tiles(seen[number], frame.size_wh, phrases, slicing), phrases)
+        _to_detections(_merge_tiles(seen[number], frame.size_wh, phrases, tiling), phrases)
         for number, frame in enumerate(frames)
     ]
 
 
-def _batches(views: list[tuple[int, Tile]], batch: int) -> Iterator[list[tuple[int, Tile]]]:
+def _batches(views: list[tuple[int, Tile]], batch_size: int) -> Iterator[list[tuple[int, Tile]]]:
     """Pictures of one size together: else what is padded round one would depend on the others."""
     by_size: dict[tuple[int, int], list[tuple[int, Tile]]] = defaultdict(list)
     for number, (x1, y1, x2, y2) in views:
         by_size[x2 - x1, y2 - y1].append((number, (x1, y1, x2, y2)))
     for alike in by_size.values():
-        for start in range(0, len(alike), batch):
-            yield alike[start : start + batch]
+        for start in range(0, len(alike), batch_size):
+            yield alike[start : start + batch_size]
 
 
-def _crop(image: Picture, window: Tile) -> Picture:
-    x1, y1, x2, y2 = window
+def _crop(image: Picture, tile: Tile) -> Picture:
+    x1, y1, x2, y2 = tile
     return np.ascontiguousarray(image[y1:y2, x1:x2])
 
 
@@ -157,7 +157,7 @@ def _merge_tiles(
     parts: list[tuple[Tile, BoxTable]],
     size_wh: tuple[int, int],
     phrases: Sequence[Phrase],
-    slicing: Tiling,
+    tiling: Tiling,
 ) -> BoxTable:
     """The tables of a picture's windows as one, each thing once."""
     placed = [_to_full_image(window, part, size_wh) for window, part in parts]
@@ -167,30 +167,30 @@ def _merge_tiles(
     table, cut, view = table[there], cut[there], view[there]
     classes = np.array([phrases[int(number)].class_id for number in table[:, 5]], int)
     rivals = np.ones((len(table), len(table)), bool)
-    if not slicing.agnostic:
+    if not tiling.agnostic:
         rivals &= classes[:, None] == classes
-    if slicing.done:
+    if tiling.network_does_nms:
         settled = view[:, None] == view
-        rivals &= ~(settled if slicing.agnostic else settled & (table[:, 5:] == table[:, 5]))
-    kept: BoxTable = table[_nms(table, cut, rivals, slicing.iou)]
+        rivals &= ~(settled if tiling.agnostic else settled & (table[:, 5:] == table[:, 5]))
+    kept: BoxTable = table[_nms(table, cut, rivals, tiling.nms_iou)]
     return kept
 
 
 def _to_full_image(
-    window: Tile, part: BoxTable, size_wh: tuple[int, int]
+    tile: Tile, tile_table: BoxTable, size_wh: tuple[int, int]
 ) -> tuple[BoxTable, npt.NDArray[np.bool_]]:
     """A window's boxes in the whole picture, and which of them its inner edges may have cut off."""
-    x1, y1, x2, y2 = window
+    x1, y1, x2, y2 = tile
     inner = np.array([x1 > 0, y1 > 0, x2 < size_wh[0], y2 < size_wh[1]])
     sides = np.array([x1, y1, x2, y2], float)
-    table = part.astype(np.float64)
+    table = tile_table.astype(np.float64)
     xyxy = table[:, :4] + sides[[0, 1, 0, 1]]
     table[:, :4] = xyxy.clip(sides[[0, 1, 0, 1]], sides[[2, 3, 2, 3]])
     return table, (inner & (np.abs(table[:, :4] - sides) < _EDGE_PX)).any(axis=1)
 
 
 def _nms(
-    table: BoxTable, cut: npt.NDArray[np.bool_], rivals: npt.NDArray[np.bool_], iou: float
+    table: BoxTable, cut: npt.NDArray[np.bool_], rivals: npt.NDArray[np.bool_], nms_iou: float
 ) -> npt.NDArray[np.intp]:
     """Rows to keep, best first: of two rivals that overlap too much the better.
 
@@ -202,9 +202,9 @@ def _nms(
     kept: list[int] = []
     for row in np.lexsort((-table[:, 4], cut)):
         others = [k for k in kept if rivals[k, row]]
-        if others and iou < 1:
+        if others and nms_iou < 1:
             measure = sv.OverlapMetric.IOS if cut[row] else sv.OverlapMetric.IOU
-            if sv.box_iou_batch(table[others, :4], table[[row], :4], measure).max() > iou:
+            if sv.box_iou_batch(table[others, :4], table[[row], :4], measure).max() > nms_iou:
                 continue
         kept.append(int(row))
     rows = np.array(kept, np.intp)

@@ -49,8 +49,8 @@ class VlmDetector:
     model: str = ""
     url: str = "http://localhost:11434/v1"
     key: str = ""
-    convention: str = "calibrated"
-    way: str = "auto"
+    box_format: str = "calibrated"
+    mode: str = "auto"
     prompt: str = ""
     reference: str = ""
     side: int = 1024
@@ -60,9 +60,9 @@ class VlmDetector:
     temperature: float | None = 0.0
     max_tokens: int = 2048
     parallel: int = field(default=4, metadata=RUNTIME_ONLY)
-    timeout: float = field(default=60.0, metadata=RUNTIME_ONLY)
+    timeout_seconds: float = field(default=60.0, metadata=RUNTIME_ONLY)
     tries: int = field(default=5, metadata=RUNTIME_ONLY)
-    wait: float = field(default=1.0, metadata=RUNTIME_ONLY)
+    wait_seconds: float = field(default=1.0, metadata=RUNTIME_ONLY)
     cache: bool = field(default=True, metadata=RUNTIME_ONLY)
     price_in: float = field(default=0.0, metadata=RUNTIME_ONLY)
     price_out: float = field(default=0.0, metadata=RUNTIME_ONLY)
@@ -73,7 +73,7 @@ class VlmDetector:
 
     def __post_init__(self) -> None:
         self._check_choices()
-        found = self.convention
+        found = self.box_format
         if found == "calibrated":
             found = str(read_model_notes(self.url, self.model).get("convention", ""))
         object.__setattr__(self, "coordinates", str(BoxFormat.parse(found)) if found else "")
@@ -89,7 +89,7 @@ class VlmDetector:
 
     def _check_choices(self) -> None:
         for name, value, known in (
-            ("way", self.way, ("auto", "tool", "schema", "json")),
+            ("way", self.mode, ("auto", "tool", "schema", "json")),
             ("unreadable", self.unreadable, ("stop", "empty")),
         ):
             if value not in known:
@@ -122,19 +122,19 @@ class VlmDetector:
             self.url,
             self.model,
             self.key,
-            self.way,
+            self.mode,
             self.temperature,
             self.max_tokens,
-            self.timeout,
-            RetryPolicy(self.tries, self.wait),
+            self.timeout_seconds,
+            RetryPolicy(self.tries, self.wait_seconds),
             UsageMeter(Prices(self.price_in, self.price_out), self.budget),
             self.cache,
         )
 
     @property
-    def bill(self) -> UsageTotal:
+    def usage(self) -> UsageTotal:
         """What this detector has asked so far, and what it cost."""
-        return self.chat.meter.bill
+        return self.chat.meter.total
 
     def ready(self) -> None:
         """Refuse to begin without a model, its way to count, or words to ask with.
@@ -173,18 +173,18 @@ class VlmDetector:
         """The answer to a question about a picture, RGB."""
         self._check_model()
         shown = messages.image_part(messages.resize(image, self.side), self.detail)
-        return self.chat.say([shown, messages.text_part(question)], "a picture")
+        return self.chat.ask_text([shown, messages.text_part(question)], "a picture")
 
-    def _propose(self, frame: Frame, asked: Sequence[Phrase]) -> sv.Detections:
-        found = self._asked(frame, asked)
+    def _propose(self, frame: Frame, phrases: Sequence[Phrase]) -> sv.Detections:
+        found = self._ask(frame, phrases)
         if self.refine:
-            found = [self._refined(frame, each) for each in found]
+            found = [self._refine_box(frame, each) for each in found]
         return to_detections(found, frame.size_wh)
 
-    def _asked(self, frame: Frame, asked: Sequence[Phrase]) -> list[PhraseBox]:
+    def _ask(self, frame: Frame, phrases: Sequence[Phrase]) -> list[PhraseBox]:
         """The boxes on one picture, in its pixels."""
         picture = messages.resize(frame.image, self.side)
-        told = [phrase.text for phrase in asked]
+        told = [phrase.text for phrase in phrases]
         shown = [messages.image_part(picture, self.detail)]
         if self._reference:
             named = (
@@ -193,29 +193,29 @@ class VlmDetector:
             )
             shown = [named[0], self._reference, named[1], *shown]
         try:
-            said = self.chat.boxes(
-                [*shown, messages.text_part(self._template.ask(told))], told, frame.name
+            said = self.chat.ask_boxes(
+                [*shown, messages.text_part(self._template.fill(told))], told, frame.name
             )
-            return self._placed(said, frame, asked, picture.size)
+            return self._to_phrase_boxes(said, frame, phrases, picture.size)
         except UnreadableAnswer:
             if self.unreadable == "stop":
                 raise
             return []
 
-    def _placed(
+    def _to_phrase_boxes(
         self,
-        said: Sequence[ParsedBox],
+        parsed_boxes: Sequence[ParsedBox],
         frame: Frame,
-        asked: Sequence[Phrase],
+        phrases: Sequence[Phrase],
         sent_wh: tuple[int, int],
     ) -> list[PhraseBox]:
         """What was said, in the frame's pixels; boxes of other things and pictures are left out."""
         convention = BoxFormat.parse(self.coordinates)
         scale = np.tile(np.array(frame.size_wh) / np.array(sent_wh), 2)
         found, outside = [], 0
-        for each in said:
-            phrase = match_phrase(each.label, asked)
-            elsewhere = self._reference and each.picture.upper() not in ("", _SEARCHED_IMAGE)
+        for each in parsed_boxes:
+            phrase = match_phrase(each.label, phrases)
+            elsewhere = self._reference and each.image_id.upper() not in ("", _SEARCHED_IMAGE)
             if phrase is None or elsewhere:
                 continue
             x1, y1, x2, y2 = (
@@ -231,17 +231,17 @@ class VlmDetector:
             raise UnreadableAnswer(f"{frame.name}: the boxes lie outside the picture; {how}")
         return found
 
-    def _refined(self, frame: Frame, first: PhraseBox) -> PhraseBox:
+    def _refine_box(self, frame: Frame, phrase_box: PhraseBox) -> PhraseBox:
         """The box as a second look sees it, at a crop round it; as it was if that sees none."""
-        x1, y1, x2, y2 = first.box
+        x1, y1, x2, y2 = phrase_box.box
         more = max(x2 - x1, y2 - y1, 32.0)  # pixels on each side: three boxes wide
-        shown, (left, top) = crop(frame, first.box, more)
+        shown, (left, top) = crop(frame, phrase_box.box, more)
         seen = [
             (each.box[0] + left, each.box[1] + top, each.box[2] + left, each.box[3] + top)
-            for each in self._asked(shown, [first.phrase])
+            for each in self._ask(shown, [phrase_box.phrase])
         ]
-        best = max(seen, key=lambda box: iou(box, first.box), default=first.box)
-        return replace(first, box=best) if iou(best, first.box) > 0 else first
+        best = max(seen, key=lambda box: iou(box, phrase_box.box), default=phrase_box.box)
+        return replace(phrase_box, box=best) if iou(best, phrase_box.box) > 0 else phrase_box
 
 
 def _fraction_inside(box: Box, size_wh: tuple[int, int]) -> float:

@@ -60,18 +60,18 @@ class InferenceOptions:
     own. `half` is heeded on CUDA only.
     """
 
-    least: float
-    iou: float
-    size: int | None
+    min_score: float
+    nms_iou: float
+    input_size: int | None
     device: str | None
     half: bool
     agnostic: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.least < 1:
-            raise AnnotateError(f"least must be 0 to 1, got {self.least}")
-        if self.size is not None and (self.size < 32 or self.size % 32):
-            raise AnnotateError(f"size must be a multiple of 32 pixels, got {self.size}")
+        if not 0 <= self.min_score < 1:
+            raise AnnotateError(f"least must be 0 to 1, got {self.min_score}")
+        if self.input_size is not None and (self.input_size < 32 or self.input_size % 32):
+            raise AnnotateError(f"size must be a multiple of 32 pixels, got {self.input_size}")
 
 
 def import_ultralytics() -> Any:
@@ -113,19 +113,19 @@ def find_weights(name: str, families: Sequence[str]) -> Path:
     return weights_path(name)
 
 
-def load_model(kind: str, path: Path) -> Any:
+def load_model(class_name: str, path: Path) -> Any:
     """The package's model of the class `kind` ("YOLO", "YOLOWorld", "YOLOE") from its file.
 
     Raises:
         MissingPackage: what the file's format needs is not installed.
         WeightsError: it cannot be loaded as that.
     """
-    if kind != "YOLO" and (path.is_dir() or path.suffix == ".onnx"):
+    if class_name != "YOLO" and (path.is_dir() or path.suffix == ".onnx"):
         raise WeightsError(
             f"{path} is an export, in which the phrases are fixed: "
             "run it by the detector yolo, or give the .pt that it was made from"
         )
-    made: Callable[[str], Any] = getattr(import_ultralytics(), kind)
+    made: Callable[[str], Any] = getattr(import_ultralytics(), class_name)
     if path.is_dir() and any(path.glob("*.xml")):
         needs("openvino")
     with one_line_errors(path):
@@ -139,24 +139,24 @@ def load_model(kind: str, path: Path) -> Any:
 
 
 def predict(
-    model: Any, images: Sequence[Picture], running: InferenceOptions, **more: Any
+    model: Any, images: Sequence[Picture], options: InferenceOptions, **extra: Any
 ) -> list[BoxTable]:
     """What the model finds on each picture; `more` goes to its `predict`."""
-    place, kind = resolve_device(running.device)
+    place, kind = resolve_device(options.device)
     arguments = {
-        "conf": running.least,
-        "iou": running.iou,
-        "agnostic_nms": running.agnostic,
+        "conf": options.min_score,
+        "iou": options.nms_iou,
+        "agnostic_nms": options.agnostic,
         "max_det": MAX_BOXES,
         "device": place,
-        "quantize": 16 if running.half and kind == "cuda" else None,
+        "quantize": 16 if options.half and kind == "cuda" else None,
         "save": False,
         "verbose": False,
     }
-    arguments |= {} if running.size is None else {"imgsz": running.size}
+    arguments |= {} if options.input_size is None else {"imgsz": options.input_size}
     bgr = [np.ascontiguousarray(image[..., ::-1]) for image in images]
     with one_line_errors(Path(str(model.model_name or "the network"))):
-        results = model.predict(bgr, **arguments, **more)
+        results = model.predict(bgr, **arguments, **extra)
     return [np.asarray(each.boxes.data.cpu().numpy(), float).reshape(-1, 6) for each in results]
 
 
@@ -218,17 +218,17 @@ class YoloDetector:
 
     vocabulary: Vocabulary
     model: str = "yolo11n"
-    least: float = 0.25
-    iou: float = 0.6
-    size: int | None = None
+    min_score: float = 0.25
+    nms_iou: float = 0.6
+    input_size: int | None = None
     tile: int = 0
     overlap: float = 0.2
-    batch: int = 8
+    batch_size: int = 8
     device: str | None = None
     half: bool = True
 
     def __post_init__(self) -> None:
-        _ = self._slicing, self._running  # what cannot be is said at once
+        _ = self._tiling, self._inference  # what cannot be is said at once
         if "yolo" in self.vocabulary.detectors:
             detector_phrases(self.vocabulary, "yolo")
 
@@ -249,21 +249,21 @@ class YoloDetector:
         number = {of_model: row for row, of_model in enumerate(known)}
 
         def network(images: list[Picture]) -> list[BoxTable]:
-            tables = predict(self._network, images, self._running, classes=list(known))
+            tables = predict(self._network, images, self._inference, classes=list(known))
             for table in tables:
                 table[:, 5] = [number[int(of_model)] for of_model in table[:, 5]]
             return tables
 
-        return detect_tiled(frames, told, self._slicing, network)
+        return detect_tiled(frames, told, self._tiling, network)
 
     @cached_property
-    def _slicing(self) -> Tiling:
-        return Tiling(self.tile, self.overlap, self.iou, self.batch, agnostic=False)
+    def _tiling(self) -> Tiling:
+        return Tiling(self.tile, self.overlap, self.nms_iou, self.batch_size, agnostic=False)
 
     @cached_property
-    def _running(self) -> InferenceOptions:
+    def _inference(self) -> InferenceOptions:
         return InferenceOptions(
-            self.least, self.iou, self.size, self.device, self.half, agnostic=False
+            self.min_score, self.nms_iou, self.input_size, self.device, self.half, agnostic=False
         )
 
     @cached_property

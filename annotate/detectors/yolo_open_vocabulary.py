@@ -47,7 +47,7 @@ class Example:
         return content.hexdigest()
 
     @staticmethod
-    def read(text: str) -> Example:
+    def parse(text: str) -> Example:
         """`PICTURE:X1,Y1,X2,Y2`, the picture being an image, or a clip by its first picture.
 
         Raises:
@@ -180,34 +180,36 @@ class YoloWorldDetector(PhraseDetector):
     vocabulary: Vocabulary
     model: str = "yolo-world-s"
     encoder: str = "clip-vit-b-32"
-    least: float = 0.02
-    iou: float = 0.5
+    min_score: float = 0.02
+    nms_iou: float = 0.5
     background: bool = True
-    size: int | None = None
+    input_size: int | None = None
     tile: int = 0
     overlap: float = 0.2
-    batch: int = 8
+    batch_size: int = 8
     device: str | None = None
     half: bool = True
 
     def __post_init__(self) -> None:
-        _ = self._phrases, self._slicing, self._running  # what cannot be is said at once
+        _ = self._phrases, self._tiling, self._inference  # what cannot be is said at once
 
-    def _look(self, images: list[Picture]) -> list[BoxTable]:
+    def _predict(self, images: list[Picture]) -> list[BoxTable]:
         shown = list(range(len(self._phrases)))  # without the background
-        return yolo.predict(self._network, images, self._running, classes=shown)
+        return yolo.predict(self._network, images, self._inference, classes=shown)
 
     @cached_property
     def _phrases(self) -> tuple[Phrase, ...]:
         return detector_phrases(self.vocabulary, "yolo-world")
 
     @cached_property
-    def _slicing(self) -> Tiling:
-        return Tiling(self.tile, self.overlap, self.iou, self.batch)
+    def _tiling(self) -> Tiling:
+        return Tiling(self.tile, self.overlap, self.nms_iou, self.batch_size)
 
     @cached_property
-    def _running(self) -> InferenceOptions:
-        return InferenceOptions(self.least, self.iou, self.size, self.device, self.half)
+    def _inference(self) -> InferenceOptions:
+        return InferenceOptions(
+            self.min_score, self.nms_iou, self.input_size, self.device, self.half
+        )
 
     @cached_property
     def _network(self) -> Any:
@@ -245,27 +247,27 @@ class YoloeDetector(PhraseDetector):
     model: str = "yoloe-11s-seg"
     encoder: str | None = None
     reference: str | None = None
-    least: float = 0.02
-    iou: float = 0.5
-    size: int | None = None
+    min_score: float = 0.02
+    nms_iou: float = 0.5
+    input_size: int | None = None
     tile: int = 0
     overlap: float = 0.2
-    batch: int = 8
+    batch_size: int = 8
     device: str | None = None
     half: bool = True
     reference_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
-        _ = self._phrases, self._slicing, self._running
+        _ = self._phrases, self._tiling, self._inference
         example = self._example
         object.__setattr__(self, "reference_sha256", example.sha256 if example else "")
 
-    def _look(self, images: list[Picture]) -> list[BoxTable]:
-        return yolo.predict(self._network, images, self._running)
+    def _predict(self, images: list[Picture]) -> list[BoxTable]:
+        return yolo.predict(self._network, images, self._inference)
 
     @cached_property
     def _example(self) -> Example | None:
-        return None if self.reference is None else Example.read(self.reference)
+        return None if self.reference is None else Example.parse(self.reference)
 
     @cached_property
     def _phrases(self) -> tuple[Phrase, ...]:
@@ -280,12 +282,14 @@ class YoloeDetector(PhraseDetector):
         return (Phrase(self.reference, told[0]),)
 
     @cached_property
-    def _slicing(self) -> Tiling:
-        return Tiling(self.tile, self.overlap, self.iou, self.batch)
+    def _tiling(self) -> Tiling:
+        return Tiling(self.tile, self.overlap, self.nms_iou, self.batch_size)
 
     @cached_property
-    def _running(self) -> InferenceOptions:
-        return InferenceOptions(self.least, self.iou, self.size, self.device, self.half)
+    def _inference(self) -> InferenceOptions:
+        return InferenceOptions(
+            self.min_score, self.nms_iou, self.input_size, self.device, self.half
+        )
 
     @cached_property
     def _network(self) -> Any:
@@ -296,12 +300,12 @@ class YoloeDetector(PhraseDetector):
             raise AnnotateError(f"{path} is no YOLOE that can be told anything: give one that can")
         with one_line_errors(path):
             if self._example is not None:
-                self._show(model, self._example)
+                self._set_example(model, self._example)
             else:
-                self._tell(model)
+                self._set_phrases(model)
         return model
 
-    def _tell(self, model: Any) -> None:
+    def _set_phrases(self, model: Any) -> None:
         """Give it the phrases, as its `set_classes` does."""
         torch = needs("torch")
         texts = [phrase.text for phrase in self._phrases]
@@ -311,12 +315,12 @@ class YoloeDetector(PhraseDetector):
             told = model.model.model[-1].get_tpe(torch.from_numpy(vectors)[None])
         model.set_classes(texts, told)
 
-    def _show(self, model: Any, example: Example) -> None:
+    def _set_example(self, model: Any, example: Example) -> None:
         """Give it the example, as a prompt of its own kind."""
         bgr = np.ascontiguousarray(example.picture[..., ::-1])
         prompts = {"bboxes": np.array([example.box]), "cls": np.array([0])}
         place, _ = yolo.resolve_device(self.device)
-        size = {} if self.size is None else {"imgsz": self.size}
+        size = {} if self.input_size is None else {"imgsz": self.input_size}
         model.predict(
             bgr, refer_image=bgr, visual_prompts=prompts, device=place, verbose=False, **size
         )

@@ -41,35 +41,37 @@ class ZeroShotDetector(PhraseDetector):
 
     vocabulary: Vocabulary
     model: str = "owlv2-base-ensemble"
-    least: float = 0.1
-    iou: float = 0.5
+    min_score: float = 0.1
+    nms_iou: float = 0.5
     tile: int = 0
     overlap: float = 0.2
-    batch: int = 4
+    batch_size: int = 4
     device: str | None = None
     dtype: str | None = "float32"
 
     def __post_init__(self) -> None:
-        _ = self._phrases, self._slicing  # what cannot be is said at once
-        if not 0 <= self.least < 1:
-            raise AnnotateError(f"least must be 0 to 1, got {self.least}")
+        _ = self._phrases, self._tiling  # what cannot be is said at once
+        if not 0 <= self.min_score < 1:
+            raise AnnotateError(f"least must be 0 to 1, got {self.min_score}")
 
     @cached_property
     def _phrases(self) -> tuple[Phrase, ...]:
         return detector_phrases(self.vocabulary, "zero-shot")
 
     @cached_property
-    def _slicing(self) -> Tiling:
-        return Tiling(self.tile, self.overlap, self.iou, self.batch, done=False)
+    def _tiling(self) -> Tiling:
+        return Tiling(
+            self.tile, self.overlap, self.nms_iou, self.batch_size, network_does_nms=False
+        )
 
     @cached_property
     def _network(self) -> _Network:
         return _Network.load(self.model, self.device, self.dtype)
 
-    def _look(self, images: list[Picture]) -> list[BoxTable]:
+    def _predict(self, images: list[Picture]) -> list[BoxTable]:
         texts = [phrase.text for phrase in self._phrases]
         tables: list[list[BoxTable]] = [[np.zeros((0, 6))] for _ in images]
-        for number, results in self._network.ask(images, texts, self.least):
+        for number, results in self._network.detect(images, texts, self.min_score):
             for table, found in zip(tables, results, strict=True):
                 scores = found["scores"].float().cpu().numpy()
                 boxes = found["boxes"].float().cpu().numpy().reshape(-1, 4)
@@ -80,8 +82,8 @@ class ZeroShotDetector(PhraseDetector):
 @dataclass(frozen=True)
 class _Network:
     model: Any
-    prepare: Any
-    tokenize: Any
+    image_processor: Any
+    tokenizer: Any
 
     @staticmethod
     def load(name: str, device: str | None, dtype: str | None) -> _Network:
@@ -104,8 +106,8 @@ class _Network:
             raise WeightsError(f"{folder} cannot be used by transformers: {reason}") from error
         return _Network(model.eval().to(place), prepare, tokenize)
 
-    def ask(
-        self, images: list[Picture], texts: list[str], least: float
+    def detect(
+        self, images: list[Picture], texts: list[str], min_score: float
     ) -> Iterator[tuple[int, list[Any]]]:
         """For the number of each text, what it finds on each picture, as the pipeline's parts do.
 
@@ -113,12 +115,12 @@ class _Network:
         """
         torch = needs("torch")
         together = self.model.config.model_type in MULTI_PHRASE_MODELS
-        pixels = self.prepare(images=images, return_tensors="pt").to(self.model.device)
+        pixels = self.image_processor(images=images, return_tensors="pt").to(self.model.device)
         pixels = pixels.to(self.model.dtype)
         sizes = torch.tensor([image.shape[:2] for image in images])
         questions = [texts] if together else [[_grounding_dino_prompt(text)] for text in texts]
         for first, question in enumerate(questions):
-            told = self.tokenize(question * len(images), padding=True, return_tensors="pt")
+            told = self.tokenizer(question * len(images), padding=True, return_tensors="pt")
             with torch.inference_mode():
                 answer = self.model(**told.to(self.model.device), **pixels)
             for place in range(len(question)):
@@ -126,16 +128,18 @@ class _Network:
                 output = SimpleNamespace(logits=logits, pred_boxes=answer.pred_boxes)
                 yield (
                     first + place,
-                    self.prepare.post_process_object_detection(
-                        output, threshold=least, target_sizes=sizes.to(self.model.device)
+                    self.image_processor.post_process_object_detection(
+                        output, threshold=min_score, target_sizes=sizes.to(self.model.device)
                     ),
                 )
 
 
-def _check_model_type(kind: str, folder: Path) -> None:
-    if kind not in MULTI_PHRASE_MODELS + SINGLE_PHRASE_MODELS:
+def _check_model_type(model_type: str, folder: Path) -> None:
+    if model_type not in MULTI_PHRASE_MODELS + SINGLE_PHRASE_MODELS:
         known = ", ".join(MULTI_PHRASE_MODELS + SINGLE_PHRASE_MODELS)
-        raise AnnotateError(f"{folder} is a model of the kind {kind}; zero-shot knows {known}")
+        raise AnnotateError(
+            f"{folder} is a model of the kind {model_type}; zero-shot knows {known}"
+        )
 
 
 def _grounding_dino_prompt(text: str) -> str:

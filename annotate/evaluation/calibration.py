@@ -127,9 +127,11 @@ def read_curves(path: Path) -> dict[str, dict[str, CalibrationCurve]]:
         raise AnnotateError(f"{path}: not a calibration of scores: {error}") from None
 
 
-def _parse_curve(told: Mapping[str, Any]) -> CalibrationCurve:
-    curve = CalibrationCurve(**told)
-    return CalibrationCurve(**{**told, "scores": tuple(curve.scores), "right": tuple(curve.right)})
+def _parse_curve(record: Mapping[str, Any]) -> CalibrationCurve:
+    curve = CalibrationCurve(**record)
+    return CalibrationCurve(
+        **{**record, "scores": tuple(curve.scores), "right": tuple(curve.right)}
+    )
 
 
 def curves_to_json(curves: Mapping[str, Mapping[str, CalibrationCurve]], iou: float) -> str:
@@ -161,15 +163,15 @@ class ClassCalibration:
 
     source: str
     label: str
-    boxes: int
-    right: int
+    box_count: int
+    correct_count: int
     curve: CalibrationCurve | None
-    before: float
-    after: float
+    brier_before: float
+    brier_after: float
 
 
 def fit_curves(
-    items: Iterable[Path], truth: Path, *, method: str = "auto"
+    item_paths: Iterable[Path], truth_path: Path, *, method: str = "auto"
 ) -> list[ClassCalibration]:
     """For each detector and class in `items`: what its scores mean, by the frames of `truth`.
 
@@ -181,12 +183,12 @@ def fit_curves(
     """
     if method not in METHODS:
         raise AnnotateError(f"method must be {', '.join(METHODS)}, got {method!r}")
-    true = _read_objects(truth)
+    true = _read_objects(truth_path)
     rows: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
-    for path in items:
+    for path in item_paths:
         found = _read_objects(path)
         if not found.keys() & true.keys():
-            raise ItemsError(f"{path}: none of its frames is in {truth}")
+            raise ItemsError(f"{path}: none of its frames is in {truth_path}")
         for key in found.keys() & true.keys():
             for thing, right in _with_correctness(found[key], true[key]):
                 score = np.nan if thing.score is None else thing.score
@@ -194,21 +196,25 @@ def fit_curves(
     learnt = [_calibrate_class(*key, np.array(rows[key], float), method) for key in sorted(rows)]
     if not any(each.curve for each in learnt):
         raise AnnotateError(
-            f"{truth}: no class has {MIN_BOXES} boxes to learn from: correct more frames"
+            f"{truth_path}: no class has {MIN_BOXES} boxes to learn from: correct more frames"
         )
     return learnt
 
 
-def curves_by_source(learnt: Iterable[ClassCalibration]) -> dict[str, dict[str, CalibrationCurve]]:
+def curves_by_source(
+    calibrations: Iterable[ClassCalibration],
+) -> dict[str, dict[str, CalibrationCurve]]:
     """Detector -> class -> curve, of what could be learnt."""
     found: dict[str, dict[str, CalibrationCurve]] = defaultdict(dict)
-    for each in learnt:
+    for each in calibrations:
         if each.curve is not None:
             found[each.source][each.label] = each.curve
     return dict(found)
 
 
-def write_curves(learnt: Iterable[ClassCalibration], out: Path, *, force: bool = False) -> None:
+def write_curves(
+    calibrations: Iterable[ClassCalibration], out: Path, *, force: bool = False
+) -> None:
     """Write what was learnt, for `annotate detect --calibration`.
 
     Raises:
@@ -217,7 +223,7 @@ def write_curves(learnt: Iterable[ClassCalibration], out: Path, *, force: bool =
     if out.exists() and not force:
         raise OutputError(f"{out}: is there already: give another -o, or --force to write over it")
     with atomic_file(out) as draft:
-        draft.write_text(curves_to_json(curves_by_source(learnt), MIN_IOU), "utf-8")
+        draft.write_text(curves_to_json(curves_by_source(calibrations), MIN_IOU), "utf-8")
 
 
 def _read_objects(path: Path) -> dict[tuple[str, int], Sequence[Object]]:
@@ -229,11 +235,11 @@ def _read_objects(path: Path) -> dict[tuple[str, int], Sequence[Object]]:
 
 
 def _with_correctness(
-    found: Sequence[Object], true: Sequence[Object]
+    proposed: Sequence[Object], truth: Sequence[Object]
 ) -> Iterable[tuple[Object, bool]]:
-    for source in {thing.source for thing in found}:
-        own = [thing for thing in found if thing.source == source]
-        right = {row for row, _, _ in match_boxes(own, true)}
+    for source in {thing.source for thing in proposed}:
+        own = [thing for thing in proposed if thing.source == source]
+        right = {row for row, _, _ in match_boxes(own, truth)}
         yield from ((thing, row in right) for row, thing in enumerate(own))
 
 
@@ -251,36 +257,36 @@ def _calibrate_class(source: str, label: str, rows: Scores, method: str) -> Clas
     return ClassCalibration(source, label, len(rows), int(right.sum()), curve, before, after)
 
 
-def _smoothed_share(right: Scores) -> float | None:
+def _smoothed_share(correct: Scores) -> float | None:
     """How often boxes are right that cannot be told apart: Laplace's rule, never 0 or 1."""
-    return round(float((right.sum() + 1) / (len(right) + 2)), 6) if len(right) else None
+    return round(float((correct.sum() + 1) / (len(correct) + 2)), 6) if len(correct) else None
 
 
 def _fit_curve(
-    scores: Scores, right: Scores, method: str, unscored: float | None
+    scores: Scores, correct: Scores, method: str, unscored: float | None
 ) -> CalibrationCurve:
     count = len(scores)
     if method == "auto":
         method = "isotonic" if count >= _MIN_ISOTONIC_BOXES else "platt"
     if not count:
         return CalibrationCurve("constant", count, unscored=unscored)
-    if right.min() == right.max() or scores.min() == scores.max():
-        share = _smoothed_share(right) or 0.0
+    if correct.min() == correct.max() or scores.min() == scores.max():
+        share = _smoothed_share(correct) or 0.0
         return CalibrationCurve("constant", count, (0.0,), (share,), unscored=unscored)
     if method == "isotonic":
         fitted: Any = (
-            needs("sklearn.isotonic").IsotonicRegression(y_min=0, y_max=1).fit(scores, right)
+            needs("sklearn.isotonic").IsotonicRegression(y_min=0, y_max=1).fit(scores, correct)
         )
         knots = (_rounded(fitted.X_thresholds_), _rounded(fitted.y_thresholds_))
         return CalibrationCurve("isotonic", count, *knots, unscored=unscored)
-    slope, offset = _fit_platt(scores, right)
+    slope, offset = _fit_platt(scores, correct)
     return CalibrationCurve("platt", count, slope=slope, offset=offset, unscored=unscored)
 
 
-def _fit_platt(scores: Scores, right: Scores) -> tuple[float, float]:
+def _fit_platt(scores: Scores, correct: Scores) -> tuple[float, float]:
     """Platt's sigmoid, towards his softened targets, so that few boxes do not make it a step."""
-    good, bad = right.sum(), (1 - right).sum()
-    target = np.where(right > 0, (good + 1) / (good + 2), 1 / (bad + 2))
+    good, bad = correct.sum(), (1 - correct).sum()
+    target = np.where(correct > 0, (good + 1) / (good + 2), 1 / (bad + 2))
     model: Any = needs("sklearn.linear_model").LogisticRegression(C=1e6, max_iter=1000)
     model.fit(
         np.tile(scores, 2)[:, None],

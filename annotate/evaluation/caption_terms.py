@@ -47,7 +47,7 @@ class ParsedDescription:
         """By how many pixels the crop is wider than the box, on each side."""
         return self.description.crop.offset
 
-    def near(self, word: str) -> list[tuple[str, ...]]:
+    def contexts(self, word: str) -> list[tuple[str, ...]]:
         """The lemmas round each time that the word stands there, itself included."""
         return [
             lemmas[max(0, place - CONTEXT_WORDS) : place + CONTEXT_WORDS + 1]
@@ -73,31 +73,31 @@ def load_spacy_model() -> Any:
     )
 
 
-def lemmatize(word: str, words: Any) -> str:
+def lemmatize(word: str, model: Any) -> str:
     """The word as a dictionary has it; `words` is what `english` gave.
 
     Raises:
         PromptError: not one word.
     """
-    tokens = [token for token in words(word) if token.is_alpha]
+    tokens = [token for token in model(word) if token.is_alpha]
     if len(tokens) != 1:
         raise PromptError(f"--word {word}: expected one word, a noun that a description may hold")
     return _token_lemma(tokens[0])
 
 
-def parse_descriptions(descriptions: Iterable[Description], words: Any) -> list[ParsedDescription]:
+def parse_descriptions(descriptions: Iterable[Description], model: Any) -> list[ParsedDescription]:
     """Each description, its words brought to their lemmas; `words` is what `english` gave."""
     known = list(descriptions)
-    texts = words.pipe([each.text for each in known])
+    texts = model.pipe([each.text for each in known])
     return [_parse_description(each, text) for each, text in zip(known, texts, strict=True)]
 
 
-def _parse_description(description: Description, text: Any) -> ParsedDescription:
+def _parse_description(description: Description, doc: Any) -> ParsedDescription:
     sentences = tuple(
-        tuple(map(_token_lemma, filter(_is_content_word, each))) for each in text.sents
+        tuple(map(_token_lemma, filter(_is_content_word, each))) for each in doc.sents
     )
-    nouns = frozenset(_token_lemma(token) for token in text if _is_object_noun(token))
-    return ParsedDescription(description, sentences, nouns, frozenset(_noun_phrases(text)))
+    nouns = frozenset(_token_lemma(token) for token in doc if _is_object_noun(token))
+    return ParsedDescription(description, sentences, nouns, frozenset(_noun_phrases(doc)))
 
 
 def _token_lemma(token: Any) -> str:
@@ -117,21 +117,21 @@ def _is_object_noun(token: Any) -> bool:
     )
 
 
-def _noun_phrases(text: Any) -> Iterable[str]:
+def _noun_phrases(doc: Any) -> Iterable[str]:
     """What names a thing, from its first telling word to its noun: `red target designator`."""
-    for chunk in text.noun_chunks:
+    for chunk in doc.noun_chunks:
         tokens = [token for token in chunk if token.is_alpha or token.tag_ == "HYPH"]
         while tokens and not (_is_content_word(tokens[0]) and tokens[0].pos_ != "NUM"):
             tokens = tokens[1:]
         if tokens and _is_object_noun(tokens[-1]):
             start, end = tokens[0].idx, tokens[-1].idx
-            spelt = text.text[start : end + len(tokens[-1].text)].casefold()
+            spelt = doc.text[start : end + len(tokens[-1].text)].casefold()
             yield re.sub(r"\s+", " ", spelt[: end - start] + _token_lemma(tokens[-1]))
 
 
-def choose_noun(said: Sequence[ParsedDescription]) -> str | None:
+def choose_noun(descriptions: Sequence[ParsedDescription]) -> str | None:
     """The noun that tells the object: said of close crops far more often than of wide ones."""
-    table = _term_rates(said, lambda each: each.nouns)
+    table = _term_rates(descriptions, lambda each: each.nouns)
     return max(table, key=lambda name: (table[name].gain, name)) if table else None
 
 
@@ -144,68 +144,79 @@ class TermRate:
 
     count: int
     median_offset: float
-    close: float
-    wide: float
+    close_share: float
+    wide_share: float
 
     @property
     def gain(self) -> float:
         """How much more often it is said of close crops."""
-        return self.close - self.wide
+        return self.close_share - self.wide_share
 
 
-def _term_rates(said: Sequence[ParsedDescription], of: Any) -> dict[str, TermRate]:
-    middle = median([each.offset for each in said]) if said else 0.0
-    halves = [[s for s in said if s.offset <= middle], [s for s in said if s.offset > middle]]
+def _term_rates(descriptions: Sequence[ParsedDescription], get_terms: Any) -> dict[str, TermRate]:
+    middle = median([each.offset for each in descriptions]) if descriptions else 0.0
+    halves = [
+        [s for s in descriptions if s.offset <= middle],
+        [s for s in descriptions if s.offset > middle],
+    ]
     found: dict[str, TermRate] = {}
-    for thing in sorted({thing for each in said for thing in of(each)}):
-        offsets = [each.offset for each in said if thing in of(each)]
-        close, wide = (sum(thing in of(s) for s in half) / max(len(half), 1) for half in halves)
+    for thing in sorted({thing for each in descriptions for thing in get_terms(each)}):
+        offsets = [each.offset for each in descriptions if thing in get_terms(each)]
+        close, wide = (
+            sum(thing in get_terms(s) for s in half) / max(len(half), 1) for half in halves
+        )
         found[thing] = TermRate(len(offsets), median(offsets), close, wide)
     return found
 
 
-def description_table(said: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
+def description_table(descriptions: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
     """A row for each description: its crop, whether the word stands there, and what is near it."""
     import pandas as pd
 
     columns = ["offset", "x1", "y1", "x2", "y2", "share", "has_word", "near", "text"]
     rows = []
-    for each in said:
-        crop, near = each.description.crop, each.near(word)
+    for each in descriptions:
+        crop, near = each.description.crop, each.contexts(word)
         told = (bool(near), "; ".join(map(" ".join, near)), each.description.text)
         rows.append((crop.offset, *crop.window, crop.share, *told))
     return pd.DataFrame(rows, columns=columns)
 
 
-def neighbour_table(said: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
+def neighbour_table(descriptions: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
     """A row for each lemma near the word: in how many descriptions, and the median offset."""
-    around = {id(each): {one for near in each.near(word) for one in near} - {word} for each in said}
-    return _rate_table(_term_rates(said, lambda each: around[id(each)]), "lemma")
+    around = {
+        id(each): {one for near in each.contexts(word) for one in near} - {word}
+        for each in descriptions
+    }
+    return _rate_table(_term_rates(descriptions, lambda each: around[id(each)]), "lemma")
 
 
-def phrase_table(said: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
+def phrase_table(descriptions: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
     """A row for each phrase that names something, those that hold the word and tell most first."""
-    found = _rate_table(_term_rates(said, lambda each: each.phrases), "phrase")
+    found = _rate_table(_term_rates(descriptions, lambda each: each.phrases), "phrase")
     holds = [word in re.findall(r"\w+", phrase) for phrase in found["phrase"]]
     return found.assign(holds_word=holds).sort_values(
         ["holds_word", "gain", "count"], ascending=False, kind="stable", ignore_index=True
     )
 
 
-def _rate_table(rates: dict[str, TermRate], name: str) -> pd.DataFrame:
+def _rate_table(rates: dict[str, TermRate], term_column: str) -> pd.DataFrame:
     import pandas as pd
 
-    columns = [name, "count", "median_offset", "close", "wide", "gain"]
+    columns = [term_column, "count", "median_offset", "close", "wide", "gain"]
     rows = [
-        (thing, r.count, r.median_offset, r.close, r.wide, r.gain) for thing, r in rates.items()
+        (thing, r.count, r.median_offset, r.close_share, r.wide_share, r.gain)
+        for thing, r in rates.items()
     ]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.sort_values(["count", "gain"], ascending=False, kind="stable", ignore_index=True)
 
 
-def vocabulary_entry(label: str, detector: str, found: pd.DataFrame, most: int = 6) -> str:
+def vocabulary_entry(label: str, detector: str, phrases: pd.DataFrame, max_phrases: int = 6) -> str:
     """TOML for a vocabulary: the phrases said often, and of close crops more than of wide ones."""
-    worth = found[(found["count"] >= _MIN_PHRASE_COUNT) & (found["gain"] > 0)]["phrase"].head(most)
+    worth = phrases[(phrases["count"] >= _MIN_PHRASE_COUNT) & (phrases["gain"] > 0)]["phrase"].head(
+        max_phrases
+    )
     key = label if re.fullmatch(r"[\w-]+", label, re.ASCII) else json.dumps(label)
     listed = json.dumps(list(worth), ensure_ascii=False)
     return f"[classes.{key}]\n{detector} = {listed}\n"
@@ -219,7 +230,7 @@ class TermReport:
     """What descriptions say round a word: see the functions of `annotate.evaluation.caption_terms`."""
 
     word: str
-    table: pd.DataFrame
+    descriptions: pd.DataFrame
     neighbours: pd.DataFrame
     phrases: pd.DataFrame
 
@@ -230,24 +241,24 @@ class TermReport:
             OutputError: nothing can be written there.
         """
         tables = {
-            "descriptions": self.table,
+            "descriptions": self.descriptions,
             "neighbours": self.neighbours,
             "phrases": self.phrases,
         }
         for name, table in tables.items():
             with atomic_file(out / f"{name}.csv") as draft:
                 table.round(4).to_csv(draft, index=False)
-        draw_offset_histogram(self.table, self.word, out / "offsets.png")
+        draw_offset_histogram(self.descriptions, self.word, out / "offsets.png")
 
 
-def build_report(said: Sequence[ParsedDescription], word: str | None = None) -> TermReport:
+def build_report(descriptions: Sequence[ParsedDescription], word: str | None = None) -> TermReport:
     """What descriptions say round a lemma; without one, round the noun that tells the object."""
-    chosen = choose_noun(said) or "" if word is None else word
+    chosen = choose_noun(descriptions) or "" if word is None else word
     return TermReport(
         chosen,
-        description_table(said, chosen),
-        neighbour_table(said, chosen),
-        phrase_table(said, chosen),
+        description_table(descriptions, chosen),
+        neighbour_table(descriptions, chosen),
+        phrase_table(descriptions, chosen),
     )
 
 

@@ -109,7 +109,7 @@ def _make_crop(number: int, offset: float, box: Box, size_wh: tuple[int, int]) -
 class Job:
     """What is to be described, and by whom; `settings` are those that shape what is said."""
 
-    describer: Captioner
+    captioner: Captioner
     name: str
     settings: Mapping[str, Any]
     clip: Path
@@ -147,7 +147,7 @@ def describe_crops(
             for crop in asked[len(said) :]:
                 left, top, right, bottom = crop.window
                 image = np.ascontiguousarray(frame.image[top:bottom, left:right])
-                said.append(Description(crop, job.describer.caption(image)))
+                said.append(Description(crop, job.captioner.caption(image)))
                 file.write(record_to_json(asdict(said[-1])) + "\n")
                 file.flush()
                 progress(said[-1])
@@ -156,7 +156,7 @@ def describe_crops(
     return said
 
 
-def _resume(out: Path, header: Header, asked: Sequence[Crop], force: bool) -> list[Description]:
+def _resume(out: Path, header: Header, crops: Sequence[Crop], force: bool) -> list[Description]:
     """What an equal run has written already; the file then ends behind its last whole line."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -175,4 +175,4 @@ def _resume(out: Path, header: Header, asked: Sequence[Crop], force: bool) -> li
         texts = [str(json.loads(line)["text"]) for line in rest]
     except (ValueError, KeyError, TypeError):
         raise ItemsError(f"{out}: damaged: not a description in every line") from None
-    return [Description(crop, said) for crop, said in zip(asked, texts, strict=False)]
+    return [Description(crop, said) for crop, said in zip(crops, texts, strict=False)]

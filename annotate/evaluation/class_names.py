@@ -56,10 +56,10 @@ class DatasetClass:
     name: str
     synonyms: tuple[str, ...] = ()
     definition: str = ""
-    pictures: int | None = None
+    image_count: int | None = None
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def all_names(self) -> tuple[str, ...]:
         """Its name and its synonyms."""
         return (self.name, *self.synonyms)
 
@@ -68,10 +68,10 @@ class DatasetClass:
 class ClassMatch:
     """A class that a word may mean: by which of its names, how it was found, how near (0..1)."""
 
-    known: DatasetClass
+    dataset_class: DatasetClass
     phrase: str
-    how: str
-    nearness: float
+    kind: str
+    similarity: float
 
 
 @dataclass(frozen=True)
@@ -109,37 +109,47 @@ def search(word: str, count: int = 20, embedder: TextEmbedder | None = None) -> 
     found = {one: match for one in all_classes() if (match := _best_match(word, one)) is not None}
     if embedder is not None:
         for match in _meaning_matches(word, embedder):
-            found.setdefault(match.known, match)
+            found.setdefault(match.dataset_class, match)
     return sorted(found.values(), key=_sort_key)[:count]
 
 
 def _sort_key(match: ClassMatch) -> tuple[int, float, int]:
-    return MATCH_KINDS.index(match.how), -match.nearness, -(match.known.pictures or 0)
+    return MATCH_KINDS.index(match.kind), -match.similarity, -(match.dataset_class.image_count or 0)
 
 
-def _best_match(word: str, one: DatasetClass) -> ClassMatch | None:
+def _best_match(word: str, dataset_class: DatasetClass) -> ClassMatch | None:
     """The best of the ways in which a word may be a class's name, or stand in what it is."""
     asked = _words(word)
     ways = []
-    for name in one.names:
+    for name in dataset_class.all_names:
         own = _words(name.partition("(")[0])  # what is in brackets tells senses apart
         if own == asked:
-            return ClassMatch(one, name, "exact", 1.0)
-        ways += [ClassMatch(one, name, how, near) for how, near in _name_similarities(asked, own)]
-    told, meant = set(asked) - _STOP_WORDS, _words(one.definition)
+            return ClassMatch(dataset_class, name, "exact", 1.0)
+        ways += [
+            ClassMatch(dataset_class, name, how, near)
+            for how, near in _name_similarities(asked, own)
+        ]
+    told, meant = set(asked) - _STOP_WORDS, _words(dataset_class.definition)
     if told and _stems(told) <= _stems(meant):
-        ways.append(ClassMatch(one, one.name, "definition", len(told) / len(meant)))
+        ways.append(
+            ClassMatch(dataset_class, dataset_class.name, "definition", len(told) / len(meant))
+        )
     return min(ways, key=_sort_key, default=None)
 
 
-def _name_similarities(asked: Sequence[str], own: Sequence[str]) -> list[tuple[str, float]]:
+def _name_similarities(
+    query_words: Sequence[str], name_words: Sequence[str]
+) -> list[tuple[str, float]]:
     """The ways in which two phrases are alike, and how much."""
-    pairs = (("word", set(asked), set(own)), ("stem", _stems(asked), _stems(own)))
+    pairs = (
+        ("word", set(query_words), set(name_words)),
+        ("stem", _stems(query_words), _stems(name_words)),
+    )
     ways = [
         (how, 2 * len(mine & theirs - _STOP_WORDS) / (len(mine) + len(theirs)))
         for how, mine, theirs in pairs
     ]
-    one, other = sorted(("".join(asked), "".join(own)), key=len)
+    one, other = sorted(("".join(query_words), "".join(name_words)), key=len)
     if len(one) >= _MIN_PART_LENGTH and one in other:
         ways.append(("part", len(one) / len(other)))
     spelling = difflib.SequenceMatcher(None, one, other)
@@ -222,11 +232,11 @@ def _load_spacy_embedder() -> TextEmbedder | None:
     return None
 
 
-def spacy_embedder(words: Any, name: str) -> TextEmbedder:
+def spacy_embedder(pipeline: Any, name: str) -> TextEmbedder:
     """A spaCy pipeline with vectors as an embedder."""
 
     def embed(texts: Sequence[str]) -> Vectors:
-        vectors = np.stack([text.vector for text in words.pipe(texts)])
+        vectors = np.stack([text.vector for text in pipeline.pipe(texts)])
         unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return unit
 

@@ -37,7 +37,7 @@ _MAX_CELL_WIDTH, _MIN_CELL_WIDTH, _ROW_WIDTH = 480, 200, 2400  # pixels: a pictu
 
 
 def write_report(
-    comparison: Comparison, seen: FrameSource, truth: GroundTruth | None, out: Path, rows: int = 8
+    comparison: Comparison, source: FrameSource, truth: GroundTruth | None, out: Path, rows: int = 8
 ) -> None:
     """Write the tables of `compare.write`, `curves.png` and `sheet.png` into the folder `out`.
 
@@ -46,7 +46,7 @@ def write_report(
     """
     write_tables(comparison, out)
     draw_curves(comparison, out / "curves.png")
-    draw_sheet(comparison, seen, truth, out / "sheet.png", rows)
+    draw_sheet(comparison, source, truth, out / "sheet.png", rows)
 
 
 def draw_curves(comparison: Comparison, out: Path) -> bool:
@@ -60,7 +60,7 @@ def draw_curves(comparison: Comparison, out: Path) -> bool:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    judged = [each for each in comparison.judged if each.curve is not None]
+    judged = [each for each in comparison.scores if each.curve is not None]
     if not judged:
         return False
     figure = Figure(figsize=(7.5, 6), layout="constrained")
@@ -88,22 +88,28 @@ def _draw_f1_contours(axes: Any) -> None:
         axes.annotate(f"F1 {f1}", (1, precision[-1]), color="0.6", fontsize=8, ha="right")
 
 
-def _draw_curve(axes: Any, judged: RunScore, width: float) -> None:
-    assert judged.curve is not None
-    recall, precision = judged.curve.recall, judged.curve.precision
+def _draw_curve(axes: Any, run_score: RunScore, width: float) -> None:
+    assert run_score.curve is not None
+    recall, precision = run_score.curve.recall, run_score.curve.precision
     title = (
-        judged.title
-        if len(judged.title) <= _MAX_TITLE_LENGTH
-        else judged.title[: _MAX_TITLE_LENGTH - 1] + "…"
+        run_score.title
+        if len(run_score.title) <= _MAX_TITLE_LENGTH
+        else run_score.title[: _MAX_TITLE_LENGTH - 1] + "…"
     )
-    name = f"{title}: AP {judged.ap:.3f}, AP50 {judged.ap50:.3f}"
+    name = f"{title}: AP {run_score.ap:.3f}, AP50 {run_score.ap50:.3f}"
     [line] = axes.plot(recall, precision, linewidth=width, label=name)
-    if judged.best is not None:
-        axes.plot(judged.best[1], judged.best[0], "o", color=line.get_color(), markersize=5 + width)
+    if run_score.best_point is not None:
+        axes.plot(
+            run_score.best_point[1],
+            run_score.best_point[0],
+            "o",
+            color=line.get_color(),
+            markersize=5 + width,
+        )
 
 
 def draw_sheet(
-    comparison: Comparison, seen: FrameSource, truth: GroundTruth | None, out: Path, rows: int = 8
+    comparison: Comparison, source: FrameSource, truth: GroundTruth | None, out: Path, rows: int = 8
 ) -> bool:
     """Draw a row a frame and a column a detector, the truth first; False where none ran.
 
@@ -113,20 +119,20 @@ def draw_sheet(
     Raises:
         OutputError: nothing can be written there.
     """
-    judged = [each for each in comparison.judged if not each.column.error]
+    judged = [each for each in comparison.scores if not each.run.error]
     said: dict[str, Mapping[FrameKey, Sequence[Object]]] = {}
-    labels = list(dict.fromkeys(name for j in judged for name in j.column.entry.labels))
+    labels = list(dict.fromkeys(name for j in judged for name in j.run.spec.labels))
     if truth is not None:
-        seen_by_one = {key for each in judged for key in each.found}
+        seen_by_one = {key for each in judged for key in each.objects}
         there = filter_objects(truth.objects, labels)
         said["truth"] = {key: things for key, things in there.items() if key in seen_by_one}
-    said |= {each.title: each.shown(comparison.least) for each in judged}
+    said |= {each.title: each.visible_objects(comparison.min_score) for each in judged}
     chosen = _informative_frames({"truth": said["truth"]} if truth is not None else said, rows)
     if not judged or not chosen:
         return False
     width = min(_MAX_CELL_WIDTH, max(_MIN_CELL_WIDTH, _ROW_WIDTH // len(said)))
     pictures = []
-    for frame in seen.at(chosen):
+    for frame in source.frames_at(chosen):
         key = (frame.video, frame.index)
         row = [_cell(frame, each.get(key), labels, width) for each in said.values()]
         pictures.append((f"{frame.name} · {float(frame.seconds):.2f} s", row))
@@ -136,28 +142,28 @@ def draw_sheet(
 
 
 def _informative_frames(
-    said: Mapping[str, Mapping[FrameKey, Sequence[Object]]], count: int
+    objects_by_title: Mapping[str, Mapping[FrameKey, Sequence[Object]]], count: int
 ) -> list[FrameKey]:
     """Frames of all that is compared, spread over the clip, and those with most to see."""
-    keys = sorted({key for each in said.values() for key in each})
+    keys = sorted({key for each in objects_by_title.values() for key in each})
     items = []
     for place, key in enumerate(keys):
-        things = tuple(thing for each in said.values() for thing in each.get(key, ()))
+        things = tuple(thing for each in objects_by_title.values() for thing in each.get(key, ()))
         items.append(Item(key[0], place, Fraction(0), 1, 1, things))
     return [keys[item.frame] for item in select_informative(items, count)]
 
 
 def _cell(
-    frame: Frame, things: Sequence[Object] | None, labels: Sequence[str], width: int
+    frame: Frame, objects: Sequence[Object] | None, labels: Sequence[str], width: int
 ) -> Picture:
     """The frame with these objects on it; dimmed where the column has not looked at it."""
     view = full_view(frame.size_wh, width)
-    image = view.of_image(frame.image)
-    if things is None:
+    image = view.crop_image(frame.image)
+    if objects is None:
         return np.asarray(image // 3, np.uint8)
-    surest = tuple(sorted(things, key=lambda thing: -sort_score(thing))[:_MAX_BOXES])
+    surest = tuple(sorted(objects, key=lambda thing: -sort_score(thing))[:_MAX_BOXES])
     item = Item(frame.video, frame.index, frame.seconds, *frame.size_wh, surest)
-    return draw_item(image, view.of_item(item), labels)
+    return draw_item(image, view.crop_item(item), labels)
 
 
 def _draw_grid(
@@ -218,14 +224,14 @@ def truth_vocabulary(truth: GroundTruth | None, detectors: Sequence[str]) -> Voc
     return Vocabulary("classes of the truth", named, digest)
 
 
-def check_classes(truth: GroundTruth | None, words: Vocabulary) -> None:
+def check_classes(truth: GroundTruth | None, vocabulary: Vocabulary) -> None:
     """Refuse truth that has none of the vocabulary's classes.
 
     Raises:
         UnknownName: names the nearest.
     """
-    if truth is not None and not set(truth.labels) & set(words.labels):
-        raise UnknownName("class in the truth", words.labels[0], truth.labels)
+    if truth is not None and not set(truth.labels) & set(vocabulary.labels):
+        raise UnknownName("class in the truth", vocabulary.labels[0], truth.labels)
 
 
 @dataclass(frozen=True)
@@ -235,8 +241,8 @@ class RunScore:
     `found` are the objects of its classes on each frame. `curve` is None without truth.
     """
 
-    column: Run
-    found: Mapping[FrameKey, Sequence[Object]]
+    run: Run
+    objects: Mapping[FrameKey, Sequence[Object]]
     curve: metrics.PrecisionRecallCurve | None = None
     ap: float = float("nan")
     ap50: float = float("nan")
@@ -244,80 +250,88 @@ class RunScore:
     @property
     def title(self) -> str:
         """What heads it."""
-        return self.column.entry.title
+        return self.run.spec.title
 
     @cached_property
-    def best(self) -> tuple[float, float, float] | None:
+    def best_point(self) -> tuple[float, float, float] | None:
         """Precision, recall and score at the threshold with the best F1."""
-        if self.curve is None or self.curve.best is None:
+        if self.curve is None or self.curve.best_index is None:
             return None
-        place = self.curve.best
-        return tuple(float(each[place]) for each in self._lines)  # type: ignore[return-value]
+        place = self.curve.best_index
+        return tuple(float(each[place]) for each in self._curve_arrays)  # type: ignore[return-value]
 
     @property
-    def _lines(self) -> tuple[metrics.FloatArray, ...]:
+    def _curve_arrays(self) -> tuple[metrics.FloatArray, ...]:
         assert self.curve is not None
         return self.curve.precision, self.curve.recall, self.curve.scores
 
-    def shown(self, least: float) -> dict[FrameKey, list[Object]]:
+    def visible_objects(self, min_score: float) -> dict[FrameKey, list[Object]]:
         """What it says at its best threshold; without truth, from `least` on."""
-        floor = least if self.best is None else max(self.best[2], 0.0)
-        return metrics.filter_objects(self.found, self.column.entry.labels, floor)
+        floor = min_score if self.best_point is None else max(self.best_point[2], 0.0)
+        return metrics.filter_objects(self.objects, self.run.spec.labels, floor)
 
 
-def score_run(column: Run, truth: GroundTruth | None) -> RunScore:
+def score_run(run: Run, truth: GroundTruth | None) -> RunScore:
     """Hold a column against what is true of the frames that it looked at."""
-    found = metrics.filter_objects(column.found, column.entry.labels)
-    if truth is None or column.error:
-        return RunScore(column, found)
-    labels = [label for label in column.entry.labels if label in truth.labels]
+    found = metrics.filter_objects(run.objects, run.spec.labels)
+    if truth is None or run.error:
+        return RunScore(run, found)
+    labels = [label for label in run.spec.labels if label in truth.labels]
     keys = found.keys() & truth.objects.keys()
     real = metrics.filter_objects({key: truth.objects[key] for key in sorted(keys)}, labels)
     given = metrics.filter_objects(found, labels)
     if not any(real.values()):
-        return RunScore(column, found)
+        return RunScore(run, found)
     ap, ap50 = metrics.average_precision(real, given, labels)
-    return RunScore(column, found, metrics.precision_recall_curve(real, given), ap, ap50)
+    return RunScore(run, found, metrics.precision_recall_curve(real, given), ap, ap50)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """All columns; `least` is the score from which on boxes are counted where no truth tells."""
 
-    judged: Sequence[RunScore]
-    least: float = 0.0
+    scores: Sequence[RunScore]
+    min_score: float = 0.0
 
     @cached_property
-    def pairs(self) -> dict[tuple[str, str], metrics.Agreement]:
+    def pair_agreements(self) -> dict[tuple[str, str], metrics.Agreement]:
         """How far each two columns that reached their end agree, boxes below `least` left out."""
-        said = {each.title: self._said(each) for each in self.judged if not each.column.error}
+        said = {
+            each.title: self._objects_above_min_score(each)
+            for each in self.scores
+            if not each.run.error
+        }
         return {(a, b): metrics.agreement(said[a], said[b]) for a, b in combinations(said, 2)}
 
-    def _said(self, judged: RunScore) -> dict[FrameKey, list[Object]]:
-        return metrics.filter_objects(judged.found, judged.column.entry.labels, self.least)
+    def _objects_above_min_score(self, run_score: RunScore) -> dict[FrameKey, list[Object]]:
+        return metrics.filter_objects(run_score.objects, run_score.run.spec.labels, self.min_score)
 
     def table(self) -> pd.DataFrame:
         """A row for each column; numbers, NaN where not measured, and a remark."""
         import pandas as pd
 
-        rows = [self._row(judged) for judged in self.judged]
-        titles = pd.Index([judged.title for judged in self.judged], name="detector")
+        rows = [self._row(judged) for judged in self.scores]
+        titles = pd.Index([judged.title for judged in self.scores], name="detector")
         return pd.DataFrame(rows, titles, [*_COLUMN_FORMATS, "remark"])
 
-    def _row(self, judged: RunScore) -> dict[str, Any]:
-        if judged.column.error:
-            return {"remark": f"failed: {judged.column.error}"}
-        took = judged.column.measured
-        row: dict[str, Any] = {"AP": judged.ap, "AP50": judged.ap50, "remark": self._remark(judged)}
-        if judged.best is not None:
-            precision, recall, score = judged.best
+    def _row(self, run_score: RunScore) -> dict[str, Any]:
+        if run_score.run.error:
+            return {"remark": f"failed: {run_score.run.error}"}
+        took = run_score.run.measurements
+        row: dict[str, Any] = {
+            "AP": run_score.ap,
+            "AP50": run_score.ap50,
+            "remark": self._remark(run_score),
+        }
+        if run_score.best_point is not None:
+            precision, recall, score = run_score.best_point
             row |= {"precision": precision, "recall": recall}
             row |= {"at score": score} if score >= 0 else {}
-        elif judged.curve is not None:
+        elif run_score.curve is not None:
             row |= {"precision": 0.0, "recall": 0.0}
-        said = self._said(judged).values()
+        said = self._objects_above_min_score(run_score).values()
         row["boxes/frame"] = sum(map(len, said)) / len(said) if said else None
-        row |= self._agreement(judged.title)
+        row |= self._mean_agreement(run_score.title)
         row |= {"ms/frame": _scaled(took.seconds, 1000), "first batch s": took.first_seconds}
         row |= {"memory MiB": _scaled(took.memory, 1 / _MIB)}
         row |= {"GPU MiB": _scaled(took.gpu_memory, 1 / _MIB)}
@@ -325,40 +339,40 @@ class Comparison:
         return (
             row
             | {"cost/1000 frames": _scaled(took.money_per_frame, 1000)}
-            | _cost_per_correct_box(judged)
+            | _cost_per_correct_box(run_score)
         )
 
-    def _agreement(self, title: str) -> dict[str, float]:
-        mine = [pair for titles, pair in self.pairs.items() if title in titles]
+    def _mean_agreement(self, title: str) -> dict[str, float]:
+        mine = [pair for titles, pair in self.pair_agreements.items() if title in titles]
         pairs = {"agreement F1": [p.f1 for p in mine], "agreement IoU": [p.iou for p in mine]}
         known = {name: [v for v in values if v == v] for name, values in pairs.items()}
         return {name: float(np.mean(values)) for name, values in known.items() if values}
 
-    def _remark(self, judged: RunScore) -> str:
-        things = [thing for each in judged.found.values() for thing in each]
+    def _remark(self, run_score: RunScore) -> str:
+        things = [thing for each in run_score.objects.values() for thing in each]
         if not things:
             return "found nothing"
         return "gives no scores" if all(thing.score is None for thing in things) else ""
 
-    def texts(self, without: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    def formatted(self, excluded: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
         """The table as texts: its columns, and its rows; some columns may be left out."""
-        table = self.table().drop(columns=list(without))
+        table = self.table().drop(columns=list(excluded))
         rows = [
             [str(title), *(_format_value(str(name), value) for name, value in row.items())]
             for title, row in zip(table.index, table.to_dict("records"), strict=True)
         ]
         return ["detector", *map(str, table.columns)], rows
 
-    def unmeasured(self) -> list[str]:
+    def unmeasured_columns(self) -> list[str]:
         """The columns of the table in which nothing was measured."""
         table = self.table()
         return [name for name in _COLUMN_FORMATS if table[name].isna().all()]
 
-    def agreements(self) -> pd.DataFrame:
+    def agreement_table(self) -> pd.DataFrame:
         """A row for each pair of columns."""
         import pandas as pd
 
-        rows = [(*titles, pair.f1, pair.iou) for titles, pair in self.pairs.items()]
+        rows = [(*titles, pair.f1, pair.iou) for titles, pair in self.pair_agreements.items()]
         return pd.DataFrame(rows, columns=["detector", "other", "F1", "IoU"])
 
 
@@ -366,13 +380,13 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _cost_per_correct_box(judged: RunScore) -> dict[str, float]:
+def _cost_per_correct_box(run_score: RunScore) -> dict[str, float]:
     """Money for each box that the truth confirms, at the best threshold."""
-    paid, curve = judged.column.measured.money_per_frame, judged.curve
-    if paid is None or curve is None or judged.best is None:
+    paid, curve = run_score.run.measurements.money_per_frame, run_score.curve
+    if paid is None or curve is None or run_score.best_point is None:
         return {}
-    right = judged.best[1] * curve.truth
-    return {"cost/right box": paid * len(judged.found) / right}
+    right = run_score.best_point[1] * curve.truth_count
+    return {"cost/right box": paid * len(run_score.objects) / right}
 
 
 def _format_value(name: str, value: Any) -> str:
@@ -387,7 +401,7 @@ def write_tables(comparison: Comparison, out: Path) -> None:
     Raises:
         OutputError: nothing can be written there.
     """
-    columns, rows = comparison.texts()
+    columns, rows = comparison.formatted()
     lines = [columns, ["---"] * len(columns), *rows]
     cells = (" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines)
     with atomic_file(out / "table.md") as draft:
@@ -395,4 +409,4 @@ def write_tables(comparison: Comparison, out: Path) -> None:
     with atomic_file(out / "table.csv") as draft:
         comparison.table().to_csv(draft)
     with atomic_file(out / "agreement.csv") as draft:
-        comparison.agreements().to_csv(draft, index=False)
+        comparison.agreement_table().to_csv(draft, index=False)

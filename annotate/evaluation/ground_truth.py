@@ -26,7 +26,7 @@ class GroundTruth:
     objects: Mapping[FrameKey, tuple[Object, ...]]
 
 
-def read(path: Path | None, footage: FrameSource) -> GroundTruth | None:
+def read(path: Path | None, source: FrameSource) -> GroundTruth | None:
     """The truth in a file of items, a COCO file or a dataset; without `path`, what footage brings.
 
     In COCO an image's frame is its `frame`, its `frame_index` or its `id`. Where it names no video,
@@ -36,20 +36,20 @@ def read(path: Path | None, footage: FrameSource) -> GroundTruth | None:
         ItemsError: neither items nor COCO, or it speaks of none of the footage's frames.
     """
     if path is None:
-        known = footage.known()
-        return None if known is None else _from_items(*known, footage, footage.path)
+        known = source.classes_and_items()
+        return None if known is None else _from_items(*known, source, source.path)
     if (path / DATASET_FILE).is_file():
         dataset = load_dataset(path)
-        return _from_items(dataset.classes, (s.item for s in dataset), footage, path)
+        return _from_items(dataset.classes, (s.item for s in dataset), source, path)
     record = _read_coco_record(path)
     if record is not None:
-        return _from_coco(record, footage, path)
+        return _from_coco(record, source, path)
     book = journal.read(path)
     there = list(book)
     labels = book.header.vocabulary.get("labels") or sorted(
         {o.label for i in there for o in i.objects}
     )
-    return _from_items(labels, there, footage, path)
+    return _from_items(labels, there, source, path)
 
 
 def _read_coco_record(path: Path) -> dict[str, Any] | None:
@@ -64,14 +64,14 @@ def _read_coco_record(path: Path) -> dict[str, Any] | None:
 
 
 def _from_items(
-    labels: Sequence[str], items: Iterable[Item], footage: FrameSource, path: Path
+    labels: Sequence[str], items: Iterable[Item], source: FrameSource, path: Path
 ) -> GroundTruth:
     objects = {(item.video, item.frame): item.objects for item in items}
-    return _matched_to_source(GroundTruth(tuple(labels), objects), footage, path)
+    return _matched_to_source(GroundTruth(tuple(labels), objects), source, path)
 
 
-def _from_coco(record: Mapping[str, Any], footage: FrameSource, path: Path) -> GroundTruth:
-    pictures = footage.pictures()
+def _from_coco(record: Mapping[str, Any], source: FrameSource, path: Path) -> GroundTruth:
+    pictures = source.image_keys()
     names = {each["id"]: each["name"] for each in record["categories"]}
     found = defaultdict(list)
     try:
@@ -83,11 +83,11 @@ def _from_coco(record: Mapping[str, Any], footage: FrameSource, path: Path) -> G
         }
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{path}: not COCO as it should be: {error!r}") from None
-    return _matched_to_source(GroundTruth(tuple(names.values()), objects), footage, path)
+    return _matched_to_source(GroundTruth(tuple(names.values()), objects), source, path)
 
 
-def _image_key(image: Mapping[str, Any], pictures: Mapping[str, FrameKey]) -> FrameKey:
-    named = pictures.get(Path(image.get("file_name", "")).name)
+def _image_key(image: Mapping[str, Any], keys_by_name: Mapping[str, FrameKey]) -> FrameKey:
+    named = keys_by_name.get(Path(image.get("file_name", "")).name)
     if named is not None:
         return named
     frame = next(image[key] for key in _FRAME_KEYS if key in image)
@@ -99,9 +99,9 @@ def _coco_object(annotation: Mapping[str, Any], names: Mapping[int, str]) -> Obj
     return Object(names[annotation["category_id"]], (x, y, x + width, y + height))
 
 
-def _matched_to_source(truth: GroundTruth, footage: FrameSource, path: Path) -> GroundTruth:
+def _matched_to_source(truth: GroundTruth, source: FrameSource, path: Path) -> GroundTruth:
     """The truth under the footage's names: one video on either side is the same video."""
-    clips, told = set(footage.videos()), {video for video, _ in truth.objects}
+    clips, told = set(source.videos()), {video for video, _ in truth.objects}
     if len(clips) == 1 and len(told) == 1:
         [clip] = clips
         return GroundTruth(truth.labels, {(clip, n): o for (_, n), o in truth.objects.items()})

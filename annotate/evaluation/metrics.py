@@ -42,10 +42,10 @@ class PrecisionRecallCurve:
     scores: FloatArray
     precision: FloatArray
     recall: FloatArray
-    truth: int
+    truth_count: int
 
     @property
-    def best(self) -> int | None:
+    def best_index(self) -> int | None:
         """The place with the best F1; None where nothing was found."""
         if not self.recall.any():
             return None
@@ -73,7 +73,7 @@ def iou_matrix(one: Sequence[Box], other: Sequence[Box]) -> FloatArray:
 
 
 def match_boxes(
-    one: Sequence[Object], other: Sequence[Object], least: float = MIN_IOU
+    one: Sequence[Object], other: Sequence[Object], min_iou: float = MIN_IOU
 ) -> list[Any]:
     """For each of `one`, surest first, its best of `other` that is of its class and free.
 
@@ -84,34 +84,36 @@ def match_boxes(
     for row in sorted(range(len(one)), key=lambda n: -sort_score(one[n])):
         same = [one[row].label == thing.label for thing in other]
         fit = np.where(same, overlap[row], -1.0)
-        if len(fit) and fit.max() >= least:
+        if len(fit) and fit.max() >= min_iou:
             column = int(fit.argmax())
             pairs.append((row, column, float(fit[column])))
             overlap[:, column] = -1.0
     return pairs
 
 
-def sort_score(thing: Object) -> float:
+def sort_score(obj: Object) -> float:
     """A score to sort by: without one, below all that have one."""
-    return -1.0 if thing.score is None else thing.score
+    return -1.0 if obj.score is None else obj.score
 
 
 def filter_objects(
-    frames: ObjectsByFrame, labels: Iterable[str], least: float = 0.0
+    frames: ObjectsByFrame, labels: Iterable[str], min_score: float = 0.0
 ) -> dict[FrameKey, list[Object]]:
     """The objects of these classes that score `least` or more, or have no score."""
     wanted = set(labels)
     return {
-        key: [o for o in things if o.label in wanted and (o.score is None or o.score >= least)]
+        key: [o for o in things if o.label in wanted and (o.score is None or o.score >= min_score)]
         for key, things in frames.items()
     }
 
 
-def precision_recall_curve(truth: ObjectsByFrame, found: ObjectsByFrame) -> PrecisionRecallCurve:
+def precision_recall_curve(
+    truth: ObjectsByFrame, detections: ObjectsByFrame
+) -> PrecisionRecallCurve:
     """Precision and recall over the frames of `truth`, all classes together."""
     rows = []
     for key, real in truth.items():
-        things = found.get(key, ())
+        things = detections.get(key, ())
         right = {row for row, _, _ in match_boxes(things, real)}
         rows += [(sort_score(thing), row in right) for row, thing in enumerate(things)]
     count = sum(map(len, truth.values()))
@@ -125,23 +127,25 @@ def precision_recall_curve(truth: ObjectsByFrame, found: ObjectsByFrame) -> Prec
 
 
 def average_precision(
-    truth: ObjectsByFrame, found: ObjectsByFrame, labels: Sequence[str]
+    truth: ObjectsByFrame, detections: ObjectsByFrame, labels: Sequence[str]
 ) -> tuple[float, float]:
     """COCO's AP over IoU 0.5 to 0.95, and at 0.5, by faster-coco-eval; NaN without truth.
 
     Boxes that all lack a score are one point of the curve, whatever their order.
     """
-    held = _coco_evaluation(truth, found, labels)
+    held = _coco_evaluation(truth, detections, labels)
     if held is None:
         return float("nan"), float("nan")
     precision = np.array(held.eval["precision"])[:, :, :, 0, -1]  # iou, recall, class
-    if all(o.score is None for things in found.values() for o in things):
-        precision = _unranked_precision(held, found, truth, labels)
+    if all(o.score is None for things in detections.values() for o in things):
+        precision = _unranked_precision(held, detections, truth, labels)
     precision[:, :, (precision[0] < 0).all(0)] = np.nan  # classes that the truth never shows
     return float(np.nanmean(precision)), float(np.nanmean(precision[0]))
 
 
-def _coco_evaluation(truth: ObjectsByFrame, found: ObjectsByFrame, labels: Sequence[str]) -> Any:
+def _coco_evaluation(
+    truth: ObjectsByFrame, detections: ObjectsByFrame, labels: Sequence[str]
+) -> Any:
     coco = needs("faster_coco_eval")
     keys = {key: number for number, key in enumerate(truth, start=1)}
     if not any(truth.values()):
@@ -154,7 +158,7 @@ def _coco_evaluation(truth: ObjectsByFrame, found: ObjectsByFrame, labels: Seque
         "annotations": _coco_annotations(truth, keys, labels),
     }
     whole.createIndex()
-    given = whole.loadRes(_coco_annotations(found, keys, labels))
+    given = whole.loadRes(_coco_annotations(detections, keys, labels))
     held = coco.COCOeval_faster(whole, given, "bbox")
     held.params.maxDets = [1, 10, _MAX_BOXES]
     held.evaluate()
@@ -178,15 +182,15 @@ def _coco_annotations(
 
 
 def _unranked_precision(
-    held: Any, found: ObjectsByFrame, truth: ObjectsByFrame, labels: Sequence[str]
+    evaluation: Any, detections: ObjectsByFrame, truth: ObjectsByFrame, labels: Sequence[str]
 ) -> Any:
     """Precision by IoU, recall and class, of boxes that cannot be ranked."""
-    reached = np.array(held.eval["recall"])[:, :, 0, -1]  # iou, class
+    reached = np.array(evaluation.eval["recall"])[:, :, 0, -1]  # iou, class
     given, real = (
         np.array(
             [sum(o.label == name for o in _objects_on(frames, truth)) for name in labels], float
         )
-        for frames in (found, truth)
+        for frames in (detections, truth)
     )
     precision = reached * real / np.maximum(given, 1)
     points = np.where(reached[:, None] >= _RECALL_THRESHOLDS[:, None], precision[:, None], 0.0)
@@ -216,8 +220,8 @@ class BoxMetrics:
     """How well the boxes of a class were found: COCO's AP, at IoU 0.5 and over 0.5 to 0.95."""
 
     label: str
-    truth: int
-    proposed: int
+    truth_count: int
+    proposed_count: int
     ap50: float
     ap: float
 
@@ -232,14 +236,14 @@ class TrackMetrics:
 
     track: int
     label: str
-    frames: int
+    frame_count: int
     j: float
     false_presence: float
 
 
-def box_metrics(truth: Path, items: Iterable[Item], label: str) -> BoxMetrics:
+def box_metrics(truth_path: Path, items: Iterable[Item], label: str) -> BoxMetrics:
     """Score the boxes of `label` against the ground truth's category of that name."""
-    record = json.loads(truth.read_text(encoding="utf-8"))
+    record = json.loads(truth_path.read_text(encoding="utf-8"))
     wanted = {each["id"] for each in record["categories"] if each["name"] == label}
     real = [a for a in record["annotations"] if a["category_id"] in wanted and _is_large(a)]
     found = [
@@ -272,13 +276,13 @@ def _xyxy_to_xywh(box: tuple[float, float, float, float]) -> list[float]:
 
 
 def _coco_average_precision(
-    known: dict[str, Any], found: list[dict[str, Any]]
+    truth: dict[str, Any], detections: list[dict[str, Any]]
 ) -> tuple[float, float]:
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
         coco: Any = COCO()
-        coco.dataset = known
+        coco.dataset = truth
         coco.createIndex()
-        held = COCOeval(coco, coco.loadRes(found), "bbox")
+        held = COCOeval(coco, coco.loadRes(detections), "bbox")
         held.evaluate()
         held.accumulate()
         held.summarize()
@@ -286,13 +290,13 @@ def _coco_average_precision(
 
 
 def track_metrics(
-    truth: Path, items: Iterable[Item], asked: Iterable[int] | None = None
+    truth_path: Path, items: Iterable[Item], track_ids: Iterable[int] | None = None
 ) -> list[TrackMetrics]:
     """Score the tracks `asked` for (else those the items speak of) against the truth's.
 
     A track that was asked for and never found counts as missed on every frame.
     """
-    record = json.loads(truth.read_text(encoding="utf-8"))
+    record = json.loads(truth_path.read_text(encoding="utf-8"))
     names = {each["id"]: each["name"] for each in record["categories"]}
     real: dict[int, dict[int, Rle]] = defaultdict(dict)
     labels = {}
@@ -306,16 +310,25 @@ def track_metrics(
             if thing.track is not None and thing.mask is not None:
                 found[thing.track][item.frame] = thing.mask
     frames = [image["id"] for image in record["images"]]
-    wanted = sorted(set(found if asked is None else asked) & set(labels))
+    wanted = sorted(set(found if track_ids is None else track_ids) & set(labels))
     return [_one_track_metrics(t, labels[t], frames, real[t], found[t]) for t in wanted]
 
 
 def _one_track_metrics(
-    track: int, label: str, frames: list[int], real: dict[int, Rle], found: dict[int, Rle]
+    track: int,
+    label: str,
+    frame_indices: list[int],
+    truth_masks: dict[int, Rle],
+    predicted_masks: dict[int, Rle],
 ) -> TrackMetrics:
-    asked = [n for n in frames if n in real and masks.area(real[n]) >= MIN_AREA]
-    hidden = [n for n in frames if n not in real]
-    overlap = [masks.iou(real[n], found[n]) if n in found else 0.0 for n in asked]
-    claimed = sum(n in found for n in hidden)
+    asked = [
+        n for n in frame_indices if n in truth_masks and masks.area(truth_masks[n]) >= MIN_AREA
+    ]
+    hidden = [n for n in frame_indices if n not in truth_masks]
+    overlap = [
+        masks.iou(truth_masks[n], predicted_masks[n]) if n in predicted_masks else 0.0
+        for n in asked
+    ]
+    claimed = sum(n in predicted_masks for n in hidden)
     j = float(np.mean(overlap)) if overlap else 0.0
     return TrackMetrics(track, label, len(asked), j, claimed / len(hidden) if hidden else 0.0)

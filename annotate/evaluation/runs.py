@@ -59,11 +59,11 @@ class WorkerSpec:
 
     def differences(self, other: WorkerSpec) -> list[str]:
         """What differs between two, in words; where footage lies does not count."""
-        mine, theirs = self._facts(), other._facts()
+        mine, theirs = self._comparable_settings(), other._comparable_settings()
         keys = [key for key in mine if mine[key] != theirs[key]]
         return [f"{key}: {mine[key]}, not {theirs[key]}" for key in keys]
 
-    def _facts(self) -> dict[str, Any]:
+    def _comparable_settings(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"detector": self.detector, "options": self.options}
         facts |= {"vocabulary": self.vocabulary["name"], "batch": self.batch}
         facts |= {"vocabulary's content": self.vocabulary["sha256"][:12]}
@@ -92,9 +92,9 @@ class TimedDetector:
     """A detector that notes how long each call takes; the first one loads."""
 
     inner: Detector
-    seconds: list[float] = field(default_factory=list)  # for each frame of each call
-    calls: list[float] = field(default_factory=list)
-    frames: int = 0
+    seconds_per_frame: list[float] = field(default_factory=list)  # for each frame of each call
+    call_seconds: list[float] = field(default_factory=list)
+    frame_count: int = 0
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -105,46 +105,50 @@ class TimedDetector:
         """What the detector inside finds."""
         start = time.perf_counter()
         found = self.inner.propose(frames)
-        self.calls.append(time.perf_counter() - start)
-        self.seconds.append(self.calls[-1] / len(frames))
-        self.frames += len(frames)
+        self.call_seconds.append(time.perf_counter() - start)
+        self.seconds_per_frame.append(self.call_seconds[-1] / len(frames))
+        self.frame_count += len(frames)
         return found
 
 
-def run_detector(spec: WorkerSpec, out: Path, progress: Callable[[Any], None]) -> Measurements:
+def run_detector(
+    spec: WorkerSpec, items_path: Path, progress: Callable[[Any], None]
+) -> Measurements:
     """Write the detector's items to `out`, going on where an equal run was stopped."""
     words = Vocabulary(**spec.vocabulary)
     options = parse_detector_options(spec.detector, spec.options)
     detector = load_detector(spec.detector, words, **options)
     seen = frame_sources.source_from_record(spec.footage)
-    told = {"detector": spec.detector, **detector_settings(detector), **asdict(seen.choice)}
+    told = {"detector": spec.detector, **detector_settings(detector), **asdict(seen.selection)}
     check_ready(detector)
-    header = records.Header("compare", told, vocabulary=words.stamp(), videos=seen.videos())
+    header = records.Header("compare", told, vocabulary=words.header_entry(), videos=seen.videos())
     timed = TimedDetector(detector)
-    with journal.append(out, header) as file:
+    with journal.append(items_path, header) as file:
         for done in range(file.count):
             progress(done)
         if not file.complete:
             frames = seen.frames(file.count)
-            for item in detect_frames(timed, frames, spec.detector, batch=spec.batch):
+            for item in detect_frames(timed, frames, spec.detector, batch_size=spec.batch):
                 file.write(item)
                 progress(item)
             file.finish()
     return _measurements(timed)
 
 
-def _measurements(timed: TimedDetector) -> Measurements:
-    bill = budget.total_usage(timed.inner)
-    fresh = timed.seconds if bill is None or not bill.known else []  # a cache's speed says nothing
+def _measurements(detector: TimedDetector) -> Measurements:
+    bill = budget.total_usage(detector.inner)
+    fresh = (
+        detector.seconds_per_frame if bill is None or not bill.cached else []
+    )  # a cache's speed says nothing
     warm = sorted(fresh[1:] or fresh)
     return Measurements(
-        frames=timed.frames,
+        frames=detector.frame_count,
         seconds=warm[len(warm) // 2] if warm else None,
-        first_seconds=timed.calls[0] if fresh else None,
+        first_seconds=detector.call_seconds[0] if fresh else None,
         memory=_peak_memory_bytes(),
         gpu_memory=_peak_gpu_memory_bytes(),
-        weights=weights_size_bytes(detector_settings(timed.inner)),
-        money_per_frame=_money_per_frame(bill, timed.frames),
+        weights=weights_size_bytes(detector_settings(detector.inner)),
+        money_per_frame=_money_per_frame(bill, detector.frame_count),
     )
 
 
@@ -190,11 +194,11 @@ def _weight_files(settings: Mapping[str, Any]) -> Iterator[Path]:
                 yield from (file for file in files if file.is_file())
 
 
-def _money_per_frame(bill: budget.UsageTotal | None, frames: int) -> float | None:
+def _money_per_frame(bill: budget.UsageTotal | None, frame_count: int) -> float | None:
     """Money for a frame, as if no cache had known an answer; None where nothing counts it."""
-    if bill is None or not bill.money or not frames:
+    if bill is None or not bill.cost or not frame_count:
         return None
-    return bill.money * (bill.asked + bill.known) / bill.asked / frames
+    return bill.cost * (bill.questions + bill.cached) / bill.questions / frame_count
 
 
 def main(spec_path: str) -> None:
@@ -243,7 +247,7 @@ class RunSpec:
         return tuple(self.vocabulary.labels[n] for n in told) or self.vocabulary.labels
 
     @property
-    def folder(self) -> str:
+    def folder_name(self) -> str:
         """A name for its folder: readable, and no other column's."""
         readable = re.sub(r"[^\w.=-]+", "-", self.title).strip("-.")[:60]
         if readable == self.title:
@@ -258,9 +262,9 @@ class Run:
     `found` are the objects on each frame that it looked at.
     """
 
-    entry: RunSpec
-    measured: Measurements = _NOT_MEASURED
-    found: dict[FrameKey, tuple[Object, ...]] = field(default_factory=dict, repr=False)
+    spec: RunSpec
+    measurements: Measurements = _NOT_MEASURED
+    objects: dict[FrameKey, tuple[Object, ...]] = field(default_factory=dict, repr=False)
     error: str = ""
 
 
@@ -306,32 +310,32 @@ def parse_run_specs(
     ]
 
 
-def split_by_phrase(entry: RunSpec) -> list[RunSpec]:
+def split_by_phrase(spec: RunSpec) -> list[RunSpec]:
     """The entry, and one for each alternative of each class that has several, tried alone."""
-    entries = [entry]
-    for label, told in entry.vocabulary.classes.items():
-        phrases = told.get(entry.detector)
+    entries = [spec]
+    for label, told in spec.vocabulary.classes.items():
+        phrases = told.get(spec.detector)
         if isinstance(phrases, list) and len(phrases) > 1:
-            entries += [_single_phrase_spec(entry, label, str(phrase)) for phrase in phrases]
+            entries += [_single_phrase_spec(spec, label, str(phrase)) for phrase in phrases]
     return entries
 
 
-def _single_phrase_spec(entry: RunSpec, label: str, phrase: str) -> RunSpec:
+def _single_phrase_spec(spec: RunSpec, label: str, phrase: str) -> RunSpec:
     """The entry, told only of one class, and only one thing; classes keep their ids."""
-    words = entry.vocabulary
-    classes = {each: {entry.detector: [phrase]} if each == label else {} for each in words.classes}
+    words = spec.vocabulary
+    classes = {each: {spec.detector: [phrase]} if each == label else {} for each in words.classes}
     digest = hashlib.sha256(json.dumps(classes, default=str).encode()).hexdigest()
     alone = Vocabulary(words.name, classes, digest)
-    title = f"{entry.title} “{phrase}”"
-    return replace(entry, title=title, vocabulary=alone, phrase=phrase)
+    title = f"{spec.title} “{phrase}”"
+    return replace(spec, title=title, vocabulary=alone, phrase=phrase)
 
 
 def run_all(
-    entries: Sequence[RunSpec],
-    seen: FrameSource,
+    run_specs: Sequence[RunSpec],
+    source: FrameSource,
     out: Path,
     *,
-    batch: int = 8,
+    batch_size: int = 8,
     force: bool = False,
     progress: Callable[[RunSpec], contextlib.AbstractContextManager[Callable[[], None]]],
 ) -> Iterator[Run]:
@@ -341,10 +345,10 @@ def run_all(
         SettingsDiffer: a column's folder holds a run under other settings.
         OutputError: two entries are one, or nothing can be written there.
     """
-    places = {out / "columns" / entry.folder: entry for entry in entries}
-    if len(places) < len(entries):
+    places = {out / "columns" / entry.folder_name: entry for entry in run_specs}
+    if len(places) < len(run_specs):
         raise OutputError("the same detector with the same options twice: give each -d once")
-    specs = {place: _worker_spec(entry, seen, batch) for place, entry in places.items()}
+    specs = {place: _worker_spec(entry, source, batch_size) for place, entry in places.items()}
     for place, spec in specs.items():
         _prepare_folder(place, spec, force)
     for place, entry in places.items():
@@ -355,41 +359,45 @@ def run_all(
         yield _read_run(entry, place, error)
 
 
-def _worker_spec(entry: RunSpec, seen: FrameSource, batch: int) -> WorkerSpec:
-    words = asdict(entry.vocabulary)
+def _worker_spec(run_spec: RunSpec, source: FrameSource, batch_size: int) -> WorkerSpec:
+    words = asdict(run_spec.vocabulary)
     return WorkerSpec(
-        entry.detector, entry.options, words, frame_sources.source_to_record(seen), batch
+        run_spec.detector,
+        run_spec.options,
+        words,
+        frame_sources.source_to_record(source),
+        batch_size,
     )
 
 
-def _prepare_folder(place: Path, spec: WorkerSpec, force: bool) -> None:
+def _prepare_folder(run_folder: Path, spec: WorkerSpec, force: bool) -> None:
     """Make the column's folder, or check that what is there is of the same settings."""
-    path = place / _SPEC_FILE
+    path = run_folder / _SPEC_FILE
     if path.exists() and not force:
         there = WorkerSpec(**json.loads(path.read_text(encoding="utf-8")))
         now = WorkerSpec(**json.loads(_spec_json(spec)))
         if differ := there.differences(now):
             cure = "give another -o, or --force to write over it"
-            raise SettingsDiffer(f"{place}: made with {'; '.join(differ)}: {cure}")
+            raise SettingsDiffer(f"{run_folder}: made with {'; '.join(differ)}: {cure}")
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        run_folder.mkdir(parents=True, exist_ok=True)
         if force:
             for name in (ITEMS_FILE, MEASUREMENTS_FILE, LOG_FILE):
-                (place / name).unlink(missing_ok=True)
+                (run_folder / name).unlink(missing_ok=True)
         path.write_text(_spec_json(spec), encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"{place}: cannot write there: {error.strerror}") from None
+        raise OutputError(f"{run_folder}: cannot write there: {error.strerror}") from None
 
 
 def _spec_json(spec: WorkerSpec) -> str:
     return json.dumps(asdict(spec), default=str, ensure_ascii=False)
 
 
-def _run_in_process(place: Path, advance: Callable[[], None]) -> str:
+def _run_in_process(run_folder: Path, advance: Callable[[], None]) -> str:
     """Run a prepared column to its end; why it failed, or ""."""
-    words = [sys.executable, "-m", "annotate.evaluation.runs", str(place / _SPEC_FILE)]
+    words = [sys.executable, "-m", "annotate.evaluation.runs", str(run_folder / _SPEC_FILE)]
     with (
-        (place / LOG_FILE).open("w", encoding="utf-8") as log,
+        (run_folder / LOG_FILE).open("w", encoding="utf-8") as log,
         subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log) as child,
     ):
         assert child.stdout is not None
@@ -399,24 +407,26 @@ def _run_in_process(place: Path, advance: Callable[[], None]) -> str:
         except BaseException:
             child.terminate()
             raise
-    return "" if child.returncode == 0 else _failure_reason(place / LOG_FILE, child.returncode)
+    return "" if child.returncode == 0 else _failure_reason(run_folder / LOG_FILE, child.returncode)
 
 
-def _failure_reason(log: Path, code: int) -> str:
+def _failure_reason(log_path: Path, exit_code: int) -> str:
     """The last that a process said, or how it ended."""
-    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-    return said[-1].strip() if said and code > 0 else f"{ended}, see {log}"
+    said = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    ended = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+    return said[-1].strip() if said and exit_code > 0 else f"{ended}, see {log_path}"
 
 
-def _read_run(entry: RunSpec, place: Path, error: str) -> Run:
+def _read_run(run_spec: RunSpec, run_folder: Path, error: str) -> Run:
     measured, found = _NOT_MEASURED, {}
-    if (place / MEASUREMENTS_FILE).exists():
-        record: dict[str, Any] = json.loads((place / MEASUREMENTS_FILE).read_text(encoding="utf-8"))
+    if (run_folder / MEASUREMENTS_FILE).exists():
+        record: dict[str, Any] = json.loads(
+            (run_folder / MEASUREMENTS_FILE).read_text(encoding="utf-8")
+        )
         measured = Measurements(**record)
-    if (place / ITEMS_FILE).exists() and not error:
-        found = {(i.video, i.frame): i.objects for i in journal.read(place / ITEMS_FILE)}
-    return Run(entry, measured, found, error)
+    if (run_folder / ITEMS_FILE).exists() and not error:
+        found = {(i.video, i.frame): i.objects for i in journal.read(run_folder / ITEMS_FILE)}
+    return Run(run_spec, measured, found, error)
 
 
 if __name__ == "__main__":

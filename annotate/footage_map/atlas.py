@@ -38,27 +38,27 @@ class FrameVectors:
     """
 
     clips: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    clip: list[int] = field(default_factory=list)
-    frame: list[int] = field(default_factory=list)
-    frames_of: dict[str, list[int]] = field(default_factory=dict)
+    clip_index: list[int] = field(default_factory=list)
+    frame_index: list[int] = field(default_factory=list)
+    frames_by_clip: dict[str, list[int]] = field(default_factory=dict)
     seconds: list[Fraction] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
-    shelves: list[VectorCache] = field(default_factory=list)
+    decode_errors: list[str] = field(default_factory=list)
+    vector_caches: list[VectorCache] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.frame)
+        return len(self.frame_index)
 
-    def chunks(self) -> Iterator[Vectors]:
+    def vector_batches(self) -> Iterator[Vectors]:
         """All vectors in order, some at a time."""
         rows = range(len(self))
-        for clip, same in itertools.groupby(rows, key=lambda row: self.clip[row]):
+        for clip, same in itertools.groupby(rows, key=lambda row: self.clip_index[row]):
             for some in _row_batches(same):
-                yield self.shelves[clip].rows([self.frame[row] for row in some])
+                yield self.vector_caches[clip].for_indices([self.frame_index[row] for row in some])
 
-    def of_clip(self, name: str) -> Vectors:
+    def clip_vectors(self, name: str) -> Vectors:
         """The vectors of one clip, in order of time."""
         number = list(self.clips).index(name)
-        return self.shelves[number].rows(self.frames_of.get(name, []))
+        return self.vector_caches[number].for_indices(self.frames_by_clip.get(name, []))
 
 
 def _row_batches(rows: Iterable[int]) -> Iterator[list[int]]:
@@ -68,7 +68,9 @@ def _row_batches(rows: Iterable[int]) -> Iterator[list[int]]:
 
 
 def gather(
-    sources: Sequence[FrameSource], embedder: ImageEmbedder, look: FrameCallback = lambda _: None
+    sources: Sequence[FrameSource],
+    embedder: ImageEmbedder,
+    on_frame: FrameCallback = lambda _: None,
 ) -> FrameVectors:
     """Look at every frame of the sources, in order; `look` is shown each.
 
@@ -84,31 +86,31 @@ def gather(
             raise VideoError(f"two clips are called {twice[0]}: rename one, or map them apart")
         for name, fact in about.items():
             found.clips[name] = fact
-            found.shelves.append(
+            found.vector_caches.append(
                 VectorCache(embedder, fact["fingerprint"], int(fact["frame_count"]))
             )
-        _add_frames(found, footage, look)
+        _add_frames(found, footage, on_frame)
     if not len(found):
         raise VideoError("no frames to map; choose more of them: --every, --rate")
     return found
 
 
-def _add_frames(found: FrameVectors, footage: FrameSource, look: FrameCallback) -> None:
-    numbers = {name: number for number, name in enumerate(found.clips)}
-    frames = footage.frames()
+def _add_frames(gathered: FrameVectors, source: FrameSource, on_frame: FrameCallback) -> None:
+    numbers = {name: number for number, name in enumerate(gathered.clips)}
+    frames = source.frames()
     try:
         for some in _frame_batches(frames):
             for name, same in itertools.groupby(some, key=lambda frame: frame.video):
                 held = list(same)
-                found.shelves[numbers[name]].of(held)
+                gathered.vector_caches[numbers[name]].for_frames(held)
                 for frame in held:
-                    found.clip.append(numbers[name])
-                    found.frame.append(frame.index)
-                    found.frames_of.setdefault(name, []).append(frame.index)
-                    found.seconds.append(frame.seconds)
-                    look(frame)
+                    gathered.clip_index.append(numbers[name])
+                    gathered.frame_index.append(frame.index)
+                    gathered.frames_by_clip.setdefault(name, []).append(frame.index)
+                    gathered.seconds.append(frame.seconds)
+                    on_frame(frame)
     except BrokenVideo as error:
-        found.broken.append(str(error))
+        gathered.decode_errors.append(str(error))
 
 
 def _frame_batches(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
@@ -126,14 +128,14 @@ def _frame_batches(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
     yield held
 
 
-def clip_entries(footage: FrameSource) -> dict[str, dict[str, Any]]:
+def clip_entries(source: FrameSource) -> dict[str, dict[str, Any]]:
     """Clip name -> what a header says of it; `frame_count` is always there."""
-    if not isinstance(footage, DatasetFrameSource):
-        return footage.videos()
-    told = footage.videos()
-    known = journal.read(footage.path / "items.jsonl").header.videos
+    if not isinstance(source, DatasetFrameSource):
+        return source.videos()
+    told = source.videos()
+    known = journal.read(source.path / "items.jsonl").header.videos
     last: dict[str, int] = {}
-    for name, frame in footage.pictures().values():
+    for name, frame in source.image_keys().values():
         last[name] = max(frame + 1, last.get(name, 0))
     counts = {name: {"frame_count": last[name]} for name in told if name in last}
     return {name: {**told[name], **known.get(name, {}), **counts[name]} for name in counts}
@@ -149,27 +151,27 @@ class Atlas:
     sources: tuple[str, ...]
     clips: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
-    clip: npt.NDArray[np.int64]
-    frame: npt.NDArray[np.int64]
+    clip_index: npt.NDArray[np.int64]
+    frame_index: npt.NDArray[np.int64]
     seconds: tuple[Fraction, ...]
     xy: PlanePoints
 
     @property
-    def names(self) -> list[str]:
+    def clip_names(self) -> list[str]:
         """The clips' names; a row's `clip` is a place among them."""
         return list(self.clips)
 
-    def of_clip(self, name: str) -> npt.NDArray[np.int64]:
+    def clip_rows(self, name: str) -> npt.NDArray[np.int64]:
         """The rows of a clip, in order of time."""
-        rows = np.flatnonzero(self.clip == self.names.index(name))
-        return rows[np.argsort(self.frame[rows], kind="stable")]
+        rows = np.flatnonzero(self.clip_index == self.clip_names.index(name))
+        return rows[np.argsort(self.frame_index[rows], kind="stable")]
 
     def save(self, folder: Path) -> None:
         """Write it as `map.json`: one entry a frame, readable by anything."""
         told = {"sources": self.sources, "settings": self.settings, "clips": self.clips}
         told["frames"] = {
-            "clip": self.clip.tolist(),
-            "frame": self.frame.tolist(),
+            "clip": self.clip_index.tolist(),
+            "frame": self.frame_index.tolist(),
             "seconds": [str(each) for each in self.seconds],
             "x": self.xy[:, 0].round(6).tolist(),
             "y": self.xy[:, 1].round(6).tolist(),
@@ -179,20 +181,20 @@ class Atlas:
 
 
 def lay_out(
-    found: FrameVectors,
+    gathered: FrameVectors,
     sources: Sequence[FrameSource],
     method: str,
     settings: Mapping[str, Any],
     seed: int,
 ) -> Atlas:
     """Give every frame its place."""
-    clip, frame = np.array(found.clip, np.int64), np.array(found.frame, np.int64)
-    seconds = np.array([float(each) for each in found.seconds])
-    vectors = projection.principal_components(found.chunks)
+    clip, frame = np.array(gathered.clip_index, np.int64), np.array(gathered.frame_index, np.int64)
+    seconds = np.array([float(each) for each in gathered.seconds])
+    vectors = projection.principal_components(gathered.vector_batches)
     places = projection.spread_points(projection.project(vectors, method, clip, seconds, seed))
     paths = tuple(str(each.path.resolve()) for each in sources)
     told = {**settings, "method": method, "seed": seed}
-    return Atlas(paths, found.clips, told, clip, frame, tuple(found.seconds), places)
+    return Atlas(paths, gathered.clips, told, clip, frame, tuple(gathered.seconds), places)
 
 
 def read(folder: Path) -> Atlas:
@@ -235,13 +237,13 @@ class ClipSimilarity:
     """A clip, how like the query it is (1: the same), and from where to where, in seconds."""
 
     clip: str
-    likeness: float
+    similarity: float
     start_seconds: float
     stop_seconds: float
 
 
 def similar_clips(
-    found: FrameVectors, query: str, most: int = 10, way: str = "dtw"
+    gathered: FrameVectors, query_name: str, max_clips: int = 10, method: str = "dtw"
 ) -> list[ClipSimilarity]:
     """The clips most like the clip `query`, the likest first.
 
@@ -251,43 +253,47 @@ def similar_clips(
     Raises:
         UnknownName: no such way, or no such clip.
     """
-    if way not in SIMILARITY_METHODS:
-        raise UnknownName("way", way, SIMILARITY_METHODS)
-    if query not in found.clips:
-        raise UnknownName("clip", query, found.clips)
-    clips = _centred_vectors(found)
-    asked = _window_means(clips[query])
+    if method not in SIMILARITY_METHODS:
+        raise UnknownName("way", method, SIMILARITY_METHODS)
+    if query_name not in gathered.clips:
+        raise UnknownName("clip", query_name, gathered.clips)
+    clips = _centred_vectors(gathered)
+    asked = _window_means(clips[query_name])
     ranked = []
     for name, vectors in clips.items():
-        if name != query:
+        if name != query_name:
             alike = asked @ _window_means(vectors).T
             best = alike.argmax(1)
             stretch = (int(best.min()), min(int(best.max()) + _WINDOW_FRAMES, len(vectors)))
             ranked.append((float(alike.max(1).mean()), name, stretch))
     ranked.sort(key=lambda each: (-each[0], each[1]))
-    if way == "dtw":
+    if method == "dtw":
         warped = [
-            (*dtw_alignment(clips[query], clips[name]), name)
+            (*dtw_alignment(clips[query_name], clips[name]), name)
             for _, name, _ in ranked[:_MAX_WARPED_CLIPS]
         ]
         ranked = sorted(
             ((likeness, name, (start, stop)) for likeness, start, stop, name in warped),
             key=lambda each: (-each[0], each[1]),
         )
-    return [_clip_similarity(found, *each) for each in ranked[:most]]
+    return [_clip_similarity(gathered, *each) for each in ranked[:max_clips]]
 
 
 def _clip_similarity(
-    found: FrameVectors, likeness: float, name: str, stretch: tuple[int, int]
+    gathered: FrameVectors, similarity: float, name: str, frame_range: tuple[int, int]
 ) -> ClipSimilarity:
-    number = list(found.clips).index(name)
-    times = [s for s, clip in zip(found.seconds, found.clip, strict=True) if clip == number]
-    return ClipSimilarity(name, likeness, float(times[stretch[0]]), float(times[stretch[1] - 1]))
+    number = list(gathered.clips).index(name)
+    times = [
+        s for s, clip in zip(gathered.seconds, gathered.clip_index, strict=True) if clip == number
+    ]
+    return ClipSimilarity(
+        name, similarity, float(times[frame_range[0]]), float(times[frame_range[1] - 1])
+    )
 
 
-def _centred_vectors(found: FrameVectors) -> dict[str, Vectors]:
+def _centred_vectors(gathered: FrameVectors) -> dict[str, Vectors]:
     """The vectors of each clip that has frames, from the middle of all, unit rows."""
-    clips = {name: found.of_clip(name) for name in found.clips}
+    clips = {name: gathered.clip_vectors(name) for name in gathered.clips}
     clips = {name: vectors for name, vectors in clips.items() if len(vectors)}
     middle = np.concatenate([vectors.mean(0)[None] for vectors in clips.values()]).mean(0)
     return {name: normalize_rows(vectors - middle) for name, vectors in clips.items()}
@@ -317,7 +323,7 @@ def dtw_alignment(query: Vectors, clip: Vectors) -> tuple[float, int, int]:
 
 
 def _next_dtw_row(
-    row: npt.NDArray[np.float64], begun: npt.NDArray[np.int64], costs: npt.NDArray[np.float64]
+    row: npt.NDArray[np.float64], starts: npt.NDArray[np.int64], costs: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """One frame of the query later: the cheapest way to each frame of the clip, and its beginning.
 
@@ -327,7 +333,7 @@ def _next_dtw_row(
     before = np.concatenate([[np.inf], row[:-1]])
     stepped = before < row
     entered = np.where(stepped, before, row)
-    began = np.where(stepped, np.concatenate([[0], begun[:-1]]), begun)
+    began = np.where(stepped, np.concatenate([[0], starts[:-1]]), starts)
     passed = np.concatenate([[0.0], np.cumsum(costs)[:-1]])
     least = np.minimum.accumulate(entered - passed)
     fresh = np.concatenate([[True], (entered - passed)[1:] < least[:-1]])
@@ -335,17 +341,21 @@ def _next_dtw_row(
     return least + np.cumsum(costs), began[origin]
 
 
-def diverse_clips(found: FrameVectors, most: int) -> list[tuple[str, float]]:
+def diverse_clips(gathered: FrameVectors, max_clips: int) -> list[tuple[str, float]]:
     """Clips, each as unlike those before it as can be, and how unlike the nearest of them it is.
 
     A clip is its frames' mean; unlikeness is 1 less the cosine. The first is the most like all, and
     has none to be unlike.
     """
-    clips = {name: found.of_clip(name) for name in found.clips if len(found.of_clip(name))}
+    clips = {
+        name: gathered.clip_vectors(name)
+        for name in gathered.clips
+        if len(gathered.clip_vectors(name))
+    }
     means = normalize_rows(np.stack([vectors.mean(0) for vectors in clips.values()]))
     names, told = list(clips), []
     chosen: list[int] = []
-    for place in farthest_points(means, most):
+    for place in farthest_points(means, max_clips):
         nearest = 1 - max((means[chosen] @ means[place]).tolist(), default=float("nan"))
         told.append((names[place], nearest))
         chosen.append(place)

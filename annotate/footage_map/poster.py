@@ -49,7 +49,7 @@ class MapRegion:
 
 
 def choose_tiles(
-    atlas: Atlas, window: MapRegion, tiles: int | None = None
+    atlas: Atlas, region: MapRegion, tiles_across: int | None = None
 ) -> npt.NDArray[np.int64]:
     """(n, n): the row of the map that each tile shows, each once; -1 where none is left.
 
@@ -60,12 +60,12 @@ def choose_tiles(
     """
     from scipy.spatial import cKDTree
 
-    rows = window.rows(atlas)
+    rows = region.rows(atlas)
     if not len(rows):
-        raise AnnotateError(f"no frame lies in the window {window}: give another")
-    n = tiles or min(int(len(rows) ** 0.5), _MAX_TILES_ACROSS)
-    steps = (np.arange(n) + 0.5) / n * window.width
-    centres = np.array([(window.x + x, window.y + y) for y in steps for x in steps])
+        raise AnnotateError(f"no frame lies in the window {region}: give another")
+    n = tiles_across or min(int(len(rows) ** 0.5), _MAX_TILES_ACROSS)
+    steps = (np.arange(n) + 0.5) / n * region.width
+    centres = np.array([(region.x + x, region.y + y) for y in steps for x in steps])
     shown = np.full(n * n, -1, np.int64)
     while len(rows) and (free := np.flatnonzero(shown < 0)).size:
         near = min(16, len(rows))
@@ -82,7 +82,7 @@ def choose_tiles(
 
 def draw_poster(
     atlas: Atlas,
-    shown: npt.NDArray[np.int64],
+    tile_rows: npt.NDArray[np.int64],
     tile_width: int,
     out: Path,
     progress: Callable[[Frame], object] = lambda _: None,
@@ -97,13 +97,15 @@ def draw_poster(
         raise OutputError(f"{out}: a poster is {', '.join(_ENCODERS)}")
     first = next(iter(atlas.clips.values()))
     tile_height = max(round(tile_width * first["height"] / first["width"]), 1)
-    rows, columns = shown.shape
+    rows, columns = tile_rows.shape
     if rows * tile_height * columns * tile_width > _MAX_PIXELS:
         size = f"{columns * tile_width} x {rows * tile_height} pixels"
         raise OutputError(f"{out}: {size} are too many; fewer or narrower tiles")
     paper = np.empty((rows * tile_height, columns * tile_width, 3), np.uint8)
     paper[:] = _BACKGROUND
-    places = {int(row): divmod(place, columns) for place, row in enumerate(shown.flat) if row >= 0}
+    places = {
+        int(row): divmod(place, columns) for place, row in enumerate(tile_rows.flat) if row >= 0
+    }
     for row, frame in read_frames(atlas, sorted(places)):
         down, across = places[row][0] * tile_height, places[row][1] * tile_width
         tile = letterbox(frame.image, (tile_width, tile_height))
@@ -114,12 +116,14 @@ def draw_poster(
 
 def read_frames(atlas: Atlas, rows: Sequence[int]) -> Iterator[tuple[int, Frame]]:
     """Rows of the map, each with its frame at full size; clip by clip."""
-    wanted = {(atlas.names[atlas.clip[row]], int(atlas.frame[row])): row for row in rows}
+    wanted = {
+        (atlas.clip_names[atlas.clip_index[row]], int(atlas.frame_index[row])): row for row in rows
+    }
     for source in atlas.sources:
         seen = frame_sources.open_source(Path(source), FrameSelection())
         here = set(seen.videos())
         if mine := {key for key in wanted if key[0] in here}:
-            for frame in seen.at(mine):
+            for frame in seen.frames_at(mine):
                 yield wanted[frame.video, frame.index], frame
 
 
@@ -140,7 +144,7 @@ def draw_path(atlas: Atlas, name: str, width: int) -> Picture:
     places = np.rint(margin + atlas.xy * (size - 1 - 2 * margin)).astype(int)
     for x, y in places:
         cv2.circle(picture, (int(x), int(y)), 1, _DOT_COLOUR, -1)
-    way = places[atlas.of_clip(name)]
+    way = places[atlas.clip_rows(name)]
     for step in range(len(way)):
         late = step / max(len(way) - 1, 1)
         colour = [
@@ -155,9 +159,9 @@ def draw_path(atlas: Atlas, name: str, width: int) -> Picture:
 
 def draw_paths(atlas: Atlas, out: Path) -> None:
     """All clips' paths on one sheet."""
-    width = cell_width(len(atlas.names))
+    width = cell_width(len(atlas.clip_names))
     cells = [
-        Cell(draw_path(atlas, name, width), name, f"{len(atlas.of_clip(name))} frames")
-        for name in atlas.names
+        Cell(draw_path(atlas, name, width), name, f"{len(atlas.clip_rows(name))} frames")
+        for name in atlas.clip_names
     ]
     save_picture(lay_out(cells), out)

@@ -29,7 +29,7 @@ _TRIPLET_WEIGHT, _CODE_WEIGHT = 1.0, 1.0  # what the losses weigh, beside what i
 
 def project_autoencoder(
     vectors: Vectors,
-    clips: npt.NDArray[np.integer],
+    clip_index: npt.NDArray[np.integer],
     seconds: npt.NDArray[np.floating],
     seed: int,
 ) -> npt.NDArray[np.float64]:
@@ -37,7 +37,10 @@ def project_autoencoder(
     torch = needs("torch")
     scale = float(np.sqrt(np.square(vectors, dtype=np.float64).mean())) or 1.0
     data = torch.from_numpy((vectors / scale).astype(np.float32))
-    clip, time = torch.from_numpy(clips.astype(np.int64)), torch.from_numpy(seconds.astype("f4"))
+    clip, time = (
+        torch.from_numpy(clip_index.astype(np.int64)),
+        torch.from_numpy(seconds.astype("f4")),
+    )
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -133,10 +136,12 @@ _UMAP_NEIGHBOURS = 15  # neighbours that UMAP keeps near
 _MIN_FRAMES = 12  # pictures: with fewer there are no neighbourhoods to speak of
 
 
-def principal_components(chunks: VectorBatches, most: int = MAX_COMPONENTS) -> Vectors:
+def principal_components(
+    vector_batches: VectorBatches, max_components: int = MAX_COMPONENTS
+) -> Vectors:
     """(n, k) principal components, k at most `most`; two passes, only these are held."""
     count, total, squares = 0, np.zeros(0), np.zeros((0, 0))
-    for rows in chunks():
+    for rows in vector_batches():
         rows64 = rows.astype(np.float64)
         if not count:
             total, squares = np.zeros(rows.shape[1]), np.zeros((rows.shape[1],) * 2)
@@ -144,9 +149,11 @@ def principal_components(chunks: VectorBatches, most: int = MAX_COMPONENTS) -> V
         squares += rows64.T @ rows64
     middle = total / count
     _, axes = np.linalg.eigh(squares / count - np.outer(middle, middle))
-    axes = axes[:, ::-1][:, : min(most, count)]
+    axes = axes[:, ::-1][:, : min(max_components, count)]
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
-    return np.concatenate([((rows - middle) @ axes).astype(np.float32) for rows in chunks()])
+    return np.concatenate(
+        [((rows - middle) @ axes).astype(np.float32) for rows in vector_batches()]
+    )
 
 
 def choose_method(method: str | None) -> str:
@@ -170,7 +177,7 @@ def choose_method(method: str | None) -> str:
 def project(
     vectors: Vectors,
     method: str,
-    clips: npt.NDArray[np.integer],
+    clip_index: npt.NDArray[np.integer],
     seconds: npt.NDArray[np.floating],
     seed: int = 0,
 ) -> PlanePoints:
@@ -181,7 +188,7 @@ def project(
     if len(vectors) < _MIN_FRAMES or method == "pca":
         return _project_pca(vectors)
     if method == "autoencoder":
-        return project_autoencoder(vectors, clips, seconds, seed)
+        return project_autoencoder(vectors, clip_index, seconds, seed)
     return _project_umap(vectors, seed) if method == "umap" else _project_pacmap(vectors, seed)
 
 
@@ -211,15 +218,15 @@ def _project_umap(vectors: Vectors, seed: int) -> PlanePoints:
     return np.asarray(model.fit_transform(vectors), np.float64)
 
 
-def spread_points(plane: PlanePoints) -> PlanePoints:
+def spread_points(points: PlanePoints) -> PlanePoints:
     """The plane turned onto its main axes and stretched to fill the unit square.
 
     Half way to an even filling, in which every frame has as much room as any other; all the way,
     clusters would no longer be told apart.
     """
-    if len(plane) < 2:
-        return np.full((len(plane), 2), 0.5)
-    centred = plane - plane.mean(0)
+    if len(points) < 2:
+        return np.full((len(points), 2), 0.5)
+    centred = points - points.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     turned = centred @ (axes * np.sign(axes[np.arange(2), np.abs(axes).argmax(1)])[:, None]).T
     low, high = turned.min(0), turned.max(0)
@@ -227,20 +234,20 @@ def spread_points(plane: PlanePoints) -> PlanePoints:
     return np.asarray((scaled + _even_spacing(turned)) / 2, np.float64)
 
 
-def _even_spacing(plane: PlanePoints) -> PlanePoints:
+def _even_spacing(points: PlanePoints) -> PlanePoints:
     """Points in the same arrangement, evenly over the unit square.
 
     The square is halved again and again, across its longer side, and its points with it.
     """
-    places = np.empty((len(plane), 2))
-    waiting = [(np.arange(len(plane)), np.zeros(2), np.ones(2))]
+    places = np.empty((len(points), 2))
+    waiting = [(np.arange(len(points)), np.zeros(2), np.ones(2))]
     while waiting:
         rows, corner, size = waiting.pop()
         if len(rows) == 1:
             places[rows[0]] = corner + size / 2
             continue
         axis = int(size[1] > size[0])
-        rows = rows[plane[rows, axis].argsort(kind="stable")]
+        rows = rows[points[rows, axis].argsort(kind="stable")]
         half = len(rows) // 2
         first, second = size.copy(), size.copy()
         first[axis] *= half / len(rows)

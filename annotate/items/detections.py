@@ -20,7 +20,7 @@ _SCORE_DIGITS = 6
 
 
 def item_from_detections(
-    frame: Frame, found: sv.Detections, labels: Mapping[int, str], source: str
+    frame: Frame, detections: sv.Detections, labels: Mapping[int, str], source: str
 ) -> Item:
     """What was found on a frame, as an item; boxes are cut off at the picture's edge.
 
@@ -29,15 +29,19 @@ def item_from_detections(
     says what each box was found by.
     """
     width, height = frame.size_wh
-    tracks, ids = found.tracker_id, found.class_id
-    phrases = found.data.get("phrase")
+    tracks, ids = detections.tracker_id, detections.class_id
+    phrases = detections.data.get("phrase")
     objects = []
-    for row in range(len(found)):
+    for row in range(len(detections)):
         track = None if tracks is None else int(tracks[row])
         label = labels[int(ids[row]) if track is None and ids is not None else int(track or 0)]
-        mask = None if found.mask is None else masks.encode(np.asarray(found.mask[row]))
-        box = _clip_box(found.xyxy[row], width, height)
-        score = None if found.confidence is None else _rounded_score(float(found.confidence[row]))
+        mask = None if detections.mask is None else masks.encode(np.asarray(detections.mask[row]))
+        box = _clip_box(detections.xyxy[row], width, height)
+        score = (
+            None
+            if detections.confidence is None
+            else _rounded_score(float(detections.confidence[row]))
+        )
         phrase = "" if phrases is None else str(phrases[row])
         objects.append(Object(label, box, score, track, mask, source, phrase=phrase))
     return Item(frame.video, frame.index, frame.seconds, width, height, tuple(objects))
@@ -85,15 +89,15 @@ def item_to_detections(item: Item, labels: Sequence[str]) -> sv.Detections:
     return found
 
 
-def _confidence_or_nan(thing: Object) -> float:
-    return float("nan") if thing.score is None else thing.score
+def _confidence_or_nan(obj: Object) -> float:
+    return float("nan") if obj.score is None else obj.score
 
 
-def object_mask(thing: Object, item: Item) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def object_mask(obj: Object, item: Item) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """The object's mask, (H, W) bool; its box filled where it has none."""
-    if thing.mask is not None:
-        return masks.decode(thing.mask)
+    if obj.mask is not None:
+        return masks.decode(obj.mask)
     filled = np.zeros((item.height, item.width), bool)
-    x1, y1, x2, y2 = (round(side) for side in thing.box)
+    x1, y1, x2, y2 = (round(side) for side in obj.box)
     filled[y1:y2, x1:x2] = True
     return filled

@@ -86,7 +86,7 @@ class Appender:
         self.complete = False
 
     @property
-    def lasting(self) -> bool:
+    def resumable(self) -> bool:
         """Whether what is written can be gone on with: a file, not standard output."""
         return _can_resume(Path(self.name))
 
@@ -97,18 +97,18 @@ class Appender:
 
     def write(self, item: Item) -> None:
         """Append one item and flush it."""
-        self._line(item_to_json(item))
+        self._write_line(item_to_json(item))
         self.count, self.last = self.count + 1, item
 
     def finish(self) -> None:
         """Say that the run reached its end."""
-        self._line(record_to_json({"end": self.count}))
+        self._write_line(record_to_json({"end": self.count}))
         self.complete = True
 
     def rewind(self, offset: int) -> None:
         """Forget what stands behind `offset`, the end of a line written earlier."""
         self._file.truncate(offset)
-        self._recall()
+        self._recover()
 
     def rewind_all(self) -> None:
         """Forget every item."""
@@ -116,7 +116,7 @@ class Appender:
             self._file.seek(0)
             self.rewind(len(self._file.readline()))
 
-    def _line(self, text: str) -> None:
+    def _write_line(self, text: str) -> None:
         start = self._file.tell() if self._file.seekable() else None
         try:
             self._file.write(text.encode() + b"\n")
@@ -128,7 +128,7 @@ class Appender:
             kept = f"; the {self.count} frames before it are kept" if self.count else ""
             raise OutputError(f"{self.name}: cannot write: {error.strerror}{kept}") from None
 
-    def _recall(self) -> None:
+    def _recover(self) -> None:
         """Count the whole lines, cut off a half-written one, and stand behind the last."""
         self._file.seek(0)
         end = len(self._file.readline())
@@ -172,9 +172,9 @@ class AppendContext:
         appender = Appender(self._file, str(self._path))
         try:
             if _can_resume(self._path) and self._file.seek(0, os.SEEK_END):
-                appender._recall()
+                appender._recover()
             else:
-                appender._line(self._header.to_json())
+                appender._write_line(self._header.to_json())
         except BaseException:
             self.__exit__()
             raise
@@ -189,25 +189,25 @@ class AppendContext:
         if self._path == STDIO:
             return sys.stdout.buffer
         try:
-            file = self._path.open(self._mode())
+            file = self._path.open(self._open_mode())
         except OSError as error:
             raise OutputError(f"{self._path}: cannot write there: {error.strerror}") from None
         if not _can_resume(self._path):
             return file
         try:
-            if force or self._is_our_beginning(file):
+            if force or self._holds_partial_header(file):
                 file.truncate(0)
         except BaseException:
             file.close()
             raise
         return file
 
-    def _mode(self) -> str:
+    def _open_mode(self) -> str:
         if not _can_resume(self._path):
             return "wb"
         return "r+b" if self._path.exists() else "w+b"
 
-    def _is_our_beginning(self, file: IO[bytes]) -> bool:
+    def _holds_partial_header(self, file: IO[bytes]) -> bool:
         """Whether the file holds no more than a part of our header; refuse what is not ours."""
         first = file.readline(_MAX_HEADER_BYTES)
         if not first.endswith(b"\n") and self._header.to_json().encode().startswith(first):

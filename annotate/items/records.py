@@ -121,7 +121,7 @@ class Vocabulary:
         """The detectors that it tells anything."""
         return tuple(dict.fromkeys(name for words in self.classes.values() for name in words))
 
-    def stamp(self) -> dict[str, Any]:
+    def header_entry(self) -> dict[str, Any]:
         """What a file of items records of it."""
         return {"name": self.name, "sha256": self.sha256, "labels": list(self.labels)}
 
@@ -188,14 +188,14 @@ class Header:
 
     def differences(self, other: "Header") -> list[str]:
         """What differs between two runs, in words; where a video lies does not count."""
-        mine, theirs = self._facts(), other._facts()
+        mine, theirs = self._compared_values(), other._compared_values()
         return [
             f"{key}: {mine.get(key, 'not set')} in the file, {theirs.get(key, 'not set')} now"
             for key in {**mine, **theirs}
             if mine.get(key) != theirs.get(key)
         ]
 
-    def _facts(self) -> dict[str, Any]:
+    def _compared_values(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"annotate": self.version, "stage": self.stage, "model": self.model}
         facts |= {"vocabulary": self.vocabulary.get("name")}
         facts |= {"vocabulary's content": str(self.vocabulary.get("sha256"))[:12]}

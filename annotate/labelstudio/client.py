@@ -37,13 +37,13 @@ class Project:
     title: str
     config: str
     model_version: str
-    tasks: int
+    task_count: int
 
     @classmethod
-    def told(cls, answer: Mapping[str, Any]) -> Self:
+    def from_response(cls, response: Mapping[str, Any]) -> Self:
         """The project of which the server tells."""
-        version, count = answer["model_version"] or "", answer["task_number"] or 0
-        return cls(answer["id"], answer["title"], answer["label_config"], version, count)
+        version, count = response["model_version"] or "", response["task_number"] or 0
+        return cls(response["id"], response["title"], response["label_config"], version, count)
 
 
 class StudioClient:
@@ -59,10 +59,10 @@ class StudioClient:
         self,
         url: str,
         token: str,
-        documents: Path | None = None,
+        document_root: Path | None = None,
         timeout_seconds: float = _TIMEOUT_SECONDS,
     ) -> None:
-        self.url, self.documents = url.rstrip("/"), documents
+        self.url, self.document_root = url.rstrip("/"), document_root
         self._httpx = needs("httpx")
         self._errors = needs("label_studio_sdk.core.api_error")
         sdk = needs("label_studio_sdk.client")
@@ -120,7 +120,7 @@ class StudioClient:
         content = body if made else json.dumps(body, allow_nan=False).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         told = {"params": params, "content": content, "headers": headers, "files": files}
-        return self._answer(self._ask(method, path, **told), f"{method} {path}")
+        return self._parse_response(self._request(method, path, **told), f"{method} {path}")
 
     def fetch(self, path: str) -> tuple[dict[str, str], bytes]:
         """What lies at a path, and its headers by their names in lower case.
@@ -128,19 +128,19 @@ class StudioClient:
         Raises:
             StudioError: nothing does, or the server refuses.
         """
-        response = self._ask("GET", path)
+        response = self._request("GET", path)
         if response.status_code >= 400:
             raise StudioError(f"{self.url}: GET {path}: {response.status_code}")
         return {key.lower(): value for key, value in response.headers.items()}, response.content
 
-    def _ask(self, method: str, path: str, **told: Any) -> Any:
+    def _request(self, method: str, path: str, **options: Any) -> Any:
         """The response, whatever it is; what keeps it from coming becomes an error of ours."""
         try:
             with (
                 warnings.catch_warnings()
             ):  # what renews a personal token is written for pydantic 1
                 warnings.filterwarnings("ignore", "The `parse_obj` method", DeprecationWarning)
-                return self._wrapper.httpx_client.request(path, method=method, **told)
+                return self._wrapper.httpx_client.request(path, method=method, **options)
         except (self._httpx.ConnectError, self._httpx.ConnectTimeout) as error:
             raise StudioError(
                 f"{self.url}: no Label Studio answers there ({error}); start one with "
@@ -154,8 +154,8 @@ class StudioClient:
         except ValueError as error:
             raise StudioError(f"{self.url}: {method} {path}: {error}") from None
 
-    def _answer(self, response: Any, asked: str) -> Any:
-        code, where = response.status_code, f"{self.url}: {asked}"
+    def _parse_response(self, response: Any, request: str) -> Any:
+        code, where = response.status_code, f"{self.url}: {request}"
         try:
             body = response.json() if response.content else None
         except ValueError:
@@ -168,19 +168,19 @@ class StudioClient:
             raise StudioError(f"{where}: {code}: {_error_detail(body)}")
         return body
 
-    def who(self) -> dict[str, Any]:
+    def current_user(self) -> dict[str, Any]:
         """The user whose token it is."""
         told: dict[str, Any] = self.get("/api/current-user/whoami")
         return told
 
-    def find(self, project: str | int) -> Project | None:
+    def find_project(self, project: str | int) -> Project | None:
         """The project of that name, or number; None where there is none.
 
         Raises:
             StudioError: several have the name.
         """
         if str(project).isdecimal():
-            return self.project(int(project))
+            return self.get_project(int(project))
         listed = self.get(
             "/api/projects", {"title": project, "page_size": 1000, "include": "id,title"}
         )
@@ -190,36 +190,36 @@ class StudioClient:
                 f"{self.url}: projects {', '.join(map(str, sorted(ids)))} are all called "
                 f"{project!r}; give the number: --project {min(ids)}"
             )
-        return self.project(ids[0]) if ids else None
+        return self.get_project(ids[0]) if ids else None
 
-    def named(self, project: str | int) -> Project:
+    def require_project(self, project: str | int) -> Project:
         """The project of that name or number, which must be there.
 
         Raises:
             StudioError: it is not, or several have the name.
         """
-        found = self.find(project)
+        found = self.find_project(project)
         if found is None:
             raise StudioError(
                 f"{self.url}: there is no project called {project!r}; push to it first"
             )
         return found
 
-    def project(self, number: int) -> Project:
+    def get_project(self, project_id: int) -> Project:
         """The project of that number.
 
         Raises:
             StudioError: there is none.
         """
         try:
-            told = self.get(f"/api/projects/{number}/")
+            told = self.get(f"/api/projects/{project_id}/")
         except StudioError as error:
             if ": 404:" in str(error):
                 raise StudioError(
-                    f"{self.url}: there is no project {number}; was it deleted?"
+                    f"{self.url}: there is no project {project_id}; was it deleted?"
                 ) from None
             raise
-        return Project.told(told)
+        return Project.from_response(told)
 
     def tasks(
         self, project: int, include: str, filters: Sequence[Mapping[str, Any]] = ()

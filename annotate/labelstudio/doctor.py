@@ -23,8 +23,8 @@ _MAX_CLOCK_OFFSET_SECONDS = 60
 class DoctorCheck:
     """One thing that was looked at, what was found, and its cure; "" where all is well."""
 
-    what: str
-    found: str
+    subject: str
+    finding: str
     cure: str = ""
 
 
@@ -36,7 +36,7 @@ def run_checks(
     Raises:
         StudioError: the server does not answer, or refuses the token: the error says the cure.
     """
-    who = server.who()
+    who = server.current_user()
     checks = [DoctorCheck("address", server.url), _check_version(server), _check_token(server, who)]
     checks += [_check_permissions(server), _check_clock(server), _check_document_root(server)]
     name = project or (dataset and dataset.path.absolute().name)
@@ -53,8 +53,8 @@ def _check_version(server: StudioClient) -> DoctorCheck:
     return DoctorCheck("version", version, cure)
 
 
-def _check_token(server: StudioClient, who: dict[str, object]) -> DoctorCheck:
-    return DoctorCheck("token", f"{server.token_kind}, of {who['email']}")
+def _check_token(server: StudioClient, user: dict[str, object]) -> DoctorCheck:
+    return DoctorCheck("token", f"{server.token_kind}, of {user['email']}")
 
 
 def _check_permissions(server: StudioClient) -> DoctorCheck:
@@ -77,7 +77,7 @@ def _check_clock(server: StudioClient) -> DoctorCheck:
 
 
 def _check_document_root(server: StudioClient) -> DoctorCheck:
-    root = server.documents
+    root = server.document_root
     if root is None:
         return DoctorCheck("document root", "not of this machine: pictures are uploaded")
     mode = stat.S_IMODE(root.parent.stat().st_mode)
@@ -91,7 +91,7 @@ def _check_document_root(server: StudioClient) -> DoctorCheck:
 def _check_project(
     server: StudioClient, name: str, dataset: Dataset | None
 ) -> Iterator[DoctorCheck]:
-    found = server.find(name)
+    found = server.find_project(name)
     if found is None:
         yield DoctorCheck("project", f"none called {name!r}", "`annotate push` makes it")
         return

@@ -91,7 +91,7 @@ def push_dataset(
     """
     name = project or dataset.path.absolute().name
     with ThreadPoolExecutor(1) as asker:  # only asks: nothing is sent before all is checked
-        there = asker.submit(server.find, name)
+        there = asker.submit(server.find_project, name)
         lying = check_dataset(dataset)
     found, added = prepare_project(server, name, there.result(), dataset.classes)
     done = PushReport(found, server.url, added_classes=added)
@@ -100,7 +100,7 @@ def push_dataset(
         for sample in dataset:
             data, file = task_data(dataset, sample.item), dataset.images / sample.image
             regions = partial(to_regions, sample.item, polygons=polygons)
-            yield TaskSpec(data, IMAGE_TAG, file, regions, turn=sample.image in lying)
+            yield TaskSpec(data, IMAGE_TAG, file, regions, apply_exif=sample.image in lying)
 
     sync_tasks(server, wanted, done, progress)
     return done
@@ -139,13 +139,13 @@ def open_project(
     Raises:
         StudioError: no such number, a name that none can have, or a config edited beyond use.
     """
-    return prepare_project(server, name, server.find(name), classes, video=video)
+    return prepare_project(server, name, server.find_project(name), classes, video=video)
 
 
 def prepare_project(
     server: StudioClient,
     name: str,
-    found: Project | None,
+    project: Project | None,
     classes: Sequence[str],
     *,
     video: bool = False,
@@ -156,7 +156,7 @@ def prepare_project(
         StudioError: a name that none can have, or a config edited beyond use.
     """
     wanted = video_config(classes) if video else image_config(classes)
-    if found is None:
+    if project is None:
         if not _MIN_TITLE_CHARS <= len(name) <= _MAX_TITLE_CHARS:
             raise StudioError(
                 f"{name!r}: a project's name has {_MIN_TITLE_CHARS} to {_MAX_TITLE_CHARS} letters; give "
@@ -164,15 +164,17 @@ def prepare_project(
             )
         return _create_project(server, name, wanted), ()
     try:
-        config = complete_config(found.config, classes, wanted)
+        config = complete_config(project.config, classes, wanted)
     except StudioError as error:
-        raise StudioError(f"{server.url}: project {found.id} ({found.title}): {error}") from None
-    known = config_labels(found.config)
+        raise StudioError(
+            f"{server.url}: project {project.id} ({project.title}): {error}"
+        ) from None
+    known = config_labels(project.config)
     added = tuple(label for label in classes if label not in known)
-    if same_config(config, found.config):
-        return found, ()
-    server.send("PATCH", f"/api/projects/{found.id}/", {"label_config": config})
-    return server.project(found.id), added
+    if same_config(config, project.config):
+        return project, ()
+    server.send("PATCH", f"/api/projects/{project.id}/", {"label_config": config})
+    return server.get_project(project.id), added
 
 
 def _create_project(server: StudioClient, name: str, config: str) -> Project:
@@ -182,8 +184,8 @@ def _create_project(server: StudioClient, name: str, config: str) -> Project:
         made = server.send("POST", "/api/projects/", body)
     except LostResponse:
         time.sleep(_PAUSE_SECONDS)
-        found = server.find(name)
+        found = server.find_project(name)
         if found is None:
             raise
         return found
-    return Project.told(made)
+    return Project.from_response(made)

@@ -48,8 +48,10 @@ def encode_brush_rle(rle: Rle) -> list[int]:
     return encode_brush(masks.decode(rle))
 
 
-def _pack_runs(pixels: npt.NDArray[np.int64], on: npt.NDArray[np.bool_], size: int) -> list[int]:
-    lengths, values = pixels * _CHANNELS, on.astype(np.uint64) * np.uint64(255)
+def _pack_runs(
+    run_pixels: npt.NDArray[np.int64], run_values: npt.NDArray[np.bool_], pixel_count: int
+) -> list[int]:
+    lengths, values = run_pixels * _CHANNELS, run_values.astype(np.uint64) * np.uint64(255)
     pieces = -(-lengths // _MAX_RUN)
     kinds = np.digitize(lengths, [(1 << width) + 1 for width in _LENGTH_WIDTHS[:-1]])
     if (pieces > 1).any():  # what is left of a long run keeps its width, as in the SDK
@@ -60,14 +62,16 @@ def _pack_runs(pixels: npt.NDArray[np.int64], on: npt.NDArray[np.bool_], size: i
     sizes = np.array(_LENGTH_WIDTHS)[kinds]
     words = (4 | kinds).astype(np.uint64) << (sizes + 8).astype(np.uint64)
     words |= (lengths - 1).astype(np.uint64) << np.uint64(8) | values
-    return list(np.packbits(_pack_words(words, sizes + 11, size)).tolist())
+    return list(np.packbits(_pack_words(words, sizes + 11, pixel_count)).tolist())
 
 
-def _pack_words(words: npt.NDArray[np.uint64], widths: npt.NDArray[np.int64], size: int) -> Bits:
+def _pack_words(
+    words: npt.NDArray[np.uint64], widths: npt.NDArray[np.int64], pixel_count: int
+) -> Bits:
     """The head and the words, each as wide as it is, as bits one by one."""
     starts = np.cumsum(widths) - widths + _HEAD_BITS
     bits = np.zeros(int(widths.sum()) + _HEAD_BITS, np.uint8)
-    head = size * _CHANNELS
+    head = pixel_count * _CHANNELS
     for number, width in [(7, 5), *((each - 1, 4) for each in _LENGTH_WIDTHS)]:
         head = head << width | number
     bits[:_HEAD_BITS] = [head >> _HEAD_BITS - 1 - place & 1 for place in range(_HEAD_BITS)]
@@ -88,12 +92,12 @@ def decode_brush(rle: Sequence[int], size_wh: tuple[int, int]) -> Mask:
     width, height = size_wh
     try:
         stream = _BitReader(bytes(rle))
-        count, word, *widths = (stream.take(bits) for bits in (32, 5, 4, 4, 4, 4))
+        count, word, *widths = (stream.read_bits(bits) for bits in (32, 5, 4, 4, 4, 4))
         if count != width * height * _CHANNELS:
             raise StudioError(
                 f"a brush mask of {count // _CHANNELS} pixels, but the picture is {width}x{height}"
             )
-        values, lengths = stream.runs(count, word + 1, [each + 1 for each in widths])
+        values, lengths = stream.read_runs(count, word + 1, [each + 1 for each in widths])
     except (ValueError, TypeError, IndexError):
         raise StudioError("a brush mask whose bytes are cut short or damaged") from None
     if (lengths % _CHANNELS).any():  # a run that ends amid a pixel
@@ -107,7 +111,7 @@ class _BitReader:
     def __init__(self, data: bytes) -> None:
         self._data, self._at, self._end = data + bytes(8), 0, 8 * len(data)
 
-    def take(self, bits: int) -> int:
+    def read_bits(self, bits: int) -> int:
         if self._at + bits > self._end:
             raise ValueError("cut short")
         first, shift = self._at >> 3, 64 - (self._at & 7) - bits
@@ -115,21 +119,21 @@ class _BitReader:
         window = int.from_bytes(self._data[first : first + 8], "big")
         return window >> shift & (1 << bits) - 1
 
-    def runs(
+    def read_runs(
         self, count: int, word: int, widths: Sequence[int]
     ) -> tuple[Bits, npt.NDArray[np.int64]]:
         """The values, each the low eight bits of a word, and how often each of them comes."""
         found, lengths = bytearray(), list[int]()
         total = 0
         while total < count:
-            head = self.take(3)
-            length = self.take(widths[head & 3]) + 1
+            head = self.read_bits(3)
+            length = self.read_bits(widths[head & 3]) + 1
             total += length
             if head & 4:
-                found.append(self.take(word) & 255)
+                found.append(self.read_bits(word) & 255)
                 lengths.append(length)
             else:
-                found.extend(self.take(word) & 255 for _ in range(length))
+                found.extend(self.read_bits(word) & 255 for _ in range(length))
                 lengths.extend([1] * length)
         if total != count:
             raise ValueError("too long")
@@ -156,19 +160,19 @@ def to_regions(item: Item, *, polygons: bool = False) -> list[Region]:
     ]
 
 
-def _choose_control(thing: Object, polygons: bool) -> str:
-    if thing.mask is None:
+def _choose_control(obj: Object, polygons: bool) -> str:
+    if obj.mask is None:
         return "box"
     if polygons:
-        parts = masks.to_polygons(thing.mask)
+        parts = masks.to_polygons(obj.mask)
         if len(parts) == 1 and not parts[0].holes:
             return "polygon"
     return "brush"
 
 
-def _to_region(thing: Object, name: str, item: Item, control: str) -> Region:
+def _to_region(obj: Object, name: str, item: Item, control: str) -> Region:
     kind = REGION_TYPES[control]
-    told = [f"track {thing.track}"] if thing.track is not None else []
+    told = [f"track {obj.track}"] if obj.track is not None else []
     region: Region = {
         "id": name,
         "type": kind,
@@ -177,24 +181,24 @@ def _to_region(thing: Object, name: str, item: Item, control: str) -> Region:
         "original_width": item.width,
         "original_height": item.height,
         "image_rotation": 0,
-        "value": {**_shape_value(thing, item, kind), kind: [thing.label]},
-        "meta": {"text": [", ".join([*told, thing.source])]},
+        "value": {**_shape_value(obj, item, kind), kind: [obj.label]},
+        "meta": {"text": [", ".join([*told, obj.source])]},
     }
-    return region | ({"score": thing.score} if thing.score is not None else {})
+    return region | ({"score": obj.score} if obj.score is not None else {})
 
 
-def _shape_value(thing: Object, item: Item, kind: str) -> dict[str, Any]:
+def _shape_value(obj: Object, item: Item, kind: str) -> dict[str, Any]:
     """The part of a region's value that says where it is."""
-    if kind == "brushlabels" and thing.mask is not None:
-        return {"format": "rle", "rle": encode_brush_rle(thing.mask)}
-    if kind == "polygonlabels" and thing.mask is not None:
+    if kind == "brushlabels" and obj.mask is not None:
+        return {"format": "rle", "rle": encode_brush_rle(obj.mask)}
+    if kind == "polygonlabels" and obj.mask is not None:
         import cv2
 
-        ring = masks.to_polygons(thing.mask)[0].outer.astype(np.float32)
+        ring = masks.to_polygons(obj.mask)[0].outer.astype(np.float32)
         simple = cv2.approxPolyDP(ring[:, None], _SIMPLIFY_PX, closed=True)[:, 0]
         points = simple if len(simple) >= 3 else ring
         return {"points": (points * (100 / item.width, 100 / item.height)).tolist(), "closed": True}
-    x1, y1, x2, y2 = thing.box
+    x1, y1, x2, y2 = obj.box
     return {
         "x": x1 / item.width * 100,
         "y": y1 / item.height * 100,
@@ -218,7 +222,7 @@ def check_size(region: Mapping[str, Any], item: Item) -> None:
         )
 
 
-def to_object(region: Mapping[str, Any], was: Object | None, item: Item) -> Object | None:
+def to_object(region: Mapping[str, Any], original: Object | None, item: Item) -> Object | None:
     """The object that a region says, `was` itself where nothing of it changed.
 
     None where all of a mask has been erased. `item` is the frame that it is on.
@@ -232,26 +236,26 @@ def to_object(region: Mapping[str, Any], was: Object | None, item: Item) -> Obje
     labels = value.get(kind) or [""]
     if len(labels) != 1 or not labels[0]:
         raise StudioError(f"a region with {'no label' if not labels[0] else 'several labels'}")
-    if was is not None and _same_shape(value, was, item, kind):
-        return was if labels[0] == was.label else replace(was, label=labels[0])
+    if original is not None and _same_shape(value, original, item, kind):
+        return original if labels[0] == original.label else replace(original, label=labels[0])
     mask, box = _read_shape(value, kind, item)
     if mask is None and box is None:
         return None
-    new = was or Object(labels[0], (0, 0, 0, 0), source=PERSON_SOURCE)
+    new = original or Object(labels[0], (0, 0, 0, 0), source=PERSON_SOURCE)
     whole = masks.encode(mask) if mask is not None else None
     return replace(new, label=labels[0], box=box or (0, 0, 0, 0), mask=whole, score=None)
 
 
-def _same_shape(value: Mapping[str, Any], was: Object, item: Item, kind: str) -> bool:
-    if (was.mask is None) != (kind == "rectanglelabels"):
+def _same_shape(value: Mapping[str, Any], original: Object, item: Item, kind: str) -> bool:
+    if (original.mask is None) != (kind == "rectanglelabels"):
         return False
-    sent = _shape_value(was, item, kind)
+    sent = _shape_value(original, item, kind)
     if kind == "brushlabels" and sent["rle"] != value.get("rle"):
         try:  # the editor may pack the same pixels in other runs
             seen = decode_brush(value.get("rle", ()), (item.width, item.height))
         except StudioError:
             return False
-        return masks.encode(seen) == was.mask
+        return masks.encode(seen) == original.mask
     return all(value.get(key) == part for key, part in sent.items())
 
 

@@ -36,7 +36,7 @@ def environment_dir() -> Path:
     return Path(caches) / "annotate" / f"label-studio-{LABEL_STUDIO_VERSION}"
 
 
-def ensure_program(say: Callable[[str], None] = lambda line: None) -> Path:
+def ensure_program(notify: Callable[[str], None] = lambda line: None) -> Path:
     """The server's program; its environment is made on first use, by uv where there is one.
 
     Raises:
@@ -55,29 +55,29 @@ def ensure_program(say: Callable[[str], None] = lambda line: None) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_name(place.name + ".lock")):
         if not ready.exists():
-            say(f"installing {_REQUIREMENT} into {place}: about 1 GB and some minutes, once")
+            notify(f"installing {_REQUIREMENT} into {place}: about 1 GB and some minutes, once")
             _install(place)
             ready.touch()
     return program
 
 
-def _install(place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    python = str(place / "bin" / "python")
+def _install(target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    python = str(target / "bin" / "python")
     if uv := shutil.which("uv"):
         steps = [
-            [uv, "venv", "--quiet", "--python", sys.executable, str(place)],
+            [uv, "venv", "--quiet", "--python", sys.executable, str(target)],
             [uv, "pip", "install", "--quiet", "--python", python, _REQUIREMENT],
         ]
     else:
         steps = [
-            [sys.executable, "-m", "venv", str(place)],
+            [sys.executable, "-m", "venv", str(target)],
             [python, "-m", "pip", "install", "--quiet", "--no-input", _REQUIREMENT],
         ]
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True, check=False)
         if done.returncode:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(target, ignore_errors=True)
             why = " ".join((done.stderr or done.stdout).split())[-_MAX_ERROR_CHARS:]
             raise StudioError(
                 f"Label Studio cannot be installed: {' '.join(step)}: {why}; or install "
@@ -98,17 +98,17 @@ class LocalStudio:
     email: str
     password: str
     token: str
-    data: Path
+    data_dir: Path
     pid: int
 
     @property
-    def documents(self) -> Path:
+    def document_root(self) -> Path:
         """The folder of the files that it serves, and nothing above it."""
-        return self.data / "files"
+        return self.data_dir / "files"
 
-    def server(self) -> StudioClient:
+    def client(self) -> StudioClient:
         """A client of it."""
-        return StudioClient(self.url, self.token, self.documents)
+        return StudioClient(self.url, self.token, self.document_root)
 
 
 def default_data_dir() -> Path:
@@ -127,7 +127,7 @@ def find_running() -> LocalStudio | None:
         told = json.loads(_state_file().read_text(encoding="utf-8"))
         data = Path(told["data"])
         login = json.loads((data / "login.json").read_text(encoding="utf-8"))
-        found = LocalStudio(told["url"], **login, data=data, pid=told["pid"])
+        found = LocalStudio(told["url"], **login, data_dir=data, pid=told["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if _is_label_studio(found.pid) else None
@@ -149,76 +149,82 @@ def connect(url: str | None = None, token_file: Path | None = None) -> StudioCli
     """
     own = find_running()
     if own is not None and url in (None, own.url) and token_file is None:
-        return own.server()
+        return own.client()
     if url is None:
         raise StudioError("no Label Studio of yours runs; `annotate studio up`, or give --url")
     return StudioClient(url, read_token(token_file))
 
 
-def up(data: Path | None = None, say: Callable[[str], None] = lambda line: None) -> LocalStudio:
+def up(
+    data_dir: Path | None = None, notify: Callable[[str], None] = lambda line: None
+) -> LocalStudio:
     """Start a server, or find the one that runs, and wait until it answers.
 
     Raises:
         StudioError: another one runs, it cannot be installed, or it does not come up.
     """
-    data = (data or default_data_dir()).absolute()
+    data_dir = (data_dir or default_data_dir()).absolute()
     there = find_running()
     if there is not None:
-        if there.data != data:
+        if there.data_dir != data_dir:
             raise StudioError(
-                f"one runs already, of {there.data}, at {there.url}; `annotate studio down` first"
+                f"one runs already, of {there.data_dir}, at {there.url}; `annotate studio down` first"
             )
         wait_until_ready(there, None)
         return there
-    program = ensure_program(say)
-    if not (data / "label_studio.sqlite3").exists():
-        say("starting Label Studio for the first time: about a minute")
-    studio, process = launch(program, data)
+    program = ensure_program(notify)
+    if not (data_dir / "label_studio.sqlite3").exists():
+        notify("starting Label Studio for the first time: about a minute")
+    studio, process = launch(program, data_dir)
     _state_file().parent.mkdir(parents=True, exist_ok=True)
-    _write_secret(_state_file(), {"url": studio.url, "data": str(studio.data), "pid": studio.pid})
+    _write_secret(
+        _state_file(), {"url": studio.url, "data": str(studio.data_dir), "pid": studio.pid}
+    )
     wait_until_ready(studio, process)
     process.returncode = 0  # it outlives us, and is not waited for
     return studio
 
 
 def launch(
-    program: Path, data: Path, port: int | None = None
+    program: Path, data_dir: Path, port: int | None = None
 ) -> tuple[LocalStudio, subprocess.Popen[bytes]]:
     """Start the program with its things in `data`, on a free port; it may not answer yet."""
-    data.mkdir(parents=True, exist_ok=True)
-    data.chmod(0o700)  # its database keeps tokens in clear text
-    (data / "files").mkdir(exist_ok=True)
-    (data / "tmp").mkdir(exist_ok=True)
-    login = _load_login(data / "login.json")
+    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.chmod(0o700)  # its database keeps tokens in clear text
+    (data_dir / "files").mkdir(exist_ok=True)
+    (data_dir / "tmp").mkdir(exist_ok=True)
+    login = _load_login(data_dir / "login.json")
     port = port or _free_port()
     command = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1"]
-    with (data / "server.log").open("ab") as log:
+    with (data_dir / "server.log").open("ab") as log:
         process = subprocess.Popen(
             [*command, "--port", str(port)],
-            env=_environment(program, data, login),
+            env=_environment(program, data_dir, login),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return LocalStudio(f"http://127.0.0.1:{port}", **login, data=data, pid=process.pid), process
+    return LocalStudio(
+        f"http://127.0.0.1:{port}", **login, data_dir=data_dir, pid=process.pid
+    ), process
 
 
-def _environment(program: Path, data: Path, login: dict[str, str]) -> dict[str, str]:
+def _environment(program: Path, data_dir: Path, login: dict[str, str]) -> dict[str, str]:
     """The server's environment: nothing of ours, safe settings, the token hidden from `ps`."""
     return {
         "PATH": f"{program.parent}:/usr/bin:/bin",
-        "HOME": str(data),
-        "TMPDIR": str(data / "tmp"),  # each export that it zips stays there
+        "HOME": str(data_dir),
+        "TMPDIR": str(data_dir / "tmp"),  # each export that it zips stays there
         "LANG": "C.UTF-8",
-        "LABEL_STUDIO_BASE_DATA_DIR": str(data),
+        "LABEL_STUDIO_BASE_DATA_DIR": str(data_dir),
         "LABEL_STUDIO_USERNAME": login["email"],
         "LABEL_STUDIO_PASSWORD": login["password"],
         "LABEL_STUDIO_USER_TOKEN": login["token"],
         "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
         "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
         "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(data / "files"),
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(data_dir / "files"),
         "COLLECT_ANALYTICS": "false",
         "LATEST_VERSION_CHECK": "false",
         "SENTRY_DSN": "",
@@ -240,11 +246,11 @@ def _load_login(file: Path) -> dict[str, str]:
     return login
 
 
-def _write_secret(file: Path, told: object) -> None:
+def _write_secret(file: Path, record: object) -> None:
     draft = file.with_name(file.name + ".part")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        json.dump(told, out)
+        json.dump(record, out)
     draft.replace(file)
 
 
@@ -268,17 +274,17 @@ def wait_until_ready(studio: LocalStudio, process: subprocess.Popen[bytes] | Non
         StudioError: it ends, or does not answer; gives the last line of its log.
     """
     end = time.monotonic() + _START_TIMEOUT_SECONDS
-    with studio.server() as server:
+    with studio.client() as server:
         while time.monotonic() < end and (process is None or process.poll() is None):
             try:
                 server.send("GET", "/api/current-user/whoami")
                 return
             except StudioError:
                 time.sleep(0.3)
-    log = (studio.data / "server.log").read_text(errors="replace").splitlines()
+    log = (studio.data_dir / "server.log").read_text(errors="replace").splitlines()
     raise StudioError(
         f"Label Studio does not answer at {studio.url}: {' '.join(log[-1:])}; "
-        f"see {studio.data / 'server.log'}"
+        f"see {studio.data_dir / 'server.log'}"
     )
 
 
@@ -296,10 +302,10 @@ def down() -> LocalStudio:
     return studio
 
 
-def stop_process(pid: int, patience_seconds: float = 15.0) -> None:
+def stop_process(pid: int, timeout_seconds: float = 15.0) -> None:
     """Ask a server's processes to end, and wait until it has."""
     os.killpg(pid, signal.SIGTERM)
-    end = time.monotonic() + patience_seconds
+    end = time.monotonic() + timeout_seconds
     while time.monotonic() < end:
         try:
             if os.waitpid(pid, os.WNOHANG)[0]:

@@ -74,24 +74,24 @@ class FileStore:
     def __init__(self, server: StudioClient, project: Project) -> None:
         self._server, self._project = server, project
         self._folder, self._new = None, False
-        if server.documents is not None:
-            self._folder = server.documents / f"project-{project.id}"
+        if server.document_root is not None:
+            self._folder = server.document_root / f"project-{project.id}"
             self._new = not self._folder.exists()
             self._folder.mkdir(parents=True, exist_ok=True)
 
-    def put(self, path: Path, ext_id: str, turn: bool) -> str:
+    def put(self, path: Path, ext_id: str, apply_exif: bool) -> str:
         """Put the file of a task there, turned if it is a picture that lies; say its address."""
         if self._folder is None:
-            return _upload_file(self._server, self._project, path, turn)
+            return _upload_file(self._server, self._project, path, apply_exif)
         digest = hashlib.sha256(ext_id.encode()).hexdigest()[:8]  # names are of one dataset only
         name = f"{path.stem}-{digest}{path.suffix}"
         draft = self._folder / f".{name}"
         draft.unlink(missing_ok=True)
-        _place_file(path, draft, turn)
+        _place_file(path, draft, apply_exif)
         draft.replace(self._folder / name)
         return f"/data/local-files/?d={quote(f'{self._folder.name}/{name}')}"
 
-    def grant(self) -> None:
+    def grant_access(self) -> None:
         """Let the project see the folder: a storage row does, without a sync."""
         if self._folder is None:
             return
@@ -110,9 +110,9 @@ class FileStore:
         server.send("POST", storages, body)
 
 
-def _place_file(source: Path, target: Path, turn: bool) -> None:
+def _place_file(source: Path, target: Path, apply_exif: bool) -> None:
     """Place a file; turned as its EXIF says: browsers turn it, and percents would be of that."""
-    if not turn:
+    if not apply_exif:
         return link_or_copy(source, target)
     from PIL import Image, ImageOps
 
@@ -120,12 +120,12 @@ def _place_file(source: Path, target: Path, turn: bool) -> None:
         ImageOps.exif_transpose(image).save(target, image.format, quality=95)
 
 
-def _upload_file(server: StudioClient, project: Project, path: Path, turn: bool) -> str:
+def _upload_file(server: StudioClient, project: Project, path: Path, apply_exif: bool) -> str:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         turned = Path(folder) / path.name
-        _place_file(path, turned, turn)
+        _place_file(path, turned, apply_exif)
         files = {"file": (path.name, turned.read_bytes())}
         asked = f"/api/projects/{project.id}/import"
         told = server.send("POST", asked, params={"commit_to_project": "false"}, files=files)
@@ -152,13 +152,13 @@ class TaskSpec:
     """
 
     data: Mapping[str, Any]
-    shows: str
+    data_key: str
     file: Path
     regions: Callable[[], list[Region]]
-    turn: bool = False
+    apply_exif: bool = False
 
     @property
-    def name(self) -> str:
+    def external_id(self) -> str:
         """Its external id."""
         return str(self.data["ext_id"])
 
@@ -169,38 +169,42 @@ class PushReport:
 
     project: Project
     url: str
-    frames: Counter[str] = field(default_factory=Counter)
+    frame_counts: Counter[str] = field(default_factory=Counter)
     added_classes: tuple[str, ...] = ()
 
     @property
-    def address(self) -> str:
+    def project_url(self) -> str:
         """Where a person corrects them."""
         return f"{self.url}/projects/{self.project.id}/data"
 
 
 def sync_tasks(
     server: StudioClient,
-    wanted: Callable[[], Iterable[TaskSpec]],
-    done: PushReport,
+    list_specs: Callable[[], Iterable[TaskSpec]],
+    report: PushReport,
     progress: Callable[[], None],
 ) -> None:
     """Make the tasks that the project of `done` lacks, and refresh the predictions of others."""
-    project = done.project
-    names = [each.name for each in wanted()] if project.tasks else []
+    project = report.project
+    names = [each.external_id for each in list_specs()] if project.task_count else []
     there = find_tasks(server, project.id, names)
-    there = _delete_duplicates(server, project.id, there, done)
+    there = _delete_duplicates(server, project.id, there, report)
     stager = FileStore(server, project)
-    new = ((each.name, _encode_task(each, stager)) for each in wanted() if each.name not in there)
-    _create_tasks(server, stager, new, done, progress)
-    _refresh_predictions(server, project.id, wanted(), there, done, progress)
-    if project.model_version != MODEL_VERSION and done.frames:
+    new = (
+        (each.external_id, _encode_task(each, stager))
+        for each in list_specs()
+        if each.external_id not in there
+    )
+    _create_tasks(server, stager, new, report, progress)
+    _refresh_predictions(server, project.id, list_specs(), there, report, progress)
+    if project.model_version != MODEL_VERSION and report.frame_counts:
         server.send("PATCH", f"/api/projects/{project.id}/", {"model_version": MODEL_VERSION})
 
 
-def _encode_task(wanted: TaskSpec, stager: FileStore) -> bytes:
+def _encode_task(spec: TaskSpec, store: FileStore) -> bytes:
     """A task as it is sent, with its file in place."""
-    data = {wanted.shows: stager.put(wanted.file, wanted.name, wanted.turn), **wanted.data}
-    told = {"data": data, "predictions": [prediction(wanted.regions())]}
+    data = {spec.data_key: store.put(spec.file, spec.external_id, spec.apply_exif), **spec.data}
+    told = {"data": data, "predictions": [prediction(spec.regions())]}
     return json.dumps(told, allow_nan=False).encode()
 
 
@@ -209,22 +213,22 @@ class TaskBatch:
     """Tasks of one request: their external ids, and each as it is sent."""
 
     names: list[str] = field(default_factory=list)
-    told: list[bytes] = field(default_factory=list)
+    encoded_tasks: list[bytes] = field(default_factory=list)
 
     @property
     def body(self) -> bytes:
         """The request."""
-        return b"[" + b",".join(self.told) + b"]"
+        return b"[" + b",".join(self.encoded_tasks) + b"]"
 
 
-def batch_tasks(new: Iterable[tuple[str, bytes]]) -> Iterator[TaskBatch]:
+def batch_tasks(new_tasks: Iterable[tuple[str, bytes]]) -> Iterator[TaskBatch]:
     """Tasks as a request takes them: not too many, not too large.
 
     Raises:
         DatasetError: one task alone is more than a server takes.
     """
     batch, most, room = TaskBatch(), _FIRST_BATCH_TASKS, _MAX_BATCH_BYTES
-    for name, told in new:
+    for name, told in new_tasks:
         size = len(told)
         if size > _MAX_TASK_BYTES:
             raise DatasetError(
@@ -239,7 +243,7 @@ def batch_tasks(new: Iterable[tuple[str, bytes]]) -> Iterator[TaskBatch]:
                 _MAX_BATCH_BYTES,
             )
         batch.names.append(name)
-        batch.told.append(told)
+        batch.encoded_tasks.append(told)
         room -= size
     if batch.names:
         yield batch
@@ -247,33 +251,35 @@ def batch_tasks(new: Iterable[tuple[str, bytes]]) -> Iterator[TaskBatch]:
 
 def _create_tasks(
     server: StudioClient,
-    stager: FileStore,
-    new: Iterable[tuple[str, bytes]],
-    done: PushReport,
+    store: FileStore,
+    new_tasks: Iterable[tuple[str, bytes]],
+    report: PushReport,
     progress: Callable[[], None],
 ) -> None:
     def finish(names: list[str], sent: Future[None]) -> None:
         sent.result()
         for _ in names:
-            done.frames["new"] += 1
+            report.frame_counts["new"] += 1
             progress()
 
     with ThreadPoolExecutor(1) as sender:  # the next batch is made while the server takes this one
-        under_way: tuple[list[str], Future[None]] = [], sender.submit(stager.grant)
-        for batch in batch_tasks(new):
+        under_way: tuple[list[str], Future[None]] = [], sender.submit(store.grant_access)
+        for batch in batch_tasks(new_tasks):
             body = batch.body
             finish(*under_way)
-            sent = sender.submit(_ensure_imported, server, done.project.id, batch.names, body, done)
+            sent = sender.submit(
+                _ensure_imported, server, report.project.id, batch.names, body, report
+            )
             under_way = batch.names, sent
         finish(*under_way)
 
 
 def _ensure_imported(
-    server: StudioClient, project: int, names: list[str], body: bytes, done: PushReport
+    server: StudioClient, project: int, names: list[str], body: bytes, report: PushReport
 ) -> None:
     """See to it that a batch is there, and there once."""
     if not _import_batch(server, project, names, body):
-        _delete_duplicates(server, project, find_tasks(server, project, names), done)
+        _delete_duplicates(server, project, find_tasks(server, project, names), report)
 
 
 def _import_batch(server: StudioClient, project: int, names: list[str], body: bytes) -> bool:
@@ -295,43 +301,43 @@ def _import_batch(server: StudioClient, project: int, names: list[str], body: by
 
 
 def _delete_duplicates(
-    server: StudioClient, project: int, there: dict[str, list[Task]], done: PushReport
+    server: StudioClient, project: int, existing: dict[str, list[Task]], report: PushReport
 ) -> dict[str, list[Task]]:
     """What is left when the surplus of frames that came twice is deleted; never what is touched."""
     kept, surplus = {}, list[int]()
-    for name, same in there.items():
+    for name, same in existing.items():
         worked_on = [task for task in same if task_status(task)]
         kept[name] = worked_on or [min(same, key=lambda task: int(task["id"]))]
         ids = {task["id"] for task in kept[name]}
         surplus += [task["id"] for task in same if task["id"] not in ids]
     if surplus:
         bulk_action(server, project, "delete_tasks", surplus)
-        done.frames["doubles deleted"] += len(surplus)
+        report.frame_counts["doubles deleted"] += len(surplus)
     return kept
 
 
 def _refresh_predictions(
     server: StudioClient,
     project: int,
-    wanted: Iterable[TaskSpec],
-    there: Mapping[str, list[Task]],
-    done: PushReport,
+    specs: Iterable[TaskSpec],
+    existing: Mapping[str, list[Task]],
+    report: PushReport,
     progress: Callable[[], None],
 ) -> None:
     """Replace the predictions of untouched tasks where they differ from what is wanted."""
-    if not there:
+    if not existing:
         return
     known: dict[int, list[Any]] = {}
     for each in server.get("/api/predictions", {"project": project}):
         known.setdefault(each["task"], []).append(each)
     stale: list[tuple[int, TaskSpec]] = []
-    for want in wanted:
-        for task in there.get(want.name, ()):
+    for want in specs:
+        for task in existing.get(want.external_id, ()):
             state = task_status(task)
             if not state and not same_predictions(known.get(task["id"], ()), want.regions()):
                 stale.append((task["id"], want))
                 state = "refreshed"
-            done.frames[state or "unchanged"] += 1
+            report.frame_counts[state or "unchanged"] += 1
             progress()
     _replace_predictions(server, project, stale)
 

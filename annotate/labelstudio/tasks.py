@@ -59,7 +59,7 @@ def config_labels(config: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def complete_config(config: str, classes: Sequence[str], wanted: str) -> str:
+def complete_config(config: str, classes: Sequence[str], template: str) -> str:
     """A config that a person may have edited, with the classes that it lacks; all else as it was.
 
     `wanted` is the config that we would have written: its controls must be there.
@@ -68,7 +68,7 @@ def complete_config(config: str, classes: Sequence[str], wanted: str) -> str:
         StudioError: a control is gone, has another name or another tag.
     """
     view = _parse_config(config)
-    for control in _parse_config(wanted).iter():
+    for control in _parse_config(template).iter():
         if (name := control.get("name")) is None:
             continue
         there = next((each for each in view.iter(control.tag) if each.get("name") == name), None)
@@ -88,12 +88,14 @@ def same_config(one: str, other: str) -> bool:
     return ET.canonicalize(one, strip_text=True) == ET.canonicalize(other, strip_text=True)
 
 
-def _add_labels(control: ET.Element, new: Sequence[str], classes: Sequence[str], keys: str) -> None:
+def _add_labels(
+    control: ET.Element, new_labels: Sequence[str], classes: Sequence[str], hotkeys: str
+) -> None:
     colours = class_colours(classes)
-    for label in new:
+    for label in new_labels:
         place = classes.index(label)
         told = {"value": label, "background": colours[place].hex}
-        told |= {"hotkey": keys[place]} if place < len(keys) else {}
+        told |= {"hotkey": hotkeys[place]} if place < len(hotkeys) else {}
         ET.SubElement(control, "Label", told)
 
 
@@ -167,9 +169,9 @@ def _url_batches(names: Iterable[str]) -> Iterator[list[str]]:
         yield some
 
 
-def chunks(things: Iterable[_T], size: int) -> Iterator[list[_T]]:
+def chunks(values: Iterable[_T], size: int) -> Iterator[list[_T]]:
     """Some at a time, in order."""
-    rest = iter(things)
+    rest = iter(values)
     while some := list(islice(rest, size)):
         yield some
 
@@ -183,9 +185,9 @@ def task_status(task: Task) -> str:
     return "begun" if task["draft_exists"] else ""
 
 
-def bulk_action(server: StudioClient, project: int, action: str, ids: Iterable[int]) -> None:
+def bulk_action(server: StudioClient, project: int, action: str, task_ids: Iterable[int]) -> None:
     """Do one of the Data Manager's actions to tasks, some hundreds at a time."""
-    for some in chunks(ids, _ACTION_BATCH):
+    for some in chunks(task_ids, _ACTION_BATCH):
         chosen = {"all": False, "included": some}
         server.send(
             "POST",
@@ -195,9 +197,9 @@ def bulk_action(server: StudioClient, project: int, action: str, ids: Iterable[i
         )
 
 
-def same_predictions(there: Iterable[Mapping[str, Any]], regions: Sequence[Region]) -> bool:
+def same_predictions(predictions: Iterable[Mapping[str, Any]], regions: Sequence[Region]) -> bool:
     """Whether the predictions of a task are one, of these regions: their ids say what they are."""
-    found = list(there)
+    found = list(predictions)
     if len(found) != 1:
         return False
     kinds = [(region["id"], region["type"]) for region in regions]

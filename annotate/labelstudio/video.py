@@ -47,12 +47,12 @@ class VideoTask:
     seconds: Sequence[Fraction]
 
     @property
-    def count(self) -> int:
+    def frame_count(self) -> int:
         """How many frames it has."""
         return len(self.seconds)
 
 
-def tracks_to_regions(items: Sequence[Item], reel: VideoTask) -> list[Region]:
+def tracks_to_regions(items: Sequence[Item], video_task: VideoTask) -> list[Region]:
     """A region for each track of a clip's items; objects without a track are left out.
 
     Raises:
@@ -70,19 +70,21 @@ def tracks_to_regions(items: Sequence[Item], reel: VideoTask) -> list[Region]:
                 raise DatasetError(f"{item.video}#{item.frame}: track {thing.track} is {why}")
             of_track[item.frame] = thing
     looked_at = [item.frame for item in items]
-    return [_track_region(track, seen, looked_at, reel) for track, seen in sorted(tracks.items())]
+    return [
+        _track_region(track, seen, looked_at, video_task) for track, seen in sorted(tracks.items())
+    ]
 
 
 def _track_region(
-    track: int, seen: Mapping[int, Object], looked_at: Sequence[int], reel: VideoTask
+    track: int, objects: Mapping[int, Object], frame_numbers: Sequence[int], video_task: VideoTask
 ) -> Region:
-    following = dict(zip(looked_at, [*looked_at[1:], -1], strict=True))
+    following = dict(zip(frame_numbers, [*frame_numbers[1:], -1], strict=True))
     keys = [
-        {**_to_keyframe(frame, thing.box, reel), "enabled": following[frame] in seen}
-        for frame, thing in seen.items()
+        {**_to_keyframe(frame, thing.box, video_task), "enabled": following[frame] in objects}
+        for frame, thing in objects.items()
     ]
-    label = next(iter(seen.values())).label
-    sources = list(dict.fromkeys(thing.source for thing in seen.values()))
+    label = next(iter(objects.values())).label
+    sources = list(dict.fromkeys(thing.source for thing in objects.values()))
     digest = hashlib.sha256(json.dumps([label, keys]).encode()).hexdigest()[:8]
     return {
         "id": f"track{track}-{digest}",
@@ -90,8 +92,8 @@ def _track_region(
         "from_name": TRACKS_TAG,
         "to_name": VIDEO_TAG,
         "value": {
-            "framesCount": reel.count,
-            "duration": float(reel.count / reel.rate),
+            "framesCount": video_task.frame_count,
+            "duration": float(video_task.frame_count / video_task.rate),
             "labels": [label],
             "sequence": keys,
         },
@@ -99,11 +101,11 @@ def _track_region(
     }
 
 
-def _to_keyframe(frame: int, box: Box, reel: VideoTask) -> dict[str, Any]:
-    (width, height), (x1, y1, x2, y2) = reel.size_wh, box
+def _to_keyframe(frame: int, box: Box, video_task: VideoTask) -> dict[str, Any]:
+    (width, height), (x1, y1, x2, y2) = video_task.size_wh, box
     return {
         "frame": frame + 1,
-        "time": float((frame + 1) / reel.rate),
+        "time": float((frame + 1) / video_task.rate),
         "rotation": 0,
         "x": x1 / width * 100,
         "y": y1 / height * 100,
@@ -118,10 +120,10 @@ _SIDES = ("x", "y", "width", "height")
 def expand_track(
     region: Mapping[str, Any],
     track: int,
-    was: Mapping[int, Object],
-    sent: Region | None,
-    reel: VideoTask,
-    by: Mapping[str, str],
+    originals: Mapping[int, Object],
+    sent_region: Region | None,
+    video_task: VideoTask,
+    provenance: Mapping[str, str],
 ) -> dict[int, Object]:
     """A region as an object on each frame on which it is seen.
 
@@ -132,44 +134,48 @@ def expand_track(
     value = region["value"]
     label = value["labels"][0]
     keys = sorted(value["sequence"], key=lambda key: int(key["frame"]))
-    source = next(iter(was.values())).source if was else PERSON_SOURCE
-    theirs = {key["frame"]: key for key in sent["value"]["sequence"]} if sent else {}
+    source = next(iter(originals.values())).source if originals else PERSON_SOURCE
+    theirs = {key["frame"]: key for key in sent_region["value"]["sequence"]} if sent_region else {}
     found: dict[int, Object] = {}
     for key, after in zip(keys, [*keys[1:], None], strict=True):
-        first, stop = key["frame"] - 1, _keyframe_stop(key, after, reel)
+        first, stop = key["frame"] - 1, _keyframe_stop(key, after, video_task)
         own = _same_keyframe(key, theirs, ("enabled", *_SIDES))
         own &= after is None or stop == first + 1 or _same_keyframe(after, theirs, _SIDES)
         for frame in range(first, stop):
-            box = _interpolate_box(key, after, frame + 1, reel.size_wh)
-            thing = Object(label, box, None, track, source=source, by=None if own else by)
-            if frame == first and frame in was and _same_keyframe(key, theirs, _SIDES):
-                thing = was[frame]
+            box = _interpolate_box(key, after, frame + 1, video_task.size_wh)
+            thing = Object(label, box, None, track, source=source, by=None if own else provenance)
+            if frame == first and frame in originals and _same_keyframe(key, theirs, _SIDES):
+                thing = originals[frame]
             changed = thing.label != label
-            found[frame] = replace(thing, label=label, by=by) if changed else thing
+            found[frame] = replace(thing, label=label, by=provenance) if changed else thing
     return found
 
 
-def _keyframe_stop(key: Keyframe, after: Keyframe | None, reel: VideoTask) -> int:
+def _keyframe_stop(
+    keyframe: Keyframe, next_keyframe: Keyframe | None, video_task: VideoTask
+) -> int:
     """The frame, from 0, before which what a key says ends."""
-    if not key.get("enabled", True):
-        return int(key["frame"])
-    return reel.count if after is None else int(after["frame"]) - 1
+    if not keyframe.get("enabled", True):
+        return int(keyframe["frame"])
+    return video_task.frame_count if next_keyframe is None else int(next_keyframe["frame"]) - 1
 
 
-def _same_keyframe(key: Keyframe, theirs: Mapping[int, Keyframe], facts: Sequence[str]) -> bool:
+def _same_keyframe(
+    keyframe: Keyframe, sent_keyframes: Mapping[int, Keyframe], keys: Sequence[str]
+) -> bool:
     """Whether a key says of its frame what was sent."""
-    sent = theirs.get(key["frame"])
-    return sent is not None and all(key.get(fact) == sent[fact] for fact in facts)
+    sent = sent_keyframes.get(keyframe["frame"])
+    return sent is not None and all(keyframe.get(fact) == sent[fact] for fact in keys)
 
 
 def _interpolate_box(
-    key: Keyframe, after: Keyframe | None, number: int, size_wh: tuple[int, int]
+    keyframe: Keyframe, next_keyframe: Keyframe | None, frame_number: int, size_wh: tuple[int, int]
 ) -> Box:
     """The box in pixels on frame `number`, from 1, of the straight line between two keys."""
-    x, y, width, height = (float(key[side]) for side in _SIDES)
-    if after is not None and key.get("enabled", True):
-        part = (number - key["frame"]) / (after["frame"] - key["frame"])
-        there = (float(after[side]) for side in _SIDES)
+    x, y, width, height = (float(keyframe[side]) for side in _SIDES)
+    if next_keyframe is not None and keyframe.get("enabled", True):
+        part = (frame_number - keyframe["frame"]) / (next_keyframe["frame"] - keyframe["frame"])
+        there = (float(next_keyframe[side]) for side in _SIDES)
         here = (x, y, width, height)
         x, y, width, height = (a + (b - a) * part for a, b in zip(here, there, strict=True))
     shown = zip((x, y, x + width, y + height), (*size_wh, *size_wh), strict=True)
@@ -232,7 +238,7 @@ def _task_spec(
     data = {
         "ext_id": external_id(dataset, clip.name),
         "fps": str(round(float(reel.rate), 6)),
-        "frames": reel.count,
+        "frames": reel.frame_count,
         "width": reel.size_wh[0],
         "height": reel.size_wh[1],
     }
@@ -271,10 +277,10 @@ def _unsupported_reason(path: Path) -> str:
     return ""
 
 
-def _transcode(source: Path, reel: VideoTask, target: Path) -> None:
+def _transcode(source: Path, video_task: VideoTask, target: Path) -> None:
     from annotate.video import reader, writer
 
-    with writer.VideoWriter(target, reel.rate, reel.size_wh) as out:
+    with writer.VideoWriter(target, video_task.rate, video_task.size_wh) as out:
         for frame in reader.frames(source):
             out.write(frame.image)
 
@@ -300,12 +306,12 @@ def pull_clips(
     if out.exists() and not force:
         raise OutputError(f"{out}: already there; give another -o, or --force to write it anew")
     source = journal.read(dataset.items)
-    made = server.named(project or default_title(dataset))
+    made = server.require_project(project or default_title(dataset))
     hearing = AnnotationReader(server, made.id)
     heard = list(_read_verdicts(dataset, frame_sources.locate_clips([source], videos), hearing))
     if not heard:
         raise StudioError(f"{server.url}: nothing of project {made.id} has been submitted yet")
-    facts = {clip.name: source.header.videos[clip.told[0].clip] for clip, _ in heard}
+    facts = {clip.name: source.header.videos[clip.sources[0].clip] for clip, _ in heard}
     labels = dict.fromkeys([*dataset.classes, *config_labels(made.config)])
     header = Header(
         "pull", {"project": made.title}, vocabulary={"labels": list(labels)}, videos=facts
@@ -322,17 +328,17 @@ def _count_items(items: Iterable[Item], counts: Counter[str]) -> Iterator[Item]:
 
 
 def _read_verdicts(
-    dataset: Dataset, found: Sequence[frame_sources.LocatedClip], hearing: AnnotationReader
+    dataset: Dataset, located_clips: Sequence[frame_sources.LocatedClip], reader: AnnotationReader
 ) -> Iterator[tuple[frame_sources.LocatedClip, Verdict]]:
-    names = {external_id(dataset, clip.name): clip for clip in found}
-    there = find_tasks(hearing.server, hearing.project, list(names))
-    told = hearing.full(task for same in there.values() for task in same)
+    names = {external_id(dataset, clip.name): clip for clip in located_clips}
+    there = find_tasks(reader.server, reader.project, list(names))
+    told = reader.fetch_annotated(task for same in there.values() for task in same)
     for name, clip in names.items():
-        if (said := hearing.one(name, there.get(name, ()), told)) is not None:
+        if (said := reader.read_verdict(name, there.get(name, ()), told)) is not None:
             yield clip, said
 
 
-def _corrected_items(clip: frame_sources.LocatedClip, said: Verdict) -> Iterator[Item]:
+def _corrected_items(clip: frame_sources.LocatedClip, verdict: Verdict) -> Iterator[Item]:
     """Every frame of a clip as a person left it."""
     reel, was = _video_task(clip), list(clip.items())
     tracks: dict[int, dict[int, Object]] = {}
@@ -343,7 +349,7 @@ def _corrected_items(clip: frame_sources.LocatedClip, said: Verdict) -> Iterator
     sent = {region["id"]: region for region in tracks_to_regions(was, reel)}
     frames: dict[int, list[Object]] = {}
     free = max(tracks, default=0)
-    for region in said.regions:
+    for region in verdict.regions:
         if region.get("type") != TRACK_REGION_TYPE:
             continue
         if not region["value"].get("labels"):
@@ -352,7 +358,7 @@ def _corrected_items(clip: frame_sources.LocatedClip, said: Verdict) -> Iterator
         free += known is None
         track = int(known[1]) if known else free
         own = tracks.get(track, {}) if known else {}
-        by = said.by(str(region["id"]))
+        by = verdict.provenance(str(region["id"]))
         seen = expand_track(region, track, own, sent.get(region["id"]), reel, by)
         for frame, thing in seen.items():
             frames.setdefault(frame, []).append(thing)

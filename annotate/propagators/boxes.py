@@ -43,15 +43,15 @@ class DetectedBoxes:
     """
 
     path: Path
-    least: float
+    min_score: float
     digest: str
     labels: tuple[str, ...]
-    tracks: frozenset[int]
+    track_ids: frozenset[int]
     video: str
 
-    def told(self) -> dict[str, Any]:
+    def header_settings(self) -> dict[str, Any]:
         """What the header of a file of items says of them."""
-        return {"boxes": self.digest, "least": self.least}
+        return {"boxes": self.digest, "least": self.min_score}
 
     def items(self) -> Iterator[Item]:
         """The frames that were looked at, in order, each with the boxes that count."""
@@ -65,10 +65,10 @@ class DetectedBoxes:
                     "in the order of the clip, one item a frame"
                 )
             last = item.frame
-            strong = (o for o in item.objects if o.score is None or o.score >= self.least)
+            strong = (o for o in item.objects if o.score is None or o.score >= self.min_score)
             yield replace(item, objects=tuple(strong))
 
-    def first(self, start: int, stop: int | None) -> int | None:
+    def first_frame(self, start: int, stop: int | None) -> int | None:
         """The first frame from `start` on, and before `stop`, with a box that counts."""
         for item in self.items():
             if stop is not None and item.frame >= stop:
@@ -79,7 +79,7 @@ class DetectedBoxes:
 
 
 def read(
-    path: Path, clip: Video, least: float = MIN_SCORE, classes: tuple[str, ...] | None = None
+    path: Path, clip: Video, min_score: float = MIN_SCORE, classes: tuple[str, ...] | None = None
 ) -> DetectedBoxes:
     """The boxes in a file of items, checked to be of `clip`, and of `classes` if there are any.
 
@@ -106,7 +106,7 @@ def read(
         raise PromptError(f"{path}: {UnknownName('class', label, classes or ())}")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     name = same[0] if same else ""
-    return DetectedBoxes(path, least, digest, tuple(sorted(labels)), frozenset(tracks), name)
+    return DetectedBoxes(path, min_score, digest, tuple(sorted(labels)), frozenset(tracks), name)
 
 
 def iou(one: Box, other: Box) -> float:
@@ -146,10 +146,10 @@ class _Track:
 
     label: str
     box: Box  # where it was last seen by the engine
-    seen: int  # frame
-    told: Box  # where it was last by the detector
-    told_at: int  # frame
-    passed_over: int = 0  # frames with boxes
+    seen_frame: int  # frame
+    detector_box: Box  # where it was last by the detector
+    detector_frame: int  # frame
+    unmatched_frames: int = 0  # frames with boxes
 
 
 class BoxAssociator:
@@ -161,73 +161,83 @@ class BoxAssociator:
 
     def __init__(self, boxes: DetectedBoxes, labels: Mapping[int, str]) -> None:
         self._items = boxes.items()
-        self._next = next(self._items, None)
-        self._told = dict(labels)
-        self._taken = set(labels) | boxes.tracks
+        self._next_item = next(self._items, None)
+        self._prompted_labels = dict(labels)
+        self._reserved_ids = set(labels) | boxes.track_ids
         self._tracks: dict[int, _Track] = {}
         self.labels: dict[int, str] = {}  # of the objects that boxes started
 
-    def at(self, frame: int) -> Sequence[Object] | None:
+    def boxes_at(self, frame: int) -> Sequence[Object] | None:
         """The boxes on a frame; None where the detector did not look. Frames only go up."""
-        while self._next is not None and self._next.frame < frame:
-            self._next = next(self._items, None)
-        there = self._next
+        while self._next_item is not None and self._next_item.frame < frame:
+            self._next_item = next(self._items, None)
+        there = self._next_item
         return there.objects if there is not None and there.frame == frame else None
 
-    def prompts(
-        self, frame: int, boxes: Sequence[Object], seen: Mapping[int, Box], told: Collection[int]
+    def make_prompts(
+        self,
+        frame: int,
+        detections: Sequence[Object],
+        seen_boxes: Mapping[int, Box],
+        prompted_ids: Collection[int],
     ) -> list[Prompt]:
         """What the boxes say that the engine does not know; at most one prompt an object.
 
         `seen` are the objects that the engine sees on this frame. `told` are those which a person
         prompts on it: they are left alone.
         """
-        confirmed = self._matched(boxes, seen)
+        confirmed = self._match(detections, seen_boxes)
         for of, track in self._tracks.items():
             self._tracks[of] = replace(
-                track, passed_over=0 if of in told else track.passed_over + 1
+                track, unmatched_frames=0 if of in prompted_ids else track.unmatched_frames + 1
             )
         for row, of in confirmed.items():
             self._tracks[of] = replace(
-                self._tracks.get(of) or self._fresh(of, frame, seen[of]),
-                told=boxes[row].box,
-                told_at=frame,
-                passed_over=0,
+                self._tracks.get(of) or self._new_track(of, frame, seen_boxes[of]),
+                detector_box=detections[row].box,
+                detector_frame=frame,
+                unmatched_frames=0,
             )
-        busy = {*told, *confirmed.values()}
+        busy = {*prompted_ids, *confirmed.values()}
         made = []
-        rest = [thing for row, thing in enumerate(boxes) if row not in confirmed]
+        rest = [thing for row, thing in enumerate(detections) if row not in confirmed]
         for thing in sorted(rest, key=lambda each: -_confidence(each)):
-            whose = self._whose(frame, thing, seen, busy)
+            whose = self._assign_object(frame, thing, seen_boxes, busy)
             if whose is not None and whose not in busy:
                 busy.add(whose)
-                if whose not in self._told:
+                if whose not in self._prompted_labels:
                     self.labels.setdefault(whose, thing.label)
-                self._tracks[whose] = self._fresh(whose, frame, thing.box)
+                self._tracks[whose] = self._new_track(whose, frame, thing.box)
                 made.append(Prompt(frame, whose, box=thing.box))
         return made
 
-    def note(self, frame: int, seen: Mapping[int, Box]) -> None:
+    def record(self, frame: int, seen_boxes: Mapping[int, Box]) -> None:
         """Where the engine saw the objects in the end."""
-        for of, box in seen.items():
-            known = self._tracks.get(of) or self._fresh(of, frame, box)
-            self._tracks[of] = replace(known, box=box, seen=frame)
+        for of, box in seen_boxes.items():
+            known = self._tracks.get(of) or self._new_track(of, frame, box)
+            self._tracks[of] = replace(known, box=box, seen_frame=frame)
 
-    def _fresh(self, of: int, frame: int, box: Box) -> _Track:
-        return _Track(self._told.get(of) or self.labels[of], box, frame, box, frame)
+    def _new_track(self, object_id: int, frame: int, box: Box) -> _Track:
+        return _Track(
+            self._prompted_labels.get(object_id) or self.labels[object_id], box, frame, box, frame
+        )
 
     def unconfirmed(self) -> set[int]:
         """Objects that boxes started, and that so many have passed over that they count as lost.
 
         Of a detector that misses three things in ten, one in 170,000 is passed over ten times.
         """
-        return {of for of in self.labels if self._tracks[of].passed_over >= _HIDDEN_AFTER_FRAMES}
+        return {
+            of for of in self.labels if self._tracks[of].unmatched_frames >= _HIDDEN_AFTER_FRAMES
+        }
 
     def state(self) -> State:
         """All that is held, as arrays."""
         tracks = self._tracks
-        counts = [(of, t.seen, t.told_at, t.passed_over) for of, t in tracks.items()]
-        places = [(*track.box, *track.told) for track in tracks.values()]
+        counts = [
+            (of, t.seen_frame, t.detector_frame, t.unmatched_frames) for of, t in tracks.items()
+        ]
+        places = [(*track.box, *track.detector_box) for track in tracks.values()]
         return {
             "tracks": np.array(counts, np.int64).reshape(-1, 4),
             "places": np.array(places, float).reshape(-1, 8),
@@ -247,13 +257,13 @@ class BoxAssociator:
         started = zip(state["started"].tolist(), state["labels"].tolist(), strict=True)
         self.labels = dict(started)
 
-    def _matched(self, boxes: Sequence[Object], seen: Mapping[int, Box]) -> dict[int, int]:
+    def _match(self, detections: Sequence[Object], seen_boxes: Mapping[int, Box]) -> dict[int, int]:
         """Box -> the track it confirms, the best fit first, each at most once."""
         fits = [
             (iou(thing.box, box), row, of)
-            for row, thing in enumerate(boxes)
-            for of, box in seen.items()
-            if self._may_be(thing, of)
+            for row, thing in enumerate(detections)
+            for of, box in seen_boxes.items()
+            if self._is_compatible(thing, of)
         ]
         matched: dict[int, int] = {}
         for fit, row, of in sorted(fits, key=lambda each: (-each[0], *each[1:])):
@@ -261,54 +271,66 @@ class BoxAssociator:
                 matched[row] = of
         return matched
 
-    def _may_be(self, thing: Object, of: int) -> bool:
-        if thing.track is not None:
-            return thing.track == of
-        label = self._tracks[of].label if of in self._tracks else self._told[of]
-        return DEFAULT_LABEL in (thing.label, label) or thing.label == label
+    def _is_compatible(self, detection: Object, object_id: int) -> bool:
+        if detection.track is not None:
+            return detection.track == object_id
+        label = (
+            self._tracks[object_id].label
+            if object_id in self._tracks
+            else self._prompted_labels[object_id]
+        )
+        return DEFAULT_LABEL in (detection.label, label) or detection.label == label
 
-    def _whose(
-        self, frame: int, thing: Object, seen: Mapping[int, Box], busy: set[int]
+    def _assign_object(
+        self, frame: int, detection: Object, seen_boxes: Mapping[int, Box], busy_ids: set[int]
     ) -> int | None:
         """The object that a box without a match is of; None if it is one more box on another."""
-        if thing.track is not None:
-            return thing.track
-        here = {of: box for of, box in seen.items() if of in busy and self._may_be(thing, of)}
-        here |= {of: self._tracks[of].box for of in busy - set(seen) if of in self._tracks}
-        if any(iou(thing.box, box) >= _DUPLICATE_IOU for box in here.values()):
+        if detection.track is not None:
+            return detection.track
+        here = {
+            of: box
+            for of, box in seen_boxes.items()
+            if of in busy_ids and self._is_compatible(detection, of)
+        }
+        here |= {
+            of: self._tracks[of].box for of in busy_ids - set(seen_boxes) if of in self._tracks
+        }
+        if any(iou(detection.box, box) >= _DUPLICATE_IOU for box in here.values()):
             return None
-        free = [of for of in self._tracks if of not in busy and self._may_be(thing, of)]
+        free = [
+            of for of in self._tracks if of not in busy_ids and self._is_compatible(detection, of)
+        ]
         badly = [
             (-inside, of)
             for of in free
-            if of in seen
-            if (inside := _overlap_share(thing.box, seen[of]))
+            if of in seen_boxes
+            if (inside := _overlap_share(detection.box, seen_boxes[of]))
         ]
         lost = [
             (apart, of)
             for of in free
-            if of not in seen or self._tracks[of].passed_over >= _DOUBTED_AFTER_FRAMES
-            if (apart := _track_displacement(self._tracks[of], thing.box, frame)) is not None
+            if of not in seen_boxes or self._tracks[of].unmatched_frames >= _DOUBTED_AFTER_FRAMES
+            if (apart := _track_displacement(self._tracks[of], detection.box, frame)) is not None
         ]
-        return min(badly or lost)[1] if badly or lost else self._new()
+        return min(badly or lost)[1] if badly or lost else self._next_object_id()
 
-    def _new(self) -> int:
-        return next(n for n in count(1) if n not in self._taken and n not in self.labels)
+    def _next_object_id(self) -> int:
+        return next(n for n in count(1) if n not in self._reserved_ids and n not in self.labels)
 
 
-def _confidence(thing: Object) -> float:
-    return 1.0 if thing.score is None else thing.score
+def _confidence(detection: Object) -> float:
+    return 1.0 if detection.score is None else detection.score
 
 
 def _track_displacement(track: _Track, box: Box, frame: int) -> float | None:
     """How far, in own sizes, the track would have gone to be at `box`; None if that is too far."""
-    known = ((track.box, track.seen), (track.told, track.told_at))
+    known = ((track.box, track.seen_frame), (track.detector_box, track.detector_frame))
     ways = [_box_displacement(place, box, frame - then) for place, then in known]
     return min((way for way in ways if way is not None), default=None)
 
 
-def _box_displacement(place: Box, box: Box, frames: int) -> float | None:
-    (x, y, size), (now_x, now_y, now_size) = _centre_and_size(place), _centre_and_size(box)
+def _box_displacement(last_box: Box, box: Box, frames: int) -> float | None:
+    (x, y, size), (now_x, now_y, now_size) = _centre_and_size(last_box), _centre_and_size(box)
     apart = float(np.hypot(now_x - x, now_y - y)) / size
     near = apart <= _MAX_OFFSET + _MAX_SPEED * frames
     alike = 1 / _MAX_AREA_RATIO <= (now_size / size) ** 2 <= _MAX_AREA_RATIO
@@ -327,6 +349,6 @@ def _centre_and_size(box: Box) -> tuple[float, float, float]:
     return (x1 + x2) / 2, (y1 + y2) / 2, max(float(np.sqrt((x2 - x1) * (y2 - y1))), 1.0)
 
 
-def _as_box(place: Sequence[float]) -> Box:
-    x1, y1, x2, y2 = place
+def _as_box(xyxy: Sequence[float]) -> Box:
+    x1, y1, x2, y2 = xyxy
     return x1, y1, x2, y2

@@ -49,49 +49,49 @@ class _Motion:
     pixels: float  # what it covers, or could have grown to
     speed_x: float = 0.0
     speed_y: float = 0.0
-    off: float = 0.0  # its course, lately, in own sizes
-    resized: float = 0.0  # lately, |log| a frame
+    course_change: float = 0.0  # its course, lately, in own sizes
+    size_change: float = 0.0  # lately, |log| a frame
 
 
 class AnomalyFlagger:
     """Looks at the items of a clip in turn; of each track it holds a few numbers."""
 
     def __init__(self) -> None:
-        self._ways: dict[int, _Motion] = {}
+        self._motions: dict[int, _Motion] = {}
 
-    def see(self, item: Item, told: Collection[int] = ()) -> Item:
+    def flag_item(self, item: Item, prompted_tracks: Collection[int] = ()) -> Item:
         """The item with `covers` and `jump` where they are due.
 
         `told` are the tracks that were prompted on this frame: where they are is no surprise.
         """
-        for track in told:
-            self._ways.pop(track, None)
-        surprises = self.surprises(item)
+        for track in prompted_tracks:
+            self._motions.pop(track, None)
+        surprises = self.anomaly_scores(item)
         objects = tuple(
             _with_flags(thing, [flag for flag, how_much in found.items() if how_much > 1])
             for thing, found in zip(item.objects, surprises, strict=True)
         )
         return replace(item, objects=objects)
 
-    def surprises(self, item: Item) -> list[dict[str, float]]:
+    def anomaly_scores(self, item: Item) -> list[dict[str, float]]:
         """For each object, flag -> by how many times it is beyond what is likely."""
-        return [self._surprise(item, thing) for thing in item.objects]
+        return [self._object_scores(item, thing) for thing in item.objects]
 
     def state(self) -> State:
         """All that is held, as arrays."""
-        ways = np.array([astuple(way) for way in self._ways.values()], np.float64)
-        return {"tracks": np.array(list(self._ways), np.int64), "ways": ways}
+        ways = np.array([astuple(way) for way in self._motions.values()], np.float64)
+        return {"tracks": np.array(list(self._motions), np.int64), "ways": ways}
 
     def restore(self, state: State) -> None:
         """Take up what `state` gave."""
         rows = zip(state["tracks"].tolist(), state["ways"].tolist(), strict=True)
-        self._ways = {track: _Motion(*way) for track, way in rows}
+        self._motions = {track: _Motion(*way) for track, way in rows}
 
-    def _surprise(self, item: Item, thing: Object) -> dict[str, float]:
-        if thing.track is None:
+    def _object_scores(self, item: Item, obj: Object) -> dict[str, float]:
+        if obj.track is None:
             return {}
-        now, most = _measure(item, thing), _MAX_PICTURE_SHARE * item.width * item.height
-        before = self._ways.get(thing.track)
+        now, most = _measure(item, obj), _MAX_PICTURE_SHARE * item.width * item.height
+        before = self._motions.get(obj.track)
         if before is None:
             likely, found = min(now.pixels, most / _SUDDEN_GROWTH), {}
             after = replace(now, pixels=likely)
@@ -100,7 +100,7 @@ class AnomalyFlagger:
             likely = min(now.pixels, before.pixels * _MAX_GROWTH ** min(frames, 100))
             after, beyond = _advance(before, now, frames)
             after, found = replace(after, pixels=likely), {JUMP: beyond}
-        self._ways[thing.track] = after
+        self._motions[obj.track] = after
         return {COVERS: min(now.pixels / most, now.pixels / (_SUDDEN_GROWTH * likely)), **found}
 
 
@@ -114,14 +114,14 @@ def flag_overlaps(item: Item) -> Item:
     return replace(item, objects=tuple(objects))
 
 
-def _with_flags(thing: Object, flags: list[str]) -> Object:
-    return replace(thing, flags=tuple(dict.fromkeys([*thing.flags, *flags])))
+def _with_flags(obj: Object, flags: list[str]) -> Object:
+    return replace(obj, flags=tuple(dict.fromkeys([*obj.flags, *flags])))
 
 
-def _measure(item: Item, thing: Object) -> _Motion:
-    x1, y1, x2, y2 = thing.box
+def _measure(item: Item, obj: Object) -> _Motion:
+    x1, y1, x2, y2 = obj.box
     boxed = max((x2 - x1) * (y2 - y1), 1.0)
-    pixels = max(boxed if thing.mask is None else float(masks.area(thing.mask)), 1.0)
+    pixels = max(boxed if obj.mask is None else float(masks.area(obj.mask)), 1.0)
     return _Motion(float(item.frame), (x1 + x2) / 2, (y1 + y2) / 2, float(np.sqrt(boxed)), pixels)
 
 
@@ -130,14 +130,14 @@ def _advance(before: _Motion, now: _Motion, frames: float) -> tuple[_Motion, flo
     speed_x, speed_y = (now.x - before.x) / frames, (now.y - before.y) / frames
     off = float(np.hypot(speed_x - before.speed_x, speed_y - before.speed_y)) / before.size
     resized = abs(float(np.log(now.size / before.size))) / frames
-    most_off = max(_MIN_COURSE_JUMP, _COURSE_FACTOR * (_MIN_RECENT_COURSE + before.off))
-    most_resized = max(_MIN_SIZE_JUMP, _SIZE_FACTOR * (_MIN_RECENT_SIZE + before.resized))
+    most_off = max(_MIN_COURSE_JUMP, _COURSE_FACTOR * (_MIN_RECENT_COURSE + before.course_change))
+    most_resized = max(_MIN_SIZE_JUMP, _SIZE_FACTOR * (_MIN_RECENT_SIZE + before.size_change))
     after = replace(
         now,
         speed_x=speed_x,
         speed_y=speed_y,
-        off=before.off + _SMOOTHING * (min(off, most_off) - before.off),
-        resized=before.resized + _SMOOTHING * (min(resized, most_resized) - before.resized),
+        course_change=before.course_change + _SMOOTHING * (min(off, most_off) - before.course_change),
+        size_change=before.size_change + _SMOOTHING * (min(resized, most_resized) - before.size_change),
     )
     beyond = max(off / most_off, resized / most_resized)
     # after a jump nothing is known of its speed: going on from there is not a second jump

@@ -71,7 +71,7 @@ class Propagator(Protocol):
     file is begun in `ready()`, if it has that.
     """
 
-    def begin(self, lessons: Iterable[PromptedFrame]) -> Session:
+    def begin(self, prompted_frames: Iterable[PromptedFrame]) -> Session:
         """Open a pass. `lessons`, in order of frames, may be learnt from before the first step.
 
         Every object may learn from all its prompts, but starts at its own first prompt of the pass.
@@ -127,7 +127,7 @@ class Job:
     prompts: PromptTable
     start: int = 0
     stop: int | None = None
-    both: bool = False
+    both_directions: bool = False
     vocabulary: Vocabulary | None = None
     boxes: DetectedBoxes | None = None
 
@@ -136,11 +136,15 @@ class Job:
         labels = [*self.prompts.labels.values(), *(self.boxes.labels if self.boxes else ())]
         labels += [self.phrase] if self.phrase else []
         words = Vocabulary("", {label: {} for label in labels}, "")
-        told = {"engine": self.source, "prompts": self.digests(), "start": self.start}
-        told |= {"stop": self.stop, "both": self.both, **propagator_settings(self.engine)}
-        told |= {} if self.boxes is None else self.boxes.told()
+        told = {"engine": self.source, "prompts": self.prompt_digests(), "start": self.start}
+        told |= {
+            "stop": self.stop,
+            "both": self.both_directions,
+            **propagator_settings(self.engine),
+        }
+        told |= {} if self.boxes is None else self.boxes.header_settings()
         clip = reader.header_entry(reader.probe(self.clip))
-        stamp = (self.vocabulary or words).stamp()
+        stamp = (self.vocabulary or words).header_entry()
         return records.Header("propagate", told, vocabulary=stamp, videos=clip)
 
     @property
@@ -148,25 +152,27 @@ class Job:
         """What the engine looks for itself, without prompts; mostly nothing."""
         return str(getattr(self.engine, "phrase", ""))
 
-    def digests(self) -> dict[str, str]:
+    def prompt_digests(self) -> dict[str, str]:
         """Object -> a short hash of its class and of all that a person said of it."""
-        return {str(of): self.only({of}).digest()[:8] for of in sorted(self.prompts.labels)}
+        return {
+            str(of): self.select_prompts({of}).digest()[:8] for of in sorted(self.prompts.labels)
+        }
 
-    def only(self, objects: Collection[int]) -> PromptTable:
+    def select_prompts(self, object_ids: Collection[int]) -> PromptTable:
         """The prompts of these objects."""
-        prompts = tuple(each for each in self.prompts.prompts if each.object_id in objects)
-        labels = {of: label for of, label in self.prompts.labels.items() if of in objects}
+        prompts = tuple(each for each in self.prompts.prompts if each.object_id in object_ids)
+        labels = {of: label for of, label in self.prompts.labels.items() if of in object_ids}
         return PromptTable(prompts, labels)
 
-    def count(self, clip: reader.Video) -> int | None:
+    def count_frames(self, clip: reader.Video) -> int | None:
         """How many frames both passes look at together, where it can be told."""
         if clip.frame_count is None:
             return None
         stop = clip.frame_count if self.stop is None else min(self.stop, clip.frame_count)
-        backward = max(self.firsts().values()) - self.start + 1 if self.both else 0
-        return stop - self.first() + backward
+        backward = max(self.first_frames().values()) - self.start + 1 if self.both_directions else 0
+        return stop - self.first_frame() + backward
 
-    def firsts(self) -> dict[int, int]:
+    def first_frames(self) -> dict[int, int]:
         """Object -> the frame on which its first prompt between `start` and `stop` lies."""
         firsts: dict[int, int] = {}
         for prompt in self.prompts.prompts:
@@ -174,17 +180,17 @@ class Job:
                 firsts.setdefault(prompt.object_id, prompt.frame)
         return firsts
 
-    def first(self) -> int:
+    def first_frame(self) -> int:
         """The first frame that gets a line.
 
         Raises:
             PromptError: when nothing starts between `start` and `stop`, or could go both ways.
         """
-        if self.both and (self.phrase or self.boxes is not None):
+        if self.both_directions and (self.phrase or self.boxes is not None):
             what = "--phrase" if self.phrase else "--from"
             raise PromptError(f"with {what} objects start as they come: leave out --both")
-        starts = [self.start] if self.phrase else list(self.firsts().values())
-        boxed = None if self.boxes is None else self.boxes.first(self.start, self.stop)
+        starts = [self.start] if self.phrase else list(self.first_frames().values())
+        boxed = None if self.boxes is None else self.boxes.first_frame(self.start, self.stop)
         starts += [] if boxed is None else [boxed]
         if not starts and hasattr(self.engine, "phrase"):
             told = '--phrase, such as "blue robot"'
@@ -193,15 +199,15 @@ class Job:
             end = "the end" if self.stop is None else f"frame {self.stop}"
             what = "prompt" if self.boxes is None else "prompt and no box"
             raise PromptError(f"no {what} lies between frame {self.start} and {end}: give one")
-        return self.start if self.both else min(starts)
+        return self.start if self.both_directions else min(starts)
 
-    def lessons(self) -> Iterator[PromptedFrame]:
+    def prompted_frames(self) -> Iterator[PromptedFrame]:
         """The prompted frames, in order, with all their prompts."""
-        on = self.on_frames()
+        on = self.prompts_by_frame()
         for frame in reader.frames_at(self.clip, sorted(on)):
             yield PromptedFrame(frame, tuple(on[frame.index]))
 
-    def on_frames(self) -> dict[int, list[Prompt]]:
+    def prompts_by_frame(self) -> dict[int, list[Prompt]]:
         """Frame -> its prompts."""
         on = defaultdict(list)
         for prompt in self.prompts.prompts:
@@ -219,8 +225,8 @@ class UpdatePlan:
     `anew` follows only the latter; None where none of them starts.
     """
 
-    kept: frozenset[int]
-    anew: Job | None
+    kept_ids: frozenset[int]
+    update_job: Job | None
 
 
 def plan_update(job: Job, out: Path) -> UpdatePlan | None:
@@ -232,7 +238,7 @@ def plan_update(job: Job, out: Path) -> UpdatePlan | None:
         PromptError: no object can be followed without the others.
     """
     header, there = job.header(), journal.read(out).header
-    known, now = there.settings.get("prompts"), job.digests()
+    known, now = there.settings.get("prompts"), job.prompt_digests()
     same = replace(there, settings={**there.settings, "prompts": now})
     if not isinstance(known, dict) or (differ := same.differences(header)):
         more = "; ".join(differ) if isinstance(known, dict) else "prompts that it does not name"
@@ -240,10 +246,10 @@ def plan_update(job: Job, out: Path) -> UpdatePlan | None:
     if known == now:
         return None
     _check_can_update(job, out, there)
-    job.first()
-    kept = {int(of) for of in now if known.get(of) == now[of]} & set(job.firsts())
-    fresh = replace(job, prompts=job.only(set(job.prompts.labels) - kept))
-    return UpdatePlan(frozenset(kept), fresh if fresh.firsts() else None)
+    job.first_frame()
+    kept = {int(of) for of in now if known.get(of) == now[of]} & set(job.first_frames())
+    fresh = replace(job, prompts=job.select_prompts(set(job.prompts.labels) - kept))
+    return UpdatePlan(frozenset(kept), fresh if fresh.first_frames() else None)
 
 
 def _check_can_update(job: Job, out: Path, header: Header) -> None:

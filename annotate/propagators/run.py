@@ -48,7 +48,7 @@ class RunFiles:
     name: str
 
     @property
-    def state(self) -> Path:
+    def forward_state(self) -> Path:
         """The state of the forward pass."""
         return self.folder / f"{self.name}.state.npz"
 
@@ -63,13 +63,13 @@ class RunFiles:
         return self.folder / f"{self.name}.backward.jsonl"
 
     @property
-    def update(self) -> Path:
+    def update_items(self) -> Path:
         """The items of the objects that are followed anew."""
         return self.folder / f"{self.name}.update.jsonl"
 
     def clear(self) -> None:
         """Remove them, but for an update's, which has files of its own aside."""
-        for path in (self.state, self.backward_state, self.backward_items):
+        for path in (self.forward_state, self.backward_state, self.backward_items):
             path.unlink(missing_ok=True)
 
 
@@ -85,7 +85,7 @@ def open_run_files(out: Path) -> Iterator[RunFiles]:
 
 def write_checkpoint(path: Path, state: State, out: Appender) -> None:
     """Keep `state`, taken when `out` stood at its present end; replaces the one before at once."""
-    if not out.lasting:
+    if not out.resumable:
         return
     draft = path.with_name(path.name + ".part")
     with draft.open("wb") as file:
@@ -116,24 +116,24 @@ class ItemsByFrame(Mapping[int, Item]):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._at: dict[int, int] = {}
+        self._offsets: dict[int, int] = {}
         with path.open("rb") as file:
             at = len(file.readline())
             for line in file:
                 if not line.startswith(b'{"end"'):
-                    self._at[item_from_json(line.decode(), str(path)).frame] = at
+                    self._offsets[item_from_json(line.decode(), str(path)).frame] = at
                 at += len(line)
 
     def __getitem__(self, frame: int) -> Item:
         with self._path.open("rb") as file:
-            file.seek(self._at[frame])
+            file.seek(self._offsets[frame])
             return item_from_json(file.readline().decode(), str(self._path))
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._at)
+        return iter(self._offsets)
 
     def __len__(self) -> int:
-        return len(self._at)
+        return len(self._offsets)
 
 
 # between two states on disk, whichever is sooner: what a killed run does again, at most
@@ -146,87 +146,95 @@ class PropagationPass:
     def __init__(
         self,
         job: Job,
-        on: Mapping[int, Sequence[Prompt]],
-        saved: Path,
+        prompts_by_frame: Mapping[int, Sequence[Prompt]],
+        checkpoint_path: Path,
         progress: Callable[[Item], None],
         *,
         backward: bool = False,
     ) -> None:
-        self._job, self._on, self._saved = job, on, saved
+        self._job, self._prompts_by_frame, self._checkpoint_path = (
+            job,
+            prompts_by_frame,
+            checkpoint_path,
+        )
         self._progress, self._backward = progress, backward
-        self._firsts = job.firsts()
-        self._watch = flags.AnomalyFlagger()
-        self._keeper = None if job.boxes is None else BoxAssociator(job.boxes, job.prompts.labels)
+        self._first_frames = job.first_frames()
+        self._flagger = flags.AnomalyFlagger()
+        self._associator = (
+            None if job.boxes is None else BoxAssociator(job.boxes, job.prompts.labels)
+        )
 
-    def follow(
+    def run(
         self,
         out: journal.Appender,
         frames_after: Callable[[int], Iterator[Frame]],
-        finished: Callable[[Item], Item],
+        finish_item: Callable[[Item], Item],
     ) -> None:
         """Write an item for each frame; goes on from the state that was saved, if there is one."""
-        session = self._job.engine.begin(self._job.lessons())
-        if (state := read_checkpoint(self._saved, out)) is not None:
+        session = self._job.engine.begin(self._job.prompted_frames())
+        if (state := read_checkpoint(self._checkpoint_path, out)) is not None:
             self._restore(session, state)
         else:
             out.rewind_all()
         saved = monotonic()
         for frame in frames_after(-1 if out.last is None else out.last.frame):
-            item = finished(self._item(session, frame))
+            item = finish_item(self._make_item(session, frame))
             out.write(item)
             self._progress(item)
             if out.count % CHECKPOINT_EVERY == 0 or monotonic() - saved > CHECKPOINT_SECONDS:
-                write_checkpoint(self._saved, self._state(session), out)
+                write_checkpoint(self._checkpoint_path, self._state(session), out)
                 saved = monotonic()
 
-    def _item(self, session: Session, frame: Frame) -> Item:
+    def _make_item(self, session: Session, frame: Frame) -> Item:
         """The item of one frame; at its own first frame an object belongs to the forward pass."""
         found, prompts = self._step(session, frame)
         ids, phrase = list(_boxes_by_object(found)), self._job.phrase
         if phrase:
-            self._firsts = {**dict.fromkeys(ids, frame.index), **self._firsts}
-        on_its_way = {of for of, first in self._firsts.items() if self._past(frame, first)}
-        shown = on_its_way - (self._keeper.unconfirmed() if self._keeper else set())
+            self._first_frames = {**dict.fromkeys(ids, frame.index), **self._first_frames}
+        on_its_way = {
+            of for of, first in self._first_frames.items() if self._has_started(frame, first)
+        }
+        shown = on_its_way - (self._associator.unconfirmed() if self._associator else set())
         mine = np.array([of in shown for of in ids], bool)
         labels = {**dict.fromkeys(ids, phrase), **self._job.prompts.labels}
-        labels |= self._keeper.labels if self._keeper else {}
+        labels |= self._associator.labels if self._associator else {}
         kept = cast("sv.Detections", found[mine])
         item = detections.item_from_detections(frame, kept, labels, self._job.source)
         item = replace(item, lost=tuple(sorted(on_its_way - (shown & set(ids)))))
-        return self._watch.see(item, [prompt.object_id for prompt in prompts])
+        return self._flagger.flag_item(item, [prompt.object_id for prompt in prompts])
 
-    def _past(self, frame: Frame, first: int) -> bool:
-        return frame.index < first if self._backward else frame.index >= first
+    def _has_started(self, frame: Frame, first_frame: int) -> bool:
+        return frame.index < first_frame if self._backward else frame.index >= first_frame
 
     def _step(self, session: Session, frame: Frame) -> tuple[sv.Detections, list[Prompt]]:
         """What the engine finds, and what it was told; boxes are held against what it sees itself.
 
         Where they say more than that, the step is taken back, and done again with them as prompts.
         """
-        prompts = list(self._on.get(frame.index, ()))
-        if self._keeper is None:
+        prompts = list(self._prompts_by_frame.get(frame.index, ()))
+        if self._associator is None:
             return session.step(frame, prompts), prompts
-        boxes = self._keeper.at(frame.index)
+        boxes = self._associator.boxes_at(frame.index)
         before = {key: np.array(array) for key, array in session.state().items()} if boxes else {}
         found = session.step(frame, prompts)
         if boxes is not None:
             told = {prompt.object_id for prompt in prompts}
-            made = self._keeper.prompts(frame.index, boxes, _boxes_by_object(found), told)
+            made = self._associator.make_prompts(frame.index, boxes, _boxes_by_object(found), told)
             if made:
                 prompts += made
                 session.restore(before)
                 found = session.step(frame, prompts)
                 for prompt in made:
-                    self._firsts.setdefault(prompt.object_id, frame.index)
-        self._keeper.note(frame.index, _boxes_by_object(found))
+                    self._first_frames.setdefault(prompt.object_id, frame.index)
+        self._associator.record(frame.index, _boxes_by_object(found))
         return found, prompts
 
     def _state(self, session: Session) -> State:
         """All that the pass remembers, the engine's part and its own."""
-        firsts = np.array(list(self._firsts.items()), np.int64).reshape(-1, 2)
-        parts = {"engine": session.state(), "watch": self._watch.state()}
+        firsts = np.array(list(self._first_frames.items()), np.int64).reshape(-1, 2)
+        parts = {"engine": session.state(), "watch": self._flagger.state()}
         parts |= {"pass": {"firsts": firsts}}
-        parts |= {"keeper": self._keeper.state()} if self._keeper else {}
+        parts |= {"keeper": self._associator.state()} if self._associator else {}
         return {f"{part}.{key}": parts[part][key] for part in parts for key in parts[part]}
 
     def _restore(self, session: Session, state: State) -> None:
@@ -235,16 +243,16 @@ class PropagationPass:
             part, _, key = name.partition(".")
             parts[part][key] = array
         session.restore(parts["engine"])
-        self._watch.restore(parts["watch"])
-        self._firsts = dict(parts["pass"]["firsts"].tolist())
-        if self._keeper is not None:
-            self._keeper.restore(parts["keeper"])
+        self._flagger.restore(parts["watch"])
+        self._first_frames = dict(parts["pass"]["firsts"].tolist())
+        if self._associator is not None:
+            self._associator.restore(parts["keeper"])
 
 
-def _boxes_by_object(found: sv.Detections) -> dict[int, Box]:
+def _boxes_by_object(detections: sv.Detections) -> dict[int, Box]:
     """Object -> its box, in the engine's order."""
-    ids = [] if found.tracker_id is None else found.tracker_id.tolist()
-    boxes = [tuple(box) for box in found.xyxy.tolist()]
+    ids = [] if detections.tracker_id is None else detections.tracker_id.tolist()
+    boxes = [tuple(box) for box in detections.xyxy.tolist()]
     return dict(zip(ids, boxes, strict=True))
 
 
@@ -273,15 +281,15 @@ def run_to_file(
     Raises:
         PromptError, SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
     """
-    first, header = job.first(), job.header()
+    first, header = job.first_frame(), job.header()
     getattr(job.engine, "ready", lambda: None)()
     with journal.append(out, header, force=force) as forward, open_run_files(out) as aside:
         if forward.complete:
             return False
         if force:
             aside.clear()
-        before = _run_backward(job, aside, header, progress) if job.both else {}
-        PropagationPass(job, job.on_frames(), aside.state, progress).follow(
+        before = _run_backward(job, aside, header, progress) if job.both_directions else {}
+        PropagationPass(job, job.prompts_by_frame(), aside.forward_state, progress).run(
             forward,
             lambda after: reader.frames(job.clip, start=max(first, after + 1), stop=job.stop),
             lambda item: merge_items(item, before.get(item.frame)),
@@ -292,24 +300,24 @@ def run_to_file(
 
 
 def _run_backward(
-    job: Job, aside: RunFiles, header: records.Header, progress: Callable[[Item], None]
+    job: Job, run_files: RunFiles, header: records.Header, progress: Callable[[Item], None]
 ) -> Mapping[int, Item]:
     """Follow each object backward from its start, into a file aside; frame -> item."""
-    firsts = job.firsts()
+    firsts = job.first_frames()
     on: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in job.prompts.prompts:
         if firsts.get(prompt.object_id) == prompt.frame:
             on[prompt.frame].append(prompt)
     top = max(firsts.values())
-    with journal.append(aside.backward_items, header) as backward:
+    with journal.append(run_files.backward_items, header) as backward:
         if not backward.complete:
-            PropagationPass(job, on, aside.backward_state, progress, backward=True).follow(
+            PropagationPass(job, on, run_files.backward_state, progress, backward=True).run(
                 backward,
                 lambda after: reader.backward(job.clip, top if after < 0 else after - 1, job.start),
                 lambda item: item,
             )
             backward.finish()
-    return ItemsByFrame(aside.backward_items)
+    return ItemsByFrame(run_files.backward_items)
 
 
 def update(job: Job, out: Path, *, progress: Callable[[Item], None] = lambda item: None) -> bool:
@@ -322,44 +330,49 @@ def update(job: Job, out: Path, *, progress: Callable[[Item], None] = lambda ite
     Raises:
         As `change` and `propagate.into`.
     """
-    aside = RunFiles(out.parent, out.name).update
+    aside = RunFiles(out.parent, out.name).update_items
     what = plan_update(job, out) if out.exists() else None
     if what is None:
         aside.unlink(missing_ok=True)
         return run_to_file(job, out, progress=progress)
     fresh: Mapping[int, Item] = {}
-    if what.anew is not None:
-        run_to_file(what.anew, aside, force=_is_stale(aside, what.anew), progress=progress)
+    if what.update_job is not None:
+        run_to_file(
+            what.update_job, aside, force=_is_stale(aside, what.update_job), progress=progress
+        )
         fresh = ItemsByFrame(aside)
-    journal.write(out, job.header(), _merge_update(job, ItemsByFrame(out), what.kept, fresh))
+    journal.write(out, job.header(), _merge_update(job, ItemsByFrame(out), what.kept_ids, fresh))
     aside.unlink(missing_ok=True)
     return True
 
 
-def _is_stale(aside: Path, job: Job) -> bool:
+def _is_stale(update_path: Path, job: Job) -> bool:
     """Whether an update that was stopped had other prompts than this one."""
-    if not aside.exists():
+    if not update_path.exists():
         return False
     try:
-        return bool(journal.read(aside).header.differences(job.header()))
+        return bool(journal.read(update_path).header.differences(job.header()))
     except ItemsError:  # stopped before its header was whole
         return True
 
 
 def _merge_update(
-    job: Job, old: Mapping[int, Item], kept: Collection[int], fresh: Mapping[int, Item]
+    job: Job,
+    old_items: Mapping[int, Item],
+    kept_ids: Collection[int],
+    updated_items: Mapping[int, Item],
 ) -> Iterator[Item]:
     """The frames of both, in order: of `old` what is kept, of `fresh` everything."""
-    first = job.first()
-    for frame in sorted({*old, *fresh}):
+    first = job.first_frame()
+    for frame in sorted({*old_items, *updated_items}):
         if frame >= first:
             yield (
-                merge_items(_keep_objects(old[frame], kept), fresh.get(frame))
-                if frame in old
-                else fresh[frame]
+                merge_items(_keep_objects(old_items[frame], kept_ids), updated_items.get(frame))
+                if frame in old_items
+                else updated_items[frame]
             )
 
 
-def _keep_objects(item: Item, kept: Collection[int]) -> Item:
-    objects = tuple(thing for thing in item.objects if thing.track in kept)
-    return replace(item, objects=objects, lost=tuple(of for of in item.lost if of in kept))
+def _keep_objects(item: Item, kept_ids: Collection[int]) -> Item:
+    objects = tuple(thing for thing in item.objects if thing.track in kept_ids)
+    return replace(item, objects=objects, lost=tuple(of for of in item.lost if of in kept_ids))

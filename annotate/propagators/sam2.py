@@ -57,7 +57,7 @@ class Sam2Propagator:
             self.model, self.device, self.dtype, self.size, self.compile, self.random_weights
         )
 
-    def begin(self, lessons: Iterable[PromptedFrame]) -> StreamingPredictor:
+    def begin(self, prompted_frames: Iterable[PromptedFrame]) -> StreamingPredictor:
         """Open a pass; the lessons are not looked at, for SAM 2 learns on the frame it is at."""
         network = self.ready()
         batch = self.batch or (1 if network.device.type == "cpu" else 8)
@@ -97,7 +97,7 @@ class TransformersPropagator:
             self.model, self.device, self.dtype, self.size, self.compile, self.random_weights
         )
 
-    def begin(self, lessons: Iterable[PromptedFrame]) -> StreamingPredictor:
+    def begin(self, prompted_frames: Iterable[PromptedFrame]) -> StreamingPredictor:
         """Open a pass; the lessons are not looked at, for it learns on the frame it is at."""
         network = self.ready()
         batch = self.batch or (1 if network.device.type == "cpu" else 8)

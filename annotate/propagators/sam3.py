@@ -60,7 +60,7 @@ class Sam3Propagator:
             needs(package)
         return _load(self.model, self.device, self.dtype)
 
-    def begin(self, lessons: Iterable[PromptedFrame]) -> Sam3Session:
+    def begin(self, prompted_frames: Iterable[PromptedFrame]) -> Sam3Session:
         """Open a pass; there is nothing to learn from but the phrase."""
         model, processor, kind = self.ready()
         return Sam3Session(model, processor, kind, self.phrase.strip())
@@ -82,7 +82,7 @@ class Sam3Session:
             raise PromptError(
                 f"sam3 finds by its phrase: the points of {frame.name} are not for it"
             )
-        found = self._look(frame)
+        found = self._run_model(frame)
         ids = found["object_ids"].cpu().numpy()
         if not len(ids):
             return sv.Detections.empty()
@@ -123,7 +123,7 @@ class Sam3Session:
             else:
                 setattr(session, name, held)
 
-    def _look(self, frame: Frame) -> dict[str, Any]:
+    def _run_model(self, frame: Frame) -> dict[str, Any]:
         import torch
 
         # time is counted in steps of the pass, so that a backward pass is like any other
@@ -136,10 +136,10 @@ class Sam3Session:
             seen = self._model(self._session, frame=pixels, frame_idx=tick)
             shape = [list(frame.image.shape[:2])]
             found: dict[str, Any] = self._processor.postprocess_outputs(self._session, seen, shape)
-        self._forget(tick)
+        self._drop_unreadable(tick)
         return found
 
-    def _forget(self, tick: int) -> None:
+    def _drop_unreadable(self, tick: int) -> None:
         """What no later frame can read; only the count of the frames stays of their pictures."""
         session, config = self._session, self._model.config.tracker_config
         session.processed_frames[tick] = None

@@ -22,78 +22,89 @@ class LeanAttention:
 
     def __init__(self, attention: Any) -> None:
         self._attention = attention
-        self._turns: torch.Tensor | None = None  # of each place, (HW, C / 2), complex
+        self._rotations: torch.Tensor | None = None  # of each place, (HW, C / 2), complex
 
-    def begin(self, coarse: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    def self_attend(
+        self, coarse_features: torch.Tensor, positional_encoding: torch.Tensor
+    ) -> torch.Tensor:
         """What no memory has a part in: of a frame's coarse features, (HW, 1, C), (1, HW, C)."""
         attention = self._attention
-        if self._turns is None:
-            side = round(len(coarse) ** 0.5)
+        if self._rotations is None:
+            side = round(len(coarse_features) ** 0.5)
             cross = attention.layers[0].cross_attn_image
-            self._turns = cross.compute_cis(end_x=side, end_y=side)
-        seen = coarse + 0.1 * place if attention.pos_enc_at_input else coarse
+            self._rotations = cross.compute_cis(end_x=side, end_y=side)
+        seen = (
+            coarse_features + 0.1 * positional_encoding
+            if attention.pos_enc_at_input
+            else coarse_features
+        )
         begun: torch.Tensor = attention.layers[0]._forward_sa(
-            seen.transpose(0, 1), place.transpose(0, 1)
+            seen.transpose(0, 1), positional_encoding.transpose(0, 1)
         )
         return begun
 
-    def finish(
+    def attend_memory(
         self,
-        begun: torch.Tensor,
-        place: torch.Tensor,
+        self_attended: torch.Tensor,
+        positional_encoding: torch.Tensor,
         tokens: torch.Tensor,
-        places: torch.Tensor,
-        unplaced: int,
+        token_encodings: torch.Tensor,
+        pointer_token_count: int,
     ) -> torch.Tensor:
         """The features, (HW, 1, C), in the light of one object's tokens, (T, 1, 64).
 
         The last `unplaced` tokens belong nowhere in the picture.
         """
-        seen, place = begun, place.transpose(0, 1)
-        weights = begun.new_empty(min(QUERY_BATCH, begun.shape[1]), len(tokens))
+        seen, positional_encoding = self_attended, positional_encoding.transpose(0, 1)
+        weights = self_attended.new_empty(min(QUERY_BATCH, self_attended.shape[1]), len(tokens))
         for number, layer in enumerate(self._attention.layers):
             if number:
-                seen = layer._forward_sa(seen, place)
+                seen = layer._forward_sa(seen, positional_encoding)
             asked = layer.norm2(seen)[0]
-            asked = asked + place[0] if layer.pos_enc_at_cross_attn_queries else asked
-            keyed = tokens + places if layer.pos_enc_at_cross_attn_keys else tokens
-            read = self._read(
-                layer.cross_attn_image, asked, keyed[:, 0], tokens[:, 0], unplaced, weights
+            asked = asked + positional_encoding[0] if layer.pos_enc_at_cross_attn_queries else asked
+            keyed = tokens + token_encodings if layer.pos_enc_at_cross_attn_keys else tokens
+            read = self._cross_attend(
+                layer.cross_attn_image,
+                asked,
+                keyed[:, 0],
+                tokens[:, 0],
+                pointer_token_count,
+                weights,
             )
             seen = seen + read
             seen = seen + layer.linear2(layer.activation(layer.linear1(layer.norm3(seen))))
         normed: torch.Tensor = self._attention.norm(seen)
         return normed.transpose(0, 1)
 
-    def _read(
+    def _cross_attend(
         self,
-        cross: Any,
-        asked: torch.Tensor,
-        keyed: torch.Tensor,
+        cross_attention: Any,
+        query_input: torch.Tensor,
+        key_input: torch.Tensor,
         tokens: torch.Tensor,
-        unplaced: int,
-        weights: torch.Tensor,
+        pointer_token_count: int,
+        score_buffer: torch.Tensor,
     ) -> torch.Tensor:
         """What the queries `asked`, (HW, C), find among the tokens, (T, 64)."""
         import torch
 
-        queries, keys = cross.q_proj(asked), cross.k_proj(keyed)
-        self._turn(queries)
-        self._turn(keys[: len(keys) - unplaced])
+        queries, keys = cross_attention.q_proj(query_input), cross_attention.k_proj(key_input)
+        self._rotate(queries)
+        self._rotate(keys[: len(keys) - pointer_token_count])
         queries *= queries.shape[1] ** -0.5
         means = tokens.new_empty(len(queries), tokens.shape[1])
         for some, mean in zip(queries.split(QUERY_BATCH), means.split(QUERY_BATCH), strict=True):
-            scores = weights[: len(some)]
+            scores = score_buffer[: len(some)]
             torch.mm(some, keys.t(), out=scores)
             torch.softmax(scores, dim=-1, out=scores)
             torch.mm(scores, tokens, out=mean)
-        found: torch.Tensor = cross.out_proj(cross.v_proj(means))
+        found: torch.Tensor = cross_attention.out_proj(cross_attention.v_proj(means))
         return found
 
-    def _turn(self, vectors: torch.Tensor) -> None:
+    def _rotate(self, vectors: torch.Tensor) -> None:
         """Turn each pair of numbers, in place, by where in the picture their token lies."""
         import torch
 
-        assert self._turns is not None
-        places, pairs = self._turns.shape
-        torch.view_as_complex(vectors.view(-1, places, pairs, 2)).mul_(self._turns)
+        assert self._rotations is not None
+        places, pairs = self._rotations.shape
+        torch.view_as_complex(vectors.view(-1, places, pairs, 2)).mul_(self._rotations)

@@ -38,18 +38,18 @@ class _Sam2EncodedFrame:
     """A frame, encoded: feature maps, finest first, (HW, 1, C), and what the decoder wants."""
 
     features: list[torch.Tensor]
-    positions: list[torch.Tensor]
-    sizes: list[tuple[int, int]]
+    positional_encodings: list[torch.Tensor]
+    sizes_hw: list[tuple[int, int]]
     size_wh: tuple[int, int]
-    begun: torch.Tensor | None = None  # by the memory attention, without a memory
+    self_attended: torch.Tensor | None = None  # by the memory attention, without a memory
 
-    def repeated(self, n: int) -> list[torch.Tensor]:
+    def expanded_maps(self, n: int) -> list[torch.Tensor]:
         """The maps, for n objects."""
         return [feature.expand(-1, n, -1) for feature in self.features]
 
-    def fine(self, n: int) -> list[torch.Tensor]:
+    def fine_maps(self, n: int) -> list[torch.Tensor]:
         """The finer maps, for n objects, (n, C, H, W)."""
-        flat = zip(self.features[:-1], self.sizes[:-1], strict=True)
+        flat = zip(self.features[:-1], self.sizes_hw[:-1], strict=True)
         return [map_.permute(1, 2, 0).unflatten(2, hw).expand(n, -1, -1, -1) for map_, hw in flat]
 
 
@@ -71,12 +71,14 @@ class Sam2Network:
             most if most > 0 else None,
         )
         lean = self.device.type == "cpu" and dtype == torch.float32
-        self._lean = LeanAttention(model.memory_attention) if lean else None
-        self._fills = self.device.type == "cuda" and find_spec("sam2._C") is not None
+        self._lean_attention = LeanAttention(model.memory_attention) if lean else None
+        self._fills_holes = self.device.type == "cuda" and find_spec("sam2._C") is not None
         side = model.sam_image_embedding_size
         with torch.inference_mode():
             blank = torch.zeros(1, model.mem_dim, side, side, device=self.device)
-            self._place = model.memory_encoder.position_encoding(blank).flatten(2).permute(2, 0, 1)
+            self._spatial_encoding = (
+                model.memory_encoder.position_encoding(blank).flatten(2).permute(2, 0, 1)
+            )
 
     def encode(self, picture: Picture) -> _Sam2EncodedFrame:
         """Resized and normalised as the predictor's loader of pictures does it."""
@@ -92,106 +94,127 @@ class Sam2Network:
         height, width = picture.shape[:2]
         return _Sam2EncodedFrame(features, positions, sizes, (width, height))
 
-    def track(self, scene: _Sam2EncodedFrame, recalls: Sequence[MemoryContext]) -> FramePrediction:
+    def track(
+        self, encoded_frame: _Sam2EncodedFrame, contexts: Sequence[MemoryContext]
+    ) -> FramePrediction:
         """Memory attention, then the decoder without a prompt."""
-        return self._decode(scene, self._attend(scene, recalls), None, None, first=False)
+        return self._decode(
+            encoded_frame, self._attend_memory(encoded_frame, contexts), None, None, first=False
+        )
 
-    def answer(
+    def predict_from_prompt(
         self,
-        scene: _Sam2EncodedFrame,
+        encoded_frame: _Sam2EncodedFrame,
         prompt: Prompt,
-        recall: MemoryContext | None,
-        before: FramePrediction | None,
+        context: MemoryContext | None,
+        tracked: FramePrediction | None,
     ) -> FramePrediction:
         """By the mask alone, if that is all there is; else by the points, from what is known."""
         if prompt.mask is not None:
-            before = self._adopt(scene, prompt)
-        points = prompt_points(prompt, scene.size_wh, self.model.image_size)
-        if points is None and before is not None:
-            return before
-        seen = self._blank(scene) if recall is None else self._attend(scene, [recall])
-        previous = None if before is None else before.logits.clamp(-32, 32)
-        sight = self._decode(scene, seen, points, previous, first=recall is None)
-        return self._enlarge(sight)
+            tracked = self._predict_from_mask(encoded_frame, prompt)
+        points = prompt_points(prompt, encoded_frame.size_wh, self.model.image_size)
+        if points is None and tracked is not None:
+            return tracked
+        seen = (
+            self._features_without_memory(encoded_frame)
+            if context is None
+            else self._attend_memory(encoded_frame, [context])
+        )
+        previous = None if tracked is None else tracked.logits.clamp(-32, 32)
+        sight = self._decode(encoded_frame, seen, points, previous, first=context is None)
+        return self._upsample(sight)
 
-    def memorise(
-        self, scene: _Sam2EncodedFrame, sight: FramePrediction, prompted: bool
+    def encode_memory(
+        self, encoded_frame: _Sam2EncodedFrame, prediction: FramePrediction, prompted: bool
     ) -> torch.Tensor:
         """(n, C, h, w), in bfloat16 as the predictor keeps them."""
         import torch
 
         features, _ = self.model._encode_new_memory(
-            current_vision_feats=scene.repeated(len(sight.presence)),
-            feat_sizes=scene.sizes,
-            pred_masks_high_res=sight.enlarged,
-            object_score_logits=sight.presence[:, None],
+            current_vision_feats=encoded_frame.expanded_maps(len(prediction.presence_logits)),
+            feat_sizes=encoded_frame.sizes_hw,
+            pred_masks_high_res=prediction.high_res_logits,
+            object_score_logits=prediction.presence_logits[:, None],
             is_mask_from_pts=prompted,
         )
         return features.to(torch.bfloat16)
 
-    def _attend(self, scene: _Sam2EncodedFrame, recalls: Sequence[MemoryContext]) -> torch.Tensor:
+    def _attend_memory(
+        self, encoded_frame: _Sam2EncodedFrame, contexts: Sequence[MemoryContext]
+    ) -> torch.Tensor:
         """The coarse features, (n, C, H, W), in the light of what each object remembers."""
         import torch
 
-        n, split = len(recalls), self.model.hidden_dim // self.model.mem_dim
-        pieces = len(recalls[0].pointers) * split
-        if self._lean is not None:
-            seen = torch.cat([self._look(scene, recall, pieces) for recall in recalls], dim=1)
-            return self._as_map(scene, seen)
-        tokens, places = zip(*map(self._read, recalls), strict=True)
+        n, split = len(contexts), self.model.hidden_dim // self.model.mem_dim
+        pieces = len(contexts[0].pointers) * split
+        if self._lean_attention is not None:
+            seen = torch.cat(
+                [self._attend_memory_lean(encoded_frame, recall, pieces) for recall in contexts],
+                dim=1,
+            )
+            return self._as_map(encoded_frame, seen)
+        tokens, places = zip(*map(self._context_tokens, contexts), strict=True)
         seen = self.model.memory_attention(
-            curr=[scene.features[-1].expand(-1, n, -1)],
-            curr_pos=[scene.positions[-1].expand(-1, n, -1)],
+            curr=[encoded_frame.features[-1].expand(-1, n, -1)],
+            curr_pos=[encoded_frame.positional_encodings[-1].expand(-1, n, -1)],
             memory=torch.cat(tokens, dim=1),
             memory_pos=torch.cat(places, dim=1),
             num_obj_ptr_tokens=pieces,
         )
-        return self._as_map(scene, seen)
+        return self._as_map(encoded_frame, seen)
 
-    def _look(self, scene: _Sam2EncodedFrame, recall: MemoryContext, pieces: int) -> torch.Tensor:
+    def _attend_memory_lean(
+        self, encoded_frame: _Sam2EncodedFrame, context: MemoryContext, pointer_token_count: int
+    ) -> torch.Tensor:
         """The same for one object, on a processor."""
-        lean, place = self._lean, scene.positions[-1]
+        lean, place = self._lean_attention, encoded_frame.positional_encodings[-1]
         assert lean is not None
-        if scene.begun is None:
-            scene.begun = lean.begin(scene.features[-1], place)
-        return lean.finish(scene.begun, place, *self._read(recall), pieces)
+        if encoded_frame.self_attended is None:
+            encoded_frame.self_attended = lean.self_attend(encoded_frame.features[-1], place)
+        return lean.attend_memory(
+            encoded_frame.self_attended, place, *self._context_tokens(context), pointer_token_count
+        )
 
-    def _read(self, recall: MemoryContext) -> tuple[torch.Tensor, torch.Tensor]:
+    def _context_tokens(self, context: MemoryContext) -> tuple[torch.Tensor, torch.Tensor]:
         """One object's memories as tokens, (T, 1, C), and where in space and time each belongs."""
         import torch
 
         ages = self.model.maskmem_tpos_enc
-        tokens = [memory[None].flatten(2).permute(2, 0, 1).float() for _, memory in recall.memories]
-        places = [self._place + ages[back - 1] for back, _ in recall.memories]
-        if recall.pointers:
-            pointers = torch.stack([pointer for _, pointer in recall.pointers])
+        tokens = [
+            memory[None].flatten(2).permute(2, 0, 1).float() for _, memory in context.memories
+        ]
+        places = [self._spatial_encoding + ages[back - 1] for back, _ in context.memories]
+        if context.pointers:
+            pointers = torch.stack([pointer for _, pointer in context.pointers])
             pieces = pointers.reshape(-1, 1, self.model.mem_dim)
             tokens.append(pieces)
-            backs = [back for back, _ in recall.pointers]
-            places.append(self._when(backs).repeat_interleave(len(pieces) // len(backs), dim=0))
+            backs = [back for back, _ in context.pointers]
+            places.append(
+                self._temporal_encoding(backs).repeat_interleave(len(pieces) // len(backs), dim=0)
+            )
         return torch.cat(tokens), torch.cat(places)
 
-    def _when(self, backs: list[int]) -> torch.Tensor:
+    def _temporal_encoding(self, frames_back: list[int]) -> torch.Tensor:
         """Where in time pointers belong, (P, 1, C)."""
         import torch
         from sam2.modeling.sam2_utils import get_1d_sine_pe
 
         model = self.model
         if not model.add_tpos_enc_to_obj_ptrs:
-            return torch.zeros(len(backs), 1, model.mem_dim, device=self.device)
-        times = torch.tensor(backs).to(self.device) / (self.limits.pointers - 1)
+            return torch.zeros(len(frames_back), 1, model.mem_dim, device=self.device)
+        times = torch.tensor(frames_back).to(self.device) / (self.limits.max_pointers - 1)
         width = model.hidden_dim if model.proj_tpos_enc_in_obj_ptrs else model.mem_dim
         when: torch.Tensor = model.obj_ptr_tpos_proj(get_1d_sine_pe(times, dim=width))
         return when[:, None]
 
-    def _blank(self, scene: _Sam2EncodedFrame) -> torch.Tensor:
+    def _features_without_memory(self, encoded_frame: _Sam2EncodedFrame) -> torch.Tensor:
         """The coarse features of one object that remembers nothing."""
         seen: torch.Tensor = self.model._prepare_memory_conditioned_features(
             frame_idx=0,
             is_init_cond_frame=True,
-            current_vision_feats=scene.features[-1:],
-            current_vision_pos_embeds=scene.positions[-1:],
-            feat_sizes=scene.sizes[-1:],
+            current_vision_feats=encoded_frame.features[-1:],
+            current_vision_pos_embeds=encoded_frame.positional_encodings[-1:],
+            feat_sizes=encoded_frame.sizes_hw[-1:],
             output_dict={},
             num_frames=1,
         )
@@ -199,25 +222,27 @@ class Sam2Network:
 
     def _decode(
         self,
-        scene: _Sam2EncodedFrame,
-        seen: torch.Tensor,
+        encoded_frame: _Sam2EncodedFrame,
+        features: torch.Tensor,
         points: Any,
-        previous: Any,
+        previous_logits: Any,
         *,
         first: bool,
     ) -> FramePrediction:
-        given = None if points is None else self._given(*points)
+        given = None if points is None else self._point_inputs(*points)
         _, _, ious, logits, enlarged, pointer, presence = self.model._forward_sam_heads(
-            backbone_features=seen,
+            backbone_features=features,
             point_inputs=given,
-            mask_inputs=previous,
-            high_res_features=scene.fine(len(seen)),
+            mask_inputs=previous_logits,
+            high_res_features=encoded_frame.fine_maps(len(features)),
             multimask_output=self.model._use_multimask(first, given),
         )
         iou = ious.amax(dim=1).float().clamp(0, 1)
-        return FramePrediction(self._fill(logits), enlarged, pointer, iou, presence[:, 0].float())
+        return FramePrediction(
+            self._fill_holes(logits), enlarged, pointer, iou, presence[:, 0].float()
+        )
 
-    def _given(self, points: Any, labels: Any) -> dict[str, torch.Tensor]:
+    def _point_inputs(self, points: Any, labels: Any) -> dict[str, torch.Tensor]:
         import torch
 
         return {
@@ -225,7 +250,9 @@ class Sam2Network:
             "point_labels": torch.from_numpy(labels)[None].to(self.device),
         }
 
-    def _adopt(self, scene: _Sam2EncodedFrame, prompt: Prompt) -> FramePrediction:
+    def _predict_from_mask(
+        self, encoded_frame: _Sam2EncodedFrame, prompt: Prompt
+    ) -> FramePrediction:
         """A mask that a person gave, taken as it is."""
         import torch
         from torch.nn.functional import interpolate
@@ -237,30 +264,30 @@ class Sam2Network:
                 given, size=(side, side), mode="bilinear", align_corners=False, antialias=True
             )
             given = (resized >= 0.5).float()
-        seen = self._as_map(scene, scene.features[-1])
-        found = self.model._use_mask_as_output(seen, scene.fine(1), given)
+        seen = self._as_map(encoded_frame, encoded_frame.features[-1])
+        found = self.model._use_mask_as_output(seen, encoded_frame.fine_maps(1), given)
         _, _, ious, logits, _, pointer, presence = found
         sight = FramePrediction(
-            self._fill(logits), logits, pointer, ious[:, 0], presence[:, 0].float()
+            self._fill_holes(logits), logits, pointer, ious[:, 0], presence[:, 0].float()
         )
-        return self._enlarge(sight)
+        return self._upsample(sight)
 
-    def _as_map(self, scene: _Sam2EncodedFrame, flat: torch.Tensor) -> torch.Tensor:
+    def _as_map(self, encoded_frame: _Sam2EncodedFrame, flat: torch.Tensor) -> torch.Tensor:
         """(HW, n, C) as (n, C, H, W)."""
-        return flat.permute(1, 2, 0).unflatten(2, scene.sizes[-1])
+        return flat.permute(1, 2, 0).unflatten(2, encoded_frame.sizes_hw[-1])
 
-    def _enlarge(self, sight: FramePrediction) -> FramePrediction:
+    def _upsample(self, prediction: FramePrediction) -> FramePrediction:
         """Prompted masks are remembered as they were shown, so enlarged from what was shown."""
         from torch.nn.functional import interpolate
 
         side = self.model.image_size
         shape = (side, side)
-        enlarged = interpolate(sight.logits, size=shape, mode="bilinear", align_corners=False)
-        return replace(sight, enlarged=enlarged)
+        enlarged = interpolate(prediction.logits, size=shape, mode="bilinear", align_corners=False)
+        return replace(prediction, high_res_logits=enlarged)
 
-    def _fill(self, logits: torch.Tensor) -> torch.Tensor:
+    def _fill_holes(self, logits: torch.Tensor) -> torch.Tensor:
         """Small holes filled, as the predictor does where the package's CUDA code was built."""
-        if not self._fills:
+        if not self._fills_holes:
             return logits
         from sam2.utils.misc import fill_holes_in_mask_scores
 

@@ -39,9 +39,9 @@ class MemoryLimits:
     `prompted` the prompted frames, the latest ones, or all where it is None.
     """
 
-    memories: int = 7
-    pointers: int = 16
-    prompted: int | None = None
+    max_memories: int = 7
+    max_pointers: int = 16
+    max_prompted: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class MemoryContext:
     pointers: list[tuple[int, Any]]
 
     @property
-    def length(self) -> tuple[int, int]:
+    def lengths(self) -> tuple[int, int]:
         """Recalls of one length can be read together."""
         return len(self.memories), len(self.pointers)
 
@@ -88,68 +88,72 @@ class MemoryBank:
     limits: MemoryLimits
     patience: int
     tick: int = 0
-    absent: int = 0
-    kept: list[FrameMemory] = field(default_factory=list)
+    absent_frames: int = 0
+    memories: list[FrameMemory] = field(default_factory=list)
 
     @property
-    def lost(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether it was absent for as long as patience lasts."""
-        return self.absent >= self.patience
+        return self.absent_frames >= self.patience
 
-    def recall(self) -> MemoryContext:
+    def build_context(self) -> MemoryContext:
         """What the network reads on the coming frame."""
-        chosen = self._chosen()
-        others = [memory for memory in self.kept if memory not in chosen]
-        recent = [memory for memory in others if self._back(memory) < self.limits.memories]
-        latest = [memory for memory in others if self._back(memory) < self.limits.pointers]
+        chosen = self._prompted_in_reach()
+        others = [memory for memory in self.memories if memory not in chosen]
+        recent = [memory for memory in others if self._age(memory) < self.limits.max_memories]
+        latest = [memory for memory in others if self._age(memory) < self.limits.max_pointers]
         memories = [(0, memory.features) for memory in chosen]
-        memories += [(self._back(memory), memory.features) for memory in recent]
-        pointers = [(self._back(memory), memory.pointer) for memory in chosen + latest[::-1]]
+        memories += [(self._age(memory), memory.features) for memory in recent]
+        pointers = [(self._age(memory), memory.pointer) for memory in chosen + latest[::-1]]
         return MemoryContext(memories, pointers)
 
     def remember(self, features: Any, pointer: Any, *, prompted: bool, present: bool) -> None:
         """Take in the coming frame, which becomes the last; one on which it is lost is not."""
-        self.absent = 0 if present or prompted else self.absent + 1
-        if not self.lost:
-            self.kept.append(FrameMemory(self.tick, prompted, present, features, pointer))
+        self.absent_frames = 0 if present or prompted else self.absent_frames + 1
+        if not self.is_lost:
+            self.memories.append(FrameMemory(self.tick, prompted, present, features, pointer))
             self.tick += 1
         else:
-            self._rewind()
-        chosen = self._chosen()
-        self.kept = [
-            kept for memory in self.kept if (kept := self._readable(memory, memory in chosen))
+            self._forget_absence()
+        chosen = self._prompted_in_reach()
+        self.memories = [
+            kept for memory in self.memories if (kept := self._trimmed(memory, memory in chosen))
         ]
 
-    def _chosen(self) -> list[FrameMemory]:
+    def _prompted_in_reach(self) -> list[FrameMemory]:
         """The prompted frames that are read."""
-        prompted = [memory for memory in self.kept if memory.prompted]
-        return prompted[-self.limits.prompted :] if self.limits.prompted else prompted
+        prompted = [memory for memory in self.memories if memory.prompted]
+        return prompted[-self.limits.max_prompted :] if self.limits.max_prompted else prompted
 
-    def _back(self, memory: FrameMemory) -> int:
+    def _age(self, memory: FrameMemory) -> int:
         return self.tick - memory.tick
 
-    def _seen(self) -> int:
+    def _tick_after_last_seen(self) -> int:
         """The tick after that on which it was last seen."""
-        return 1 + max(memory.tick for memory in self.kept if memory.present or memory.prompted)
+        return 1 + max(memory.tick for memory in self.memories if memory.present or memory.prompted)
 
-    def _rewind(self) -> None:
-        self.tick = self._seen()
-        self.kept = [memory for memory in self.kept if memory.tick < self.tick]
+    def _forget_absence(self) -> None:
+        self.tick = self._tick_after_last_seen()
+        self.memories = [memory for memory in self.memories if memory.tick < self.tick]
 
-    def _readable(self, memory: FrameMemory, chosen: bool) -> FrameMemory | None:
+    def _trimmed(self, memory: FrameMemory, prompted_in_reach: bool) -> FrameMemory | None:
         """What of it can be read from now on, or if the object turns out to be lost."""
-        back = [now - memory.tick for now in (self.tick, self._seen()) if now > memory.tick]
-        if chosen or min(back) < self.limits.memories:
+        back = [
+            now - memory.tick
+            for now in (self.tick, self._tick_after_last_seen())
+            if now > memory.tick
+        ]
+        if prompted_in_reach or min(back) < self.limits.max_memories:
             return memory
-        return replace(memory, features=None) if min(back) < self.limits.pointers else None
+        return replace(memory, features=None) if min(back) < self.limits.max_pointers else None
 
 
 def banks_to_arrays(
     banks: Mapping[int, MemoryBank], to_array: Callable[[Any], npt.NDArray[Any]]
 ) -> State:
     """Banks by object as plain arrays; `to_array` makes one of what a network remembers."""
-    clocks = [(of, bank.tick, bank.absent) for of, bank in banks.items()]
-    kept = [(of, memory) for of, bank in banks.items() for memory in bank.kept]
+    clocks = [(of, bank.tick, bank.absent_frames) for of, bank in banks.items()]
+    kept = [(of, memory) for of, bank in banks.items() for memory in bank.memories]
     rows = [
         (of, memory.tick, memory.prompted, memory.present, memory.features is not None)
         for of, memory in kept
@@ -176,7 +180,7 @@ def banks_from_arrays(
     for of, tick, prompted, present, whole in state["rows"].tolist():
         feature = next(features) if whole else None
         memory = FrameMemory(tick, bool(prompted), bool(present), feature, next(pointers))
-        banks[of].kept.append(memory)
+        banks[of].memories.append(memory)
     return banks
 
 
@@ -190,36 +194,36 @@ class FramePrediction:
     """
 
     logits: torch.Tensor
-    enlarged: torch.Tensor
+    high_res_logits: torch.Tensor
     pointer: torch.Tensor
     iou: torch.Tensor
-    presence: torch.Tensor
+    presence_logits: torch.Tensor
 
-    def rows(self) -> Iterator[FramePrediction]:
+    def split_rows(self) -> Iterator[FramePrediction]:
         """One object each."""
         columns = [getattr(self, field.name) for field in fields(self)]
-        for row in range(len(self.presence)):
+        for row in range(len(self.presence_logits)):
             yield FramePrediction(*(column[row : row + 1] for column in columns))
 
     @staticmethod
-    def join(sights: Sequence[FramePrediction]) -> FramePrediction:
+    def join(predictions: Sequence[FramePrediction]) -> FramePrediction:
         """Several as one."""
         import torch
 
         names = [field.name for field in fields(FramePrediction)]
         return FramePrediction(
-            *(torch.cat([getattr(sight, name) for sight in sights]) for name in names)
+            *(torch.cat([getattr(sight, name) for sight in predictions]) for name in names)
         )
 
     @property
-    def present(self) -> bool:
+    def is_present(self) -> bool:
         """Whether the object, of one row, is there."""
-        return bool(self.presence > 0)
+        return bool(self.presence_logits > 0)
 
     @property
     def confidence(self) -> float:
         """How sure the network is, of one row: the object's presence times its mask's quality."""
-        return float(self.presence.sigmoid() * self.iou)
+        return float(self.presence_logits.sigmoid() * self.iou)
 
 
 class TrackingNetwork(Protocol):
@@ -233,19 +237,21 @@ class TrackingNetwork(Protocol):
     def encode(self, picture: Picture) -> Any:
         """All that is needed of a frame, whoever is looked for: the scene."""
 
-    def track(self, scene: Any, recalls: Sequence[MemoryContext]) -> FramePrediction:
+    def track(self, encoded_frame: Any, contexts: Sequence[MemoryContext]) -> FramePrediction:
         """Find objects by their memories, which are of one length."""
 
-    def answer(
+    def predict_from_prompt(
         self,
-        scene: Any,
+        encoded_frame: Any,
         prompt: Prompt,
-        recall: MemoryContext | None,
-        before: FramePrediction | None,
+        context: MemoryContext | None,
+        tracked: FramePrediction | None,
     ) -> FramePrediction:
         """Find an object by a prompt; `before` is how it was tracked onto this very frame."""
 
-    def memorise(self, scene: Any, sight: FramePrediction, prompted: bool) -> torch.Tensor:
+    def encode_memory(
+        self, encoded_frame: Any, prediction: FramePrediction, prompted: bool
+    ) -> torch.Tensor:
         """The mask memories of these objects, (n, ...)."""
 
 
@@ -277,8 +283,8 @@ class StreamingPredictor:
 
         width, height = frame.size_wh
         found = []
-        for of, sight in self.look(frame, prompts).items():
-            mask = full_size_mask(sight, height, width) if sight.present else None
+        for of, sight in self.predict(frame, prompts).items():
+            mask = full_size_mask(sight, height, width) if sight.is_present else None
             box = None if mask is None else masks.box(mask)
             if box is not None:
                 found.append((of, box, mask, sight.confidence))
@@ -292,7 +298,7 @@ class StreamingPredictor:
             tracker_id=np.array(ids, np.int64),
         )
 
-    def look(self, frame: Frame, prompts: Sequence[Prompt]) -> dict[int, FramePrediction]:
+    def predict(self, frame: Frame, prompts: Sequence[Prompt]) -> dict[int, FramePrediction]:
         """What the network says of each object that has started, by object; and remember it."""
         import torch
 
@@ -303,11 +309,13 @@ class StreamingPredictor:
         device, low = network.device.type, network.dtype != torch.float32
         with torch.inference_mode(), torch.autocast(device, network.dtype, enabled=low):
             scene = network.encode(frame.image)
-            recalls = {of: bank.recall() for of, bank in self._banks.items()}
-            sights = self._track(scene, recalls)
+            recalls = {of: bank.build_context() for of, bank in self._banks.items()}
+            sights = self._track_objects(scene, recalls)
             for of, prompt in asked.items():
-                sights[of] = network.answer(scene, prompt, recalls.get(of), sights.get(of))
-            self._remember(scene, sights, set(asked))
+                sights[of] = network.predict_from_prompt(
+                    scene, prompt, recalls.get(of), sights.get(of)
+                )
+            self._update_banks(scene, sights, set(asked))
         return sights
 
     def state(self) -> State:
@@ -324,43 +332,53 @@ class StreamingPredictor:
             lambda array: _array_to_tensor(array, device),
         )
 
-    def _track(self, scene: Any, recalls: dict[int, MemoryContext]) -> dict[int, FramePrediction]:
+    def _track_objects(
+        self, encoded_frame: Any, contexts: dict[int, MemoryContext]
+    ) -> dict[int, FramePrediction]:
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for of, recall in recalls.items():
-            groups[recall.length].append(of)
+        for of, recall in contexts.items():
+            groups[recall.lengths].append(of)
         sights: dict[int, FramePrediction] = {}
         for group in groups.values():
             for some in _chunks(group, self._batch):
-                found = self._network.track(scene, [recalls[of] for of in some])
-                sights.update(zip(some, found.rows(), strict=True))
-        return {of: sights[of] for of in recalls}
+                found = self._network.track(encoded_frame, [contexts[of] for of in some])
+                sights.update(zip(some, found.split_rows(), strict=True))
+        return {of: sights[of] for of in contexts}
 
-    def _remember(self, scene: Any, sights: dict[int, FramePrediction], asked: set[int]) -> None:
+    def _update_banks(
+        self, encoded_frame: Any, predictions: dict[int, FramePrediction], prompted_ids: set[int]
+    ) -> None:
         """Into each object's bank; an object that stays lost is not worth a mask memory."""
-        worth = [of for of in sights if sights[of].present or of in asked or not self._leaves(of)]
+        worth = [
+            of
+            for of in predictions
+            if predictions[of].is_present or of in prompted_ids or not self._becomes_lost(of)
+        ]
         features: dict[int, torch.Tensor] = {}
         for prompted in (False, True):
-            group = [of for of in worth if (of in asked) is prompted]
+            group = [of for of in worth if (of in prompted_ids) is prompted]
             for some in _chunks(group, self._batch):
-                batch = FramePrediction.join([sights[of] for of in some])
-                made = self._network.memorise(scene, batch, prompted)
+                batch = FramePrediction.join([predictions[of] for of in some])
+                made = self._network.encode_memory(encoded_frame, batch, prompted)
                 features.update((of, row.clone()) for of, row in zip(some, made, strict=True))
-        for of, sight in sights.items():
-            stays = of not in self._banks or (of in asked and self._network.corrections_stay)
+        for of, sight in predictions.items():
+            stays = of not in self._banks or (of in prompted_ids and self._network.corrections_stay)
             bank = self._banks.setdefault(of, MemoryBank(self._network.limits, self._patience))
             pointer = sight.pointer[0].float().clone()
-            bank.remember(features.get(of), pointer, prompted=stays, present=sight.present)
+            bank.remember(features.get(of), pointer, prompted=stays, present=sight.is_present)
 
-    def _leaves(self, of: int) -> bool:
+    def _becomes_lost(self, object_id: int) -> bool:
         """Whether one more frame of absence leaves it lost."""
-        return of in self._banks and self._banks[of].absent + 1 >= self._patience
+        return (
+            object_id in self._banks and self._banks[object_id].absent_frames + 1 >= self._patience
+        )
 
 
-def full_size_mask(sight: FramePrediction, height: int, width: int) -> npt.NDArray[np.bool_]:
+def full_size_mask(prediction: FramePrediction, height: int, width: int) -> npt.NDArray[np.bool_]:
     """The mask of one row at the size of the picture, (H, W)."""
     from torch.nn.functional import interpolate
 
-    logits = sight.logits.float()
+    logits = prediction.logits.float()
     large = interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
     mask: npt.NDArray[np.bool_] = (large[0, 0] > 0).cpu().numpy()
     return mask

@@ -30,8 +30,8 @@ class _TransformersEncodedFrame:
     """A frame, encoded: feature maps, finest first, (HW, 1, C), and the coarse one's positions."""
 
     features: list[torch.Tensor]
-    place: torch.Tensor
-    fine: list[torch.Tensor]
+    positional_encoding: torch.Tensor
+    fine_maps: list[torch.Tensor]
     size_wh: tuple[int, int]
 
 
@@ -59,7 +59,9 @@ class TransformersNetwork:
             coarse = torch.zeros(model.backbone_feature_sizes[-1], device=self.device)
             flat = coarse.flatten()[:, None, None].expand(-1, 1, model.hidden_dim)
             masks = torch.zeros(1, 1, side, side, device=self.device)
-            self._place = self._memories(flat, masks, torch.ones(1, device=self.device), False)[1]
+            self._spatial_encoding = self._memory_tokens(
+                flat, masks, torch.ones(1, device=self.device), False
+            )[1]
 
     def encode(self, picture: Picture) -> _TransformersEncodedFrame:
         """Resized and normalised by the package's own processor."""
@@ -81,94 +83,102 @@ class TransformersNetwork:
         )
 
     def track(
-        self, scene: _TransformersEncodedFrame, recalls: Sequence[MemoryContext]
+        self, encoded_frame: _TransformersEncodedFrame, contexts: Sequence[MemoryContext]
     ) -> FramePrediction:
         """Memory attention, then the decoder without a prompt."""
-        return self._decode(scene, self._attend(scene, recalls), None, first=False)
+        return self._decode(
+            encoded_frame, self._attend_memory(encoded_frame, contexts), None, first=False
+        )
 
-    def answer(
+    def predict_from_prompt(
         self,
-        scene: _TransformersEncodedFrame,
+        encoded_frame: _TransformersEncodedFrame,
         prompt: Prompt,
-        recall: MemoryContext | None,
-        before: FramePrediction | None,
+        context: MemoryContext | None,
+        tracked: FramePrediction | None,
     ) -> FramePrediction:
         """By the mask, if there is one; else by the points, from what is remembered."""
         if prompt.mask is not None:
-            return self._adopt(scene, prompt)
-        points = prompt_points(prompt, scene.size_wh, self.model.image_size)
-        if points is None and before is not None:
-            return before
-        if recall is None:
-            seen = self._as_map(scene.features[-1] + self.model.no_memory_embedding)
+            return self._predict_from_mask(encoded_frame, prompt)
+        points = prompt_points(prompt, encoded_frame.size_wh, self.model.image_size)
+        if points is None and tracked is not None:
+            return tracked
+        if context is None:
+            seen = self._as_map(encoded_frame.features[-1] + self.model.no_memory_embedding)
         else:
-            seen = self._attend(scene, [recall])
-        return self._decode(scene, seen, points, first=recall is None)
+            seen = self._attend_memory(encoded_frame, [context])
+        return self._decode(encoded_frame, seen, points, first=context is None)
 
-    def memorise(
-        self, scene: _TransformersEncodedFrame, sight: FramePrediction, prompted: bool
+    def encode_memory(
+        self, encoded_frame: _TransformersEncodedFrame, prediction: FramePrediction, prompted: bool
     ) -> torch.Tensor:
         """(n, T, C): a token for each place of the coarse map, or each latent of EdgeTAM."""
         import torch
 
         # EdgeTAM's resampler takes one object at a time
-        batches = list(sight.rows()) if self._resamples else [sight]
+        batches = list(prediction.split_rows()) if self._resamples else [prediction]
         made = [
-            self._memories(
-                scene.features[-1].expand(-1, len(batch.presence), -1),
-                batch.enlarged,
-                batch.presence,
+            self._memory_tokens(
+                encoded_frame.features[-1].expand(-1, len(batch.presence_logits), -1),
+                batch.high_res_logits,
+                batch.presence_logits,
                 prompted,
             )[0]
             for batch in batches
         ]
         return torch.cat(made)
 
-    def _memories(
-        self, coarse: torch.Tensor, masks: torch.Tensor, presence: torch.Tensor, prompted: bool
+    def _memory_tokens(
+        self,
+        coarse_features: torch.Tensor,
+        masks: torch.Tensor,
+        presence_logits: torch.Tensor,
+        prompted: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens and where in space they belong, both (n, T, C)."""
         tokens, places = self.model._encode_new_memory(
-            current_vision_feats=coarse,
+            current_vision_feats=coarse_features,
             pred_masks_high_res=masks,
-            object_score_logits=presence[:, None, None],
+            object_score_logits=presence_logits[:, None, None],
             is_mask_from_pts=prompted,
         )
         if self._resamples:
             return tokens, places
         return tokens.permute(1, 0, 2), places.permute(1, 0, 2)
 
-    def _attend(
-        self, scene: _TransformersEncodedFrame, recalls: Sequence[MemoryContext]
+    def _attend_memory(
+        self, encoded_frame: _TransformersEncodedFrame, contexts: Sequence[MemoryContext]
     ) -> torch.Tensor:
         """The coarse features, (n, C, H, W), in the light of what each object remembers."""
         import torch
 
-        tokens, places = zip(*map(self._read, recalls), strict=True)
-        n = len(recalls)
+        tokens, places = zip(*map(self._context_tokens, contexts), strict=True)
+        n = len(contexts)
         split = self.model.hidden_dim // self.model.mem_dim
-        more = {"num_spatial_memory_tokens": len(recalls[0].memories)} if self._resamples else {}
+        more = {"num_spatial_memory_tokens": len(contexts[0].memories)} if self._resamples else {}
         seen = self.model.memory_attention(
-            current_vision_features=scene.features[-1].expand(-1, n, -1),
-            current_vision_position_embeddings=scene.place.expand(-1, n, -1),
+            current_vision_features=encoded_frame.features[-1].expand(-1, n, -1),
+            current_vision_position_embeddings=encoded_frame.positional_encoding.expand(-1, n, -1),
             memory=torch.stack(tokens, dim=1),
             memory_posision_embeddings=torch.stack(places, dim=1),  # spelt so by the package
-            num_object_pointer_tokens=len(recalls[0].pointers) * split,
+            num_object_pointer_tokens=len(contexts[0].pointers) * split,
             **more,
         )
         return self._as_map(seen[0].transpose(0, 1))
 
-    def _read(self, recall: MemoryContext) -> tuple[torch.Tensor, torch.Tensor]:
+    def _context_tokens(self, context: MemoryContext) -> tuple[torch.Tensor, torch.Tensor]:
         """One object's memories as tokens, (T, C), and where in space and time each belongs."""
         import torch
 
         model = self.model
         ages = model.memory_temporal_positional_encoding[:, 0]
-        tokens = [memory.float() for _, memory in recall.memories]
-        places = [self._place[0].float() + ages[back - 1] for back, _ in recall.memories]
-        backs = [back for back, _ in recall.pointers]
-        pointers = torch.stack([pointer for _, pointer in recall.pointers])
-        alike, most = [pointers[:1]] * len(backs), self.limits.pointers
+        tokens = [memory.float() for _, memory in context.memories]
+        places = [
+            self._spatial_encoding[0].float() + ages[back - 1] for back, _ in context.memories
+        ]
+        backs = [back for back, _ in context.pointers]
+        pointers = torch.stack([pointer for _, pointer in context.pointers])
+        alike, most = [pointers[:1]] * len(backs), self.limits.max_pointers
         when = model._process_object_pointers(backs, alike, most, 1, model.hidden_dim, self.device)[
             1
         ]
@@ -176,32 +186,45 @@ class TransformersNetwork:
         return torch.cat(tokens), torch.cat([*places, when[:, 0]])
 
     def _decode(
-        self, scene: _TransformersEncodedFrame, seen: torch.Tensor, points: Any, *, first: bool
+        self,
+        encoded_frame: _TransformersEncodedFrame,
+        features: torch.Tensor,
+        points: Any,
+        *,
+        first: bool,
     ) -> FramePrediction:
         import torch
 
-        n = len(seen)
+        n = len(features)
         model = self.model
-        given = None if points is None else self._given(*points)
+        given = None if points is None else self._point_inputs(*points)
         several = model._use_multimask(first, given)
-        spots, labels = self._no_points(n) if given is None else given.values()
+        spots, labels = self._empty_point_inputs(n) if given is None else given.values()
         sparse, dense = model.prompt_encoder(spots, labels, None, None)
         logits, ious, tokens, presence = model.mask_decoder(
-            image_embeddings=seen,
+            image_embeddings=features,
             image_positional_embeddings=model.get_image_wide_positional_embeddings().repeat(
                 n, 1, 1, 1
             ),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=several,
-            high_resolution_features=[map_.expand(n, -1, -1, -1) for map_ in scene.fine],
+            high_resolution_features=[
+                map_.expand(n, -1, -1, -1) for map_ in encoded_frame.fine_maps
+            ],
         )
         best, rows = ious[:, 0].argmax(dim=-1), torch.arange(n, device=self.device)
         token = tokens[rows, 0, best if tokens.shape[2] > 1 else 0]
-        return self._sight(logits[rows, 0, best], ious[rows, 0, best], token, presence.reshape(n))
+        return self._make_prediction(
+            logits[rows, 0, best], ious[rows, 0, best], token, presence.reshape(n)
+        )
 
-    def _sight(
-        self, logits: torch.Tensor, iou: torch.Tensor, token: torch.Tensor, presence: torch.Tensor
+    def _make_prediction(
+        self,
+        logits: torch.Tensor,
+        iou: torch.Tensor,
+        mask_token: torch.Tensor,
+        presence_logits: torch.Tensor,
     ) -> FramePrediction:
         """Of the chosen masks, (n, h, w); what is absent is nowhere, and has no pointer."""
         import torch
@@ -209,14 +232,16 @@ class TransformersNetwork:
         from transformers.models.sam2_video.modeling_sam2_video import NO_OBJ_SCORE
 
         model = self.model
-        there = presence[:, None] > 0
+        there = presence_logits[:, None] > 0
         shown = torch.where(there[..., None], logits, NO_OBJ_SCORE).float()[:, None]
         side = (model.image_size, model.image_size)
         enlarged = interpolate(shown, size=side, mode="bilinear", align_corners=False)
-        pointer = torch.where(there, model.object_pointer_proj(token), model.no_object_pointer)
-        return FramePrediction(shown, enlarged, pointer, iou.float().clamp(0, 1), presence.float())
+        pointer = torch.where(there, model.object_pointer_proj(mask_token), model.no_object_pointer)
+        return FramePrediction(
+            shown, enlarged, pointer, iou.float().clamp(0, 1), presence_logits.float()
+        )
 
-    def _given(self, points: Any, labels: Any) -> dict[str, torch.Tensor]:
+    def _point_inputs(self, points: Any, labels: Any) -> dict[str, torch.Tensor]:
         import torch
 
         return {
@@ -224,13 +249,15 @@ class TransformersNetwork:
             "point_labels": torch.from_numpy(labels)[None, None].to(self.device),
         }
 
-    def _no_points(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _empty_point_inputs(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
         spots = torch.zeros(n, 1, 1, 2, device=self.device)
         return spots, -torch.ones(n, 1, 1, dtype=torch.int32, device=self.device)
 
-    def _adopt(self, scene: _TransformersEncodedFrame, prompt: Prompt) -> FramePrediction:
+    def _predict_from_mask(
+        self, encoded_frame: _TransformersEncodedFrame, prompt: Prompt
+    ) -> FramePrediction:
         """A mask that a person gave, taken as it is."""
         import torch
         from torch.nn.functional import interpolate
@@ -241,8 +268,10 @@ class TransformersNetwork:
             given = interpolate(
                 given, size=size, mode="bilinear", align_corners=False, antialias=True
             )
-        coarse = self._as_map(scene.features[-1])
-        found = self.model._use_mask_as_output(coarse, scene.fine, (given >= 0.5).float())
+        coarse = self._as_map(encoded_frame.features[-1])
+        found = self.model._use_mask_as_output(
+            coarse, encoded_frame.fine_maps, (given >= 0.5).float()
+        )
         presence = found.object_score_logits.reshape(1)
         pointer = found.object_pointer.reshape(1, -1)
         enlarged = found.high_res_masks.float()
@@ -267,6 +296,7 @@ def load(
     compiled: bool,
     seed: int | None,
 ) -> TransformersNetwork:
+    """Load a model of the SAM 2 family from transformers, ready for inference."""
     import torch
 
     place, kind = choose_device(device, dtype)

@@ -56,9 +56,9 @@ def ssim(one: SsimImage, other: SsimImage, threshold: float) -> float:
     """The index of two pictures of one size, exact only as far as the threshold makes it matter."""
     if min(one.grey.shape) < _MIN_ESTIMATE_SIDE:
         return exact_ssim(one, other)
-    found = one.coarse.index(other.coarse)
+    found = one.coarse.mean_ssim(other.coarse)
     if abs(found - threshold) < _EXACT_MARGINS[0]:
-        found = one.fine.index(other.fine)
+        found = one.fine.mean_ssim(other.fine)
     if abs(found - threshold) < _EXACT_MARGINS[1]:
         found = exact_ssim(one, other)
     return found
@@ -82,29 +82,29 @@ def exact_ssim(one: SsimImage, other: SsimImage) -> float:
 class _WindowMeans:
     """Means over windows of 7x7 that do not overlap, of every `rows`-th row of them."""
 
-    def __init__(self, grey: Picture, ignored: Mask | None, rows: int) -> None:
-        self._rows = rows
+    def __init__(self, grey: Picture, ignored: Mask | None, row_step: int) -> None:
+        self._row_step = row_step
         self._values = self._strips(grey).astype(np.float32)
         self._mean = _window_means(self._values)
         self._square = _window_means(cv2.multiply(self._values, self._values))
-        self._seen = None
+        self._valid = None
         if ignored is not None:
-            self._seen = _window_means(self._strips(ignored.astype(np.float32))) == 0
+            self._valid = _window_means(self._strips(ignored.astype(np.float32))) == 0
 
-    def index(self, other: _WindowMeans) -> float:
+    def mean_ssim(self, other: _WindowMeans) -> float:
         """The mean over the windows."""
         product = _window_means(cv2.multiply(self._values, other._values))
         found = _ssim_map(self._mean, other._mean, self._square, other._square, product)
-        if self._seen is None:
+        if self._valid is None:
             return float(found.mean())
-        return float(found[self._seen].mean()) if self._seen.any() else 1.0
+        return float(found[self._valid].mean()) if self._valid.any() else 1.0
 
     def _strips(self, picture: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         height, width = picture.shape[0] // _WINDOW_SIDE, picture.shape[1] // _WINDOW_SIDE
         y, x = ((side % _WINDOW_SIDE) // 2 for side in picture.shape)
         whole = picture[y : y + height * _WINDOW_SIDE, x : x + width * _WINDOW_SIDE]
         parted = whole.reshape(height, _WINDOW_SIDE, width * _WINDOW_SIDE)[
-            self._rows // 2 :: self._rows
+            self._row_step // 2 :: self._row_step
         ]
         return parted.reshape(-1, width * _WINDOW_SIDE)
 
@@ -188,10 +188,10 @@ class NearestKept:
 class KeptFrames(Protocol):
     """Remembers kept frames."""
 
-    def nearest(self, glance: Thumbnail) -> NearestKept | None:
+    def nearest(self, thumbnail: Thumbnail) -> NearestKept | None:
         """The kept frame most like this one, of those that it is compared with."""
 
-    def keep(self, glance: Thumbnail) -> None:
+    def add(self, thumbnail: Thumbnail) -> None:
         """Remember this frame, which `nearest` was asked about last."""
 
 
@@ -201,21 +201,21 @@ class LastKeptFrame:
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._last: tuple[Thumbnail, SsimImage] | None = None
-        self._now: SsimImage | None = None
+        self._current: SsimImage | None = None
 
-    def nearest(self, glance: Thumbnail) -> NearestKept | None:
+    def nearest(self, thumbnail: Thumbnail) -> NearestKept | None:
         """The frame kept last; None at the beginning of a clip."""
-        self._now = SsimImage(glance.grey, glance.ignored)
-        if self._last is None or self._last[0].frame.video != glance.frame.video:
+        self._current = SsimImage(thumbnail.grey, thumbnail.ignored)
+        if self._last is None or self._last[0].frame.video != thumbnail.frame.video:
             return None
         last, windows = self._last
-        alike = ssim(windows, self._now, self._threshold)
+        alike = ssim(windows, self._current, self._threshold)
         return NearestKept(last.frame.video, last.frame.index, alike)
 
-    def keep(self, glance: Thumbnail) -> None:
+    def add(self, thumbnail: Thumbnail) -> None:
         """Forget the one before."""
-        if self._now is not None:
-            self._last = (glance, self._now)
+        if self._current is not None:
+            self._last = (thumbnail, self._current)
 
 
 class AllKeptFrames:
@@ -225,56 +225,60 @@ class AllKeptFrames:
         self._features = features
         self._rows = np.zeros((0, 0))
         self._names: list[tuple[str, int]] = []
-        self._now: npt.NDArray[Any] = np.zeros(0)
+        self._current: npt.NDArray[Any] = np.zeros(0)
 
-    def nearest(self, glance: Thumbnail) -> NearestKept | None:
+    def nearest(self, thumbnail: Thumbnail) -> NearestKept | None:
         """The most alike of all."""
-        self._now = self._features.of(glance)
+        self._current = self._features.compute(thumbnail)
         if not self._names:
             return None
-        alike = self._features.alike(self._now, self._rows[: len(self._names)])
+        alike = self._features.similarities(self._current, self._rows[: len(self._names)])
         place = int(alike.argmax())
         return NearestKept(*self._names[place], float(alike[place]))
 
-    def keep(self, glance: Thumbnail) -> None:
+    def add(self, thumbnail: Thumbnail) -> None:
         """Remember its row; there is room for twice as many whenever there is none."""
         count = len(self._names)
         if count == len(self._rows):
-            rows = np.zeros((max(2 * count, 64), *self._now.shape), self._now.dtype)
+            rows = np.zeros((max(2 * count, 64), *self._current.shape), self._current.dtype)
             if count:
                 rows[:count] = self._rows
             self._rows = rows
-        self._rows[count] = self._now
-        self._names.append((glance.frame.video, glance.frame.index))
+        self._rows[count] = self._current
+        self._names.append((thumbnail.frame.video, thumbnail.frame.index))
 
 
 class FrameFeatures(Protocol):
     """What pictures are compared by."""
 
-    def of(self, glance: Thumbnail) -> npt.NDArray[Any]:
+    def compute(self, thumbnail: Thumbnail) -> npt.NDArray[Any]:
         """A row."""
 
-    def alike(self, row: npt.NDArray[Any], rows: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+    def similarities(
+        self, row: npt.NDArray[Any], rows: npt.NDArray[Any]
+    ) -> npt.NDArray[np.floating]:
         """(n,) similarities up to 1."""
 
-    def space(self, glance: Thumbnail) -> Vectors:
+    def vector(self, thumbnail: Thumbnail) -> Vectors:
         """(width,): where the picture lies among others, by Euclidean distance."""
 
 
 class PhashFeatures:
     """The perceptual hash: the share of its 64 bits that are the same."""
 
-    def of(self, glance: Thumbnail) -> npt.NDArray[Any]:
+    def compute(self, thumbnail: Thumbnail) -> npt.NDArray[Any]:
         """A number."""
-        return np.asarray(phash.phash([glance.small])[0])
+        return np.asarray(phash.phash([thumbnail.small_rgb])[0])
 
-    def alike(self, row: npt.NDArray[Any], rows: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+    def similarities(
+        self, row: npt.NDArray[Any], rows: npt.NDArray[Any]
+    ) -> npt.NDArray[np.floating]:
         """1 for the same hash, about a half for any other."""
         return np.asarray(1 - phash.hamming_distances(int(row), rows) / phash.BITS)
 
-    def space(self, glance: Thumbnail) -> Vectors:
+    def vector(self, thumbnail: Thumbnail) -> Vectors:
         """(64,): the bits."""
-        return np.asarray(phash.bits(self.of(glance).reshape(1))[0])
+        return np.asarray(phash.bits(self.compute(thumbnail).reshape(1))[0])
 
 
 @dataclass(frozen=True)
@@ -283,23 +287,25 @@ class EmbeddingFeatures:
 
     embed: EmbedFunction
 
-    def of(self, glance: Thumbnail) -> npt.NDArray[Any]:
+    def compute(self, thumbnail: Thumbnail) -> npt.NDArray[Any]:
         """(width,)."""
-        return np.asarray(self.embed([glance.frame.image])[0])
+        return np.asarray(self.embed([thumbnail.frame.image])[0])
 
-    def alike(self, row: npt.NDArray[Any], rows: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+    def similarities(
+        self, row: npt.NDArray[Any], rows: npt.NDArray[Any]
+    ) -> npt.NDArray[np.floating]:
         """-1 to 1."""
         return np.asarray(rows @ row)
 
-    def space(self, glance: Thumbnail) -> Vectors:
+    def vector(self, thumbnail: Thumbnail) -> Vectors:
         """(width,): the vector itself."""
-        return np.asarray(self.of(glance), np.float32)
+        return np.asarray(self.compute(thumbnail), np.float32)
 
 
 DEFAULT_THRESHOLDS = {"ssim": 0.6, "hash": 1 - 10 / phash.BITS, "embedding": 0.95}
 
 
-def resolve_threshold(method: str, given: float | None = None) -> float:
+def resolve_threshold(method: str, override: float | None = None) -> float:
     """The similarity from which on frames are duplicates.
 
     Raises:
@@ -307,7 +313,7 @@ def resolve_threshold(method: str, given: float | None = None) -> float:
     """
     if method not in DEFAULT_THRESHOLDS:
         raise UnknownName("way of telling duplicates", method, DEFAULT_THRESHOLDS)
-    return DEFAULT_THRESHOLDS[method] if given is None else given
+    return DEFAULT_THRESHOLDS[method] if override is None else override
 
 
 def frame_features(method: str) -> FrameFeatures:
@@ -320,6 +326,6 @@ def frame_features(method: str) -> FrameFeatures:
     return EmbeddingFeatures(lambda pictures: embeddings.embed(pictures, network))
 
 
-def kept_frames(method: str, least: float) -> KeptFrames:
+def kept_frames(method: str, threshold: float) -> KeptFrames:
     """An empty one; `least` is the threshold."""
-    return LastKeptFrame(least) if method == "ssim" else AllKeptFrames(frame_features(method))
+    return LastKeptFrame(threshold) if method == "ssim" else AllKeptFrames(frame_features(method))

@@ -45,8 +45,8 @@ class SamplingOptions:
 class SampledFrame:
     """A frame that is looked at, and for how long the picture stood still about it."""
 
-    glance: Thumbnail
-    run: StillRun
+    thumbnail: Thumbnail
+    still_run: StillRun
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,19 @@ class Decision:
     `like` is None where it was compared with none.
     """
 
-    glance: Thumbnail
-    dropped: str = ""
-    like: duplicates.NearestKept | None = None
+    thumbnail: Thumbnail
+    drop_reason: str = ""
+    nearest: duplicates.NearestKept | None = None
 
     @property
     def frame(self) -> Frame:
         """The frame itself."""
-        return self.glance.frame
+        return self.thumbnail.frame
 
 
 def sampled_frames(
     clip: Path | str,
-    taking: SamplingOptions,
+    options: SamplingOptions,
     progress: Callable[[Frame], None] = lambda frame: None,
 ) -> Iterator[SampledFrame]:
     """The frames of a clip that are looked at, in order; `progress` is told of each one decoded.
@@ -91,70 +91,74 @@ def sampled_frames(
         MissingPackage: shots are told by PySceneDetect, which is not installed.
     """
     seen = reader.probe(clip)
-    mask = ignore_mask(taking.ignore, (seen.width, seen.height))
+    mask = ignore_mask(options.ignore, (seen.width, seen.height))
 
     def glances() -> Iterator[Thumbnail]:
-        for frame in taking.choice.frames(clip):
+        for frame in options.choice.frames(clip):
             progress(frame)
             yield Thumbnail(frame, mask)
 
-    if taking.shots:
-        return (SampledFrame(*found) for found in ShotSampler(_has_content).of(glances()))
+    if options.shots:
+        return (SampledFrame(*found) for found in ShotSampler(_has_content).sample(glances()))
     return _with_still_runs(glances())
 
 
 class FrameFilter:
     """Told frame after frame, it says of each whether it is kept; `memory` may know frames."""
 
-    def __init__(self, sieve: FilterOptions, memory: duplicates.KeptFrames | None = None) -> None:
-        self._sieve = sieve
-        self._least = duplicates.resolve_threshold(sieve.duplicates, sieve.threshold)
-        self._memory = memory or duplicates.kept_frames(sieve.duplicates, self._least)
+    def __init__(
+        self, options: FilterOptions, kept_frames: duplicates.KeptFrames | None = None
+    ) -> None:
+        self._options = options
+        self._threshold = duplicates.resolve_threshold(options.duplicates, options.threshold)
+        self._kept_frames = kept_frames or duplicates.kept_frames(
+            options.duplicates, self._threshold
+        )
 
-    def see(self, taken: SampledFrame) -> Decision:
+    def decide(self, sampled: SampledFrame) -> Decision:
         """The verdict on the next frame."""
-        if self._sieve.everything:
-            return Decision(taken.glance)
-        if why := _no_content_reason(taken):
-            return Decision(taken.glance, why)
-        like = self._memory.nearest(taken.glance)
-        if like is not None and like.similarity >= self._least:
-            return Decision(taken.glance, DUPLICATE, like)
-        self._memory.keep(taken.glance)
-        return Decision(taken.glance, "", like)
+        if self._options.everything:
+            return Decision(sampled.thumbnail)
+        if why := _no_content_reason(sampled):
+            return Decision(sampled.thumbnail, why)
+        like = self._kept_frames.nearest(sampled.thumbnail)
+        if like is not None and like.similarity >= self._threshold:
+            return Decision(sampled.thumbnail, DUPLICATE, like)
+        self._kept_frames.add(sampled.thumbnail)
+        return Decision(sampled.thumbnail, "", like)
 
 
 def filter_frames(
     frames: Iterable[SampledFrame],
-    sieve: FilterOptions,
-    memory: duplicates.KeptFrames | None = None,
+    options: FilterOptions,
+    kept_frames: duplicates.KeptFrames | None = None,
 ) -> Iterator[Decision]:
     """Every frame with its verdict, in order. A `memory` given carries on over several clips."""
-    return map(FrameFilter(sieve, memory).see, frames)
+    return map(FrameFilter(options, kept_frames).decide, frames)
 
 
-def _no_content_reason(taken: SampledFrame) -> str:
-    if quality.is_blank(taken.glance):
+def _no_content_reason(sampled: SampledFrame) -> str:
+    if quality.is_blank(sampled.thumbnail):
         return quality.BLANK
-    if quality.is_blurred(taken.glance):
+    if quality.is_blurred(sampled.thumbnail):
         return quality.BLURRED
-    still = taken.run.seconds >= _MIN_STATIC_SECONDS
-    return quality.STATIC if still and quality.is_flat(taken.glance) else ""
+    still = sampled.still_run.seconds >= _MIN_STATIC_SECONDS
+    return quality.STATIC if still and quality.is_flat(sampled.thumbnail) else ""
 
 
-def _has_content(glance: Thumbnail) -> bool:
-    return not quality.is_blank(glance) and not quality.is_blurred(glance)
+def _has_content(thumbnail: Thumbnail) -> bool:
+    return not quality.is_blank(thumbnail) and not quality.is_blurred(thumbnail)
 
 
-def _with_still_runs(glances: Iterator[Thumbnail]) -> Iterator[SampledFrame]:
+def _with_still_runs(thumbnails: Iterator[Thumbnail]) -> Iterator[SampledFrame]:
     """Each as soon as it is known whether it is of a picture that stands for a second.
 
     Those that wait, for they may be pages of a menu, share one picture.
     """
     waiting: deque[SampledFrame] = deque()
     run: StillRun | None = None
-    for glance in glances:
-        if run is None or not run.goes_on(glance):
+    for glance in thumbnails:
+        if run is None or not run.extend(glance):
             yield from waiting
             waiting.clear()
             run = StillRun(glance)
@@ -165,7 +169,9 @@ def _with_still_runs(glances: Iterator[Thumbnail]) -> Iterator[SampledFrame]:
     yield from waiting
 
 
-def _share_image(glance: Thumbnail, waiting: deque[SampledFrame]) -> Thumbnail:
-    if not waiting:
-        return glance
-    return replace(glance, frame=replace(glance.frame, image=waiting[0].glance.frame.image))
+def _share_image(thumbnail: Thumbnail, pending: deque[SampledFrame]) -> Thumbnail:
+    if not pending:
+        return thumbnail
+    return replace(
+        thumbnail, frame=replace(thumbnail.frame, image=pending[0].thumbnail.frame.image)
+    )

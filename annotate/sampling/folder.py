@@ -78,11 +78,11 @@ def summarize_folder(folder: Path) -> str:
     return f"kept {kept} of {kept + dropped} frames{said}"
 
 
-def rewrite_items(folder: Path, changed: Callable[[Item], Item]) -> None:
+def rewrite_items(folder: Path, transform: Callable[[Item], Item]) -> None:
     """Write the items anew, each as `changed` gives it, and the table of those that are kept."""
     book = journal.read(folder / ITEMS_FILE)
     (folder / TABLE_FILE).unlink(missing_ok=True)
-    journal.write(folder / ITEMS_FILE, book.header, map(changed, book))
+    journal.write(folder / ITEMS_FILE, book.header, map(transform, book))
     write_table(folder)
 
 
@@ -116,7 +116,7 @@ def restore_frames(
     folder: Path,
     reasons: Collection[str] = (),
     frames: Collection[str] = (),
-    places: dict[str, Path] | None = None,
+    clip_paths: dict[str, Path] | None = None,
     progress: Callable[[Frame], None] = lambda frame: None,
 ) -> int:
     """Put back what was dropped for one of `reasons`, and `frames`, `CLIP#FRAME`; how many.
@@ -139,7 +139,7 @@ def restore_frames(
     if missing := set(frames) - back:
         dropped = [_frame_key(i) for i in book if i.dropped]
         raise UnknownName("dropped frame", missing.pop(), dropped[:_MAX_NAMES_IN_ERROR])
-    for frame in _frames_to_restore(book, back, places or {}):
+    for frame in _frames_to_restore(book, back, clip_paths or {}):
         save_image(frame, folder, book.header.settings["pictures"])
         progress(frame)
     rewrite_items(
@@ -149,11 +149,13 @@ def restore_frames(
 
 
 def _frames_to_restore(
-    book: journal.Journal, wanted: Collection[str], places: dict[str, Path]
+    items: journal.Journal, frame_keys: Collection[str], clip_paths: dict[str, Path]
 ) -> Iterator[Frame]:
-    for clip in frame_sources.locate_clips([book], places):
-        own = clip.told[0].clip
-        indices = [item.frame for item in book if item.video == own and _frame_key(item) in wanted]
+    for clip in frame_sources.locate_clips([items], clip_paths):
+        own = clip.sources[0].clip
+        indices = [
+            item.frame for item in items if item.video == own and _frame_key(item) in frame_keys
+        ]
         if indices:
             yield from (replace(frame, video=own) for frame in reader.frames_at(clip.path, indices))
 

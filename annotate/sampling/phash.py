@@ -36,9 +36,9 @@ def hash_squares(squares: npt.NDArray[Any]) -> Hashes:
     return np.packbits(above, axis=1).view(">u8").astype(np.uint64).reshape(-1)
 
 
-def hamming_distances(one: np.uint64 | int, others: Hashes) -> npt.NDArray[np.uint8]:
+def hamming_distances(query: np.uint64 | int, hashes: Hashes) -> npt.NDArray[np.uint8]:
     """How many of 64 bits differ between one hash and each of `others`, (n,)."""
-    return np.asarray(np.bitwise_count(others ^ np.uint64(one)))
+    return np.asarray(np.bitwise_count(hashes ^ np.uint64(query)))
 
 
 def bits(hashes: Hashes) -> npt.NDArray[np.float32]:

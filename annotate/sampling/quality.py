@@ -27,54 +27,54 @@ _MIN_FLAT_SHARE = 0.5  # of the blocks
 _MAX_STILL_CHANGE = 0.5  # mean change of what is seen: what a codec does to a picture that stands
 
 
-def is_blank(glance: Thumbnail) -> bool:
+def is_blank(thumbnail: Thumbnail) -> bool:
     """Whether it is of one colour: all that is seen, but for a hundredth at either end."""
-    grey = glance.small_grey[glance.seen]
+    grey = thumbnail.small_grey[thumbnail.valid]
     if not grey.size:
         return True
     low, high = np.percentile(grey, (1, 99))
     return bool(high - low < _MAX_BLANK_CONTRAST)
 
 
-def blur_effect(glance: Thumbnail) -> float:
+def blur_effect(thumbnail: Thumbnail) -> float:
     """0 for edges as sharp as pixels can be, 1 for none; the worse of both directions."""
-    grey = glance.small_grey.astype(np.float32)
-    return max(_vertical_blur(grey, glance), _vertical_blur(grey.T, glance))
+    grey = thumbnail.small_grey.astype(np.float32)
+    return max(_vertical_blur(grey, thumbnail), _vertical_blur(grey.T, thumbnail))
 
 
 def _vertical_blur(
-    grey: np.ndarray[tuple[int, ...], np.dtype[np.float32]], glance: Thumbnail
+    grey: np.ndarray[tuple[int, ...], np.dtype[np.float32]], thumbnail: Thumbnail
 ) -> float:
     smooth = cv2.blur(grey, (1, _BLUR_WINDOW))
     sharp, after = (np.abs(cv2.Sobel(each, cv2.CV_32F, 0, 1)) for each in (grey, smooth))
-    seen = glance.seen if grey.shape == glance.seen.shape else glance.seen.T
+    seen = thumbnail.valid if grey.shape == thumbnail.valid.shape else thumbnail.valid.T
     inside = cv2.erode(seen.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     edges = float(sharp[inside].sum())
     lost = float(np.maximum(sharp - after, 0)[inside].sum())
     return (edges - lost) / edges if edges else 1.0
 
 
-def is_blurred(glance: Thumbnail) -> bool:
+def is_blurred(thumbnail: Thumbnail) -> bool:
     """Whether nothing in it is sharp."""
-    return blur_effect(glance) > _MIN_BLUR
+    return blur_effect(thumbnail) > _MIN_BLUR
 
 
-def is_flat(glance: Thumbnail) -> bool:
+def is_flat(thumbnail: Thumbnail) -> bool:
     """Whether most of it is of one colour, block by block, as drawn pages are."""
-    grey = glance.small_grey.astype(np.float32)
+    grey = thumbnail.small_grey.astype(np.float32)
     size_wh = (max(grey.shape[1] // _BLOCK_SIDE, 1), max(grey.shape[0] // _BLOCK_SIDE, 1))
     mean, square, seen = (
         cv2.resize(each, size_wh, interpolation=cv2.INTER_AREA)
-        for each in (grey, grey * grey, glance.seen.astype(np.float32))
+        for each in (grey, grey * grey, thumbnail.valid.astype(np.float32))
     )
     flat = np.maximum(square - mean * mean, 0) < _MAX_FLAT_STD**2
     whole = seen == 1
     return bool(whole.any() and flat[whole].mean() > _MIN_FLAT_SHARE)
 
 
-def is_still(glance: Thumbnail, before: Picture, seen: Mask) -> bool:
+def is_still(thumbnail: Thumbnail, previous_grey: Picture, valid: Mask) -> bool:
     """Whether nothing has changed since a small grey picture of which `seen` was looked at."""
-    if before.shape != glance.small_grey.shape:
+    if previous_grey.shape != thumbnail.small_grey.shape:
         return False
-    change = cv2.absdiff(glance.small_grey, before)[seen]
+    change = cv2.absdiff(thumbnail.small_grey, previous_grey)[valid]
     return not change.size or bool(change.mean() < _MAX_STILL_CHANGE)

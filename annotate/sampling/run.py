@@ -50,12 +50,12 @@ _CELL_HEIGHT = 150  # pixels, of a picture on the sheet
 class _PreviewFrame:
     """A verdict worth showing; the largest `near` are the nearest to the threshold."""
 
-    near: float
+    closeness: float
     video: str
     frame: int
     seconds: float
-    dropped: str
-    like: duplicates.NearestKept | None = field(compare=False)
+    drop_reason: str
+    nearest: duplicates.NearestKept | None = field(compare=False)
 
 
 class Preview:
@@ -63,24 +63,24 @@ class Preview:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._looks: dict[str, list[_PreviewFrame]] = {}
-        method = job.sieve.duplicates
-        at = (job.least + step * _THRESHOLD_STEPS[method] for step in _STEP_OFFSETS)
-        levels = sorted({round(level, 4) for level in at if level <= 1} | {job.least})
-        self._judges = {n: FrameFilter(replace(job.sieve, threshold=n)) for n in levels}
+        self._preview_frames: dict[str, list[_PreviewFrame]] = {}
+        method = job.filter_options.duplicates
+        at = (job.threshold + step * _THRESHOLD_STEPS[method] for step in _STEP_OFFSETS)
+        levels = sorted({round(level, 4) for level in at if level <= 1} | {job.threshold})
+        self._filters = {n: FrameFilter(replace(job.filter_options, threshold=n)) for n in levels}
         self.kept = dict.fromkeys(levels, 0)  # frames, by threshold
         self.count = 0  # frames looked at
 
     def run(self, progress: Callable[[Frame], None]) -> None:
         """Look at all clips."""
         for clip in self._job.clips:
-            for taken in sampled_frames(clip, self._job.taking, progress):
+            for taken in sampled_frames(clip, self._job.sampling_options, progress):
                 self.count += 1
-                for level, judge in self._judges.items():
-                    verdict = judge.see(taken)
-                    self.kept[level] += not verdict.dropped
-                    if level == self._job.least:
-                        self._note(verdict)
+                for level, judge in self._filters.items():
+                    verdict = judge.decide(taken)
+                    self.kept[level] += not verdict.drop_reason
+                    if level == self._job.threshold:
+                        self._record(verdict)
 
     def write(self, path: Path) -> None:
         """The sheet: what was dropped, from the most alike on, then what was kept.
@@ -91,42 +91,51 @@ class Preview:
         from PIL import Image
 
         paths = {reader.probe(clip).name: clip for clip in self._job.clips}
-        looks = sorted((look for some in self._looks.values() for look in some), key=_sort_key)
-        cells = [_cell(look, paths, self._job.sieve.duplicates) for look in looks]
+        looks = sorted(
+            (look for some in self._preview_frames.values() for look in some), key=_sort_key
+        )
+        cells = [_cell(look, paths, self._job.filter_options.duplicates) for look in looks]
         with atomic_file(path) as draft:
             Image.fromarray(contact_sheet.lay_out(cells)).save(draft)
 
-    def _note(self, verdict: Decision) -> None:
-        frame, like = verdict.frame, verdict.like
+    def _record(self, decision: Decision) -> None:
+        frame, like = decision.frame, decision.nearest
         alike = 0.0 if like is None else like.similarity
-        near = -alike if verdict.dropped else alike
+        near = -alike if decision.drop_reason else alike
         look = _PreviewFrame(
-            near, frame.video, frame.index, float(frame.seconds), verdict.dropped, like
+            near, frame.video, frame.index, float(frame.seconds), decision.drop_reason, like
         )
-        some = self._looks.setdefault(verdict.dropped, [])
+        some = self._preview_frames.setdefault(decision.drop_reason, [])
         heapq.heappush(some, look)
         if len(some) > _MAX_CELLS_PER_REASON:
             heapq.heappop(some)
 
 
-def _sort_key(look: _PreviewFrame) -> tuple[bool, bool, float, str, int]:
+def _sort_key(preview_frame: _PreviewFrame) -> tuple[bool, bool, float, str, int]:
     """Duplicates first, the most alike before; then what is kept; then what shows nothing."""
-    alike = 0.0 if look.like is None else look.like.similarity
-    return look.like is None and bool(look.dropped), not look.dropped, -alike, *_frame_key(look)
+    alike = 0.0 if preview_frame.nearest is None else preview_frame.nearest.similarity
+    return (
+        preview_frame.nearest is None and bool(preview_frame.drop_reason),
+        not preview_frame.drop_reason,
+        -alike,
+        *_frame_key(preview_frame),
+    )
 
 
-def _frame_key(look: _PreviewFrame) -> tuple[str, int]:
-    return look.video, look.frame
+def _frame_key(preview_frame: _PreviewFrame) -> tuple[str, int]:
+    return preview_frame.video, preview_frame.frame
 
 
-def _cell(look: _PreviewFrame, paths: dict[str, Path], method: str) -> contact_sheet.Cell:
-    title = f"{look.dropped or 'kept'}: {look.video}#{look.frame}, {look.seconds:.1f} s"
-    own = _resized_frame(paths[look.video], look.frame)
-    if look.like is None:
+def _cell(preview_frame: _PreviewFrame, paths: dict[str, Path], method: str) -> contact_sheet.Cell:
+    title = f"{preview_frame.drop_reason or 'kept'}: {preview_frame.video}#{preview_frame.frame}, {preview_frame.seconds:.1f} s"
+    own = _resized_frame(paths[preview_frame.video], preview_frame.frame)
+    if preview_frame.nearest is None:
         return contact_sheet.Cell(own, title)
-    other = _resized_frame(paths[look.like.video], look.like.frame)
-    where = "" if look.like.video == look.video else look.like.video
-    remark = f"{method} {look.like.similarity:.2f} to {where}#{look.like.frame}, on the left"
+    other = _resized_frame(paths[preview_frame.nearest.video], preview_frame.nearest.frame)
+    where = (
+        "" if preview_frame.nearest.video == preview_frame.video else preview_frame.nearest.video
+    )
+    remark = f"{method} {preview_frame.nearest.similarity:.2f} to {where}#{preview_frame.nearest.frame}, on the left"
     return contact_sheet.Cell(np.hstack([other, own]), title, remark)
 
 
@@ -149,10 +158,10 @@ class Job:
     """
 
     clips: tuple[Path, ...]
-    taking: SamplingOptions = field(default_factory=SamplingOptions)
-    sieve: FilterOptions = field(default_factory=FilterOptions)
+    sampling_options: SamplingOptions = field(default_factory=SamplingOptions)
+    filter_options: FilterOptions = field(default_factory=FilterOptions)
     budget: int | None = None
-    pictures: str = "png"
+    image_format: str = "png"
 
     def header(self) -> records.Header:
         """What the file of items is stamped with: everything that shapes it.
@@ -167,21 +176,23 @@ class Job:
             if stem.casefold() in {Path(name).stem.casefold() for name in about}:
                 raise AnnotateError(f"two clips are called {stem}: rename one of them")
             about |= told
-        settings = asdict(self.taking) | asdict(self.sieve)
+        settings = asdict(self.sampling_options) | asdict(self.filter_options)
         settings |= settings.pop("choice")
-        settings["threshold"] = self.least
-        settings |= {"maximum": self.budget, "pictures": self.pictures}
+        settings["threshold"] = self.threshold
+        settings |= {"maximum": self.budget, "pictures": self.image_format}
         return records.Header("frames", settings, videos=about)
 
     def count(self) -> int | None:
         """How many frames that are to be decoded, where it can be told beforehand."""
-        counts = [self.taking.choice.count(reader.probe(clip)) for clip in self.clips]
+        counts = [self.sampling_options.choice.count(reader.probe(clip)) for clip in self.clips]
         return None if None in counts else sum(count or 0 for count in counts)
 
     @property
-    def least(self) -> float:
+    def threshold(self) -> float:
         """The similarity from which on frames are duplicates."""
-        return duplicates.resolve_threshold(self.sieve.duplicates, self.sieve.threshold)
+        return duplicates.resolve_threshold(
+            self.filter_options.duplicates, self.filter_options.threshold
+        )
 
 
 def fill_folder(
@@ -196,7 +207,7 @@ def fill_folder(
     Raises:
         SettingsDiffer, OutputError, VideoError, MissingPackage: see `annotate.errors`.
     """
-    if job.taking.shots and (force or not (folder / ITEMS_FILE).exists()):
+    if job.sampling_options.shots and (force or not (folder / ITEMS_FILE).exists()):
         needs("scenedetect")  # before anything is written, or cleared away
     header = job.header()
     try:
@@ -210,26 +221,26 @@ def fill_folder(
             write_table(folder)
             return False
         run = _SamplingRun(job, folder, file)
-        for clip in run.left():
-            looked_at = sampled_frames(clip, job.taking, progress)
-            for verdict in filter_frames(looked_at, job.sieve, run.memory):
+        for clip in run.remaining_clips():
+            looked_at = sampled_frames(clip, job.sampling_options, progress)
+            for verdict in filter_frames(looked_at, job.filter_options, run.kept_frames):
                 run.write(verdict)
         over = run.over_budget()
     for name, frame in over:
-        (folder / image_name(name, frame, job.pictures)).unlink(missing_ok=True)
+        (folder / image_name(name, frame, job.image_format)).unlink(missing_ok=True)
     rewrite_items(
         folder, lambda item: _drop_over_budget(item) if (item.video, item.frame) in over else item
     )
     return True
 
 
-def decision_item(verdict: Decision) -> Item:
+def decision_item(decision: Decision) -> Item:
     """What is known of a frame that was looked at."""
-    frame, dropped = verdict.frame, None
-    if verdict.dropped:
-        like = {} if verdict.like is None else asdict(verdict.like)
+    frame, dropped = decision.frame, None
+    if decision.drop_reason:
+        like = {} if decision.nearest is None else asdict(decision.nearest)
         like |= {k: round(v, _SIMILARITY_DIGITS) for k, v in like.items() if k == "similarity"}
-        dropped = {"why": verdict.dropped, **like}
+        dropped = {"why": decision.drop_reason, **like}
     return Item(frame.video, frame.index, frame.seconds, *frame.size_wh, dropped=dropped)
 
 
@@ -242,41 +253,41 @@ class _SamplingRun:
 
     def __init__(self, job: Job, folder: Path, file: journal.Appender) -> None:
         self._job, self._folder, self._file = job, folder, file
-        self.memory = duplicates.kept_frames(job.sieve.duplicates, job.least)
-        self._features = duplicates.frame_features(job.sieve.duplicates)
+        self.kept_frames = duplicates.kept_frames(job.filter_options.duplicates, job.threshold)
+        self._features = duplicates.frame_features(job.filter_options.duplicates)
         self._kept: list[tuple[str, int]] = []
-        self._places: list[duplicates.Vectors] = []
+        self._vectors: list[duplicates.Vectors] = []
 
-    def left(self) -> Iterator[Path]:
+    def remaining_clips(self) -> Iterator[Path]:
         """The clips that are not done; those that are done are remembered."""
-        done = self._done()
+        done = self._finished_clips()
         for clip in self._job.clips:
             name = reader.probe(clip).name
             if name not in done:
                 yield clip
             elif done[name]:
-                self._remember(clip, done[name])
+                self._restore_kept_frames(clip, done[name])
 
-    def write(self, verdict: Decision) -> None:
+    def write(self, decision: Decision) -> None:
         """Save a frame that is kept, then say so of any."""
-        if not verdict.dropped:
-            save_image(verdict.frame, self._folder, self._job.pictures)
-            self._keep(verdict.glance)
-        self._file.write(decision_item(verdict))
+        if not decision.drop_reason:
+            save_image(decision.frame, self._folder, self._job.image_format)
+            self._add_to_budget(decision.thumbnail)
+        self._file.write(decision_item(decision))
 
     def over_budget(self) -> set[tuple[str, int]]:
         """Video and frame of those that are kept and are too many."""
         if self._job.budget is None or len(self._kept) <= self._job.budget:
             return set()
-        picked = farthest_points(np.stack(self._places), self._job.budget)
+        picked = farthest_points(np.stack(self._vectors), self._job.budget)
         return set(self._kept) - {self._kept[place] for place in picked}
 
-    def _keep(self, glance: Thumbnail) -> None:
+    def _add_to_budget(self, thumbnail: Thumbnail) -> None:
         if self._job.budget is not None:
-            self._kept.append((glance.frame.video, glance.frame.index))
-            self._places.append(self._features.space(glance))
+            self._kept.append((thumbnail.frame.video, thumbnail.frame.index))
+            self._vectors.append(self._features.vector(thumbnail))
 
-    def _done(self) -> dict[str, list[int]]:
+    def _finished_clips(self) -> dict[str, list[int]]:
         """The kept frames of each clip in the file, but for the last, which is cut off."""
         done: dict[str, list[int]] = {}
         path, start = self._folder / ITEMS_FILE, 0
@@ -294,11 +305,11 @@ class _SamplingRun:
             self._file.rewind(start)
         return done
 
-    def _remember(self, clip: Path, kept: list[int]) -> None:
+    def _restore_kept_frames(self, clip: Path, frame_indices: list[int]) -> None:
         seen = reader.probe(clip)
-        mask = ignore_mask(self._job.taking.ignore, (seen.width, seen.height))
-        for frame in reader.frames_at(clip, kept):
+        mask = ignore_mask(self._job.sampling_options.ignore, (seen.width, seen.height))
+        for frame in reader.frames_at(clip, frame_indices):
             glance = Thumbnail(frame, mask)
-            self.memory.nearest(glance)
-            self.memory.keep(glance)
-            self._keep(glance)
+            self.kept_frames.nearest(glance)
+            self.kept_frames.add(glance)
+            self._add_to_budget(glance)

@@ -57,35 +57,37 @@ class CutDetector:
         self._recent: deque[_ComparedFrame] = deque(maxlen=2 * LAG_FRAMES + 1)
         self._last_cut: Fraction | None = None
 
-    def see(self, glance: Thumbnail) -> int | None:
+    def process(self, thumbnail: Thumbnail) -> int | None:
         """The index of a frame that begins a shot, told by now; None where none does."""
-        frame = glance.frame
-        proposed = self._detector.process_frame(*_scenedetect_frame(glance))
+        frame = thumbnail.frame
+        proposed = self._detector.process_frame(*_scenedetect_frame(thumbnail))
         if self._last_cut is None:
             self._last_cut = frame.seconds
-        self._recent.append(self._seen(glance))
+        self._recent.append(self._compare(thumbnail))
         if len(self._recent) <= LAG_FRAMES:
             return None
         at = self._recent[-1 - LAG_FRAMES]
-        if not (at.alike < _MAX_CUT_CORRELATION and (proposed or self._stands_out())):
+        if not (at.correlation < _MAX_CUT_CORRELATION and (proposed or self._is_missed_cut())):
             return None
         if at.seconds - self._last_cut < _MIN_SHOT_SECONDS:
             return None
         self._last_cut = at.seconds
         return at.index
 
-    def _seen(self, glance: Thumbnail) -> _ComparedFrame:
-        tones = _normalized_grey(glance)
-        alike = float((tones * self._recent[-1].tones).sum()) if self._recent else 1.0
-        return _ComparedFrame(glance.frame.index, glance.frame.seconds, alike, tones)
+    def _compare(self, thumbnail: Thumbnail) -> _ComparedFrame:
+        tones = _normalized_grey(thumbnail)
+        alike = float((tones * self._recent[-1].normalized).sum()) if self._recent else 1.0
+        return _ComparedFrame(thumbnail.frame.index, thumbnail.frame.seconds, alike, tones)
 
-    def _stands_out(self) -> bool:
+    def _is_missed_cut(self) -> bool:
         *before, at, _, _ = self._recent
         about = [
-            1 - each.alike for each in (*before[-LAG_FRAMES:], *list(self._recent)[-LAG_FRAMES:])
+            1 - each.correlation
+            for each in (*before[-LAG_FRAMES:], *list(self._recent)[-LAG_FRAMES:])
         ]
-        return at.alike < _MAX_MISSED_CUT_CORRELATION and 1 - at.alike > _MIN_CHANGE_RATIO * float(
-            np.median(about)
+        return (
+            at.correlation < _MAX_MISSED_CUT_CORRELATION
+            and 1 - at.correlation > _MIN_CHANGE_RATIO * float(np.median(about))
         )
 
 
@@ -102,7 +104,7 @@ def detect(frames: Iterable[Frame]) -> Iterator[Shot]:
     for frame in frames:
         start = start or (frame.index, frame.seconds)
         recent[frame.index] = frame.seconds
-        cut = cutter.see(Thumbnail(frame))
+        cut = cutter.process(Thumbnail(frame))
         if cut is not None:
             yield Shot(start[0], cut, start[1], recent[cut])
             start = (cut, recent[cut])
@@ -115,12 +117,12 @@ def detect(frames: Iterable[Frame]) -> Iterator[Shot]:
 class _ComparedFrame:
     index: int
     seconds: Fraction
-    alike: float  # to the frame before: correlation
-    tones: npt.NDArray[np.float32] = field(repr=False)  # mean 0, length 1
+    correlation: float  # to the frame before: correlation
+    normalized: npt.NDArray[np.float32] = field(repr=False)  # mean 0, length 1
 
 
-def _normalized_grey(glance: Thumbnail) -> npt.NDArray[np.float32]:
-    grey = glance.small_grey
+def _normalized_grey(thumbnail: Thumbnail) -> npt.NDArray[np.float32]:
+    grey = thumbnail.small_grey
     size_wh = (_COMPARED_WIDTH, max(round(_COMPARED_WIDTH * grey.shape[0] / grey.shape[1]), 1))
     tones = cv2.resize(grey, size_wh, interpolation=cv2.INTER_AREA).astype(np.float32)
     tones -= tones.mean()
@@ -134,12 +136,12 @@ def _adaptive_detector() -> AdaptiveDetector:
     return AdaptiveDetector(min_scene_len=0)  # which cuts count, and how dense, is told here
 
 
-def _scenedetect_frame(glance: Thumbnail) -> tuple[Any, npt.NDArray[np.uint8]]:
+def _scenedetect_frame(thumbnail: Thumbnail) -> tuple[Any, npt.NDArray[np.uint8]]:
     """A time and a picture as PySceneDetect has them; it counts frames, whatever their times."""
     from scenedetect.common import FrameTimecode
 
-    picture = np.ascontiguousarray(glance.small[..., ::-1])
-    return FrameTimecode(glance.frame.index, fps=25.0), picture
+    picture = np.ascontiguousarray(thumbnail.small_rgb[..., ::-1])
+    return FrameTimecode(thumbnail.frame.index, fps=25.0), picture
 
 
 _MAX_SECONDS_PER_FRAME = Fraction(10)  # seconds for which one frame stands
@@ -152,15 +154,15 @@ _REPLACEMENT_RATIO = 1.5  # times as far into the shot as the frame that it reli
 class StillRun:
     """A picture that stands still, from when to when."""
 
-    def __init__(self, glance: Thumbnail) -> None:
-        self._first = glance.small_grey, glance.seen
-        self._start = self._stop = glance.frame.seconds
+    def __init__(self, thumbnail: Thumbnail) -> None:
+        self._first = thumbnail.small_grey, thumbnail.valid
+        self._start = self._stop = thumbnail.frame.seconds
 
-    def goes_on(self, glance: Thumbnail) -> bool:
+    def extend(self, thumbnail: Thumbnail) -> bool:
         """Whether the next frame shows the same; if so the run is that much longer."""
-        still = quality.is_still(glance, *self._first)
+        still = quality.is_still(thumbnail, *self._first)
         if still:
-            self._stop = glance.frame.seconds
+            self._stop = thumbnail.frame.seconds
         return still
 
     @property
@@ -176,69 +178,71 @@ class ShotSampler:
     it for the case that it goes on. So the first is always between 2/5 and 2/3 of the way.
     """
 
-    def __init__(self, good: Callable[[Thumbnail], bool]) -> None:
-        self._good = good
+    def __init__(self, is_good: Callable[[Thumbnail], bool]) -> None:
+        self._is_good = is_good
 
-    def of(self, glances: Iterable[Thumbnail]) -> Iterator[tuple[Thumbnail, StillRun]]:
+    def sample(self, thumbnails: Iterable[Thumbnail]) -> Iterator[tuple[Thumbnail, StillRun]]:
         """A frame of each shot, and how long its picture stood; a good one, where there is one."""
         cutter, waiting = CutDetector(), deque[Thumbnail]()
-        stretch, is_first = _ShotSegment(self._good), True
-        for glance in glances:
+        stretch, is_first = _ShotSegment(self._is_good), True
+        for glance in thumbnails:
             waiting.append(glance)
-            cut = cutter.see(glance)
+            cut = cutter.process(glance)
             if len(waiting) <= LAG_FRAMES:
                 continue
             settled = waiting.popleft()
             if settled.frame.index == cut:
-                yield from stretch.ended(is_first)
-                stretch, is_first = _ShotSegment(self._good), True
-            elif stretch.lasts(settled.frame.seconds) >= _MAX_SECONDS_PER_FRAME:
-                yield from stretch.ended(is_first)
-                stretch, is_first = _ShotSegment(self._good), False
+                yield from stretch.finish(is_first)
+                stretch, is_first = _ShotSegment(self._is_good), True
+            elif stretch.seconds_until(settled.frame.seconds) >= _MAX_SECONDS_PER_FRAME:
+                yield from stretch.finish(is_first)
+                stretch, is_first = _ShotSegment(self._is_good), False
             stretch.add(settled)
         for settled in waiting:
             stretch.add(settled)
-        yield from stretch.ended(is_first)
+        yield from stretch.finish(is_first)
 
 
 @dataclass
 class _ShotSegment:
-    good: Callable[[Thumbnail], bool]
+    is_good: Callable[[Thumbnail], bool]
     count: int = 0
     start: Fraction | None = None
     stop: Fraction = Fraction(0)
-    run: StillRun | None = None
-    now: tuple[Thumbnail, StillRun] | None = None  # to be given if it ends now
-    later: tuple[Thumbnail, StillRun] | None = None
-    later_at: int = 0
-    now_is_good: bool = False
-    later_is_good: bool = False
+    still_run: StillRun | None = None
+    candidate: tuple[Thumbnail, StillRun] | None = None  # to be given if it ends now
+    next_candidate: tuple[Thumbnail, StillRun] | None = None
+    next_count: int = 0
+    candidate_is_good: bool = False
+    next_is_good: bool = False
 
-    def lasts(self, until: Fraction) -> Fraction:
-        return until - self.start if self.start is not None else Fraction(0)
+    def seconds_until(self, seconds: Fraction) -> Fraction:
+        return seconds - self.start if self.start is not None else Fraction(0)
 
-    def add(self, glance: Thumbnail) -> None:
+    def add(self, thumbnail: Thumbnail) -> None:
         self.count += 1
-        self.start = glance.frame.seconds if self.start is None else self.start
-        self.stop = glance.frame.seconds
-        if self.run is None or not self.run.goes_on(glance):
-            self.run = StillRun(glance)
-        if self.now is None:
-            self._take_as_later(glance, self.run)
-            self.now, self.now_is_good = self.later, self.later_is_good
-        elif self.count >= _REPLACEMENT_RATIO * self.later_at:
-            if self.later_is_good or not self.now_is_good:
-                self.now, self.now_is_good = self.later, self.later_is_good
-            self._take_as_later(glance, self.run)
-        elif not self.later_is_good:
-            self._take_as_later(glance, self.run, self.later_at)
+        self.start = thumbnail.frame.seconds if self.start is None else self.start
+        self.stop = thumbnail.frame.seconds
+        if self.still_run is None or not self.still_run.extend(thumbnail):
+            self.still_run = StillRun(thumbnail)
+        if self.candidate is None:
+            self._set_next(thumbnail, self.still_run)
+            self.candidate, self.candidate_is_good = self.next_candidate, self.next_is_good
+        elif self.count >= _REPLACEMENT_RATIO * self.next_count:
+            if self.next_is_good or not self.candidate_is_good:
+                self.candidate, self.candidate_is_good = self.next_candidate, self.next_is_good
+            self._set_next(thumbnail, self.still_run)
+        elif not self.next_is_good:
+            self._set_next(thumbnail, self.still_run, self.next_count)
 
-    def _take_as_later(self, glance: Thumbnail, run: StillRun, at: int | None = None) -> None:
-        self.later, self.later_at = (glance, run), at or self.count
-        self.later_is_good = self.good(glance)
+    def _set_next(
+        self, thumbnail: Thumbnail, still_run: StillRun, count: int | None = None
+    ) -> None:
+        self.next_candidate, self.next_count = (thumbnail, still_run), count or self.count
+        self.next_is_good = self.is_good(thumbnail)
 
-    def ended(self, is_first: bool) -> Iterator[tuple[Thumbnail, StillRun]]:
-        if self.now is None or self.later is None:
+    def finish(self, is_first: bool) -> Iterator[tuple[Thumbnail, StillRun]]:
+        if self.candidate is None or self.next_candidate is None:
             return
         if is_first or self.stop - (self.start or 0) >= _MIN_REMAINDER_SECONDS:
-            yield self.now if self.now_is_good else self.later
+            yield self.candidate if self.candidate_is_good else self.next_candidate

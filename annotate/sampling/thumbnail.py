@@ -27,7 +27,7 @@ class Thumbnail:
         return np.asarray(cv2.cvtColor(self.frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
 
     @cached_property
-    def small(self) -> Picture:
+    def small_rgb(self) -> Picture:
         """(h, 256, 3) RGB, no larger than the frame; grey where it is not looked at."""
         width, height = self.frame.size_wh
         scale = min(1.0, WIDTH / width)
@@ -40,12 +40,12 @@ class Thumbnail:
     @cached_property
     def small_grey(self) -> Picture:
         """(h, 256) uint8."""
-        return np.asarray(cv2.cvtColor(self.small, cv2.COLOR_RGB2GRAY), np.uint8)
+        return np.asarray(cv2.cvtColor(self.small_rgb, cv2.COLOR_RGB2GRAY), np.uint8)
 
     @cached_property
-    def seen(self) -> Mask:
+    def valid(self) -> Mask:
         """(h, 256) bool: where the small picture is looked at."""
-        height, width = self.small.shape[:2]
+        height, width = self.small_rgb.shape[:2]
         if self.ignored is None:
             return np.ones((height, width), bool)
         return _valid_mask(self.ignored, (width, height))

@@ -55,10 +55,10 @@ def colour_layout(picture: Picture) -> ColourLayout:
     return np.asarray(np.concatenate(parts), np.uint8)
 
 
-def layout_distances(one: ColourLayout, others: ColourLayout) -> npt.NDArray[np.float64]:
+def layout_distances(query: ColourLayout, layouts: ColourLayout) -> npt.NDArray[np.float64]:
     """(n,) from one to each of `others`, (n, 33): 0 to a few hundred."""
-    apart = (others.astype(np.float64) - one) ** 2
-    total = np.zeros(len(others))
+    apart = (layouts.astype(np.float64) - query) ** 2
+    total = np.zeros(len(layouts))
     start = 0
     for count, first in zip(_COEFFICIENT_COUNTS, _COEFFICIENT_WEIGHTS, strict=True):
         weights = np.ones(count)
@@ -113,7 +113,7 @@ class Fingerprint:
 class HashPart:
     """Where in a picture asked about the part `which` of a frame would be, were it a crop of it."""
 
-    which: int
+    part_index: int
     x: float
     y: float
     width: float
@@ -128,14 +128,16 @@ def single_frame(picture: Picture) -> Frame:
     return Frame("", 0, Fraction(0), picture)
 
 
-def compute(glance: Thumbnail) -> Fingerprint:
+def compute(thumbnail: Thumbnail) -> Fingerprint:
     """Of a frame."""
-    grey = glance.small_grey
+    grey = thumbnail.small_grey
     places = [WHOLE_PICTURE]
     places += [
         HashPart(n, x, y, _PART_SIZE, _PART_SIZE) for n, (x, y) in enumerate(_PART_CORNERS, start=1)
     ]
-    return Fingerprint(hash_parts(grey, places), colour_layout(glance.small), _shape_image(grey))
+    return Fingerprint(
+        hash_parts(grey, places), colour_layout(thumbnail.small_rgb), _shape_image(grey)
+    )
 
 
 def hash_parts(grey: Picture, parts: list[HashPart]) -> phash.Hashes:
@@ -180,9 +182,9 @@ def _crop_sizes(aspect: float, frame_aspect: float, step: float) -> Iterator[tup
             yield float(width), min(max(float(height), _MIN_CROP_SIZE), 1.0)
 
 
-def _crop_starts(at: float, size: float) -> list[float]:
+def _crop_starts(part_start: float, crop_size: float) -> list[float]:
     """Where a crop of a size may begin so that the part that begins at `at` is in it."""
-    first, last = max(0.0, at + _PART_SIZE - size), min(at, 1 - size)
+    first, last = max(0.0, part_start + _PART_SIZE - crop_size), min(part_start, 1 - crop_size)
     return [float(left) for left in np.arange(first, last + 1e-6, _POSITION_STEP)]
 
 
@@ -207,22 +209,22 @@ def normalize_contrast(grey: npt.NDArray[np.generic]) -> NormalizedImages:
     return np.asarray(detail / np.sqrt(power + _NOISE_POWER), np.float32)
 
 
-def fit_templates(shapes: Shapes, fitted: list[NormalizedImages]) -> TemplateFits:
+def fit_templates(shapes: Shapes, templates: list[NormalizedImages]) -> TemplateFits:
     """Where the best of the `templates` fits into each shape, (n, 36, 64), and how well."""
     prints = np.array([normalize_contrast(shape) for shape in shapes], np.float32)
     spectra = np.fft.rfft2(prints)
     sums, squares = (
         np.pad(_integral(each), ((0, 0), (1, 0), (1, 0))) for each in (prints, prints**2)
     )
-    places = TemplateFits.none(len(shapes))
-    for number, template in enumerate(fitted):
+    places = TemplateFits.empty(len(shapes))
+    for number, template in enumerate(templates):
         level = template - template.mean()
         turned = np.conj(np.fft.rfft2(level, SHAPE_WH[::-1]))
         found = np.fft.irfft2(spectra * turned, SHAPE_WH[::-1])
         total = _box_sums(sums, level.shape)
         spread = _box_sums(squares, level.shape) - total**2 / level.size
         scale = np.sqrt(np.maximum(spread, 1e-6) * max(float((level**2).sum()), 1e-6))
-        places.take(number, found[:, : total.shape[1], : total.shape[2]] / scale)
+        places.update(number, found[:, : total.shape[1], : total.shape[2]] / scale)
     return places
 
 
@@ -230,29 +232,29 @@ def fit_templates(shapes: Shapes, fitted: list[NormalizedImages]) -> TemplateFit
 class TemplateFits:
     """For each shape, (n,): the best fit, a correlation; of which template; its top left corner."""
 
-    fit: npt.NDArray[np.float64]
-    template: npt.NDArray[np.intp]
+    correlation: npt.NDArray[np.float64]
+    template_index: npt.NDArray[np.intp]
     y: npt.NDArray[np.intp]
     x: npt.NDArray[np.intp]
 
     @classmethod
-    def none(cls, count: int) -> TemplateFits:
+    def empty(cls, count: int) -> TemplateFits:
         """Nothing has been fitted yet."""
         return cls(np.full(count, -1.0), *(np.zeros(count, np.intp) for _ in range(3)))
 
-    def joined(self, others: TemplateFits) -> TemplateFits:
+    def concatenated(self, others: TemplateFits) -> TemplateFits:
         """These, then others."""
         pairs = zip(vars(self).values(), vars(others).values(), strict=True)
         return TemplateFits(*(np.concatenate(pair) for pair in pairs))
 
-    def take(self, template: int, found: npt.NDArray[np.floating]) -> None:
+    def update(self, template_index: int, correlations: npt.NDArray[np.floating]) -> None:
         """Note the fits of a template at all its places, (n, ys, xs), where they are better."""
-        flat = found.reshape(len(found), -1)
+        flat = correlations.reshape(len(correlations), -1)
         best = flat.argmax(axis=1)
         fit = flat[np.arange(len(flat)), best]
-        better = fit > self.fit
-        y, x = np.unravel_index(best, found.shape[1:])
-        self.fit[better], self.template[better] = fit[better], template
+        better = fit > self.correlation
+        y, x = np.unravel_index(best, correlations.shape[1:])
+        self.correlation[better], self.template_index[better] = fit[better], template_index
         self.y[better], self.x[better] = y[better], x[better]
 
 

@@ -71,22 +71,22 @@ class SceneIndex:
 
     def __init__(self, store: SceneStore) -> None:
         clips = {clip.id: clip for clip in store.clips()}
-        self._looks = lru_cache(maxsize=512)(store.looks)
-        by_aspect = sorted(store.chunks(), key=lambda c: (_aspect_ratio(clips[c.clip]), c.id))
+        self._shapes_and_layouts = lru_cache(maxsize=512)(store.shapes_and_layouts)
+        by_aspect = sorted(store.chunks(), key=lambda c: (_aspect_ratio(clips[c.clip_id]), c.id))
         self._groups = [
             _AspectGroup(aspect, list(chunks), clips)
-            for aspect, chunks in groupby(by_aspect, key=lambda c: _aspect_ratio(clips[c.clip]))
+            for aspect, chunks in groupby(by_aspect, key=lambda c: _aspect_ratio(clips[c.clip_id]))
         ]
 
     def find(self, picture: Picture) -> SceneResult:
         """What a picture shows, (H, W, 3) RGB; or, if unknown, what it does without borders."""
-        answer = self._find(picture)
+        answer = self._find_uncropped(picture)
         if answer.match is None and (cut := crop_borders(picture)).shape != picture.shape:
-            within = self._find(cut)
+            within = self._find_uncropped(cut)
             return within if within.match is not None else answer
         return answer
 
-    def _find(self, picture: Picture) -> SceneResult:
+    def _find_uncropped(self, picture: Picture) -> SceneResult:
         glance = Thumbnail(fingerprint.single_frame(picture))
         matches = [each for group in self._groups for each in self._matches(group, glance)]
         matches.sort(key=lambda each: each.distance)
@@ -97,32 +97,32 @@ class SceneIndex:
         known = best if best.distance < UNKNOWN_DISTANCE else None
         return SceneResult(known, best, next(elsewhere, None))
 
-    def _matches(self, group: _AspectGroup, glance: Thumbnail) -> list[SceneMatch]:
+    def _matches(self, group: _AspectGroup, thumbnail: Thumbnail) -> list[SceneMatch]:
         """The frames that fit best, with their distances."""
-        fitted = fingerprint.crop_templates(glance.small_grey, group.aspect)
-        rows = group.candidates(glance.small_grey)
+        fitted = fingerprint.crop_templates(thumbnail.small_grey, group.aspect)
+        rows = group.candidates(thumbnail.small_grey)
         shapes = self._shapes(group, rows)
         fits = fingerprint.fit_templates(shapes, fitted)
-        about = np.setdiff1d(group.about(int(rows[fits.fit.argmax()])), rows)
+        about = np.setdiff1d(group.neighbours(int(rows[fits.correlation.argmax()])), rows)
         if len(about):
             more = self._shapes(group, about)
-            fits = fits.joined(fingerprint.fit_templates(more, fitted))
+            fits = fits.concatenated(fingerprint.fit_templates(more, fitted))
             rows, shapes = np.concatenate([rows, about]), np.concatenate([shapes, more])
-        best = np.argsort(-fits.fit, kind="stable")[:_MAX_VERIFIED]
+        best = np.argsort(-fits.correlation, kind="stable")[:_MAX_VERIFIED]
         agreed = np.array(
             [
                 fingerprint.block_agreement(
-                    shapes[n], fitted[fits.template[n]], fits.y[n], fits.x[n]
+                    shapes[n], fitted[fits.template_index[n]], fits.y[n], fits.x[n]
                 )
                 for n in best
             ]
         )
         near = agreed >= agreed.max() - _AGREEMENT_TOLERANCE
         ties = np.flatnonzero(
-            near & (fits.fit[best] >= fits.fit[best][near].max() - _FIT_TOLERANCE)
+            near & (fits.correlation[best] >= fits.correlation[best][near].max() - _FIT_TOLERANCE)
         )
-        if len(fitted[fits.template[best[ties[0]]]]) == fingerprint.SHAPE_WH[1]:
-            ties = ties[self._right_colours(rows[best[ties]], group, glance)]
+        if len(fitted[fits.template_index[best[ties[0]]]]) == fingerprint.SHAPE_WH[1]:
+            ties = ties[self._has_matching_colours(rows[best[ties]], group, thumbnail)]
         agreed[ties[_middle_tie(rows[best[ties]], group)]] = agreed.max() + _EPSILON
         return [
             group.match(int(row), 1 - min(float(found), 1.0))
@@ -130,14 +130,20 @@ class SceneIndex:
         ]
 
     def _shapes(self, group: _AspectGroup, rows: RowIndices) -> fingerprint.Shapes:
-        return np.array([self._looks(c)[0][at] for c, at in map(group.place, rows)])
+        return np.array(
+            [self._shapes_and_layouts(c)[0][at] for c, at in map(group.chunk_position, rows)]
+        )
 
-    def _right_colours(
-        self, rows: RowIndices, group: _AspectGroup, glance: Thumbnail
+    def _has_matching_colours(
+        self, rows: RowIndices, group: _AspectGroup, thumbnail: Thumbnail
     ) -> npt.NDArray[np.bool_]:
         """Which of several rows have their colours where a whole picture has them."""
-        layouts = np.array([self._looks(c)[1][at] for c, at in map(group.place, rows)])
-        apart = fingerprint.layout_distances(fingerprint.colour_layout(glance.small), layouts)
+        layouts = np.array(
+            [self._shapes_and_layouts(c)[1][at] for c, at in map(group.chunk_position, rows)]
+        )
+        apart = fingerprint.layout_distances(
+            fingerprint.colour_layout(thumbnail.small_rgb), layouts
+        )
         return np.asarray(apart <= apart.min() + _COLOUR_TOLERANCE)
 
 
@@ -160,7 +166,7 @@ class _AspectGroup:
         self.aspect, self._chunks, self._clips = aspect, chunks, clips
         sizes = [len(chunk.frames) for chunk in chunks]
         self._starts = np.cumsum([0, *sizes])
-        self._of_clip = np.repeat([chunk.clip for chunk in chunks], sizes)
+        self._clip_ids = np.repeat([chunk.clip_id for chunk in chunks], sizes)
         self._hashes = np.ascontiguousarray(np.concatenate([c.hashes for c in chunks]).T)
 
     def candidates(self, grey: Picture) -> RowIndices:
@@ -170,32 +176,32 @@ class _AspectGroup:
         apart = phash.hamming_distances(int(whole), self._hashes[0])
         as_crop = apart.copy()
         for part, each in zip(parts, found, strict=True):
-            near = phash.hamming_distances(int(each), self._hashes[part.which])
+            near = phash.hamming_distances(int(each), self._hashes[part.part_index])
             np.minimum(as_crop, near, out=as_crop)
         return np.union1d(
             nearest_rows(apart, _WHOLE_CANDIDATES), nearest_rows(as_crop, _CROP_CANDIDATES)
         )
 
-    def about(self, row: int) -> RowIndices:
+    def neighbours(self, row: int) -> RowIndices:
         """The rows of the same clip before and after."""
         rows = np.arange(
-            max(row - _NEIGHBOUR_FRAMES, 0), min(row + _NEIGHBOUR_FRAMES + 1, len(self._of_clip))
+            max(row - _NEIGHBOUR_FRAMES, 0), min(row + _NEIGHBOUR_FRAMES + 1, len(self._clip_ids))
         )
-        return np.asarray(rows[self._of_clip[rows] == self._of_clip[row]])
+        return np.asarray(rows[self._clip_ids[rows] == self._clip_ids[row]])
 
-    def place(self, row: int) -> tuple[int, int]:
+    def chunk_position(self, row: int) -> tuple[int, int]:
         """The chunk's id, and the place in it."""
-        number, at = self._at(row)
+        number, at = self._locate(row)
         return self._chunks[number].id, at
 
     def match(self, row: int, distance: float) -> SceneMatch:
         """The frame of a row."""
-        number, at = self._at(row)
+        number, at = self._locate(row)
         chunk = self._chunks[number]
         seconds = Fraction(chunk.seconds[at])
-        return SceneMatch(self._clips[chunk.clip], int(chunk.frames[at]), seconds, distance)
+        return SceneMatch(self._clips[chunk.clip_id], int(chunk.frames[at]), seconds, distance)
 
-    def _at(self, row: int) -> tuple[int, int]:
+    def _locate(self, row: int) -> tuple[int, int]:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         return number, int(row - self._starts[number])
 
@@ -289,9 +295,9 @@ def _frames_to_store(frames: Iterator[Frame], progress: Progress) -> Iterator[St
             yield last
 
 
-def _is_changed(shape: Picture, seconds: Fraction, last: StoredFrame) -> bool:
-    change = np.abs(shape.astype(np.int16) - last.imprint.shape).mean()
-    return bool(change > _MAX_REPEAT_CHANGE or seconds - last.seconds >= _MAX_REPEAT_SECONDS)
+def _is_changed(shape: Picture, seconds: Fraction, last_stored: StoredFrame) -> bool:
+    change = np.abs(shape.astype(np.int16) - last_stored.fingerprint.shape).mean()
+    return bool(change > _MAX_REPEAT_CHANGE or seconds - last_stored.seconds >= _MAX_REPEAT_SECONDS)
 
 
 def find(pictures: Sequence[Path], db: Path) -> Iterator[tuple[Path, SceneResult]]:
@@ -342,18 +348,18 @@ def list_clips(db: Path) -> list[StoredClip]:
 class _OffsetVotes:
     """What the frames of a clip say: at which offset they stand in which known clip."""
 
-    told: list[tuple[Fraction, StoredClip | None, Fraction]] = field(default_factory=list)
+    votes: list[tuple[Fraction, StoredClip | None, Fraction]] = field(default_factory=list)
 
-    def add(self, seconds: Fraction, answer: SceneResult) -> None:
-        match = answer.match
+    def add(self, seconds: Fraction, result: SceneResult) -> None:
+        match = result.match
         clip, offset = (
             (None, Fraction(0)) if match is None else (match.clip, match.seconds - seconds)
         )
-        self.told.append((seconds, clip, offset))
+        self.votes.append((seconds, clip, offset))
 
     def overlaps(self) -> list[Overlap]:
         """One for each offset that enough frames agree on; each frame counts for one."""
-        left, found = list(self.told), []
+        left, found = list(self.votes), []
         while True:
             bins = Counter(
                 (clip, round(offset / _OFFSET_BIN_SECONDS)) for _, clip, offset in left if clip
@@ -372,9 +378,9 @@ class _OffsetVotes:
         return sorted(found, key=lambda each: each.start - each.stop)
 
     def _overlap(
-        self, clip: StoredClip, agreed: list[tuple[Fraction, StoredClip | None, Fraction]]
+        self, clip: StoredClip, agreeing_votes: list[tuple[Fraction, StoredClip | None, Fraction]]
     ) -> Overlap:
-        start, stop = agreed[0][0], agreed[-1][0]
-        offsets = sorted(offset for _, _, offset in agreed)
-        within = sum(start <= seconds <= stop for seconds, _, _ in self.told)
-        return Overlap(clip, offsets[len(offsets) // 2], start, stop, len(agreed) / within)
+        start, stop = agreeing_votes[0][0], agreeing_votes[-1][0]
+        offsets = sorted(offset for _, _, offset in agreeing_votes)
+        within = sum(start <= seconds <= stop for seconds, _, _ in self.votes)
+        return Overlap(clip, offsets[len(offsets) // 2], start, stop, len(agreeing_votes) / within)

@@ -60,7 +60,7 @@ class StoredFrame:
 
     frame: int
     seconds: Fraction
-    imprint: Fingerprint
+    fingerprint: Fingerprint
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class FrameChunk:
     """Consecutive frames of a clip: `frames` (n,), `seconds`, and `hashes` (n, 6)."""
 
     id: int
-    clip: int
+    clip_id: int
     frames: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
     seconds: Sequence[str]
     hashes: phash.Hashes
@@ -85,12 +85,12 @@ class SceneStore:
         self.path = path
         if not create and not path.is_file():
             raise ScenesError(f"{path}: no such file; make it with `annotate scenes add`")
-        with self._told():
+        with self._sqlite_errors():
             self._file = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_SECONDS, isolation_level=None)
             self._file.execute("PRAGMA foreign_keys = ON")
             if create:
-                self._make()
-            self._check()
+                self._create_tables()
+            self._check_format()
 
     def __enter__(self) -> SceneStore:
         return self
@@ -100,7 +100,7 @@ class SceneStore:
 
     def clips(self) -> list[StoredClip]:
         """All clips, in the order in which they were added."""
-        with self._told():
+        with self._sqlite_errors():
             rows = self._file.execute(
                 f"SELECT {', '.join(_CLIP_COLUMNS)} FROM clips ORDER BY id"
             ).fetchall()
@@ -111,12 +111,12 @@ class SceneStore:
             for row in rows
         ]
 
-    def add(self, clip: StoredClip, known: Sequence[StoredFrame]) -> bool:
+    def add(self, clip: StoredClip, stored_frames: Sequence[StoredFrame]) -> bool:
         """Write a clip with all that is remembered of it; False when it is there already.
 
         Its `id` and `frames` are not looked at.
         """
-        with self._told(), self._transaction():
+        with self._sqlite_errors(), self._transaction():
             found = self._file.execute(
                 "SELECT 1 FROM clips WHERE fingerprint = ?", (clip.fingerprint,)
             ).fetchone()
@@ -125,20 +125,22 @@ class SceneStore:
             about = (clip.name, clip.fingerprint, clip.path, clip.width, clip.height)
             told = self._file.execute(
                 "INSERT INTO clips VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
-                (*about, str(clip.duration), len(known)),
+                (*about, str(clip.duration), len(stored_frames)),
             )
-            for start in range(0, len(known), _CHUNK_FRAMES):
-                self._add_chunk(int(told.lastrowid or 0), known[start : start + _CHUNK_FRAMES])
+            for start in range(0, len(stored_frames), _CHUNK_FRAMES):
+                self._add_chunk(
+                    int(told.lastrowid or 0), stored_frames[start : start + _CHUNK_FRAMES]
+                )
         return True
 
     def remove(self, clip: StoredClip) -> None:
         """Forget a clip."""
-        with self._told(), self._transaction():
+        with self._sqlite_errors(), self._transaction():
             self._file.execute("DELETE FROM clips WHERE id = ?", (clip.id,))
 
     def chunks(self) -> Iterator[FrameChunk]:
         """The frames of all clips, without their looks."""
-        with self._told():
+        with self._sqlite_errors():
             for id_, clip, frames, seconds, found in self._file.execute(
                 "SELECT id, clip, frames, seconds, hashes FROM hashes ORDER BY id"
             ):
@@ -146,10 +148,10 @@ class SceneStore:
                 indices = np.frombuffer(frames, "<i8")
                 yield FrameChunk(id_, clip, indices, seconds.split(" "), rows)
 
-    def looks(self, chunk: int) -> tuple[Shapes, fingerprint.ColourLayout]:
+    def shapes_and_layouts(self, chunk_id: int) -> tuple[Shapes, fingerprint.ColourLayout]:
         """The shapes (n, 36, 64) and layouts (n, 33) of a chunk's frames."""
-        with self._told():
-            row = self._file.execute("SELECT shapes, layouts FROM looks WHERE id = ?", (chunk,))
+        with self._sqlite_errors():
+            row = self._file.execute("SELECT shapes, layouts FROM looks WHERE id = ?", (chunk_id,))
             shapes, layouts = row.fetchone() or (b"", b"")
         wide, high = SHAPE_WH
         return (
@@ -157,34 +159,34 @@ class SceneStore:
             np.frombuffer(layouts, np.uint8).reshape(-1, fingerprint.LAYOUT_SIZE),
         )
 
-    def _add_chunk(self, clip: int, known: Sequence[StoredFrame]) -> None:
-        frames = np.array([each.frame for each in known], "<i8").tobytes()
-        seconds = " ".join(str(each.seconds) for each in known)
-        found = np.array([each.imprint.hashes for each in known], "<u8").tobytes()
+    def _add_chunk(self, clip_id: int, stored_frames: Sequence[StoredFrame]) -> None:
+        frames = np.array([each.frame for each in stored_frames], "<i8").tobytes()
+        seconds = " ".join(str(each.seconds) for each in stored_frames)
+        found = np.array([each.fingerprint.hashes for each in stored_frames], "<u8").tobytes()
         told = self._file.execute(
-            "INSERT INTO hashes VALUES (NULL, ?, ?, ?, ?)", (clip, frames, seconds, found)
+            "INSERT INTO hashes VALUES (NULL, ?, ?, ?, ?)", (clip_id, frames, seconds, found)
         )
-        shapes = np.array([each.imprint.shape for each in known], np.uint8).tobytes()
-        layouts = np.array([each.imprint.layout for each in known], np.uint8).tobytes()
+        shapes = np.array([each.fingerprint.shape for each in stored_frames], np.uint8).tobytes()
+        layouts = np.array([each.fingerprint.layout for each in stored_frames], np.uint8).tobytes()
         self._file.execute("INSERT INTO looks VALUES (?, ?, ?)", (told.lastrowid, layouts, shapes))
 
-    def _make(self) -> None:
+    def _create_tables(self) -> None:
         """Make the tables of a file that has none."""
         with self._transaction():
-            if not self._one("SELECT count(*) FROM sqlite_master"):
+            if not self._scalar("SELECT count(*) FROM sqlite_master"):
                 for statement in _SCHEMA.split(";"):
                     self._file.execute(statement)
                 self._file.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 self._file.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
-    def _check(self) -> None:
-        if self._one("PRAGMA application_id") != _APPLICATION_ID:
+    def _check_format(self) -> None:
+        if self._scalar("PRAGMA application_id") != _APPLICATION_ID:
             raise ScenesError(f"{self.path}: a database of something else; give another --db")
-        if self._one("PRAGMA user_version") > FORMAT_VERSION:
+        if self._scalar("PRAGMA user_version") > FORMAT_VERSION:
             raise ScenesError(f"{self.path}: made by a newer annotate: update this one")
 
-    def _one(self, question: str) -> int:
-        return int(self._file.execute(question).fetchone()[0])
+    def _scalar(self, query: str) -> int:
+        return int(self._file.execute(query).fetchone()[0])
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -197,7 +199,7 @@ class SceneStore:
         self._file.execute("COMMIT")
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _sqlite_errors(self) -> Iterator[None]:
         """Whatever SQLite says becomes a ScenesError."""
         try:
             yield

@@ -49,18 +49,18 @@ class VlmJudge:
     """
 
     chat: Chat
-    thing: str
+    target: str
     references: Sequence[Picture]
-    clips: Mapping[str, Path]
-    side: int = 512
+    clip_paths: Mapping[str, Path]
+    max_side: int = 512
     detail: str | None = "low"
-    chunk: int = 10
+    batch_size: int = 10
     workers: int = 15
 
     def ask(
         self,
-        looks: Sequence[FrameRef],
-        told: Callable[[Mapping[FrameRef, Judgement | None]], object],
+        frame_refs: Sequence[FrameRef],
+        on_answers: Callable[[Mapping[FrameRef, Judgement | None]], object],
     ) -> dict[FrameRef, Judgement | None]:
         """An answer for each look; None where none could be read, even of the picture alone.
 
@@ -74,45 +74,47 @@ class VlmJudge:
         lock = threading.Lock()
 
         def batch(some: Sequence[FrameRef]) -> None:
-            answers = self._batch(list(self._frames(some)))
+            answers = self._judge_batch(list(self._read_frames(some)))
             with lock:
                 found.update(answers)
-                told(answers)
+                on_answers(answers)
 
-        map_threads(batch, [looks[n : n + self.chunk] for n in range(0, len(looks), self.chunk)],
+        map_threads(batch, [frame_refs[n : n + self.batch_size] for n in range(0, len(frame_refs), self.batch_size)],
                 self.workers)  # fmt: skip
         return found
 
-    def tokens(self, pictures: int, size_wh: tuple[int, int]) -> tuple[int, int]:
+    def estimate_tokens(self, picture_count: int, size_wh: tuple[int, int]) -> tuple[int, int]:
         """About how many tokens so many pictures will take, in and out; makers count otherwise."""
-        batches = -(-pictures // self.chunk)
-        scale = self.side / max(size_wh) if self.side else 1.0
+        batches = -(-picture_count // self.batch_size)
+        scale = self.max_side / max(size_wh) if self.max_side else 1.0
         each = size_wh[0] * size_wh[1] * scale**2 / _PIXELS_PER_TOKEN
-        sent = pictures + batches * len(self.references)
-        return round(sent * each + batches * _QUESTION_TOKENS), pictures * _ANSWER_TOKENS
+        sent = picture_count + batches * len(self.references)
+        return round(sent * each + batches * _QUESTION_TOKENS), picture_count * _ANSWER_TOKENS
 
-    def affordable(self, asked: int, size_wh: tuple[int, int]) -> int | None:
+    def affordable_pictures(self, asked_count: int, size_wh: tuple[int, int]) -> int | None:
         """How many more pictures the budget suffices for, by what `asked` pictures have cost."""
         meter = self.chat.meter
-        expected = meter.prices.of(Usage(*self.tokens(self.chunk, size_wh)))
-        if not asked:
-            meter.expect(expected)
+        expected = meter.prices.cost(Usage(*self.estimate_tokens(self.batch_size, size_wh)))
+        if not asked_count:
+            meter.expect_cost(expected)
         if meter.budget is None:
             return None
-        spent = meter.bill.money
-        each = spent / asked if spent else expected / self.chunk
+        spent = meter.total.cost
+        each = spent / asked_count if spent else expected / self.batch_size
         return int((meter.budget - spent) / each) if each else None
 
-    def _frames(self, looks: Sequence[FrameRef]) -> Iterator[Frame]:
-        for name in dict.fromkeys(name for name, _ in looks):
-            yield from reader.frames_at(self.clips[name], [n for clip, n in looks if clip == name])
+    def _read_frames(self, frame_refs: Sequence[FrameRef]) -> Iterator[Frame]:
+        for name in dict.fromkeys(name for name, _ in frame_refs):
+            yield from reader.frames_at(
+                self.clip_paths[name], [n for clip, n in frame_refs if clip == name]
+            )
 
-    def _batch(self, frames: list[Frame]) -> dict[FrameRef, Judgement | None]:
+    def _judge_batch(self, frames: list[Frame]) -> dict[FrameRef, Judgement | None]:
         numbers = range(1, len(frames) + 1)
         what = f"{frames[0].name} and {len(frames) - 1} more" if frames[1:] else frames[0].name
         try:
             said = self.chat.ask(
-                self._parts(frames),
+                self._message_parts(frames),
                 messages.verdicts_format(numbers),
                 lambda text: parse_judgements(text, numbers),
                 what,
@@ -121,17 +123,17 @@ class VlmJudge:
             if len(frames) == 1:
                 return {(frames[0].video, frames[0].index): None}
             half = len(frames) // 2
-            return self._batch(frames[:half]) | self._batch(frames[half:])
+            return self._judge_batch(frames[:half]) | self._judge_batch(frames[half:])
         return {(f.video, f.index): said[n] for f, n in zip(frames, numbers, strict=True)}
 
-    def _parts(self, frames: Sequence[Frame]) -> list[dict[str, Any]]:
+    def _message_parts(self, frames: Sequence[Frame]) -> list[dict[str, Any]]:
         """The example first, then the pictures in the order of their numbers, then the question."""
-        shown = [messages.image_part(messages.resize(r, self.side), self.detail)
+        shown = [messages.image_part(messages.resize(r, self.max_side), self.detail)
                  for r in self.references]  # fmt: skip
         for number, frame in enumerate(frames, start=1):
-            picture = draw_number(messages.resize(frame.image, self.side), number)
+            picture = draw_number(messages.resize(frame.image, self.max_side), number)
             shown.append(messages.image_part(picture, self.detail))
-        told = messages.load_template("find.v1").ask([self.thing])
+        told = messages.load_template("find.v1").fill([self.target])
         return [*shown, messages.text_part(f"Pictures 1 to {len(frames)}.\n{told}")]
 
 

@@ -44,7 +44,7 @@ class Hit:
     video: str
     start: int
     stop: int
-    surest: int
+    best_frame: int
     seconds: Fraction
     confidence: float | None
 
@@ -56,8 +56,8 @@ class Hit:
 
 def write_results(
     folder: Path,
-    clips: ClipShots,
-    found: SearchResults,
+    clip_shots: ClipShots,
+    search_results: SearchResults,
     label: str,
     header: Header,
     source: str,
@@ -74,43 +74,45 @@ def write_results(
     times: dict[tuple[str, int], Fraction] = {}
 
     def items() -> Iterator[Item]:
-        for name in clips.paths:
-            mine = {n: shot for n, shot in enumerate(found.shots) if shot.video == name}
+        for name in clip_shots.paths:
+            mine = {n: shot for n, shot in enumerate(search_results.shots) if shot.video == name}
             seen = {
                 frame: hit
                 for n, shot in mine.items()
-                for frame, hit in _settled_frames(n, shot, found)
+                for frame, hit in _settled_frames(n, shot, search_results)
             }
-            for frame in reader.frames_at(clips.paths[name], seen):
+            for frame in reader.frames_at(clip_shots.paths[name], seen):
                 progress(frame)
                 shown = seen[frame.index]
-                if shown is not None and frame.index == shown.surest:
+                if shown is not None and frame.index == shown.best_frame:
                     times[name, frame.index] = frame.seconds
                     save_image(frame, folder / FRAMES_FOLDER, "png")
                 yield _item(frame, shown, label, source)
 
     journal.write(folder / FOUND_FILE, header, items())
-    _write_table(folder, found, times)
+    _write_table(folder, search_results, times)
     (folder / DECISIONS_FILE).unlink(missing_ok=True)
     write_items(folder)
 
 
 def _settled_frames(
-    number: int, shot: QueriedShot, found: SearchResults
+    shot_index: int, shot: QueriedShot, search_results: SearchResults
 ) -> Iterator[tuple[int, Occurrence | None]]:
     """The frames of a settled shot that items speak of, and the hit that each is of."""
-    if number not in found.settled:
+    if shot_index not in search_results.settled:
         return
-    shown = found.shown.get(number)
+    shown = search_results.occurrences.get(shot_index)
     stretch = range(shown.start, shown.stop) if shown else range(0)
-    yield from ((frame, None) for frame, said in shot.said.items() if said and not said.shown)
+    yield from ((frame, None) for frame, said in shot.answers.items() if said and not said.shown)
     yield from ((frame, shown) for frame in stretch)
 
 
-def _item(frame: Frame, shown: Occurrence | None, label: str, source: str) -> Item:
+def _item(frame: Frame, occurrence: Occurrence | None, label: str, source: str) -> Item:
     width, height = frame.size_wh
     box = (0.0, 0.0, float(width), float(height))
-    objects = () if shown is None else (Object(label, box, shown.confidence, source=source),)
+    objects = (
+        () if occurrence is None else (Object(label, box, occurrence.confidence, source=source),)
+    )
     return Item(frame.video, frame.index, frame.seconds, width, height, objects)
 
 
@@ -124,21 +126,23 @@ def _prepare_folder(folder: Path) -> None:
 
 
 def _write_table(
-    folder: Path, found: SearchResults, times: Mapping[tuple[str, int], Fraction]
+    folder: Path,
+    search_results: SearchResults,
+    best_frame_seconds: Mapping[tuple[str, int], Fraction],
 ) -> None:
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(_TABLE_COLUMNS)
-    for number, shot in enumerate(found.shots):
-        shown = found.shown.get(number)
-        verdict = "shown" if shown else "not shown" if number in found.settled else "open"
+    for number, shot in enumerate(search_results.shots):
+        shown = search_results.occurrences.get(number)
+        verdict = "shown" if shown else "not shown" if number in search_results.settled else "open"
         hit: tuple[Any, ...] = ("",) * 5
         if shown:
-            when = times[shot.video, shown.surest]
+            when = best_frame_seconds[shot.video, shown.best_frame]
             sure = "" if shown.confidence is None else f"{shown.confidence:.4f}"
-            hit = (shown.start, shown.stop, shown.surest, when, sure)
+            hit = (shown.start, shown.stop, shown.best_frame, when, sure)
         row = (shot.video, shot.start, shot.stop, verdict, *hit)
-        table.writerow((*row, len(shot.said), len(shot.yes(shot.said))))
+        table.writerow((*row, len(shot.answers), len(shot.positive_frames(shot.answers))))
     with atomic_file(folder / TABLE_FILE) as draft:
         draft.write_text(text.getvalue(), encoding="utf-8", newline="")
 
@@ -232,32 +236,34 @@ def write_items(folder: Path) -> None:
     journal.write(folder / ITEMS_FILE, book.header, _without_objects(book, gone))
 
 
-def _without_objects(items: Iterable[Item], gone: set[tuple[str, int]]) -> Iterator[Item]:
+def _without_objects(
+    items: Iterable[Item], rejected_frames: set[tuple[str, int]]
+) -> Iterator[Item]:
     for item in items:
-        yield replace(item, objects=()) if (item.video, item.frame) in gone else item
+        yield replace(item, objects=()) if (item.video, item.frame) in rejected_frames else item
 
 
 @dataclass(frozen=True)
 class SearchMetrics:
     """Shots that show it and how many of them were found; hits, and how many are right."""
 
-    shots: int
-    found: int
+    true_shots: int
+    found_shots: int
     hits: int
-    right: int
+    correct_hits: int
 
     @property
     def recall(self) -> float:
         """Of the shots that show it, the share that was found; 1 where there are none."""
-        return self.found / self.shots if self.shots else 1.0
+        return self.found_shots / self.true_shots if self.true_shots else 1.0
 
     @property
     def precision(self) -> float:
         """Of the hits, the share that is right; 1 where there are none."""
-        return self.right / self.hits if self.hits else 1.0
+        return self.correct_hits / self.hits if self.hits else 1.0
 
 
-def evaluate(hits: Sequence[Hit], truths: Iterable[Path]) -> SearchMetrics:
+def evaluate(hits: Sequence[Hit], truth_paths: Iterable[Path]) -> SearchMetrics:
     """Hold hits against files with `shots`: each has start, stop or end, and `rare_frames`.
 
     A file is of the clip that its `info.clip` names, else of the one that its own name begins with.
@@ -267,7 +273,7 @@ def evaluate(hits: Sequence[Hit], truths: Iterable[Path]) -> SearchMetrics:
         ItemsError: a file that cannot be read so.
     """
     shots: set[tuple[str, int, int]] = set()
-    for path in truths:
+    for path in truth_paths:
         shots |= _read_true_shots(path)
     met = {shot: [hit for hit in hits if _overlaps(hit, *shot)] for shot in shots}
     right = {hit.name for some in met.values() for hit in some}

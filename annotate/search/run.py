@@ -42,8 +42,8 @@ class FrameJudge(Protocol):
 
     def ask(
         self,
-        looks: Sequence[FrameRef],
-        told: Callable[[Mapping[FrameRef, Judgement | None]], object],
+        frame_refs: Sequence[FrameRef],
+        on_answers: Callable[[Mapping[FrameRef, Judgement | None]], object],
     ) -> dict[FrameRef, Judgement | None]:
         """An answer for each look."""
 
@@ -53,19 +53,19 @@ class ClipShots:
     """Clips by name, cut into shots; `broken` is what those said that break off."""
 
     paths: dict[str, Path] = field(default_factory=dict)
-    about: dict[str, reader.Video] = field(default_factory=dict)
+    videos: dict[str, reader.Video] = field(default_factory=dict)
     shots: list[QueriedShot] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
+    decode_errors: list[str] = field(default_factory=list)
 
     @property
     def frame_count(self) -> int:
         """How many frames all have."""
         return sum(shot.stop - shot.start for shot in self.shots)
 
-    def frames(self, looks: Sequence[FrameRef]) -> Iterator[Frame]:
+    def frames(self, frame_refs: Sequence[FrameRef]) -> Iterator[Frame]:
         """These frames, clip by clip in order."""
         for name in self.paths:
-            if wanted := [frame for clip, frame in looks if clip == name]:
+            if wanted := [frame for clip, frame in frame_refs if clip == name]:
                 yield from reader.frames_at(self.paths[name], wanted)
 
 
@@ -83,7 +83,7 @@ def cut_into_shots(
         about = reader.probe(path)
         if about.name in found.paths:
             raise VideoError(f"two clips are called {about.name}: rename one, or go one by one")
-        found.paths[about.name], found.about[about.name] = path, about
+        found.paths[about.name], found.videos[about.name] = path, about
         step = max(round(about.rate * _NEIGHBOUR_SECONDS), 1)
         for start, stop in _shot_ranges(about, found, progress):
             found.shots.append(QueriedShot(about.name, start, stop, step))
@@ -91,12 +91,12 @@ def cut_into_shots(
 
 
 def _shot_ranges(
-    about: reader.Video, found: ClipShots, progress: Callable[[], object]
+    clip_video: reader.Video, clip_shots: ClipShots, progress: Callable[[], object]
 ) -> list[tuple[int, int]]:
-    place = files.cache_dir() / "shots" / f"{about.fingerprint[:32]}-{_CACHE_VERSION}.json"
+    place = files.cache_dir() / "shots" / f"{clip_video.fingerprint[:32]}-{_CACHE_VERSION}.json"
     known = files.read_json(place)
     if known is not None:
-        for _ in range(about.frame_count or 0):
+        for _ in range(clip_video.frame_count or 0):
             progress()
         return [(start, stop) for start, stop in known["shots"]]
     whole = True
@@ -104,12 +104,12 @@ def _shot_ranges(
     def frames() -> Iterator[Frame]:
         nonlocal whole
         try:
-            for frame in reader.frames(about.path):
+            for frame in reader.frames(clip_video.path):
                 progress()
                 yield frame
         except BrokenVideo as error:
             whole = False
-            found.broken.append(str(error))
+            clip_shots.decode_errors.append(str(error))
 
     spans = [(shot.start, shot.stop) for shot in shots.detect(frames())]
     if whole:
@@ -122,25 +122,25 @@ class SearchResults:
     """What came of it: `shown` by shot's place, what was asked, and what could not be."""
 
     shots: Sequence[QueriedShot]
-    shown: dict[int, Occurrence] = field(default_factory=dict)
+    occurrences: dict[int, Occurrence] = field(default_factory=dict)
     settled: set[int] = field(default_factory=set)
-    pictures: int = 0
-    stopped: str = ""
+    picture_count: int = 0
+    stop_reason: str = ""
 
 
-def first_frames(shot: QueriedShot, about: reader.Video, looks: int) -> list[int]:
+def first_frames(shot: QueriedShot, clip_video: reader.Video, frames_per_shot: int) -> list[int]:
     """Where a shot is asked first: at `looks` places, or one every eight seconds."""
-    seconds = float((shot.stop - shot.start) / about.rate)
-    return shot.places(max(looks, math.ceil(seconds / _MAX_SPACING_SECONDS)))
+    seconds = float((shot.stop - shot.start) / clip_video.rate)
+    return shot.spread_frames(max(frames_per_shot, math.ceil(seconds / _MAX_SPACING_SECONDS)))
 
 
 def ask_shots(
-    clips: ClipShots,
-    asker: FrameJudge,
-    looks: int = 2,
+    clip_shots: ClipShots,
+    frame_judge: FrameJudge,
+    frames_per_shot: int = 2,
     order: Sequence[int] | None = None,
-    left: Callable[[], int | None] = lambda: None,
-    told: Callable[[int], object] = lambda pictures: None,
+    pictures_left: Callable[[], int | None] = lambda: None,
+    on_pictures: Callable[[int], object] = lambda pictures: None,
 ) -> SearchResults:
     """Ask of every shot until it is settled; `order` says which first.
 
@@ -149,90 +149,96 @@ def ask_shots(
     them that may show it. What remains open is not settled; `stopped` says why. A shot that was
     believed to show it by then does, from yes to yes.
     """
-    found = SearchResults(clips.shots)
-    waiting = list(order if order is not None else range(len(clips.shots)))
+    found = SearchResults(clip_shots.shots)
+    waiting = list(order if order is not None else range(len(clip_shots.shots)))
 
     def count(answers: Mapping[FrameRef, Judgement | None]) -> None:
-        found.pictures += len(answers)
-        told(len(answers))
+        found.picture_count += len(answers)
+        on_pictures(len(answers))
 
     try:
         while waiting:
-            wave = _next_shots(clips, waiting, looks, left())
+            wave = _next_shots(clip_shots, waiting, frames_per_shot, pictures_left())
             if not wave:
-                found.stopped = f"{found.pictures} pictures were asked, and no more may be"
+                found.stop_reason = f"{found.picture_count} pictures were asked, and no more may be"
                 break
             del waiting[: len(wave)]
-            _settle_shots(found, wave, asker, count, left)
+            _settle_shots(found, wave, frame_judge, count, pictures_left)
     except BudgetExceeded as error:
-        found.stopped = str(error)
-    for number, shot in enumerate(clips.shots):
-        if shot.believed and number not in found.settled:
+        found.stop_reason = str(error)
+    for number, shot in enumerate(clip_shots.shots):
+        if shot.accepted and number not in found.settled:
             found.settled.add(number)
-            found.shown[number] = provisional_occurrence(shot)
+            found.occurrences[number] = provisional_occurrence(shot)
     return found
 
 
 def _next_shots(
-    clips: ClipShots, waiting: Sequence[int], looks: int, left: int | None
+    clip_shots: ClipShots, pending: Sequence[int], frames_per_shot: int, pictures_left: int | None
 ) -> dict[int, list[int]]:
     """The next shots to ask of, and where: all of them, or what is left suffices for."""
     wave, spent = {}, 0
-    for number in waiting:
-        shot = clips.shots[number]
-        where = first_frames(shot, clips.about[shot.video], looks)
+    for number in pending:
+        shot = clip_shots.shots[number]
+        where = first_frames(shot, clip_shots.videos[shot.video], frames_per_shot)
         spent += len(where)
-        if left is not None and spent > max(left * _FIRST_LOOK_SHARE, min(left, len(where))):
+        if pictures_left is not None and spent > max(
+            pictures_left * _FIRST_LOOK_SHARE, min(pictures_left, len(where))
+        ):
             break
         wave[number] = where
     return wave
 
 
 def _settle_shots(
-    found: SearchResults,
-    wave: Mapping[int, list[int]],
-    asker: FrameJudge,
-    count: Callable[[Mapping[FrameRef, Judgement | None]], None],
-    left: Callable[[], int | None],
+    search_results: SearchResults,
+    frames_by_shot: Mapping[int, list[int]],
+    frame_judge: FrameJudge,
+    on_answers: Callable[[Mapping[FrameRef, Judgement | None]], None],
+    pictures_left: Callable[[], int | None],
 ) -> None:
     """Ask of all shots of a wave side by side, a round of pictures at a time."""
     asking: dict[int, ShotQuery] = {
-        n: query_shot(found.shots[n], where) for n, where in wave.items()
+        n: query_shot(search_results.shots[n], where) for n, where in frames_by_shot.items()
     }
     wants = {number: next(each) for number, each in asking.items()}
     while wants:
-        looks = [(found.shots[n].video, frame) for n, frames in wants.items() for frame in frames]
-        may = left()
+        looks = [
+            (search_results.shots[n].video, frame)
+            for n, frames in wants.items()
+            for frame in frames
+        ]
+        may = pictures_left()
         if may is not None and len(looks) > may:
             wants = dict(list(wants.items())[: len(wants) // 2])
             continue
-        answers = asker.ask(looks, count)
-        wants = _send_answers(found, asking, wants, answers)
+        answers = frame_judge.ask(looks, on_answers)
+        wants = _send_answers(search_results, asking, wants, answers)
 
 
 def _send_answers(
-    found: SearchResults,
-    asking: Mapping[int, ShotQuery],
-    wants: Mapping[int, list[int]],
+    search_results: SearchResults,
+    queries: Mapping[int, ShotQuery],
+    requested: Mapping[int, list[int]],
     answers: Mapping[FrameRef, Judgement | None],
 ) -> dict[int, list[int]]:
     """Hand the answers on; what each shot that is not settled yet wants to know next."""
     after = {}
-    for number, frames in wants.items():
-        clip = found.shots[number].video
+    for number, frames in requested.items():
+        clip = search_results.shots[number].video
         try:
-            after[number] = asking[number].send({f: answers[clip, f] for f in frames})
+            after[number] = queries[number].send({f: answers[clip, f] for f in frames})
         except StopIteration as ended:
-            found.settled.add(number)
+            search_results.settled.add(number)
             if ended.value is not None:
-                found.shown[number] = ended.value
+                search_results.occurrences[number] = ended.value
     return after
 
 
 def rank_shots(
-    clips: ClipShots,
+    clip_shots: ClipShots,
     references: Sequence[Picture],
-    looks: int = 2,
+    frames_per_shot: int = 2,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[int, tuple[float, int]]:
     """Shot's place -> how near its nearest frame comes to the references, and which frame that is.
@@ -241,16 +247,16 @@ def rank_shots(
     """
     where = {
         (shot.video, frame): number
-        for number, shot in enumerate(clips.shots)
-        for frame in first_frames(shot, clips.about[shot.video], looks)
+        for number, shot in enumerate(clip_shots.shots)
+        for frame in first_frames(shot, clip_shots.videos[shot.video], frames_per_shot)
     }
     every = list(where)
     near = ReferenceSimilarity(
-        references, clips.frames(every[:: -(-len(every) // _BACKGROUND_FRAMES)])
+        references, clip_shots.frames(every[:: -(-len(every) // _BACKGROUND_FRAMES)])
     )
     best: dict[int, tuple[float, int]] = {}
-    for frame in clips.frames(every):
+    for frame in clip_shots.frames(every):
         number = where[frame.video, frame.index]
-        best[number] = max(best.get(number, (-1.0, 0)), (near.of(frame), frame.index))
+        best[number] = max(best.get(number, (-1.0, 0)), (near.similarity(frame), frame.index))
         progress()
     return dict(sorted(best.items(), key=lambda each: (-each[1][0], each[0])))

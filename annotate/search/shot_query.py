@@ -30,7 +30,7 @@ class Occurrence:
 
     start: int
     stop: int
-    surest: int
+    best_frame: int
     confidence: float | None
 
 
@@ -46,80 +46,82 @@ class QueriedShot:
     start: int
     stop: int
     step: int = 1
-    said: dict[int, Judgement | None] = field(default_factory=dict)
-    believed: bool = False  # that it shows it, whether or not it is known from where to where
+    answers: dict[int, Judgement | None] = field(default_factory=dict)
+    accepted: bool = False  # that it shows it, whether or not it is known from where to where
 
-    def places(self, count: int) -> list[int]:
+    def spread_frames(self, count: int) -> list[int]:
         """So many frames, spread over it: the middle one of each equal part."""
         length = self.stop - self.start
         parts = min(count, length)
         return sorted({self.start + (2 * n + 1) * length // (2 * parts) for n in range(parts)})
 
-    def beside(self, frame: int, count: int) -> list[int]:
+    def neighbours(self, frame: int, count: int) -> list[int]:
         """At most so many frames not asked yet, the nearest to `frame` at whole steps from it."""
         most = (self.stop - self.start) // self.step + 1
         offsets = (side * n * self.step for n in range(1, most + 1) for side in (1, -1))
         free = (frame + offset for offset in offsets)
-        inside = [f for f in free if self.start <= f < self.stop and f not in self.said]
+        inside = [f for f in free if self.start <= f < self.stop and f not in self.answers]
         return inside[:count]
 
-    def yes(self, frames: Iterable[int]) -> list[int]:
+    def positive_frames(self, frames: Iterable[int]) -> list[int]:
         """Those of the frames that were said to show it."""
-        return [frame for frame in frames if (said := self.said.get(frame)) and said.shown]
+        return [frame for frame in frames if (said := self.answers.get(frame)) and said.shown]
 
 
-def query_shot(shot: QueriedShot, places: Sequence[int]) -> ShotQuery:
+def query_shot(shot: QueriedShot, first_frames: Sequence[int]) -> ShotQuery:
     """Ask of a shot; `shot.said` grows by what is answered."""
-    shot.said.update((yield list(places)))
-    yes = shot.yes(places)
+    shot.answers.update((yield list(first_frames)))
+    yes = shot.positive_frames(first_frames)
     if not yes or not (yield from _confirm(shot, yes)):
         return None
-    shot.believed = True
-    start = yield from _find_boundary(shot, places, min(yes), -1)
-    stop = yield from _find_boundary(shot, places, max(yes), 1)
+    shot.accepted = True
+    start = yield from _find_boundary(shot, first_frames, min(yes), -1)
+    stop = yield from _find_boundary(shot, first_frames, max(yes), 1)
     return _occurrence(shot, start, stop)
 
 
 def provisional_occurrence(shot: QueriedShot) -> Occurrence:
     """What is known of a shot that is believed, were nothing more asked: from yes to yes."""
-    yes = shot.yes(shot.said)
+    yes = shot.positive_frames(shot.answers)
     return _occurrence(shot, min(yes), max(yes) + 1)
 
 
 def _occurrence(shot: QueriedShot, start: int, stop: int) -> Occurrence:
-    seen = [frame for frame in shot.yes(shot.said) if start <= frame < stop]
-    surest = max(seen, key=lambda frame: (_confidence_or_minus_one(shot.said[frame]), -frame))
-    told = [each.confidence for f in seen if (each := shot.said[f]) is not None]
+    seen = [frame for frame in shot.positive_frames(shot.answers) if start <= frame < stop]
+    surest = max(seen, key=lambda frame: (_confidence_or_minus_one(shot.answers[frame]), -frame))
+    told = [each.confidence for f in seen if (each := shot.answers[f]) is not None]
     given = [confidence for confidence in told if confidence is not None]
     return Occurrence(start, stop, surest, sum(given) / len(given) if given else None)
 
 
-def _confirm(shot: QueriedShot, yes: list[int]) -> Generator[list[int], AnswersByFrame, bool]:
+def _confirm(shot: QueriedShot, positives: list[int]) -> Generator[list[int], AnswersByFrame, bool]:
     """Whether the yeses hold, frames beside the first being asked too; those join `yes`."""
-    lead = len(yes)
+    lead = len(positives)
     while _REJECT_LEAD < lead < _ACCEPT_LEAD:
-        beside = shot.beside(yes[0], _ACCEPT_LEAD - lead)
+        beside = shot.neighbours(positives[0], _ACCEPT_LEAD - lead)
         if not beside:
             break
         said = yield beside
-        shot.said.update(said)
+        shot.answers.update(said)
         for frame in beside:
             if (answer := said[frame]) is not None:
                 lead += 1 if answer.shown else -1
-        yes += shot.yes(beside)
+        positives += shot.positive_frames(beside)
     return lead > 0
 
 
 def _find_boundary(
-    shot: QueriedShot, places: Sequence[int], inside: int, way: int
+    shot: QueriedShot, first_frames: Sequence[int], inside: int, direction: int
 ) -> Generator[list[int], AnswersByFrame, int]:
     """Where what is seen at `inside` begins (way -1) or ends (way 1).
 
     It is asked only up to the nearest place that said no, and that no is asked again.
     """
-    end = shot.start if way < 0 else shot.stop
-    beyond = [p for p in places if (p - inside) * way > 0 and shot.said[p] is not None]
-    beyond = [p for p in beyond if not shot.yes([p])]
+    end = shot.start if direction < 0 else shot.stop
+    beyond = [
+        p for p in first_frames if (p - inside) * direction > 0 and shot.answers[p] is not None
+    ]
+    beyond = [p for p in beyond if not shot.positive_frames([p])]
     if not beyond:
         return end
     outside = min(beyond, key=lambda place: abs(place - inside))
@@ -131,18 +133,18 @@ def _find_boundary(
             inside = middle
         else:
             outside = middle
-    return outside + 1 if way < 0 else outside
+    return outside + 1 if direction < 0 else outside
 
 
 def _majority_shows(shot: QueriedShot, frame: int) -> Generator[list[int], AnswersByFrame, bool]:
     """Whether most of three frames at `frame` show it."""
-    known = [frame] if frame in shot.said else []
+    known = [frame] if frame in shot.answers else []
     fresh = [] if known else [frame]
-    fresh += [f for f in shot.beside(frame, 3) if f not in fresh][: 3 - len(known) - len(fresh)]
+    fresh += [f for f in shot.neighbours(frame, 3) if f not in fresh][: 3 - len(known) - len(fresh)]
     if fresh:
-        shot.said.update((yield fresh))
-    asked = [f for f in [*known, *fresh] if shot.said[f] is not None]
-    return 2 * len(shot.yes(asked)) > len(asked)
+        shot.answers.update((yield fresh))
+    asked = [f for f in [*known, *fresh] if shot.answers[f] is not None]
+    return 2 * len(shot.positive_frames(asked)) > len(asked)
 
 
 def _confidence_or_minus_one(answer: Judgement | None) -> float:

@@ -42,14 +42,14 @@ class DecodingPass:
 
     container: Any
     stream: Any
-    cut: bool
+    truncated: bool
     time_base: Fraction
     rate: Fraction | None  # frames per second, as the container says
     damaged: bool = False
-    _lost: int | None = None  # no packet from this dts on has been seen
+    _lost_from_dts: int | None = None  # no packet from this dts on has been seen
 
     @property
-    def timed(self) -> bool:
+    def has_display_pts(self) -> bool:
         """Whether pts tell when pictures are shown; AVI gives H.264 those of its decoding."""
         return self.container.format.name != "avi" or self.codec != "h264"
 
@@ -66,58 +66,63 @@ class DecodingPass:
                 if not packet.size:  # PyAV's sign that there are no more
                     break
                 if held is not None:
-                    yield self._noted(held)
+                    yield self._track_dts(held)
                 held = packet
         except av.FFmpegError:
-            self.cut = True
+            self.truncated = True
         if held is not None and held.is_corrupt:
-            self.cut = True
+            self.truncated = True
         elif held is not None:
-            yield self._noted(held)
+            yield self._track_dts(held)
 
-    def _noted(self, packet: Any) -> Any:
+    def _track_dts(self, packet: Any) -> Any:
         if packet.dts is not None:
-            self._lost = packet.dts + max(packet.duration or 0, 1)
+            self._lost_from_dts = packet.dts + max(packet.duration or 0, 1)
         return packet
 
-    def packets_from(self, key: int) -> Iterator[Any]:
+    def packets_from(self, keyframe_pts: int) -> Iterator[Any]:
         """Those from the keyframe with the pts `key` on; none where it is not found."""
         for seconds in _SEEK_BACK_SECONDS:
             try:
-                offset = key - int(seconds / self.time_base)
+                offset = keyframe_pts - int(seconds / self.time_base)
                 self.container.seek(offset, stream=self.stream)
             except av.FFmpegError:
                 continue
             packets = self.packets()
             for packet in packets:
-                if packet.is_keyframe and packet.pts is not None and packet.pts >= key:
-                    if packet.pts == key:
+                if packet.is_keyframe and packet.pts is not None and packet.pts >= keyframe_pts:
+                    if packet.pts == keyframe_pts:
                         yield from chain([packet], packets)
                         return
                     break
 
-    def shows(self, pts: int | None) -> bool:
+    def is_certain(self, pts: int | None) -> bool:
         """Whether it is sure that no lost picture belongs before this one."""
-        return not self.cut or pts is None or self._lost is None or pts < self._lost
+        return (
+            not self.truncated
+            or pts is None
+            or self._lost_from_dts is None
+            or pts < self._lost_from_dts
+        )
 
-    def pictures(self, packets: Iterator[Any]) -> Iterator[Any]:
+    def decode(self, packets: Iterator[Any]) -> Iterator[Any]:
         """What the decoder makes of the packets, in the order of presentation."""
         for packet in packets:
-            yield from self._decode(packet)
-        for picture in self._decode(None):
-            if self.shows(picture.pts):
+            yield from self._decode_packet(packet)
+        for picture in self._decode_packet(None):
+            if self.is_certain(picture.pts):
                 yield picture
 
-    def lone_pictures(self, packets: Iterator[Any]) -> Iterator[Any]:
+    def decode_each(self, packets: Iterator[Any]) -> Iterator[Any]:
         """What the decoder makes of each packet on its own.
 
         Between pictures that do not follow each other it would guess their order, and some lost.
         """
         for packet in packets:
-            yield from self._decode(packet) + self._decode(None)
+            yield from self._decode_packet(packet) + self._decode_packet(None)
             self.stream.codec_context.flush_buffers()
 
-    def _decode(self, packet: Any) -> list[Any]:
+    def _decode_packet(self, packet: Any) -> list[Any]:
         try:
             return list(self.stream.codec_context.decode(packet))
         except av.FFmpegError:
@@ -132,25 +137,28 @@ class PtsClock:
     `true` tells whether all of them were their own.
     """
 
-    step: int
-    timed: bool
-    true: bool = True
-    last: int | None = None
+    step_pts: int
+    has_display_pts: bool
+    exact: bool = True
+    last_pts: int | None = None
 
-    def pts(self, picture: Any) -> int:
+    def next_pts(self, av_frame: Any) -> int:
         """Of the next picture."""
-        own = picture.pts if self.timed else None
-        if own is not None and (self.last is None or own > self.last):
-            self.last = own
+        own = av_frame.pts if self.has_display_pts else None
+        if own is not None and (self.last_pts is None or own > self.last_pts):
+            self.last_pts = own
         else:
-            self.true = False
-            self.last = 0 if self.last is None else self.last + self.step
-        return int(self.last)
+            self.exact = False
+            self.last_pts = 0 if self.last_pts is None else self.last_pts + self.step_pts
+        return int(self.last_pts)
 
 
-def make_clock(here: DecodingPass) -> PtsClock:
+def make_clock(decoding_pass: DecodingPass) -> PtsClock:
     """For the pictures of a pass, from its first on."""
-    return PtsClock(max(round(1 / ((here.rate or 25) * here.time_base)), 1), here.timed)
+    return PtsClock(
+        max(round(1 / ((decoding_pass.rate or 25) * decoding_pass.time_base)), 1),
+        decoding_pass.has_display_pts,
+    )
 
 
 @contextmanager
@@ -172,9 +180,9 @@ def open_video(path: Path) -> Iterator[DecodingPass]:
         ) from error
 
 
-def _video_stream(container: Any, path: Path, cut: bool) -> Any:
+def _video_stream(container: Any, path: Path, truncated: bool) -> Any:
     streams = [s for s in container.streams.video if not s.disposition.value & _ATTACHED_PICTURE]
-    if not streams and cut:
+    if not streams and truncated:
         raise truncated_error(path, 0)
     if not streams or container.format.name == "tty":  # which shows any text as a film
         kinds = sorted({stream.type for stream in container.streams} - {"video"})
@@ -186,12 +194,12 @@ def _video_stream(container: Any, path: Path, cut: bool) -> Any:
     return streams[0]
 
 
-def truncated_error(path: Path, frame: int) -> BrokenVideo:
+def truncated_error(path: Path, index: int) -> BrokenVideo:
     """The error for a file that was cut short before `frame`."""
-    usable = f"the {frame} frames before it can be used" if frame else "nothing of it can be used"
+    usable = f"the {index} frames before it can be used" if index else "nothing of it can be used"
     return BrokenVideo(
-        f"{path}: the file is cut short at frame {frame}: {usable}; copy or record it again",
-        frame,
+        f"{path}: the file is cut short at frame {index}: {usable}; copy or record it again",
+        index,
     )
 
 
@@ -209,12 +217,12 @@ def is_truncated(path: Path) -> bool:
         return any(end > actual for end in _declared_ends(file, actual))
 
 
-def _declared_ends(file: BinaryIO, actual: int) -> Iterator[int]:
+def _declared_ends(file: BinaryIO, file_bytes: int) -> Iterator[int]:
     head = file.read(8)
     if head[4:] in _MP4_BOXES:
-        yield from _box_ends(file, actual)
+        yield from _box_ends(file, file_bytes)
     elif head[:4] == b"RIFF":
-        yield from _riff_ends(file, actual)
+        yield from _riff_ends(file, file_bytes)
     elif head[:4] == _EBML_ID:
         file.seek(4)
         file.seek(_read_vint(file) or 0, 1)
@@ -222,9 +230,9 @@ def _declared_ends(file: BinaryIO, actual: int) -> Iterator[int]:
             yield file.tell() + size
 
 
-def _box_ends(file: BinaryIO, actual: int) -> Iterator[int]:
+def _box_ends(file: BinaryIO, file_bytes: int) -> Iterator[int]:
     start = 0
-    while start < actual:
+    while start < file_bytes:
         yield start + 8
         file.seek(start)
         size, _ = struct.unpack(">I4s", file.read(8))
@@ -236,9 +244,9 @@ def _box_ends(file: BinaryIO, actual: int) -> Iterator[int]:
         yield start
 
 
-def _riff_ends(file: BinaryIO, actual: int) -> Iterator[int]:
+def _riff_ends(file: BinaryIO, file_bytes: int) -> Iterator[int]:
     start = 0
-    while start + 8 <= actual:
+    while start + 8 <= file_bytes:
         file.seek(start)
         kind, size = struct.unpack("<4sI", file.read(8))
         if kind != b"RIFF" or size in (0, 2**32 - 1):
@@ -263,24 +271,24 @@ _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _BICUBIC = 4  # SWS_BICUBIC: for the chroma of pictures of more than 8 bits
 
 
-def upright_rgb(picture: Any, reformatter: VideoReformatter) -> Picture:
+def upright_rgb(av_frame: Any, reformatter: VideoReformatter) -> Picture:
     """(H, W, 3) uint8 of an `av.VideoFrame`, in memory of its own.
 
     Colours are converted as the picture's tags say, and where it has none by swscale's defaults
     (BT.601, limited range), as the `ffmpeg` command does. Alpha is dropped, 16 bits scaled to 8.
     """
-    converted = reformatter.reformat(picture, format="rgb24", **_colour_arguments(picture))
+    converted = reformatter.reformat(av_frame, format="rgb24", **_colour_arguments(av_frame))
     pixels: Any = converted.to_ndarray()
-    image: Picture = _apply_display_matrix(pixels, picture)
-    if converted is picture or not image.flags.c_contiguous:  # the decoder's memory, or a view
+    image: Picture = _apply_display_matrix(pixels, av_frame)
+    if converted is av_frame or not image.flags.c_contiguous:  # the decoder's memory, or a view
         return np.array(image, order="C")
     return image
 
 
-def _colour_arguments(picture: Any) -> dict[str, int]:
+def _colour_arguments(av_frame: Any) -> dict[str, int]:
     """What swscale is told, for PyAV before 17 tells it nothing unless source and target differ."""
-    matrix = _SWS_MATRIX.get(int(picture.colorspace), _SWS_DEFAULT)
-    full = int(picture.color_range) == _FULL_RANGE or picture.format.name.startswith("yuvj")
+    matrix = _SWS_MATRIX.get(int(av_frame.colorspace), _SWS_DEFAULT)
+    full = int(av_frame.color_range) == _FULL_RANGE or av_frame.format.name.startswith("yuvj")
     return {
         "src_colorspace": matrix,
         "dst_colorspace": _SWS_DEFAULT,
@@ -289,11 +297,11 @@ def _colour_arguments(picture: Any) -> dict[str, int]:
     }
 
 
-def _apply_display_matrix(image: Picture, picture: Any) -> Picture:
+def _apply_display_matrix(image: Picture, av_frame: Any) -> Picture:
     """To the nearest quarter turn of the matrix [a b; c d]: x' = a x + c y, y' = b x + d y."""
     # not `picture.side_data`: which ties picture and container together until the garbage is
     # collected, and a hundred decoded pictures are in memory instead of a few
-    beside = SideDataContainer(picture)  # type: ignore[call-arg]  # left out of PyAV's stubs
+    beside = SideDataContainer(av_frame)  # type: ignore[call-arg]  # left out of PyAV's stubs
     matrix = beside.get("DISPLAYMATRIX")
     if matrix is None:
         return image

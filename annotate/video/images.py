@@ -80,19 +80,19 @@ class ImageSequence:
         """How many pictures."""
         return len(self.paths)
 
-    def walk(self, start: int = 0) -> Iterator[DecodedFrame]:
+    def frames_from(self, start: int = 0) -> Iterator[DecodedFrame]:
         """The pictures from `start` on."""
         return map(_ImageFrame, self.paths[start:], range(start, self.count))
 
-    def keys(self) -> Iterator[DecodedFrame]:
+    def keyframes(self) -> Iterator[DecodedFrame]:
         """All of them: each is a picture on its own."""
-        return self.walk()
+        return self.frames_from()
 
-    def key_at_or_before(self, index: int) -> int:
+    def keyframe_at_or_before(self, index: int) -> int:
         """The picture itself."""
         return index
 
-    def key_at_or_after(self, index: int) -> int:
+    def keyframe_at_or_after(self, index: int) -> int:
         """The picture itself."""
         return index
 
@@ -132,8 +132,8 @@ def _list_images(folder: Path) -> list[os.DirEntry[str]]:
 
 
 @lru_cache(maxsize=16)
-def _open_image_folder(folder: Path, listed: tuple[tuple[str, int, int], ...]) -> ImageSequence:
-    paths = tuple(folder / name for name, _, _ in listed)
+def _open_image_folder(folder: Path, listing: tuple[tuple[str, int, int], ...]) -> ImageSequence:
+    paths = tuple(folder / name for name, _, _ in listing)
     size_wh = _read_size_wh(paths[0])
     for path in paths[1:]:
         if (other := _read_size_wh(path)) != size_wh:

@@ -41,21 +41,21 @@ class FrameIndex:
     """
 
     pts: list[int]
-    keys: list[int]
-    end: int
-    whole: bool
+    keyframe_pts: list[int]
+    end_pts: int
+    complete: bool
     time_base: Fraction
     rate: Fraction | None
 
-    def index(self, pts: int | None) -> int | None:
+    def index_at(self, pts: int | None) -> int | None:
         """Which picture has this pts."""
         index = bisect_left(self.pts, pts) if pts is not None else 0
         return index if self.pts[index : index + 1] == [pts] else None
 
-    def starts(self, index: int) -> list[int]:
+    def seek_points(self, index: int) -> list[int]:
         """The keyframes to decode the picture from, the nearest first; the next is for bad luck."""
-        upto = bisect_right(self.keys, self.pts[index])
-        return self.keys[max(upto - 2, 0) : upto][::-1]
+        upto = bisect_right(self.keyframe_pts, self.pts[index])
+        return self.keyframe_pts[max(upto - 2, 0) : upto][::-1]
 
 
 @dataclass(frozen=True)
@@ -64,22 +64,31 @@ class _DecodedVideoFrame:
 
     index: int
     seconds: Fraction
-    picture: Any = field(repr=False)
+    av_frame: Any = field(repr=False)
     reformatter: VideoReformatter = field(repr=False)
 
     def rgb(self) -> Picture:
-        return upright_rgb(self.picture, self.reformatter)
+        return upright_rgb(self.av_frame, self.reformatter)
 
 
 def _indexed_frame(
-    table: FrameIndex, index: int, picture: Any, reformatter: VideoReformatter
+    table: FrameIndex, index: int, av_frame: Any, reformatter: VideoReformatter
 ) -> _DecodedVideoFrame:
     seconds = (table.pts[index] - table.pts[0]) * table.time_base
-    return _DecodedVideoFrame(index, seconds, picture, reformatter)
+    return _DecodedVideoFrame(index, seconds, av_frame, reformatter)
 
 
-def _make_index(here: DecodingPass, pts: list[int], keys: list[int], end: int) -> FrameIndex:
-    return FrameIndex(pts, keys, end, not here.cut, here.time_base, here.rate)
+def _make_index(
+    decoding_pass: DecodingPass, pts: list[int], keyframe_pts: list[int], end_pts: int
+) -> FrameIndex:
+    return FrameIndex(
+        pts,
+        keyframe_pts,
+        end_pts,
+        not decoding_pass.truncated,
+        decoding_pass.time_base,
+        decoding_pass.rate,
+    )
 
 
 _index_cache: dict[
@@ -100,7 +109,7 @@ class VideoFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         status = path.stat()
-        self._id = (path, status.st_size, status.st_mtime_ns)
+        self._file_key = (path, status.st_size, status.st_mtime_ns)
 
     @property
     def count(self) -> int:
@@ -110,89 +119,95 @@ class VideoFile:
     @property
     def table(self) -> FrameIndex:
         """Made at the first use and kept as long as the file does not change."""
-        if self._id not in _index_cache:
-            told = None if self._id in _unreliable_packets else self._by_packets()
-            _index_cache[self._id] = told or self._by_pictures()
-        return _index_cache[self._id]
+        if self._file_key not in _index_cache:
+            told = None if self._file_key in _unreliable_packets else self._index_from_packets()
+            _index_cache[self._file_key] = told or self._index_from_decoding()
+        return _index_cache[self._file_key]
 
-    def _distrust(self) -> None:
+    def _distrust_packets(self) -> None:
         """Count the pictures, from now on."""
-        if self._id not in _unreliable_packets:
-            _unreliable_packets.add(self._id)
-            _index_cache.pop(self._id, None)
+        if self._file_key not in _unreliable_packets:
+            _unreliable_packets.add(self._file_key)
+            _index_cache.pop(self._file_key, None)
 
-    def walk(self, start: int = 0) -> Iterator[_DecodedVideoFrame]:
+    def frames_from(self, start: int = 0) -> Iterator[_DecodedVideoFrame]:
         """The pictures from `start` on; then BrokenVideo if the file goes on and cannot be read."""
         if start == 0:
-            yield from self._whole()
+            yield from self._decode_all()
             return
         table, index = self.table, start
-        for key in table.starts(start) if start < len(table.pts) else []:
-            for shot in self._run(table, key, index):
+        for key in table.seek_points(start) if start < len(table.pts) else []:
+            for shot in self._decode_from_keyframe(table, key, index):
                 yield shot
                 index = shot.index + 1
             if index > start:
                 break
         if index < len(table.pts):  # the packets lied, or it cannot be reached directly
-            self._distrust()
-            yield from islice(self._whole(), index, None)
-        elif not table.whole:
+            self._distrust_packets()
+            yield from islice(self._decode_all(), index, None)
+        elif not table.complete:
             raise truncated_error(self.path, index)
 
-    def keys(self) -> Iterator[_DecodedVideoFrame]:
+    def keyframes(self) -> Iterator[_DecodedVideoFrame]:
         """The keyframes; nothing else is decoded."""
-        if not self.table.keys:
-            yield from (shot for shot in self._whole() if shot.picture.key_frame)
+        if not self.table.keyframe_pts:
+            yield from (shot for shot in self._decode_all() if shot.av_frame.key_frame)
             return
         with open_video(self.path) as here:
             reformatter = VideoReformatter()
             here.stream.codec_context.skip_frame = "NONKEY"
-            for picture in here.lone_pictures(p for p in here.packets() if p.is_keyframe):
-                index = self.table.index(picture.pts)
+            for picture in here.decode_each(p for p in here.packets() if p.is_keyframe):
+                index = self.table.index_at(picture.pts)
                 if index is None:
-                    self._distrust()
-                    index = self.table.index(picture.pts)
+                    self._distrust_packets()
+                    index = self.table.index_at(picture.pts)
                 if index is not None:
                     yield _indexed_frame(self.table, index, picture, reformatter)
-        if not self.table.whole:
+        if not self.table.complete:
             raise truncated_error(self.path, self.count)
 
-    def key_at_or_before(self, index: int) -> int:
+    def keyframe_at_or_before(self, index: int) -> int:
         """The keyframe that decoding starts at to reach a picture; 0 where it cannot be told."""
-        starts = self.table.starts(index)
-        return (self.table.index(starts[0]) or 0) if starts else 0
+        starts = self.table.seek_points(index)
+        return (self.table.index_at(starts[0]) or 0) if starts else 0
 
-    def key_at_or_after(self, index: int) -> int:
+    def keyframe_at_or_after(self, index: int) -> int:
         """The first keyframe from a picture on; the number of pictures where there is none."""
         table = self.table
-        after = bisect_left(table.keys, table.pts[index])
-        return bisect_left(table.pts, table.keys[after]) if after < len(table.keys) else self.count
+        after = bisect_left(table.keyframe_pts, table.pts[index])
+        return (
+            bisect_left(table.pts, table.keyframe_pts[after])
+            if after < len(table.keyframe_pts)
+            else self.count
+        )
 
-    def _whole(self) -> Iterator[_DecodedVideoFrame]:
+    def _decode_all(self) -> Iterator[_DecodedVideoFrame]:
         """A full decode: the truth."""
         with open_video(self.path) as here:
             index, first, time, reformatter = 0, None, make_clock(here), VideoReformatter()
-            for picture in here.pictures(here.packets()):
-                pts = time.pts(picture)
+            for picture in here.decode(here.packets()):
+                pts = time.next_pts(picture)
                 first = pts if first is None else first
                 seconds = (pts - first) * here.time_base
                 yield _DecodedVideoFrame(index, seconds, picture, reformatter)
                 index += 1
                 if here.damaged:
-                    self._distrust()
-        if here.cut:
+                    self._distrust_packets()
+        if here.truncated:
             raise truncated_error(self.path, index)
         if not index:
-            raise self._no_frames()
+            raise self._no_frames_error()
 
-    def _run(self, table: FrameIndex, key: int, start: int) -> Iterator[_DecodedVideoFrame]:
+    def _decode_from_keyframe(
+        self, table: FrameIndex, keyframe_pts: int, start: int
+    ) -> Iterator[_DecodedVideoFrame]:
         """Pictures from `start` on, decoded from a keyframe, as long as they are those expected."""
-        first = bisect_left(table.pts, key)
+        first = bisect_left(table.pts, keyframe_pts)
         with open_video(self.path) as here:
             reformatter, wanted = VideoReformatter(), table.pts[first]
             pictures = dropwhile(
                 lambda picture: picture.pts is None or picture.pts < wanted,
-                here.pictures(here.packets_from(key)),
+                here.decode(here.packets_from(keyframe_pts)),
             )
             for index, picture in zip(range(first, len(table.pts)), pictures, strict=False):
                 if picture.pts != table.pts[index] or (index == start and picture.is_corrupt):
@@ -200,10 +215,10 @@ class VideoFile:
                 if index >= start:
                     yield _indexed_frame(table, index, picture, reformatter)
 
-    def _by_packets(self) -> FrameIndex | None:
+    def _index_from_packets(self) -> FrameIndex | None:
         """The table that the packets tell, or None if they are not to be believed."""
         with open_video(self.path) as here:
-            if here.codec not in _ONE_FRAME_PER_PACKET or not here.timed:
+            if here.codec not in _ONE_FRAME_PER_PACKET or not here.has_display_pts:
                 return None
             packets = [
                 (packet.pts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
@@ -212,17 +227,17 @@ class VideoFile:
         if any(packet[0] is None for packet in packets) or not any(p[2] for p in packets):
             return None
         keys = sorted(pts for pts, _, is_key, _ in packets if is_key)
-        shown = sorted(p[:2] for p in packets if not p[3] and here.shows(p[0]))
+        shown = sorted(p[:2] for p in packets if not p[3] and here.is_certain(p[0]))
         pts = [pts for pts, _ in shown]
         if not pts or len(set(pts)) < len(pts):
             return None
         with open_video(self.path) as proof:
-            first = [p.pts for p in islice(proof.pictures(proof.packets()), _CHECKED_FRAMES)]
+            first = [p.pts for p in islice(proof.decode(proof.packets()), _CHECKED_FRAMES)]
         if first != pts[:_CHECKED_FRAMES]:
             return None
         return _make_index(here, pts, keys, pts[-1] + shown[-1][1])
 
-    def _by_pictures(self) -> FrameIndex:
+    def _index_from_decoding(self) -> FrameIndex:
         """The table that a full decode gives."""
         keys: list[int] = []
 
@@ -234,10 +249,10 @@ class VideoFile:
 
         with open_video(self.path) as here:
             time = make_clock(here)
-            pts = [time.pts(picture) for picture in here.pictures(noted(here.packets()))]
+            pts = [time.next_pts(picture) for picture in here.decode(noted(here.packets()))]
         if not pts:
-            raise truncated_error(self.path, 0) if here.cut else self._no_frames()
-        return _make_index(here, pts, sorted(keys) if time.true else [], pts[-1] + time.step)
+            raise truncated_error(self.path, 0) if here.truncated else self._no_frames_error()
+        return _make_index(here, pts, sorted(keys) if time.exact else [], pts[-1] + time.step_pts)
 
-    def _no_frames(self) -> VideoError:
+    def _no_frames_error(self) -> VideoError:
         return VideoError(f"{self.path}: no picture in it can be decoded; give a file that plays")

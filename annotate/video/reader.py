@@ -78,10 +78,10 @@ def probe(path: str | os.PathLike[str]) -> Video:
         size_wh, rate, variable = clip.size_wh, Fraction(1), False
         seconds = Fraction(clip.count)
     else:
-        first = next(iter(clip.walk())).rgb()
+        first = next(iter(clip.frames_from())).rgb()
         size_wh = (first.shape[1], first.shape[0])
         rate, variable = _frame_rate(clip.table)
-        seconds = (clip.table.end - clip.table.pts[0]) * clip.table.time_base
+        seconds = (clip.table.end_pts - clip.table.pts[0]) * clip.table.time_base
     return Video(
         path, path.name, *size_wh, rate, clip.count, seconds, variable, _fingerprint(path, clip)
     )
@@ -147,13 +147,13 @@ def seek(path: str | os.PathLike[str], index: int) -> Frame:
     path = _absolute_path(path)
     clip = _open_clip(path)
     _check_index(path, clip, index, clip.count - 1)
-    return next(_to_frames(path.name, clip.walk(index)))
+    return next(_to_frames(path.name, clip.frames_from(index)))
 
 
 def keyframes(path: str | os.PathLike[str]) -> Iterator[Frame]:
     """The keyframes, by their indices; nothing else is decoded."""
     path = _absolute_path(path)
-    return prefetch(_to_frames(path.name, _open_clip(path).keys()))
+    return prefetch(_to_frames(path.name, _open_clip(path).keyframes()))
 
 
 def backward(path: str | os.PathLike[str], start: int, stop: int = 0) -> Iterator[Frame]:
@@ -170,26 +170,26 @@ def backward(path: str | os.PathLike[str], start: int, stop: int = 0) -> Iterato
 
 
 def _decode_backward(
-    name: str, clip: VideoFile | ImageSequence, start: int, stop: int
+    clip_name: str, clip: VideoFile | ImageSequence, start: int, stop: int
 ) -> Generator[Frame]:
     window = 1
     while start >= stop:
         least = max(start - window + 1, stop)
-        key = clip.key_at_or_after(least)  # from a keyframe on, nothing is decoded for nothing
+        key = clip.keyframe_at_or_after(least)  # from a keyframe on, nothing is decoded for nothing
         least = key if key <= start else least
-        held = deque(_to_frames(name, _decode_range(clip, least, start + 1)))
+        held = deque(_to_frames(clip_name, _decode_range(clip, least, start + 1)))
         window = min(max(_BACKWARD_BYTES // held[0].image.nbytes, 1), _BACKWARD_FRAMES)
         start = least - 1
         while held:
             yield held.pop()
 
 
-def _decode_at(clip: VideoFile | ImageSequence, wanted: list[int]) -> Generator[DecodedFrame]:
+def _decode_at(clip: VideoFile | ImageSequence, indices: list[int]) -> Generator[DecodedFrame]:
     shots: Iterator[DecodedFrame] = iter(())
     at = -1
-    for index in wanted:
-        if at < 0 or clip.key_at_or_before(index) > at:
-            shots = clip.walk(index)
+    for index in indices:
+        if at < 0 or clip.keyframe_at_or_before(index) > at:
+            shots = clip.frames_from(index)
         for shot in shots:
             at = shot.index
             if at == index:
@@ -202,24 +202,24 @@ def _decode_range(
 ) -> Iterator[DecodedFrame]:
     if stop is not None and stop <= start:
         return
-    for shot in clip.walk(start):
+    for shot in clip.frames_from(start):
         yield shot
         if shot.index + 1 == stop:
             break
 
 
-def _at_rate(shots: Iterator[DecodedFrame], rate: Fraction) -> Iterator[DecodedFrame]:
+def _at_rate(decoded_frames: Iterator[DecodedFrame], rate: Fraction) -> Iterator[DecodedFrame]:
     tick = 0  # which any frame has passed: the first of all is a tick's, or only tells the next
-    for shot in shots:
+    for shot in decoded_frames:
         passed = shot.seconds * rate
         if passed >= tick:
             yield shot
             tick = floor(passed) + 1
 
 
-def _to_frames(name: str, shots: Iterable[DecodedFrame]) -> Generator[Frame]:
-    for shot in shots:
-        yield Frame(name, shot.index, shot.seconds, shot.rgb())
+def _to_frames(clip_name: str, decoded_frames: Iterable[DecodedFrame]) -> Generator[Frame]:
+    for shot in decoded_frames:
+        yield Frame(clip_name, shot.index, shot.seconds, shot.rgb())
 
 
 def _absolute_path(path: str | os.PathLike[str]) -> Path:
@@ -234,8 +234,8 @@ def _open_clip(path: Path) -> VideoFile | ImageSequence:
     return VideoFile(path)
 
 
-def _check_index(path: Path, clip: VideoFile | ImageSequence, index: int, last: int) -> None:
-    if not 0 <= index <= last:
+def _check_index(path: Path, clip: VideoFile | ImageSequence, index: int, last_index: int) -> None:
+    if not 0 <= index <= last_index:
         raise VideoError(
             f"{path.name}: there is no frame {index}; it has {clip.count} frames, "
             f"0 to {clip.count - 1}"
@@ -278,10 +278,10 @@ class _FrameQueue:
     """Frames waiting to be taken; whoever is too early waits, until the other side has left."""
 
     def __init__(self) -> None:
-        self._turn = threading.Condition()
-        self._waiting: deque[Frame] = deque()
+        self._condition = threading.Condition()
+        self._queue: deque[Frame] = deque()
         self._error: BaseException | None = None
-        self._ended = self._left = False
+        self._ended = self._closed = False
 
     def fill(self, frames: Generator[Frame]) -> None:
         """Put frames in until they end, break, or nobody takes them any more."""
@@ -293,37 +293,37 @@ class _FrameQueue:
             frames.close()
         except BaseException as raised:  # whatever it is, it is the taker's to see
             error = raised
-        with self._turn:
+        with self._condition:
             self._error, self._ended = error, True
-            self._turn.notify_all()
+            self._condition.notify_all()
 
     def _put(self, frame: Frame) -> bool:
         room = min(max(_PREFETCH_BYTES // frame.image.nbytes, _MIN_PREFETCH), _MAX_PREFETCH)
-        with self._turn:
-            self._turn.wait_for(lambda: self._left or len(self._waiting) < room)
-            self._waiting.append(frame)
-            self._turn.notify_all()
-            return not self._left
+        with self._condition:
+            self._condition.wait_for(lambda: self._closed or len(self._queue) < room)
+            self._queue.append(frame)
+            self._condition.notify_all()
+            return not self._closed
 
     def take(self) -> Iterator[Frame]:
         """Every frame in order, then the error that ended them, if one did."""
         while True:
-            with self._turn:
-                self._turn.wait_for(lambda: self._waiting or self._ended)
-                if not self._waiting:
+            with self._condition:
+                self._condition.wait_for(lambda: self._queue or self._ended)
+                if not self._queue:
                     break
-                frame = self._waiting.popleft()
-                self._turn.notify_all()
+                frame = self._queue.popleft()
+                self._condition.notify_all()
             yield frame
         if self._error is not None:
             raise self._error
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Take no more."""
-        with self._turn:
-            self._left = True
-            self._waiting.clear()
-            self._turn.notify_all()
+        with self._condition:
+            self._closed = True
+            self._queue.clear()
+            self._condition.notify_all()
 
 
 def prefetch(frames: Generator[Frame]) -> Generator[Frame, None, None]:
@@ -338,7 +338,7 @@ def prefetch(frames: Generator[Frame]) -> Generator[Frame, None, None]:
     try:
         yield from line.take()
     finally:
-        line.leave()
+        line.close()
         thread.join()
 
 
@@ -357,20 +357,20 @@ class FrameSelection:
     stop: int | None = None
     maximum: int | None = None
 
-    def frames(self, clip: Path | str) -> Iterator[Frame]:
+    def frames(self, path: Path | str) -> Iterator[Frame]:
         """The frames chosen, in order."""
-        chosen = self._all(clip)
+        chosen = self._all_matching(path)
         if self.maximum is None:
             return chosen
         indices = [frame.index for frame in chosen]
         places = np.linspace(0, len(indices) - 1, min(self.maximum, len(indices)))
-        return frames_at(clip, [indices[place] for place in places.round().astype(int)])
+        return frames_at(path, [indices[place] for place in places.round().astype(int)])
 
-    def _all(self, clip: Path | str) -> Iterator[Frame]:
+    def _all_matching(self, path: Path | str) -> Iterator[Frame]:
         if not self.keyframes:
-            return frames(clip, every=self.every, rate=self.rate, start=self.start, stop=self.stop)
+            return frames(path, every=self.every, rate=self.rate, start=self.start, stop=self.stop)
         inside = range(self.start, 2**63 if self.stop is None else self.stop)
-        return (frame for frame in keyframes(clip) if frame.index in inside)
+        return (frame for frame in keyframes(path) if frame.index in inside)
 
     def count(self, clip: Video) -> int | None:
         """How many frames that will be, where it can be told without decoding."""

@@ -38,16 +38,16 @@ class VideoWriter:
     ) -> None:
         self.path = Path(path)
         self.size_wh = size_wh
-        self._part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        self._part_path = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         self._rate = Fraction(rate).limit_denominator(100_000)
         self._count = 0
         if self._rate <= 0 or min(size_wh) < 1:
             raise OutputError(f"{path}: rate and size must be above 0, not {rate} and {size_wh}")
 
     def __enter__(self) -> Self:
-        with self._refusals():
+        with self._as_output_error():
             self._container: Any = av.open(
-                f"file:{self._part}", "w", container_options={"movflags": "+faststart"}
+                f"file:{self._part_path}", "w", container_options={"movflags": "+faststart"}
             )
             self._stream = self._new_stream()
         return self
@@ -73,7 +73,7 @@ class VideoWriter:
         height, width = image.shape[:2]
         if height % 2 or width % 2:
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        with self._refusals():
+        with self._as_output_error():
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             picture = picture.reformat(
                 format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED_RANGE
@@ -85,25 +85,25 @@ class VideoWriter:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         try:
-            with self._refusals():
+            with self._as_output_error():
                 if error is None and self._count:
                     self._container.mux(self._stream.encode(None))
                 self._container.close()
             if error is None and not self._count:
                 raise OutputError(f"{self.path}: no picture was written, so there is no video")
             if error is None:
-                with self._refusals():
-                    self._part.replace(self.path)
+                with self._as_output_error():
+                    self._part_path.replace(self.path)
         finally:
-            self._part.unlink(missing_ok=True)
+            self._part_path.unlink(missing_ok=True)
 
     @contextmanager
-    def _refusals(self) -> Iterator[None]:
+    def _as_output_error(self) -> Iterator[None]:
         """What the system or PyAV refuses becomes an OutputError."""
         try:
             yield

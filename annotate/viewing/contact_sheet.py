@@ -28,59 +28,59 @@ _MIN_HEIGHT_SHARE = 0.25  # of the picture's height is the least that a window s
 class CropView:
     """A window on a picture, `window` in whole pixels as xyxy, shown `scale` times as large."""
 
-    window: tuple[int, int, int, int]
+    window_xyxy: tuple[int, int, int, int]
     scale: float
 
     @property
     def size_wh(self) -> tuple[int, int]:
         """How large it is shown, in pixels."""
-        x1, y1, x2, y2 = self.window
+        x1, y1, x2, y2 = self.window_xyxy
         return max(1, round((x2 - x1) * self.scale)), max(1, round((y2 - y1) * self.scale))
 
-    def of_image(self, image: Picture) -> Picture:
+    def crop_image(self, image: Picture) -> Picture:
         """What is seen of a picture."""
-        x1, y1, x2, y2 = self.window
+        x1, y1, x2, y2 = self.window_xyxy
         way = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_CUBIC
         return np.asarray(
             cv2.resize(image[y1:y2, x1:x2], self.size_wh, interpolation=way), np.uint8
         )
 
-    def of_mask(self, mask: Mask) -> Mask:
+    def crop_mask(self, mask: Mask) -> Mask:
         """What is seen of a mask."""
-        x1, y1, x2, y2 = self.window
+        x1, y1, x2, y2 = self.window_xyxy
         seen = mask[y1:y2, x1:x2].astype(np.float32)
         return np.asarray(cv2.resize(seen, self.size_wh, interpolation=cv2.INTER_LINEAR) >= 0.5)
 
-    def of_box(self, box: Box) -> Box:
+    def crop_box(self, box: Box) -> Box:
         """Where a box lies, cut off at the window's edge."""
-        left, top, _, _ = self.window
+        left, top, _, _ = self.window_xyxy
         width, height = self.size_wh
         x1, x2 = ((x - left) * self.scale for x in (box[0], box[2]))
         y1, y2 = ((y - top) * self.scale for y in (box[1], box[3]))
         return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
 
-    def of_points(self, points_xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def map_points(self, points_xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Where points lie, (N, 2), the middle of a pixel being the middle of what it becomes."""
-        return (points_xy + 0.5 - self.window[:2]) * self.scale - 0.5
+        return (points_xy + 0.5 - self.window_xyxy[:2]) * self.scale - 0.5
 
-    def of_item(self, item: Item) -> Item:
+    def crop_item(self, item: Item) -> Item:
         """The item as of the picture that is seen; objects quite outside are left out."""
         width, height = self.size_wh
-        seen = [self._of_object(thing, item) for thing in item.objects]
+        seen = [self._crop_object(thing, item) for thing in item.objects]
         objects = tuple(t for t in seen if t.box[0] < t.box[2] and t.box[1] < t.box[3])
         return replace(item, width=width, height=height, objects=objects)
 
-    def _of_object(self, thing: Object, item: Item) -> Object:
-        mask = thing.mask and masks.encode(self.of_mask(masks.decode(thing.mask)))
-        return replace(thing, box=self.of_box(thing.box), mask=mask)
+    def _crop_object(self, obj: Object, item: Item) -> Object:
+        mask = obj.mask and masks.encode(self.crop_mask(masks.decode(obj.mask)))
+        return replace(obj, box=self.crop_box(obj.box), mask=mask)
 
 
-def full_view(size_wh: tuple[int, int], room: int) -> CropView:
+def full_view(size_wh: tuple[int, int], long_side: int) -> CropView:
     """All of a picture, its longer side made `room` pixels."""
-    return CropView((0, 0, *size_wh), room / max(size_wh))
+    return CropView((0, 0, *size_wh), long_side / max(size_wh))
 
 
-def view_around(box: Box, size_wh: tuple[int, int], room: int) -> CropView:
+def view_around(box: Box, size_wh: tuple[int, int], width_px: int) -> CropView:
     """A window of 4:3 inside the picture, with `box` and something round it, `room` pixels wide."""
     x1, y1, x2, y2 = box
     least = _MIN_HEIGHT_SHARE * size_wh[1]
@@ -93,14 +93,15 @@ def view_around(box: Box, size_wh: tuple[int, int], room: int) -> CropView:
     ]
     (left, right), (top, bottom) = spans
     return CropView(
-        (left, top, right, bottom), min(room / (right - left), room * 3 / 4 / (bottom - top))
+        (left, top, right, bottom),
+        min(width_px / (right - left), width_px * 3 / 4 / (bottom - top)),
     )
 
 
-def _clamped_span(middle: float, length: float, most: int) -> tuple[int, int]:
+def _clamped_span(centre: float, length: float, limit: int) -> tuple[int, int]:
     """Whole pixels round the middle, moved and at last cut so as to lie in 0 to `most`."""
-    whole = min(max(1, round(length)), most)
-    low = min(max(round(middle - whole / 2), 0), most - whole)
+    whole = min(max(1, round(length)), limit)
+    low = min(max(round(centre - whole / 2), 0), limit - whole)
     return low, low + whole
 
 
@@ -132,7 +133,7 @@ class Cell:
 
     picture: Picture
     title: str
-    remark: str = ""
+    subtitle: str = ""
 
 
 def lay_out(cells: Sequence[Cell]) -> Picture:
@@ -142,7 +143,7 @@ def lay_out(cells: Sequence[Cell]) -> Picture:
     """
     width = max(cell.picture.shape[1] for cell in cells)
     height = max(cell.picture.shape[0] for cell in cells)
-    lines = 2 if any(cell.remark for cell in cells) else 1
+    lines = 2 if any(cell.subtitle for cell in cells) else 1
     pitch_x, pitch_y = width + _GAP_PX, height + _GAP_PX + lines * (_TEXT_HEIGHT + 5) + 2
     columns = _column_count(len(cells), pitch_x, pitch_y)
     rows = math.ceil(len(cells) / columns)
@@ -171,16 +172,16 @@ def _column_count(count: int, pitch_x: int, pitch_y: int) -> int:
 
 def _write_text(sheet: Image.Image, cell: Cell, x: int, y: int, width: int) -> None:
     draw = ImageDraw.Draw(sheet)
-    for text, ink in ((cell.title, _TEXT_COLOUR), (cell.remark, _PALE_TEXT_COLOUR)):
+    for text, ink in ((cell.title, _TEXT_COLOUR), (cell.subtitle, _PALE_TEXT_COLOUR)):
         draw.text((x, y), truncate_text(text, width), fill=ink, font=font(_TEXT_HEIGHT))
         y += _TEXT_HEIGHT + 5
 
 
-def truncate_text(text: str, width: int) -> str:
+def truncate_text(text: str, width_px: int) -> str:
     """The text, cut short with an ellipsis where it is wider than `width` pixels."""
-    if font(_TEXT_HEIGHT).getlength(text) <= width:
+    if font(_TEXT_HEIGHT).getlength(text) <= width_px:
         return text
-    while text and font(_TEXT_HEIGHT).getlength(text + "…") > width:
+    while text and font(_TEXT_HEIGHT).getlength(text + "…") > width_px:
         text = text[:-1]
     return text + "…"
 
@@ -194,31 +195,31 @@ def select_informative(items: Iterable[Item], count: int) -> list[Item]:
     full, bare = _SpreadSelector(count), _SpreadSelector(count)
     for item in items:
         (full if item.objects else bare).add(item)
-    return full.chosen() or bare.chosen()
+    return full.selected() or bare.selected()
 
 
 class _SpreadSelector:
     """The best item of each stretch of a clip; stretches grow with the clip."""
 
     def __init__(self, count: int) -> None:
-        self._count, self._length = count, 1
+        self._count, self._stretch_frames = count, 1
         self._best: dict[int, Item] = {}  # by stretch
 
     def add(self, item: Item) -> None:
-        self._keep(item)
+        self._keep_best(item)
         while len(self._best) > 4 * self._count:
-            self._length *= 2
+            self._stretch_frames *= 2
             kept, self._best = self._best, {}
             for each in kept.values():
-                self._keep(each)
+                self._keep_best(each)
 
-    def _keep(self, item: Item) -> None:
-        stretch = item.frame // self._length
+    def _keep_best(self, item: Item) -> None:
+        stretch = item.frame // self._stretch_frames
         there = self._best.get(stretch)
         if there is None or _information(item) > _information(there):
             self._best[stretch] = item
 
-    def chosen(self) -> list[Item]:
+    def selected(self) -> list[Item]:
         items = sorted(self._best.values(), key=lambda item: item.frame)
         parts = min(self._count, len(items))
         edges = [round(n * len(items) / parts) for n in range(parts + 1)] if parts else []

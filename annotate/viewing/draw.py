@@ -60,31 +60,31 @@ DrawFunction = Callable[["_AnnotatedClip", Path, Progress], None]
 class _AnnotatedClip:
     """A clip, its items, and all classes met so far."""
 
-    def __init__(self, path: Path | str, items: Journal | Path | str) -> None:
-        self.path, self.about = Path(path), reader.probe(path)
-        self._book = items if isinstance(items, Journal) else journal.read(items)
-        self._several = len(self._book.header.videos) > 1
-        self._check_same()
-        self.labels = list(self._book.header.vocabulary.get("labels", ()))
+    def __init__(self, path: Path | str, source: Journal | Path | str) -> None:
+        self.path, self.info = Path(path), reader.probe(path)
+        self._journal = source if isinstance(source, Journal) else journal.read(source)
+        self._many_videos = len(self._journal.header.videos) > 1
+        self._check_same_clip()
+        self.labels = list(self._journal.header.vocabulary.get("labels", ()))
 
-    def _check_same(self) -> None:
+    def _check_same_clip(self) -> None:
         """Refuse items that were made from another clip; a clip may have got another name."""
-        known = self._book.header.videos
-        if self._several and self.about.name not in known:
+        known = self._journal.header.videos
+        if self._many_videos and self.info.name not in known:
             there = ", ".join(known)
-            raise ItemsError(f"{self._book.path}: no items of {self.about.name}; it has {there}")
-        name = self.about.name if self._several else next(iter(known), "")
-        made_from = known.get(name, {}).get("fingerprint", self.about.fingerprint)
-        if made_from != self.about.fingerprint:
+            raise ItemsError(f"{self._journal.path}: no items of {self.info.name}; it has {there}")
+        name = self.info.name if self._many_videos else next(iter(known), "")
+        made_from = known.get(name, {}).get("fingerprint", self.info.fingerprint)
+        if made_from != self.info.fingerprint:
             raise ItemsError(
-                f"{self._book.path}: made from another {name} than {self.path}: give the clip "
+                f"{self._journal.path}: made from another {name} than {self.path}: give the clip "
                 "from which it was made"
             )
 
     def items(self) -> Iterator[Item]:
         """The items of this clip; a file of items of one clip only is of this one."""
-        for item in self._book:
-            if not self._several or item.video == self.about.name:
+        for item in self._journal:
+            if not self._many_videos or item.video == self.info.name:
                 yield item
 
     def draw(self, image: Picture, item: Item) -> Picture:
@@ -95,7 +95,7 @@ class _AnnotatedClip:
 
     def pairs(self) -> Iterator[FrameAndItem]:
         """Every frame, and its item; both are read once, side by side."""
-        items = self._in_order()
+        items = self._items_in_order()
         item = next(items, None)
         count = 0
         for frame in reader.frames(self.path):
@@ -110,12 +110,12 @@ class _AnnotatedClip:
                 "are the items of another clip?"
             )
 
-    def _in_order(self) -> Iterator[Item]:
+    def _items_in_order(self) -> Iterator[Item]:
         last = -1
         for item in self.items():
             if item.frame <= last:
                 raise ItemsError(
-                    f"{item.video}#{item.frame}: stands behind frame {last} in {self._book.path}; "
+                    f"{item.video}#{item.frame}: stands behind frame {last} in {self._journal.path}; "
                     "sort the items by frame, one item a frame"
                 )
             last = item.frame
@@ -124,8 +124,8 @@ class _AnnotatedClip:
 
 def _draw_video(clip: _AnnotatedClip, out: Path, progress: Progress) -> None:
     broken: list[BrokenVideo] = []
-    size_wh = (clip.about.width, clip.about.height)
-    with VideoWriter(out, clip.about.rate, size_wh) as writer:
+    size_wh = (clip.info.width, clip.info.height)
+    with VideoWriter(out, clip.info.rate, size_wh) as writer:
         for done, (frame, item) in enumerate(_until_broken(clip.pairs(), broken), start=1):
             writer.write(frame.image if item is None else clip.draw(frame.image, item))
             progress(done)
@@ -141,7 +141,7 @@ def _draw_folder(clip: _AnnotatedClip, out: Path, progress: Progress) -> None:
         raise OutputError(f"{out}: cannot make this folder: {error.strerror}") from None
     for frame, item in clip.pairs():
         if item is not None:
-            name = f"{Path(clip.about.name).stem}-{frame.index:06d}.png"
+            name = f"{Path(clip.info.name).stem}-{frame.index:06d}.png"
             _save_png(clip.draw(frame.image, item), out / name)
             progress(done := done + 1)
 
@@ -153,9 +153,9 @@ def _draw_sheet(clip: _AnnotatedClip, out: Path, progress: Progress, *, count: i
     cells: list[Cell] = []
     for frame in reader.frames_at(clip.path, sorted(chosen)):
         view = full_view(frame.size_wh, cell_width(len(chosen)))
-        item = view.of_item(chosen[frame.index])
+        item = view.crop_item(chosen[frame.index])
         title = f"frame {frame.index} · {float(frame.seconds):.2f} s"
-        cells.append(Cell(clip.draw(view.of_image(frame.image), item), title))
+        cells.append(Cell(clip.draw(view.crop_image(frame.image), item), title))
         progress(len(cells))
     _save_png(lay_out(cells), out)
 
@@ -218,13 +218,13 @@ def draw_prompts(
 
 
 def _until_broken(
-    pairs: Iterable[FrameAndItem], broken: list[BrokenVideo]
+    pairs: Iterable[FrameAndItem], errors: list[BrokenVideo]
 ) -> Iterator[FrameAndItem]:
     """The frames before a clip breaks; the error goes to `broken`, so that they can be kept."""
     try:
         yield from pairs
     except BrokenVideo as error:
-        broken.append(error)
+        errors.append(error)
 
 
 def _save_png(picture: Picture, path: Path) -> None:

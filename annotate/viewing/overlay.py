@@ -88,27 +88,27 @@ def _detections_and_colours(
 
 
 def _paint_masks(
-    scene: Picture, found: sv.Detections, colours: Sequence[Colour], item: Item
+    scene: Picture, detections: sv.Detections, colours: Sequence[Colour], item: Item
 ) -> Picture:
     """Masks in place; an object that has none of its own is left as it is."""
     rows = [row for row, thing in enumerate(item.objects) if thing.mask is not None]
     if not rows:
         return scene
-    some, look = _select_rows(found, rows), _bgr_palette(colours, rows)
+    some, look = _select_rows(detections, rows), _bgr_palette(colours, rows)
     scene = sv.MaskAnnotator(look, _OPACITY, _COLOUR_BY_INDEX).annotate(scene, some)
     thickness = line_width((item.width, item.height))
     return sv.PolygonAnnotator(look, thickness, _COLOUR_BY_INDEX).annotate(scene, some)
 
 
 def _paint_boxes(
-    scene: Picture, found: sv.Detections, colours: Sequence[Colour], item: Item
+    scene: Picture, detections: sv.Detections, colours: Sequence[Colour], item: Item
 ) -> Picture:
     """Boxes in place; round a mask they are thin."""
     for masked, width in ((True, 1), (False, line_width((item.width, item.height)))):
         rows = [row for row, t in enumerate(item.objects) if (t.mask is not None) == masked]
         if rows:
             annotator = sv.BoxAnnotator(_bgr_palette(colours, rows), width, _COLOUR_BY_INDEX)
-            scene = annotator.annotate(scene, _select_rows(found, rows))
+            scene = annotator.annotate(scene, _select_rows(detections, rows))
     return scene
 
 
@@ -117,8 +117,8 @@ def _bgr_palette(colours: Sequence[Colour], rows: Sequence[int]) -> sv.ColorPale
     return _to_palette([Colour(*reversed(colours[row])) for row in rows])
 
 
-def _select_rows(found: sv.Detections, rows: list[int]) -> sv.Detections:
-    some = found[np.array(rows)]
+def _select_rows(detections: sv.Detections, rows: list[int]) -> sv.Detections:
+    some = detections[np.array(rows)]
     assert isinstance(some, sv.Detections)
     return some
 
@@ -127,10 +127,10 @@ def _to_palette(colours: Sequence[Colour]) -> sv.ColorPalette:
     return sv.ColorPalette([sv.Color(*colour) for colour in colours])
 
 
-def caption(thing: Object) -> str:
+def caption(obj: Object) -> str:
     """What is written beside an object: its class, track and score, as far as it has them."""
-    track = "" if thing.track is None else f" #{thing.track}"
-    return f"{thing.label}{track}" + ("" if thing.score is None else f" {thing.score:.2f}")
+    track = "" if obj.track is None else f" #{obj.track}"
+    return f"{obj.label}{track}" + ("" if obj.score is None else f" {obj.score:.2f}")
 
 
 def _paint_labels(picture: Image.Image, item: Item, colours: Sequence[Colour]) -> Image.Image:
@@ -152,7 +152,7 @@ def _paint_labels(picture: Image.Image, item: Item, colours: Sequence[Colour]) -
     )
     writer = sv.RichLabelAnnotator(
         color=_to_palette(colours),
-        text_color=_to_palette([colour.ink for colour in colours]),
+        text_color=_to_palette([colour.text_colour for colour in colours]),
         color_lookup=_COLOUR_BY_INDEX,
         font_path=str(font_file()),
         font_size=size,
@@ -172,14 +172,14 @@ def _label_size_wh(text: str, size: int, padding: int) -> tuple[int, int]:
 
 
 def place_labels(
-    homes: Sequence[Box], extents: Sequence[tuple[int, int]], size_wh: tuple[int, int]
+    anchor_boxes: Sequence[Box], label_sizes_wh: Sequence[tuple[int, int]], size_wh: tuple[int, int]
 ) -> list[tuple[int, int]]:
     """Where each text goes, as its top left corner: near its box, in the picture, on no other text.
 
     Where there is no room left, a text stays at home.
     """
     taken: list[Box] = []
-    for home, extent in zip(homes, extents, strict=True):
+    for home, extent in zip(anchor_boxes, label_sizes_wh, strict=True):
         spots = _label_positions(home, extent, size_wh)
         first = next(spots)
         free = (
@@ -189,10 +189,14 @@ def place_labels(
     return [(int(x), int(y)) for x, y, _, _ in taken]
 
 
-def _label_positions(home: Box, extent: tuple[int, int], size_wh: tuple[int, int]) -> Iterator[Box]:
+def _label_positions(
+    anchor_box: Box, label_size_wh: tuple[int, int], size_wh: tuple[int, int]
+) -> Iterator[Box]:
     """Places for a text, best first: above its box, below, inside it, further away, anywhere."""
-    (x1, y1, x2, y2), (width, height) = home, extent
-    most_x, most_y = (max(0, whole - own) for whole, own in zip(size_wh, extent, strict=True))
+    (x1, y1, x2, y2), (width, height) = anchor_box, label_size_wh
+    most_x, most_y = (
+        max(0, whole - own) for whole, own in zip(size_wh, label_size_wh, strict=True)
+    )
     above, below = y1 - height, y2 + 1
     further = (row for n in range(height, size_wh[1], height) for row in (above - n, below + n))
     for row in chain((above, below, y1), further):
@@ -204,6 +208,11 @@ def _label_positions(home: Box, extent: tuple[int, int], size_wh: tuple[int, int
         yield x, y, x + width, y + height
 
 
-def _boxes_overlap(one: Box, other: Box) -> bool:
+def _boxes_overlap(first: Box, second: Box) -> bool:
     """Whether two boxes share a pixel."""
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+    return (
+        first[0] < second[2]
+        and second[0] < first[2]
+        and first[1] < second[3]
+        and second[1] < first[3]
+    )

@@ -74,9 +74,9 @@ def mark_mask(image: Picture, mask: Mask) -> None:
         _draw_dashed(image, outline[:, 0].astype(float))
 
 
-def _draw_dashed(image: Picture, ring_xy: PointsXy) -> None:
+def _draw_dashed(image: Picture, polygon_xy: PointsXy) -> None:
     """A closed line, (N, 2), of light dashes on dark ones."""
-    dashes = list(_dash_segments(np.vstack([ring_xy, ring_xy[:1]])))
+    dashes = list(_dash_segments(np.vstack([polygon_xy, polygon_xy[:1]])))
     for colour, width in ((_DARK, 4), (_LIGHT, 2)):
         cv2.polylines(image, dashes, False, colour, width, cv2.LINE_AA, _SUBPIXEL_BITS)
 
@@ -130,25 +130,25 @@ def _find_object(item: Item, object_id: int) -> Object | None:
     return next((thing for thing in item.objects if thing.track == object_id), None)
 
 
-def _cell_extent(prompt: Prompt, thing: Object | None) -> Box:
+def _cell_extent(prompt: Prompt, obj: Object | None) -> Box:
     """A box round all that was said and all that was found."""
     boxes = [(x, y, x + 1, y + 1) for x, y in prompt.points_xy]
     said = None if prompt.mask is None else masks.box(prompt.mask)
-    boxes += [box for box in (prompt.box, said, thing and thing.box) if box]
+    boxes += [box for box in (prompt.box, said, obj and obj.box) if box]
     x1, y1, x2, y2 = zip(*boxes, strict=True)
     return min(x1), min(y1), max(x2), max(y2)
 
 
 def _draw_cell(
-    frame: Frame, prompt: Prompt, thing: Object | None, view: CropView, labels: Sequence[str]
+    frame: Frame, prompt: Prompt, obj: Object | None, view: CropView, labels: Sequence[str]
 ) -> Picture:
-    item = replace(_empty_item(frame), objects=(thing,) if thing else ())
-    picture = draw_masks(view.of_image(frame.image), view.of_item(item), labels)
+    item = replace(_empty_item(frame), objects=(obj,) if obj else ())
+    picture = draw_masks(view.crop_image(frame.image), view.crop_item(item), labels)
     if prompt.mask is not None:
-        mark_mask(picture, view.of_mask(prompt.mask))
+        mark_mask(picture, view.crop_mask(prompt.mask))
     if prompt.box is not None:
-        mark_box(picture, view.of_box(prompt.box))
-    mark_points(picture, view.of_points(prompt.points_xy), prompt.point_labels)
+        mark_box(picture, view.crop_box(prompt.box))
+    mark_points(picture, view.map_points(prompt.points_xy), prompt.point_labels)
     return picture
 
 

@@ -58,7 +58,7 @@ _CANDIDATES_PER_FRAME = 64  # times as many candidates as looks are held, whatev
 class ReviewReason:
     """Why a frame is worth a look: a word, an object, how much it weighs, and where it was."""
 
-    word: str
+    text: str
     track: int | None
     label: str
     weight: float
@@ -66,7 +66,7 @@ class ReviewReason:
 
     def __str__(self) -> str:
         name = self.label if self.track is None else f"{self.label} #{self.track}"
-        return f"{name} {self.word}"
+        return f"{name} {self.text}"
 
 
 @dataclass(frozen=True)
@@ -74,26 +74,26 @@ class ReviewFrame:
     """A frame worth a look; `signs` are in order of weight."""
 
     item: Item
-    signs: tuple[ReviewReason, ...]
+    reasons: tuple[ReviewReason, ...]
 
     @property
-    def worth(self) -> float:
+    def priority(self) -> float:
         """How much a look is worth before others are had."""
-        first, *rest = (sign.weight for sign in self.signs)
+        first, *rest = (sign.weight for sign in self.reasons)
         return first + _SECONDARY_WEIGHT * sum(rest)
 
     @property
-    def why(self) -> str:
+    def summary(self) -> str:
         """The signs in words."""
-        return ", ".join(map(str, self.signs))
+        return ", ".join(map(str, self.reasons))
 
 
 @dataclass(frozen=True)
 class _TrackHistory:
     """What was known of a track when it was last seen."""
 
-    thing: Object
-    usual: float | None  # score
+    obj: Object
+    mean_score: float | None  # score
     lost: bool = False
 
 
@@ -104,49 +104,49 @@ class ReasonFinder:
     """
 
     def __init__(self, *, flagged: bool) -> None:
-        self._flagged, self._watch = flagged, AnomalyFlagger()
-        self._known: dict[int, _TrackHistory] = {}
+        self._flagged, self._flagger = flagged, AnomalyFlagger()
+        self._tracks: dict[int, _TrackHistory] = {}
 
-    def signs(self, item: Item) -> list[ReviewReason]:
+    def reasons(self, item: Item) -> list[ReviewReason]:
         """Why this item is worth a look, in order of weight; empty where nothing is."""
-        surprises = self._watch.surprises(item)
+        surprises = self._flagger.anomaly_scores(item)
         whole = item if self._flagged else flag_overlaps(item)
-        found = [*self._losses(item)]
+        found = [*self._loss_reasons(item)]
         for thing, surprise in zip(whole.objects, surprises, strict=True):
             due = [flag for flag, much in surprise.items() if much > 1]
             flags = thing.flags if self._flagged else [*thing.flags, *due]
             found += _flag_reasons(thing, flags, surprise)
-            found += self._changes(thing)
-        return sorted(found, key=lambda sign: (-sign.weight, sign.word, str(sign)))
+            found += self._score_reasons(thing)
+        return sorted(found, key=lambda sign: (-sign.weight, sign.text, str(sign)))
 
-    def _losses(self, item: Item) -> Iterator[ReviewReason]:
+    def _loss_reasons(self, item: Item) -> Iterator[ReviewReason]:
         for track in item.lost:
-            before = self._known.get(track)
+            before = self._tracks.get(track)
             if before is not None and not before.lost:
-                self._known[track] = replace(before, lost=True)
-                thing = before.thing
+                self._tracks[track] = replace(before, lost=True)
+                thing = before.obj
                 left = _touches_edge(thing.box, item)
                 yield _reason(
                     "left" if left else "lost", thing, _LEFT_WEIGHT if left else _LOST_WEIGHT
                 )
 
-    def _changes(self, thing: Object) -> Iterator[ReviewReason]:
-        if thing.track is None:
+    def _score_reasons(self, obj: Object) -> Iterator[ReviewReason]:
+        if obj.track is None:
             return
-        before = self._known.get(thing.track)
-        usual = thing.score if before is None or before.usual is None else before.usual
+        before = self._tracks.get(obj.track)
+        usual = obj.score if before is None or before.mean_score is None else before.mean_score
         if before is not None and before.lost:
-            yield _reason("found again", thing, _FOUND_AGAIN_WEIGHT)
-        if thing.score is not None and usual:
-            drop = 1 - thing.score / usual
+            yield _reason("found again", obj, _FOUND_AGAIN_WEIGHT)
+        if obj.score is not None and usual:
+            drop = 1 - obj.score / usual
             if drop > _MIN_SCORE_DROP:
-                yield _reason(f"unsure ({thing.score:.2f})", thing, _UNSURE_WEIGHT * drop)
-            usual += _SCORE_EMA_WEIGHT * (thing.score - usual)
-        self._known[thing.track] = _TrackHistory(thing, usual)
+                yield _reason(f"unsure ({obj.score:.2f})", obj, _UNSURE_WEIGHT * drop)
+            usual += _SCORE_EMA_WEIGHT * (obj.score - usual)
+        self._tracks[obj.track] = _TrackHistory(obj, usual)
 
 
 def _flag_reasons(
-    thing: Object, flags: Collection[str], surprise: Mapping[str, float]
+    obj: Object, flags: Collection[str], surprise: Mapping[str, float]
 ) -> Iterator[ReviewReason]:
     doubled = math.log2(max(surprise.get(JUMP, 1.0), 1.0))
     weights = {
@@ -156,11 +156,11 @@ def _flag_reasons(
     }
     for flag in dict.fromkeys(flags):
         if flag in weights:
-            yield _reason(_FLAG_TEXTS[flag], thing, weights[flag])
+            yield _reason(_FLAG_TEXTS[flag], obj, weights[flag])
 
 
-def _reason(word: str, thing: Object, weight: float) -> ReviewReason:
-    return ReviewReason(word, thing.track, thing.label, weight, thing.box)
+def _reason(text: str, obj: Object, weight: float) -> ReviewReason:
+    return ReviewReason(text, obj.track, obj.label, weight, obj.box)
 
 
 def _touches_edge(box: Box, item: Item) -> bool:
@@ -181,24 +181,24 @@ def find_frames(
         _CANDIDATES_PER_FRAME * count,
     )
     for item in items:
-        if signs := reader.signs(item):
+        if signs := reader.reasons(item):
             held.append(ReviewFrame(item, tuple(signs)))
             if len(held) > 2 * most:
                 held = sorted(held, key=_sort_key)[:most]
     return _spread_in_time(held, count)
 
 
-def _sort_key(look: ReviewFrame) -> tuple[float, int]:
-    return -look.worth, look.item.frame
+def _sort_key(review_frame: ReviewFrame) -> tuple[float, int]:
+    return -review_frame.priority, review_frame.item.frame
 
 
-def _spread_in_time(looks: Sequence[ReviewFrame], count: int) -> list[ReviewFrame]:
+def _spread_in_time(review_frames: Sequence[ReviewFrame], count: int) -> list[ReviewFrame]:
     """One after another the look that is worth most beside those chosen before."""
-    left = sorted(looks, key=_sort_key)
+    left = sorted(review_frames, key=_sort_key)
     fresh = [1.0] * len(left)  # how much of its worth each still has
     chosen: list[ReviewFrame] = []
     while len(chosen) < min(count, len(left)):
-        best = max(range(len(left)), key=lambda n: fresh[n] * left[n].worth)
+        best = max(range(len(left)), key=lambda n: fresh[n] * left[n].priority)
         if fresh[best] == 0:
             break
         chosen.append(left[best])
@@ -208,7 +208,9 @@ def _spread_in_time(looks: Sequence[ReviewFrame], count: int) -> list[ReviewFram
     return chosen
 
 
-def draw_sheet(looks: Sequence[ReviewFrame], clip: Path, labels: Sequence[str], out: Path) -> None:
+def draw_sheet(
+    review_frames: Sequence[ReviewFrame], clip: Path, labels: Sequence[str], out: Path
+) -> None:
     """Draw the looks, in their order, as one PNG: each a window round what its signs are about.
 
     `labels` are all classes: they give the colours.
@@ -217,30 +219,30 @@ def draw_sheet(looks: Sequence[ReviewFrame], clip: Path, labels: Sequence[str], 
         OutputError: `out` cannot be written.
         ItemsError: there is nothing to draw.
     """
-    if not looks:
+    if not review_frames:
         raise ItemsError(f"{clip}: no frame is worth a look: no sheet to draw")
-    by_frame = {look.item.frame: look for look in looks}
-    room = cell_width(len(looks))
+    by_frame = {look.item.frame: look for look in review_frames}
+    room = cell_width(len(review_frames))
     cells = {}
     for frame in frames_at(clip, sorted(by_frame)):
         look = by_frame[frame.index]
         view = view_around(_reasons_box(look), frame.size_wh, room)
-        picture = draw_item(view.of_image(frame.image), view.of_item(look.item), labels)
+        picture = draw_item(view.crop_image(frame.image), view.crop_item(look.item), labels)
         title = f"frame {frame.index} · {float(frame.seconds):.2f} s"
-        cells[frame.index] = Cell(picture, title, look.why)
-    _save_png(lay_out([cells[look.item.frame] for look in looks]), out)
+        cells[frame.index] = Cell(picture, title, look.summary)
+    _save_png(lay_out([cells[look.item.frame] for look in review_frames]), out)
 
 
-def class_labels(looks: Sequence[ReviewFrame], header: records.Header) -> list[str]:
+def class_labels(review_frames: Sequence[ReviewFrame], header: records.Header) -> list[str]:
     """All classes that the looks need, those of the vocabulary first."""
     known = list(header.vocabulary.get("labels", ()))
-    there = sorted({thing.label for look in looks for thing in look.item.objects})
+    there = sorted({thing.label for look in review_frames for thing in look.item.objects})
     return [*known, *(label for label in there if label not in known)]
 
 
-def _reasons_box(look: ReviewFrame) -> Box:
+def _reasons_box(review_frame: ReviewFrame) -> Box:
     """A box round all that the signs are about, where it is and where it was."""
-    x1, y1, x2, y2 = zip(*(sign.box for sign in look.signs), strict=True)
+    x1, y1, x2, y2 = zip(*(sign.box for sign in review_frame.reasons), strict=True)
     return min(x1), min(y1), max(x2), max(y2)
 
 
@@ -259,36 +261,36 @@ _HALF_WIDTH_PX = 240  # pixels that a half of a cell is wide
 _SEPARATOR_COLOUR = (236, 239, 244)
 
 
-def largest_changes(found: Sequence[ObjectChange], count: int) -> list[ObjectChange]:
+def largest_changes(changes: Sequence[ObjectChange], count: int) -> list[ObjectChange]:
     """The `count` changes that cost a person most: those by which most pixels changed hands."""
-    made = [change for change in found if change.kind != "kept"]
+    made = [change for change in changes if change.kind != "kept"]
     return sorted(made, key=_changed_pixels, reverse=True)[:count]
 
 
 def _changed_pixels(change: ObjectChange) -> float:
     """The pixels that are of one of the two and not of the other."""
-    areas = [_object_area(thing) for thing in (change.was, change.now) if thing is not None]
+    areas = [_object_area(thing) for thing in (change.before, change.after) if thing is not None]
     if change.kind == "relabelled":
         return sum(areas)
     both = change.iou * sum(areas) / (1 + change.iou)
     return sum(areas) - 2 * both
 
 
-def _object_area(thing: Object) -> float:
-    if thing.mask is not None:
-        return float(masks.area(thing.mask))
-    return (thing.box[2] - thing.box[0]) * (thing.box[3] - thing.box[1])
+def _object_area(obj: Object) -> float:
+    if obj.mask is not None:
+        return float(masks.area(obj.mask))
+    return (obj.box[2] - obj.box[0]) * (obj.box[3] - obj.box[1])
 
 
 def draw_changes(
-    dataset: Dataset, corrected: Dataset, found: Sequence[ObjectChange], count: int = 24
+    dataset: Dataset, corrected: Dataset, changes: Sequence[ObjectChange], count: int = 24
 ) -> Picture:
     """A sheet of the biggest changes, (H, W, 3): what was proposed left, what it became right.
 
     Raises:
         DatasetError: nothing was changed.
     """
-    chosen = largest_changes(found, count)
+    chosen = largest_changes(changes, count)
     if not chosen:
         raise DatasetError(f"{corrected.path}: nothing of {dataset.path} was changed")
     return contact_sheet.lay_out([_change_cell(dataset, corrected, change) for change in chosen])
@@ -321,14 +323,14 @@ def _change_cell(dataset: Dataset, corrected: Dataset, change: ObjectChange) -> 
         _change_box(change), (change.item.width, change.item.height), _HALF_WIDTH_PX
     )
     halves = []
-    for thing in (change.was, change.now):
+    for thing in (change.before, change.after):
         shown = replace(change.item, objects=() if thing is None else (thing,), lost=())
-        part = seen.of_image(pixels)
-        halves.append(draw_item(part, seen.of_item(shown), corrected.classes))
+        part = seen.crop_image(pixels)
+        halves.append(draw_item(part, seen.crop_item(shown), corrected.classes))
     line = np.full((halves[0].shape[0], 2, 3), _SEPARATOR_COLOUR, np.uint8)
     name = change.object.label
-    if change.kind == "relabelled" and change.now is not None:
-        name += f" → {change.now.label}"
+    if change.kind == "relabelled" and change.after is not None:
+        name += f" → {change.after.label}"
     iou = f", IoU {change.iou:.2f}" if change.kind == "moved" else ""
     title = f"{change.kind}: {name}{iou}"
     where = f"{change.image}  {change.object.source}"
@@ -336,7 +338,7 @@ def _change_cell(dataset: Dataset, corrected: Dataset, change: ObjectChange) -> 
 
 
 def _change_box(change: ObjectChange) -> Box:
-    boxes = np.array([thing.box for thing in (change.was, change.now) if thing is not None])
+    boxes = np.array([thing.box for thing in (change.before, change.after) if thing is not None])
     x1, y1 = boxes[:, :2].min(axis=0).tolist()
     x2, y2 = boxes[:, 2:].max(axis=0).tolist()
     return x1, y1, x2, y2

@@ -31,12 +31,12 @@ class Usage:
 class Prices:
     """Money for a million tokens, in whatever currency the budget is."""
 
-    tokens_in: float = 0.0
-    tokens_out: float = 0.0
+    per_million_in: float = 0.0
+    per_million_out: float = 0.0
 
-    def of(self, usage: Usage) -> float:
+    def cost(self, usage: Usage) -> float:
         """What a question cost."""
-        paid = usage.tokens_in * self.tokens_in + usage.tokens_out * self.tokens_out
+        paid = usage.tokens_in * self.per_million_in + usage.tokens_out * self.per_million_out
         return paid / _MILLION
 
 
@@ -44,25 +44,25 @@ class Prices:
 class UsageTotal:
     """What has been asked, how much of it the cache knew, and what the rest cost."""
 
-    asked: int = 0
-    known: int = 0
+    questions: int = 0
+    cached: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
-    money: float = 0.0
+    cost: float = 0.0
 
     def __add__(self, other: UsageTotal) -> UsageTotal:
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return UsageTotal(*(one + two for one, two in pairs))
 
-    def words(self, pictures: int, boxes: int) -> str:
+    def summary(self, pictures: int, boxes: int) -> str:
         """A line for a person; `boxes` are those that were kept."""
         tokens = f"{self.tokens_in:,} tokens in, {self.tokens_out:,} out"
-        line = f"{self.asked} questions, {self.known} more answered by the cache; {tokens}"
-        if not self.money:
+        line = f"{self.questions} questions, {self.cached} more answered by the cache; {tokens}"
+        if not self.cost:
             return line
-        each = f"{self.money / max(pictures, 1):.4f} a picture"
-        box = f", {self.money / boxes:.4f} a box" if boxes else ""
-        return f"{line}; {self.money:.4f} in all, {each}{box}"
+        each = f"{self.cost / max(pictures, 1):.4f} a picture"
+        box = f", {self.cost / boxes:.4f} a box" if boxes else ""
+        return f"{line}; {self.cost:.4f} in all, {each}{box}"
 
 
 class UsageMeter:
@@ -75,13 +75,13 @@ class UsageMeter:
     def __init__(self, prices: Prices, budget: float | None = None) -> None:
         self.prices, self.budget = prices, budget
         self._lock = threading.Lock()
-        self._under_way, self._dearest = 0, 0.0
-        self.bill = UsageTotal()
+        self._in_flight, self._max_cost = 0, 0.0
+        self.total = UsageTotal()
 
-    def expect(self, money: float) -> None:
+    def expect_cost(self, cost: float) -> None:
         """Say what a question may cost, before any has been asked."""
         with self._lock:
-            self._dearest = max(self._dearest, money)
+            self._max_cost = max(self._max_cost, cost)
 
     def begin(self) -> None:
         """Say that a question is about to be asked.
@@ -90,40 +90,40 @@ class UsageMeter:
             BudgetSpent: it might pass the budget.
         """
         with self._lock:
-            likely = self.bill.money + self._dearest * (self._under_way + 1)
+            likely = self.total.cost + self._max_cost * (self._in_flight + 1)
             if self.budget is not None and likely > self.budget:
                 raise BudgetExceeded(
-                    f"the budget of {self.budget:g} is spent ({self.bill.money:.4f}, and the next "
+                    f"the budget of {self.budget:g} is spent ({self.total.cost:.4f}, and the next "
                     "question may pass it); what was answered is kept: the same command goes on"
                 )
-            self._under_way += 1
+            self._in_flight += 1
 
     def end(self, usage: Usage | None) -> None:
         """Say what the question took; None when no answer came."""
         with self._lock:
-            self._under_way -= 1
+            self._in_flight -= 1
             if usage is not None:
-                money = self.prices.of(usage)
-                self._dearest = max(self._dearest, money)
-                self.bill += UsageTotal(1, 0, usage.tokens_in, usage.tokens_out, money)
+                money = self.prices.cost(usage)
+                self._max_cost = max(self._max_cost, money)
+                self.total += UsageTotal(1, 0, usage.tokens_in, usage.tokens_out, money)
 
-    def known(self) -> None:
+    def count_cached(self) -> None:
         """Say that the cache knew an answer."""
         with self._lock:
-            self.bill += UsageTotal(known=1)
+            self.total += UsageTotal(cached=1)
 
 
 class ItemCounter:
     """Counts the pictures and boxes of items as they pass on their way."""
 
-    def __init__(self, onward: Callable[[Item], object]) -> None:
-        self._onward = onward
+    def __init__(self, callback: Callable[[Item], object]) -> None:
+        self._callback = callback
         self.pictures = self.boxes = 0
 
     def __call__(self, item: Item) -> None:
         """Count an item, and hand it on."""
         self.pictures, self.boxes = self.pictures + 1, self.boxes + len(item.objects)
-        self._onward(item)
+        self._callback(item)
 
 
 def total_usage(detector: Any) -> UsageTotal | None:

@@ -40,7 +40,7 @@ from annotate.vlm.retry import RetryPolicy, TransientError
 _KEY_VARIABLES = {"api.openai.com": "OPENAI_API_KEY", "api.moondream.ai": "MOONDREAM_API_KEY"}
 
 
-def api_key_for(url: str, variable: str) -> str | None:
+def api_key_for(url: str, env_variable: str) -> str | None:
     """The key for an address, from the environment variable named, or its owner's usual one.
 
     Raises:
@@ -53,9 +53,9 @@ def api_key_for(url: str, variable: str) -> str | None:
         )
     if parts.username or parts.password:
         raise AnswerError(f"the address of {parts.hostname} holds a password: name a key instead")
-    if variable and not os.environ.get(variable):
-        raise AnswerError(f"no key for {parts.hostname}: the environment has no {variable}")
-    return os.environ.get(variable or _KEY_VARIABLES.get(parts.hostname, "")) or None
+    if env_variable and not os.environ.get(env_variable):
+        raise AnswerError(f"no key for {parts.hostname}: the environment has no {env_variable}")
+    return os.environ.get(env_variable or _KEY_VARIABLES.get(parts.hostname, "")) or None
 
 
 def is_openai(url: str) -> bool:
@@ -98,22 +98,22 @@ def _notes_path(url: str, model: str) -> Path:
     )
 
 
-def cached_answer(name: str) -> dict[str, Any] | None:
+def cached_answer(digest: str) -> dict[str, Any] | None:
     """What was answered; None where nothing was, or what is there is damaged."""
-    return read_json(_answer_path(name))
+    return read_json(_answer_path(digest))
 
 
-def cache_answer(name: str, answer: Mapping[str, Any]) -> None:
+def cache_answer(digest: str, answer: Mapping[str, Any]) -> None:
     """Write down what was answered.
 
     Raises:
         OutputError: nothing can be written there.
     """
-    write_json(_answer_path(name), answer)
+    write_json(_answer_path(digest), answer)
 
 
-def _answer_path(name: str) -> Path:
-    return cache_dir() / "answers" / name[:2] / f"{name}.json"
+def _answer_path(digest: str) -> Path:
+    return cache_dir() / "answers" / digest[:2] / f"{digest}.json"
 
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ class Reply:
 
     text: str
     usage: Usage
-    refused: str = ""
+    refusal: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,14 +153,14 @@ class Chat:
     url: str
     model: str
     key: str = ""
-    way: str = "auto"
+    mode: str = "auto"
     temperature: float | None = 0.0
     max_tokens: int = 2048
     timeout_seconds: float = 60.0
-    patience: RetryPolicy = field(default_factory=lambda: RetryPolicy(4, 1.0), compare=False)
+    retry_policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(4, 1.0), compare=False)
     meter: UsageMeter = field(default_factory=lambda: UsageMeter(Prices()), compare=False)
     cached: bool = True
-    readings: int = 2  # times that an unreadable answer is asked for anew, the first included
+    parse_attempts: int = 2  # times that an unreadable answer is asked for anew, the first included
 
     @cached_property
     def _client(self) -> Any:
@@ -180,17 +180,23 @@ class Chat:
         return threading.Lock()
 
     @cached_property
-    def _found(self) -> dict[str, str]:
+    def _server_facts(self) -> dict[str, str]:
         """What this run has found out: the way in which the server answers."""
         known = read_model_notes(self.url, self.model).get("way")
-        return {"way": known} if self.way == "auto" and known in MODES else {}
+        return {"way": known} if self.mode == "auto" and known in MODES else {}
 
-    def boxes(self, parts: MessageParts, things: Sequence[str], what: str) -> list[ParsedBox]:
+    def ask_boxes(
+        self, parts: MessageParts, phrases: Sequence[str], context: str
+    ) -> list[ParsedBox]:
         """The boxes that the model gives of `things`; see `ask`."""
-        return self.ask(parts, boxes_format(things), parse_boxes, what)
+        return self.ask(parts, boxes_format(phrases), parse_boxes, context)
 
     def ask(
-        self, parts: MessageParts, form: ResponseFormat, reading: Callable[[str], T], what: str
+        self,
+        parts: MessageParts,
+        response_format: ResponseFormat,
+        parse: Callable[[str], T],
+        context: str,
     ) -> T:
         """What `reading` makes of the answer, which is of that form; `what` begins the errors.
 
@@ -199,18 +205,18 @@ class Chat:
             AnswerError: no answer came.
             BudgetSpent: the question might cost more than is left.
         """
-        asked = {"url": self.url.rstrip("/"), "way": self.way, **self._settings()}
-        asked |= {"parts": list(parts), **form.request("tool")}
+        asked = {"url": self.url.rstrip("/"), "way": self.mode, **self._settings()}
+        asked |= {"parts": list(parts), **response_format.request_fields("tool")}
         name = files.json_digest(asked)
         if self.cached and (known := cached_answer(name)) is not None:
-            self.meter.known()
-            return reading(known["text"])
-        text, found = self._readable(parts, form, reading, what)
+            self.meter.count_cached()
+            return parse(known["text"])
+        text, found = self._ask_until_readable(parts, response_format, parse, context)
         if self.cached:
             cache_answer(name, {"text": text})
         return found
 
-    def say(self, parts: MessageParts, what: str) -> str:
+    def ask_text(self, parts: MessageParts, context: str) -> str:
         """The answer in the model's own words, of no form; `what` begins the errors.
 
         Raises:
@@ -222,89 +228,101 @@ class Chat:
         request = self._settings() | {"messages": messages}
         name = files.json_digest({"url": self.url.rstrip("/"), **request})
         if self.cached and (known := cached_answer(name)) is not None:
-            self.meter.known()
+            self.meter.count_cached()
             return str(known["text"])
         try:
-            reply = self.patience.ask(partial(self._metered, request, ""), what)
+            reply = self.retry_policy.run(partial(self._send_metered, request, ""), context)
         except TransientError as trouble:
-            raise AnswerError(f"{what}: {trouble}") from None
+            raise AnswerError(f"{context}: {trouble}") from None
         text = reply.text.strip()
-        if reply.refused or not text:
-            said = redact_key(reply.refused, api_key_for(self.url, self.key)) or "nothing"
-            raise UnreadableAnswer(f"{what}: {self.model} says {said!r}")
+        if reply.refusal or not text:
+            said = redact_key(reply.refusal, api_key_for(self.url, self.key)) or "nothing"
+            raise UnreadableAnswer(f"{context}: {self.model} says {said!r}")
         if self.cached:
             cache_answer(name, {"text": text})
         return text
 
-    def _readable(
-        self, parts: MessageParts, form: ResponseFormat, reading: Callable[[str], T], what: str
+    def _ask_until_readable(
+        self,
+        parts: MessageParts,
+        response_format: ResponseFormat,
+        parse: Callable[[str], T],
+        context: str,
     ) -> tuple[str, T]:
         """The first answer that can be read, and what it says."""
         messages: list[dict[str, Any]] = [{"role": "user", "content": list(parts)}]
-        for number in range(1, self.readings + 1):
-            reply = self._reply(messages, form, what)
+        for number in range(1, self.parse_attempts + 1):
+            reply = self._reply_in_supported_mode(messages, response_format, context)
             try:
-                if reply.refused:
-                    raise AnswerParseError(reply.refused)
-                return reply.text, reading(reply.text)
+                if reply.refusal:
+                    raise AnswerParseError(reply.refusal)
+                return reply.text, parse(reply.text)
             except AnswerParseError as error:
                 said = redact_key(str(error), api_key_for(self.url, self.key))
-                if number == self.readings:
-                    gave = f"{what}: {self.model} gives no {form.of} that can be read: {said!r}"
+                if number == self.parse_attempts:
+                    gave = f"{context}: {self.model} gives no {response_format.name} that can be read: {said!r}"
                     raise UnreadableAnswer(gave) from None
-            anew = [text_part(load_template(form.again).text)]
+            anew = [text_part(load_template(response_format.retry_template).text)]
             answer = {"role": "assistant", "content": reply.text or said}
             messages = [messages[0], answer, {"role": "user", "content": anew}]
         raise AssertionError("the last reading returns or raises")
 
-    def _reply(self, messages: MessageParts, form: ResponseFormat, what: str) -> Reply:
+    def _reply_in_supported_mode(
+        self, messages: MessageParts, response_format: ResponseFormat, context: str
+    ) -> Reply:
         """The reply that the first way to ask brings that the server has."""
-        found = self._found.get("way", "") if self.way == "auto" else self.way
+        found = self._server_facts.get("way", "") if self.mode == "auto" else self.mode
         ways = (found,) if found else MODES
         for way in ways:
-            request = self._request(messages, form, way)
+            request = self._request(messages, response_format, way)
             try:
-                reply = self.patience.ask(partial(self._metered, request, form.function), what)
+                reply = self.retry_policy.run(
+                    partial(self._send_metered, request, response_format.function), context
+                )
             except TransientError as trouble:
                 if way == ways[-1] or trouble.status not in _UNSUPPORTED_STATUSES:
-                    raise AnswerError(f"{what}: {trouble}") from None
+                    raise AnswerError(f"{context}: {trouble}") from None
                 continue
-            self._remember(way)
+            self._remember_mode(way)
             return reply
         raise AssertionError("the last way returns or raises")
 
-    def _remember(self, way: str) -> None:
+    def _remember_mode(self, mode: str) -> None:
         with self._lock:
-            if self.way == "auto" and self._found.get("way") != way:
-                self._found["way"] = way
-                write_model_notes(self.url, self.model, way=way)
+            if self.mode == "auto" and self._server_facts.get("way") != mode:
+                self._server_facts["way"] = mode
+                write_model_notes(self.url, self.model, way=mode)
 
-    def _request(self, messages: MessageParts, form: ResponseFormat, way: str) -> dict[str, Any]:
-        if way == "json":
+    def _request(
+        self, messages: MessageParts, response_format: ResponseFormat, mode: str
+    ) -> dict[str, Any]:
+        if mode == "json":
             first, *rest = messages
-            told = text_part(load_template(form.plainly).text)
+            told = text_part(load_template(response_format.json_template).text)
             messages = [{**first, "content": [*first["content"], told]}, *rest]
-        return self._settings() | {"messages": list(messages)} | form.request(way)
+        return (
+            self._settings() | {"messages": list(messages)} | response_format.request_fields(mode)
+        )
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"model": self.model, "max_tokens": self.max_tokens}
         return settings | ({} if self.temperature is None else {"temperature": self.temperature})
 
-    def _metered(self, request: Mapping[str, Any], function: str) -> Reply:
+    def _send_metered(self, request: Mapping[str, Any], function: str) -> Reply:
         self.meter.begin()
         reply = None
         try:
-            reply = self._sent(request, function)
+            reply = self._send(request, function)
         finally:
             self.meter.end(reply.usage if reply else None)
         return reply
 
-    def _sent(self, request: Mapping[str, Any], function: str) -> Reply:
+    def _send(self, request: Mapping[str, Any], function: str) -> Reply:
         openai = needs("openai")
         key = api_key_for(self.url, self.key)
         try:
             made = self._client.chat.completions.create(
-                **_with_token_limit_name(request, self._found)
+                **_with_token_limit_name(request, self._server_facts)
             )
             return _parse_completion(made, function)
         except openai.APITimeoutError:
@@ -313,28 +331,30 @@ class Chat:
             ) from None
         except openai.APIStatusError as error:
             said = redact_key(error.message, key)
-            if _NEW_TOKEN_LIMIT in said and _NEW_TOKEN_LIMIT not in self._found.values():
-                self._found["limit"] = _NEW_TOKEN_LIMIT
-                return self._sent(request, function)
+            if _NEW_TOKEN_LIMIT in said and _NEW_TOKEN_LIMIT not in self._server_facts.values():
+                self._server_facts["limit"] = _NEW_TOKEN_LIMIT
+                return self._send(request, function)
             raise _status_error(error.status_code, said, error.response.headers) from None
         except openai.APIConnectionError as error:
             why = redact_key(str(error.__cause__ or error), key)
             again = "refused" not in why  # there is no server: it will not come while we wait
-            raise TransientError(f"nobody answers at {self.url}: {why}", again=again) from None
+            raise TransientError(f"nobody answers at {self.url}: {why}", retryable=again) from None
         except (openai.OpenAIError, ValueError) as error:
             raise TransientError(f"{self.url}: {redact_key(str(error), key)}") from None
 
 
-def _status_error(status: int, said: str, headers: Mapping[str, str]) -> TransientError:
+def _status_error(status: int, message: str, headers: Mapping[str, str]) -> TransientError:
     """What an error of the server means; some say as one of their own that they lack tools."""
-    if status >= 500 and "tool" in said:
-        return TransientError(said, again=False, status=501)
-    return TransientError.of_status(status, _AUTH_ERRORS.get(status, said), headers)
+    if status >= 500 and "tool" in message:
+        return TransientError(message, retryable=False, status=501)
+    return TransientError.from_status(status, _AUTH_ERRORS.get(status, message), headers)
 
 
-def _with_token_limit_name(request: Mapping[str, Any], found: Mapping[str, str]) -> dict[str, Any]:
+def _with_token_limit_name(
+    request: Mapping[str, Any], server_facts: Mapping[str, str]
+) -> dict[str, Any]:
     """The request with the limit on tokens under the name that the server has asked for."""
-    limit = found.get("limit", "max_tokens")
+    limit = server_facts.get("limit", "max_tokens")
     return {limit if key == "max_tokens" else key: value for key, value in request.items()}
 
 

@@ -60,11 +60,11 @@ class BoxFormat:
     """
 
     unit: str
-    full: float
+    scale: float
     order: str
 
     def __str__(self) -> str:
-        return f"{self.unit} {self.full:g} {self.order}"
+        return f"{self.unit} {self.scale:g} {self.order}"
 
     @classmethod
     def parse(cls, text: str) -> BoxFormat:
@@ -93,7 +93,7 @@ class BoxFormat:
         """
         wh = np.array(size_wh, float)
         ordered = _to_xyxy(np.array([numbers], float), order or self.order)[0].reshape(2, 2)
-        whole = self.full * _UNITS[self.unit](wh)
+        whole = self.scale * _UNITS[self.unit](wh)
         if whole.max() > 2 and 0 <= ordered.min() <= ordered.max() <= 1:
             whole = _UNITS["padded" if self.unit == "padded" else "relative"](wh)
         corners = ordered * wh / whole - _padding(self.unit, wh)
@@ -118,9 +118,9 @@ class CalibrationImage:
 class BoxFormatFit:
     """The convention that explains a model's answers best, and how well: a mean IoU."""
 
-    convention: BoxFormat
+    box_format: BoxFormat
     iou: float
-    boxes: int
+    box_count: int
 
 
 def calibration_images(side: int) -> list[CalibrationImage]:
@@ -143,7 +143,7 @@ def _draw_calibration_image(size_wh: tuple[int, int], layout: Sequence[Box]) -> 
 
 
 def fit_box_format(
-    pictures: Sequence[CalibrationImage], answers: Sequence[Sequence[ParsedBox]]
+    images: Sequence[CalibrationImage], answers: Sequence[Sequence[ParsedBox]]
 ) -> BoxFormatFit:
     """The convention by which `answers` are nearest the boxes that were drawn.
 
@@ -152,11 +152,11 @@ def fit_box_format(
     """
     pairs = [
         (box, said, picture.size_wh)
-        for picture, answer in zip(pictures, answers, strict=True)
+        for picture, answer in zip(images, answers, strict=True)
         for name, box in picture.boxes.items()
         for said in [each for each in answer if each.label.strip().casefold() == name][:1]
     ]
-    drawn_count = sum(len(picture.boxes) for picture in pictures)
+    drawn_count = sum(len(picture.boxes) for picture in images)
     if len(pairs) * 2 < drawn_count:
         raise AnswerError(f"of {drawn_count} drawn boxes it named {len(pairs)}: too few to tell")
     fits = [_fit_unit_and_order(pairs, unit, order) for unit, order in product(_UNITS, _ORDERS)]
@@ -164,7 +164,7 @@ def fit_box_format(
     chosen = next(each for each in fits if each.iou >= best - _IOU_MARGIN)
     if chosen.iou < _MIN_FIT_IOU:
         raise AnswerError(
-            f"its boxes fit no way to count (best: {chosen.convention}, mean IoU "
+            f"its boxes fit no way to count (best: {chosen.box_format}, mean IoU "
             f"{chosen.iou:.2f}): it cannot place boxes, or not in this picture's size"
         )
     return chosen
@@ -223,8 +223,8 @@ class Calibration:
     """How a model counts and is best asked, and the file that remembers it."""
 
     fit: BoxFormatFit
-    way: str
-    note: Path
+    mode: str
+    notes_path: Path
 
 
 def calibrate(chat: Chat, side: int = 1024, detail: str | None = "high") -> Calibration:
@@ -237,13 +237,13 @@ def calibrate(chat: Chat, side: int = 1024, detail: str | None = "high") -> Cali
         AnswerError: in no way do its answers fit; says what was wrong in each.
     """
     wrong: dict[str, list[str]] = {}  # what was wrong -> in which ways
-    for way in MODES if chat.way == "auto" else (chat.way,):
+    for way in MODES if chat.mode == "auto" else (chat.mode,):
         try:
-            found = _ask_and_fit(replace(chat, way=way, cached=False), side, detail)
+            found = _ask_and_fit(replace(chat, mode=way, cached=False), side, detail)
         except AnswerError as error:
             wrong.setdefault(str(error), []).append(way)
             continue
-        facts = {"convention": str(found.convention), "iou": round(found.iou, 4), "side": side}
+        facts = {"convention": str(found.box_format), "iou": round(found.iou, 4), "side": side}
         return Calibration(found, way, write_model_notes(chat.url, chat.model, way=way, **facts))
     said = [f"asked by {', '.join(ways)}: {error}" for error, ways in wrong.items()]
     raise AnswerError(f"{chat.model} at {chat.url}, {'; '.join(said)}")
@@ -256,6 +256,8 @@ def _ask_and_fit(chat: Chat, side: int, detail: str | None) -> BoxFormatFit:
     def ask(picture: CalibrationImage) -> list[ParsedBox]:
         things = list(picture.boxes)
         shown = messages.image_part(messages.resize(picture.image, 0), detail)
-        return chat.boxes([shown, messages.text_part(told.ask(things))], things, "a drawn picture")
+        return chat.ask_boxes(
+            [shown, messages.text_part(told.fill(things))], things, "a drawn picture"
+        )
 
     return fit_box_format(pictures, map_threads(ask, pictures, 1))

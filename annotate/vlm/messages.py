@@ -37,9 +37,9 @@ class Template:
     text: str
     sha256: str
 
-    def ask(self, things: Sequence[str]) -> str:
+    def fill(self, phrases: Sequence[str]) -> str:
         """The question after these things, one a line."""
-        return _Substitution(self.text).substitute(things="\n".join(f'- "{t}"' for t in things))
+        return _Substitution(self.text).substitute(things="\n".join(f'- "{t}"' for t in phrases))
 
 
 def load_template(name: str) -> Template:
@@ -90,10 +90,10 @@ def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def boxes_schema(things: Sequence[str]) -> dict[str, Any]:
+def boxes_schema(phrases: Sequence[str]) -> dict[str, Any]:
     """The form of an answer after these things, as a JSON schema that strict servers accept."""
     box = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
-    label = {"type": "string", "enum": list(things)}
+    label = {"type": "string", "enum": list(phrases)}
     entry = strict_object({"label": label, "box_2d": box})
     return strict_object({"boxes": {"type": "array", "items": entry}})
 
@@ -112,29 +112,33 @@ class ResponseFormat:
     `again` asks anew after an answer that could not be read.
     """
 
-    of: str
+    name: str
     function: str
-    told: str
+    description: str
     schema: Mapping[str, Any]
-    plainly: str
-    again: str
+    json_template: str
+    retry_template: str
 
-    def request(self, way: str) -> dict[str, Any]:
+    def request_fields(self, mode: str) -> dict[str, Any]:
         """What a request says of it: `tool`, `schema`, or nothing for `json`."""
-        if way == "tool":
-            told = {"name": self.function, "description": self.told, "parameters": self.schema}
+        if mode == "tool":
+            told = {
+                "name": self.function,
+                "description": self.description,
+                "parameters": self.schema,
+            }
             choice = {"type": "function", "function": {"name": self.function}}
             return {"tools": [{"type": "function", "function": told}], "tool_choice": choice}
-        if way == "schema":
-            named = {"name": self.of, "strict": True, "schema": self.schema}
+        if mode == "schema":
+            named = {"name": self.name, "strict": True, "schema": self.schema}
             return {"response_format": {"type": "json_schema", "json_schema": named}}
         return {}
 
 
-def boxes_format(things: Sequence[str]) -> ResponseFormat:
+def boxes_format(phrases: Sequence[str]) -> ResponseFormat:
     """An answer that gives boxes of these things."""
     told = "Give the boxes."
-    return ResponseFormat("boxes", "give_boxes", told, boxes_schema(things), "json.v1", "again.v1")
+    return ResponseFormat("boxes", "give_boxes", told, boxes_schema(phrases), "json.v1", "again.v1")
 
 
 def verdicts_format(numbers: Sequence[int]) -> ResponseFormat:
@@ -192,7 +196,7 @@ class ParsedBox:
     numbers: FourNumbers
     order: str = ""
     score: float | None = None
-    picture: str = ""
+    image_id: str = ""
 
 
 def parse_boxes(text: str) -> list[ParsedBox]:
@@ -263,37 +267,37 @@ def _is_empty_answer(value: Any) -> bool:
     return isinstance(value, list) and not value
 
 
-def _find_boxes(value: Any, label: str, picture: str) -> Iterator[ParsedBox]:
+def _find_boxes(value: Any, label: str, image_id: str) -> Iterator[ParsedBox]:
     """The boxes in a value; `label` and `picture` are what it stands under."""
     if isinstance(value, dict):
         keyed = {str(key).lower(): each for key, each in value.items()}
         label = _first_text(keyed, _LABEL_KEYS) or label
-        picture = _first_text(keyed, _IMAGE_KEYS) or picture
+        image_id = _first_text(keyed, _IMAGE_KEYS) or image_id
         here = _box_numbers(keyed)
         if here is not None:
-            yield ParsedBox(label, *here, score=_reported_score(keyed), picture=picture)
+            yield ParsedBox(label, *here, score=_reported_score(keyed), image_id=image_id)
             return
         for key, each in value.items():
             inner = label if str(key).lower() in (*_LIST_KEYS, *_BOX_KEYS) else str(key)
-            yield from _find_boxes(each, label or inner, picture)
+            yield from _find_boxes(each, label or inner, image_id)
     elif isinstance(value, list):
         numbers = _four_numbers(value)
         if numbers is not None:
-            yield ParsedBox(label, numbers, picture=picture)
+            yield ParsedBox(label, numbers, image_id=image_id)
         elif _has_containers(value):
             for each in value:
-                yield from _find_boxes(each, label, picture)
+                yield from _find_boxes(each, label, image_id)
 
 
-def _box_numbers(keyed: Mapping[str, Any]) -> tuple[FourNumbers, str] | None:
+def _box_numbers(fields: Mapping[str, Any]) -> tuple[FourNumbers, str] | None:
     """Four numbers and their order ("" if unsaid), from under any of the names that are used."""
     for names, order in _CORNER_KEYS.items():
-        if all(name in keyed for name in names):
-            four = _four_numbers([keyed[name] for name in names])
+        if all(name in fields for name in names):
+            four = _four_numbers([fields[name] for name in names])
             if four is not None:
                 return four, order
     for name in _BOX_KEYS:
-        held = keyed.get(name)
+        held = fields.get(name)
         if isinstance(held, dict):
             return _box_numbers({str(key).lower(): each for key, each in held.items()})
         four = _four_numbers(held)
@@ -325,12 +329,12 @@ def _to_float(value: Any) -> float:
         return math.nan
 
 
-def _first_text(keyed: Mapping[str, Any], names: Sequence[str]) -> str:
-    said = [keyed[name] for name in names if isinstance(keyed.get(name), str | int)]
+def _first_text(fields: Mapping[str, Any], keys: Sequence[str]) -> str:
+    said = [fields[name] for name in keys if isinstance(fields.get(name), str | int)]
     return str(said[0]) if said else ""
 
 
-def _reported_score(keyed: Mapping[str, Any]) -> float | None:
+def _reported_score(fields: Mapping[str, Any]) -> float | None:
     """A score that the model gave of itself, if it is one."""
-    numbers = [_to_float(keyed[name]) for name in _SCORE_KEYS if name in keyed]
+    numbers = [_to_float(fields[name]) for name in _SCORE_KEYS if name in fields]
     return numbers[0] if numbers and 0 <= numbers[0] <= 1 else None

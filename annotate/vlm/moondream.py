@@ -52,82 +52,86 @@ class Moondream:
     model: str = ""
     max_objects: int = 50
     timeout_seconds: float = 60.0
-    patience: RetryPolicy = field(default_factory=lambda: RetryPolicy(4, 1.0), compare=False)
+    retry_policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(4, 1.0), compare=False)
     meter: UsageMeter = field(default_factory=lambda: UsageMeter(Prices()), compare=False)
     cached: bool = True
-    speaker: Any = field(default=None, compare=False, repr=False)
+    local_model: Any = field(default=None, compare=False, repr=False)
 
-    def see(self, image: Picture) -> MoondreamImage:
+    def encode_image(self, image: Picture) -> MoondreamImage:
         """A picture, RGB, to be asked about as often as one likes; it is encoded once."""
         return MoondreamImage(self, image)
 
     @cached_property
     def client(self) -> Any:
         """Whatever has `detect`, `point`, `caption` and `query`, each of which gives a dict."""
-        if self.speaker is not None:
-            return self.speaker
+        if self.local_model is not None:
+            return self.local_model
         url = self.endpoint.rstrip("/")
         key = api_key_for(url, self.key)
         return needs("moondream").vl(api_key=key, endpoint=url, model=self.model or None)
 
-    def ask(self, what: str, picture: Any, known: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+    def ask(
+        self, skill: str, picture: Any, arguments: Mapping[str, Any], parse: Callable[[Any], T]
+    ) -> T:
         """What `read` makes of the answer to `what`, from the cache if it was asked before.
 
         Raises:
             AnswerError: no answer came, or none that can be read.
         """
-        who = {"endpoint": self.endpoint.rstrip("/"), "model": self.model, "what": what}
-        name = files.json_digest({**who, **known})
+        who = {"endpoint": self.endpoint.rstrip("/"), "model": self.model, "what": skill}
+        name = files.json_digest({**who, **arguments})
         if self.cached and (answer := cached_answer(name)) is not None:
-            self.meter.known()
-            return read(answer)
+            self.meter.count_cached()
+            return parse(answer)
 
         def call() -> tuple[dict[str, Any], T]:
             self.meter.begin()
             usage = None
             try:
-                answer = self._answer(what, picture, known)
+                answer = self._send(skill, picture, arguments)
                 usage = Usage()
             finally:
                 self.meter.end(usage)
             try:
-                return answer, read(answer)
+                return answer, parse(answer)
             except (KeyError, TypeError, ValueError) as error:
                 raise TransientError(f"an answer that cannot be read ({error!r})") from None
 
         try:
-            answer, value = self.patience.ask(call, f"moondream {what}")
+            answer, value = self.retry_policy.run(call, f"moondream {skill}")
         except TransientError as trouble:
-            raise AnswerError(f"moondream {what}: {trouble}") from None
+            raise AnswerError(f"moondream {skill}: {trouble}") from None
         if self.cached:
             cache_answer(name, answer)
         return value
 
-    def _answer(self, what: str, picture: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-        given = {key: value for key, value in known.items() if key != "image"}
-        method = getattr(self.client, what)
-        if self.speaker is not None:
+    def _send(self, skill: str, picture: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        given = {key: value for key, value in arguments.items() if key != "image"}
+        method = getattr(self.client, skill)
+        if self.local_model is not None:
             return dict(method(picture, **given))
         try:
             return dict(with_timeout(self.timeout_seconds, lambda: method(picture, **given)))
         except HTTPError as error:
             error.close()
             why = _AUTH_ERRORS.get(error.code) or str(error.reason)
-            raise TransientError.of_status(
-                error.code, self._clean(why), dict(error.headers)
+            raise TransientError.from_status(
+                error.code, self._redact(why), dict(error.headers)
             ) from None
         except URLError as error:
             again = not isinstance(error.reason, ConnectionRefusedError)
-            why = self._clean(str(error.reason))
-            raise TransientError(f"nobody answers at {self.endpoint}: {why}", again=again) from None
+            why = self._redact(str(error.reason))
+            raise TransientError(
+                f"nobody answers at {self.endpoint}: {why}", retryable=again
+            ) from None
         except KeyError as error:
             raise TransientError(f"an answer without {error}") from None
         except (OSError, ValueError) as error:
             kind = "not JSON" if isinstance(error, json.JSONDecodeError) else "cut off"
-            raise TransientError(f"an answer that is {kind}: {self._clean(str(error))}") from None
+            raise TransientError(f"an answer that is {kind}: {self._redact(str(error))}") from None
 
-    def _clean(self, said: str) -> str:
-        return redact_key(said, api_key_for(self.endpoint, self.key))
+    def _redact(self, message: str) -> str:
+        return redact_key(message, api_key_for(self.endpoint, self.key))
 
 
 @dataclass(frozen=True)
@@ -138,15 +142,15 @@ class MoondreamImage:
     image: Picture = field(repr=False, compare=False)
 
     @cached_property
-    def _address(self) -> str:
+    def _data_url(self) -> str:
         address = messages.image_part(Image.fromarray(self.image), None)["image_url"]["url"]
         return str(address)
 
     @cached_property
-    def _picture(self) -> Any:
-        if self.moondream.speaker is not None:
+    def _encoded(self) -> Any:
+        if self.moondream.local_model is not None:
             return Image.fromarray(self.image)
-        return needs("moondream").types.Base64EncodedImage(image_url=self._address)
+        return needs("moondream").types.Base64EncodedImage(image_url=self._data_url)
 
     def boxes(self, phrase: str) -> list[Box]:
         """Boxes of what a phrase names, xyxy, without scores: the model gives none."""
@@ -170,27 +174,31 @@ class MoondreamImage:
             "query", {"question": question}, lambda answer: _checked_text(answer["answer"])
         )
 
-    def _ask(self, what: str, asked: Mapping[str, Any], read: Callable[[Any], T]) -> T:
-        image = hashlib.sha256(self._address.encode()).hexdigest()
-        return self.moondream.ask(what, self._picture, {**asked, "image": image}, read)
+    def _ask(self, skill: str, arguments: Mapping[str, Any], parse: Callable[[Any], T]) -> T:
+        image = hashlib.sha256(self._data_url.encode()).hexdigest()
+        return self.moondream.ask(skill, self._encoded, {**arguments, "image": image}, parse)
 
-    def _box(self, said: Mapping[str, Any]) -> Box:
+    def _box(self, record: Mapping[str, Any]) -> Box:
         """A box in pixels; the model may say a little less than 0 or more than 1."""
-        x1, x2 = sorted(self._pixels(said[side], 1) for side in ("x_min", "x_max"))
-        y1, y2 = sorted(self._pixels(said[side], 0) for side in ("y_min", "y_max"))
+        x1, x2 = sorted(self._to_pixels(record[side], 1) for side in ("x_min", "x_max"))
+        y1, y2 = sorted(self._to_pixels(record[side], 0) for side in ("y_min", "y_max"))
         return x1, y1, x2, y2
 
-    def _point(self, said: Mapping[str, Any]) -> tuple[float, float]:
+    def _point(self, record: Mapping[str, Any]) -> tuple[float, float]:
         height, width = self.image.shape[:2]
-        x, y = self._pixels(said["x"], 1), self._pixels(said["y"], 0)
+        x, y = self._to_pixels(record["x"], 1), self._to_pixels(record["y"], 0)
         return min(x, width - 1.0), min(y, height - 1.0)
 
-    def _pixels(self, share: Any, axis: int) -> float:
-        if isinstance(share, bool) or not isinstance(share, int | float) or share != share:
-            raise ValueError(f"expected a number from 0 to 1, got {share!r}")
-        if not -0.5 <= share <= 1.5:
-            raise ValueError(f"{share} is far outside 0..1")
-        return min(max(float(share), 0.0), 1.0) * self.image.shape[axis]
+    def _to_pixels(self, fraction: Any, axis: int) -> float:
+        if (
+            isinstance(fraction, bool)
+            or not isinstance(fraction, int | float)
+            or fraction != fraction
+        ):
+            raise ValueError(f"expected a number from 0 to 1, got {fraction!r}")
+        if not -0.5 <= fraction <= 1.5:
+            raise ValueError(f"{fraction} is far outside 0..1")
+        return min(max(float(fraction), 0.0), 1.0) * self.image.shape[axis]
 
 
 def _checked_text(value: Any) -> str:

@@ -30,17 +30,26 @@ class TransientError(Exception):
     """No answer came; whether asking again may help, and what the server said about it."""
 
     def __init__(
-        self, why: str, *, again: bool = True, status: int = 0, after_seconds: float | None = None
+        self,
+        reason: str,
+        *,
+        retryable: bool = True,
+        status: int = 0,
+        retry_after_seconds: float | None = None,
     ) -> None:
-        super().__init__(why)
-        self.again, self.status, self.after_seconds = again, status, after_seconds
+        super().__init__(reason)
+        self.retryable, self.status, self.retry_after_seconds = (
+            retryable,
+            status,
+            retry_after_seconds,
+        )
 
     @classmethod
-    def of_status(cls, status: int, why: str, headers: Mapping[str, str]) -> "TransientError":
+    def from_status(cls, status: int, reason: str, headers: Mapping[str, str]) -> "TransientError":
         """What a server's status code means for whoever asked."""
         again = status in _RETRY_STATUSES or status >= 500
-        said = f"HTTP {status}{f': {why}' if why else ''}"
-        return cls(said, again=again, status=status, after_seconds=parse_retry_after(headers))
+        said = f"HTTP {status}{f': {reason}' if reason else ''}"
+        return cls(said, retryable=again, status=status, retry_after_seconds=parse_retry_after(headers))
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
@@ -65,37 +74,37 @@ class RetryPolicy:
     `wait_seconds` and doubles.
     """
 
-    def __init__(self, tries: int, wait_seconds: float) -> None:
-        self._tries, self._wait_seconds = tries, wait_seconds
-        self._open_at = 0.0
+    def __init__(self, max_tries: int, wait_seconds: float) -> None:
+        self._max_tries, self._wait_seconds = max_tries, wait_seconds
+        self._not_before = 0.0
 
-    def ask(self, call: Callable[[], T], what: str) -> T:
+    def run(self, call: Callable[[], T], context: str) -> T:
         """What `call` gives; `what` begins the error.
 
         Raises:
             AnswerError: it never came, or asking again would not help.
             Trouble: the same, where the caller may know another way to ask.
         """
-        for number in range(1, self._tries + 1):
-            time.sleep(max(self._open_at - time.monotonic(), 0.0))
+        for number in range(1, self._max_tries + 1):
+            time.sleep(max(self._not_before - time.monotonic(), 0.0))
             try:
                 return call()
             except TransientError as trouble:
-                if not trouble.again:
+                if not trouble.retryable:
                     raise
-                if number == self._tries:
-                    raise AnswerError(f"{what}: {trouble}; asked {number} times") from None
-                self._pause(trouble, self._wait_seconds * 2 ** (number - 1), what)
-        raise AnswerError(f"{what}: tries must be 1 or more, got {self._tries}")
+                if number == self._max_tries:
+                    raise AnswerError(f"{context}: {trouble}; asked {number} times") from None
+                self._pause(trouble, self._wait_seconds * 2 ** (number - 1), context)
+        raise AnswerError(f"{context}: tries must be 1 or more, got {self._max_tries}")
 
-    def _pause(self, trouble: TransientError, seconds: float, what: str) -> None:
-        wanted = trouble.after_seconds
+    def _pause(self, error: TransientError, backoff_seconds: float, context: str) -> None:
+        wanted = error.retry_after_seconds
         if wanted is None:
-            time.sleep(seconds)
+            time.sleep(backoff_seconds)
         elif wanted > _MAX_WAIT_SECONDS:
-            raise AnswerError(f"{what}: {trouble}; asks to come back in {wanted:.0f} s") from None
+            raise AnswerError(f"{context}: {error}; asks to come back in {wanted:.0f} s") from None
         else:
-            self._open_at = max(self._open_at, time.monotonic() + wanted)
+            self._not_before = max(self._not_before, time.monotonic() + wanted)
 
 
 def with_timeout(seconds: float, call: Callable[[], T]) -> T:
@@ -123,13 +132,13 @@ def with_timeout(seconds: float, call: Callable[[], T]) -> T:
     return results[0]
 
 
-def map_threads(call: Callable[[S], T], things: Sequence[S], at_once: int) -> list[T]:
+def map_threads(call: Callable[[S], T], values: Sequence[S], max_workers: int) -> list[T]:
     """What `call` gives for each thing, in order, so many asked for at once.
 
     The first error ends it: what is under way is waited for, what has not begun is not begun.
     """
-    with ThreadPoolExecutor(max(at_once, 1)) as pool:
-        waiting = [pool.submit(call, thing) for thing in things]
+    with ThreadPoolExecutor(max(max_workers, 1)) as pool:
+        waiting = [pool.submit(call, thing) for thing in values]
         try:
             return [each.result() for each in waiting]
         except BaseException:

@@ -68,7 +68,7 @@ def render_page(folder: Path) -> str:
             "seconds": float(hit.seconds),
             "confidence": hit.confidence,
             "keep": said.get(hit.name),
-            "image": f"{results.FRAMES_FOLDER}/{image_name(hit.video, hit.surest, 'png')}",
+            "image": f"{results.FRAMES_FOLDER}/{image_name(hit.video, hit.best_frame, 'png')}",
         }
         for hit in known
     ]
@@ -81,18 +81,18 @@ def render_page(folder: Path) -> str:
 
 
 class _GalleryHandler(BaseHTTPRequestHandler):
-    place: Path
-    path_secret: str
-    writing: threading.Lock
+    results_folder: Path
+    url_secret: str
+    write_lock: threading.Lock
 
     def do_GET(self) -> None:
         """The page, or a picture of `frames/`."""
-        inside = self._inside()
+        inside = self._path_after_secret()
         if inside == "":
-            self._send(200, "text/html; charset=utf-8", render_page(self.place).encode())
+            self._send(200, "text/html; charset=utf-8", render_page(self.results_folder).encode())
             return
         folder, _, name = (inside or "").partition("/")
-        path = self.place / results.FRAMES_FOLDER / name
+        path = self.results_folder / results.FRAMES_FOLDER / name
         if folder == results.FRAMES_FOLDER and Path(name).name == name and path.is_file():
             self._send(200, "image/png", path.read_bytes())
         else:
@@ -103,7 +103,7 @@ class _GalleryHandler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin", "")
         ours = origin == f"http://{self.headers.get('Host')}"
         json_sent = self.headers.get("Content-Type") == "application/json"
-        if self._inside() != "decide" or not ours or not json_sent:
+        if self._path_after_secret() != "decide" or not ours or not json_sent:
             self._send(403, "text/plain", b"refused")
             return
         try:
@@ -112,24 +112,24 @@ class _GalleryHandler(BaseHTTPRequestHandler):
             keep = record["keep"]
             if keep not in (True, False, None):
                 raise ValueError("keep must be true, false or null")
-            with self.writing:
-                results.record_decision(self.place, record["hit"], keep)
+            with self.write_lock:
+                results.record_decision(self.results_folder, record["hit"], keep)
         except (ValueError, KeyError, TypeError, AnnotateError) as error:
             self._send(400, "text/plain; charset=utf-8", str(error).encode())
             return
         self._send(200, "application/json", b"{}")
 
-    def _inside(self) -> str | None:
+    def _path_after_secret(self) -> str | None:
         """The path behind the secret; None for who does not know it, or means another server."""
         host = self.headers.get("Host", "").partition(":")[0]
         secret, slash, rest = unquote(self.path.partition("?")[0])[1:].partition("/")
-        known = secrets.compare_digest(secret.encode(), self.path_secret.encode())
+        known = secrets.compare_digest(secret.encode(), self.url_secret.encode())
         return rest if host == "127.0.0.1" and known and slash else None
 
-    def _send(self, status: int, kind: str, body: bytes) -> None:
+    def _send(self, status: int, content_type: str, body: bytes) -> None:
         self.send_response(status)
         headers = {
-            "Content-Type": kind,
+            "Content-Type": content_type,
             "Content-Length": str(len(body)),
             "Cache-Control": "no-store",
         }

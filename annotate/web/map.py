@@ -29,9 +29,9 @@ _MIN_THUMBNAIL_WIDTH, _MAX_THUMBNAIL_WIDTH = 32, 160  # a thumbnail, in pixels
 _JPEG_QUALITY = 72  # of the JPEG
 
 
-def thumbnail_size_wh(count: int, size_wh: tuple[int, int]) -> tuple[int, int]:
+def thumbnail_size_wh(count: int, picture_size_wh: tuple[int, int]) -> tuple[int, int]:
     """The size of each of `count` thumbnails of pictures of that size."""
-    shape = size_wh[0] / size_wh[1]
+    shape = picture_size_wh[0] / picture_size_wh[1]
     width = min(
         max((_MAX_PIXELS / max(count, 1) * shape) ** 0.5, _MIN_THUMBNAIL_WIDTH),
         _MAX_THUMBNAIL_WIDTH,
@@ -45,26 +45,26 @@ class SpriteSheets:
     def __init__(self, cell_wh: tuple[int, int]) -> None:
         self.cell_wh = cell_wh
         self.columns, self.rows = (max(MAX_PAGE_SIDE // side, 1) for side in cell_wh)
-        self._done: list[bytes] = []
-        self._open: list[Picture] = []
+        self._full_pages: list[bytes] = []
+        self._pending: list[Picture] = []
 
     def add(self, picture: Picture) -> None:
         """One more, in the middle of its cell and as large as fits."""
-        self._open.append(letterbox(picture, self.cell_wh))
-        if len(self._open) == self.columns * self.rows:
-            self._done.append(self._page())
-            self._open = []
+        self._pending.append(letterbox(picture, self.cell_wh))
+        if len(self._pending) == self.columns * self.rows:
+            self._full_pages.append(self._encode_page())
+            self._pending = []
 
     def pages(self) -> list[bytes]:
         """All pages, as JPEG."""
-        return [*self._done, *([self._page()] if self._open else [])]
+        return [*self._full_pages, *([self._encode_page()] if self._pending else [])]
 
-    def _page(self) -> bytes:
+    def _encode_page(self) -> bytes:
         width, height = self.cell_wh
-        rows = -(-len(self._open) // self.columns)
+        rows = -(-len(self._pending) // self.columns)
         page = np.empty((rows * height, self.columns * width, 3), np.uint8)
         page[:] = BACKGROUND
-        for place, picture in enumerate(self._open):
+        for place, picture in enumerate(self._pending):
             row, column = divmod(place, self.columns)
             page[row * height :, column * width :][:height, :width] = picture
         return encode_jpeg(page, _JPEG_QUALITY)
@@ -81,7 +81,7 @@ PAGE_NAME = "index.html"
 _MAX_COORDINATE = 65535  # a place on the plane is kept to so fine a grid
 
 
-def write_page(atlas: Atlas, sprites: SpriteSheets, folder: Path, title: str) -> None:
+def write_page(atlas: Atlas, sprite_sheets: SpriteSheets, folder: Path, title: str) -> None:
     """Write `index.html`; nothing on it is fetched from anywhere.
 
     `sprites` are the thumbnails of the atlas's rows, in their order.
@@ -90,7 +90,7 @@ def write_page(atlas: Atlas, sprites: SpriteSheets, folder: Path, title: str) ->
         OutputError: nothing can be written there.
     """
     page = Template(Path(__file__).with_name("map.html").read_text(encoding="utf-8"))
-    told = json_for_script(_page_data(atlas, sprites, title))
+    told = json_for_script(_page_data(atlas, sprite_sheets, title))
     with atomic_file(folder / PAGE_NAME) as draft:
         draft.write_text(page.substitute(title=escape_html(title), data=told), encoding="utf-8")
 
@@ -105,7 +105,7 @@ def escape_html(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def _page_data(atlas: Atlas, sprites: SpriteSheets, title: str) -> dict[str, Any]:
+def _page_data(atlas: Atlas, sprite_sheets: SpriteSheets, title: str) -> dict[str, Any]:
     rows = np.clip(np.rint(atlas.xy * _MAX_COORDINATE), 0, _MAX_COORDINATE).astype(np.uint16)
     counted, per_second = _clip_ticks(atlas)
     clips = [
@@ -117,15 +117,15 @@ def _page_data(atlas: Atlas, sprites: SpriteSheets, title: str) -> dict[str, Any
         "title": title,
         "clips": clips,
         "header": header,
-        "cell": sprites.cell_wh,
-        "columns": sprites.columns,
-        "rows": sprites.rows,
+        "cell": sprite_sheets.cell_wh,
+        "columns": sprite_sheets.columns,
+        "rows": sprite_sheets.rows,
         "x": _base64_array(rows[:, 0]),
         "y": _base64_array(rows[:, 1]),
-        "clip": _base64_array(atlas.clip.astype(np.uint16)),
-        "frame": _base64_array(atlas.frame.astype(np.uint32)),
+        "clip": _base64_array(atlas.clip_index.astype(np.uint16)),
+        "frame": _base64_array(atlas.frame_index.astype(np.uint32)),
         "ticks": _base64_array(np.array(counted, np.float64)),
-        "pages": [base64.b64encode(page).decode() for page in sprites.pages()],
+        "pages": [base64.b64encode(page).decode() for page in sprite_sheets.pages()],
     }
 
 
@@ -133,8 +133,8 @@ def _clip_ticks(atlas: Atlas) -> tuple[list[int], list[int]]:
     """When each row is, in its clip's ticks, and how many of them a second has, clip by clip."""
     counted = [0] * len(atlas.seconds)
     per_second = []
-    for name in atlas.names:
-        rows = atlas.of_clip(name)
+    for name in atlas.clip_names:
+        rows = atlas.clip_rows(name)
         times: Sequence[Fraction] = [atlas.seconds[row] for row in rows]
         mine, rate = to_ticks(times)
         per_second.append(rate)

@@ -33,7 +33,7 @@ class RemoteFile:
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    denied: str = ""
+    denied_message: str = ""
 
 
 def find_problem(path: Path, file: ModelFile) -> str:
@@ -43,7 +43,7 @@ def find_problem(path: Path, file: ModelFile) -> str:
     size = path.stat().st_size
     if file.bytes is not None and size != file.bytes:
         return f"{size:,} bytes, not {file.bytes:,}"
-    if file.sha256 and not file.knows(found := sha256(path)):
+    if file.sha256 and not file.matches(found := sha256(path)):
         return f"its sha256 is {found}, not {file.sha256}"
     return ""
 
@@ -124,8 +124,8 @@ def _size_bytes(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _disk_full_error(target: Path, need: int = 0) -> OutputError:
-    room = f": {need / 1e6:,.0f} MB are needed" if need else ""
+def _disk_full_error(target: Path, needed_bytes: int = 0) -> OutputError:
+    room = f": {needed_bytes / 1e6:,.0f} MB are needed" if needed_bytes else ""
     return OutputError(
         f"{target.parent}: the disk is full{room}; make room and run the same command again, or "
         "name another folder in ANNOTATE_WEIGHTS"
@@ -195,7 +195,9 @@ def _verify_and_rename(part: Path, file: ModelFile, target: Path, source: str) -
 def _check_status(response: Any, remote: RemoteFile) -> None:
     status = response.status_code
     if status in _DENIED_STATUSES:
-        raise WeightsError(remote.denied or f"{remote.url}: the server refuses it ({status})")
+        raise WeightsError(
+            remote.denied_message or f"{remote.url}: the server refuses it ({status})"
+        )
     if status in _MISSING_STATUSES:
         raise WeightsError(f"{remote.url}: not there ({status}); is there a --mirror that has it?")
     if status >= 400:
@@ -218,7 +220,7 @@ def side_files(model: Model, mirror: str | None = None) -> list[ModelFile]:
     if not model.also:
         return []
     offered = _mirror_receipt(model, mirror) if mirror else _list_repository(model)
-    return [file for file in offered if model.takes_along(file.path)]
+    return [file for file in offered if model.includes_side_file(file.path)]
 
 
 def locate_file(model: Model, file: ModelFile, mirror: str | None = None) -> Path | RemoteFile:
@@ -247,7 +249,7 @@ def _in_mirror(model: Model, path: str, mirror: str) -> Path | RemoteFile:
     if _is_url(mirror):
         place = f"{mirror.rstrip('/')}/{model.name}/{model.revision[:12]}"
         return RemoteFile(f"{place}/{path}")
-    found = model.place(Path(mirror).expanduser()) / path
+    found = model.folder_in(Path(mirror).expanduser()) / path
     if not found.is_file():
         raise WeightsError(
             f"{found}: not there; a mirror is a copy of the folder of weights of a machine which "

@@ -46,7 +46,7 @@ class ModelFile:
         if self.sha256 and not _SHA256_PATTERN.fullmatch(self.sha256):
             raise WeightsError(f"{self.path}: {self.sha256!r} is no sha256: 64 of 0-9 and a-f")
 
-    def knows(self, sha256: str) -> bool:
+    def matches(self, sha256: str) -> bool:
         """Whether a file of that hash is this one, as far as is published."""
         return bool(self.sha256) and sha256.startswith(self.sha256)
 
@@ -93,15 +93,15 @@ class Model:
         """Where a person reads about it and takes it from."""
         return self.path or self.url or f"https://huggingface.co/{self.repo}"
 
-    def takes_along(self, path: str) -> bool:
+    def includes_side_file(self, path: str) -> bool:
         """Whether `also` means the file `path`."""
         named = {file.path for file in self.files}
         meant = any(fnmatchcase(path, pattern) for pattern in self.also)
         return meant and "/" not in path and path not in named
 
-    def place(self, folder: Path) -> Path:
+    def folder_in(self, weights_folder: Path) -> Path:
         """Where its files, of this very revision, lie if they lie in a `folder` of weights."""
-        return Path(self.path) if self.path else folder / self.name / self.revision[:12]
+        return Path(self.path) if self.path else weights_folder / self.name / self.revision[:12]
 
 
 def weights_folders() -> list[Path]:
@@ -141,9 +141,9 @@ def find_model(name: str) -> Model:
     return known[name]
 
 
-def user_models(folder: Path) -> dict[str, Model]:
+def user_models(weights_folder: Path) -> dict[str, Model]:
     """The models that users have added to a `folder` of weights."""
-    path = folder / USER_MANIFEST
+    path = weights_folder / USER_MANIFEST
     try:
         return _parse_models(json.loads(path.read_bytes()), str(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -167,12 +167,12 @@ def receipt_to_json(files: Iterable[ModelFile]) -> str:
     return json.dumps([asdict(file) for file in files], indent=1) + "\n"
 
 
-def receipt_from_json(text: str | bytes, where: str) -> list[ModelFile]:
+def receipt_from_json(text: str | bytes, source: str) -> list[ModelFile]:
     """Read a `fetched.json`; `where` begins the error."""
     try:
         return [ModelFile(**record) for record in json.loads(text)]
     except (ValueError, TypeError) as error:
-        raise WeightsError(f"{where}: damaged: {error}") from None
+        raise WeightsError(f"{source}: damaged: {error}") from None
 
 
 @cache
@@ -181,11 +181,11 @@ def _shipped_models() -> dict[str, Model]:
     return _parse_models(tomllib.loads(path.read_text("utf-8")), str(path))
 
 
-def _parse_models(records: Any, where: str) -> dict[str, Model]:
+def _parse_models(records: Any, source: str) -> dict[str, Model]:
     try:
         return {name: _parse_model(name, record) for name, record in records.items()}
     except (AttributeError, KeyError, TypeError, WeightsError) as error:
-        raise WeightsError(f"{where}: {error}") from None
+        raise WeightsError(f"{source}: {error}") from None
 
 
 def _parse_model(name: str, record: Mapping[str, Any]) -> Model:

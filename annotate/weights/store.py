@@ -105,7 +105,7 @@ def fetch_weights(
     model = find_model(name)
     if not model.path:
         with model_lock(model.name):
-            if not _is_intact(model, model.place(install_folder())):
+            if not _is_intact(model, model.folder_in(install_folder())):
                 _fetch_files(model, mirror, progress)
     return weights_path(name)
 
@@ -139,14 +139,14 @@ def model_lock(name: str) -> Iterator[None]:
         lock.release()
 
 
-def write_receipt(place: Path, files: Collection[ModelFile]) -> None:
+def write_receipt(model_folder: Path, files: Collection[ModelFile]) -> None:
     """Write down what lies in a model's folder, which is how the folder counts as whole."""
-    placed = [(file, place / file.path) for file in files]
+    placed = [(file, model_folder / file.path) for file in files]
     whole = [ModelFile(file.path, at.stat().st_size, _file_sha256(file, at)) for file, at in placed]
-    part = place / f"{RECEIPT_NAME}.part"
+    part = model_folder / f"{RECEIPT_NAME}.part"
     with guarded_write(part):
         part.write_text(receipt_to_json(whole), "utf-8")
-        part.replace(place / RECEIPT_NAME)
+        part.replace(model_folder / RECEIPT_NAME)
 
 
 def _file_sha256(file: ModelFile, path: Path) -> str:
@@ -154,7 +154,7 @@ def _file_sha256(file: ModelFile, path: Path) -> str:
 
 
 def _fetch_files(model: Model, mirror: str | None, progress: ProgressCallback | None) -> None:
-    place = model.place(install_folder())
+    place = model.folder_in(install_folder())
     expected = _expected_files(model, place)
     files = [*model.files, *side_files(model, mirror)]
     for file in files:
@@ -169,32 +169,32 @@ def _fetch_files(model: Model, mirror: str | None, progress: ProgressCallback | 
     write_receipt(place, files)
 
 
-def _read_receipt(place: Path) -> dict[str, ModelFile]:
+def _read_receipt(model_folder: Path) -> dict[str, ModelFile]:
     """What a folder says it holds; nothing where it says nothing that can be read."""
     try:
-        files = receipt_from_json((place / RECEIPT_NAME).read_bytes(), str(place))
+        files = receipt_from_json((model_folder / RECEIPT_NAME).read_bytes(), str(model_folder))
     except (FileNotFoundError, NotADirectoryError, WeightsError):
         return {}
     return {file.path: file for file in files}
 
 
-def _expected_files(model: Model, place: Path) -> dict[str, ModelFile]:
+def _expected_files(model: Model, model_folder: Path) -> dict[str, ModelFile]:
     """The files of a model: the manifest's word goes before the receipt's."""
-    return _read_receipt(place) | {file.path: file for file in model.files}
+    return _read_receipt(model_folder) | {file.path: file for file in model.files}
 
 
-def _has_full_receipt(model: Model, place: Path) -> bool:
+def _has_full_receipt(model: Model, model_folder: Path) -> bool:
     """Whether the fetch came to its end, and brought what the manifest means today."""
-    receipt = _read_receipt(place)
+    receipt = _read_receipt(model_folder)
     return bool(model.path) or all(
-        file.path in receipt and file.knows(receipt[file.path].sha256) for file in model.files
+        file.path in receipt and file.matches(receipt[file.path].sha256) for file in model.files
     )
 
 
-def _is_intact(model: Model, place: Path) -> bool:
-    expected = _expected_files(model, place)
-    return _has_full_receipt(model, place) and not any(
-        find_problem(place / path, file) for path, file in expected.items()
+def _is_intact(model: Model, model_folder: Path) -> bool:
+    expected = _expected_files(model, model_folder)
+    return _has_full_receipt(model, model_folder) and not any(
+        find_problem(model_folder / path, file) for path, file in expected.items()
     )
 
 
@@ -214,7 +214,7 @@ def _has_size(path: Path, size_bytes: int | None) -> bool:
 
 
 def _candidate_folders(model: Model) -> list[Path]:
-    return [model.place(folder) for folder in weights_folders()]
+    return [model.folder_in(folder) for folder in weights_folders()]
 
 
 def _is_begun(model: Model) -> bool:
@@ -280,9 +280,11 @@ def _hash_files(path: Path, folder: Path) -> list[ModelFile]:
 def _mismatch(model: Model, files: list[ModelFile]) -> str:
     """What of a model is not among `files`, in words; "" when all of it is."""
     for file in model.files:
-        if not any(file.knows(each.sha256) for each in files):
+        if not any(file.matches(each.sha256) for each in files):
             return f"no file there has the sha256 of its {file.path}, {file.sha256}"
-    if model.takes_along("config.json") and "config.json" not in {file.path for file in files}:
+    if model.includes_side_file("config.json") and "config.json" not in {
+        file.path for file in files
+    }:
         return "its config.json is not there: give the whole folder"
     return ""
 
@@ -293,10 +295,10 @@ def _link_known_model(model: Model, folder: Path, files: list[ModelFile]) -> Mod
             f"{folder}: not {model.name}: {lacks}; to use your own, give it another --name"
         )
     wanted = {
-        file: next(each.path for each in files if file.knows(each.sha256)) for file in model.files
+        file: next(each.path for each in files if file.matches(each.sha256)) for file in model.files
     }
-    wanted |= {file: file.path for file in files if model.takes_along(file.path)}
-    place = model.place(install_folder())
+    wanted |= {file: file.path for file in files if model.includes_side_file(file.path)}
+    place = model.folder_in(install_folder())
     with model_lock(model.name):
         for file, source in wanted.items():
             link_or_copy(folder / source, file, place / file.path)

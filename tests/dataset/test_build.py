@@ -34,7 +34,7 @@ def test_what_scores_too_low_is_left_out(tmp_path, dock):
     sure, unsure, unscored = (replace(mug(), score=score) for score in (0.5, 0.49, None))
     lines = [item("dock", 0, sure, unsure), item("dock", 1, unscored), item("dock", 2, unsure)]
     path = items(tmp_path / "a.jsonl", [dock], lines)
-    built = build_dataset([path], tmp_path / "out", least=0.5)
+    built = build_dataset([path], tmp_path / "out", min_score=0.5)
     assert list(objects(built).values()) == [(sure,), (unscored,), ()]
 
 

@@ -155,7 +155,7 @@ def test_foreign_masks_are_read(tmp_path, segmentation, area):
     assert (thing.label, thing.box) == ("mug", (1.5, 2, 4.5, 6.25))
     assert data.classes == ("plate", "mug")  # by category id, with gaps
     assert (None if thing.mask is None else masks.area(thing.mask)) == area
-    assert sample.part == "val"
+    assert sample.split == "val"
 
 
 @pytest.mark.parametrize(

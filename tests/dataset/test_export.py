@@ -43,7 +43,7 @@ class Lying:
         self.honest.write(dataset, out)
 
     def meant(self, thing):
-        return self.honest.meant(thing)
+        return self.honest.representable(thing)
 
     def reread(self, samples, path):
         for seen in self.honest.reread(samples, path):
@@ -97,10 +97,10 @@ def test_every_format_keeps_what_it_can_hold(tmp_path, data, name):
     assert (told.images, told.objects) == (2, 2)
     table = told.table()
     assert list(table.index) == ["plate", "mug"] and list(table["objects"]) == [1, 1]
-    held = way.meant(mug()).mask is not None
+    held = way.representable(mug()).mask is not None
     assert table.loc["mug", "masks"] == held
     assert not held or table.loc["mug", "iou_least"] == 1
-    assert (tmp_path / "out" / way.mark).exists()
+    assert (tmp_path / "out" / way.marker).exists()
 
 
 @pytest.mark.parametrize("name", format_names())
@@ -110,9 +110,9 @@ def test_every_format_reads_what_it_wrote(tmp_path, data, name):
     back = import_dataset(tmp_path / "out", way, tmp_path / "back")
     assert back.classes == data.classes
     for before, after in zip(data, back, strict=True):
-        assert (after.image, after.part) == (before.image, before.part)
+        assert (after.image, after.split) == (before.image, before.part)
         assert (before.item.frame, before.item.width) == (after.item.frame, after.item.width)
-        meant = [way.meant(thing) for thing in before.item.objects]
+        meant = [way.representable(thing) for thing in before.item.objects]
         assert [t.label for t in meant] == [t.label for t in after.item.objects]
         if name != "yolo-seg":  # where a box becomes an outline
             assert [t.box for t in meant] == [t.box for t in after.item.objects]
@@ -159,7 +159,7 @@ def test_parts_come_back_as_the_split(tmp_path, data):
         way = load_format(name)
         export_dataset(halves, way, tmp_path / name)
         back = import_dataset(tmp_path / name, way, tmp_path / f"{name}-back")
-        assert [sample.part for sample in back] == ["train", "val"]
+        assert [sample.split for sample in back] == ["train", "val"]
 
 
 def test_an_empty_dataset_is_not_brought_in(tmp_path):

@@ -68,8 +68,8 @@ def test_shots_can_be_given(two_clips):
 
 def test_a_split_never_parts_a_shot(two_clips):
     data = split.split_dataset(two_clips, {"train": 0.6, "val": 0.2, "test": 0.2})
-    part_of = {(s.item.video, s.item.frame): s.part for s in data}
-    assert set(part_of.values()) == {"train", "val", "test"} and data.parts == (
+    part_of = {(s.item.video, s.item.frame): s.split for s in data}
+    assert set(part_of.values()) == {"train", "val", "test"} and data.splits == (
         "train",
         "val",
         "test",
@@ -82,12 +82,12 @@ def test_a_split_never_parts_a_shot(two_clips):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_fractions_are_about_kept(two_clips, seed):
-    parts = [s.part for s in split.split_dataset(two_clips, {"train": 0.7, "val": 0.3}, seed=seed)]
+    parts = [s.split for s in split.split_dataset(two_clips, {"train": 0.7, "val": 0.3}, seed=seed)]
     assert abs(parts.count("train") / len(parts) - 0.7) <= 0.2
 
 
 def test_a_split_is_the_same_again_and_the_seed_changes_it(two_clips):
-    splits = [split.split_dataset(two_clips, seed=seed).stretches for seed in (0, 0, 1, 2, 3)]
+    splits = [split.split_dataset(two_clips, seed=seed).split_ranges for seed in (0, 0, 1, 2, 3)]
     assert splits[0] == splits[1]
     assert len({json.dumps([s.part for s in one]) for one in splits}) > 1
 

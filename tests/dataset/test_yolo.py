@@ -118,7 +118,7 @@ def test_scattered_specks_that_bridges_would_drown_are_an_error(tmp_path):
     with pytest.raises(ExportDiffers, match=r"'mug' .* worst is dock-000000.png, object 1, 0.0"):
         export_dataset(data, YoloSegFormat(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    told = export_dataset(data, YoloSegFormat(least_iou=0.01), tmp_path / "out")
+    told = export_dataset(data, YoloSegFormat(min_iou=0.01), tmp_path / "out")
     assert told.table().loc["mug", "iou_least"] == pytest.approx(2 / 64, abs=0.01)
 
 
@@ -183,7 +183,7 @@ def test_every_way_to_say_where_pictures_are(tmp_path, yaml, picture):
     (source / "classes.txt").write_text("plate\nmug\n\n")
     data = brought(source, tmp_path)
     [sample] = data
-    assert (data.classes, sample.part) == (("plate", "mug"), "train")
+    assert (data.classes, sample.split) == (("plate", "mug"), "train")
     assert sample.item.objects == (Object("mug", (24, 12, 40, 36)),)
 
 
@@ -255,7 +255,7 @@ def test_pictures_of_one_name_in_two_parts_are_two(tmp_path):
     yaml = NAMES + "train: images/train\nval: images/val\n"
     source = foreign(tmp_path / "x", BOX, yaml)
     foreign(tmp_path / "x", "", None, "images/val/a.png")
-    images = [(s.image, s.part, len(s.item.objects)) for s in brought(source, tmp_path)]
+    images = [(s.image, s.split, len(s.item.objects)) for s in brought(source, tmp_path)]
     assert images == [("a-000000.png", "train", 1), ("a-000001.png", "val", 0)]
 
 

@@ -182,7 +182,7 @@ def test_the_contract_with_colour_and_a_model_behind_a_server(demo):
             options=f"moondream.endpoint={model.url}",
         )
         found = detector_contract.check(joined, frames)
-        assert budget.total_usage(joined).asked == 3
+        assert budget.total_usage(joined).questions == 3
     for frame, one in zip(frames, found, strict=True):
         expected = truth(frame.index, "designator")
         assert len(one) >= len(expected) > 0

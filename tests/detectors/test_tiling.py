@@ -96,7 +96,7 @@ def test_what_no_other_look_found_whole_is_kept_as_a_part():
 )
 def test_of_two_that_overlap_the_better(agnostic, kept):
     rows = ((10, 10, 50, 50, 0.5, 1), (11, 10, 50, 50, 0.9, 0), (10, 11, 50, 50, 0.8, 2))
-    slicing = Tiling(0, 0, 0.5, 4, agnostic, done=False)
+    slicing = Tiling(0, 0, 0.5, 4, agnostic, network_does_nms=False)
     [found] = detect_tiled([frame()], TOLD, slicing, fixed(*rows))
     assert found.confidence.tolist() == kept
     assert found.data["phrase"].tolist() == ["cup", "plate"][: len(kept)]

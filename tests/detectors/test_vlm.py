@@ -82,7 +82,7 @@ def test_a_server_that_lacks_tools_is_asked_otherwise_and_that_is_remembered(way
 def test_tools_that_make_a_model_blind_are_found_out_by_calibrating():
     with serving(blind=("tool", "schema")) as model:
         found = calibrate(Chat(model.url, "sees"))
-    assert found.way == "json" and found.fit.iou > 0.98
+    assert found.mode == "json" and found.fit.iou > 0.98
 
 
 def test_a_model_that_cannot_be_calibrated_says_what_was_wrong_in_each_way():
@@ -260,7 +260,7 @@ def test_asked_again_it_costs_nothing(demo):
         again = load(model)
         for one, other in zip(found, again.propose(frames), strict=True):
             np.testing.assert_array_equal(one.xyxy, other.xyxy)
-        assert len(model.requests) == 2 and again.bill == budget.UsageTotal(known=2)
+        assert len(model.requests) == 2 and again.bill == budget.UsageTotal(cached=2)
         for change in ({"side": 800}, {"temperature": 0.5}, {"model": "other"}, {"detail": None}):
             load(model, **change).propose(frames[:1])
         assert len(model.requests) == 6

@@ -48,8 +48,8 @@ def drawn(count, seed=0):
 def test_a_score_becomes_the_share_that_is_right(method, tmp_path):
     seen, truth = files(tmp_path, drawn(3000))
     [learnt] = calibration.fit_curves([seen], truth, method=method)
-    assert (learnt.source, learnt.label, learnt.boxes) == ("colour", "mug", 3000)
-    assert learnt.after < learnt.before
+    assert (learnt.source, learnt.label, learnt.box_count) == ("colour", "mug", 3000)
+    assert learnt.brier_after < learnt.brier_before
     scores = np.linspace(0.1, 0.9, 9)
     np.testing.assert_allclose(learnt.curve(scores), scores**2, atol=0.09)
     assert (np.diff(learnt.curve(np.linspace(0, 1, 101))) >= 0).all()
@@ -85,7 +85,7 @@ def test_a_second_box_on_a_thing_is_wrong(tmp_path):
     journal.write(tmp_path / "twice.jsonl", Header("detect"), twice)
     _, truth = files(tmp_path, drawn(30))
     [learnt] = calibration.fit_curves([tmp_path / "twice.jsonl"], truth)
-    assert (learnt.boxes, learnt.right) == (60, 30)
+    assert (learnt.box_count, learnt.correct_count) == (60, 30)
     assert learnt.curve(np.array([0.9]))[0] > 0.9 and learnt.curve(np.array([0.4]))[0] < 0.1
 
 

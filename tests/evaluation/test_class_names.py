@@ -9,7 +9,7 @@ from annotate.evaluation import class_names
 
 
 def found(word, count=8, **more):
-    return [(m.how, m.phrase) for m in class_names.search(word, count, **more)]
+    return [(m.kind, m.phrase) for m in class_names.search(word, count, **more)]
 
 
 def test_every_class_of_three_data_sets_ships():
@@ -17,12 +17,12 @@ def test_every_class_of_three_data_sets_ships():
     assert sets == {"COCO": 80, "Objects365": 365, "LVIS": 1203}
     assert len({(one.data_set, one.name) for one in class_names.all_classes()}) == 1648
     assert all(
-        one.definition and one.pictures
+        one.definition and one.image_count
         for one in class_names.all_classes()
         if one.data_set == "LVIS"
     )
     assert all(
-        name == name.strip() != "" for one in class_names.all_classes() for name in one.names
+        name == name.strip() != "" for one in class_names.all_classes() for name in one.all_names
     )
 
 
@@ -57,7 +57,9 @@ def test_better_ways_come_first():
 
 
 def test_of_equal_matches_the_better_known_class_comes_first():
-    pictures = [m.known.pictures for m in class_names.search("person") if m.how == "exact"]
+    pictures = [
+        m.dataset_class.image_count for m in class_names.search("person") if m.kind == "exact"
+    ]
     assert len(pictures) == 3 and pictures[0] is not None  # LVIS says how many, the others do not
 
 

@@ -44,7 +44,7 @@ def test_a_curve_says_what_is_right_down_to_each_score():
     assert curve.scores.tolist() == [0.9, 0.8, 0.7, 0.1]
     assert curve.precision.tolist() == pytest.approx([1, 1 / 2, 2 / 3, 2 / 4])
     assert curve.recall.tolist() == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3])
-    assert (curve.truth, curve.best) == (3, 2)
+    assert (curve.truth_count, curve.best_index) == (3, 2)
 
 
 def test_equal_scores_are_one_point_of_the_curve():
@@ -63,7 +63,7 @@ def test_what_was_found_twice_is_right_once():
 
 
 def test_nothing_found_has_no_best_threshold():
-    assert metrics.precision_recall_curve(frames([thing(0)]), {}).best is None
+    assert metrics.precision_recall_curve(frames([thing(0)]), {}).best_index is None
     assert metrics.average_precision(frames([thing(0)]), {}, ["mech"]) == (0.0, 0.0)
 
 
@@ -158,7 +158,7 @@ def test_each_alternative_can_be_a_column(words):
     assert (whole, first.phrase, second.phrase) == (entry, "red square", "corner marks")
     assert first.vocabulary.labels == words.labels
     assert first.vocabulary.phrases("asks") == {1: ["red square"]}
-    assert len({each.folder for each in (whole, first, second)}) == 3
+    assert len({each.folder_name for each in (whole, first, second)}) == 3
     assert len({each.vocabulary.sha256 for each in (whole, first, second)}) == 3
 
 

@@ -52,10 +52,10 @@ def mech(x, score=0.9):
 def test_all_found(truth):
     items = [item(n, mech(10 * n)) for n in range(3)] + [item(3)]
     found = metrics.box_metrics(truth, items, "mech")
-    assert (found.truth, found.proposed) == (3, 3)
+    assert (found.truth_count, found.proposed_count) == (3, 3)
     assert found.ap50 == pytest.approx(1) and found.ap == pytest.approx(1)
     [track] = metrics.track_metrics(truth, items)
-    assert (track.label, track.frames, track.j, track.false_presence) == ("mech", 3, 1.0, 0.0)
+    assert (track.label, track.frame_count, track.j, track.false_presence) == ("mech", 3, 1.0, 0.0)
 
 
 def test_one_missed_one_made_up(truth):
@@ -73,8 +73,8 @@ def test_a_shifted_mask_is_worth_its_overlap(truth):
 
 
 def test_a_track_asked_for_and_never_found_is_missed(truth):
-    [track] = metrics.track_metrics(truth, [item(0)], asked=[5, 77])
-    assert (track.track, track.j, track.frames) == (5, 0.0, 3)
+    [track] = metrics.track_metrics(truth, [item(0)], track_ids=[5, 77])
+    assert (track.track, track.j, track.frame_count) == (5, 0.0, 3)
 
 
 def test_nothing_found(truth):

@@ -136,7 +136,7 @@ def test_frames_are_gathered_clip_by_clip_and_shown(clips):
         *(("one.mp4", n) for n in range(0, 24, 4)),
         ("two.mp4", 0),
     ]
-    rows = np.concatenate(list(found.chunks()))
+    rows = np.concatenate(list(found.vector_batches()))
     np.testing.assert_allclose(
         rows, embeddings.embed([f.image for f in seen], Colours()), atol=1e-3
     )
@@ -150,8 +150,8 @@ def test_a_clip_that_breaks_off_is_used_up_to_there(clips, tmp_path):
     data = (images / "4.png").read_bytes()
     (images / "4.png").write_bytes(data[: len(data) - 30])
     found = gathered([images, clips[0]])
-    assert found.frame[:5] == [0, 1, 2, 3, 0]
-    assert "4.png" in found.broken[0]
+    assert found.frame_index[:5] == [0, 1, 2, 3, 0]
+    assert "4.png" in found.decode_errors[0]
 
 
 def test_two_clips_of_one_name_are_refused(clips, tmp_path):
@@ -168,7 +168,7 @@ def test_a_map_reads_back_as_it_was_written(clips, tmp_path):
     made.save(tmp_path)
     again = atlas.read(tmp_path)
     np.testing.assert_allclose(again.xy, made.xy, atol=1e-6)
-    assert again.seconds == made.seconds and again.names == ["one.mp4", "two.mp4", "three.mp4"]
+    assert again.seconds == made.seconds and again.clip_names == ["one.mp4", "two.mp4", "three.mp4"]
     (tmp_path / "map.json").write_text("{}")
     with pytest.raises(ItemsError, match="damaged"):
         atlas.read(tmp_path)
@@ -264,7 +264,7 @@ def test_the_clip_that_has_the_same_shot_is_the_most_like(clips, tmp_path):
     for way in atlas.SIMILARITY_METHODS:
         best, *_, last = atlas.similar_clips(found, "query.mp4", 3, way)
         assert best.clip in ("one.mp4", "two.mp4")
-        assert best.likeness > 0.9 > last.likeness
+        assert best.similarity > 0.9 > last.similarity
         assert last.clip == "three.mp4"
     found_in = {each.clip: each for each in atlas.similar_clips(found, "query.mp4", 3, "dtw")}
     assert (found_in["one.mp4"].start_seconds, found_in["one.mp4"].stop_seconds) < (0.5, 1.2)
@@ -337,7 +337,7 @@ def test_what_is_lassoed_becomes_items_that_build_accepts(clips, page, annotate,
     code, _, err = annotate("map", *clips, "-o", "map", "--every", 2, "--method", "pca")
     assert code == 0, err
     made = atlas.read(tmp_path / "map")
-    assert len(made.frame) == 36 and {"poster.jpg", "paths.png"} < {
+    assert len(made.frame_index) == 36 and {"poster.jpg", "paths.png"} < {
         p.name for p in (tmp_path / "map").iterdir()
     }
     opened(page, tmp_path / "map")
@@ -350,8 +350,8 @@ def test_what_is_lassoed_becomes_items_that_build_accepts(clips, page, annotate,
     download.value.save_as(tmp_path / "chosen.jsonl")
     book = list(journal.read(tmp_path / "chosen.jsonl"))
     keys = {(item.video, item.frame, item.seconds) for item in book}
-    names = [made.names[n] for n in made.clip]
-    assert keys == set(zip(names, made.frame.tolist(), made.seconds, strict=True))
+    names = [made.clip_names[n] for n in made.clip_index]
+    assert keys == set(zip(names, made.frame_index.tolist(), made.seconds, strict=True))
     code, _, err = annotate("build", "chosen.jsonl", "-o", "dataset")
     assert code == 0, err
     built = load_dataset(tmp_path / "dataset")
@@ -412,7 +412,7 @@ def test_a_dataset_can_be_mapped(clips, annotate, tmp_path):
     assert annotate("build", "items.jsonl", "-o", "dataset")[0] == 0
     code, _, err = annotate("map", "dataset", "-o", "map", "--method", "pca")
     assert code == 0, err
-    assert atlas.read(tmp_path / "map").frame.tolist() == [0, 4, 8, 12, 16, 20]
+    assert atlas.read(tmp_path / "map").frame_index.tolist() == [0, 4, 8, 12, 16, 20]
 
 
 def _bare(frame):

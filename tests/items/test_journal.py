@@ -183,7 +183,7 @@ def test_a_full_disk_keeps_what_was_whole(tmp_path, header):
     path = tmp_path / "a.jsonl"
     with FullDisk(path, "w+") as file:
         out = journal.Appender(file, "a.jsonl")
-        out._line(header.to_json())
+        out._write_line(header.to_json())
         with pytest.raises(OutputError, match="No space left on device; the 3 frames before"):
             for each in [item(n, MUG) for n in range(99)]:
                 out.write(each)

@@ -44,14 +44,14 @@ def test_a_personal_token_and_one_that_was_revoked(label_studio, personal_token,
     dataset = make_dataset(tmp_path / "personal", [[boxed()]])
     with StudioClient(label_studio.url, personal_token, label_studio.documents) as server:
         assert server.token_kind == "personal"
-        assert server.who()["email"] == label_studio.email
+        assert server.current_user()["email"] == label_studio.email
         project = push_dataset(dataset, server).project.id
         submit(server, next(iter(tasks_of(server, project).values()))[0]["id"])
-        assert pull_dataset(dataset, server, tmp_path / "out").frames == {"submitted": 1}
+        assert pull_dataset(dataset, server, tmp_path / "out").frame_counts == {"submitted": 1}
         server.send("POST", "/api/token/blacklist/", {"refresh": personal_token})
     refused = pytest.raises(StudioError, match="the token is refused: .*blacklisted")
     with StudioClient(label_studio.url, personal_token) as server, refused:
-        server.who()
+        server.current_user()
 
 
 def expired():
@@ -74,14 +74,14 @@ def expired():
 def test_a_token_that_is_refused(label_studio, token, message):
     raises = pytest.raises(StudioError, match=message)
     with raises as refused, StudioClient(label_studio.url, token()) as server:
-        server.who()
+        server.current_user()
     assert "cookie" not in str(refused.value).lower() and "headers" not in str(refused.value)
 
 
 def test_a_server_that_is_down():
     raises = pytest.raises(StudioError, match="no Label Studio answers there .*annotate studio up")
     with raises, StudioClient(f"http://127.0.0.1:{free_port()}", "0" * 40) as server:
-        server.who()
+        server.current_user()
 
 
 def test_what_is_only_asked_is_asked_again(label_studio):
@@ -94,7 +94,7 @@ def test_what_is_only_asked_is_asked_again(label_studio):
         Proxy(label_studio.url, "/whoami", lose, method="GET") as proxy,
         StudioClient(proxy.url, label_studio.token) as server,
     ):
-        assert server.who()["email"] == label_studio.email
+        assert server.current_user()["email"] == label_studio.email
         assert proxy.count == 3
 
 
@@ -160,7 +160,7 @@ def test_up_and_down(program, monkeypatch, annotate, tmp_path):
         code, _, err = annotate("pull", tmp_path / "frames", "-o", tmp_path / "out")
         assert code == 1 and "nothing of project" in err
         with connect() as server:
-            for [task] in tasks_of(server, server.find("frames").id).values():
+            for [task] in tasks_of(server, server.find_project("frames").id).values():
                 submit(server, task["id"])
         code, out, _ = annotate("pull", tmp_path / "frames", "-o", tmp_path / "out")
         assert (code, out.splitlines()[1]) == (0, "submitted\t2")

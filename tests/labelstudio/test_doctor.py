@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.studio]
 
 
 def cures(server, dataset, project):
-    return {c.what: c.cure for c in doctor.run_checks(server, dataset, project) if c.cure}
+    return {c.subject: c.cure for c in doctor.run_checks(server, dataset, project) if c.cure}
 
 
 def test_what_is_right_needs_no_cure_and_what_is_not_names_its_own(server, label_studio, tmp_path):

@@ -92,7 +92,7 @@ def test_what_nobody_touched_comes_back_to_the_last_bit(server, tmp_path, polygo
     for [task] in tasks_of(server, server.find(f"as is {polygons}").id).values():
         submit(server, task["id"])
     done = pull_dataset(dataset, server, tmp_path / "out", project=f"as is {polygons}")
-    assert done.frames == {"submitted": 4} and not done.notes
+    assert done.frame_counts == {"submitted": 4} and not done.notes
     assert items(tmp_path / "out") == items(dataset.path)
     assert (tmp_path / "out/items.jsonl").read_text().splitlines()[1:] == (
         dataset.items.read_text().splitlines()[1:]
@@ -150,7 +150,7 @@ def test_what_is_not_certain_is_left_out_and_said(server, pushed, tmp_path):
     server.send("POST", f"/api/tasks/{task(2)}/drafts", {"result": [], "lead_time": 1.0})
     submit(server, task(3), [])
     done = pull_dataset(dataset, server, tmp_path / "out", project=title)
-    assert done.frames == {"several": 1, "skipped": 1, "begun": 1, "submitted": 1}
+    assert done.frame_counts == {"several": 1, "skipped": 1, "begun": 1, "submitted": 1}
     email = server.who()["email"]
     assert sorted(why for _, why in done.notes) == [
         "begun: a draft is not submitted",
@@ -162,7 +162,7 @@ def test_what_is_not_certain_is_left_out_and_said(server, pushed, tmp_path):
     first, _ = server.get(f"/api/tasks/{task(0)}/annotations/")
     server.send("PATCH", f"/api/annotations/{first['id']}/", {"ground_truth": True})
     done = pull_dataset(dataset, server, tmp_path / "out", project=title, force=True)
-    assert done.frames["several"] == 0 and done.frames["submitted"] == 2
+    assert done.frame_counts["several"] == 0 and done.frame_counts["submitted"] == 2
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_two_people_on_one_task(server, ada, pushed, tmp_path):
     server.send("PATCH", f"/api/annotations/{theirs['id']}/", {"ground_truth": True})
     pull_dataset(dataset, server, tmp_path / "out", project=title, force=True)
     assert items(tmp_path / "out")[1].objects == items(dataset.path)[1].objects[1:]
-    assert push_dataset(dataset, server, project=title).frames["annotated"] == 2
+    assert push_dataset(dataset, server, project=title).frame_counts["annotated"] == 2
 
 
 def test_a_draft_on_top_of_what_was_submitted_is_said(server, pushed, tmp_path):
@@ -207,7 +207,7 @@ def test_a_draft_on_top_of_what_was_submitted_is_said(server, pushed, tmp_path):
     path = f"/api/tasks/{task(0)}/annotations/{said['id']}/drafts"
     server.send("POST", path, {"result": [], "lead_time": 1.0})
     done = pull_dataset(dataset, server, tmp_path / "out", project=title)
-    assert done.frames["submitted"] == 1 and done.frames["draft"] == 1
+    assert done.frame_counts["submitted"] == 1 and done.frame_counts["draft"] == 1
     assert items(tmp_path / "out") == items(dataset.path)[:1]
 
 
@@ -230,7 +230,7 @@ def test_since_last_asks_for_what_changed_and_keeps_the_rest(server, pushed, tmp
     bulk_action(server, server.find(title).id, "delete_tasks", [task(1)])
     done = pull_dataset(dataset, server, out, project=title, since_last=True)
     assert [item.frame for item in items(out)] == [15]
-    assert done.frames["deleted"] == 1 and done.frames["not pushed"] == 0
+    assert done.frame_counts["deleted"] == 1 and done.frame_counts["not pushed"] == 0
     assert any("5@" in name and "gone from the project" in why for name, why in done.notes)
     other = make_dataset(tmp_path / "other", OBJECTS)
     push_dataset(other, server, project=f"{title} 2")
@@ -337,7 +337,7 @@ def test_as_many_names_are_asked_for_as_an_address_holds(server, tmp_path):
     video = "Übergrößenträger, Halle 7 #2 " * 4 + ".mp4"
     dataset = make_dataset(tmp_path / "names", [[boxed()]] * 40, video=video)
     done = push_dataset(dataset, server, project="long names")
-    assert push_dataset(dataset, server, project="long names").frames == {"unchanged": 40}
+    assert push_dataset(dataset, server, project="long names").frame_counts == {"unchanged": 40}
     assert len(tasks_of(server, done.project.id)) == 40
 
 

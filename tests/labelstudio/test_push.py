@@ -59,10 +59,10 @@ def once_each(server, project, dataset):
 def test_a_second_push_adds_only_what_is_new(server, dataset, tmp_path):
     title = "grow"
     done = push_dataset(dataset, server, project=title)
-    assert done.frames == {"new": 12}
-    assert push_dataset(dataset, server, project=title).frames == {"unchanged": 12}
+    assert done.frame_counts == {"new": 12}
+    assert push_dataset(dataset, server, project=title).frame_counts == {"unchanged": 12}
     more = make_dataset(tmp_path / "more", [[boxed()] if n != 2 else [] for n in range(14)])
-    assert push_dataset(more, server, project=title).frames == {"unchanged": 12, "new": 2}
+    assert push_dataset(more, server, project=title).frame_counts == {"unchanged": 12, "new": 2}
     assert once_each(server, done.project.id, more)
 
 
@@ -79,7 +79,7 @@ def test_predictions_are_refreshed_on_untouched_tasks_only(server, dataset, tmp_
 
     moved = [[boxed(box=(1.0, 1.0, 20.0, 20.0))] if n != 2 else [] for n in range(12)]
     done = push_dataset(make_dataset(tmp_path / "again", moved), server, project=title)
-    assert done.frames == {
+    assert done.frame_counts == {
         "annotated": 1, "skipped": 1, "begun": 1, "refreshed": 8, "unchanged": 1
     }  # fmt: skip
     after = {p["task"]: p["result"] for p in server.get("/api/predictions", {"project": project})}
@@ -98,7 +98,7 @@ def test_an_answer_lost_after_the_commit_costs_nothing(label_studio, dataset, sm
     with through(label_studio, lose) as (server, proxy):
         done = push_dataset(dataset, server, project="lost answer")
         assert proxy.count == 3
-        assert done.frames == {"new": 12}
+        assert done.frame_counts == {"new": 12}
         assert once_each(server, done.project.id, dataset)
 
 
@@ -127,7 +127,7 @@ def test_a_batch_that_arrives_after_all_is_not_there_twice(
         done = push_dataset(dataset, server, project="late")
         time.sleep(6)  # now the first request has arrived as well
         again = push_dataset(dataset, server, project="late")
-        assert again.frames["doubles deleted"] + done.frames["doubles deleted"] == 5
+        assert again.frame_counts["doubles deleted"] + done.frame_counts["doubles deleted"] == 5
         assert once_each(server, done.project.id, dataset)
 
 
@@ -138,7 +138,7 @@ def test_a_timeout_after_which_the_server_finishes(label_studio, dataset, small_
 
     with through(label_studio, slow, 3.0) as (server, _):
         done = push_dataset(dataset, server, project="timeout")
-        assert done.frames == {"new": 12}
+        assert done.frame_counts == {"new": 12}
         assert once_each(server, done.project.id, dataset)
 
 
@@ -164,7 +164,10 @@ def test_a_push_that_is_killed_is_gone_on_with(label_studio, server, dataset):
         words = [proxy.url, label_studio.token, str(label_studio.documents), str(dataset.path)]
         children.append(subprocess.Popen([sys.executable, "-c", PUSH, *words]))
         assert children[0].wait(120) == -signal.SIGKILL
-    assert push_dataset(dataset, server, project="killed").frames == {"unchanged": 10, "new": 2}
+    assert push_dataset(dataset, server, project="killed").frame_counts == {
+        "unchanged": 10,
+        "new": 2,
+    }
     assert once_each(server, server.find("killed").id, dataset)
 
 
@@ -186,8 +189,8 @@ def test_a_server_that_is_killed_amid_a_push(program, dataset, tmp_path, small_b
     try:
         with running.server() as server:
             done = push_dataset(dataset, server, project="struck")
-            assert done.frames["new"] + done.frames["unchanged"] == 12
-            assert done.frames["new"] in (2, 7)
+            assert done.frame_counts["new"] + done.frame_counts["unchanged"] == 12
+            assert done.frame_counts["new"] in (2, 7)
             assert once_each(server, done.project.id, dataset)
     finally:
         stop_process(process.pid)
@@ -279,7 +282,7 @@ def test_two_projects_of_one_name_are_not_guessed_between(server, dataset):
     server.send("POST", "/api/projects/", body)
     with pytest.raises(StudioError, match=f"give the number: --project {first.id}"):
         push_dataset(dataset, server, project="twins")
-    assert push_dataset(dataset, server, project=str(first.id)).frames == {"unchanged": 12}
+    assert push_dataset(dataset, server, project=str(first.id)).frame_counts == {"unchanged": 12}
 
 
 def test_nothing_is_asked_twice_that_may_have_been_done(label_studio):
@@ -298,7 +301,7 @@ def test_pictures_are_uploaded_to_a_server_elsewhere(label_studio, dataset):
         assert task["data"]["image"].startswith("/data/upload/")
         shown = server._wrapper.httpx_client.request(task["data"]["image"], method="GET")
         assert shown.content == (dataset.images / "dock-000020.png").read_bytes()
-        assert push_dataset(dataset, server, project="elsewhere").frames == {"unchanged": 12}
+        assert push_dataset(dataset, server, project="elsewhere").frame_counts == {"unchanged": 12}
 
 
 def test_the_token_comes_from_the_environment_or_a_file_that_is_ours_alone(tmp_path, monkeypatch):

@@ -24,7 +24,9 @@ def test_the_demo_s_dataset_goes_through_the_loop(server, tmp_path):
     server.send("PATCH", f"/api/annotations/{said['id']}/", {"result": said["result"][1:]})
 
     assert (
-        pull_dataset(dataset, server, tmp_path / "out", project="the loop").frames["submitted"]
+        pull_dataset(dataset, server, tmp_path / "out", project="the loop").frame_counts[
+            "submitted"
+        ]
         == 28
     )
     corrected = load_dataset(tmp_path / "out")
@@ -32,4 +34,4 @@ def test_the_demo_s_dataset_goes_through_the_loop(server, tmp_path):
     assert [change.kind for change in found if change.kind != "kept"] == ["deleted"]
     for way in ("coco", "yolo"):
         export_dataset(corrected, load_format(way), tmp_path / way)
-    assert push_dataset(corrected, server, project="the loop").frames == {"annotated": 28}
+    assert push_dataset(corrected, server, project="the loop").frame_counts == {"annotated": 28}

@@ -131,8 +131,8 @@ def made(tmp_path, clip, items=ITEMS):
 def test_through_the_server_and_back(server, tmp_path):
     dataset = made(tmp_path, film(tmp_path / "dock.mp4"))
     done = video.push_clips(dataset, server)
-    assert done.frames == {"new": 1} and done.project.title == "tracks video"
-    assert video.push_clips(dataset, server).frames == {"unchanged": 1}
+    assert done.frame_counts == {"new": 1} and done.project.title == "tracks video"
+    assert video.push_clips(dataset, server).frame_counts == {"unchanged": 1}
     with pytest.raises(StudioError, match="nothing of project .* has been submitted"):
         video.pull_clips(dataset, server, tmp_path / "out.jsonl")
     [[task]] = tasks_of(server, done.project.id).values()
@@ -140,7 +140,9 @@ def test_through_the_server_and_back(server, tmp_path):
     _, shown = server.fetch(task["data"]["video"])
     assert shown == (tmp_path / "dock.mp4").read_bytes()
     submit(server, task["id"])
-    assert video.pull_clips(dataset, server, tmp_path / "out.jsonl").frames == {"submitted": 20}
+    assert video.pull_clips(dataset, server, tmp_path / "out.jsonl").frame_counts == {
+        "submitted": 20
+    }
     back = list(journal.read(tmp_path / "out.jsonl"))
     assert [item.frame for item in back] == list(range(20))
     for item in dataset:

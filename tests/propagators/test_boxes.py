@@ -56,9 +56,9 @@ def keeper(boxes_of):
     """A keeper that has started object 1, a mech at HOME, on frame 0; a person has object 7."""
     boxes = boxes_of({0: [mech(HOME)]})
     keeper = BoxAssociator(boxes, {7: "raine"})
-    [first] = keeper.prompts(0, [mech(HOME)], {}, ())
+    [first] = keeper.make_prompts(0, [mech(HOME)], {}, ())
     assert (first.object_id, first.frame, first.box) == (1, 0, HOME)
-    keeper.note(0, {1: HOME})
+    keeper.record(0, {1: HOME})
     return keeper
 
 
@@ -82,8 +82,8 @@ def test_a_box_of_another_class_is_another_thing(keeper):
 
 def test_an_object_without_a_class_may_be_any(boxes_of):
     keeper = BoxAssociator(boxes_of({0: []}), {7: "object"})
-    keeper.note(0, {7: HOME})
-    assert keeper.prompts(1, [mech(HOME)], {7: HOME}, ()) == []
+    keeper.record(0, {7: HOME})
+    assert keeper.make_prompts(1, [mech(HOME)], {7: HOME}, ()) == []
 
 
 def test_a_new_detection_repairs_a_lost_track(keeper):
@@ -162,16 +162,16 @@ def test_two_things_close_together_are_two(keeper):
 
 def test_no_id_is_taken_twice(boxes_of):
     keeper = BoxAssociator(boxes_of({0: [mech(HOME, track=2)]}), {1: "mech", 3: "mech"})
-    assert ids(keeper.prompts(0, [mech(HOME), mech(moved(100))], {}, ())) == [4, 5]
+    assert ids(keeper.make_prompts(0, [mech(HOME), mech(moved(100))], {}, ())) == [4, 5]
 
 
 def test_a_box_that_names_its_track_is_of_that_object(boxes_of):
     keeper = BoxAssociator(boxes_of({0: [mech(HOME, track=2)]}), {})
-    assert ids(keeper.prompts(0, [mech(HOME, track=2)], {}, ())) == [2]
-    keeper.note(0, {2: HOME})
-    assert keeper.prompts(1, [mech(HOME, track=2)], {2: HOME}, ()) == []
-    assert ids(keeper.prompts(2, [mech(moved(400), track=2)], {2: HOME}, ())) == [2]
-    assert ids(keeper.prompts(3, [mech(moved(400), track=9)], {2: moved(400)}, ())) == [9]
+    assert ids(keeper.make_prompts(0, [mech(HOME, track=2)], {}, ())) == [2]
+    keeper.record(0, {2: HOME})
+    assert keeper.make_prompts(1, [mech(HOME, track=2)], {2: HOME}, ()) == []
+    assert ids(keeper.make_prompts(2, [mech(moved(400), track=2)], {2: HOME}, ())) == [2]
+    assert ids(keeper.make_prompts(3, [mech(moved(400), track=9)], {2: moved(400)}, ())) == [9]
 
 
 def test_what_a_person_prompts_is_left_alone(keeper):

@@ -230,7 +230,7 @@ def test_edgetam_loads_with_the_network_cut(tmp_path, backbone):
 def test_a_saved_network_is_the_one_that_is_loaded(tmp_path, model, network, frames):
     model.save_pretrained(tmp_path)
     loaded = sam2.TransformersPropagator(str(tmp_path), device="cpu").begin([])
-    sight = loaded.look(frames[0], [FIRST])[1]
+    sight = loaded.predict(frames[0], [FIRST])[1]
     # loaded weights lie elsewhere in memory, and some CPUs then add up in another order
     expected = ours(network, frames[:1], [FIRST])[0][1]
     torch.testing.assert_close(sight.logits[0, 0], expected, rtol=0, atol=1e-6)

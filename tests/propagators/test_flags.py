@@ -25,7 +25,7 @@ def flags_of(places, watch=None, step=1):
     """The flags of each frame of a single track that is at these places; None where it is lost."""
     watch = watch or AnomalyFlagger()
     items = [item(n * step, *([thing(*p)] if p else [])) for n, p in enumerate(places)]
-    seen = [watch.see(each) for each in items]
+    seen = [watch.flag_item(each) for each in items]
     return [set(each.objects[0].flags) if each.objects else None for each in seen]
 
 
@@ -67,8 +67,11 @@ def test_the_longer_it_was_not_seen_the_further_it_may_be():
 
 def test_where_a_prompt_says_it_is_is_no_surprise():
     watch = AnomalyFlagger()
-    watch.see(item(0, thing(*square(10, 10))))
-    assert watch.see(item(1, thing(*square(150, 10))), told=[1]).objects[0].flags == ()
+    watch.flag_item(item(0, thing(*square(10, 10))))
+    assert (
+        watch.flag_item(item(1, thing(*square(150, 10))), prompted_tracks=[1]).objects[0].flags
+        == ()
+    )
 
 
 @pytest.mark.parametrize("first, flag", [((0, 0, 200, 51), {COVERS}), ((0, 0, 200, 49), set())])
@@ -116,9 +119,9 @@ def test_a_watch_goes_on_from_its_state():
         flags_of(ways[:stop], first)
         second.restore(first.state())
         items = [item(n, thing(*ways[n])) for n in range(stop, 40)]
-        assert [set(second.see(each).objects[0].flags) for each in items] == whole[stop:]
+        assert [set(second.flag_item(each).objects[0].flags) for each in items] == whole[stop:]
 
 
 def test_a_thing_without_a_track_is_not_watched():
     bare = Object("mug", (0, 0, 200, 100), 0.5)
-    assert AnomalyFlagger().see(item(0, bare)).objects == (bare,)
+    assert AnomalyFlagger().flag_item(item(0, bare)).objects == (bare,)

@@ -137,7 +137,7 @@ def test_a_stale_checkpoint_is_not_believed(job, tmp_path):
     out = tmp_path / "m.jsonl"
     run.run_to_file(job, tmp_path / "whole.jsonl")
     with run.open_run_files(out) as aside:
-        aside.state.write_bytes(b"not an archive")
+        aside.forward_state.write_bytes(b"not an archive")
         run.run_to_file(job, out)
         assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 

@@ -83,7 +83,7 @@ def test_only_the_changed_object_is_followed(job, tmp_path):
     run.run_to_file(job, tmp_path / "m.jsonl")
     new = prompted(job, *OLD[:2], OLD[2], point(28, 2), OLD[3])
     what = plan_update(new, tmp_path / "m.jsonl")
-    assert what.kept == {1, 3} and set(what.anew.prompts.labels) == {2}
+    assert what.kept_ids == {1, 3} and set(what.update_job.prompts.labels) == {2}
 
 
 def test_another_class_is_a_change(job, tmp_path):
@@ -167,7 +167,7 @@ def test_a_network_follows_only_the_changed_object_anew(demo, tmp_path, name):
         pytest.importorskip(package)
     engine = load_propagator(name, device="cpu", random_weights=1, **options)
     there = PromptTable((point(19, 1), point(20, 2)), LABELS)
-    job = Job(engine, name, demo, there, start=18, stop=26, both=both)
+    job = Job(engine, name, demo, there, start=18, stop=26, both_directions=both)
     new = prompted(job, point(19, 1), point(20, 2, x=300.0), point(23, 2))
     run.run_to_file(job, tmp_path / "m.jsonl")
     run.run_to_file(new, tmp_path / "scratch.jsonl")

@@ -39,7 +39,7 @@ def seen():
 @torch.inference_mode()
 def lean(attention, coarse, place, tokens, places):
     made = LeanAttention(attention)
-    return made.finish(made.begin(coarse, place), place, tokens, places, POINTERS)
+    return made.attend_memory(made.self_attend(coarse, place), place, tokens, places, POINTERS)
 
 
 @torch.inference_mode()
@@ -59,7 +59,7 @@ def test_it_is_the_packages(attention, seen):
 def test_what_is_begun_serves_every_object(attention, seen):
     coarse, place, tokens, places = seen
     made = LeanAttention(attention)
-    begun = made.begin(coarse, place)
+    begun = made.self_attend(coarse, place)
     for of in (tokens, tokens.flip(0), tokens):
-        ours = made.finish(begun, place, of, places, POINTERS)
+        ours = made.attend_memory(begun, place, of, places, POINTERS)
     assert torch.equal(ours, lean(attention, *seen))

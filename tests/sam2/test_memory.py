@@ -37,17 +37,17 @@ def read_by_a_keeper_of_everything(frames, limits):
 
 @given(FRAMES, LIMITS)
 def test_everything_that_can_be_read_is_kept(frames, limits):
-    recall = follow(MemoryBank(limits, FOREVER), frames).recall()
+    recall = follow(MemoryBank(limits, FOREVER), frames).build_context()
     assert (recall.memories, recall.pointers) == read_by_a_keeper_of_everything(frames, limits)
 
 
 @given(FRAMES, LIMITS, st.integers(1, 20))
 def test_no_more_is_kept_than_is_read_now_or_when_lost(frames, limits, patience):
     bank = follow(MemoryBank(limits, patience), frames)
-    prompted = sum(memory.prompted for memory in bank.kept)
-    whole = sum(memory.features is not None for memory in bank.kept)
+    prompted = sum(memory.prompted for memory in bank.memories)
+    whole = sum(memory.features is not None for memory in bank.memories)
     back = max(limits.pointers, limits.memories)
-    assert len(bank.kept) <= prompted + 2 * (back - 1)
+    assert len(bank.memories) <= prompted + 2 * (back - 1)
     assert whole <= prompted + 2 * (limits.memories - 1)
 
 
@@ -60,14 +60,14 @@ def test_absence_leaves_no_trace_once_it_is_lost(frames, limits, patience, more)
     )
     for _ in range(patience + more):
         lost.remember(None, None, prompted=False, present=False)
-    assert lost.lost and not seen.lost
-    assert lost.recall() == seen.recall()
+    assert lost.is_lost and not seen.is_lost
+    assert lost.build_context() == seen.build_context()
 
 
 def test_an_absence_that_is_short_is_remembered():
     bank = follow(MemoryBank(MemoryLimits(), 4), [(True, True), (False, False), (False, False)])
-    assert not bank.lost
-    assert bank.recall().memories == [(0, 0), (2, 1), (1, 2)]
+    assert not bank.is_lost
+    assert bank.build_context().memories == [(0, 0), (2, 1), (1, 2)]
 
 
 def test_a_prompt_or_a_sight_ends_being_lost():
@@ -75,8 +75,8 @@ def test_a_prompt_or_a_sight_ends_being_lost():
     for prompted, present in [(True, False), (False, True)]:
         bank = follow(MemoryBank(MemoryLimits(), 3), frames)
         bank.remember(6, -6, prompted=prompted, present=present)
-        assert not bank.lost
-        assert [memory.features for memory in bank.kept] == [0, 6]
+        assert not bank.is_lost
+        assert [memory.features for memory in bank.memories] == [0, 6]
 
 
 @given(FRAMES, LIMITS, st.integers(1, 8))
@@ -88,8 +88,8 @@ def test_banks_go_through_arrays_unchanged(frames, limits, patience):
     back = banks_from_arrays(banks_to_arrays(banks, np.array), limits, patience, int)
     assert list(back) == [7, 3]
     for of, bank in banks.items():
-        assert back[of].recall() == bank.recall()
-        assert (back[of].tick, back[of].absent) == (bank.tick, bank.absent)
+        assert back[of].build_context() == bank.build_context()
+        assert (back[of].tick, back[of].absent_frames) == (bank.tick, bank.absent_frames)
 
 
 def test_no_banks_go_through_arrays_too():

@@ -30,7 +30,7 @@ def glance(picture, index=0):
 def judged(clip, taking=ALL, **sieve):
     """(frame, why it was dropped), of every frame looked at."""
     return [
-        (v.frame.index, v.dropped)
+        (v.frame.index, v.drop_reason)
         for v in filter_frames(sampled_frames(clip, taking), FilterOptions(**sieve))
     ]
 
@@ -102,8 +102,8 @@ def test_a_shot_that_comes_again(method, expected, other, tmp_path):
 def test_what_it_is_like_is_told(tmp_path):
     clip = film(tmp_path / "a.mp4", still(1, 3), still(2, 3))
     verdicts = list(filter_frames(sampled_frames(clip, ALL), FilterOptions("hash")))
-    assert verdicts[5].like.frame == 3 and verdicts[5].like.video == "a.mp4"
-    assert verdicts[5].like.similarity > 0.9 > verdicts[3].like.similarity
+    assert verdicts[5].nearest.frame == 3 and verdicts[5].nearest.video == "a.mp4"
+    assert verdicts[5].nearest.similarity > 0.9 > verdicts[3].nearest.similarity
 
 
 def test_memory_carries_on_over_clips(tmp_path):
@@ -112,8 +112,8 @@ def test_memory_carries_on_over_clips(tmp_path):
     found = [
         list(filter_frames(sampled_frames(c, ALL), FilterOptions("hash"), memory)) for c in clips
     ]
-    assert [sum(not v.dropped for v in each) for each in found] == [1, 0]
-    assert found[1][0].like.video == "a.mp4"
+    assert [sum(not v.drop_reason for v in each) for each in found] == [1, 0]
+    assert found[1][0].nearest.video == "a.mp4"
 
 
 def test_a_threshold_of_one_drops_the_same_only(tmp_path):
@@ -145,8 +145,8 @@ def test_a_page_is_told_from_its_first_frame_and_a_flash_of_it_is_not(tmp_path):
 
 def test_pages_that_wait_for_the_verdict_share_a_picture(tmp_path):
     found = list(sampled_frames(film(tmp_path / "a.mp4", page(30)), ALL))
-    assert len({id(each.glance.frame.image) for each in found[:10]}) == 1
-    assert [each.glance.frame.index for each in found] == list(range(30))
+    assert len({id(each.thumbnail.frame.image) for each in found[:10]}) == 1
+    assert [each.thumbnail.frame.index for each in found] == list(range(30))
 
 
 def test_a_page_that_is_a_shot(tmp_path):

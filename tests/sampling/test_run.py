@@ -187,7 +187,7 @@ def test_a_clip_that_moved_is_asked_for(show, tmp_path):
     moved = show[0].rename(tmp_path / "elsewhere.mp4")
     with pytest.raises(ItemsError, match="--video one.mp4=PATH"):
         restore_frames(out, ["blank"])
-    assert restore_frames(out, ["blank"], places={"one.mp4": moved})
+    assert restore_frames(out, ["blank"], clip_paths={"one.mp4": moved})
     assert "one-000028.png" in pictures(out)
 
 
@@ -247,7 +247,7 @@ def test_a_preview(annotate, show, tmp_path):
     assert list(table) == ["0.4", "0.5", "0.6 *", "0.7", "0.8"]
     kept = [int(counts.split("\t")[0]) for counts in table.values()]
     assert kept == sorted(kept) and kept[2] == sum(
-        not v.dropped
+        not v.drop_reason
         for clip in show
         for v in filter_frames(
             sampled_frames(clip, SamplingOptions(False, FrameSelection(rate=5))), FilterOptions()
@@ -277,5 +277,5 @@ def test_similarity_is_short(show):
             sampled_frames(show[0], SamplingOptions(False, FrameSelection())), FilterOptions()
         )
     )
-    told = [decision_item(v).dropped for v in verdicts if v.like and v.dropped]
+    told = [decision_item(v).dropped for v in verdicts if v.nearest and v.drop_reason]
     assert all(each["similarity"] == round(each["similarity"], 4) for each in told) and told

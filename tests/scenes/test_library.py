@@ -205,7 +205,7 @@ def test_killed_while_it_writes_nothing_is_half_added(clips, db, tmp_path):
     assert killed.returncode == -signal.SIGKILL
     assert [clip.name for clip in library.list_clips(db)] == ["one.mp4", "two.mp4"]
     with SceneStore(db) as store:
-        assert len({chunk.clip for chunk in store.chunks()}) == 2
+        assert len({chunk.clip_id for chunk in store.chunks()}) == 2
     assert library.add([three], db) == ["three.mp4"]
     asked = saved(tmp_path / "asked.png", reader.seek(three, 10).image)
     [(_, answer)] = library.find([asked], db)

@@ -89,7 +89,7 @@ def command(show, model, *more):
 
 
 def asker(show, model, **how):
-    chat = Chat(model.url, "knows", patience=RetryPolicy(5, 0.01))
+    chat = Chat(model.url, "knows", retry_policy=RetryPolicy(5, 0.01))
     reference = judge.read_reference(show / "raine.png")
     clips = {name: show / name for name in EPISODES}
     return judge.VlmJudge(chat, "the robot", [reference], clips, **how)
@@ -169,7 +169,9 @@ def test_what_a_model_says_is_read_strictly(text, said):
 
 
 def test_the_form_is_one_that_strict_servers_take():
-    told = messages.verdicts_format([1, 2]).request("schema")["response_format"]["json_schema"]
+    told = messages.verdicts_format([1, 2]).request_fields("schema")["response_format"][
+        "json_schema"
+    ]
     assert told["strict"] and told["schema"]["additionalProperties"] is False
 
 
@@ -219,7 +221,7 @@ def test_one_answer_in_twenty_may_be_wrong():
 
 def test_the_surest_frame_is_one_of_those_that_are_said_to_show_it():
     shot = QueriedShot("a", 0, 42, 3)
-    asking_ = query_shot(shot, shot.places(2))
+    asking_ = query_shot(shot, shot.spread_frames(2))
     want, shown = next(asking_), None
     while shown is None:  # of those around the far no, one says yes, and is surer than all
         said = {f: Judgement(f < 20 or f == 34, 0.99 if f == 34 else 0.7) for f in want}
@@ -227,13 +229,13 @@ def test_the_surest_frame_is_one_of_those_that_are_said_to_show_it():
             want = asking_.send(said)
         except StopIteration as end:
             shown = end.value
-    assert shot.said[34].shown
+    assert shot.answers[34].shown
     assert shown.start <= shown.surest < shown.stop < 34
 
 
 def test_what_is_never_answered_settles_nothing_and_ends():
     shot = QueriedShot("a", 0, 10, 1)
-    asking_ = query_shot(shot, shot.places(2))
+    asking_ = query_shot(shot, shot.spread_frames(2))
     want = next(asking_)
     with pytest.raises(StopIteration) as end:
         asking_.send(dict.fromkeys(want))
@@ -260,7 +262,7 @@ def test_every_shot_is_found_and_written(show, knowing, annotate, tmp_path):
     assert len(shown) == 30 + second.stop - second.start
     assert any(not item.objects for item in book)
     [png, _] = sorted((tmp_path / "found" / "frames").iterdir())
-    frame = reader.seek(show / "ep1.mp4", first.surest)
+    frame = reader.seek(show / "ep1.mp4", first.best_frame)
     np.testing.assert_array_equal(np.asarray(Image.open(png)), frame.image)
     code, _, err = annotate("build", "found/items.jsonl", "-o", "dataset", "--rate", 2)
     assert code == 0, err
@@ -310,7 +312,7 @@ def test_a_forecast_asks_nothing_and_a_budget_is_kept_and_gone_on_from(
 
 def test_a_first_question_that_may_pass_the_budget_is_not_begun():
     meter = UsageMeter(Prices(1.0, 1.0), budget=0.01)
-    meter.expect(0.006)
+    meter.expect_cost(0.006)
     meter.begin()
     with pytest.raises(BudgetExceeded):
         meter.begin()
@@ -350,7 +352,7 @@ def test_cutting_is_remembered_and_a_clip_that_breaks_off_is_used(show, tmp_path
         Image.fromarray(image).save(images / f"{n:02}.png")
     (images / "20.png").write_bytes((images / "20.png").read_bytes()[:-40])
     broken = cut_into_shots([images])
-    assert "20.png" in broken.broken[0] and broken.shots[-1].stop == 20
+    assert "20.png" in broken.decode_errors[0] and broken.shots[-1].stop == 20
 
 
 def test_what_cannot_be_is_said(show, knowing, annotate):

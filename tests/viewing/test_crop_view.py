@@ -26,19 +26,19 @@ def scene():
 @pytest.mark.parametrize("scale", [0.5, 1, 2.5])
 def test_picture_mask_box_and_point_stay_together(scale):
     view = CropView((180, 80, 300, 170), scale)
-    image, item = view.of_image(picture()), view.of_item(scene())
+    image, item = view.crop_image(picture()), view.crop_item(scene())
     [thing] = item.objects
     x1, y1, x2, y2 = (round(side) for side in thing.box)
     assert image.shape == (item.height, item.width, 3) == (round(90 * scale), round(120 * scale), 3)
     assert (image[y1:y2, x1:x2].mean(axis=(0, 1)) > (235, 15, 80)).all()
     mask = masks.decode(thing.mask)
     assert mask.sum() == mask[y1:y2, x1:x2].sum() == pytest.approx((y2 - y1) * (x2 - x1), abs=4)
-    [(x, y)] = view.of_points(np.array([[200.0, 100.0]]))
+    [(x, y)] = view.map_points(np.array([[200.0, 100.0]]))
     assert (x + 0.5, y + 0.5) == pytest.approx((20.5 * scale, 20.5 * scale))
 
 
 def test_what_is_known_of_the_frame_is_kept():
-    item = full_view((320, 240), 160).of_item(scene())
+    item = full_view((320, 240), 160).crop_item(scene())
     assert (item.width, item.height, item.frame, item.lost) == (160, 120, 7, (9,))
     assert [thing.box for thing in item.objects] == [(100, 50, 130, 70), (0, 0, 10, 10)]
 
@@ -51,7 +51,7 @@ def test_a_window_holds_its_box_and_stays_in_the_picture(x, y, width, height, si
     x, y = x % size_wh[0], y % size_wh[1]
     box = (x, y, min(x + width + 1, size_wh[0]), min(y + height + 1, size_wh[1]))
     view = view_around(box, size_wh, 320)
-    x1, y1, x2, y2 = view.window
+    x1, y1, x2, y2 = view.window_xyxy
     assert 0 <= x1 <= box[0] < box[2] <= x2 <= size_wh[0]
     assert 0 <= y1 <= box[1] < box[3] <= y2 <= size_wh[1]
     assert view.size_wh[0] <= 320
@@ -59,4 +59,4 @@ def test_a_window_holds_its_box_and_stays_in_the_picture(x, y, width, height, si
 
 
 def test_a_window_shows_what_is_round_its_box():
-    assert view_around((600, 300, 660, 380), (1280, 720), 320).window == (510, 250, 750, 430)
+    assert view_around((600, 300, 660, 380), (1280, 720), 320).window_xyxy == (510, 250, 750, 430)

@@ -59,14 +59,14 @@ def test_boxes_and_masks_are_dashed(prompt):
 
 def test_what_stands_beneath():
     cell = one(CLICKS, {12: item(FOUND)})
-    assert (cell.title, cell.remark) == ("frame 12 · 0.40 s", "#3 mug · 1+ 1−")
+    assert (cell.title, cell.subtitle) == ("frame 12 · 0.40 s", "#3 mug · 1+ 1−")
     both = one(replace(CLICKS, box=FOUND.box, mask=MASK))
-    assert both.remark == "#3 mug · 1+ 1− box mask"
+    assert both.subtitle == "#3 mug · 1+ 1− box mask"
 
 
 @pytest.mark.parametrize("items", [{}, {12: item(lost=(3,))}, {12: item()}])
 def test_a_prompt_that_gave_nothing_says_so(items):
-    assert one(CLICKS, items).remark == "#3 mug · 1+ 1− → nothing"
+    assert one(CLICKS, items).subtitle == "#3 mug · 1+ 1− → nothing"
 
 
 def test_a_cell_for_each_frame_and_object():
@@ -74,7 +74,7 @@ def test_a_cell_for_each_frame_and_object():
     table = PromptTable(prompts, {3: "mug", 5: "plate"})
     later = replace(FRAME, index=40, seconds=Fraction(4, 3))
     found = prompt_cells(table, [FRAME, later], None, LABELS)
-    assert [(cell.title[:8], cell.remark[:2]) for cell in found] == [
+    assert [(cell.title[:8], cell.subtitle[:2]) for cell in found] == [
         ("frame 12", "#3"),
         ("frame 12", "#5"),
         ("frame 40", "#3"),

@@ -39,7 +39,8 @@ def steady(count=140, **changes):
 
 def found(items, count=24, flagged=False):
     return [
-        (look.item.frame, look.why) for look in review.find_frames(items, count, flagged=flagged)
+        (look.item.frame, look.summary)
+        for look in review.find_frames(items, count, flagged=flagged)
     ]
 
 
@@ -65,7 +66,10 @@ def test_what_leaves_the_picture_is_worth_less_than_what_is_lost_within():
     out = [item(n, thing(square(740, 100))) for n in range(10)]
     within = [item(n, thing(square(300, 100))) for n in range(10)]
     [left], [lost] = (review.find_frames([*items, item(10, lost=[1])]) for items in (out, within))
-    assert (left.why, lost.why) == ("mech #1 left", "mech #1 lost") and left.worth < lost.worth
+    assert (left.summary, lost.summary) == (
+        "mech #1 left",
+        "mech #1 lost",
+    ) and left.priority < lost.priority
 
 
 def test_unsure_is_told_against_what_is_usual_for_the_object():

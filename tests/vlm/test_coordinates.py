@@ -35,13 +35,13 @@ def test_each_way_to_count_is_told_from_the_others(counts, order, side):
     pictures = calibration_images(side)
     found = fit_box_format(pictures, [list(said_of(each, counts, order)) for each in pictures])
     unit, full = COUNTS[counts].split()
-    assert (found.convention.unit, found.convention.order) == (unit, order)
-    assert found.convention.full == pytest.approx(float(full), rel=0.002)
-    assert found.iou > 0.98 and found.boxes == 9
+    assert (found.box_format.unit, found.box_format.order) == (unit, order)
+    assert found.box_format.scale == pytest.approx(float(full), rel=0.002)
+    assert found.iou > 0.98 and found.box_count == 9
     wide = (1280, 720)
     box = (100.0, 400.0, 300.0, 700.0)
     shares = np.array(box) / [*wide, *wide]
-    placed = found.convention.xyxy(counted(shares, wide, counts, order), wide)
+    placed = found.box_format.xyxy(counted(shares, wide, counts, order), wide)
     np.testing.assert_allclose(placed, box, atol=1.6)
 
 
@@ -49,7 +49,7 @@ def test_each_way_to_count_is_told_from_the_others(counts, order, side):
 def test_a_model_that_is_not_exact_is_understood_all_the_same(counts):
     pictures = calibration_images(1024)
     answers = [list(said_of(p, counts, "yxyx", 0.012, seed)) for seed, p in enumerate(pictures)]
-    found = fit_box_format(pictures, answers).convention
+    found = fit_box_format(pictures, answers).box_format
     assert (found.unit, found.order) == (COUNTS[counts].split()[0], "yxyx")
 
 

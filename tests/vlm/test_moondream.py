@@ -35,7 +35,7 @@ def load(server, **options):
 
 
 def client(server, **options):
-    return Moondream(server.url, patience=RetryPolicy(3, 0.01), **options)
+    return Moondream(server.url, retry_policy=RetryPolicy(3, 0.01), **options)
 
 
 def test_boxes_of_each_phrase_with_no_score(frame):
@@ -60,21 +60,21 @@ def test_the_phrase_stands_in_the_item(demo, tmp_path, annotate):
 
 def test_the_picture_arrives_as_it_is(frame):
     with serving() as model:
-        client(model).see(frame.image).caption()
+        client(model).encode_image(frame.image).caption()
         sent = decoded(model.requests[0]["image_url"])
     assert np.abs(sent.astype(int) - frame.image).mean() < 2
 
 
 def test_a_little_outside_is_the_edge(frame):
     with serving(always="outside") as model:
-        boxes = client(model).see(frame.image).boxes("Demon")
+        boxes = client(model).encode_image(frame.image).boxes("Demon")
     np.testing.assert_allclose(boxes, [[0, 60, 400, 600], [160, 0, 800, 240]])
 
 
 def test_points_captions_and_answers(frame):
     [(x1, y1, x2, y2)] = truth(0, "Demon")
     with serving() as model:
-        seen = client(model).see(frame.image)
+        seen = client(model).encode_image(frame.image)
         assert seen.points("Demon") == [pytest.approx(((x1 + x2) / 2, (y1 + y2) / 2))]
         assert seen.caption("short") == "A monster in a hall."
         assert seen.query("What?") == "You asked: What?"
@@ -95,7 +95,7 @@ def test_asked_again_it_costs_nothing(frame):
 def test_what_is_known_of_one_picture_is_not_said_of_another(demo):
     frames = list(reader.frames_at(demo, [0, 30]))
     with serving() as model:
-        [[one], [other]] = [client(model).see(f.image).boxes("designator") for f in frames]
+        [[one], [other]] = [client(model).encode_image(f.image).boxes("designator") for f in frames]
     assert one == pytest.approx(truth(0, "designator")[0])
     assert other == pytest.approx(truth(30, "designator")[0]) and one != other
 
@@ -103,17 +103,17 @@ def test_what_is_known_of_one_picture_is_not_said_of_another(demo):
 @pytest.mark.parametrize("fault", ["500", "html", "missing", "429"])
 def test_a_server_out_of_order_is_asked_again(fault, frame):
     with serving(faults=[fault]) as model:
-        assert len(client(model).see(frame.image).boxes("Demon")) == 1
+        assert len(client(model).encode_image(frame.image).boxes("Demon")) == 1
         assert len(model.requests) == 2
         model.always = fault
         with pytest.raises(AnswerError, match="moondream point: .*asked 3 times"):
-            client(model).see(frame.image).points("Demon")
+            client(model).encode_image(frame.image).points("Demon")
 
 
 def test_the_client_waits_for_ever_and_we_do_not(frame):
     with serving(faults=["slow"]) as model:
         start = time.monotonic()
-        assert len(client(model, timeout_seconds=1.5).see(frame.image).boxes("Demon")) == 1
+        assert len(client(model, timeout_seconds=1.5).encode_image(frame.image).boxes("Demon")) == 1
         assert time.monotonic() - start < 3.9
 
 
@@ -121,12 +121,12 @@ def test_what_asking_again_does_not_mend_is_said_at_once(frame, monkeypatch):
     monkeypatch.setenv("MY_KEY", KEY)
     with serving(always="401") as model:
         with pytest.raises(AnswerError, match="HTTP 401: the key is not accepted") as caught:
-            client(model, key="MY_KEY").see(frame.image).caption()
+            client(model, key="MY_KEY").encode_image(frame.image).caption()
         assert len(model.requests) == 1
         assert model.headers[0]["x-moondream-auth"] == KEY
     assert KEY not in str(caught.value)
     with pytest.raises(AnswerError, match="nobody answers at http://127.0.0.1"):
-        client(model).see(frame.image).caption()
+        client(model).encode_image(frame.image).caption()
 
 
 def test_a_vocabulary_that_tells_it_nothing():
@@ -151,7 +151,9 @@ class Speaker:
 
 
 def test_a_model_on_this_machine_is_asked_the_same(frame):
-    seen = Moondream("transformers", model="moondream2", speaker=Speaker()).see(frame.image)
+    seen = Moondream("transformers", model="moondream2", local_model=Speaker()).encode_image(
+        frame.image
+    )
     assert seen.boxes("Demon") == [(200, 300, 600, 600)]
 
 

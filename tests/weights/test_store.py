@@ -164,13 +164,18 @@ def test_what_goes_along_lies_at_the_top_and_has_no_hash_of_its_own():
     files = (manifest.ModelFile("config.json"),)
     model = manifest.Model("x", "x", "x", "MIT", files, "1", repo="us/x", also=("*.json", "*.txt"))
     paths = ["config.json", "vocab.json", "merges.txt", "onnx/vocab.json", "model.bin"]
-    assert [path for path in paths if model.takes_along(path)] == ["vocab.json", "merges.txt"]
+    assert [path for path in paths if model.includes_side_file(path)] == [
+        "vocab.json",
+        "merges.txt",
+    ]
 
 
 def test_two_models_never_share_a_place(home):
     models = manifest.all_models().values()
-    assert len({model.place(home) for model in models}) == len(models)
-    assert manifest.find_model("sam2.1-tiny").place(home) == home / "sam2.1-tiny" / "de431c404385"
+    assert len({model.folder_in(home) for model in models}) == len(models)
+    assert (
+        manifest.find_model("sam2.1-tiny").folder_in(home) == home / "sam2.1-tiny" / "de431c404385"
+    )
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "", "a\\..\\x"])
@@ -352,7 +357,7 @@ def test_a_server_without_ranges_begins_again(small, server):
 
 
 def test_what_is_left_of_another_file_does_not_get_through(small, home, server):
-    place = manifest.find_model("small").place(home)
+    place = manifest.find_model("small").folder_in(home)
     place.mkdir(parents=True)
     (place / "small.pt.part").write_bytes(b"x" * 1000)
     with pytest.raises(WeightsError, match="not small.pt"):
@@ -362,7 +367,7 @@ def test_what_is_left_of_another_file_does_not_get_through(small, home, server):
 
 
 def test_more_than_there_should_be_is_begun_again(small, home):
-    place = manifest.find_model("small").place(home)
+    place = manifest.find_model("small").folder_in(home)
     place.mkdir(parents=True)
     (place / "small.pt.part").write_bytes(BODY + b"x")
     assert fetch_weights("small").read_bytes() == BODY
@@ -371,7 +376,7 @@ def test_more_than_there_should_be_is_begun_again(small, home):
 def test_beyond_the_end_of_a_file_of_unknown_size(home, server):
     server.bodies["/release/free.pt"] = BODY
     know(home, "free", [{"path": "free.pt", "sha256": sha256(BODY)}], url=f"{server.url}/release")
-    place = manifest.find_model("free").place(home)
+    place = manifest.find_model("free").folder_in(home)
     place.mkdir(parents=True)
     (place / "free.pt.part").write_bytes(BODY)
     assert fetch_weights("free").read_bytes() == BODY
@@ -531,7 +536,7 @@ def test_a_mirror_folder_needs_no_network(mirror, server):
 
 
 def test_a_mirror_folder_is_checked_too(mirror, home):
-    damaged = manifest.find_model("small").place(mirror) / "small.pt"
+    damaged = manifest.find_model("small").folder_in(mirror) / "small.pt"
     damaged.write_bytes(BODY[:-1] + b"!")
     with pytest.raises(WeightsError, match="not small.pt: its sha256"):
         fetch_weights("small", mirror=str(mirror))
@@ -616,7 +621,7 @@ def test_what_the_manifest_knows_is_recognised_whatever_it_is_called(small, home
     (tmp_path / "renamed.bin").write_bytes(BODY)
     for _ in range(2):  # again is no different
         assert add_weights(tmp_path / "renamed.bin").name == "small"
-    assert weights_path("small") == manifest.find_model("small").place(home) / "small.pt"
+    assert weights_path("small") == manifest.find_model("small").folder_in(home) / "small.pt"
     assert left(home) == ["fetched.json", "small.pt"]
     assert (tmp_path / "renamed.bin").read_bytes() == BODY
 

@@ -33,16 +33,16 @@ class ColourDetector:
     """
 
     vocabulary: Vocabulary
-    smallest: int = 25
-    least: float = 0.35
+    min_area: int = 25
+    min_score: float = 0.35
 
     def __post_init__(self) -> None:
-        _ = self._looks  # a vocabulary that cannot be read is known at once
-        if not 0 <= self.least <= 1:
-            raise AnnotateError(f"colour: least must be 0 to 1, got {self.least}")
+        _ = self._specs  # a vocabulary that cannot be read is known at once
+        if not 0 <= self.min_score <= 1:
+            raise AnnotateError(f"colour: least must be 0 to 1, got {self.min_score}")
 
     @cached_property
-    def _looks(self) -> dict[int, ColourSpec]:
+    def _specs(self) -> dict[int, ColourSpec]:
         return read_colour_specs(self.vocabulary)
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
@@ -51,42 +51,46 @@ class ColourDetector:
 
     def _propose(self, image: Picture) -> sv.Detections:
         found = [
-            self._drawn(image, look) if look.outline else self._patches(image, look)
-            for look in self._looks.values()
+            self._find_rectangles(image, look) if look.outline else self._find_patches(image, look)
+            for look in self._specs.values()
         ]
-        class_id = np.repeat(np.array(list(self._looks), int), [len(each) for each in found])
+        class_id = np.repeat(np.array(list(self._specs), int), [len(each) for each in found])
         table = np.concatenate([*found, np.zeros((0, 5))])
         return sv.Detections(table[:, :4], confidence=table[:, 4], class_id=class_id)
 
-    def _drawn(self, image: Picture, look: ColourSpec) -> FloatArray:
-        assert look.outline is not None
-        boxes, fits = find_rectangles(image, look, self.least)
-        boxes = trim_to_visible(boxes, (image.shape[1], image.shape[0]), look.outline)
+    def _find_rectangles(self, image: Picture, spec: ColourSpec) -> FloatArray:
+        assert spec.outline is not None
+        boxes, fits = find_rectangles(image, spec, self.min_score)
+        boxes = trim_to_visible(boxes, (image.shape[1], image.shape[0]), spec.outline)
         return np.column_stack([boxes, fits])
 
-    def _patches(self, image: Picture, look: ColourSpec) -> FloatArray:
-        boxes, area = connected_components(in_ranges_u8(image, look.ranges), look.gap)
+    def _find_patches(self, image: Picture, spec: ColourSpec) -> FloatArray:
+        boxes, area = connected_components(in_ranges_u8(image, spec.ranges), spec.gap_px)
         width, height = (boxes[:, 2:] - boxes[:, :2]).T
         filled = area / (width * height)
-        keep = area >= self.smallest
+        keep = area >= self.min_area
         for value, (low, high) in (
-            (np.minimum(width, height), (look.size[0], math.inf)),
-            (np.maximum(width, height), (0, look.size[1])),
-            (width / height, look.aspect),
-            (filled, look.fill),
+            (np.minimum(width, height), (spec.side_px[0], math.inf)),
+            (np.maximum(width, height), (0, spec.side_px[1])),
+            (width / height, spec.aspect),
+            (filled, spec.fill),
         ):
             keep &= (value >= low) & (value <= high)
-        return np.column_stack([boxes, filled / look.fill[1]])[keep]
+        return np.column_stack([boxes, filled / spec.fill[1]])[keep]
 
 
-def connected_components(inside: GreyImage, gap: int = 0) -> tuple[FloatArray, FloatArray]:
+def connected_components(binary_image: GreyImage, gap_px: int = 0) -> tuple[FloatArray, FloatArray]:
     """Boxes of connected pixels, (n, 4) xyxy, and their pixels, (n,); a gap does not part them."""
-    joined = cv2.dilate(inside, np.ones((gap + 1, gap + 1), np.uint8)) if gap else inside
+    joined = (
+        cv2.dilate(binary_image, np.ones((gap_px + 1, gap_px + 1), np.uint8))
+        if gap_px
+        else binary_image
+    )
     count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
-    if not gap:
+    if not gap_px:
         x, y, width, height, area = stats[1:].astype(float).T
         return np.stack([x, y, x + width, y + height], 1), area
-    y, x = np.nonzero(inside)
+    y, x = np.nonzero(binary_image)
     label = np.asarray(labels)[y, x].astype(np.intp)
     boxes = np.tile([np.inf, np.inf, -np.inf, -np.inf], (count, 1))
     for column, values in enumerate((x, y)):

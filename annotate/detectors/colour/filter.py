@@ -143,22 +143,24 @@ def _black_out(frame: Frame, keep: Mask) -> Frame:
     return replace(frame, image=frame.image * keep[:, :, None])
 
 
-def _to_frame_coordinates(found: sv.Detections, window: CropBox, frame: Frame) -> sv.Detections:
+def _to_frame_coordinates(
+    detections: sv.Detections, crop_xyxy: CropBox, frame: Frame
+) -> sv.Detections:
     """What was found in a crop, in the whole frame."""
     import supervision as sv
 
-    x, y = window[:2]
+    x, y = crop_xyxy[:2]
     width, height = frame.size_wh
     mask = None
-    if found.mask is not None:
-        mask = np.zeros((len(found), height, width), bool)
-        mask[:, y : window[3], x : window[2]] = found.mask
+    if detections.mask is not None:
+        mask = np.zeros((len(detections), height, width), bool)
+        mask[:, y : crop_xyxy[3], x : crop_xyxy[2]] = detections.mask
     return sv.Detections(
-        found.xyxy + np.array([x, y, x, y]),
+        detections.xyxy + np.array([x, y, x, y]),
         mask,
-        found.confidence,
-        found.class_id,
-        data=found.data,
+        detections.confidence,
+        detections.class_id,
+        data=detections.data,
     )
 
 

@@ -62,8 +62,8 @@ class Outline:
     leaves the middles open. `corners` is how many must be inside the picture.
     """
 
-    arms: Interval = (0.5, 0.5)
-    corners: int = 2
+    arm_share: Interval = (0.5, 0.5)
+    min_corners: int = 2
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class ColourSpec:
     """
 
     ranges: tuple[ColourRange, ...]
-    gap: int = 0
-    size: Interval = (1, math.inf)
+    gap_px: int = 0
+    side_px: Interval = (1, math.inf)
     aspect: Interval = (0, math.inf)
     fill: Interval = (0, 1)
     outline: Outline | None = None
@@ -103,11 +103,11 @@ def in_ranges_u8(image: Picture, ranges: Iterable[ColourRange]) -> GreyImage:
     return found
 
 
-def _bounds_8bit(wanted: ColourRange) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def _bounds_8bit(colour_range: ColourRange) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """The range in 8 bits, cut in two where the hue wraps."""
-    if wanted.space == "rgb":
-        return [_round_bounds(wanted.channels)]
-    (low, high), *others = wanted.channels
+    if colour_range.space == "rgb":
+        return [_round_bounds(colour_range.channels)]
+    (low, high), *others = colour_range.channels
     eighths = [(a * 255, b * 255) for a, b in others]
     hues = [(low, high)] if low <= high else [(low, 360), (0, high)]
     return [_round_bounds([(a * 256 / 360, b * 256 / 360), *eighths]) for a, b in hues]
@@ -153,7 +153,7 @@ def read_colour_specs(vocabulary: Vocabulary) -> dict[int, ColourSpec]:
     """
     told = vocabulary.phrases("colour")
     return {
-        class_id: _EntryParser(vocabulary.name, vocabulary.labels[class_id]).look(entry)
+        class_id: _EntryParser(vocabulary.name, vocabulary.labels[class_id]).parse_spec(entry)
         for class_id, entry in told.items()
     }
 
@@ -165,71 +165,77 @@ class _EntryParser:
     vocabulary: str
     label: str
 
-    def wrong(self, key: str, expected: str, got: Any) -> PromptError:
+    def error(self, key: str, expected: str, value: Any) -> PromptError:
         where = f"vocabulary {self.vocabulary}, class {self.label!r}, colour{key}"
-        return PromptError(f"{where}: expected {expected}, got {got!r}")
+        return PromptError(f"{where}: expected {expected}, got {value!r}")
 
-    def table(self, key: str, got: Any, known: Iterable[str]) -> Mapping[str, Any]:
-        if not isinstance(got, Mapping):
-            raise self.wrong(key, "a table", got)
-        for name in got:
-            if name not in (known := sorted(known)):
-                near = difflib.get_close_matches(name, known, n=1)
+    def check_table(self, key: str, value: Any, allowed_keys: Iterable[str]) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self.error(key, "a table", value)
+        for name in value:
+            if name not in (allowed_keys := sorted(allowed_keys)):
+                near = difflib.get_close_matches(name, allowed_keys, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
-                raise self.wrong(key, f"only the keys {', '.join(known)}{hint}", name)
-        return got
+                raise self.error(key, f"only the keys {', '.join(allowed_keys)}{hint}", name)
+        return value
 
-    def interval(self, key: str, got: Any, within: Interval, wraps: bool = False) -> Interval:
-        numbers = isinstance(got, list | tuple) and all(
-            isinstance(n, int | float) and not isinstance(n, bool) and within[0] <= n <= within[1]
-            for n in got
+    def parse_interval(
+        self, key: str, value: Any, limits: Interval, wraps: bool = False
+    ) -> Interval:
+        numbers = isinstance(value, list | tuple) and all(
+            isinstance(n, int | float) and not isinstance(n, bool) and limits[0] <= n <= limits[1]
+            for n in value
         )
-        if not numbers or len(got) != 2 or (got[0] > got[1] and not wraps):
+        if not numbers or len(value) != 2 or (value[0] > value[1] and not wraps):
             rising = "" if wraps else ", the lower first"
-            raise self.wrong(key, f"two numbers from {within[0]} to {within[1]}{rising}", got)
-        return got[0], got[1]
+            raise self.error(key, f"two numbers from {limits[0]} to {limits[1]}{rising}", value)
+        return value[0], value[1]
 
-    def whole(self, key: str, got: Any, within: tuple[int, int]) -> int:
-        if not isinstance(got, int) or isinstance(got, bool) or not within[0] <= got <= within[1]:
-            raise self.wrong(key, f"a whole number from {within[0]} to {within[1]}", got)
-        return got
+    def parse_int(self, key: str, value: Any, limits: tuple[int, int]) -> int:
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not limits[0] <= value <= limits[1]
+        ):
+            raise self.error(key, f"a whole number from {limits[0]} to {limits[1]}", value)
+        return value
 
-    def look(self, entry: Any) -> ColourSpec:
+    def parse_spec(self, entry: Any) -> ColourSpec:
         if isinstance(entry, list) and not any(isinstance(part, Mapping) for part in entry):
             entry = {"ranges": [{"space": "hsv", "hue_degrees": entry, **_VIVID_LIMITS}]}
-        table = self.table("", entry, ["ranges", "gap", "size", "aspect", "fill", "outline"])
+        table = self.check_table("", entry, ["ranges", "gap", "size", "aspect", "fill", "outline"])
         ranges = table.get("ranges")
         if not isinstance(ranges, list) or not ranges:
-            raise self.wrong(".ranges", "one table or more of a space and its channels", ranges)
-        outline = self.outline(table["outline"]) if "outline" in table else None
+            raise self.error(".ranges", "one table or more of a space and its channels", ranges)
+        outline = self.parse_outline(table["outline"]) if "outline" in table else None
         for key in {"gap", "fill"} & set(table):
             if outline is not None:
-                raise self.wrong(f".{key}", "no such key beside outline", table[key])
+                raise self.error(f".{key}", "no such key beside outline", table[key])
         return ColourSpec(
-            tuple(self.range(f".ranges[{row}]", each) for row, each in enumerate(ranges)),
-            self.whole(".gap", table.get("gap", 0), (0, 1000)),
-            self.interval(".size", table.get("size", [1, math.inf]), (1, math.inf)),
-            self.interval(".aspect", table.get("aspect", [0, math.inf]), (0, math.inf)),
-            self.interval(".fill", table.get("fill", [0, 1]), (0, 1)),
+            tuple(self.parse_range(f".ranges[{row}]", each) for row, each in enumerate(ranges)),
+            self.parse_int(".gap", table.get("gap", 0), (0, 1000)),
+            self.parse_interval(".size", table.get("size", [1, math.inf]), (1, math.inf)),
+            self.parse_interval(".aspect", table.get("aspect", [0, math.inf]), (0, math.inf)),
+            self.parse_interval(".fill", table.get("fill", [0, 1]), (0, 1)),
             outline,
         )
 
-    def range(self, key: str, got: Any) -> ColourRange:
-        space = got.get("space") if isinstance(got, Mapping) else None
+    def parse_range(self, key: str, value: Any) -> ColourRange:
+        space = value.get("space") if isinstance(value, Mapping) else None
         if space not in COLOUR_SPACES:
-            raise self.wrong(f"{key}.space", " or ".join(map(repr, COLOUR_SPACES)), space)
-        table = self.table(key, got, ["space", *COLOUR_SPACES[space]])
+            raise self.error(f"{key}.space", " or ".join(map(repr, COLOUR_SPACES)), space)
+        table = self.check_table(key, value, ["space", *COLOUR_SPACES[space]])
         first, second, third = (
-            self.interval(
+            self.parse_interval(
                 f"{key}.{name}", table.get(name, list(whole)), whole, name == "hue_degrees"
             )
             for name, whole in COLOUR_SPACES[space].items()
         )
         return ColourRange(space, (first, second, third))
 
-    def outline(self, got: Any) -> Outline:
-        table = self.table(".outline", got, ["arms", "corners"])
+    def parse_outline(self, value: Any) -> Outline:
+        table = self.check_table(".outline", value, ["arms", "corners"])
         return Outline(
-            self.interval(".outline.arms", table.get("arms", [0.5, 0.5]), (0.05, 0.5)),
-            self.whole(".outline.corners", table.get("corners", 2), (2, 4)),
+            self.parse_interval(".outline.arms", table.get("arms", [0.5, 0.5]), (0.05, 0.5)),
+            self.parse_int(".outline.corners", table.get("corners", 2), (2, 4)),
         )

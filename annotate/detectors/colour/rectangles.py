@@ -36,22 +36,24 @@ _MIN_SIDE = 6  # shrunk pixels of the smallest rectangle that can be told
 _MIN_RELATIVE_CONTRAST = 0.4  # a stroke's contrast, as a share of the rectangle's typical stroke
 
 
-def find_rectangles(image: Picture, look: ColourSpec, least: float = 0) -> tuple[BoxArray, Floats]:
+def find_rectangles(
+    image: Picture, spec: ColourSpec, min_score: float = 0
+) -> tuple[BoxArray, Floats]:
     """The rectangles' boxes, outside the picture too, and the fits, (n,) 0..1; best first."""
-    outline = look.outline or Outline()
+    outline = spec.outline or Outline()
     small, factor = downscale(image)
-    strokes = StrokeMaps.of(small, look.ranges)
+    strokes = StrokeMaps.from_image(small, spec.ranges)
     wide = strokes.widened()
-    size = look.size[0] / factor - 1, look.size[1] / factor
-    boxes = candidate_rectangles(find_corners(strokes), size, look.aspect)
-    boxes = boxes[_count_corners_inside(boxes, small.shape) >= outline.corners]
+    size = spec.side_px[0] / factor - 1, spec.side_px[1] / factor
+    boxes = candidate_rectangles(find_corners(strokes), size, spec.aspect)
+    boxes = boxes[_count_corners_inside(boxes, small.shape) >= outline.min_corners]
     boxes = _distinct_candidates(boxes, coarse_scores(wide, boxes, outline))
     fits = fine_scores(strokes, wide, boxes, outline)
-    boxes, fits = _non_max_suppression(boxes[fits >= least], fits[fits >= least])
+    boxes, fits = _non_max_suppression(boxes[fits >= min_score], fits[fits >= min_score])
     if not len(boxes):
         return boxes, fits
     boxes = boxes * factor + [0, 0, factor, factor]  # from a stroke's first pixel past its last
-    return refine_edges(image, boxes, look, 2 * factor + 2), fits
+    return refine_edges(image, boxes, spec, 2 * factor + 2), fits
 
 
 def _count_corners_inside(boxes: BoxArray, shape: tuple[int, ...]) -> Floats:
@@ -63,25 +65,25 @@ def _count_corners_inside(boxes: BoxArray, shape: tuple[int, ...]) -> Floats:
     return corners
 
 
-def _distinct_candidates(boxes: BoxArray, fits: Floats) -> BoxArray:
+def _distinct_candidates(boxes: BoxArray, scores: Floats) -> BoxArray:
     """The better ones, best first, one of those that lie within two pixels of another."""
-    boxes = boxes[np.argsort(-fits, kind="stable")[: 4 * _MAX_CANDIDATES]]
+    boxes = boxes[np.argsort(-scores, kind="stable")[: 4 * _MAX_CANDIDATES]]
     cells = np.rint(boxes / 2).astype(np.int64) @ (1, 1 << 15, 1 << 30, 1 << 45)
     _, first = np.unique(cells, return_index=True)
     distinct: BoxArray = boxes[np.sort(first)[:_MAX_CANDIDATES]]
     return distinct
 
 
-def _non_max_suppression(boxes: BoxArray, fits: Floats) -> tuple[BoxArray, Floats]:
+def _non_max_suppression(boxes: BoxArray, scores: Floats) -> tuple[BoxArray, Floats]:
     """The best of those that overlap, best first, and no more than _KEPT."""
-    order = np.argsort(-fits, kind="stable")
-    boxes, fits = boxes[order], fits[order]
+    order = np.argsort(-scores, kind="stable")
+    boxes, scores = boxes[order], scores[order]
     same = _iou_matrix(boxes) > _NMS_IOU
     kept: list[int] = []
     for row in range(len(boxes)):
         if len(kept) < _MAX_RECTANGLES and not same[row, kept].any():
             kept.append(row)
-    return boxes[kept], fits[kept]
+    return boxes[kept], scores[kept]
 
 
 def _iou_matrix(boxes: BoxArray) -> Floats:
@@ -94,7 +96,9 @@ def _iou_matrix(boxes: BoxArray) -> Floats:
     return overlaps
 
 
-def candidate_rectangles(corners: Sequence[Floats], size: Interval, aspect: Interval) -> BoxArray:
+def candidate_rectangles(
+    corners: Sequence[Floats], side_limits: Interval, aspect: Interval
+) -> BoxArray:
     """Every rectangle that two of the corners span, within the limits.
 
     Two corners on one side say where the side is; the aspect's middle says how far the other is.
@@ -117,7 +121,9 @@ def candidate_rectangles(corners: Sequence[Floats], size: Interval, aspect: Inte
         found.append(side[np.abs(x2 - x1) <= 1])
     boxes = np.concatenate(found)
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    fits = (np.minimum(width, height) >= size[0]) & (np.maximum(width, height) <= size[1])
+    fits = (np.minimum(width, height) >= side_limits[0]) & (
+        np.maximum(width, height) <= side_limits[1]
+    )
     return boxes[fits & (width >= aspect[0] * height) & (width <= aspect[1] * height)]
 
 
@@ -126,20 +132,20 @@ def _all_pairs(first: Floats, second: Floats) -> BoxArray:
     return np.hstack([np.repeat(first, len(second), 0), np.tile(second, (len(first), 1))])
 
 
-def coarse_scores(wide: ContrastMap, boxes: BoxArray, outline: Outline) -> Floats:
+def coarse_scores(widened: ContrastMap, boxes: BoxArray, outline: Outline) -> Floats:
     """How well each rectangle fits, from a few places on each arm that may be off by a pixel."""
-    arms = _sample_sides(wide, boxes, _arm_positions(outline, 3))
-    return _arm_score(wide, boxes, outline, arms, _stroke_threshold(arms))
+    arms = _sample_sides(widened, boxes, _arm_positions(outline, 3))
+    return _arm_score(widened, boxes, outline, arms, _stroke_threshold(arms))
 
 
 def fine_scores(
-    strokes: StrokeMaps, wide: ContrastMap, boxes: BoxArray, outline: Outline
+    strokes: StrokeMaps, widened: ContrastMap, boxes: BoxArray, outline: Outline
 ) -> Floats:
     """How well each rectangle fits: arms straight, nothing beside them, all seen.
 
     Letters have strokes side by side, and what is small comes about by chance more often.
     """
-    sharp, either = strokes.lookup(), strokes.either()
+    sharp, either = strokes.contrast_map(), strokes.any_direction()
     shifted = np.stack(
         [_sample_sides(sharp, boxes, _arm_positions(outline, 12), shift) for shift in (-1, 0, 1)]
     )
@@ -155,29 +161,29 @@ def fine_scores(
     )
     unseen = 0.35 * (arms < 0).mean((1, 2))
     chance = 0.2 * _MIN_SIDE / np.maximum(_MIN_SIDE, sides)
-    plain = _arm_score(wide, boxes, outline, arms, least)
+    plain = _arm_score(widened, boxes, outline, arms, least)
     fits: Floats = np.clip(plain - beside - unseen - chance, 0, 1)
     return fits
 
 
-def _arm_positions(outline: Outline, places: int) -> Floats:
+def _arm_positions(outline: Outline, count: int) -> Floats:
     """Shares of a side at which there must be a stroke."""
-    return np.linspace(0.01, 0.95 * outline.arms[0], places)
+    return np.linspace(0.01, 0.95 * outline.arm_share[0], count)
 
 
 def _arm_score(
-    wide: ContrastMap, boxes: BoxArray, outline: Outline, arms: Contrasts, least: Floats
+    widened: ContrastMap, boxes: BoxArray, outline: Outline, arms: Contrasts, threshold: Floats
 ) -> Floats:
     """The arms that are there, less middles and continuations that should not be."""
-    low, high = outline.arms
+    low, high = outline.arm_share
     places = arms.shape[2] // 2 + 1
     middle = np.linspace(high + 0.06, 0.5, places if high < 0.44 else 0)
     beyond = np.linspace(-low, -0.06, places)
-    found = _sample_sides(wide, boxes, np.concatenate([middle, beyond]))
+    found = _sample_sides(widened, boxes, np.concatenate([middle, beyond]))
     between, continued = found[:, :, : len(middle)], found[:, :, len(middle) :]
-    there = _stroke_share(arms, least)
-    absent = 0.7 * _mean_or_zero(_stroke_share(between, least)) + 0.5 * _mean_or_zero(
-        _stroke_share(continued, least)
+    there = _stroke_share(arms, threshold)
+    absent = 0.7 * _mean_or_zero(_stroke_share(between, threshold)) + 0.5 * _mean_or_zero(
+        _stroke_share(continued, threshold)
     )
     return np.where(np.isfinite(there).sum(1) >= 3, _mean_or_zero(there) - absent, 0)
 
@@ -191,10 +197,10 @@ def _stroke_threshold(arms: Contrasts) -> Floats:
     return least
 
 
-def _stroke_share(contrasts: Contrasts, least: Floats) -> Floats:
+def _stroke_share(contrasts: Contrasts, threshold: Floats) -> Floats:
     """How much of each end's places is stroke, (n, 8); NaN where none is in the picture."""
     seen = (contrasts >= 0).sum(2)
-    share = (contrasts > least[:, None, None]).sum(2) / np.maximum(seen, 1)
+    share = (contrasts > threshold[:, None, None]).sum(2) / np.maximum(seen, 1)
     return np.where(seen > 0, share, np.nan)
 
 
@@ -206,7 +212,7 @@ def _mean_or_zero(shares: Floats) -> Floats:
 
 
 def _sample_sides(
-    lookup: ContrastMap, boxes: BoxArray, shares: Floats, inward: Floats | int = 0
+    contrast_map: ContrastMap, boxes: BoxArray, shares: Floats, inward_px: Floats | int = 0
 ) -> Contrasts:
     """The contrast at shares of every side from each of its ends, (n, 8, places); -1 unseen.
 
@@ -218,42 +224,42 @@ def _sample_sides(
     run = np.stack([forth, back, forth, back])
     stay = np.stack([none, none, none + 1, none + 1])
     signs = np.array([[1], [1], [-1], [-1]], np.float32)
-    aside = inward * np.tile(signs, (len(boxes), 1, 1))
+    aside = inward_px * np.tile(signs, (len(boxes), 1, 1))
     x1, y1, x2, y2 = boxes.T[:, :, None, None]
     x = np.concatenate([x1 + run * (x2 - x1), x1 + stay * (x2 - x1) + aside], 1)
     y = np.concatenate([y1 + stay * (y2 - y1) + aside, y1 + run * (y2 - y1)], 1)
-    return lookup.at(x, y)
+    return contrast_map.at(x, y)
 
 
-def refine_edges(image: Picture, boxes: BoxArray, look: ColourSpec, reach: int) -> BoxArray:
+def refine_edges(image: Picture, boxes: BoxArray, spec: ColourSpec, reach_px: int) -> BoxArray:
     """Every side that is seen moved to its strokes' outer edge, to a fraction of a pixel.
 
     The edge is where the mean of the strokes, going outwards, has fallen by half.
     """
-    low = 0.9 * (look.outline or Outline()).arms[0]
+    low = 0.9 * (spec.outline or Outline()).arm_share[0]
     shares = np.concatenate([np.linspace(0.03, low, 8), np.linspace(1 - low, 0.97, 8)])
     outwards = np.array([-1, -1, 1, 1])  # left, top, right, bottom
     outermost = np.where(outwards < 0, np.floor(boxes), np.ceil(boxes) - 1)
-    steps = outwards[:, None, None] * np.arange(-reach, reach + 1)
+    steps = outwards[:, None, None] * np.arange(-reach_px, reach_px + 1)
     across = outermost[:, :, None, None] + steps
     first, last = boxes[:, [1, 0, 1, 0], None, None], boxes[:, [3, 2, 3, 2], None, None]
     along = first + shares[:, None] * (last - first)
     lies = np.array([False, True, False, True])[:, None, None]
     x, y = np.where(lies, along, across), np.where(lies, across, along)
-    fall = _half_fall_step(_edge_profiles(image, x, y, look).reshape(-1, 2 * reach + 1)).reshape(
+    fall = _half_fall_step(_edge_profiles(image, x, y, spec).reshape(-1, 2 * reach_px + 1)).reshape(
         -1, 4
     )
-    moved = outermost + outwards * (fall - reach) + 0.5
+    moved = outermost + outwards * (fall - reach_px) + 0.5
     return np.where(np.isfinite(moved), moved, boxes)
 
 
-def _edge_profiles(image: Picture, x: Floats, y: Floats, look: ColourSpec) -> Floats:
+def _edge_profiles(image: Picture, x: Floats, y: Floats, spec: ColourSpec) -> Floats:
     """The mean strength over each side's strokes, (n, 4, steps); NaN where none is seen."""
     height, width = image.shape[:2]
     x, y = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
     seen = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     colours = image[y.clip(0, height - 1), x.clip(0, width - 1)]
-    values = colour_strength(colours.reshape(1, -1, 3), look.ranges).reshape(x.shape)
+    values = colour_strength(colours.reshape(1, -1, 3), spec.ranges).reshape(x.shape)
     count = seen.sum(2)
     return np.where(count > 0, (values * seen).sum(2) / np.maximum(count, 1), np.nan)
 
@@ -277,7 +283,7 @@ def _half_fall_step(profiles: Floats) -> Floats:
 def trim_to_visible(boxes: BoxArray, size_wh: tuple[int, int], outline: Outline) -> BoxArray:
     """The box of the strokes that are in the picture: where a corner is not, its arms may be."""
     x1, y1, x2, y2 = boxes.T
-    arm = sum(outline.arms) / 2
+    arm = sum(outline.arm_share) / 2
     across, down = arm * (x2 - x1), arm * (y2 - y1)
     width, height = size_wh
     seen = [

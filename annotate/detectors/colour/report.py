@@ -37,7 +37,7 @@ class ColourReport:
     label: str
     inside: Mapping[str, Histogram]
     outside: Mapping[str, Histogram]
-    entry: str
+    toml_entry: str
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -44,11 +44,11 @@ def downscale(image: Picture) -> tuple[Picture, int]:
 class StrokeMaps:
     """How much every pixel stands out as part of a thin line, 0.._STARK: lying and standing."""
 
-    lying: GreyImage
-    standing: GreyImage
+    horizontal: GreyImage
+    vertical: GreyImage
 
     @classmethod
-    def of(cls, image: Picture, ranges: Sequence[ColourRange]) -> StrokeMaps:
+    def from_image(cls, image: Picture, ranges: Sequence[ColourRange]) -> StrokeMaps:
         """Of a picture, in the ranges' colour."""
         strong = colour_strength(image, ranges)
         lying, standing = _ridge_contrast(strong, REACH_PX, 0), _ridge_contrast(strong, 0, REACH_PX)
@@ -56,33 +56,33 @@ class StrokeMaps:
         at = at[in_ranges(image.reshape(1, -1, 3)[:, at], ranges)[0]]  # few pixels: soon looked at
         return cls(_keep_pixels(lying, at), _keep_pixels(standing, at))
 
-    def lookup(self) -> ContrastMap:
+    def contrast_map(self) -> ContrastMap:
         """The strokes as they are, to look places up in."""
-        return ContrastMap.of(self.lying, self.standing)
+        return ContrastMap.from_ridges(self.horizontal, self.vertical)
 
     def widened(self) -> ContrastMap:
         """Strokes a pixel wider to both sides."""
-        lying = cv2.dilate(self.lying, np.ones((3, 1), np.uint8))
-        return ContrastMap.of(lying, cv2.dilate(self.standing, np.ones((1, 3), np.uint8)))
+        lying = cv2.dilate(self.horizontal, np.ones((3, 1), np.uint8))
+        return ContrastMap.from_ridges(lying, cv2.dilate(self.vertical, np.ones((1, 3), np.uint8)))
 
-    def either(self) -> ContrastMap:
+    def any_direction(self) -> ContrastMap:
         """Strokes of any direction, in both maps."""
-        either = np.maximum(self.lying, self.standing)
-        return ContrastMap.of(either, either)
+        either = np.maximum(self.horizontal, self.vertical)
+        return ContrastMap.from_ridges(either, either)
 
 
-def _keep_pixels(image: GreyImage, at: npt.NDArray[np.intp]) -> GreyImage:
+def _keep_pixels(image: GreyImage, flat_indices: npt.NDArray[np.intp]) -> GreyImage:
     """The picture at these places of its flattened self, and 0 elsewhere."""
     only = np.zeros_like(image)
-    only.ravel()[at] = image.ravel()[at]
+    only.ravel()[flat_indices] = image.ravel()[flat_indices]
     return only
 
 
-def _ridge_contrast(strength: GreyImage, y: int, x: int) -> GreyImage:
+def _ridge_contrast(strength: GreyImage, dy: int, dx: int) -> GreyImage:
     """How far each pixel is above both the one `y`, `x` before it and the one behind."""
     height, width = strength.shape
-    wide = cv2.copyMakeBorder(strength, y, y, x, x, cv2.BORDER_REFLECT_101)
-    beside = np.maximum(wide[:height, :width], wide[2 * y :, 2 * x :])
+    wide = cv2.copyMakeBorder(strength, dy, dy, dx, dx, cv2.BORDER_REFLECT_101)
+    beside = np.maximum(wide[:height, :width], wide[2 * dy :, 2 * dx :])
     above = cv2.subtract(strength, beside)
     return np.asarray(cv2.threshold(above, _MAX_CONTRAST, 0, cv2.THRESH_TRUNC)[1])
 
@@ -96,12 +96,12 @@ class ContrastMap:
     width: int
 
     @classmethod
-    def of(cls, lying: GreyImage, standing: GreyImage) -> ContrastMap:
+    def from_ridges(cls, horizontal: GreyImage, vertical: GreyImage) -> ContrastMap:
         """On the picture's very edge, and so beyond it, nothing is known."""
-        both = np.stack([lying, standing]).view(np.int8)
+        both = np.stack([horizontal, vertical]).view(np.int8)
         both[:, [0, -1]] = -1
         both[:, :, [0, -1]] = -1
-        return cls(both.ravel(), *lying.shape)
+        return cls(both.ravel(), *horizontal.shape)
 
     def at(self, x: Floats, y: Floats) -> Contrasts:
         """The contrasts at x, y, both (n, 8, places): of four lying ends, then of standing ones."""
@@ -117,39 +117,39 @@ def find_corners(strokes: StrokeMaps) -> list[Floats]:
     return [_deduplicate(np.concatenate([_local_maxima(each) for each in kind])) for kind in kinds]
 
 
-def _corner_maps(strokes: StrokeMaps, arm: int) -> list[GreyImage]:
+def _corner_maps(strokes: StrokeMaps, arm_px: int) -> list[GreyImage]:
     """How much every pixel is a corner of each kind: both arms are there and end there."""
-    right, left = _stroke_starts(strokes.lying, arm, 1, 0)
-    down, up = _stroke_starts(strokes.standing, arm, 0, 1)
+    right, left = _stroke_starts(strokes.horizontal, arm_px, 1, 0)
+    down, up = _stroke_starts(strokes.vertical, arm_px, 0, 1)
     return [cv2.min(x, y) for y in (down, up) for x in (right, left)]
 
 
-def _stroke_starts(ridges: GreyImage, arm: int, x: int, y: int) -> tuple[GreyImage, GreyImage]:
+def _stroke_starts(ridges: GreyImage, arm_px: int, dx: int, dy: int) -> tuple[GreyImage, GreyImage]:
     """How much a stroke `arm` long starts at every pixel, going along `x`, `y` and against it."""
     height, width = ridges.shape
-    wide = cv2.copyMakeBorder(ridges, arm, arm, arm, arm, cv2.BORDER_CONSTANT)
-    size = (arm, 1) if x else (1, arm)
+    wide = cv2.copyMakeBorder(ridges, arm_px, arm_px, arm_px, arm_px, cv2.BORDER_CONSTANT)
+    size = (arm_px, 1) if dx else (1, arm_px)
     means = cv2.boxFilter(wide, -1, size, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
 
     def ahead(steps: int) -> GreyImage:
         """The mean of the `arm` pixels from so many steps on."""
-        top, left = arm + y * steps, arm + x * steps
+        top, left = arm_px + dy * steps, arm_px + dx * steps
         return np.asarray(means[top : top + height, left : left + width])
 
     around = np.ones((3, 3), np.uint8)  # where the two arms' middles cross is known to a pixel
-    forth = cv2.dilate(cv2.subtract(ahead(0), ahead(-arm)), around)
-    back = cv2.dilate(cv2.subtract(ahead(1 - arm), ahead(1)), around)
+    forth = cv2.dilate(cv2.subtract(ahead(0), ahead(-arm_px)), around)
+    back = cv2.dilate(cv2.subtract(ahead(1 - arm_px), ahead(1)), around)
     return forth, back
 
 
-def _local_maxima(corners: GreyImage) -> npt.NDArray[np.intp]:
+def _local_maxima(corner_map: GreyImage) -> npt.NDArray[np.intp]:
     """Where a corner is the best one near, best first; (n, 2) xy."""
-    at = np.flatnonzero(corners >= MIN_CONTRAST)
-    best = cv2.dilate(corners, np.ones((5, 5), np.uint8)).ravel()[at]
-    height = corners.ravel()[at]
+    at = np.flatnonzero(corner_map >= MIN_CONTRAST)
+    best = cv2.dilate(corner_map, np.ones((5, 5), np.uint8)).ravel()[at]
+    height = corner_map.ravel()[at]
     at, height = at[height == best], height[height == best]
     at = at[np.argsort(-height.astype(int), kind="stable")[:_MAX_CORNERS]]
-    return np.stack([at % corners.shape[1], at // corners.shape[1]], 1)
+    return np.stack([at % corner_map.shape[1], at // corner_map.shape[1]], 1)
 
 
 def _deduplicate(corners: npt.NDArray[np.intp]) -> Floats:

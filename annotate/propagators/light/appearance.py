@@ -35,11 +35,11 @@ DISCRIMINATIVE_WIDTH, DISCRIMINATIVE_WEIGHT = (
 )  # maps it makes, and what they weigh beside the other groups
 
 
-def discriminative_features(seen: CropFeatures) -> Map:
+def discriminative_features(features: CropFeatures) -> Map:
     """A crop of (H, W), both multiples of 16, as seen -> (H / 4, W / 4, 32)."""
-    half = seen.crop.shape[1] // 2, seen.crop.shape[0] // 2
+    half = features.crop.shape[1] // 2, features.crop.shape[0] // 2
     [found] = run_model(
-        DISCRIMINATIVE_MODEL, {"crop": resize_chw(seen.crop, half), **seen.trunk._asdict()}
+        DISCRIMINATIVE_MODEL, {"crop": resize_chw(features.crop, half), **features.maps._asdict()}
     )
     return np.asarray(found.transpose(1, 2, 0))
 
@@ -52,23 +52,23 @@ class DiscriminativeClassifier:
             0, (*GROUP_CHANNELS, DISCRIMINATIVE_WIDTH), (*GROUP_WEIGHTS, DISCRIMINATIVE_WEIGHT)
         )
 
-    def learn(self, seen: CropFeatures, inside: Map, weight: Map) -> None:
+    def add_samples(self, features: CropFeatures, inside: Map, weight: Map) -> None:
         """Add a view, of which `inside`, (H / 4, W / 4), is the object."""
-        expanded = self._expanded(seen)
-        self._ridge.learn(expanded, inside.ravel(), weight.ravel(), shown=True)
+        expanded = self._expand(features)
+        self._ridge.add_samples(expanded, inside.ravel(), weight.ravel(), prompted=True)
 
-    def refute(self, seen: CropFeatures, outside: Map, share: float) -> None:
+    def add_negatives(self, features: CropFeatures, outside: Map, share: float) -> None:
         """Add a view of which nothing is the object, as `share` of one."""
-        self._ridge.refute(self._expanded(seen), outside.ravel(), share)
+        self._ridge.add_negatives(self._expand(features), outside.ravel(), share)
 
     def solve(self) -> None:
         """Fit to all that was shown."""
         self._ridge.solve()
 
-    def scores(self, seen: CropFeatures) -> Map:
+    def scores(self, features: CropFeatures) -> Map:
         """About +1 on the object and -1 elsewhere, (H / 4, W / 4)."""
-        scores = self._ridge.scores(self._expanded(seen))
-        return scores[:, 0].reshape(seen.joined.shape[:2])
+        scores = self._ridge.scores(self._expand(features))
+        return scores[:, 0].reshape(features.grid.shape[:2])
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that was learnt."""
@@ -78,9 +78,9 @@ class DiscriminativeClassifier:
         """Take up what `state` gave."""
         self._ridge.restore(state, "apart.")
 
-    def _expanded(self, seen: CropFeatures) -> Map:
+    def _expand(self, features: CropFeatures) -> Map:
         return self._ridge.expand(
-            np.concatenate([seen.joined, discriminative_features(seen)], axis=2)
+            np.concatenate([features.grid, discriminative_features(features)], axis=2)
         )
 
 
@@ -91,25 +91,27 @@ class AppearanceTemplates:
     """The looks of one object: what a person showed, as a sum, and how it looked after flashes."""
 
     def __init__(self) -> None:
-        self.looks: npt.NDArray[np.float64] = np.zeros((1 + EXTRA_TEMPLATES, sum(GROUP_CHANNELS)))
+        self.templates: npt.NDArray[np.float64] = np.zeros(
+            (1 + EXTRA_TEMPLATES, sum(GROUP_CHANNELS))
+        )
 
-    def show(self, expanded: Map, where: Mask) -> None:
+    def add_prompt(self, expanded: Map, mask: Mask) -> None:
         """Add what a person showed."""
-        self.looks[0] += _mean_features(expanded, where)
+        self.templates[0] += _mean_features(expanded, mask)
 
-    def accept(self, expanded: Map, where: Mask) -> None:
+    def add_template(self, expanded: Map, mask: Mask) -> None:
         """Remember another look; the oldest is forgotten."""
-        self.looks[2:] = self.looks[1:-1].copy()
-        self.looks[1] = _mean_features(expanded, where)
+        self.templates[2:] = self.templates[1:-1].copy()
+        self.templates[1] = _mean_features(expanded, mask)
 
-    def likeness(self, expanded: Map, where: Mask) -> float:
+    def similarity(self, expanded: Map, mask: Mask) -> float:
         """The cosine, -1..1, of the mean features there to those of the look most like it."""
-        here = _mean_features(expanded, where)
-        lengths = np.linalg.norm(self.looks, axis=1) * np.linalg.norm(here)
-        return float((self.looks @ here / np.maximum(lengths, 1e-9)).max())
+        here = _mean_features(expanded, mask)
+        lengths = np.linalg.norm(self.templates, axis=1) * np.linalg.norm(here)
+        return float((self.templates @ here / np.maximum(lengths, 1e-9)).max())
 
 
-def _mean_features(expanded: Map, where: Mask) -> npt.NDArray[np.float64]:
+def _mean_features(expanded: Map, mask: Mask) -> npt.NDArray[np.float64]:
     """The mean there of the features themselves, which come first."""
-    inside = expanded[where.ravel(), : sum(GROUP_CHANNELS)]
+    inside = expanded[mask.ravel(), : sum(GROUP_CHANNELS)]
     return inside.mean(axis=0, dtype=np.float64) if len(inside) else np.zeros(sum(GROUP_CHANNELS))

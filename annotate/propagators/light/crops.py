@@ -29,20 +29,20 @@ class CropWindow:
     y: float
     side: float
 
-    def scaled(self, times: float) -> "CropWindow":
+    def scaled(self, factor: float) -> "CropWindow":
         """The same centre, another side."""
-        return CropWindow(self.x, self.y, self.side * times)
+        return CropWindow(self.x, self.y, self.side * factor)
 
-    def cut(self, picture: npt.NDArray[Any], size: int, *, outside: bool = True) -> Any:
+    def crop(self, picture: npt.NDArray[Any], size: int, *, replicate_border: bool = True) -> Any:
         """The window as (size, size); beyond the edge is the edge (`outside`) or nothing."""
-        border = cv2.BORDER_REPLICATE if outside else cv2.BORDER_CONSTANT
-        part, x, y, (fx, fy) = self._shrunk(picture, size / self.side)
+        border = cv2.BORDER_REPLICATE if replicate_border else cv2.BORDER_CONSTANT
+        part, x, y, (fx, fy) = self._downscaled(picture, size / self.side)
         kx, ky = size / self.side / fx, size / self.side / fy
         middle = (size - 1) / 2
         matrix = np.array([[kx, 0, middle - kx * x], [0, ky, middle - ky * y]])
         return cv2.warpAffine(part, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
 
-    def _shrunk(
+    def _downscaled(
         self, picture: npt.NDArray[Any], zoom: float
     ) -> tuple[npt.NDArray[Any], float, float, tuple[float, float]]:
         """The part about the window, averaged down where sampling would alias, and the centre."""
@@ -57,7 +57,7 @@ class CropWindow:
         part = cv2.resize(part, (wide, high), interpolation=cv2.INTER_AREA)
         return part, (self.x - left + 0.5) * fx - 0.5, (self.y - top + 0.5) * fy - 0.5, (fx, fy)
 
-    def inside(self, size_wh: tuple[int, int], size: int) -> Mask:
+    def in_picture(self, size_wh: tuple[int, int], size: int) -> Mask:
         """Which of (size, size) lie on the picture."""
         steps = (np.arange(size) - (size - 1) / 2) * (self.side / size)
         across, down = self.x + steps, self.y + steps
@@ -80,11 +80,11 @@ class CropWindow:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return left, top, cv2.warpAffine(values, matrix, (right - left, bottom - top), flags=flags)
 
-    def mask(self, values: Map, size_wh: tuple[int, int], above: float) -> Mask:
+    def mask(self, values: Map, size_wh: tuple[int, int], threshold: float) -> Mask:
         """Which pixels of the picture are under the window and more than `above` there."""
         left, top, part = self.paste(values, size_wh)
         mask = np.zeros(size_wh[::-1], bool)
-        mask[top : top + part.shape[0], left : left + part.shape[1]] = part > above
+        mask[top : top + part.shape[0], left : left + part.shape[1]] = part > threshold
         return mask
 
 
@@ -109,21 +109,21 @@ class Effort:
     With `redraws` every mask is drawn again, finer.
     """
 
-    size: int
-    hidden: int
-    every: int
-    sparse: int  # one pixel of so many is learnt from
-    motion: int  # cv2's DIS preset
-    redraws: bool
+    crop_side: int
+    random_features: int
+    update_interval: int
+    pixel_stride: int  # one pixel of so many is learnt from
+    flow_preset: int  # cv2's DIS preset
+    refines_masks: bool
 
     @property
     def grid(self) -> int:
         """Side of the grid of features."""
-        return self.size // 4
+        return self.crop_side // 4
 
 
-THOROUGH = Effort(256, 256, 1, 3, 1, redraws=True)
-QUICK = Effort(192, 64, 3, 3, 0, redraws=False)
+THOROUGH = Effort(256, 256, 1, 3, 1, refines_masks=True)
+QUICK = Effort(192, 64, 3, 3, 0, refines_masks=False)
 
 
 def augmented_crops(
@@ -139,11 +139,11 @@ def augmented_crops(
         view = CropWindow(
             window.x + shift * window.side / CONTEXT_SCALE, window.y, window.side * zoom
         )
-        crop = view.cut(picture, effort.size)
-        inside = view.cut(hard, effort.grid, outside=False)
-        sure = np.abs(2 * view.cut(soft, effort.grid, outside=False) - 1)
+        crop = view.crop(picture, effort.crop_side)
+        inside = view.crop(hard, effort.grid, replicate_border=False)
+        sure = np.abs(2 * view.crop(soft, effort.grid, replicate_border=False) - 1)
         sure = np.where(np.abs(2 * inside - 1) > 0.9, sure, 1)  # an edge is no doubt
-        weight = (view.inside(size_wh, effort.grid) * sure).astype(np.float32)
+        weight = (view.in_picture(size_wh, effort.grid) * sure).astype(np.float32)
         tones = 255 * (np.arange(256) / 255) ** (2.0**brighter)
         crop = cv2.LUT(crop, np.round(tones).astype(np.uint8))
         if mirrored:
@@ -166,10 +166,10 @@ def background_crops(picture: Picture, mask: Mask, effort: Effort) -> Iterator[t
     apart = [m for m in middles if max(abs(m[0] - window.x), abs(m[1] - window.y)) > reach]
     for k in np.random.default_rng(0).permutation(len(apart))[:MAX_BACKGROUND_CROPS]:
         view = CropWindow(apart[k][0], apart[k][1], window.side)
-        inside = view.cut(mask.astype(np.float32), effort.grid, outside=False)
-        outside = (inside < 0.02) & view.inside((wide, high), effort.grid)
+        inside = view.crop(mask.astype(np.float32), effort.grid, replicate_border=False)
+        outside = (inside < 0.02) & view.in_picture((wide, high), effort.grid)
         if outside.any():
-            yield view.cut(picture, effort.size), outside.astype(np.float32)
+            yield view.crop(picture, effort.crop_side), outside.astype(np.float32)
 
 
 CONTEXT_SCALE = 1.6  # side of the window, in sides of the object's box
@@ -187,9 +187,9 @@ def window_side(width: float, height: float) -> float:
     return max(CONTEXT_SCALE * max(width, height), MIN_WINDOW_SIDE)
 
 
-def window_around_part(where: Mask, window: CropWindow) -> CropWindow:
+def window_around_part(mask: Mask, window: CropWindow) -> CropWindow:
     """The window to see what is in a part of `window` in."""
-    zoom, centre = window.side / len(where), (len(where) - 1) / 2
-    x0, y0, x1, y1 = pixel_box(where)
+    zoom, centre = window.side / len(mask), (len(mask) - 1) / 2
+    x0, y0, x1, y1 = pixel_box(mask)
     x, y = (zoom * ((low + high - 1) / 2 - centre) for low, high in ((x0, x1), (y0, y1)))
     return CropWindow(window.x + x, window.y + y, window_side(zoom * (x1 - x0), zoom * (y1 - y0)))

@@ -38,11 +38,11 @@ class LightPropagator:
     fast: bool = False
     threads: int = 2
 
-    def begin(self, lessons: Iterable[PromptedFrame]) -> LightSession:
+    def begin(self, prompted_frames: Iterable[PromptedFrame]) -> LightSession:
         """Open a pass, having learnt from all prompts of every object."""
         session = LightSession(QUICK if self.fast else THOROUGH, self.threads)
-        for lesson in lessons:
-            session.learn(lesson.frame.image, lesson.prompts)
+        for lesson in prompted_frames:
+            session.add_prompts(lesson.frame.image, lesson.prompts)
         return session
 
 
@@ -53,101 +53,109 @@ class LightSession:
         self._effort = effort
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._trackers: dict[int, Tracker] = {}
-        self._before: npt.NDArray[np.uint8] | None = None
-        self._seeds: dict[tuple[int, int], Rle] = {}  # of frame, object
+        self._previous_grey: npt.NDArray[np.uint8] | None = None
+        self._initial_masks: dict[tuple[int, int], Rle] = {}  # of frame, object
 
-    def learn(self, picture: Picture, prompts: Sequence[Prompt]) -> None:
+    def add_prompts(self, picture: Picture, prompts: Sequence[Prompt]) -> None:
         """Teach each object its prompt on this picture."""
         with _single_threaded():
             for prompt in prompts:
                 soft = soft_mask_from_prompt(
                     picture, prompt, [each for each in prompts if each is not prompt]
                 )
-                self._seeds[prompt.frame, prompt.object_id] = masks.encode(soft > 0.5)
+                self._initial_masks[prompt.frame, prompt.object_id] = masks.encode(soft > 0.5)
                 tracker = self._trackers.setdefault(prompt.object_id, Tracker(self._effort))
-                tracker.teach(picture, soft)
+                tracker.fit(picture, soft)
 
     def step(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
         """Follow every object that has started onto this frame."""
         picture = frame.image
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         prompted = {prompt.object_id for prompt in prompts}
-        unknown = [each for each in prompts if (each.frame, each.object_id) not in self._seeds]
+        unknown = [
+            each for each in prompts if (each.frame, each.object_id) not in self._initial_masks
+        ]
         if unknown:
-            self.learn(picture, unknown)
+            self.add_prompts(picture, unknown)
         with _single_threaded():
-            found = self._start(picture, prompts)
+            found = self._start_prompted(picture, prompts)
             followed = {
                 of: tracker
                 for of, tracker in sorted(self._trackers.items())
                 if tracker.started and of not in prompted
             }
-            found |= self._follow(followed, picture, grey, {of: m for of, (m, _) in found.items()})
-        self._before = grey
+            found |= self._track(followed, picture, grey, {of: m for of, (m, _) in found.items()})
+        self._previous_grey = grey
         return _to_detections(dict(sorted(found.items())))
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that the pass remembers."""
-        kept = {} if self._before is None else {"before": self._before.copy()}
+        kept = {} if self._previous_grey is None else {"before": self._previous_grey.copy()}
         for of, tracker in self._trackers.items():
             kept |= {f"{of}.{name}": array for name, array in tracker.state().items()}
         return kept
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take up the pass where `state` was taken."""
-        self._before = state["before"].copy() if "before" in state else None
+        self._previous_grey = state["before"].copy() if "before" in state else None
         self._trackers = {}
         for of in sorted({int(key.partition(".")[0]) for key in state if "." in key}):
             mine = {key.partition(".")[2]: state[key] for key in state if key.startswith(f"{of}.")}
             self._trackers[of] = Tracker(self._effort)
             self._trackers[of].restore(mine)
 
-    def _start(self, picture: Picture, prompts: Sequence[Prompt]) -> dict[int, tuple[Mask, float]]:
+    def _start_prompted(
+        self, picture: Picture, prompts: Sequence[Prompt]
+    ) -> dict[int, tuple[Mask, float]]:
         found = {}
         for prompt in prompts:
-            mask = masks.decode(self._seeds[prompt.frame, prompt.object_id])
+            mask = masks.decode(self._initial_masks[prompt.frame, prompt.object_id])
             if mask.any():
                 fit = self._trackers[prompt.object_id].start(picture, mask)
                 found[prompt.object_id] = mask, fit
         return found
 
-    def _follow(
+    def _track(
         self,
         trackers: Mapping[int, Tracker],
         picture: Picture,
         grey: npt.NDArray[np.uint8],
-        given: Mapping[int, Mask],
+        prompted_masks: Mapping[int, Mask],
     ) -> dict[int, tuple[Mask, float]]:
-        before = grey if self._before is None else self._before
+        before = grey if self._previous_grey is None else self._previous_grey
         size_wh = (picture.shape[1], picture.shape[0])
         helper = self._pool if len(trackers) == 1 else None
-        guesses = self._each(
-            lambda of: trackers[of].guess(picture, grey, before, helper), list(trackers)
+        guesses = self._map_objects(
+            lambda of: trackers[of].observe(picture, grey, before, helper), list(trackers)
         )
-        taken = _pixels_of_others(guesses, given, size_wh)
-        settled = self._each(
-            lambda of: trackers[of].settle(guesses[of], taken.get(of), size_wh), list(trackers)
+        taken = _pixels_of_others(guesses, prompted_masks, size_wh)
+        settled = self._map_objects(
+            lambda of: trackers[of].update(guesses[of], taken.get(of), size_wh), list(trackers)
         )
         return _resolve_overlaps(
             {of: (m, fit) for of, (m, fit) in settled.items() if m is not None}
         )
 
-    def _each(self, do: Callable[[int], Any], ids: Sequence[int]) -> dict[int, Any]:
+    def _map_objects(
+        self, function: Callable[[int], Any], object_ids: Sequence[int]
+    ) -> dict[int, Any]:
         """`do` for every object, several at a time."""
-        if self._pool is None or len(ids) < 2:
-            return {of: do(of) for of in ids}
-        return dict(zip(ids, self._pool.map(do, ids), strict=True))
+        if self._pool is None or len(object_ids) < 2:
+            return {of: function(of) for of in object_ids}
+        return dict(zip(object_ids, self._pool.map(function, object_ids), strict=True))
 
 
 def _pixels_of_others(
-    guesses: Mapping[int, Observation | None], given: Mapping[int, Mask], size_wh: tuple[int, int]
+    observations: Mapping[int, Observation | None],
+    prompted_masks: Mapping[int, Mask],
+    size_wh: tuple[int, int],
 ) -> dict[int, Map]:
     """For each object, what of its window belongs to another one."""
-    if len(guesses) + len(given) < 2:
+    if len(observations) + len(prompted_masks) < 2:
         return {}
     best = np.full(size_wh[::-1], 0.5, np.float32)
     owner = np.full(size_wh[::-1], -1, np.int64)
-    for of, guess in guesses.items():
+    for of, guess in observations.items():
         if guess is None:
             continue
         left, top, part = guess.window.paste(guess.soft, size_wh)
@@ -155,29 +163,31 @@ def _pixels_of_others(
         wins = part > best[area]
         best[area][wins] = part[wins]
         owner[area][wins] = of
-    for of, mask in given.items():
+    for of, mask in prompted_masks.items():
         owner[mask] = of
     return {
-        of: guess.window.cut(
-            ((owner != of) & (owner >= 0)).astype(np.float32), len(guess.soft), outside=False
+        of: guess.window.crop(
+            ((owner != of) & (owner >= 0)).astype(np.float32),
+            len(guess.soft),
+            replicate_border=False,
         )
-        for of, guess in guesses.items()
+        for of, guess in observations.items()
         if guess is not None
     }
 
 
-def _resolve_overlaps(found: Mapping[int, tuple[Mask, float]]) -> dict[int, tuple[Mask, float]]:
+def _resolve_overlaps(results: Mapping[int, tuple[Mask, float]]) -> dict[int, tuple[Mask, float]]:
     """Each mask without what one that fits better has of it; finer masks may have met anew."""
     apart = {}
     claimed: Mask = np.array(False)
-    for of, (mask, fit) in sorted(found.items(), key=lambda each: -each[1][1]):
+    for of, (mask, fit) in sorted(results.items(), key=lambda each: -each[1][1]):
         apart[of] = mask & ~claimed, fit
         claimed = claimed | mask
     return apart
 
 
-def _to_detections(found: Mapping[int, tuple[Mask, float]]) -> sv.Detections:
-    boxed = {of: (masks.box(mask), mask, fit) for of, (mask, fit) in found.items()}
+def _to_detections(results: Mapping[int, tuple[Mask, float]]) -> sv.Detections:
+    boxed = {of: (masks.box(mask), mask, fit) for of, (mask, fit) in results.items()}
     boxed = {of: each for of, each in boxed.items() if each[0] is not None}
     if not boxed:
         return sv.Detections.empty()

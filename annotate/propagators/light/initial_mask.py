@@ -48,12 +48,12 @@ CLICK_MASK_VOTES = 2.0  # votes of each mask by the network that has seen things
 class WindowPrompt:
     """What is known for sure in a window: points, as (n, 2) of its crop, and a box."""
 
-    inside: npt.NDArray[np.float64]
-    outside: npt.NDArray[np.float64]
+    inside_points: npt.NDArray[np.float64]
+    outside_points: npt.NDArray[np.float64]
     box: npt.NDArray[np.float64] | None  # xyxy
 
     @staticmethod
-    def of(window: CropWindow, prompt: Prompt, others: Sequence[Prompt]) -> "WindowPrompt":
+    def for_window(window: CropWindow, prompt: Prompt, others: Sequence[Prompt]) -> "WindowPrompt":
         """A prompt's; where another object is, this one is not."""
 
         def seen(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -64,13 +64,13 @@ class WindowPrompt:
         box = None if prompt.box is None else seen(np.array(prompt.box).reshape(2, 2) - 0.5).ravel()
         return WindowPrompt(seen(inside), seen(outside), box)
 
-    def near(self, points: npt.NDArray[np.float64], radius: float, grid: int) -> Mask:
+    def near_points(self, points: npt.NDArray[np.float64], radius: float, grid: int) -> Mask:
         """Which of (grid, grid) lie within `radius` crop pixels of any of `points`."""
         y, x = np.mgrid[:grid, :grid] * (CROP_SIDE / grid) + (CROP_SIDE / grid - 1) / 2
         close = [np.hypot(x - px, y - py) < radius for px, py in points]
         return np.any(close, axis=0) if close else np.zeros((grid, grid), bool)
 
-    def beyond(self, grid: int, margin: float) -> Mask:
+    def surely_outside(self, grid: int, margin: float) -> Mask:
         """Which of (grid, grid) are surely outside: beyond the box, or this near to the edge."""
         y, x = np.mgrid[:grid, :grid] * (CROP_SIDE / grid) + (CROP_SIDE / grid - 1) / 2
         if self.box is not None:
@@ -89,7 +89,9 @@ def soft_mask_from_prompt(picture: Picture, prompt: Prompt, others: Sequence[Pro
         return prompt.mask.astype(np.float32)
     found, fits = [], []
     for window in _prompt_windows(picture, prompt):
-        for mask in _segment_window(window, picture, WindowPrompt.of(window, prompt, others)):
+        for mask in _segment_window(
+            window, picture, WindowPrompt.for_window(window, prompt, others)
+        ):
             filled = max(float(mask.mean()), 1e-4)
             found.append(_mask_in_picture(window, mask, picture.shape[:2]))
             sane = 0.02 < filled < 0.45 or prompt.box is not None
@@ -127,15 +129,15 @@ def _grow_mask(mask: Mask, picture: Picture, prompt: Prompt, others: Sequence[Pr
     side = GROW_WINDOW_SCALE * max(x2 - x1, y2 - y1, 12)
     window = CropWindow((x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2, side)
     marks, crop, grid = (
-        WindowPrompt.of(window, prompt, others),
-        window.cut(picture, CROP_SIDE),
+        WindowPrompt.for_window(window, prompt, others),
+        window.crop(picture, CROP_SIDE),
         CROP_SIDE // 4,
     )
-    never = ~window.inside((picture.shape[1], picture.shape[0]), grid)
-    never |= marks.near(marks.outside, 0.03 * CROP_SIDE, grid)
+    never = ~window.in_picture((picture.shape[1], picture.shape[0]), grid)
+    never |= marks.near_points(marks.outside_points, 0.03 * CROP_SIDE, grid)
     if prompt.box is not None:
-        never |= marks.beyond(grid, 0)
-    was = (window.cut(mask.astype(np.float32), grid, outside=False) > 0.5) & ~never
+        never |= marks.surely_outside(grid, 0)
+    was = (window.crop(mask.astype(np.float32), grid, replicate_border=False) > 0.5) & ~never
     away = cv2.distanceTransform((~was).astype(np.uint8), cv2.DIST_L2, 5) / np.sqrt(was.sum() + 1)
     weight = np.where(was | never | (away > GROW_REACH), 1, 0.15).astype(np.float32)
     pull = 12 * np.maximum(away - GROW_REACH, 0)
@@ -144,14 +146,16 @@ def _grow_mask(mask: Mask, picture: Picture, prompt: Prompt, others: Sequence[Pr
     return _mask_in_picture(window, _grabcut(crop, marks, deep), picture.shape[:2])
 
 
-def _mean_iou(found: Sequence[Mask], fits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _mean_iou(
+    candidate_masks: Sequence[Mask], weights: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     """The mean IoU of each mask with those that are of a sane size."""
-    flat = np.stack([mask.ravel() for mask in found])
+    flat = np.stack([mask.ravel() for mask in candidate_masks])
     used = flat[:, flat.any(axis=0)].astype(np.float32)
     shared = used @ used.T
     areas = used.sum(axis=1)
     overlap = shared / np.maximum(areas[:, None] + areas[None] - shared, 1)
-    return np.asarray((overlap * (fits > 0)[:, None]).sum(axis=0) / max((fits > 0).sum(), 1))
+    return np.asarray((overlap * (weights > 0)[:, None]).sum(axis=0) / max((weights > 0).sum(), 1))
 
 
 def _prompt_windows(picture: Picture, prompt: Prompt) -> Iterator[CropWindow]:
@@ -165,70 +169,82 @@ def _prompt_windows(picture: Picture, prompt: Prompt) -> Iterator[CropWindow]:
     yield from windows_around_points(picture, points, WINDOW_STEP, MAX_WINDOW_SCALE)
 
 
-def _segment_window(window: CropWindow, picture: Picture, marks: WindowPrompt) -> Iterator[Mask]:
+def _segment_window(
+    window: CropWindow, picture: Picture, window_prompt: WindowPrompt
+) -> Iterator[Mask]:
     """The object in the window: by deep features, and that again by colour."""
-    crop = window.cut(picture, CROP_SIDE)
-    deep = _segment_by_features(crop, marks)
+    crop = window.crop(picture, CROP_SIDE)
+    deep = _segment_by_features(crop, window_prompt)
     yield deep
-    yield _grabcut(crop, marks, deep)
+    yield _grabcut(crop, window_prompt, deep)
 
 
-def _segment_by_features(crop: Picture, marks: WindowPrompt) -> Mask:
+def _segment_by_features(crop: Picture, window_prompt: WindowPrompt) -> Mask:
     """A classifier of points against the edge, taught a few times by what it finds."""
     grid = CROP_SIDE // 4
-    within = marks.near(marks.inside, 0.03 * CROP_SIDE, grid)
-    never = marks.beyond(grid, 0.47) | marks.near(marks.outside, 0.03 * CROP_SIDE, grid)
-    start = marks.near(marks.inside, 0.1 * CROP_SIDE, grid) & ~never
-    if marks.box is not None:
+    within = window_prompt.near_points(window_prompt.inside_points, 0.03 * CROP_SIDE, grid)
+    never = window_prompt.surely_outside(grid, 0.47) | window_prompt.near_points(
+        window_prompt.outside_points, 0.03 * CROP_SIDE, grid
+    )
+    start = window_prompt.near_points(window_prompt.inside_points, 0.1 * CROP_SIDE, grid) & ~never
+    if window_prompt.box is not None:
         start = ~never
-    far = marks.near(np.full((1, 2), (CROP_SIDE - 1) / 2), 0.38 * CROP_SIDE, grid)
+    far = window_prompt.near_points(np.full((1, 2), (CROP_SIDE - 1) / 2), 0.38 * CROP_SIDE, grid)
     weight = (start | ~far | never).astype(np.float32)
     y, x = (np.mgrid[:grid, :grid] - (grid - 1) / 2) / grid
-    pull = 0 * x if marks.box is not None else 12 * np.maximum(np.hypot(x, y) - 0.3, 0)
+    pull = 0 * x if window_prompt.box is not None else 12 * np.maximum(np.hypot(x, y) - 0.3, 0)
     sure = np.where(never, -20, np.where(within, 20, 0))
-    return _sharpen_mask(crop, _self_train(feature_grid(crop), start, weight, pull, sure), marks)
+    return _sharpen_mask(
+        crop, _self_train(feature_grid(crop), start, weight, pull, sure), window_prompt
+    )
 
 
-def _self_train(maps: Map, inside: Mask, weight: Map, pull: Map, sure: Map) -> Map:
+def _self_train(maps: Map, inside: Mask, weight: Map, penalty: Map, fixed_logits: Map) -> Map:
     """A soft mask by a classifier taught, a few times, by what it finds itself."""
     taught, shape = inside.astype(np.float32), inside.shape
     soft = taught
     for _ in range(SELF_TRAINING_ROUNDS):
         ridge = RidgeClassifier(RANDOM_FEATURES)
         expanded = ridge.expand(maps)
-        ridge.learn(expanded, taught.ravel(), weight.ravel(), shown=True)
+        ridge.add_samples(expanded, taught.ravel(), weight.ravel(), prompted=True)
         ridge.solve()
-        logit = 4 * ridge.scores(expanded)[:, 0].reshape(shape) - pull + sure
+        logit = 4 * ridge.scores(expanded)[:, 0].reshape(shape) - penalty + fixed_logits
         soft = (1 / (1 + np.exp(-np.clip(logit, -30, 30)))).astype(np.float32)
         taught, weight = (soft > 0.5).astype(np.float32), np.abs(2 * soft - 1) + np.float32(0.02)
     return soft
 
 
-def _sharpen_mask(crop: Picture, soft: Map, marks: WindowPrompt) -> Mask:
+def _sharpen_mask(crop: Picture, soft: Map, window_prompt: WindowPrompt) -> Mask:
     sharp = guided_filter(crop, cv2.resize(soft, (CROP_SIDE, CROP_SIDE)), CROP_SIDE // 32)
-    return _prompted_components(sharp > 0.5, marks)
+    return _prompted_components(sharp > 0.5, window_prompt)
 
 
-def _grabcut(crop: Picture, marks: WindowPrompt, deep: Mask) -> Mask:
+def _grabcut(crop: Picture, window_prompt: WindowPrompt, initial: Mask) -> Mask:
     """GrabCut from that mask."""
-    states = np.where(deep, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    states[marks.near(marks.inside, 0.02 * CROP_SIDE, CROP_SIDE)] = cv2.GC_FGD
-    states[marks.beyond(CROP_SIDE, 0.5)] = cv2.GC_BGD
-    states[marks.near(marks.outside, 0.02 * CROP_SIDE, CROP_SIDE)] = cv2.GC_BGD
+    states = np.where(initial, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    states[window_prompt.near_points(window_prompt.inside_points, 0.02 * CROP_SIDE, CROP_SIDE)] = (
+        cv2.GC_FGD
+    )
+    states[window_prompt.surely_outside(CROP_SIDE, 0.5)] = cv2.GC_BGD
+    states[window_prompt.near_points(window_prompt.outside_points, 0.02 * CROP_SIDE, CROP_SIDE)] = (
+        cv2.GC_BGD
+    )
     if not (states & 1).any() or (states & 1).all():
-        return deep
+        return initial
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
     cv2.grabCut(
         np.ascontiguousarray(crop[..., ::-1]), states, None, *models, 2, cv2.GC_INIT_WITH_MASK
     )
-    return _prompted_components((states & 1).astype(bool), marks)
+    return _prompted_components((states & 1).astype(bool), window_prompt)
 
 
-def _prompted_components(mask: Mask, marks: WindowPrompt) -> Mask:
+def _prompted_components(mask: Mask, window_prompt: WindowPrompt) -> Mask:
     """The connected parts with a point in them; without one, all of it."""
     _, parts = cv2.connectedComponents(mask.astype(np.uint8))
-    asked = np.unique(parts[marks.near(marks.inside, 0.03 * CROP_SIDE, CROP_SIDE)])
+    asked = np.unique(
+        parts[window_prompt.near_points(window_prompt.inside_points, 0.03 * CROP_SIDE, CROP_SIDE)]
+    )
     asked = asked[asked > 0]
     return np.isin(parts, asked) if len(asked) else mask
 

@@ -24,57 +24,62 @@ MIN_SEPARABILITY = 0.85  # how surely the shape is told from what is round it
 
 
 def same_shape_new_appearance(
-    guess: Observation, ridge: RidgeClassifier
+    observation: Observation, ridge: RidgeClassifier
 ) -> tuple[Mask, Map] | None:
     """Where the object was, if that hardly looks like it now but is still apart from the rest.
 
     That is where the flow took the mask before, (grid, grid), and how much each of its cells and
     of those near it says, (grid * grid,).
     """
-    shape = guess.score.shape
-    prior = cv2.resize(guess.prior, shape, interpolation=cv2.INTER_AREA)
+    shape = observation.score.shape
+    prior = cv2.resize(observation.prior, shape, interpolation=cv2.INTER_AREA)
     was = prior > 0.5
-    kept = (guess.score[was] > 0).mean() if was.any() else 1.0
-    moved = (guess.soft > 0.5).mean() > MAX_FOUND_ELSEWHERE * was.mean()
+    kept = (observation.score[was] > 0).mean() if was.any() else 1.0
+    moved = (observation.soft > 0.5).mean() > MAX_FOUND_ELSEWHERE * was.mean()
     if kept > MAX_STILL_SIMILAR or moved:
         return None
     y, x = np.indices(shape) // 4
     blocks = ((x + y) % 2 == 0).ravel()
-    near = (np.abs(2 * prior - 1) > 0.4).ravel() & guess.inside.ravel()
+    near = (np.abs(2 * prior - 1) > 0.4).ravel() & observation.in_picture.ravel()
     inside = was.astype(np.float32).ravel()
-    if ridge.persists(guess.expanded[near], inside[near], blocks[near]) < MIN_SEPARABILITY:
+    if (
+        ridge.separability(observation.expanded[near], inside[near], blocks[near])
+        < MIN_SEPARABILITY
+    ):
         return None
     return was, near.astype(np.float32)
 
 
 def main_component(
-    soft: Map, guess: Observation, place: TargetState, kin: AppearanceTemplates
+    soft: Map, observation: Observation, target: TargetState, appearance: AppearanceTemplates
 ) -> tuple[Map, Map | None]:
     """`soft` with little left of what is apart from the object, and what that was.
 
     A gap of a fifth of the object's size may be an occlusion.
     """
     whole, size = soft > 0.5, len(soft)
-    radius = int(0.1 * np.sqrt(place.area) * size / guess.window.side)
+    radius = int(0.1 * np.sqrt(target.area) * size / observation.window.side)
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     count, parts = cv2.connectedComponents(cv2.dilate(whole.astype(np.uint8), disk))
     if count <= 2:
         return soft, None
-    weight = whole * _component_weight(guess, place.faith, size)
+    weight = whole * _component_weight(observation, target.appearance_confidence, size)
     totals = np.bincount(parts.ravel(), weights=weight.ravel(), minlength=count)
     for part in range(1, count):
         there = (whole & (parts == part))[2::4, 2::4]
-        totals[part] *= max(kin.likeness(guess.expanded, there), 0.1) ** 2
+        totals[part] *= max(appearance.similarity(observation.expanded, there), 0.1) ** 2
     totals[0] = 0
     dropped = (whole & (parts != totals.argmax())).astype(np.float32)
     return soft * (1 - 0.75 * dropped), dropped
 
 
-def _component_weight(guess: Observation, faith: float, size: int) -> Map:
+def _component_weight(observation: Observation, appearance_confidence: float, size: int) -> Map:
     """Which part is the object: the one that was there, and looks as it was shown."""
-    trust = cv2.resize(np.clip(0.5 + faith * guess.sure, 0.1, 1), (size, size))
-    if guess.prior is not None:
-        trust = trust * (0.1 + cv2.resize(guess.prior, (size, size)))
+    trust = cv2.resize(
+        np.clip(0.5 + appearance_confidence * observation.prompt_score, 0.1, 1), (size, size)
+    )
+    if observation.prior is not None:
+        trust = trust * (0.1 + cv2.resize(observation.prior, (size, size)))
     return np.asarray(trust, np.float32)
 
 
@@ -88,27 +93,35 @@ NEARBY_BONUS, BONUS_FADE_FRAMES = (
 
 
 def is_present(
-    usual: TargetState, guess: Observation, where: Mask, now: tuple[float, float, float]
+    target: TargetState, observation: Observation, mask: Mask, measured: tuple[float, float, float]
 ) -> bool:
     """Whether this is the object, of such area, fit and kinship: unlike what is round it.
 
     `where` it is, is told on the grid of the window.
     """
-    area, fit, kinship = now
-    grown = cv2.dilate(where.astype(np.uint8), np.ones((9, 9), np.uint8))
-    round_it = masked_mean(guess.score, (grown > 0) & ~where & guess.inside)
-    if guess.prior is None:
-        sized = 0.1 * usual.area < area < 10 * usual.area
-        like = fit > 0.5 * usual.fit and kinship > usual.kinship - MAX_SIMILARITY_DROP_FOUND
-        found = sized and like and matches_target(usual, kinship, guess) and round_it < -0.1
-        return bool(found and (not usual.thing or is_object(guess)))
-    like = fit > 0.3 * usual.fit and kinship > usual.kinship - MAX_SIMILARITY_DROP_TRACKED
-    return bool(area >= max(16, 0.03 * usual.area) and like and round_it < 0.2)
+    area, fit, kinship = measured
+    grown = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8))
+    round_it = masked_mean(observation.score, (grown > 0) & ~mask & observation.in_picture)
+    if observation.prior is None:
+        sized = 0.1 * target.area < area < 10 * target.area
+        like = (
+            fit > 0.5 * target.mean_score
+            and kinship > target.similarity - MAX_SIMILARITY_DROP_FOUND
+        )
+        found = sized and like and matches_target(target, kinship, observation) and round_it < -0.1
+        return bool(found and (not target.objectness or is_object(observation)))
+    like = (
+        fit > 0.3 * target.mean_score and kinship > target.similarity - MAX_SIMILARITY_DROP_TRACKED
+    )
+    return bool(area >= max(16, 0.03 * target.area) and like and round_it < 0.2)
 
 
-def matches_target(usual: TargetState, kinship: float, guess: Observation) -> bool:
+def matches_target(target: TargetState, similarity: float, observation: Observation) -> bool:
     """Whether what a search found is the object; sooner so where and when it was lost."""
-    window = guess.window
-    gap = np.hypot(window.x - usual.x, window.y - usual.y) / (2 * usual.window.side)
-    trust = NEARBY_BONUS * np.exp(-(gap**2) - usual.lost / BONUS_FADE_FRAMES)
-    return bool(usual.shown - kinship + 1 - guess.heat < MAX_COMBINED_DROP + trust)
+    window = observation.window
+    gap = np.hypot(window.x - target.x, window.y - target.y) / (2 * target.window.side)
+    trust = NEARBY_BONUS * np.exp(-(gap**2) - target.frames_lost / BONUS_FADE_FRAMES)
+    return bool(
+        target.prompt_similarity - similarity + 1 - observation.candidate_score
+        < MAX_COMBINED_DROP + trust
+    )

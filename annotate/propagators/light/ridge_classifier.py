@@ -24,12 +24,12 @@ class RidgeClassifier:
     """
 
     decay = 0.9
-    kept = 0.7  # weight of what a person showed, when there is anything else
+    prompt_weight = 0.7  # weight of what a person showed, when there is anything else
     penalty = 3e-3  # relative to the mean variance of a feature
 
     def __init__(
         self,
-        hidden: int,
+        random_features: int,
         widths: Sequence[int] = GROUP_CHANNELS,
         weights: Sequence[float] = GROUP_WEIGHTS,
     ) -> None:
@@ -37,9 +37,9 @@ class RidgeClassifier:
         random = np.random.default_rng(0)
         inputs = sum(widths)
         self._groups = np.repeat(np.array(weights) / np.sqrt(widths), widths)
-        self._weights = random.standard_normal((inputs, hidden)).astype(np.float32)
-        self._biases = random.uniform(-1, 1, hidden).astype(np.float32)
-        size = inputs + hidden + 1
+        self._weights = random.standard_normal((inputs, random_features)).astype(np.float32)
+        self._biases = random.uniform(-1, 1, random_features).astype(np.float32)
+        size = inputs + random_features + 1
         self._mean = np.zeros(inputs, np.float32)
         self._scale = np.zeros(inputs, np.float32)
         self._shown, self._found = np.zeros((size, size + 1)), np.zeros((size, size + 1))
@@ -47,7 +47,7 @@ class RidgeClassifier:
         self._beta = np.zeros((size, 2), np.float32)
 
     @property
-    def taught(self) -> bool:
+    def fitted(self) -> bool:
         """Whether a person showed anything yet."""
         return bool(self._counts[0] > 0)
 
@@ -69,19 +69,19 @@ class RidgeClassifier:
         expanded[:, -1] = 1
         return expanded
 
-    def learn(self, expanded: Map, inside: Map, weight: Map, *, shown: bool) -> None:
+    def add_samples(self, expanded: Map, inside: Map, weight: Map, *, prompted: bool) -> None:
         """Add pixels, `inside` 0..1, both classes weighing the same; `shown`: a person said so."""
         sums = _normal_equations(expanded, inside, weight)
         if sums is None:
             return
-        if shown:
+        if prompted:
             self._shown += sums
             self._counts[0] += 1
         else:
             self._found = self.decay * self._found + (1 - self.decay) * sums
             self._counts[1] = self.decay * self._counts[1] + (1 - self.decay)
 
-    def refute(self, expanded: Map, outside: Map, share: float) -> None:
+    def add_negatives(self, expanded: Map, outside: Map, share: float) -> None:
         """Add pixels of which none is inside, as `share` of what one picture's outside weighs."""
         weight = (0.5 * share * outside / max(float(outside.sum()), 1e-6)).astype(np.float32)
         weighted = expanded * weight[:, None]
@@ -90,12 +90,14 @@ class RidgeClassifier:
 
     def solve(self) -> None:
         """Fit to all that was learnt; while nothing was, every score stays 0."""
-        if not self.taught:
+        if not self.fitted:
             return
         sums = self._shown / max(self._counts[0], 1)
         if self._counts[1]:
-            sums = self.kept * sums + (1 - self.kept) * self._found / self._counts[1]
-        self._beta[:, 0] = self._solved(sums)
+            sums = (
+                self.prompt_weight * sums + (1 - self.prompt_weight) * self._found / self._counts[1]
+            )
+        self._beta[:, 0] = self._solve_equations(sums)
         if not self._counts[1]:
             self._beta[:, 1] = self._beta[:, 0]
 
@@ -103,36 +105,36 @@ class RidgeClassifier:
         """For each pixel two scores, (pixels, 2): by all that was learnt, and by what was shown."""
         return np.asarray(expanded @ self._beta, np.float32)
 
-    def persists(self, expanded: Map, inside: Map, blocks: Mask) -> float:
+    def separability(self, expanded: Map, inside: Map, fold_mask: Mask) -> float:
         """How well a thing can be told from what is round it: 0.5 is chance, 1 is surely.
 
         What is learnt on one half of the picture, `blocks`, is tried on the other, and back.
         """
         right = []
-        for half in (blocks, ~blocks):
+        for half in (fold_mask, ~fold_mask):
             sums = _normal_equations(
                 expanded[half], inside[half], np.ones(int(half.sum()), np.float32)
             )
             truth = inside[~half] > 0.5
             if sums is None or not 0 < truth.mean() < 1:
                 return 0.5
-            score = expanded[~half] @ self._solved(sums.astype(np.float64))
+            score = expanded[~half] @ self._solve_equations(sums.astype(np.float64))
             right += [(score[truth] > 0).mean(), (score[~truth] < 0).mean()]
         return float(np.mean(right))
 
-    def _solved(self, sums: Float64Array) -> Map:
+    def _solve_equations(self, sums: Float64Array) -> Map:
         square, right = sums[:, :-1].copy(), sums[:, -1]
         square.flat[:: len(square) + 1] += self.penalty * np.trace(square) / len(square)
         return np.linalg.solve(square, right).astype(np.float32)
 
-    def state(self, of: str = "") -> dict[str, npt.NDArray[Any]]:
+    def state(self, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
         """All that was learnt, under names that begin with `of`."""
-        return {f"{of}{name}": getattr(self, f"_{name}").copy() for name in _STATE_NAMES}
+        return {f"{prefix}{name}": getattr(self, f"_{name}").copy() for name in _STATE_NAMES}
 
-    def restore(self, state: Mapping[str, npt.NDArray[Any]], of: str = "") -> None:
+    def restore(self, state: Mapping[str, npt.NDArray[Any]], prefix: str = "") -> None:
         """Take up what `state` gave."""
         for name in _STATE_NAMES:
-            setattr(self, f"_{name}", state[f"{of}{name}"].copy())
+            setattr(self, f"_{name}", state[f"{prefix}{name}"].copy())
 
 
 _STATE_NAMES = ("mean", "scale", "shown", "found", "counts", "beta")

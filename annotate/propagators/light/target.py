@@ -32,22 +32,22 @@ class TargetState:
     width: float = 0
     height: float = 0
     area: float = 0
-    fit: float = 0
-    likeness: float = 0
-    kinship: float = 0
-    shown: float = 0
+    mean_score: float = 0
+    mean_prompt_score: float = 0
+    similarity: float = 0
+    prompt_similarity: float = 0
     started: float = 0
-    lost: float = 0
+    frames_lost: float = 0
     age: float = 0
     soft_x: float = 0
     soft_y: float = 0
     soft_side: float = 1
-    thing: float = 0
+    objectness: float = 0
 
     @property
-    def faith(self) -> float:
+    def appearance_confidence(self) -> float:
         """How far what a person showed still holds: 0 when the object came out of a flash."""
-        return min(max(self.likeness, 0.0), 1.0)
+        return min(max(self.mean_prompt_score, 0.0), 1.0)
 
     @property
     def window(self) -> CropWindow:
@@ -64,54 +64,54 @@ class TargetState:
 class Observation:
     """Where an object seems to be, in its window: soft mask, and what the classifier saw."""
 
-    seen: CropFeatures
+    features: CropFeatures
     window: CropWindow
     soft: Map  # (size, size), 0..1
     score: Map  # (grid, grid)
-    sure: Map  # (grid, grid): the score by what a person showed
-    apart: Map  # (grid, grid): that by a classifier which sees more, `apart.Shown`
+    prompt_score: Map  # (grid, grid): the score by what a person showed
+    discriminative_score: Map  # (grid, grid): that by a classifier which sees more, `apart.Shown`
     expanded: Map
-    inside: Mask  # (grid, grid): on the picture
+    in_picture: Mask  # (grid, grid): on the picture
     # (size / 2, size / 2): where the flow takes the mask before; None when it was searched for
     prior: Map | None
-    heat: float = 1.0  # of the spot where it was looked for
+    candidate_score: float = 1.0  # of the spot where it was looked for
 
 
 @dataclass(frozen=True)
 class Candidate:
     """What looks like the object, by `heat`, about 0..1; centre and size in pixels."""
 
-    heat: float
+    score: float
     x: float
     y: float
     width: float
     height: float
 
 
-def clamp_change(value: float, usual: float, least: float, most: float) -> float:
+def clamp_change(value: float, reference: float, min_ratio: float, max_ratio: float) -> float:
     """`value`, or as near as a frame may take it from what is usual."""
-    return float(min(max(value, least * usual), most * usual))
+    return float(min(max(value, min_ratio * reference), max_ratio * reference))
 
 
-def centroid_xy(guess: Observation) -> tuple[float, float]:
+def centroid_xy(observation: Observation) -> tuple[float, float]:
     """The middle of a guess, in pixels of the picture."""
-    where = guess.soft > 0.5
+    where = observation.soft > 0.5
     if not where.any():
-        return guess.window.x, guess.window.y
-    zoom, centre = guess.window.side / len(where), (len(where) - 1) / 2
+        return observation.window.x, observation.window.y
+    zoom, centre = observation.window.side / len(where), (len(where) - 1) / 2
     y, x = (zoom * (float(along.mean()) - centre) for along in np.nonzero(where))
-    return guess.window.x + x, guess.window.y + y
+    return observation.window.x + x, observation.window.y + y
 
 
-def trim_to_candidate(guess: Observation, spot: Candidate) -> Observation:
+def trim_to_candidate(observation: Observation, candidate: Candidate) -> Observation:
     """A guess without what is well beyond a spot."""
-    size = len(guess.soft)
-    steps = (np.arange(size) - (size - 1) / 2) * (guess.window.side / size)
-    out_x = np.abs(guess.window.x + steps - spot.x) > TRIM_SCALE * spot.width / 2
-    out_y = np.abs(guess.window.y + steps - spot.y) > TRIM_SCALE * spot.height / 2
-    return replace(guess, soft=np.where(out_y[:, None] | out_x[None], 0, guess.soft))
+    size = len(observation.soft)
+    steps = (np.arange(size) - (size - 1) / 2) * (observation.window.side / size)
+    out_x = np.abs(observation.window.x + steps - candidate.x) > TRIM_SCALE * candidate.width / 2
+    out_y = np.abs(observation.window.y + steps - candidate.y) > TRIM_SCALE * candidate.height / 2
+    return replace(observation, soft=np.where(out_y[:, None] | out_x[None], 0, observation.soft))
 
 
-def masked_mean(score: Map, where: Mask) -> float:
+def masked_mean(score: Map, mask: Mask) -> float:
     """The mean score there; 0 where there is nothing."""
-    return float(score[where].mean()) if where.any() else 0.0
+    return float(score[mask].mean()) if mask.any() else 0.0

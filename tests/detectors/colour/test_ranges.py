@@ -84,7 +84,7 @@ def test_two_numbers_are_a_hue():
 
 def test_the_shipped_designator_is_a_square_of_brackets():
     [look] = read_colour_specs(vocabulary.read_vocabulary("designator.v1")).values()
-    assert look.outline is not None and look.outline.arms[1] < 0.5
+    assert look.outline is not None and look.outline.arm_share[1] < 0.5
     assert look.aspect[0] < 1 < look.aspect[1]
     assert in_ranges(row(RED, GREEN, GREY), look.ranges).tolist() == [[True, False, False]]
 

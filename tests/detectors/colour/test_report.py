@@ -39,7 +39,7 @@ def test_the_entry_keeps_the_thing_and_not_its_surroundings(colour):
     assert kept[disc].mean() > 0.8
     if max(colour) - min(colour) > 50:  # a white thing has only its brightness
         assert kept[~disc].mean() < 0.02
-    assert look.size[0] <= 30 <= look.size[1] and look.aspect[0] < 1 < look.aspect[1]
+    assert look.side_px[0] <= 30 <= look.side_px[1] and look.aspect[0] < 1 < look.aspect[1]
 
 
 def test_percentiles_inside_and_outside():

@@ -36,17 +36,17 @@ def monster(demo):
 
 def view(picture, mask):
     window = window_around_mask(mask)
-    inside = window.cut(mask.astype(np.float32), 64, outside=False)
-    return crop_features(window.cut(picture, 256)), (inside > 0.5).astype(np.float32)
+    inside = window.crop(mask.astype(np.float32), 64, replicate_border=False)
+    return crop_features(window.crop(picture, 256)), (inside > 0.5).astype(np.float32)
 
 
 def floor(picture, mask):
-    return crop_features(CropWindow(100, 450, window_around_mask(mask).side).cut(picture, 256))
+    return crop_features(CropWindow(100, 450, window_around_mask(mask).side).crop(picture, 256))
 
 
 def taught(picture, mask):
     shown, (sight, inside) = DiscriminativeClassifier(), view(picture, mask)
-    shown.learn(sight, inside, np.ones_like(inside))
+    shown.add_samples(sight, inside, np.ones_like(inside))
     shown.solve()
     return shown
 
@@ -87,7 +87,7 @@ def test_what_is_refuted_is_less_like_it(monster):
     (picture, mask), *_ = monster
     shown, rest = taught(picture, mask), floor(picture, mask)
     before = shown.scores(rest).mean()
-    shown.refute(rest, np.ones((64, 64), np.float32), 1.0)
+    shown.add_negatives(rest, np.ones((64, 64), np.float32), 1.0)
     shown.solve()
     assert shown.scores(rest).mean() < before
 
@@ -103,15 +103,19 @@ def test_a_restored_one_says_the_same(monster):
 def test_it_counts_as_long_as_what_was_shown_holds(monster, monkeypatch):
     (picture, mask), *_ = monster
     engine = Tracker(QUICK)
-    engine.teach(picture, mask.astype(np.float32))
+    engine.fit(picture, mask.astype(np.float32))
     engine.start(picture, mask)
-    usual = (engine.look(picture, window_around_mask(mask)).soft > 0.5).mean()
+    usual = (engine.observe_window(picture, window_around_mask(mask)).soft > 0.5).mean()
     monkeypatch.setattr(
         DiscriminativeClassifier, "scores", lambda *_: np.full((48, 48), -9, np.float32)
     )
-    assert (engine.look(picture, window_around_mask(mask)).soft > 0.5).mean() < 0.1 * usual
-    engine._place.likeness = 0.0
-    assert (engine.look(picture, window_around_mask(mask)).soft > 0.5).mean() > 0.7 * usual
+    assert (
+        engine.observe_window(picture, window_around_mask(mask)).soft > 0.5
+    ).mean() < 0.1 * usual
+    engine._target.mean_prompt_score = 0.0
+    assert (
+        engine.observe_window(picture, window_around_mask(mask)).soft > 0.5
+    ).mean() > 0.7 * usual
 
 
 def test_the_card_is_of_this_model():

@@ -139,25 +139,27 @@ def test_what_jumps_is_found_without_being_lost():
 
 def taught():
     search = Redetector()
-    search.teach(CLIP[0].image, PATH[0].astype(np.float32))
+    search.fit(CLIP[0].image, PATH[0].astype(np.float32))
     return search
 
 
 def test_a_search_says_where_and_how_large_and_is_cold_where_nothing_is():
     search, there = taught(), frame(0, disk(180, 100)).image
-    (spot,) = search.everywhere(there, (49, 49), 1)
+    (spot,) = search.search_picture(there, (49, 49), 1)
     assert np.hypot(spot.x - 180, spot.y - 100) < 12 and 30 < spot.width < 70
-    nearby = search.nearby(there, 165, 90, (49, 49))
+    nearby = search.search_nearby(there, 165, 90, (49, 49))
     assert np.hypot(nearby.x - 180, nearby.y - 100) < 12
-    (nothing,) = search.everywhere(FLOOR, (49, 49), 1)
-    assert nothing.heat < 0.5 < spot.heat
+    (nothing,) = search.search_picture(FLOOR, (49, 49), 1)
+    assert nothing.score < 0.5 < spot.score
 
 
 def test_a_restored_search_finds_the_same():
     search, other = taught(), Redetector()
     other.restore({"mean": np.zeros(3), **search.state()})
     there = frame(0, disk(180, 100)).image
-    assert list(other.everywhere(there, (49, 49), 2)) == list(search.everywhere(there, (49, 49), 2))
+    assert list(other.search_picture(there, (49, 49), 2)) == list(
+        search.search_picture(there, (49, 49), 2)
+    )
 
 
 def test_a_click_gives_what_the_candidates_agree_on():
@@ -176,11 +178,13 @@ def test_the_rest_of_a_prompted_picture_is_no_part_of_the_object():
     crops = list(background_crops(CLIP[0].image, mask, effort))
     ridge = RidgeClassifier(16)
     for crop, inside, weight in augmented_crops(CLIP[0].image, mask.astype(np.float32), effort):
-        ridge.learn(ridge.expand(feature_grid(crop)), inside.ravel(), weight.ravel(), shown=True)
+        ridge.add_samples(
+            ridge.expand(feature_grid(crop)), inside.ravel(), weight.ravel(), prompted=True
+        )
     ridge.solve()
     crop, outside = crops[0]
     before = ridge.scores(ridge.expand(feature_grid(crop)))[outside.ravel() > 0, 0].mean()
-    ridge.refute(ridge.expand(feature_grid(crop)), outside.ravel(), 5.0)
+    ridge.add_negatives(ridge.expand(feature_grid(crop)), outside.ravel(), 5.0)
     ridge.solve()
     assert ridge.scores(ridge.expand(feature_grid(crop)))[outside.ravel() > 0, 0].mean() < before
 
@@ -247,13 +251,13 @@ def test_thread_counts_are_put_back():
 def test_a_window_gives_back_what_it_cut():
     smooth = cv2.GaussianBlur(FLOOR, (0, 0), 4)[..., 0].astype(np.float32)
     window = CropWindow(100.3, 70.8, 97.0)
-    left, top, part = window.paste(window.cut(smooth, 256), SIZE_WH)
+    left, top, part = window.paste(window.crop(smooth, 256), SIZE_WH)
     inner = smooth[top : top + part.shape[0], left : left + part.shape[1]][3:-3, 3:-3]
     np.testing.assert_allclose(part[3:-3, 3:-3], inner, atol=1.0)
 
 
 def test_a_window_over_the_edge_knows_what_is_on_the_picture():
-    inside = CropWindow(0.0, 0.0, 64.0).inside(SIZE_WH, 64)
+    inside = CropWindow(0.0, 0.0, 64.0).in_picture(SIZE_WH, 64)
     assert inside[32:, 32:].all() and not inside[:31].any() and not inside[:, :31].any()
 
 
@@ -276,7 +280,9 @@ def test_the_order_of_lessons_does_not_matter():
     for order in ((0, 1, 2), (0, 2, 1)):
         ridge = RidgeClassifier(32)
         for n in order:
-            ridge.learn(ridge.expand(maps[n]), inside[n], np.ones(64, np.float32), shown=True)
+            ridge.add_samples(
+                ridge.expand(maps[n]), inside[n], np.ones(64, np.float32), prompted=True
+            )
         ridge.solve()
         scores.append(ridge.scores(ridge.expand(maps[0]))[:, 0])
     np.testing.assert_allclose(*scores, atol=1e-3)

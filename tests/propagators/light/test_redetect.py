@@ -11,7 +11,7 @@ from annotate.propagators.light.tracker import Tracker
 
 def taught(picture, mask, effort):
     engine = Tracker(effort)
-    engine.teach(picture, mask.astype(np.float32))
+    engine.fit(picture, mask.astype(np.float32))
     engine.start(picture, mask)
     return engine
 
@@ -21,22 +21,25 @@ def test_a_monster_is_a_thing_and_a_floor_is_none(monsters, effort):
     picture, shown = monsters
     for mask in shown:
         engine, window = taught(picture, mask, effort), window_around_mask(mask)
-        assert is_object(engine.look(picture, window))
-        assert not is_object(engine.look(picture, CropWindow(100, 450, window.side)))
+        assert is_object(engine.observe_window(picture, window))
+        assert not is_object(engine.observe_window(picture, CropWindow(100, 450, window.side)))
 
 
 def test_what_the_network_is_told_of_a_guess(monsters):
     picture, [mask, *_] = monsters
     engine, window = taught(picture, mask, QUICK), window_around_mask(mask)
-    prior = window.cut(mask.astype(np.float32), QUICK.size // 2, outside=False)
-    searched, followed = engine.look(picture, window), engine.look(picture, window, prior)
+    prior = window.crop(mask.astype(np.float32), QUICK.crop_side // 2, replicate_border=False)
+    searched, followed = (
+        engine.observe_window(picture, window),
+        engine.observe_window(picture, window, prior),
+    )
     searched.score[:] = 7
     assert observation_network_input(searched, 0).shape == (6, 64, 64)
     assert (observation_network_input(searched, 0)[0] == 2).all() and not observation_network_input(
         searched, 0
     )[2:5].any()
     layers = observation_network_input(followed, 20)
-    there = window.cut(mask.astype(np.float32), 64, outside=False) > 0.5
+    there = window.crop(mask.astype(np.float32), 64, replicate_border=False) > 0.5
     assert (layers[2] > 0.5)[there].mean() > 0.95 and layers[4].all()
     assert layers[1][there].mean() > layers[1][~there].mean() + 0.5
 
@@ -48,8 +51,8 @@ def test_what_is_no_thing_is_not_found_again_unless_it_was_none_when_shown(monst
     for shown, verdict in ((True, True), (True, False), (False, False)):
         monkeypatch.setattr(tracker, "is_object", lambda _, shown=shown: shown)
         engine = taught(picture, mask, THOROUGH)
-        engine._place.lost = 3
+        engine._target.frames_lost = 3
         monkeypatch.setattr(presence, "is_object", lambda _, verdict=verdict: verdict)
-        seen = [engine.settle(engine.guess(picture, grey, grey), None, size_wh) for _ in range(3)]
+        seen = [engine.update(engine.observe(picture, grey, grey), None, size_wh) for _ in range(3)]
         found.append(any(each is not None for each, _ in seen))
     assert found == [True, False, True]

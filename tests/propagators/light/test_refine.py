@@ -94,11 +94,14 @@ def test_what_a_network_is_told():
 def test_a_crop_of_another_size_is_seen_as_well(clicks):
     picture, _, true = clicks[0]
     window, nothing = window_around_mask(true), np.zeros((64, 64), np.float32)
-    prior, on_picture = window.cut(true.astype(np.float32), 64, outside=False), nothing == 0
+    prior, on_picture = (
+        window.crop(true.astype(np.float32), 64, replicate_border=False),
+        nothing == 0,
+    )
     told = refine.build_network_input(nothing, nothing, prior, on_picture, 30)
     logits = []
     for size in (192, 256):
-        crop = window.cut(picture, size)
+        crop = window.crop(picture, size)
         logits.append(
             refine.predict_mask(refine.CLICK_MODEL, crop, feature_maps(crop), told)[0] > 0
         )

@@ -15,11 +15,15 @@ from annotate.propagators.light.tracker import Tracker
 def seen(picture, mask, effort=THOROUGH):
     """An engine that was shown the mask, what it sees there, and the mask in that window."""
     engine = Tracker(effort)
-    engine.teach(picture, mask.astype(np.float32))
+    engine.fit(picture, mask.astype(np.float32))
     engine.start(picture, mask)
     window = window_around_mask(mask)
-    soft = window.cut(mask.astype(np.float32), effort.size, outside=False)
-    return engine, engine.look(picture, window, cv2.resize(soft, None, fx=0.5, fy=0.5)), soft
+    soft = window.crop(mask.astype(np.float32), effort.crop_side, replicate_border=False)
+    return (
+        engine,
+        engine.observe_window(picture, window, cv2.resize(soft, None, fx=0.5, fy=0.5)),
+        soft,
+    )
 
 
 def iou(one, other):
@@ -69,7 +73,7 @@ def test_it_is_shown_and_not_remembered(monsters, monkeypatch, effort, redraws):
 
         monkeypatch.setattr(tracker, "refine_mask", marked)
         engine, guess, _ = seen(picture, mask, effort)
-        found.append(engine.settle(guess, None, size_wh)[0])
+        found.append(engine.update(guess, None, size_wh)[0])
         states.append(engine.state())
     assert (found[0] != found[1]).any() == redraws
     for name, value in states[0].items():
@@ -82,7 +86,7 @@ def test_what_another_has_is_not_drawn_over(monsters, monkeypatch):
     monkeypatch.setattr(tracker, "refine_mask", lambda _, soft: np.ones_like(soft))
     taken = np.zeros_like(soft)
     taken[:, :40] = 1
-    found, _ = engine.settle(replace(guess, soft=soft), taken, picture.shape[1::-1])
+    found, _ = engine.update(replace(guess, soft=soft), taken, picture.shape[1::-1])
     others = guess.window.mask(taken, picture.shape[1::-1], 0.5)
     assert found.sum() > mask.sum() and not (found & others).any()
 
