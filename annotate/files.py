@@ -1,4 +1,4 @@
-"""Write files and folders atomically, and locate the data files in the package.
+"""Write files and folders atomically, and locate cache folders and packaged data.
 
 An output is written under a temporary name and renamed when it is complete: it is either there as
 a whole, or not there. The packaged data are prompts, models and the demo clip; they lie in
@@ -11,43 +11,78 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from annotate.errors import OutputError, UnknownName
+from annotate.errors import AnnotateError, OutputError, UnknownName
+
+_APP_NAME = "annotate"
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which becomes `path` when the block ends well.
+def atomic_file(
+    path: Path,
+    *,
+    parents: bool = False,
+    concurrent: bool = False,
+    mode: int | None = None,
+    error: type[AnnotateError] = OutputError,
+) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` when the block ends well.
+
+    The temporary path has the suffix of `path`, by which image libraries choose a format. It is
+    removed when the block fails. `parents` creates the missing folders above `path`. `concurrent`
+    gives each process and thread a temporary path of its own, for a file that several may write at
+    once. `mode` are the permission bits of a file that must never be readable by others.
+
+    >>> with atomic_file(Path("table.csv")) as draft:  # doctest: +SKIP
+    ...     table.to_csv(draft)
+
+    Raises:
+        OutputError: nothing can be written there; `error` chooses another class for this.
+    """
+    own = f".{os.getpid()}-{threading.get_ident()}" if concurrent else ""
+    draft = path.with_name(f".{path.stem}{own}.part{path.suffix}")
+    try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if mode is not None:
+            draft.unlink(missing_ok=True)
+            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        yield draft
+        draft.replace(path)
+    except OSError as cause:
+        raise error(f"{path}: cannot write there: {cause.strerror or cause}") from cause
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, parents: bool = False) -> None:
+    """Write a UTF-8 text file atomically, line ends as they are in `text`.
 
     Raises:
         OutputError: nothing can be written there.
     """
-    draft = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield draft
-        draft.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write there: {error.strerror or error}") from None
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic_file(path, parents=parents) as draft:
+        draft.write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextmanager
 def atomic_folder(out: Path, *, marker_file: str, force: bool = False) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` when the block ends well and vanishes when it does not.
+    """Yield an empty temporary folder, and rename it to `out` when the block ends well.
 
-    `force` replaces what an earlier run left, which it knows by `mark`, a file that such a folder
-    always holds: a folder of something else is never removed.
+    The temporary folder is removed when the block fails. `force` replaces the folder of an earlier
+    run, which is recognised by `marker_file`, a file that such a folder always holds: a folder of
+    anything else is never removed.
 
     Raises:
         OutputError: `out` is already there, or nothing can be written there.
     """
-    _refuse_existing(out, marker_file, force)
+    refuse_existing(out, force, marker_file=marker_file)
     draft = out.with_name(out.name + ".part")
     old = out.with_name(out.name + ".old")
     try:
@@ -67,15 +102,30 @@ def atomic_folder(out: Path, *, marker_file: str, force: bool = False) -> Iterat
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _refuse_existing(out: Path, marker_file: str, force: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+OVERWRITE_HINT = "give another output path, or `force` to write over it"
+
+
+def refuse_existing(path: Path, force: bool, *, marker_file: str | None = None) -> None:
+    """Refuse an output path where something is already, unless `force` allows to replace it.
+
+    With `marker_file`, `path` is a folder: it may be empty, and `force` replaces only a folder that
+    holds `marker_file`.
+
+    Raises:
+        OutputError: something is already there.
+    """
+    if not path.exists():
         return
-    if not out.is_dir() or not (out / marker_file).exists():
-        raise OutputError(
-            f"{out}: something else is there (no {marker_file} in it); give another -o"
-        )
+    if marker_file is not None:
+        if path.is_dir() and not any(path.iterdir()):
+            return
+        if not path.is_dir() or not (path / marker_file).exists():
+            raise OutputError(
+                f"{path}: something else is there (no {marker_file} in it); "
+                "give another output path"
+            )
     if not force:
-        raise OutputError(f"{out}: already there; give another -o, or --force to write it anew")
+        raise OutputError(f"{path}: already there; {OVERWRITE_HINT}")
 
 
 def _remove_tree(path: Path) -> None:
@@ -90,43 +140,64 @@ _DATA_DIRS = {  # kind -> its folder in a wheel, and in a checkout
 
 
 def data_dir(kind: str) -> Path:
-    """The folder of `kind`: prompts, models or clips."""
+    """Return the folder of packaged data of a kind: prompts, models or clips."""
     return next(folder for folder in _DATA_DIRS[kind] if folder.is_dir())
 
 
 def packaged_file(kind: str, name: str) -> Path:
-    """The file `name` of `kind`; a miss names the nearest.
+    """Return the path of a packaged data file, by its kind and its name inside that folder.
 
     Raises:
-        UnknownName: when no such file ships.
+        UnknownName: no such file is packaged; names the nearest.
     """
     path = data_dir(kind) / name
     if not path.is_file():
-        known = [str(each.relative_to(data_dir(kind))) for each in data_dir(kind).rglob("*.*")]
-        raise UnknownName(f"file in {kind}", name, known)
+        choices = [str(each.relative_to(data_dir(kind))) for each in data_dir(kind).rglob("*.*")]
+        raise UnknownName(f"file in {kind}", name, choices)
+    return path
+
+
+def cache_dir(*parts: str) -> Path:
+    """Return the user's cache folder of this program, or the folder `parts` in it.
+
+    It is `$XDG_CACHE_HOME/annotate` where that variable is set, on every system; else the cache
+    folder of the platform: `~/.cache/annotate` on Linux. It need not exist.
+    """
+    return _user_dir("XDG_CACHE_HOME", "user_cache_path").joinpath(*parts)
+
+
+def user_data_dir(*parts: str) -> Path:
+    """Return the user's data folder of this program, or the folder `parts` in it.
+
+    It is `$XDG_DATA_HOME/annotate` where that variable is set, on every system; else the data
+    folder of the platform: `~/.local/share/annotate` on Linux. It need not exist.
+    """
+    return _user_dir("XDG_DATA_HOME", "user_data_path").joinpath(*parts)
+
+
+def _user_dir(variable: str, function: str) -> Path:
+    if given := os.environ.get(variable):
+        return Path(given) / _APP_NAME
+    import platformdirs  # 20 ms, which `annotate --help` need not wait for
+
+    path: Path = getattr(platformdirs, function)(_APP_NAME, appauthor=False)
     return path
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def cache_dir() -> Path:
-    """The user's folder for what can be had again: `$XDG_CACHE_HOME/annotate`."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "annotate"
-
-
 def json_digest(record: Mapping[str, Any]) -> str:
-    """The name of a question: address, model, words, pictures and settings, hashed."""
+    """Return the SHA-256, in hex, of a record as JSON with sorted keys, to name a cache file."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A record that `save` wrote; None where there is none, or it is damaged."""
+    """Read a record that `write_json` wrote; None where there is no file, or a damaged one."""
     try:
         record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -135,21 +206,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record as JSON, whole or not at all; several threads may write the same."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(record, file, ensure_ascii=False)
-            Path(draft).replace(path)
-        finally:
-            with suppress(FileNotFoundError):
-                Path(draft).unlink()
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    """Write a record as JSON atomically, with the missing folders above it.
 
+    Several threads and processes may write the same file.
 
-def user_data_dir() -> Path:
-    """The folder of what is kept between runs on this machine: `~/.local/share/annotate`."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "annotate"
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    with atomic_file(path, parents=True, concurrent=True) as draft:
+        draft.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")

@@ -1,25 +1,30 @@
 """Find plugins by name through entry points, and parse their options.
 
 The built-in plugins are registered exactly as third-party ones. Listing the names imports no
-plugin. A plugin is a dataclass; its fields with a default are its options.
+plugin. A plugin is a frozen dataclass; its fields with a default are its options. Beside what its
+family requires, it may have the optional members of `OPTIONAL_MEMBERS`.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from annotate.errors import AnnotateError, UnknownName
 
-GROUP_NOUNS = {
-    "annotate.detectors": "detector",
-    "annotate.propagators": "engine",
-    "annotate.segmenters": "segmenter",
-    "annotate.formats": "format",
-}
+_P = TypeVar("_P")
+
+# Metadata of an option that does not shape the result, such as a timeout or a budget. It is not in
+# the header of a file of items, so that a run can be resumed with another value. The key is
+# "aside", since plugins of others carry it.
+RUNTIME_ONLY = {"aside": True}
 
 
 @cache
@@ -27,41 +32,109 @@ def _entry_points(group: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=group), key=lambda p: p.name)}
 
 
-def names(group: str) -> list[str]:
-    """The installed plugins of `group`, sorted, none of them imported."""
-    return list(_entry_points(group))
+@dataclass(frozen=True)
+class Family(Generic[_P]):
+    """The plugins of one kind: an entry point group, and what one of them is called.
 
-
-def load_class(group: str, name: str) -> type[Any]:
-    """The class that `name` stands for.
-
-    Raises:
-        UnknownName: when nothing is installed under that name; names the nearest.
+    >>> FAMILIES["detectors"].names()[:2]
+    ['cascade', 'colour']
     """
-    if name not in _entry_points(group):
-        raise UnknownName(GROUP_NOUNS.get(group, "plugin"), name, names(group))
-    plugin: type[Any] = _entry_points(group)[name].load()
-    return plugin
+
+    group: str
+    noun: str
+
+    def names(self) -> list[str]:
+        """List the installed plugins, sorted; none is imported."""
+        return list(_entry_points(self.group))
+
+    def plugin_class(self, name: str) -> type[_P]:
+        """Import the class that is registered under `name`.
+
+        Raises:
+            UnknownName: nothing is installed under that name; names the nearest.
+        """
+        if name not in _entry_points(self.group):
+            raise UnknownName(self.noun, name, self.names())
+        plugin: type[_P] = _entry_points(self.group)[name].load()
+        return plugin
+
+    def load(self, name: str, *family_args: Any, **options: Any) -> _P:
+        """Make the plugin `name` with what its family gives to each plugin, and its own options.
+
+        Raises:
+            UnknownName: nothing is installed under that name, or it has no such option.
+        """
+        plugin = self.plugin_class(name)
+        check_options(plugin, name, options)
+        return plugin(*family_args, **options)
+
+    def parse_options(self, name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+        """Parse option texts from the command line as the types of the plugin's fields.
+
+        Raises:
+            UnknownName: no such plugin or option; names the nearest.
+            AnnotateError: a text is not of the field's type.
+        """
+        return parse_options(self.plugin_class(name), name, texts)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """List each plugin's name, the first line of its docstring, and its options with defaults.
+
+        For a plugin that cannot be imported the reason stands in place of the docstring.
+        """
+        rows = []
+        for name in self.names():
+            try:
+                plugin = self.plugin_class(name)
+            except ImportError as error:
+                rows.append((name, f"cannot be loaded: {error}", ""))
+                continue
+            lines = (plugin.__doc__ or "").strip().splitlines()
+            defaults = [f"{key}={field.default}" for key, field in option_fields(plugin).items()]
+            rows.append((name, lines[0] if lines else "", ", ".join(defaults)))
+        return rows
 
 
-RUNTIME_ONLY = {
-    "aside": True
-}  # metadata of an option that does not shape the result: a time-out, a budget
+FAMILIES: Mapping[str, Family[Any]] = {
+    "detectors": Family("annotate.detectors", "detector"),
+    "propagators": Family("annotate.propagators", "engine"),
+    "segmenters": Family("annotate.segmenters", "segmenter"),
+    "formats": Family("annotate.formats", "format"),
+}
+
+# Members that a plugin may have, and what a plugin without them is taken to have.
+OPTIONAL_MEMBERS: Mapping[str, Any] = {
+    "ready": lambda: None,  # raises what is missing (weights, a server), before a run begins
+    "independent": False,  # of an engine: an object's masks are the same whoever else is followed
+    "phrase": None,  # of an engine that finds objects itself: the words for them, "" if not given
+    "usage": None,  # of what asks a model: the requests, tokens and cost so far, a `UsageTotal`
+}
 
 
-def option_fields(plugin: type[Any]) -> dict[str, dataclasses.Field[Any]]:
-    """The fields of a plugin that a person may set: those with a default."""
-    unset = (dataclasses.MISSING, dataclasses.MISSING)
-    fields = dataclasses.fields(plugin)
-    return {f.name: f for f in fields if (f.default, f.default_factory) != unset}
+def optional_member(plugin: Any, name: str) -> Any:
+    """Return an optional member of a plugin, or its default in `OPTIONAL_MEMBERS`.
+
+    This is the only place that asks whether a plugin has something: a third-party plugin need not
+    inherit from anything of this package.
+    """
+    return getattr(plugin, name, OPTIONAL_MEMBERS[name])
 
 
-def nested_detectors(plugin: Any) -> Iterator[Any]:
-    """The detectors that a detector holds in its fields, by themselves or by name."""
+def nested_plugins(plugin: Any) -> Iterator[Any]:
+    """Yield the plugins in a plugin's fields: dataclasses that a field holds, alone or by name."""
     for field in dataclasses.fields(plugin):
         value = getattr(plugin, field.name)
         held = value.values() if isinstance(value, Mapping) else [value]
-        yield from (each for each in held if hasattr(each, "propose"))
+        yield from (
+            each for each in held if dataclasses.is_dataclass(each) and not isinstance(each, type)
+        )
+
+
+def option_fields(plugin: type[Any]) -> dict[str, dataclasses.Field[Any]]:
+    """Return the fields of a plugin class that a person may set: those with a default."""
+    unset = (dataclasses.MISSING, dataclasses.MISSING)
+    fields = dataclasses.fields(plugin)
+    return {f.name: f for f in fields if (f.default, f.default_factory) != unset}
 
 
 def check_options(plugin: type[Any], name: str, option_names: Iterable[str]) -> None:
@@ -75,23 +148,12 @@ def check_options(plugin: type[Any], name: str, option_names: Iterable[str]) -> 
             raise UnknownName(f"option of {name}", key, option_fields(plugin))
 
 
-def make(group: str, name: str, *family_args: Any, **options: Any) -> Any:
-    """The plugin `name`, made of what its family gives each one and of its own options.
-
-    Raises:
-        UnknownName: nothing is installed under that name, or it has no such option.
-    """
-    plugin = load_class(group, name)
-    check_options(plugin, name, options)
-    return plugin(*family_args, **options)
-
-
 def parse_options(plugin: type[Any], name: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Option texts from the command line, as the types that the plugin's fields declare.
+    """Parse option texts as the types of a plugin class's fields; `name` begins the errors.
 
     Raises:
-        UnknownName: for an option that the plugin does not have; names the nearest.
-        AnnotateError: for a text that is not of the field's type.
+        UnknownName: the plugin has no such option; names the nearest.
+        AnnotateError: a text is not of the field's type.
     """
     check_options(plugin, name, texts)
     hints = typing.get_type_hints(plugin)
@@ -114,19 +176,54 @@ def _parse_value(type_hint: Any, text: str, where: str) -> Any:
     raise AnnotateError(f"{where} must be {expected}, got {text!r}")
 
 
-def list_plugins(group: str) -> list[tuple[str, str, str]]:
-    """For each plugin of `group`: its name, what it is, its options with their defaults.
+def split_pair(text: str, expected: str = "KEY=VALUE") -> tuple[str, str]:
+    """Split `KEY=VALUE` at its first equals sign.
 
-    A plugin that cannot be imported says why in place of what it is.
+    >>> split_pair("prompt=x = 2")
+    ('prompt', 'x = 2')
+
+    Raises:
+        AnnotateError: no key or no equals sign; says what was expected.
     """
-    rows = []
-    for name in names(group):
-        try:
-            plugin = load_class(group, name)
-        except ImportError as error:
-            rows.append((name, f"cannot be loaded: {error}", ""))
-            continue
-        told = (plugin.__doc__ or "").strip().splitlines()
-        defaults = [f"{key}={field.default}" for key, field in option_fields(plugin).items()]
-        rows.append((name, told[0] if told else "", ", ".join(defaults)))
-    return rows
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise AnnotateError(f"expected {expected}, got {text!r}")
+    return key, value
+
+
+def parse_pairs(text: str, expected: str = "KEY=VALUE", separators: str = ", ") -> dict[str, str]:
+    """Parse several `KEY=VALUE` in one text, with any of `separators` between them.
+
+    A separator belongs to the value where no `KEY=` comes after it. Quotes round a whole key or
+    value are removed.
+
+    >>> parse_pairs("a=1, b='2 3' c=4,5")
+    {'a': '1', 'b': '2 3', 'c': '4,5'}
+    >>> parse_pairs("a=1 b=2,c=3", separators=",")
+    {'a': '1 b=2', 'c': '3'}
+
+    Raises:
+        AnnotateError: says what was expected.
+    """
+    pairs, position, text = {}, 0, text.strip(separators + "\t\r\n")
+    while position < len(text):
+        match = _pair_pattern(separators).match(text, position)
+        if match is None:
+            raise AnnotateError(f"expected {expected}, got {text[position:]!r}")
+        key, value = split_pair(match[1], expected)
+        pairs[_without_quotes(key)] = _without_quotes(value)
+        position = match.end()
+    return pairs
+
+
+@cache
+def _pair_pattern(separators: str) -> re.Pattern[str]:
+    key = r"""(?:"[^"]*"|'[^']*'|[^\s,="']+)"""
+    value = r"""(?:"[^"]*"|'[^']*'|.*?)"""
+    gap = f"[{re.escape(separators)}]"
+    return re.compile(rf"({key}={value})(?:{gap}+(?={key}=)|{gap}*$)", re.DOTALL)
+
+
+def _without_quotes(text: str) -> str:
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1] if quoted else text

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,15 +18,14 @@ from typing import Any, Protocol
 import numpy as np
 import supervision as sv
 
-from annotate import plugins
 from annotate.errors import PromptError, needs
 from annotate.items import detections, journal, masks, records
 from annotate.items.records import Frame, Item, Rle
+from annotate.plugins import FAMILIES, Family
 from annotate.sam2 import official
 from annotate.video import reader
 from annotate.video.reader import FrameSelection
 
-GROUP = "annotate.segmenters"
 PART_LABEL = "segment"  # the class of every part: nobody has said yet what it is
 
 
@@ -41,28 +40,7 @@ class Segmenter(Protocol):
         """
 
 
-def names() -> list[str]:
-    """The installed segmenters; none is imported."""
-    return plugins.names(GROUP)
-
-
-def load(name: str, **options: Any) -> Segmenter:
-    """The segmenter `name`.
-
-    Raises:
-        UnknownName: nothing is installed under that name, or it has no such option.
-    """
-    segmenter: Segmenter = plugins.make(GROUP, name, **options)
-    return segmenter
-
-
-def parse_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Option texts for the segmenter `name`, as its fields' types.
-
-    Raises:
-        UnknownName: the segmenter has no such option.
-    """
-    return plugins.parse_options(plugins.load_class(GROUP, name), name, texts)
+SEGMENTERS: Family[Segmenter] = FAMILIES["segmenters"]
 
 
 def parts_to_detections(
@@ -117,18 +95,14 @@ def run_to_file(
     Raises:
         SettingsDiffer, OutputError, VideoError, MissingPackage: see `annotate.errors`.
     """
-    with journal.append(out, job.header(), force=force) as file:
-        if file.complete:
-            return False
-        done = -1 if file.last is None else file.last.frame
+
+    def items_after(last: int) -> Iterator[Item]:
         for frame in job.selection.frames(job.clip):
-            if frame.index > done:
+            if frame.index > last:
                 found = job.segmenter.segment(frame)
-                item = detections.item_from_detections(frame, found, {0: PART_LABEL}, job.source)
-                file.write(item)
-                progress(item)
-        file.finish()
-    return True
+                yield detections.item_from_detections(frame, found, {0: PART_LABEL}, job.source)
+
+    return journal.resume_items(out, job.header(), items_after, force=force, progress=progress)
 
 
 @dataclass(frozen=True)

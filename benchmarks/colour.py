@@ -13,13 +13,13 @@ import time
 import cv2
 
 from annotate import vocabulary
-from annotate.detectors.run import load_detector
+from annotate.detectors.run import DETECTORS
 from annotate.video import reader
 
 
 def frames_a_second(clip: str) -> float:
     """Of the quickest of three passes."""
-    detector = load_detector("colour", vocabulary.read_vocabulary("designator.v1"))
+    detector = DETECTORS.load("colour", vocabulary.read_vocabulary("designator.v1"))
     frames = list(reader.frames(clip, every=3))
     detector.propose(frames[:3])
     seconds = []

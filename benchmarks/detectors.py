@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from annotate.detectors import yolo_open_vocabulary
-from annotate.detectors.run import load_detector
+from annotate.detectors.run import DETECTORS
 from annotate.files import data_dir
 from annotate.items.records import Frame, Vocabulary
 
@@ -74,7 +74,7 @@ def bus(yolo: str) -> None:
     with Image.open(import_ultralytics().utils.ASSETS / "bus.jpg") as picture:
         frame = Frame("bus.jpg", 0, Fraction(0), np.array(picture.convert("RGB")))
     words = Vocabulary("street", {"bus": {}, "person": {}}, "")
-    detector = load_detector("yolo", words, model=yolo)
+    detector = DETECTORS.load("yolo", words, model=yolo)
     [seen] = detector.propose([frame])
     labels = [words.labels[n] for n in seen.class_id]
     counts = ", ".join(f"{labels.count(label)} {label}" for label in words.labels)
@@ -136,7 +136,7 @@ def yolo_world(folder: Path) -> tuple[Any, int]:
     model = import_ultralytics().YOLOWorld("yolov8s-worldv2.yaml")
     model.save(folder / "world.pt")
     options = {"model": str(folder / "world.pt"), "encoder": encoder(folder)}
-    made = load_detector("yolo-world", words("yolo-world"), **options)
+    made = DETECTORS.load("yolo-world", words("yolo-world"), **options)
     return made, parameters(model.model)
 
 
@@ -150,7 +150,7 @@ def yoloe(folder: Path) -> tuple[Any, int]:
     model.model.set_classes(["thing"], torch.randn(1, 1, 512))
     model.save(folder / "yoloe.pt")
     options = {"model": str(folder / "yoloe.pt"), "encoder": encoder(folder)}
-    return load_detector("yoloe", words("yoloe"), **options), parameters(model.model)
+    return DETECTORS.load("yoloe", words("yoloe"), **options), parameters(model.model)
 
 
 def yolo(folder: Path) -> tuple[Any, int]:
@@ -160,7 +160,7 @@ def yolo(folder: Path) -> tuple[Any, int]:
     model = import_ultralytics().YOLO("yolo11n.yaml")
     model.save(folder / "yolo.pt")
     told = Vocabulary("speed", {"0": {}}, "")
-    return load_detector("yolo", told, model=str(folder / "yolo.pt")), parameters(model.model)
+    return DETECTORS.load("yolo", told, model=str(folder / "yolo.pt")), parameters(model.model)
 
 
 def owlv2(folder: Path) -> tuple[Any, int]:
@@ -176,7 +176,7 @@ def owlv2(folder: Path) -> tuple[Any, int]:
     size = {"height": 960, "width": 960}
     transformers.Owlv2ImageProcessor(size=size).save_pretrained(place)
     _letters(transformers.CLIPTokenizer, place, "<|startoftext|>", "<|endoftext|>")
-    made = load_detector("zero-shot", words("zero-shot"), model=str(place), least=0.9)
+    made = DETECTORS.load("zero-shot", words("zero-shot"), model=str(place), least=0.9)
     return made, parameters(model)
 
 

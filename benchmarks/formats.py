@@ -29,7 +29,7 @@ from supervision.dataset.formats.yolo import (
     yolo_annotations_to_detections,
 )
 
-from annotate.dataset.export import load_format, verify_export
+from annotate.dataset.export import FORMATS, verify_export
 from annotate.dataset.folder import Dataset, create_dataset
 from annotate.items import detections, masks
 from annotate.items.records import Header, Item, Object
@@ -79,7 +79,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def ours(data: Dataset, name: str, out: Path) -> tuple[float, float, float]:
     """Seconds to write, to compare through the other reader, and to read in."""
-    way = load_format(name)
+    way = FORMATS.load(name)
     out.mkdir()
     write = seconds(lambda: way.write(data, out))
     check = seconds(lambda: verify_export(data, way, out))

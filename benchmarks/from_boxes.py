@@ -26,7 +26,7 @@ from annotate.evaluation import metrics
 from annotate.items import journal, masks, records
 from annotate.items.records import Item, Object
 from annotate.propagators import boxes
-from annotate.propagators.job import Job, Propagator, load_propagator, parse_propagator_options
+from annotate.propagators.job import PROPAGATORS, Job, Propagator
 from annotate.propagators.run import run_to_file
 from annotate.video import reader
 
@@ -94,8 +94,8 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    options = parse_propagator_options(asked.engine, {}, fast=asked.fast)
-    engine = load_propagator(asked.engine, **options)
+    options = {"fast": True} if asked.fast else {}
+    engine = PROPAGATORS.load(asked.engine, **options)
     for path in asked.clips:
         compare(path, engine, asked.engine, asked.seed)
 

@@ -26,7 +26,7 @@ import pandas as pd
 from annotate.evaluation import metrics
 from annotate.items import journal
 from annotate.items.records import Frame, Mask, Picture, Prompt
-from annotate.propagators.job import PromptedFrame, load_propagator
+from annotate.propagators.job import PROPAGATORS, PromptedFrame
 from annotate.video import reader
 from annotate.video.writer import VideoWriter
 
@@ -40,7 +40,7 @@ def light(fast: bool) -> Follow:
     def follow(frames: Iterator[Frame], mask: Mask) -> Iterator[Mask]:
         first = next(frames)
         given = (Prompt(first.index, 1, mask=mask),)
-        session = load_propagator("light", fast=fast).begin([PromptedFrame(first, given)])
+        session = PROPAGATORS.load("light", fast=fast).begin([PromptedFrame(first, given)])
         session.step(first, given)
         for frame in frames:
             found = session.step(frame, ())

@@ -26,7 +26,7 @@ import numpy as np
 from annotate import prompts
 from annotate.items import journal, masks
 from annotate.items.records import Item, Object
-from annotate.propagators.job import Job, load_propagator
+from annotate.propagators.job import PROPAGATORS, Job
 from annotate.propagators.run import run_to_file
 from annotate.video import reader
 from annotate.viewing import review
@@ -154,7 +154,7 @@ def main() -> None:
             scope = prompts.PromptScope((clip.width, clip.height), clip.frame_count)
             points = prompts.read_points(path.with_suffix(".points.csv"), scope)
             table, out = prompts.prompt_table(points, scope=scope), kept / f"{path.stem}.jsonl"
-            job = Job(load_propagator(asked.engine), asked.engine, path, table)
+            job = Job(PROPAGATORS.load(asked.engine), asked.engine, path, table)
             run_to_file(job, out)
             items = list(journal.read(out))
             tell(

@@ -24,7 +24,7 @@ import numpy as np
 from annotate.evaluation import metrics
 from annotate.items import masks
 from annotate.items.records import Mask, Prompt, Rle
-from annotate.propagators.job import PromptedFrame, load_propagator
+from annotate.propagators.job import PROPAGATORS, PromptedFrame
 from annotate.video import reader
 
 CLIPS = ("long", "multishot", "show_ep1", "show_ep2", "show_ep3")
@@ -75,7 +75,7 @@ def followed(stretch: Stretch, *, clicked: bool, fast: bool) -> tuple[float, flo
     prompt = Prompt(first.index, 1, mask=mask)
     if clicked:
         prompt = Prompt(first.index, 1, np.array([deepest(mask)]), np.array([1]))
-    session = load_propagator("light", fast=fast).begin([PromptedFrame(first, (prompt,))])
+    session = PROPAGATORS.load("light", fast=fast).begin([PromptedFrame(first, (prompt,))])
     session.step(first, (prompt,))
     overlaps, lost = [], 0
     for frame in frames:

@@ -1,3 +1,6 @@
+import json
+import os
+import stat
 import subprocess
 import sys
 import zipfile
@@ -6,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from annotate import files
-from annotate.errors import UnknownName
+from annotate.errors import OutputError, UnknownName, WeightsError
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,6 +17,108 @@ ROOT = Path(__file__).parents[1]
 def test_a_miss_names_the_nearest():
     with pytest.raises(UnknownName, match="no file in clips 'dmeo.mp4'; did you mean 'demo.mp4'"):
         files.packaged_file("clips", "dmeo.mp4")
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "table.csv"
+    with files.atomic_file(path) as draft:
+        assert draft.suffix == ".csv" and draft.parent == tmp_path
+        draft.write_text("1")
+        assert not path.exists()
+    assert path.read_text() == "1"
+    with pytest.raises(ZeroDivisionError), files.atomic_file(path) as draft:
+        draft.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "1"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_written_is_one_error(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in ("nothing", "file"):
+        with pytest.raises(OutputError, match="x.json: cannot write there: N"):
+            files.write_text(tmp_path / folder / "x.json", "")
+    missing = tmp_path / "nothing" / "x"
+    with (
+        pytest.raises(WeightsError, match="cannot write there"),
+        files.atomic_file(missing, error=WeightsError) as draft,
+    ):
+        draft.touch()
+
+
+def test_folders_above_a_file_are_made_only_where_asked(tmp_path):
+    files.write_text(tmp_path / "a" / "b.txt", "1\n", parents=True)
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"1\n"
+
+
+def test_concurrent_writers_have_temporary_files_of_their_own(tmp_path):
+    path = tmp_path / "x.json"
+    with files.atomic_file(path, concurrent=True) as draft, files.atomic_file(path) as other:
+        assert draft != other
+        draft.write_text("1")
+        other.write_text("2")
+    assert path.read_text() == "1"  # the outer block ended last
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+def test_a_secret_file_is_never_readable_by_others(tmp_path):
+    path = tmp_path / "token"
+    with files.atomic_file(path, mode=0o600) as draft:
+        assert stat.S_IMODE(draft.stat().st_mode) == 0o600
+        draft.write_text("secret")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and path.read_text() == "secret"
+
+
+def test_json_is_read_as_it_was_written_and_damage_is_nothing(tmp_path):
+    path = tmp_path / "deep" / "answer.json"
+    files.write_json(path, {"größe": 1})
+    assert files.read_json(path) == {"größe": 1} == json.loads(path.read_text("utf-8"))
+    path.write_text("[1]")
+    assert files.read_json(path) is None and files.read_json(tmp_path / "none") is None
+
+
+def test_what_is_there_is_refused_without_force(tmp_path):
+    path = tmp_path / "x.png"
+    files.refuse_existing(path, force=False)
+    path.touch()
+    with pytest.raises(OutputError, match="already there; give another output path, or `force`"):
+        files.refuse_existing(path, force=False)
+    files.refuse_existing(path, force=True)
+
+
+def test_force_replaces_a_folder_of_its_own_kind_only(tmp_path):
+    out = tmp_path / "set"
+    for text in ("1", "2"):
+        with files.atomic_folder(out, marker_file="set.toml", force=True) as draft:
+            (draft / "set.toml").write_text(text)
+    assert (out / "set.toml").read_text() == "2" and list(tmp_path.iterdir()) == [out]
+    with (
+        pytest.raises(OutputError, match="already there"),
+        files.atomic_folder(out, marker_file="set.toml"),
+    ):
+        pass
+    (out / "set.toml").rename(out / "letters.txt")
+    with (
+        pytest.raises(OutputError, match="something else is there"),
+        files.atomic_folder(out, marker_file="set.toml", force=True),
+    ):
+        pass
+
+
+def test_caches_lie_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert files.cache_dir("answers", "ab") == tmp_path / "caches" / "annotate" / "answers" / "ab"
+    assert files.user_data_dir() == tmp_path / "data" / "annotate"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the places of Linux")
+def test_caches_stay_where_they_were_on_linux(tmp_path, monkeypatch):
+    for variable in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.cache_dir("shots") == tmp_path / ".cache" / "annotate" / "shots"
+    assert files.user_data_dir() == tmp_path / ".local" / "share" / "annotate"
 
 
 @pytest.mark.slow
@@ -26,9 +131,9 @@ def test_a_wheel_carries_what_ships(tmp_path):
         wheel.extractall(tmp_path / "site")
     probe = (
         "import annotate.files as s; print(s.__file__);"
-        "print(s.shipped('clips', 'demo.mp4'), s.shipped('models', 'manifest.toml'),"
-        "s.shipped('prompts', 'vocabulary/designator.v1.toml'),"
-        "s.shipped('models', 'efficientnet-lite0-s16.onnx'))"
+        "print(s.packaged_file('clips', 'demo.mp4'), s.packaged_file('models', 'manifest.toml'),"
+        "s.packaged_file('prompts', 'vocabulary/designator.v1.toml'),"
+        "s.packaged_file('models', 'efficientnet-lite0-s16.onnx'))"
     )
     words = [sys.executable, "-c", probe]
     site = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}

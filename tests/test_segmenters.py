@@ -30,13 +30,13 @@ def test_superpixels_cover_the_picture_once(demo):
     from annotate.video import reader
 
     frame = reader.seek(demo, 70)
-    found = segmenters.load("slic", parts=60).segment(frame)
+    found = segmenters.SEGMENTERS.load("slic", parts=60).segment(frame)
     assert 40 <= len(found) <= 80 and np.isnan(found.confidence).all()
     assert (np.sum(list(found.mask), axis=0) == 1).all()
 
 
 def test_superpixels_follow_colours(quarters):
-    found = segmenters.load("slic", parts=4, blur=0.0).segment(quarters)
+    found = segmenters.SEGMENTERS.load("slic", parts=4, blur=0.0).segment(quarters)
     parts = [{tuple(c) for c in quarters.image[mask]} for mask in found.mask]
     assert len(parts) == 4 and all(len(colours) == 1 for colours in parts)
     assert found.xyxy.tolist()[0] == [0, 0, 32, 24]
@@ -45,7 +45,7 @@ def test_superpixels_follow_colours(quarters):
 @pytest.mark.parametrize("wrong", [{"parts": 0}, {"compactness": 0.0}, {"blur": -1.0}])
 def test_options_that_cannot_be(wrong):
     with pytest.raises(PromptError, match="must be above 0"):
-        segmenters.load("slic", **wrong)
+        segmenters.SEGMENTERS.load("slic", **wrong)
 
 
 def test_empty_masks_are_left_out():
@@ -57,7 +57,7 @@ def test_empty_masks_are_left_out():
 
 def test_a_clip_into_items(demo, tmp_path):
     job = segmenters.Job(
-        segmenters.load("slic", parts=20), "slic", demo, FrameSelection(every=7, stop=15)
+        segmenters.SEGMENTERS.load("slic", parts=20), "slic", demo, FrameSelection(every=7, stop=15)
     )
     assert segmenters.run_to_file(job, tmp_path / "s.jsonl") is True
     there = journal.read(tmp_path / "s.jsonl")
@@ -68,14 +68,14 @@ def test_a_clip_into_items(demo, tmp_path):
     assert {(o.label, o.score, o.source) for o in things} == {("segment", None, "slic")}
     assert sum(masks.area(o.mask) for o in things) == 800 * 600
     assert segmenters.run_to_file(job, tmp_path / "s.jsonl") is False
-    other = dataclasses.replace(job, segmenter=segmenters.load("slic", parts=21))
+    other = dataclasses.replace(job, segmenter=segmenters.SEGMENTERS.load("slic", parts=21))
     with pytest.raises(SettingsDiffer, match="parts: 20 in the file, 21 now"):
         segmenters.run_to_file(other, tmp_path / "s.jsonl")
 
 
 def test_it_goes_on_behind_the_last_frame(demo, tmp_path):
     job = segmenters.Job(
-        segmenters.load("slic", parts=5), "slic", demo, FrameSelection(every=5, stop=12)
+        segmenters.SEGMENTERS.load("slic", parts=5), "slic", demo, FrameSelection(every=5, stop=12)
     )
     segmenters.run_to_file(job, tmp_path / "whole.jsonl")
     whole = (tmp_path / "whole.jsonl").read_bytes()
@@ -102,7 +102,7 @@ def test_from_the_command_line_on_one_picture(annotate, quarters, tmp_path):
 
 def test_unknown_segmenters_name_the_nearest():
     with pytest.raises(UnknownName, match="There are: sam2, slic"):
-        segmenters.load("watershed")
+        segmenters.SEGMENTERS.load("watershed")
 
 
 @torch_and_sam2

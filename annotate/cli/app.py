@@ -71,13 +71,15 @@ def _extra_row(package: str, extra: str) -> CheckRow:
 
 def _plugin_rows() -> list[CheckRow]:
     rows = []
-    for group, kind in plugins.GROUP_NOUNS.items():
-        for name in plugins.names(group):
+    for family in plugins.FAMILIES.values():
+        for name in family.names():
             try:
-                plugins.load_class(group, name)
-                rows.append((f"{kind} {name}", OK, ""))
+                family.plugin_class(name)
+                rows.append((f"{family.noun} {name}", OK, ""))
             except (ImportError, AttributeError, AnnotateError) as error:
-                rows.append((f"{kind} {name}", f"broken: {error}", "reinstall what it came with"))
+                rows.append(
+                    (f"{family.noun} {name}", f"broken: {error}", "reinstall what it came with")
+                )
     return rows
 
 
@@ -101,20 +103,20 @@ about_app = typer.Typer()
 @about_app.command()
 def detectors() -> None:
     """List the installed detectors, with their options and defaults."""
-    _print_plugins("annotate.detectors")
+    _print_plugins("detectors")
 
 
 @about_app.command()
 def propagators() -> None:
     """List the installed propagation engines, with their options and defaults."""
-    _print_plugins("annotate.propagators")
+    _print_plugins("propagators")
 
 
-def _print_plugins(group: str) -> None:
+def _print_plugins(family: str) -> None:
     from annotate import plugins
     from annotate.cli import console
 
-    console.print_table(("name", "what it is", "options"), plugins.list_plugins(group))
+    console.print_table(("name", "what it is", "options"), plugins.FAMILIES[family].rows())
 
 
 @about_app.command()

@@ -68,8 +68,10 @@ def detect(
     from annotate.vocabulary import read_vocabulary
 
     words = read_vocabulary(vocabulary)
-    chosen = detectors_run.load_detector(
-        detector, words, **detectors_run.parse_detector_options(detector, key_value_pairs(settings))
+    chosen = detectors_run.DETECTORS.load(
+        detector,
+        words,
+        **detectors_run.DETECTORS.parse_options(detector, key_value_pairs(settings)),
     )
     if mask is not None or near is not None:
         from annotate.detectors.colour.filter import filter_by_colour
@@ -117,7 +119,7 @@ def segment(
     said = plugin_options(
         settings, device=device, dtype=dtype, size=size, random_weights=random_weights
     )
-    chosen = segmenters.load(engine, **segmenters.parse_options(engine, said))
+    chosen = segmenters.SEGMENTERS.load(engine, **segmenters.SEGMENTERS.parse_options(engine, said))
     job = segmenters.Job(
         chosen, engine, clip, reader.FrameSelection(every, rate, keyframes, start, stop, max_frames)
     )
@@ -193,9 +195,9 @@ def propagate(
     )
     known = None if boxes_path is None else propagators_boxes.read(boxes_path, seen, least, classes)
     said = plugin_options(settings, phrase=phrase, device=device, dtype=dtype, size=size)
-    said |= plugin_options(None, compile=compiled, random_weights=random_weights)
-    loaded = propagators_job.load_propagator(
-        engine, **propagators_job.parse_propagator_options(engine, said, fast=fast)
+    said |= plugin_options(None, compile=compiled, random_weights=random_weights, fast=fast)
+    loaded = propagators_job.PROPAGATORS.load(
+        engine, **propagators_job.PROPAGATORS.parse_options(engine, said)
     )
     job = propagators_job.Job(loaded, engine, clip, given, start, stop, both, words, known)
     with console.progress(engine, job.count_frames(seen)) as advance:

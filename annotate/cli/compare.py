@@ -57,7 +57,7 @@ def compare(
     """Run detectors side by side, each in its own process; tell what each finds and costs."""
     from annotate.cli import console
     from annotate.dataset import frame_sources
-    from annotate.detectors.run import detector_names
+    from annotate.detectors.run import DETECTORS
     from annotate.errors import AnnotateError
     from annotate.evaluation import comparison, ground_truth, runs
     from annotate.video import reader
@@ -68,7 +68,7 @@ def compare(
     )
     known = ground_truth.read(truth, seen)
     if vocabulary is None:
-        words = comparison.truth_vocabulary(known, detector_names())
+        words = comparison.truth_vocabulary(known, DETECTORS.names())
     else:
         words = read_vocabulary(vocabulary)
     comparison.check_classes(known, words)

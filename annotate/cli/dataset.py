@@ -84,13 +84,12 @@ def export(
     force: Force = False,
 ) -> None:
     """Write a dataset in a format that others read; read it back and compare each object."""
-    from annotate import plugins
     from annotate.cli import console
-    from annotate.dataset.export import GROUP, export_dataset, load_format
+    from annotate.dataset.export import FORMATS, export_dataset
     from annotate.dataset.folder import load_dataset
 
-    told = plugins.parse_options(plugins.load_class(GROUP, to), to, key_value_pairs(settings))
-    way = load_format(to, **told)
+    told = FORMATS.parse_options(to, key_value_pairs(settings))
+    way = FORMATS.load(to, **told)
     held = export_dataset(load_dataset(dataset), way, output, force=force)
     console.print_dataframe(held.table())
     console.print_result(str(output))
@@ -107,9 +106,9 @@ def import_(
 ) -> None:
     """Read a dataset that another program wrote."""
     from annotate.cli import console
-    from annotate.dataset.export import import_dataset, load_format
+    from annotate.dataset.export import FORMATS, import_dataset
 
-    import_dataset(source, load_format(format_), output, force=force)
+    import_dataset(source, FORMATS.load(format_), output, force=force)
     console.print_result(str(output))
 
 

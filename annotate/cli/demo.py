@@ -6,7 +6,7 @@ from pathlib import Path
 from annotate import files, prompts, vocabulary
 from annotate.dataset import frame_sources
 from annotate.dataset.build import build_dataset
-from annotate.dataset.export import export_dataset, load_format
+from annotate.dataset.export import FORMATS, export_dataset
 from annotate.detectors import run as detectors_run
 from annotate.errors import OutputError
 from annotate.evaluation import metrics
@@ -39,20 +39,20 @@ def run_demo(
     boxes, tracks = out / "boxes.jsonl", out / "masks.jsonl"
     words = vocabulary.read_vocabulary("designator.v1")
     detectors_run.run_to_file(
-        detectors_run.Job(detectors_run.load_detector("colour", words), "colour", clip),
+        detectors_run.Job(detectors_run.DETECTORS.load("colour", words), "colour", clip),
         boxes,
         force=force,
     )
 
     say("light: following each monster from one click")
     told = _read_clicks(clip)
-    engine = job.load_propagator("light")
+    engine = job.PROPAGATORS.load("light")
     propagators_run.run_to_file(job.Job(engine, "light", clip, told), tracks, force=force)
 
     say("building the dataset, and exporting it as COCO and YOLO")
     made = build_dataset([boxes, tracks], out / "dataset", every=5, min_score=MIN_SCORE, force=True)
     for name in ("coco", "yolo", "yolo-seg"):
-        export_dataset(made, load_format(name), out / name, force=True)
+        export_dataset(made, FORMATS.load(name), out / name, force=True)
 
     say("drawing the overlay, a contact sheet and the grid of prompts")
     [seen] = frame_sources.locate_clips(

@@ -92,15 +92,15 @@ def _make_vlm_judge(
     """Who is asked: the options are those of the detector `vlm`."""
     from dataclasses import replace
 
-    from annotate.detectors.run import load_detector, parse_detector_options
+    from annotate.detectors.run import DETECTORS
     from annotate.errors import AnswerError, needs
     from annotate.items.records import Vocabulary
     from annotate.search import judge
 
     said = {"side": "512", "detail": "low"} | key_value_pairs(settings)
     said |= {} if budget is None else {"budget": str(budget)}
-    given = parse_detector_options("vlm", said)
-    made: Any = load_detector("vlm", Vocabulary(target, {target: {"vlm": target}}, ""), **given)
+    given = DETECTORS.parse_options("vlm", said)
+    made: Any = DETECTORS.load("vlm", Vocabulary(target, {target: {"vlm": target}}, ""), **given)
     if not made.model:
         raise AnswerError("vlm: which model? --set model=NAME, and --set url=ADDRESS")
     needs("openai"), needs("json_repair")

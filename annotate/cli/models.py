@@ -142,7 +142,7 @@ def points(
     """Let Moondream point at what words name: a table of points for propagate."""
     from annotate.cli import console
     from annotate.detectors import moondream
-    from annotate.detectors.run import parse_detector_options
+    from annotate.detectors.run import DETECTORS
     from annotate.vocabulary import read_vocabulary
 
     if (vocabulary is None) == (not ask):
@@ -150,7 +150,7 @@ def points(
     told = (
         read_vocabulary(vocabulary) if vocabulary else moondream.make_vocabulary(ask or (), label)
     )
-    options = parse_detector_options("moondream", key_value_pairs(settings))
+    options = DETECTORS.parse_options("moondream", key_value_pairs(settings))
     table = moondream.points_table(clip, told, frame or [0], options)
     moondream.write_points(table, output, force=force)
     console.print_status(f"{len(table)} points")

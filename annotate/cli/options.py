@@ -9,30 +9,30 @@ import typer
 
 def complete_detector() -> list[str]:
     """The installed detectors."""
-    from annotate.detectors.run import detector_names
+    from annotate.plugins import FAMILIES
 
-    return detector_names()
+    return FAMILIES["detectors"].names()
 
 
 def complete_engine() -> list[str]:
     """The installed engines."""
-    from annotate.propagators.job import propagator_names
+    from annotate.plugins import FAMILIES
 
-    return propagator_names()
+    return FAMILIES["propagators"].names()
 
 
 def complete_segmenter() -> list[str]:
     """The installed segmenters."""
-    from annotate import segmenters
+    from annotate.plugins import FAMILIES
 
-    return segmenters.names()
+    return FAMILIES["segmenters"].names()
 
 
 def complete_format() -> list[str]:
     """The installed formats."""
-    from annotate import plugins
+    from annotate.plugins import FAMILIES
 
-    return plugins.names("annotate.formats")
+    return FAMILIES["formats"].names()
 
 
 def complete_vocabulary() -> list[str]:
@@ -95,11 +95,13 @@ OptionalVocabulary = Annotated[str | None, _vocabulary_option]
 
 def key_value_pairs(values: list[str] | None, option: str = "--set") -> dict[str, str]:
     """What an option given several times as KEY=VALUE says."""
-    split = [text.partition("=") for text in values or ()]
-    for text, equals, _ in split:
-        if not equals:
-            raise typer.BadParameter(f"expected KEY=VALUE, got {text!r}", param_hint=option)
-    return {key: value for key, _, value in split}
+    from annotate.errors import AnnotateError
+    from annotate.plugins import split_pair
+
+    try:
+        return dict(split_pair(text) for text in values or ())
+    except AnnotateError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def plugin_options(settings: list[str] | None, **options: object) -> dict[str, str]:

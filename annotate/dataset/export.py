@@ -15,7 +15,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from annotate import plugins
 from annotate.dataset.folder import (
     DEFAULT_SPLIT,
     Dataset,
@@ -29,6 +28,7 @@ from annotate.errors import DatasetError, ExportDiffers
 from annotate.files import atomic_folder
 from annotate.items import masks
 from annotate.items.records import Box, Header, Item, Object
+from annotate.plugins import FAMILIES, Family
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +107,6 @@ def clip_box(box: Box, size_wh: tuple[int, int], where: str) -> Box:
     return left, top, right, bottom
 
 
-GROUP = "annotate.formats"
 MAX_BOX_ERROR_PX = 0.5  # pixels, for each side of a box
 _ROUNDING_PX = 0.011  # pixels: what is written with eight decimals, and how a centre is nudged
 
@@ -143,6 +142,9 @@ class Format(Protocol):
 
     def read(self, path: Path) -> ImportedDataset:
         """Read a dataset of this format, by whomever it was written."""
+
+
+FORMATS: Family[Format] = FAMILIES["formats"]
 
 
 @dataclass
@@ -191,21 +193,6 @@ class ExportReport:
         table = pd.DataFrame.from_dict(rows, orient="index")
         table.index.name = "class"
         return table
-
-
-def format_names() -> list[str]:
-    """The installed formats; none is imported."""
-    return plugins.names(GROUP)
-
-
-def load_format(name: str, **options: Any) -> Format:
-    """The format `name`.
-
-    Raises:
-        UnknownName: nothing is installed under that name, or it has no such option.
-    """
-    made: Format = plugins.make(GROUP, name, **options)
-    return made
 
 
 def export_dataset(

@@ -193,7 +193,9 @@ def create_dataset(
             yield draft
             items.write(record_to_json({"end": draft.count}) + "\n")
         (folder / DATASET_FILE).write_text(
-            _to_toml(replace(dataset, split_ranges=draft.split_ranges)), encoding="utf-8", newline="\n"
+            _to_toml(replace(dataset, split_ranges=draft.split_ranges)),
+            encoding="utf-8",
+            newline="\n",
         )
 
 

@@ -9,7 +9,6 @@ different object detection models", Image and Vision Computing 107 (2021), 10411
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,10 @@ import numpy.typing as npt
 import supervision as sv
 
 from annotate.detectors.phrases import crop
-from annotate.detectors.run import Detector, load_detector, parse_detector_options
+from annotate.detectors.run import DETECTORS, Detector
 from annotate.errors import AnnotateError, UnknownName
 from annotate.items.records import Box, Frame, Vocabulary
+from annotate.plugins import parse_pairs
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -120,7 +120,7 @@ def load_members(members: str, options: str, vocabulary: Vocabulary) -> dict[str
         kinds[name] = kind if equals else name
     told = _member_options(options, kinds)
     return {
-        name: load_detector(kind, vocabulary, **parse_detector_options(kind, told[name]))
+        name: DETECTORS.load(kind, vocabulary, **DETECTORS.parse_options(kind, told[name]))
         for name, kind in kinds.items()
     }
 
@@ -135,31 +135,6 @@ def _member_options(text: str, names: Iterable[str]) -> Mapping[str, dict[str, s
             raise AnnotateError(f"expected MEMBER.OPTION=VALUE, got {key}={value}")
         told[name][option] = value
     return told
-
-
-def parse_pairs(text: str, expected: str) -> dict[str, str]:
-    """What `a=1 b='2 3'` says; commas or spaces between, quotes round a value that holds some.
-
-    Raises:
-        AnnotateError: says what was expected.
-    """
-    found = {}
-    for word in _split_words(text, expected):
-        key, equals, value = word.partition("=")
-        if not key or not equals:
-            raise AnnotateError(f"expected {expected}, got {word!r}")
-        found[key] = value
-    return found
-
-
-def _split_words(text: str, expected: str) -> list[str]:
-    lexer = shlex.shlex(text, posix=True, punctuation_chars="")
-    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
-    lexer.whitespace += ","
-    try:
-        return list(lexer)
-    except ValueError as error:
-        raise AnnotateError(f"expected {expected}, got {text!r}: {error}") from None
 
 
 def parse_numbers(text: str, expected: str) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import supervision as sv
 
 from annotate.detectors.phrases import PhraseBox, to_detections
-from annotate.detectors.run import check_ready, load_detector
+from annotate.detectors.run import DETECTORS, check_ready
 from annotate.errors import AnswerError, OutputError, needs
 from annotate.files import atomic_file
 from annotate.items.records import Frame, Picture, Vocabulary
@@ -64,7 +64,7 @@ def points_table(
     """
     import pandas as pd
 
-    detector: Any = load_detector("moondream", vocabulary, **options)
+    detector: Any = DETECTORS.load("moondream", vocabulary, **options)
     check_ready(detector)
     wanted = sorted(set(frames))
     rows = [

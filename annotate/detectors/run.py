@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from annotate import plugins
 from annotate.items import detections, journal, records
 from annotate.items.records import Frame, Item, Vocabulary
+from annotate.items.sequences import chunks
+from annotate.plugins import FAMILIES, Family
 from annotate.video import reader
 from annotate.video.reader import FrameSelection
 
@@ -22,14 +23,12 @@ if TYPE_CHECKING:
     import supervision as sv
 
 
-GROUP = "annotate.detectors"
-
-
+@runtime_checkable
 class Detector(Protocol):
     """A frozen dataclass whose first field is the vocabulary and whose other fields are options.
 
     It can be made without a server, weights or a package; what it lacks it says in `propose`, and
-    before a file is begun in `ready()`, if it has that.
+    before a file is begun in `ready()`, if it has that (see `plugins.OPTIONAL_MEMBERS`).
     """
 
     @property
@@ -45,34 +44,13 @@ class Detector(Protocol):
         """
 
 
-def detector_names() -> list[str]:
-    """The installed detectors; none is imported."""
-    return plugins.names(GROUP)
-
-
-def load_detector(name: str, vocabulary: Vocabulary, **options: Any) -> Detector:
-    """The detector `name`, told what to look for.
-
-    Raises:
-        UnknownName: nothing is installed under that name, or it has no such option.
-    """
-    detector: Detector = plugins.make(GROUP, name, vocabulary, **options)
-    return detector
-
-
-def parse_detector_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Option texts for the detector `name`, as its fields' types.
-
-    Raises:
-        UnknownName: the detector has no such option.
-    """
-    return plugins.parse_options(plugins.load_class(GROUP, name), name, texts)
+DETECTORS: Family[Detector] = FAMILIES["detectors"]
 
 
 def detector_settings(detector: Detector) -> Mapping[str, Any]:
     """The options that shape what it finds as they are set, those of detectors inside it too.
 
-    An option whose field is marked `plugins.ASIDE` shapes nothing: a time-out, a budget.
+    An option whose field is marked `plugins.RUNTIME_ONLY` shapes nothing: a time-out, a budget.
     """
     return {name: _setting_value(value) for name, value in _setting_fields(detector)}
 
@@ -89,14 +67,14 @@ def _setting_fields(detector: Detector) -> Iterator[tuple[str, Any]]:
 def _setting_value(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _setting_value(each) for name, each in value.items()}
-    return detector_settings(value) if hasattr(value, "propose") else value
+    return detector_settings(value) if isinstance(value, Detector) else value
 
 
 def check_ready(detector: Detector) -> None:
-    """Let a detector refuse before a file is begun: one may have `ready()`, which raises."""
-    for inner in plugins.nested_detectors(detector):
+    """Raise what a detector, or one inside it, lacks for a run: a server, weights, a package."""
+    for inner in plugins.nested_plugins(detector):
         check_ready(inner)
-    getattr(detector, "ready", lambda: None)()
+    plugins.optional_member(detector, "ready")()
 
 
 def detect_frames(
@@ -104,8 +82,7 @@ def detect_frames(
 ) -> Iterator[Item]:
     """Items, one for each frame, in order; at most `batch` frames are held at a time."""
     labels = dict(enumerate(detector.vocabulary.labels))
-    waiting = iter(frames)
-    while held := list(islice(waiting, batch_size)):
+    for held in chunks(frames, batch_size):
         for frame, found in zip(held, detector.propose(held), strict=True):
             yield detections.item_from_detections(frame, found, labels, source)
 
@@ -144,18 +121,9 @@ def run_to_file(
         SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
     """
     check_ready(job.detector)
-    with journal.append(out, job.header(), force=force) as file:
-        if file.complete:
-            return False
-        done = -1 if file.last is None else file.last.frame
-        frames = (frame for frame in job.selection.frames(job.clip) if frame.index > done)
-        try:
-            for item in detect_frames(job.detector, frames, job.source):
-                file.write(item)
-                progress(item)
-        except BaseException:
-            if not file.count:  # a start that failed, such as for want of a server, leaves nothing
-                out.unlink(missing_ok=True)
-            raise
-        file.finish()
-    return True
+
+    def items_after(last: int) -> Iterator[Item]:
+        frames = (frame for frame in job.selection.frames(job.clip) if frame.index > last)
+        return detect_frames(job.detector, frames, job.source)
+
+    return journal.resume_items(out, job.header(), items_after, force=force, progress=progress)

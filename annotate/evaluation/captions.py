@@ -12,12 +12,11 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from annotate import plugins
-from annotate.detectors.run import GROUP, detector_settings, load_detector, parse_detector_options
+from annotate.detectors.run import DETECTORS, detector_settings
 from annotate.errors import AnnotateError, ItemsError, OutputError, SettingsDiffer
 from annotate.items.records import Box, Header, Picture, Vocabulary, record_to_json
 from annotate.video import reader
@@ -25,6 +24,7 @@ from annotate.video import reader
 _DUMMY_VOCABULARY = Vocabulary("nothing to look for", {"object": {}}, "")
 
 
+@runtime_checkable
 class Captioner(Protocol):
     """Anything with a `caption`."""
 
@@ -39,10 +39,9 @@ def load_captioner(name: str, options: Mapping[str, str]) -> tuple[Captioner, Ma
         UnknownName: no such detector or option.
         AnnotateError: it finds boxes, but does not describe.
     """
-    plugin = plugins.load_class(GROUP, name)
-    if not hasattr(plugin, "caption"):
+    if not issubclass(DETECTORS.plugin_class(name), Captioner):
         raise AnnotateError(f"{name} finds boxes, but describes nothing: it has no `caption`")
-    chosen: Any = load_detector(name, _DUMMY_VOCABULARY, **parse_detector_options(name, options))
+    chosen: Any = DETECTORS.load(name, _DUMMY_VOCABULARY, **DETECTORS.parse_options(name, options))
     return chosen, detector_settings(chosen)
 
 

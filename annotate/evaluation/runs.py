@@ -21,17 +21,16 @@ from typing import TYPE_CHECKING, Any
 from annotate.dataset import frame_sources
 from annotate.dataset.frame_sources import FrameKey, FrameSource
 from annotate.detectors.run import (
+    DETECTORS,
     Detector,
     check_ready,
     detect_frames,
-    detector_names,
     detector_settings,
-    load_detector,
-    parse_detector_options,
 )
 from annotate.errors import AnnotateError, OutputError, SettingsDiffer, UnknownName
 from annotate.items import journal, records
 from annotate.items.records import Frame, Object, Vocabulary
+from annotate.plugins import parse_pairs
 from annotate.vlm import budget
 from annotate.weights.store import weights_path
 
@@ -116,8 +115,8 @@ def run_detector(
 ) -> Measurements:
     """Write the detector's items to `out`, going on where an equal run was stopped."""
     words = Vocabulary(**spec.vocabulary)
-    options = parse_detector_options(spec.detector, spec.options)
-    detector = load_detector(spec.detector, words, **options)
+    options = DETECTORS.parse_options(spec.detector, spec.options)
+    detector = DETECTORS.load(spec.detector, words, **options)
     seen = frame_sources.source_from_record(spec.footage)
     told = {"detector": spec.detector, **detector_settings(detector), **asdict(seen.selection)}
     check_ready(detector)
@@ -282,17 +281,11 @@ def parse_run_spec(text: str, vocabulary: Vocabulary) -> RunSpec:
     """
     name, _, rest = text.partition(":")
     title, _, name = name.rpartition("=")
-    if name not in detector_names():
-        raise UnknownName("detector", name, detector_names())
-    options: dict[str, str] = {}
-    for part in re.split(r",(?=\w+=)", rest) if rest else []:
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise AnnotateError(f"-d {text}: expected KEY=VALUE after {name}:, got {part!r}")
-        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-        options[key] = value[1:-1] if quoted else value
+    if name not in DETECTORS.names():
+        raise UnknownName("detector", name, DETECTORS.names())
+    options = parse_pairs(rest, f"KEY=VALUE after {name}:", separators=",")
     with contextlib.suppress(ImportError):  # which costs its own column, and no other
-        parse_detector_options(name, options)
+        DETECTORS.parse_options(name, options)
     return RunSpec(title or text, name, options, vocabulary)
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from annotate.errors import ItemsError, OutputError, SettingsDiffer
+from annotate.files import OVERWRITE_HINT
 from annotate.items.records import Header, Item, item_from_json, item_to_json, record_to_json
 
 STDIO = Path("-")  # standard input, standard output
@@ -212,14 +213,79 @@ class AppendContext:
         first = file.readline(_MAX_HEADER_BYTES)
         if not first.endswith(b"\n") and self._header.to_json().encode().startswith(first):
             return True
-        cure = "give another -o, or --force to write over it"
         try:
             there = Header.from_json(first.decode(errors="replace"), f"{self._path}:1")
         except ItemsError as error:
-            raise OutputError(f"{error}; {cure}") from None
-        if differ := there.differences(self._header):
-            raise SettingsDiffer(f"{self._path}: made with {'; '.join(differ)}: {cure}")
+            raise OutputError(f"{error}; {OVERWRITE_HINT}") from None
+        check_same_settings(self._path, there.differences(self._header))
         return False
+
+
+def check_same_settings(path: Path, differences: Sequence[str]) -> None:
+    """Refuse to continue what an earlier run wrote at `path` where its settings differ.
+
+    Raises:
+        SettingsDiffer: `differences` is not empty; lists them.
+    """
+    if differences:
+        raise SettingsDiffer(f"{path}: made with {'; '.join(differences)}: {OVERWRITE_HINT}")
+
+
+def resume(
+    path: Path | str,
+    header: Header,
+    write_rest: Callable[[Appender], None],
+    *,
+    force: bool = False,
+    end_marker: bool = True,
+) -> bool:
+    """Start a file of items, or continue the one that an equal run left; False if it is complete.
+
+    `write_rest` writes the items that are missing; `appender.last` is the last item in the file.
+    Where it fails before any item is in the file, as for want of a server, no file is left. With
+    `end_marker`, the file is then marked as complete.
+
+    Raises:
+        SettingsDiffer: the file was written with other settings; lists them.
+        OutputError: another kind of file is there, or nothing can be written there.
+    """
+    with append(path, header, force=force) as appender:
+        if appender.complete:
+            return False
+        try:
+            write_rest(appender)
+        except BaseException:
+            if not appender.count and appender.resumable:
+                Path(path).unlink(missing_ok=True)
+            raise
+        if end_marker:
+            appender.finish()
+    return True
+
+
+def resume_items(
+    path: Path | str,
+    header: Header,
+    items_after: Callable[[int], Iterable[Item]],
+    *,
+    force: bool = False,
+    progress: Callable[[Item], None] = lambda item: None,
+) -> bool:
+    """Write the items of one clip, from the frame after the last one in the file on; see `resume`.
+
+    `items_after` gets the index of that last frame, -1 where there is none, and yields the items
+    of later frames. `progress` is called with each item when it is on disk.
+
+    >>> resume_items("boxes.jsonl", header, lambda last: detect(last + 1))  # doctest: +SKIP
+    True
+    """
+
+    def write_rest(appender: Appender) -> None:
+        for item in items_after(-1 if appender.last is None else appender.last.frame):
+            appender.write(item)
+            progress(item)
+
+    return resume(path, header, write_rest, force=force)
 
 
 def write(path: Path | str, header: Header, items: Iterable[Item]) -> None:

@@ -136,8 +136,10 @@ def _advance(before: _Motion, now: _Motion, frames: float) -> tuple[_Motion, flo
         now,
         speed_x=speed_x,
         speed_y=speed_y,
-        course_change=before.course_change + _SMOOTHING * (min(off, most_off) - before.course_change),
-        size_change=before.size_change + _SMOOTHING * (min(resized, most_resized) - before.size_change),
+        course_change=before.course_change
+        + _SMOOTHING * (min(off, most_off) - before.course_change),
+        size_change=before.size_change
+        + _SMOOTHING * (min(resized, most_resized) - before.size_change),
     )
     beyond = max(off / most_off, resized / most_resized)
     # after a jump nothing is known of its speed: going on from there is not a second jump

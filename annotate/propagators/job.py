@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
-from annotate import plugins
 from annotate.errors import ItemsError, PromptError, SettingsDiffer
 from annotate.items import journal, records
 from annotate.items.records import Frame, Header, Prompt, Vocabulary
+from annotate.plugins import FAMILIES, Family, optional_member
 from annotate.prompts import PromptTable
 from annotate.propagators.boxes import DetectedBoxes
 from annotate.video import reader
@@ -28,8 +28,6 @@ from annotate.video import reader
 if TYPE_CHECKING:
     import supervision as sv
 
-
-GROUP = "annotate.propagators"
 
 State = Mapping[str, npt.NDArray[Any]]
 
@@ -79,32 +77,7 @@ class Propagator(Protocol):
         """
 
 
-def propagator_names() -> list[str]:
-    """The installed engines; none is imported."""
-    return plugins.names(GROUP)
-
-
-def load_propagator(name: str, **options: Any) -> Propagator:
-    """The engine `name`.
-
-    Raises:
-        UnknownName: nothing is installed under that name, or it has no such option.
-    """
-    engine: Propagator = plugins.make(GROUP, name, **options)
-    return engine
-
-
-def parse_propagator_options(
-    name: str, texts: Mapping[str, str], *, fast: bool = False
-) -> dict[str, Any]:
-    """Option texts for the engine `name`, as its fields' types; `fast` sets its option `fast`.
-
-    Raises:
-        UnknownName: the engine has no such option.
-    """
-    plugin = plugins.load_class(GROUP, name)
-    told = {**texts, "fast": "yes"} if fast else texts
-    return plugins.parse_options(plugin, name, told)
+PROPAGATORS: Family[Propagator] = FAMILIES["propagators"]
 
 
 def propagator_settings(engine: Propagator) -> Mapping[str, Any]:
@@ -150,7 +123,7 @@ class Job:
     @property
     def phrase(self) -> str:
         """What the engine looks for itself, without prompts; mostly nothing."""
-        return str(getattr(self.engine, "phrase", ""))
+        return str(optional_member(self.engine, "phrase") or "")
 
     def prompt_digests(self) -> dict[str, str]:
         """Object -> a short hash of its class and of all that a person said of it."""
@@ -192,7 +165,7 @@ class Job:
         starts = [self.start] if self.phrase else list(self.first_frames().values())
         boxed = None if self.boxes is None else self.boxes.first_frame(self.start, self.stop)
         starts += [] if boxed is None else [boxed]
-        if not starts and hasattr(self.engine, "phrase"):
+        if not starts and optional_member(self.engine, "phrase") is not None:
             told = '--phrase, such as "blue robot"'
             raise PromptError(f"{self.source} is told what to look for by {told}: give one")
         if not starts:
@@ -253,7 +226,7 @@ def plan_update(job: Job, out: Path) -> UpdatePlan | None:
 
 
 def _check_can_update(job: Job, out: Path, header: Header) -> None:
-    if not getattr(job.engine, "independent", False):
+    if not optional_member(job.engine, "independent"):
         raise PromptError(f"with {job.source} objects depend on each other: {_FORCE_HINT}")
     if job.boxes is not None:
         raise PromptError(f"with --from objects depend on each other: {_FORCE_HINT}")

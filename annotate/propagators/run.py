@@ -25,6 +25,7 @@ from annotate.errors import ItemsError
 from annotate.items import detections, journal, records
 from annotate.items.journal import STDIO, Appender
 from annotate.items.records import Box, Frame, Item, Prompt, item_from_json
+from annotate.plugins import optional_member
 from annotate.propagators import flags
 from annotate.propagators.boxes import BoxAssociator
 from annotate.propagators.job import Job, plan_update
@@ -282,21 +283,23 @@ def run_to_file(
         PromptError, SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
     """
     first, header = job.first_frame(), job.header()
-    getattr(job.engine, "ready", lambda: None)()
-    with journal.append(out, header, force=force) as forward, open_run_files(out) as aside:
-        if forward.complete:
-            return False
-        if force:
-            aside.clear()
-        before = _run_backward(job, aside, header, progress) if job.both_directions else {}
-        PropagationPass(job, job.prompts_by_frame(), aside.forward_state, progress).run(
-            forward,
-            lambda after: reader.frames(job.clip, start=max(first, after + 1), stop=job.stop),
-            lambda item: merge_items(item, before.get(item.frame)),
-        )
-        forward.finish()
-        aside.clear()
-    return True
+    optional_member(job.engine, "ready")()
+    with open_run_files(out) as run_files:
+
+        def run_forward(forward: Appender) -> None:
+            if force:
+                run_files.clear()
+            before = _run_backward(job, run_files, header, progress) if job.both_directions else {}
+            PropagationPass(job, job.prompts_by_frame(), run_files.forward_state, progress).run(
+                forward,
+                lambda after: reader.frames(job.clip, start=max(first, after + 1), stop=job.stop),
+                lambda item: merge_items(item, before.get(item.frame)),
+            )
+
+        has_run = journal.resume(out, header, run_forward, force=force)
+        if has_run:
+            run_files.clear()
+    return has_run
 
 
 def _run_backward(
@@ -309,14 +312,15 @@ def _run_backward(
         if firsts.get(prompt.object_id) == prompt.frame:
             on[prompt.frame].append(prompt)
     top = max(firsts.values())
-    with journal.append(run_files.backward_items, header) as backward:
-        if not backward.complete:
-            PropagationPass(job, on, run_files.backward_state, progress, backward=True).run(
-                backward,
-                lambda after: reader.backward(job.clip, top if after < 0 else after - 1, job.start),
-                lambda item: item,
-            )
-            backward.finish()
+
+    def run(backward: Appender) -> None:
+        PropagationPass(job, on, run_files.backward_state, progress, backward=True).run(
+            backward,
+            lambda after: reader.backward(job.clip, top if after < 0 else after - 1, job.start),
+            lambda item: item,
+        )
+
+    journal.resume(run_files.backward_items, header, run)
     return ItemsByFrame(run_files.backward_items)
 
 

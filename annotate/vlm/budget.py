@@ -128,10 +128,7 @@ class ItemCounter:
 
 def total_usage(detector: Any) -> UsageTotal | None:
     """What a detector and those inside it have spent; None where nothing counts it."""
-    found = [
-        each
-        for inner in plugins.nested_detectors(detector)
-        if (each := total_usage(inner)) is not None
-    ]
-    found += [detector.bill] if hasattr(detector, "bill") else []
-    return sum(found, UsageTotal()) if found else None
+    usages = [total_usage(inner) for inner in plugins.nested_plugins(detector)]
+    usages.append(plugins.optional_member(detector, "usage"))
+    counted = [usage for usage in usages if usage is not None]
+    return sum(counted, UsageTotal()) if counted else None

@@ -49,7 +49,9 @@ class TransientError(Exception):
         """What a server's status code means for whoever asked."""
         again = status in _RETRY_STATUSES or status >= 500
         said = f"HTTP {status}{f': {reason}' if reason else ''}"
-        return cls(said, retryable=again, status=status, retry_after_seconds=parse_retry_after(headers))
+        return cls(
+            said, retryable=again, status=status, retry_after_seconds=parse_retry_after(headers)
+        )
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:

@@ -161,7 +161,7 @@ def test_a_clip_that_has_moved_is_found_by_name(tmp_path, dock):
 def test_nothing_is_written_over(tmp_path, dock):
     source = items(tmp_path / "items.jsonl", [dock], [item("dock", 0)])
     built = build_dataset([source], tmp_path / "out")
-    with pytest.raises(OutputError, match="already there; give another -o, or --force"):
+    with pytest.raises(OutputError, match="already there; give another output path, or `force`"):
         build_dataset([source], tmp_path / "out")
     build_dataset([source], tmp_path / "out", force=True)
     assert len(built) == 1

@@ -6,7 +6,7 @@ from dataset_samples import PLATE, clip, item, items, mug
 from annotate.dataset import folder
 from annotate.dataset.build import build_dataset
 from annotate.dataset.coco import CocoFormat
-from annotate.dataset.export import export_dataset, format_names, import_dataset, load_format
+from annotate.dataset.export import FORMATS, export_dataset, import_dataset
 from annotate.dataset.folder import SplitRange
 from annotate.errors import DatasetError, ExportDiffers, OutputError, UnknownName
 from annotate.items import masks
@@ -90,9 +90,9 @@ def test_a_lie_is_found_and_leaves_nothing(tmp_path, data, lie, says):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "dock", "i.jsonl"]
 
 
-@pytest.mark.parametrize("name", format_names())
+@pytest.mark.parametrize("name", FORMATS.names())
 def test_every_format_keeps_what_it_can_hold(tmp_path, data, name):
-    way = load_format(name)
+    way = FORMATS.load(name)
     told = export_dataset(data, way, tmp_path / "out")
     assert (told.images, told.objects) == (2, 2)
     table = told.table()
@@ -103,9 +103,9 @@ def test_every_format_keeps_what_it_can_hold(tmp_path, data, name):
     assert (tmp_path / "out" / way.marker).exists()
 
 
-@pytest.mark.parametrize("name", format_names())
+@pytest.mark.parametrize("name", FORMATS.names())
 def test_every_format_reads_what_it_wrote(tmp_path, data, name):
-    way = load_format(name)
+    way = FORMATS.load(name)
     export_dataset(data, way, tmp_path / "out")
     back = import_dataset(tmp_path / "out", way, tmp_path / "back")
     assert back.classes == data.classes
@@ -121,10 +121,10 @@ def test_every_format_reads_what_it_wrote(tmp_path, data, name):
         assert (back.images / after.image).read_bytes() == (data.images / before.image).read_bytes()
 
 
-@pytest.mark.parametrize("name", format_names())
+@pytest.mark.parametrize("name", FORMATS.names())
 def test_the_same_bytes_again(tmp_path, data, name):
     for out in ("a", "b"):
-        export_dataset(data, load_format(name), tmp_path / out)
+        export_dataset(data, FORMATS.load(name), tmp_path / out)
     a, b = (
         {p.relative_to(tmp_path / out): p.read_bytes() for p in (tmp_path / out).rglob("*.*")}
         for out in ("a", "b")
@@ -138,15 +138,15 @@ def test_an_export_is_not_written_over(tmp_path, data):
         export_dataset(data, CocoFormat(), tmp_path / "out")
     export_dataset(data, CocoFormat(), tmp_path / "out", force=True)
     with pytest.raises(OutputError, match="something else is there"):
-        export_dataset(data, load_format("yolo"), tmp_path / "out", force=True)
+        export_dataset(data, FORMATS.load("yolo"), tmp_path / "out", force=True)
 
 
 def test_formats_and_their_options_by_name():
-    assert {"coco", "yolo", "yolo-seg"} <= set(format_names())
+    assert {"coco", "yolo", "yolo-seg"} <= set(FORMATS.names())
     with pytest.raises(UnknownName, match="did you mean 'coco'"):
-        load_format("cocoa")
+        FORMATS.load("cocoa")
     with pytest.raises(UnknownName, match="did you mean 'polygons'"):
-        load_format("coco", polygon=True)
+        FORMATS.load("coco", polygon=True)
 
 
 def test_parts_come_back_as_the_split(tmp_path, data):
@@ -155,8 +155,8 @@ def test_parts_come_back_as_the_split(tmp_path, data):
         SplitRange("dock", 1, 2, "val"),
     ]
     halves = folder.with_stretches(data, stretches)
-    for name in format_names():
-        way = load_format(name)
+    for name in FORMATS.names():
+        way = FORMATS.load(name)
         export_dataset(halves, way, tmp_path / name)
         back = import_dataset(tmp_path / name, way, tmp_path / f"{name}-back")
         assert [sample.split for sample in back] == ["train", "val"]
@@ -166,7 +166,7 @@ def test_an_empty_dataset_is_not_brought_in(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [a]\n")
     with pytest.raises(DatasetError, match="no pictures in it"):
-        import_dataset(tmp_path, load_format("yolo"), tmp_path / "out")
+        import_dataset(tmp_path, FORMATS.load("yolo"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -13,7 +13,7 @@ from vlm_server import serving, truth
 
 from annotate import plugins, vocabulary
 from annotate.detectors.ensemble import MemberBoxes, parse_pairs, weighted_boxes_fusion
-from annotate.detectors.run import check_ready, detector_settings, load_detector
+from annotate.detectors.run import DETECTORS, check_ready, detector_settings
 from annotate.errors import AnnotateError, UnknownName
 from annotate.items.records import Frame, Vocabulary
 from annotate.video import reader
@@ -56,7 +56,7 @@ class Says:
 )
 def test_numbers_that_cannot_be_are_refused_at_once(name, options, told):
     with pytest.raises(AnnotateError, match=told):
-        load_detector(name, WORDS, **options)
+        DETECTORS.load(name, WORDS, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ FRAME = Frame("dock.mp4", 0, Fraction(0), np.zeros((60, 80, 3), np.uint8))
 
 def ensemble(one, other, **options):
     told = f"a.boxes='{one}' b.boxes='{other}' b.phrase=cup"
-    return load_detector("ensemble", WORDS, members="a=says, b=says", options=told, **options)
+    return DETECTORS.load("ensemble", WORDS, members="a=says, b=says", options=told, **options)
 
 
 def test_what_both_see_is_one_box_between_theirs():
@@ -119,15 +119,15 @@ def test_settings_tell_of_all_members_and_wrong_ones_are_named():
     told = detector_settings(ensemble("1 10 10 30 30 0.9", ""))
     assert told["inside"]["a"]["boxes"] == "1 10 10 30 30 0.9"
     with pytest.raises(UnknownName, match="no member 'c'"):
-        load_detector("ensemble", WORDS, members="says", options="c.boxes=1")
+        DETECTORS.load("ensemble", WORDS, members="says", options="c.boxes=1")
     with pytest.raises(UnknownName, match="no option of says 'box'; did you mean 'boxes'"):
-        load_detector("ensemble", WORDS, members="says", options="says.box=1")
+        DETECTORS.load("ensemble", WORDS, members="says", options="says.box=1")
     with pytest.raises(UnknownName, match="no class 'mgu'; did you mean 'mug'"):
-        load_detector("ensemble", WORDS, members="says", thresholds="mgu=0.5")
+        DETECTORS.load("ensemble", WORDS, members="says", thresholds="mgu=0.5")
     with pytest.raises(AnnotateError, match="two members are 'says'"):
-        load_detector("ensemble", WORDS, members="says, says")
+        DETECTORS.load("ensemble", WORDS, members="says, says")
     with pytest.raises(AnnotateError, match="which detectors"):
-        check_ready(load_detector("ensemble", WORDS))
+        check_ready(DETECTORS.load("ensemble", WORDS))
 
 
 def test_options_may_hold_spaces():
@@ -150,7 +150,7 @@ def test_two_boxes_fuse_as_in_the_paper(s1, s2, w1, w2):
 
 def cascade(first, second, **options):
     told = f"first.boxes='{first}' second.boxes='{second}' second.phrase=cup"
-    return load_detector("cascade", WORDS, first="says", second="says", options=told, **options)
+    return DETECTORS.load("cascade", WORDS, first="says", second="says", options=told, **options)
 
 
 def test_only_what_is_seen_again_in_the_crop_is_kept():
@@ -166,7 +166,7 @@ def test_only_what_is_seen_again_in_the_crop_is_kept():
     [found] = cascade("", "1 0 0 9 9 0.8").propose([FRAME])
     assert len(found) == 0
     with pytest.raises(AnnotateError, match="second=vlm"):
-        check_ready(load_detector("cascade", WORDS, first="says"))
+        check_ready(DETECTORS.load("cascade", WORDS, first="says"))
 
 
 def test_the_contract_with_colour_and_a_model_behind_a_server(demo):
@@ -175,7 +175,7 @@ def test_the_contract_with_colour_and_a_model_behind_a_server(demo):
     told = {"designator": {**words.classes["designator"], "moondream": "designator"}}
     frames = list(reader.frames_at(demo, [0, 30, 60]))
     with serving() as model:
-        joined = load_detector(
+        joined = DETECTORS.load(
             "ensemble",
             Vocabulary(words.name, told, words.sha256),
             members="colour moondream",

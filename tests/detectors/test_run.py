@@ -11,11 +11,10 @@ import supervision as sv
 from sample_data import picture
 
 from annotate.detectors.run import (
+    DETECTORS,
     Job,
     detect_frames,
-    detector_names,
     detector_settings,
-    load_detector,
     run_to_file,
 )
 from annotate.errors import AnnotateError, MissingPackage, MissingWeights, UnknownName
@@ -94,14 +93,14 @@ def test_option_texts_become_the_fields_types():
 
 def test_unknown_detectors_name_the_nearest(vocabulary):
     with pytest.raises(UnknownName, match="no detector 'color'; did you mean 'colour'"):
-        load_detector("color", vocabulary)
+        DETECTORS.load("color", vocabulary)
     with pytest.raises(UnknownName, match="no option of colour"):
-        load_detector("colour", vocabulary, nothing_like_it=1)
+        DETECTORS.load("colour", vocabulary, nothing_like_it=1)
 
 
 def test_listing_detectors_imports_none():
     probe = (
-        "import sys; from annotate import detect; detect.names();"
+        "import sys; from annotate.plugins import FAMILIES; FAMILIES['detectors'].names();"
         "print([m for m in sys.modules if m.startswith('annotate.detectors.')])"
     )
     out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
@@ -116,19 +115,19 @@ def words_for(name):
     return Vocabulary("told.v1", {"thing": {}, "designator": told}, "5e1f" * 16)
 
 
-@pytest.mark.parametrize("name", detector_names())
+@pytest.mark.parametrize("name", DETECTORS.names())
 def test_it_is_made_without_what_it_needs(name):
     """No server, weights or package: whoever lists detectors, or writes a header, needs none."""
-    detector = load_detector(name, words_for(name))
+    detector = DETECTORS.load(name, words_for(name))
     assert set(detector_settings(detector)) <= {f.name for f in dataclasses.fields(detector)}
 
 
-@pytest.mark.parametrize("name", detector_names())
+@pytest.mark.parametrize("name", DETECTORS.names())
 def test_the_contract(name, demo):
     """Over every installed detector, as far as its packages and weights are on this machine."""
     try:
         with detector_factories.options(name) as given:
-            detector = load_detector(name, words_for(name), **given)
+            detector = DETECTORS.load(name, words_for(name), **given)
             detector_contract.check(detector, list(reader.frames_at(demo, [0, 30, 60])))
     except (MissingPackage, MissingWeights) as missing:
         pytest.skip(str(missing))

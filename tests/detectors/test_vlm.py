@@ -8,7 +8,7 @@ import pytest
 from sample_data import picture
 from vlm_server import KEY, serving, truth
 
-from annotate.detectors.run import Job, detector_settings, load_detector, run_to_file
+from annotate.detectors.run import DETECTORS, Job, detector_settings, run_to_file
 from annotate.errors import AnswerError, BudgetExceeded, PromptError, UnreadableAnswer
 from annotate.items.records import Vocabulary
 from annotate.video import reader
@@ -30,7 +30,7 @@ def frame(demo):
 
 def load(server, **options):
     known = {"model": "sees", "url": server.url, "convention": "relative 1000 xyxy", "wait": 0.01}
-    return load_detector("vlm", WORDS, **{**known, **options})
+    return DETECTORS.load("vlm", WORDS, **{**known, **options})
 
 
 def assert_right(found, frame=0):
@@ -63,9 +63,9 @@ def test_without_calibration_it_refuses_before_a_file_is_begun(demo, tmp_path):
             run_to_file(job, tmp_path / "boxes.jsonl")
     assert not (tmp_path / "boxes.jsonl").exists() and not model.requests
     with pytest.raises(AnswerError, match="which model"):
-        load_detector("vlm", WORDS).ready()
+        DETECTORS.load("vlm", WORDS).ready()
     with pytest.raises(PromptError, match="tells vlm nothing"):
-        load_detector("vlm", Vocabulary("a", {"mug": {}}, ""), model="m").ready()
+        DETECTORS.load("vlm", Vocabulary("a", {"mug": {}}, ""), model="m").ready()
 
 
 @pytest.mark.parametrize("ways", [("schema", "json"), ("json",)])
@@ -111,7 +111,7 @@ def test_it_captions_and_answers_in_its_own_words_once(frame):
     with pytest.raises(AnswerError, match="a picture: nobody answers"):
         load(model, cache=False).caption(frame.image)
     with pytest.raises(AnswerError, match="which model"):
-        load_detector("vlm", WORDS).caption(frame.image)
+        DETECTORS.load("vlm", WORDS).caption(frame.image)
 
 
 HARMLESS = [
@@ -313,7 +313,7 @@ def test_a_second_look_is_closer():
         errors = [
             np.abs(found.xyxy[0] - true).max()
             for refine in (False, True)
-            for found in load_detector("vlm", words, refine=refine, **how).propose([drawn])
+            for found in DETECTORS.load("vlm", words, refine=refine, **how).propose([drawn])
         ]
         assert len(model.requests) == 2, "the first answer is known the second time"
     assert errors[1] < errors[0] / 2 and errors[1] < 2

@@ -10,7 +10,7 @@ from PIL import Image
 from random_networks import same, seeded, settled
 from sample_data import SHARED
 
-from annotate.detectors.run import Job, load_detector, run_to_file
+from annotate.detectors.run import DETECTORS, Job, run_to_file
 from annotate.detectors.yolo import import_ultralytics, match_classes
 from annotate.errors import AnnotateError, MissingWeights, PromptError, UnknownName, WeightsError
 from annotate.items.records import Frame, Vocabulary
@@ -61,7 +61,7 @@ def random_yolo(ultralytics, tmp_path_factory):
 @pytest.mark.shared
 def test_the_bus_and_its_people_are_found(bus):
     pytest.importorskip("openvino")
-    found, again = load_detector("yolo", STREET, model=str(REAL)).propose([bus, bus])
+    found, again = DETECTORS.load("yolo", STREET, model=str(REAL)).propose([bus, bus])
     assert [STREET.labels[n] for n in found.class_id] == ["vehicle"] + ["person"] * 4
     assert found.data["phrase"].tolist() == ["bus"] + ["person"] * 4
     best = [[10, 230, 798, 734], [48, 397, 242, 904], [221, 405, 346, 860], [670, 392, 810, 880]]
@@ -79,14 +79,14 @@ def test_squares_find_what_is_too_small_for_a_look_at_the_whole(bus):
     frame = Frame("far", 0, Fraction(0), far)
     counts = {}
     for tile in (0, 400):
-        [found] = load_detector("yolo", STREET, model=str(REAL), tile=tile).propose([frame])
+        [found] = DETECTORS.load("yolo", STREET, model=str(REAL), tile=tile).propose([frame])
         counts[tile] = int((found.class_id == 1).sum())
     assert counts[400] >= 3 > counts[0]
 
 
 def test_the_boxes_are_the_packages_own(ultralytics, random_yolo, bus):
     told = words(lamp={"yolo": "traffic light"}, bus={})
-    detector = load_detector("yolo", told, model=str(random_yolo), least=0.6, size=160)
+    detector = DETECTORS.load("yolo", told, model=str(random_yolo), least=0.6, size=160)
     [found] = detector.propose([bus])
     model = ultralytics.YOLO(random_yolo)
     bgr = np.ascontiguousarray(bus.image[..., ::-1])
@@ -130,7 +130,7 @@ def test_two_of_the_models_classes_that_are_one_of_ours_are_found_once():
 )
 def test_weights_that_are_not_there_or_are_others(bus, options, error, says):
     with pytest.raises(error, match=says):
-        load_detector("yolo", STREET, **options).propose([bus])
+        DETECTORS.load("yolo", STREET, **options).propose([bus])
 
 
 def test_what_cannot_begin_leaves_no_file(random_yolo, demo, tmp_path):
@@ -140,7 +140,7 @@ def test_what_cannot_begin_leaves_no_file(random_yolo, demo, tmp_path):
         ({"model": str(random_yolo)}, told, "did you mean 'person'"),
         ({"model": str(random_yolo), "device": "moon"}, words(bus={}), "the device 'moon'"),
     ):
-        job = Job(load_detector("yolo", vocabulary, **options), "yolo", demo)
+        job = Job(DETECTORS.load("yolo", vocabulary, **options), "yolo", demo)
         with pytest.raises(AnnotateError, match=says):
             run_to_file(job, tmp_path / "boxes.jsonl")
         assert list(tmp_path.iterdir()) == []
@@ -149,14 +149,14 @@ def test_what_cannot_begin_leaves_no_file(random_yolo, demo, tmp_path):
 def test_a_file_that_is_no_network_is_said_in_one_sentence(bus, tmp_path):
     (tmp_path / "mine.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(WeightsError, match=r"mine.pt cannot be used by ultralytics: .") as said:
-        load_detector("yolo", STREET, model=str(tmp_path / "mine.pt")).propose([bus])
+        DETECTORS.load("yolo", STREET, model=str(tmp_path / "mine.pt")).propose([bus])
     assert "\n" not in str(said.value)
 
 
 def test_a_network_that_gives_no_boxes(ultralytics, bus, tmp_path):
     ultralytics.YOLO("yolo11n-cls.yaml", task="classify").save(tmp_path / "kinds.pt")
     with pytest.raises(AnnotateError, match="'classify', which gives no boxes"):
-        load_detector("yolo", STREET, model=str(tmp_path / "kinds.pt")).propose([bus])
+        DETECTORS.load("yolo", STREET, model=str(tmp_path / "kinds.pt")).propose([bus])
 
 
 @pytest.mark.parametrize(
@@ -169,11 +169,11 @@ def test_a_network_that_gives_no_boxes(ultralytics, bus, tmp_path):
 )
 def test_options_that_cannot_be(options, says):
     with pytest.raises(AnnotateError, match=says):
-        load_detector("yolo", STREET, **options)
+        DETECTORS.load("yolo", STREET, **options)
 
 
 def test_a_device_that_is_not_there(random_yolo, bus):
     with pytest.raises(AnnotateError, match="PyTorch cannot use the device 'cuda:77'"):
-        load_detector("yolo", words(bus={}), model=str(random_yolo), device="cuda:77").propose(
+        DETECTORS.load("yolo", words(bus={}), model=str(random_yolo), device="cuda:77").propose(
             [bus]
         )

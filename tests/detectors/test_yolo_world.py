@@ -13,7 +13,7 @@ import pytest
 from random_networks import same, seeded, settled
 
 from annotate.detectors import yolo_open_vocabulary
-from annotate.detectors.run import load_detector
+from annotate.detectors.run import DETECTORS
 from annotate.detectors.yolo import import_ultralytics
 from annotate.errors import AnnotateError, MissingWeights, PromptError, WeightsError
 from annotate.items.records import Frame, Vocabulary
@@ -104,7 +104,7 @@ def theirs(ultralytics, path, texts, frame, **given):
 
 def test_the_boxes_are_the_packages_own(ultralytics, network, encoder, noise):
     given = {"model": str(network), "encoder": encoder, "background": False, **LEAST}
-    [found] = load_detector("yolo-world", HUD, **given).propose(noise[:1])
+    [found] = DETECTORS.load("yolo-world", HUD, **given).propose(noise[:1])
     number = same(found, theirs(ultralytics, network, TEXTS[:3], noise[0]))
     assert len(found) > 5 and set(number) == {0, 1, 2}
     assert found.data["phrase"].tolist() == [TEXTS[each] for each in number]
@@ -113,7 +113,7 @@ def test_the_boxes_are_the_packages_own(ultralytics, network, encoder, noise):
 
 def test_what_looks_more_like_nothing_is_dropped(ultralytics, network, encoder, noise):
     given = {"model": str(network), "encoder": encoder, **LEAST}
-    [found] = load_detector("yolo-world", HUD, **given).propose(noise[:1])
+    [found] = DETECTORS.load("yolo-world", HUD, **given).propose(noise[:1])
     boxes = theirs(ultralytics, network, TEXTS, noise[0], classes=[0, 1, 2])
     assert set(same(found, boxes)) <= {0, 1, 2} and len(found) > 5
     shown = theirs(ultralytics, network, TEXTS, noise[0])
@@ -122,15 +122,15 @@ def test_what_looks_more_like_nothing_is_dropped(ultralytics, network, encoder, 
 
 def test_it_keeps_to_the_contract_whole_and_in_squares(network, encoder, noise):
     given = {"model": str(network), "encoder": encoder, **LEAST}
-    whole = detector_contract.check(load_detector("yolo-world", HUD, **given), noise)
+    whole = detector_contract.check(DETECTORS.load("yolo-world", HUD, **given), noise)
     assert all(len(each) for each in whole)
-    detector_contract.check(load_detector("yolo-world", HUD, tile=96, batch=2, **given), noise[:2])
+    detector_contract.check(DETECTORS.load("yolo-world", HUD, tile=96, batch=2, **given), noise[:2])
 
 
 def test_alone_or_with_others_it_finds_the_same(network, encoder, noise):
     given = {"model": str(network), "encoder": encoder, **LEAST}
-    together = load_detector("yolo-world", HUD, **given).propose(noise)
-    alone = load_detector("yolo-world", HUD, batch=1, **given).propose(noise)
+    together = DETECTORS.load("yolo-world", HUD, **given).propose(noise)
+    alone = DETECTORS.load("yolo-world", HUD, batch=1, **given).propose(noise)
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_allclose(one.xyxy, other.xyxy, atol=0.01)
         assert one.data["phrase"].tolist() == other.data["phrase"].tolist()
@@ -138,32 +138,32 @@ def test_alone_or_with_others_it_finds_the_same(network, encoder, noise):
 
 def test_a_vocabulary_that_tells_it_nothing(network):
     with pytest.raises(PromptError, match="tells yolo-world nothing: give a class a phrase"):
-        load_detector("yolo-world", words())
+        DETECTORS.load("yolo-world", words())
 
 
 @pytest.mark.parametrize("model", ["yolo-world-s", "yolo-world-x"])
 def test_missing_weights_name_their_cure(model, noise):
     with pytest.raises(MissingWeights, match=f"annotate models fetch {model}"):
-        load_detector("yolo-world", HUD, model=model).propose(noise)
+        DETECTORS.load("yolo-world", HUD, model=model).propose(noise)
 
 
 def test_a_missing_encoder_names_its_cure(network, noise):
     with pytest.raises(MissingWeights, match="annotate models fetch clip-vit-b-32"):
-        load_detector("yolo-world", HUD, model=str(network)).propose(noise)
+        DETECTORS.load("yolo-world", HUD, model=str(network)).propose(noise)
 
 
 def test_another_kind_of_network(ultralytics, encoder, noise, tmp_path):
     ultralytics.YOLO("yolo11n.yaml").save(tmp_path / "other.pt")
     given = {"model": str(tmp_path / "other.pt"), "encoder": encoder}
     with pytest.raises(AnnotateError, match=r"other.pt is no YOLO-World"):
-        load_detector("yolo-world", HUD, **given).propose(noise)
+        DETECTORS.load("yolo-world", HUD, **given).propose(noise)
 
 
 def test_an_export_is_for_another_detector(noise, tmp_path):
     for path in (tmp_path / "x_openvino_model", tmp_path / "x.onnx"):
         path.mkdir()
         with pytest.raises(WeightsError, match=f"{path.name} is an export, .* the detector yolo"):
-            load_detector("yolo-world", HUD, model=str(path)).propose(noise)
+            DETECTORS.load("yolo-world", HUD, model=str(path)).propose(noise)
 
 
 ALONE = """
@@ -190,7 +190,7 @@ def test_with_the_network_cut_it_finds_the_same_and_writes_nothing_of_the_users(
 ):
     """In a process that cannot open a socket, in a home where Ultralytics was never set up."""
     given = {"model": str(network), "encoder": encoder, **LEAST}
-    [found] = load_detector("yolo-world", HUD, **given).propose(noise[:1])
+    [found] = DETECTORS.load("yolo-world", HUD, **given).propose(noise[:1])
     code = ALONE.format(
         tests=str(Path(__file__).parents[1] / "support"), model=str(network), encoder=encoder
     )

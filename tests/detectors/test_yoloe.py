@@ -10,7 +10,7 @@ from PIL import Image
 from random_networks import same, seeded, settled
 
 from annotate.detectors import yolo_open_vocabulary
-from annotate.detectors.run import detector_settings, load_detector
+from annotate.detectors.run import DETECTORS, detector_settings
 from annotate.detectors.yolo import import_ultralytics
 from annotate.errors import AnnotateError, MissingWeights, PromptError, VideoError
 from annotate.items.records import Frame, Vocabulary
@@ -87,7 +87,7 @@ def reference(tmp_path):
 def test_told_phrases_the_boxes_are_the_packages_own(ultralytics, network, encoder):
     import torch
 
-    detector = load_detector("yoloe", HUD, model=network, encoder=encoder, **GIVEN)
+    detector = DETECTORS.load("yoloe", HUD, model=network, encoder=encoder, **GIVEN)
     [found, _, _] = detector_contract.check(detector, [noisy(n) for n in range(3)])
     [alone] = detector.propose([noisy(0)])
     model = ultralytics.YOLOE(network)
@@ -103,7 +103,7 @@ def test_told_phrases_the_boxes_are_the_packages_own(ultralytics, network, encod
 
 
 def test_shown_an_example_the_boxes_are_the_packages_own(ultralytics, network, reference):
-    detector = load_detector("yoloe", ONE, model=network, reference=reference, **GIVEN)
+    detector = DETECTORS.load("yoloe", ONE, model=network, reference=reference, **GIVEN)
     found, other = detector.propose([noisy(0)]), detector.propose([noisy(1)])
     model = ultralytics.YOLOE(network)
     prompts = {"bboxes": np.array([BOX], float), "cls": np.array([0])}
@@ -116,7 +116,7 @@ def test_shown_an_example_the_boxes_are_the_packages_own(ultralytics, network, r
 
 
 def test_the_example_is_stamped_by_what_it_shows(network, reference):
-    made = lambda: load_detector("yoloe", ONE, model=network, reference=reference)  # noqa: E731
+    made = lambda: DETECTORS.load("yoloe", ONE, model=network, reference=reference)  # noqa: E731
     before = detector_settings(made())
     path = reference.partition(":")[0]
     with Image.open(path) as picture:
@@ -125,22 +125,22 @@ def test_the_example_is_stamped_by_what_it_shows(network, reference):
     assert before["reference"] == after["reference"]
     assert before["reference_sha256"] != after["reference_sha256"]
     assert len(after["reference_sha256"]) == 64
-    assert detector_settings(load_detector("yoloe", HUD))["reference_sha256"] == ""
+    assert detector_settings(DETECTORS.load("yoloe", HUD))["reference_sha256"] == ""
 
 
 def test_another_box_is_another_example(network, reference):
     finds = []
     for shown in (reference, reference.replace("20,10", "60,50")):
-        detector = load_detector("yoloe", ONE, model=network, reference=shown, **GIVEN)
+        detector = DETECTORS.load("yoloe", ONE, model=network, reference=shown, **GIVEN)
         finds.append(detector.propose([noisy(0)])[0].confidence)
     assert not np.array_equal(*finds)
 
 
 def test_an_example_of_which_class():
     with pytest.raises(AnnotateError, match=r"reference shows one class, and .* hud.v1 has 2"):
-        load_detector("yoloe", HUD, reference=_saved())
+        DETECTORS.load("yoloe", HUD, reference=_saved())
     told = Vocabulary("hud.v1", {"bar": {}, "plate": {"yoloe": "plate"}}, "5e" * 32)
-    assert load_detector("yoloe", told, reference=_saved())._phrases[0].class_id == 1
+    assert DETECTORS.load("yoloe", told, reference=_saved())._phrases[0].class_id == 1
 
 
 def _saved():
@@ -161,18 +161,18 @@ def _saved():
 def test_examples_that_cannot_be(text, error, says):
     _saved()
     with pytest.raises(error, match=says):
-        load_detector("yoloe", ONE, reference=text)
+        DETECTORS.load("yoloe", ONE, reference=text)
 
 
 def test_the_encoder_is_the_one_that_the_model_was_trained_with(ultralytics, network, tmp_path):
     with pytest.raises(MissingWeights, match="annotate models fetch mobileclip-blt"):
-        load_detector("yoloe", HUD, model=network).propose([noisy(0)])
+        DETECTORS.load("yoloe", HUD, model=network).propose([noisy(0)])
     ultralytics.YOLOE("yoloe-26n-seg.yaml").save(tmp_path / "newer.pt")
     with pytest.raises(MissingWeights, match="annotate models fetch mobileclip2-b"):
-        load_detector("yoloe", HUD, model=str(tmp_path / "newer.pt")).propose([noisy(0)])
+        DETECTORS.load("yoloe", HUD, model=str(tmp_path / "newer.pt")).propose([noisy(0)])
 
 
 def test_another_kind_of_network(ultralytics, tmp_path):
     ultralytics.YOLO("yolo11n.yaml").save(tmp_path / "other.pt")
     with pytest.raises(AnnotateError, match=r"other.pt is no YOLOE that can be told"):
-        load_detector("yoloe", HUD, model=str(tmp_path / "other.pt")).propose([noisy(0)])
+        DETECTORS.load("yoloe", HUD, model=str(tmp_path / "other.pt")).propose([noisy(0)])

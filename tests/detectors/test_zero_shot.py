@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annotate.detectors.run import load_detector
+from annotate.detectors.run import DETECTORS
 from annotate.errors import AnnotateError, MissingWeights, PromptError, UnknownName, WeightsError
 from annotate.items.records import Frame, Vocabulary
 
@@ -135,7 +135,7 @@ def as_rows(found):
 
 def test_all_that_the_pipeline_finds(folder):
     least = middling(folder)
-    detector = load_detector("zero-shot", HUD, model=str(folder), least=least, iou=1)
+    detector = DETECTORS.load("zero-shot", HUD, model=str(folder), least=least, iou=1)
     frames, counts = [noisy(n) for n in range(3)], []
     for frame, found in zip(frames, detector.propose(frames), strict=True):
         ours, expected = np.array(as_rows(found)), np.array(theirs(folder, frame, least))
@@ -149,7 +149,7 @@ def test_all_that_the_pipeline_finds(folder):
 
 def middling(folder):
     """A score that most, not all, of what it sees on noise is above."""
-    detector = load_detector("zero-shot", HUD, model=str(folder), least=0, iou=1)
+    detector = DETECTORS.load("zero-shot", HUD, model=str(folder), least=0, iou=1)
     scores = [found.confidence for found in detector.propose([noisy(n) for n in range(3)])]
     return float(np.quantile(np.concatenate(scores), 0.25))
 
@@ -158,17 +158,19 @@ def test_it_keeps_to_the_contract_whole_and_in_squares(folder):
     frames = [noisy(n) for n in range(3)]
     least = middling(folder)
     whole = detector_contract.check(
-        load_detector("zero-shot", HUD, model=str(folder), least=least), frames
+        DETECTORS.load("zero-shot", HUD, model=str(folder), least=least), frames
     )
     assert all(len(each) for each in whole)
     detector_contract.check(
-        load_detector("zero-shot", HUD, model=str(folder), least=least, tile=40, batch=3), frames
+        DETECTORS.load("zero-shot", HUD, model=str(folder), least=least, tile=40, batch=3), frames
     )
 
 
 def test_of_what_overlaps_the_best_is_kept(folder):
-    [every] = load_detector("zero-shot", HUD, model=str(folder), least=0, iou=1).propose([noisy(0)])
-    [best] = load_detector("zero-shot", HUD, model=str(folder), least=0).propose([noisy(0)])
+    [every] = DETECTORS.load("zero-shot", HUD, model=str(folder), least=0, iou=1).propose(
+        [noisy(0)]
+    )
+    [best] = DETECTORS.load("zero-shot", HUD, model=str(folder), least=0).propose([noisy(0)])
     assert 0 < len(best) < len(every)
     assert best.confidence[0] == every.confidence.max()
 
@@ -194,13 +196,13 @@ print(len(found))
 def test_with_the_network_cut_it_finds_the_same(folder):
     code = ALONE.format(tests=str(Path(__file__).parents[1] / "support"), model=str(folder))
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    [found] = load_detector("zero-shot", HUD, model=str(folder), least=0).propose([noisy(0)])
+    [found] = DETECTORS.load("zero-shot", HUD, model=str(folder), least=0).propose([noisy(0)])
     assert (ran.returncode, ran.stdout) == (0, f"{len(found)}\n"), ran.stderr
 
 
 def test_a_vocabulary_that_tells_it_nothing():
     with pytest.raises(PromptError, match="tells zero-shot nothing: give a class a phrase"):
-        load_detector("zero-shot", Vocabulary("mugs.v1", {"mug": {}}, "5e" * 32))
+        DETECTORS.load("zero-shot", Vocabulary("mugs.v1", {"mug": {}}, "5e" * 32))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def test_weights_that_are_not_there(model, error, says):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     with pytest.raises(error, match=says):
-        load_detector("zero-shot", HUD, model=model).propose([noisy(0)])
+        DETECTORS.load("zero-shot", HUD, model=model).propose([noisy(0)])
 
 
 def test_a_model_of_another_kind(tmp_path):
@@ -224,7 +226,7 @@ def test_a_model_of_another_kind(tmp_path):
     transformers = pytest.importorskip("transformers")
     transformers.DetrConfig().save_pretrained(tmp_path)
     with pytest.raises(AnnotateError, match="of the kind detr; zero-shot knows owlv2"):
-        load_detector("zero-shot", HUD, model=str(tmp_path)).propose([noisy(0)])
+        DETECTORS.load("zero-shot", HUD, model=str(tmp_path)).propose([noisy(0)])
 
 
 def test_a_folder_that_lacks_something(tmp_path):
@@ -232,5 +234,5 @@ def test_a_folder_that_lacks_something(tmp_path):
     transformers = pytest.importorskip("transformers")
     transformers.Owlv2Config().save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match="cannot be used by transformers: .") as said:
-        load_detector("zero-shot", HUD, model=str(tmp_path)).propose([noisy(0)])
+        DETECTORS.load("zero-shot", HUD, model=str(tmp_path)).propose([noisy(0)])
     assert "\n" not in str(said.value)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotate import vocabulary
-from annotate.detectors.run import load_detector
+from annotate.detectors.run import DETECTORS
 from annotate.errors import AnnotateError, ItemsError, UnknownName
 from annotate.evaluation import calibration
 from annotate.evaluation.calibration import CalibratedDetector, CalibrationCurve, read_curves
@@ -122,7 +122,7 @@ def test_the_commands(demo, tmp_path, annotate):
 
 def test_what_is_no_calibration_or_not_of_this_detector(tmp_path, demo):
     words = vocabulary.read_vocabulary("designator.v1")
-    colour = load_detector("colour", words)
+    colour = DETECTORS.load("colour", words)
     (tmp_path / "bad.json").write_text('{"annotate": 1}')
     with pytest.raises(AnnotateError, match="bad.json: not a calibration of scores"):
         CalibratedDetector(colour, "colour", tmp_path / "bad.json")

@@ -3,6 +3,7 @@ import errno
 import io
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -109,7 +110,7 @@ def test_a_file_that_is_not_ours_is_not_written_over(tmp_path, header, text):
     path = tmp_path / "notes.txt"
     path.write_text(text)
     if text:
-        with pytest.raises(OutputError, match="--force"):
+        with pytest.raises(OutputError, match="`force`"):
             journal.append(path, header)
         assert path.read_text() == text
 
@@ -237,3 +238,46 @@ def test_any_item_survives_its_line(thing):
     line = item_to_json(thing)
     assert "\n" not in line
     assert item_from_json(line, "here") == thing
+
+
+def resume(path, header, *, fails_at=None, force=False):
+    """A run over ITEMS that fails before the item `fails_at`, and what it reported."""
+    reported = []
+
+    def items_after(last):
+        for each in ITEMS:
+            if each.frame == fails_at:
+                raise OSError("stopped")
+            if each.frame > last:
+                yield each
+
+    ran = journal.resume_items(path, header, items_after, force=force, progress=reported.append)
+    return ran, reported
+
+
+def test_a_stopped_run_is_resumed_behind_its_last_item(tmp_path, header):
+    path, whole = tmp_path / "stopped.jsonl", tmp_path / "whole.jsonl"
+    assert resume(whole, header) == (True, ITEMS)
+    with pytest.raises(OSError, match="stopped"):
+        resume(path, header, fails_at=2)
+    assert list(journal.read(path)) == ITEMS[:2]
+    assert resume(path, header) == (True, ITEMS[2:])
+    assert path.read_bytes() == whole.read_bytes()
+    assert resume(path, header) == (False, [])
+    assert resume(path, header, force=True) == (True, ITEMS)
+
+
+def test_a_run_that_fails_before_its_first_item_leaves_no_file(tmp_path, header):
+    with pytest.raises(OSError, match="stopped"):
+        resume(tmp_path / "none.jsonl", header, fails_at=0)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="stopped"):
+        resume("/dev/null", header, fails_at=0)
+    assert Path("/dev/null").exists()
+
+
+def test_a_resumed_run_need_not_be_complete(tmp_path, header):
+    path = tmp_path / "open.jsonl"
+    assert journal.resume(path, header, lambda out: out.write(ITEMS[0]), end_marker=False)
+    with journal.append(path, header) as out:
+        assert not out.complete and out.last == ITEMS[0]

@@ -5,7 +5,7 @@ from labelstudio_fixtures import submit_all, tasks_of
 
 from annotate.cli import demo
 from annotate.dataset import diff
-from annotate.dataset.export import export_dataset, load_format
+from annotate.dataset.export import FORMATS, export_dataset
 from annotate.dataset.folder import load_dataset
 from annotate.labelstudio.pull import pull_dataset
 from annotate.labelstudio.push import push_dataset
@@ -33,5 +33,5 @@ def test_the_demo_s_dataset_goes_through_the_loop(server, tmp_path):
     found = diff.diff_datasets(dataset, corrected)
     assert [change.kind for change in found if change.kind != "kept"] == ["deleted"]
     for way in ("coco", "yolo"):
-        export_dataset(corrected, load_format(way), tmp_path / way)
+        export_dataset(corrected, FORMATS.load(way), tmp_path / way)
     assert push_dataset(corrected, server, project="the loop").frame_counts == {"annotated": 28}

@@ -12,7 +12,7 @@ from annotate.errors import BrokenVideo, MissingWeights, PromptError, SettingsDi
 from annotate.items import journal
 from annotate.prompts import PromptTable
 from annotate.propagators import run
-from annotate.propagators.job import Job, load_propagator, parse_propagator_options
+from annotate.propagators.job import PROPAGATORS, Job
 from annotate.video import reader
 
 
@@ -235,9 +235,9 @@ def test_masks_that_leap_are_flagged_but_not_where_they_were_prompted(job, tmp_p
 
 def test_unknown_engines_and_options_name_the_nearest():
     with pytest.raises(UnknownName, match="no engine 'lihgt'; did you mean 'light'"):
-        load_propagator("lihgt")
+        PROPAGATORS.load("lihgt")
     with pytest.raises(UnknownName, match="no option of light 'fats'; did you mean 'fast'"):
-        parse_propagator_options("light", {"fats": "1"})
+        PROPAGATORS.parse_options("light", {"fats": "1"})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from annotate.errors import ItemsError, PromptError, SettingsDiffer
 from annotate.items import journal
 from annotate.prompts import PromptTable
 from annotate.propagators import run
-from annotate.propagators.job import Job, load_propagator, plan_update
+from annotate.propagators.job import PROPAGATORS, Job, plan_update
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def test_a_network_follows_only_the_changed_object_anew(demo, tmp_path, name):
     packages, options, both = NETWORKS[name]
     for package in ("torch", *packages.split()):
         pytest.importorskip(package)
-    engine = load_propagator(name, device="cpu", random_weights=1, **options)
+    engine = PROPAGATORS.load(name, device="cpu", random_weights=1, **options)
     there = PromptTable((point(19, 1), point(20, 2)), LABELS)
     job = Job(engine, name, demo, there, start=18, stop=26, both_directions=both)
     new = prompted(job, point(19, 1), point(20, 2, x=300.0), point(23, 2))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from vlm_server import KEY, decoded, serving, truth
 
-from annotate.detectors.run import load_detector
+from annotate.detectors.run import DETECTORS
 from annotate.errors import AnswerError, MissingWeights, PromptError, WeightsError
 from annotate.items.records import Vocabulary
 from annotate.video import reader
@@ -31,7 +31,7 @@ def frame(demo):
 
 
 def load(server, **options):
-    return load_detector("moondream", WORDS, **{"endpoint": server.url, "wait": 0.01, **options})
+    return DETECTORS.load("moondream", WORDS, **{"endpoint": server.url, "wait": 0.01, **options})
 
 
 def client(server, **options):
@@ -131,12 +131,12 @@ def test_what_asking_again_does_not_mend_is_said_at_once(frame, monkeypatch):
 
 def test_a_vocabulary_that_tells_it_nothing():
     with pytest.raises(PromptError, match="tells moondream nothing"):
-        load_detector("moondream", Vocabulary("a", {"mug": {}}, "")).ready()
+        DETECTORS.load("moondream", Vocabulary("a", {"mug": {}}, "")).ready()
 
 
 def test_code_that_comes_with_weights_runs_only_when_a_person_says_so():
     with pytest.raises(WeightsError, match="set trust_remote_code=yes"):
-        load_detector("moondream", WORDS, local="moondream2").ready()
+        DETECTORS.load("moondream", WORDS, local="moondream2").ready()
     with pytest.raises(MissingWeights, match="annotate models fetch moondream2"):
         moondream.load_local(trust_remote_code=True)
 

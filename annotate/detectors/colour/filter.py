@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate.detectors.colour.ranges import ColourSpec, in_ranges, read_colour_specs
-from annotate.detectors.run import Detector, load_detector
+from annotate.detectors.run import DETECTORS, Detector
 from annotate.errors import AnnotateError, PromptError, UnknownName
 from annotate.items.records import Frame, Mask, Vocabulary
 
@@ -89,7 +89,7 @@ class ColourCroppedDetector:
         """What the detector inside finds in the crops, as boxes in the whole frames."""
         words = self.vocabulary
         only = Vocabulary(words.name, {self.near: words.classes[self.near]}, words.sha256)
-        kept = load_detector("colour", only).propose(frames)
+        kept = DETECTORS.load("colour", only).propose(frames)
         found = [
             crop_windows(each.xyxy, self.margin, frame.size_wh)
             for each, frame in zip(kept, frames, strict=True)

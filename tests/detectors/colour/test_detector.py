@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from annotate.detectors.run import detect_frames, load_detector
+from annotate.detectors.run import DETECTORS, detect_frames
 from annotate.errors import PromptError
 from annotate.items.records import Frame, Vocabulary
 from annotate.video import reader
@@ -42,7 +42,7 @@ def frame(*boxes):
 
 
 def propose(vocabulary, *frames, **options):
-    return load_detector("colour", vocabulary, **options).propose(list(frames))
+    return DETECTORS.load("colour", vocabulary, **options).propose(list(frames))
 
 
 def test_a_patch_in_the_crook_of_another_is_its_own():
@@ -242,11 +242,11 @@ def test_the_size_of_the_picture_hardly_matters():
 
 def test_a_vocabulary_that_cannot_be_read_is_known_at_once():
     with pytest.raises(PromptError, match=r"class 'mug', colour\.size"):
-        load_detector("colour", looking(size=[9]))
+        DETECTORS.load("colour", looking(size=[9]))
 
 
 def test_equal_detectors_are_equal():
-    detector = load_detector("colour", DESIGNATOR)
+    detector = DETECTORS.load("colour", DESIGNATOR)
     assert detector == replace(detector) != replace(detector, least=0.5)
 
 
@@ -255,7 +255,7 @@ def test_equal_detectors_are_equal():
 @pytest.mark.parametrize("clip, wanted", [("easy", 0.95), ("medium", 0.9), ("hard", 0.8)])
 def test_the_designators_of_real_clips(clip, wanted, tmp_path):
     folder = SHARED / "gameplay" / "dev"
-    detector = load_detector("colour", DESIGNATOR)
+    detector = DETECTORS.load("colour", DESIGNATOR)
     frames = reader.frames(folder / f"{clip}.mp4")
     with (tmp_path / "items.jsonl").open("w") as out:
         for item in detect_frames(detector, frames, "colour"):

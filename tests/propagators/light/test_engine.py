@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_info
 from annotate.backbone import feature_grid
 from annotate.files import packaged_file
 from annotate.items.records import Frame, Prompt
-from annotate.propagators.job import PromptedFrame, load_propagator
+from annotate.propagators.job import PROPAGATORS, PromptedFrame
 from annotate.propagators.light.crops import THOROUGH, CropWindow, augmented_crops, background_crops
 from annotate.propagators.light.engine import LightPropagator
 from annotate.propagators.light.initial_mask import soft_mask_from_prompt
@@ -66,7 +66,7 @@ def follow(clip, *prompts, session=None, **options):
     if session is None:
         by_index = {f.index: f for f in clip}
         lessons = [PromptedFrame(by_index[n], given[n]) for n in sorted(given) if given[n]]
-        session = load_propagator("light", **options).begin(lessons)
+        session = PROPAGATORS.load("light", **options).begin(lessons)
     return session, [session.step(f, given[f.index]) for f in clip]
 
 
@@ -221,7 +221,7 @@ def test_a_restored_session_goes_on_exactly(clip, given):
     file = io.BytesIO()
     np.savez(file, **begun.state())
     file.seek(0)
-    fresh = load_propagator("light").begin([])
+    fresh = PROPAGATORS.load("light").begin([])
     with np.load(file, allow_pickle=False) as saved:
         fresh.restore(dict(saved))
     _, same = follow(clip[5:], session=begun)
