@@ -1,8 +1,8 @@
-"""Cut a frame into all its parts: the Segmenter contract, the run, and the segmenters.
+"""Segment whole frames: the Segmenter contract, the resumable run, and two segmenters.
 
 `slic` gives superpixels (Achanta et al. 2012) by scikit-image and needs no weights. `sam2` gives
 the masks of Meta's automatic mask generator: a grid of points through SAM 2's image predictor.
-Every part has the class `segment`.
+Every segment has the class `segment`. The options have the names of the libraries' own parameters.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import supervision as sv
 
 from annotate.errors import PromptError, needs
 from annotate.items import detections, journal, masks, records
@@ -26,33 +25,36 @@ from annotate.sam2 import official
 from annotate.video import reader
 from annotate.video.reader import FrameSelection
 
-PART_LABEL = "segment"  # the class of every part: nobody has said yet what it is
+if TYPE_CHECKING:
+    import supervision as sv
+
+SEGMENT_LABEL = "segment"  # the class of every segment; a person names it later
 
 
 class Segmenter(Protocol):
     """A frozen dataclass whose fields are its options."""
 
     def segment(self, frame: Frame) -> sv.Detections:
-        """The parts of a picture.
+        """Segment one image.
 
-        `mask` (compact, where they are many) and `confidence` are always set, NaN where there is no
-        score; `class_id` is 0.
+        `mask` and `confidence` are always set; the confidence is NaN where the segmenter gives no
+        score. `class_id` is 0. Many masks should be a `sv.CompactMask`.
         """
 
 
 SEGMENTERS: Family[Segmenter] = FAMILIES["segmenters"]
 
 
-def parts_to_detections(
+def segments_to_detections(
     rles: Sequence[Rle], scores: Sequence[float], size_wh: tuple[int, int]
 ) -> sv.Detections:
-    """Parts as what a segmenter returns; empty masks are left out."""
+    """Make detections of run-length masks and their scores, without the empty masks."""
     import supervision as sv
 
-    found = [(r, box, s) for r, s in zip(rles, scores, strict=True) if (box := masks.box(r))]
-    if not found:
+    rows = [(r, box, s) for r, s in zip(rles, scores, strict=True) if (box := masks.box(r))]
+    if not rows:
         return sv.Detections.empty()
-    kept, boxes, confidences = zip(*found, strict=True)
+    kept, boxes, confidences = zip(*rows, strict=True)
     xyxy, (width, height) = np.array(boxes, np.float64), size_wh
     return sv.Detections(
         xyxy,
@@ -64,7 +66,7 @@ def parts_to_detections(
 
 @dataclass(frozen=True)
 class Job:
-    """A segmenter, a clip or picture, and which frames to cut up; `source` is its name."""
+    """A segmenter, a clip or image, and the frames to segment; `source` is the segmenter's name."""
 
     segmenter: Segmenter
     source: str
@@ -72,13 +74,13 @@ class Job:
     selection: FrameSelection = field(default_factory=FrameSelection)
 
     def header(self) -> records.Header:
-        """What the file of items is stamped with: everything that shapes it."""
-        told: dict[str, Any] = {"segmenter": self.source}
-        told |= dataclasses.asdict(self.segmenter)  # type: ignore[call-overload]  # a dataclass
-        told |= dataclasses.asdict(self.selection)
-        words = {"name": "", "sha256": "", "labels": [PART_LABEL]}
-        clip = reader.header_entry(reader.probe(self.clip))
-        return records.Header("segment", told, vocabulary=words, videos=clip)
+        """Make the header of the file of items: every setting that changes the items."""
+        settings: dict[str, Any] = {"segmenter": self.source}
+        settings |= dataclasses.asdict(self.segmenter)  # type: ignore[call-overload]  # a dataclass
+        settings |= dataclasses.asdict(self.selection)
+        vocabulary = {"name": "", "sha256": "", "labels": [SEGMENT_LABEL]}
+        videos = reader.header_entry(reader.probe(self.clip))
+        return records.Header("segment", settings, vocabulary=vocabulary, videos=videos)
 
 
 def run_to_file(
@@ -88,9 +90,9 @@ def run_to_file(
     force: bool = False,
     progress: Callable[[Item], None] = lambda item: None,
 ) -> bool:
-    """Write a file of items; goes on behind the last frame that an equal run wrote.
+    """Segment a clip into a file of items, and resume a file that an equal job left unfinished.
 
-    Returns False when the file was complete already.
+    Returns False if the file was complete already.
 
     Raises:
         SettingsDiffer, OutputError, VideoError, MissingPackage: see `annotate.errors`.
@@ -99,18 +101,21 @@ def run_to_file(
     def items_after(last: int) -> Iterator[Item]:
         for frame in job.selection.frames(job.clip):
             if frame.index > last:
-                found = job.segmenter.segment(frame)
-                yield detections.item_from_detections(frame, found, {0: PART_LABEL}, job.source)
+                segments = job.segmenter.segment(frame)
+                yield detections.item_from_detections(
+                    frame, segments, {0: SEGMENT_LABEL}, job.source
+                )
 
     return journal.resume_items(out, job.header(), items_after, force=force, progress=progress)
 
 
 @dataclass(frozen=True)
 class SlicSegmenter:
-    """SLIC superpixels (Achanta 2012) by scikit-image; together they cover the picture.
+    """SLIC superpixels (Achanta 2012) by scikit-image; together they cover the image.
 
-    `parts` is about how many. `compactness` weighs nearness against likeness of colour: parts are
-    the squarer the higher it is. `blur` is a Gaussian's sigma in pixels.
+    The options are those of `skimage.segmentation.slic`: `n_segments` is the approximate number of
+    superpixels, `compactness` the weight of distance against colour (higher gives squarer
+    superpixels), and `sigma` the width in pixels of the Gaussian that smooths the image first.
     """
 
     n_segments: int = 200
@@ -119,31 +124,35 @@ class SlicSegmenter:
 
     def __post_init__(self) -> None:
         if self.n_segments < 1 or self.compactness <= 0 or self.sigma < 0:
-            raise PromptError("slic: parts and compactness must be above 0, blur at least 0")
+            raise PromptError(
+                "slic: `n_segments` and `compactness` must be above 0, `sigma` must be at least 0"
+            )
 
     def segment(self, frame: Frame) -> sv.Detections:
-        """Every superpixel of a picture, each in one piece; they have no score."""
+        """Segment one image into superpixels, each connected; they have no score."""
         slic = needs("skimage.segmentation").slic
-        parts = slic(
+        segment_ids = slic(
             frame.image,
             n_segments=self.n_segments,
             compactness=self.compactness,
             sigma=self.sigma,
             start_label=0,
         )
-        found = [masks.encode(parts == part) for part in np.unique(parts)]
-        return parts_to_detections(found, [float("nan")] * len(found), frame.size_wh)
+        rles = [masks.encode(segment_ids == number) for number in np.unique(segment_ids)]
+        return segments_to_detections(rles, [float("nan")] * len(rles), frame.size_wh)
 
 
 @dataclass(frozen=True)
 class Sam2Segmenter:
-    """A grid of points through SAM 2's image predictor; masks are filtered, doubles dropped.
+    """SAM 2's automatic mask generator: a grid of points, with filtered and deduplicated masks.
 
-    `grid` points a side are asked, `at_once` of them together. A mask stays whose IoU, as the model
-    predicts it, is at least `least_iou`, and which hardly changes with the threshold (`stability`);
-    of two whose boxes overlap by more than `twice` (IoU) the better one. `layers` of crops are
-    looked at besides. `smallest` is what a part or hole must have in pixels to stay. The defaults
-    are Meta's, made for the large model.
+    The options are those of Meta's `SAM2AutomaticMaskGenerator`, with its defaults, which were
+    chosen for the large model. The grid has `points_per_side` points a side, and `points_per_batch`
+    points go through the network together. A mask is kept if the IoU that the model predicts for
+    it is at least `pred_iou_thresh`, and if it is stable when the threshold moves
+    (`stability_score_thresh`). Of two masks whose boxes have an IoU above `box_nms_thresh` the one
+    with the higher score is kept. `crop_n_layers` layers of crops are segmented besides. Regions
+    and holes of fewer than `min_mask_region_area` pixels are removed.
     """
 
     model: str = "sam2.1-tiny"
@@ -151,33 +160,35 @@ class Sam2Segmenter:
     dtype: str | None = None
     size: int | None = None
     points_per_side: int = 32
-    batch_size: int = 64
-    min_iou: float = 0.8
-    min_stability: float = 0.95
-    nms_iou: float = 0.7
-    crop_layers: int = 0
-    min_area: int = 0
+    points_per_batch: int = 64
+    pred_iou_thresh: float = 0.8
+    stability_score_thresh: float = 0.95
+    box_nms_thresh: float = 0.7
+    crop_n_layers: int = 0
+    min_mask_region_area: int = 0
     random_weights: int | None = None
 
     def __post_init__(self) -> None:
-        if self.points_per_side < 1 or self.batch_size < 1:
-            raise PromptError("sam2: grid and at_once must be at least 1")
+        if self.points_per_side < 1 or self.points_per_batch < 1:
+            raise PromptError("sam2: `points_per_side` and `points_per_batch` must be at least 1")
 
     def segment(self, frame: Frame) -> sv.Detections:
-        """All masks of a picture that pass; the score is the model's own of its mask."""
+        """Segment one image; the score of a mask is the IoU that the model predicts for it."""
         torch = needs("torch")
-        generator, kind = _mask_generator(self)
-        low = kind != torch.float32
-        place = generator.predictor.device.type
-        with torch.inference_mode(), torch.autocast(place, kind, enabled=low):
-            found = generator.generate(frame.image)
-        rles = [{**each["segmentation"], "size": list(frame.image.shape[:2])} for each in found]
-        return parts_to_detections(rles, [each["predicted_iou"] for each in found], frame.size_wh)
+        generator, dtype = _mask_generator(self)
+        reduced = dtype != torch.float32
+        device_type = generator.predictor.device.type
+        with torch.inference_mode(), torch.autocast(device_type, dtype, enabled=reduced):
+            generated = generator.generate(frame.image)
+        size = list(frame.image.shape[:2])
+        rles = [{**record["segmentation"], "size": size} for record in generated]
+        scores = [record["predicted_iou"] for record in generated]
+        return segments_to_detections(rles, scores, frame.size_wh)
 
 
 @lru_cache(maxsize=1)
 def _mask_generator(segmenter: Sam2Segmenter) -> tuple[Any, Any]:
-    """The package's generator, and the numbers it computes in."""
+    """Load the mask generator; returns the generator and the torch dtype of its network."""
     needs("sam2")
     from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 
@@ -190,19 +201,19 @@ def _mask_generator(segmenter: Sam2Segmenter) -> tuple[Any, Any]:
         segmenter.random_weights,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of the package's jit.script
+        warnings.simplefilter("ignore", FutureWarning)  # from PyTorch, about jit.script in sam2
         generator = SAM2AutomaticMaskGenerator(
             network.model,
             points_per_side=segmenter.points_per_side,
-            points_per_batch=segmenter.batch_size,
-            pred_iou_thresh=segmenter.min_iou,
-            stability_score_thresh=segmenter.min_stability,
-            box_nms_thresh=segmenter.nms_iou,
-            crop_n_layers=segmenter.crop_layers,
-            min_mask_region_area=segmenter.min_area,
+            points_per_batch=segmenter.points_per_batch,
+            pred_iou_thresh=segmenter.pred_iou_thresh,
+            stability_score_thresh=segmenter.stability_score_thresh,
+            box_nms_thresh=segmenter.box_nms_thresh,
+            crop_n_layers=segmenter.crop_n_layers,
+            min_mask_region_area=segmenter.min_mask_region_area,
             output_mode="coco_rle",
         )
     side = network.model.image_size // 4
-    # the predictor takes the sizes of its feature maps for those of an input of 1024
+    # the predictor assumes the feature map sizes of a 1024 pixel input
     generator.predictor._bb_feat_sizes = [(side >> n, side >> n) for n in range(3)]
     return generator, network.dtype

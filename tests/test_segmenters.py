@@ -30,19 +30,19 @@ def test_superpixels_cover_the_picture_once(demo):
     from annotate.video import reader
 
     frame = reader.seek(demo, 70)
-    found = segmenters.SEGMENTERS.load("slic", parts=60).segment(frame)
+    found = segmenters.SEGMENTERS.load("slic", n_segments=60).segment(frame)
     assert 40 <= len(found) <= 80 and np.isnan(found.confidence).all()
     assert (np.sum(list(found.mask), axis=0) == 1).all()
 
 
 def test_superpixels_follow_colours(quarters):
-    found = segmenters.SEGMENTERS.load("slic", parts=4, blur=0.0).segment(quarters)
+    found = segmenters.SEGMENTERS.load("slic", n_segments=4, sigma=0.0).segment(quarters)
     parts = [{tuple(c) for c in quarters.image[mask]} for mask in found.mask]
     assert len(parts) == 4 and all(len(colours) == 1 for colours in parts)
     assert found.xyxy.tolist()[0] == [0, 0, 32, 24]
 
 
-@pytest.mark.parametrize("wrong", [{"parts": 0}, {"compactness": 0.0}, {"blur": -1.0}])
+@pytest.mark.parametrize("wrong", [{"n_segments": 0}, {"compactness": 0.0}, {"sigma": -1.0}])
 def test_options_that_cannot_be(wrong):
     with pytest.raises(PromptError, match="must be above 0"):
         segmenters.SEGMENTERS.load("slic", **wrong)
@@ -50,32 +50,32 @@ def test_options_that_cannot_be(wrong):
 
 def test_empty_masks_are_left_out():
     full, empty = (masks.encode(np.full((6, 8), value)) for value in (True, False))
-    found = segmenters.parts_to_detections([empty, full], [0.5, 0.25], (8, 6))
+    found = segmenters.segments_to_detections([empty, full], [0.5, 0.25], (8, 6))
     assert found.confidence.tolist() == [0.25] and found.xyxy.tolist() == [[0, 0, 8, 6]]
-    assert len(segmenters.parts_to_detections([empty], [0.5], (8, 6))) == 0
+    assert len(segmenters.segments_to_detections([empty], [0.5], (8, 6))) == 0
 
 
 def test_a_clip_into_items(demo, tmp_path):
     job = segmenters.Job(
-        segmenters.SEGMENTERS.load("slic", parts=20), "slic", demo, FrameSelection(every=7, stop=15)
+        segmenters.SEGMENTERS.load("slic", n_segments=20), "slic", demo, FrameSelection(every=7, stop=15)
     )
     assert segmenters.run_to_file(job, tmp_path / "s.jsonl") is True
     there = journal.read(tmp_path / "s.jsonl")
-    assert there.header.stage == "segment" and there.header.settings["parts"] == 20
+    assert there.header.stage == "segment" and there.header.settings["n_segments"] == 20
     items = list(there)
     assert [item.frame for item in items] == [0, 7, 14]
     things = items[0].objects
     assert {(o.label, o.score, o.source) for o in things} == {("segment", None, "slic")}
     assert sum(masks.area(o.mask) for o in things) == 800 * 600
     assert segmenters.run_to_file(job, tmp_path / "s.jsonl") is False
-    other = dataclasses.replace(job, segmenter=segmenters.SEGMENTERS.load("slic", parts=21))
-    with pytest.raises(SettingsDiffer, match="parts: 20 in the file, 21 now"):
+    other = dataclasses.replace(job, segmenter=segmenters.SEGMENTERS.load("slic", n_segments=21))
+    with pytest.raises(SettingsDiffer, match="n_segments: 20 in the file, 21 now"):
         segmenters.run_to_file(other, tmp_path / "s.jsonl")
 
 
 def test_it_goes_on_behind_the_last_frame(demo, tmp_path):
     job = segmenters.Job(
-        segmenters.SEGMENTERS.load("slic", parts=5), "slic", demo, FrameSelection(every=5, stop=12)
+        segmenters.SEGMENTERS.load("slic", n_segments=5), "slic", demo, FrameSelection(every=5, stop=12)
     )
     segmenters.run_to_file(job, tmp_path / "whole.jsonl")
     whole = (tmp_path / "whole.jsonl").read_bytes()
@@ -89,7 +89,7 @@ def test_it_goes_on_behind_the_last_frame(demo, tmp_path):
 
 def test_from_the_command_line_on_one_picture(annotate, quarters, tmp_path):
     Image.fromarray(quarters.image).save(tmp_path / "q.png")
-    words = ["segment", "q.png", "-o", "s.jsonl", "--set", "parts=4", "--set", "blur=0"]
+    words = ["segment", "q.png", "-o", "s.jsonl", "--set", "n_segments=4", "--set", "sigma=0"]
     code, out, err = annotate(*words)
     assert (code, out.strip()) == (0, "s.jsonl"), err
     [item] = journal.read(tmp_path / "s.jsonl")
@@ -112,11 +112,19 @@ def test_everything_that_sam2_sees(demo):
     from annotate.video import reader
 
     frame = reader.seek(demo, 70)
-    told = {"random_weights": 1, "size": 256, "grid": 4, "least_iou": 0.0, "device": "cpu"}
-    loose = Sam2Segmenter(**told, min_stability=0.0, nms_iou=1.0).segment(frame)
-    apart = Sam2Segmenter(**told, min_stability=0.0, nms_iou=0.3).segment(frame)
-    strict = Sam2Segmenter(**{**told, "least_iou": 1.1}, min_stability=0.0).segment(frame)
+    options = {
+        "random_weights": 1,
+        "size": 256,
+        "points_per_side": 4,
+        "pred_iou_thresh": 0.0,
+        "device": "cpu",
+    }
+    loose = Sam2Segmenter(**options, stability_score_thresh=0.0, box_nms_thresh=1.0).segment(frame)
+    apart = Sam2Segmenter(**options, stability_score_thresh=0.0, box_nms_thresh=0.3).segment(frame)
+    strict = Sam2Segmenter(
+        **{**options, "pred_iou_thresh": 1.1}, stability_score_thresh=0.0
+    ).segment(frame)
     assert 0 < len(apart) < len(loose) <= 3 * 4 * 4 and len(strict) == 0
     assert loose.mask.shape[1:] == (600, 800) and np.isfinite(loose.confidence).all()
-    again = Sam2Segmenter(**told, min_stability=0.0, nms_iou=0.3).segment(frame)
+    again = Sam2Segmenter(**options, stability_score_thresh=0.0, box_nms_thresh=0.3).segment(frame)
     np.testing.assert_array_equal(np.asarray(again.mask), np.asarray(apart.mask))

@@ -1,4 +1,4 @@
-"""Propose boxes by colour and shape: a detector that needs no weights.
+"""Propose boxes by colour and shape, without weights.
 
 A class without an outline gives the boxes of its connected patches of colour. A class with an
 outline gives the rectangles that are drawn in thin strokes of its colour.
@@ -20,16 +20,17 @@ from annotate.detectors.colour.rectangles import find_rectangles, trim_to_visibl
 from annotate.errors import AnnotateError
 from annotate.items.records import Frame, Picture, Vocabulary
 
-FloatArray = npt.NDArray[np.float64]  # (n, 5): xyxy and confidence
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ColourDetector:
-    """Boxes of each class's patches of colour, or of the rectangles drawn in it.
+    """Boxes of each class's patches of colour, or of the rectangles drawn in its colour.
 
-    What is looked for stands in the vocabulary (`colours.Look`). A patch of fewer than `smallest`
-    pixels is noise. The confidence of a patch is how much of its box it fills; that of a drawn
-    rectangle how much of its outline is there, less what should not be; below `least` it is noise.
+    The `colour` entries of the vocabulary say what to find (`ranges.ColourSpec`). A patch needs at
+    least `min_area` pixels; its confidence is the share of its box that it fills. The confidence
+    of a drawn rectangle is the share of its outline that is there, less the strokes that should not
+    be; it needs at least `min_score`.
     """
 
     vocabulary: Vocabulary
@@ -37,34 +38,36 @@ class ColourDetector:
     min_score: float = 0.35
 
     def __post_init__(self) -> None:
-        _ = self._specs  # a vocabulary that cannot be read is known at once
+        _ = self._specs  # a wrong vocabulary fails here, not at the first frame
         if not 0 <= self.min_score <= 1:
-            raise AnnotateError(f"colour: least must be 0 to 1, got {self.min_score}")
+            raise AnnotateError(f"colour: `min_score` must be 0 to 1, got {self.min_score}")
 
     @cached_property
     def _specs(self) -> dict[int, ColourSpec]:
         return read_colour_specs(self.vocabulary)
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """Boxes for each frame, best first within a class."""
+        """Propose boxes for each frame, best first within a class."""
         return [self._propose(frame.image) for frame in frames]
 
     def _propose(self, image: Picture) -> sv.Detections:
-        found = [
-            self._find_rectangles(image, look) if look.outline else self._find_patches(image, look)
-            for look in self._specs.values()
+        tables = [
+            self._find_rectangles(image, spec) if spec.outline else self._find_patches(image, spec)
+            for spec in self._specs.values()
         ]
-        class_id = np.repeat(np.array(list(self._specs), int), [len(each) for each in found])
-        table = np.concatenate([*found, np.zeros((0, 5))])
+        class_id = np.repeat(np.array(list(self._specs), int), [len(table) for table in tables])
+        table = np.concatenate([*tables, np.zeros((0, 5))])
         return sv.Detections(table[:, :4], confidence=table[:, 4], class_id=class_id)
 
     def _find_rectangles(self, image: Picture, spec: ColourSpec) -> FloatArray:
+        """Find the drawn rectangles of one class, (n, 5) xyxy and confidence."""
         assert spec.outline is not None
-        boxes, fits = find_rectangles(image, spec, self.min_score)
+        boxes, scores = find_rectangles(image, spec, self.min_score)
         boxes = trim_to_visible(boxes, (image.shape[1], image.shape[0]), spec.outline)
-        return np.column_stack([boxes, fits])
+        return np.column_stack([boxes, scores])
 
     def _find_patches(self, image: Picture, spec: ColourSpec) -> FloatArray:
+        """Find the patches of one class, (n, 5) xyxy and confidence."""
         boxes, area = connected_components(in_ranges_u8(image, spec.ranges), spec.gap_px)
         width, height = (boxes[:, 2:] - boxes[:, :2]).T
         filled = area / (width * height)
@@ -80,7 +83,10 @@ class ColourDetector:
 
 
 def connected_components(binary_image: GreyImage, gap_px: int = 0) -> tuple[FloatArray, FloatArray]:
-    """Boxes of connected pixels, (n, 4) xyxy, and their pixels, (n,); a gap does not part them."""
+    """Find the boxes of connected components, (n, 4) xyxy, and their areas in pixels, (n,).
+
+    Pixels with at most `gap_px` pixels between them are in the same component.
+    """
     joined = (
         cv2.dilate(binary_image, np.ones((gap_px + 1, gap_px + 1), np.uint8))
         if gap_px

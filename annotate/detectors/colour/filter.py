@@ -1,7 +1,7 @@
-"""Restrict what a detector sees by the colour of a class.
+"""Restrict the pixels that a detector sees by the colour of a class.
 
 Either every pixel outside the colour ranges becomes black, or the detector gets only crops round
-what the colour detector finds; its boxes are then mapped back to the whole frame.
+the boxes that the colour detector proposes; its boxes are then mapped back to the whole frame.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ CropBox = tuple[int, int, int, int]  # xyxy, whole pixels
 def filter_by_colour(
     detector: Detector, *, mask: str | None = None, near: str | None = None, margin: int = 40
 ) -> Detector:
-    """The detector, let to see only what the colour of the class `mask` keeps, or near `near`.
+    """Wrap a detector so that it sees only pixels in the colour of a class, or near such a class.
 
-    With both, it sees the colour of `mask` near `near`; with neither, all.
+    `mask` names the class whose colour ranges are kept; `near` names the class round whose boxes
+    crops are made, `margin` pixels larger. With both, the crops are masked; with neither, the
+    detector is returned as it is.
 
     Raises:
-        UnknownName: the vocabulary has no such class; names the nearest.
+        UnknownName: the vocabulary has no such class; the message names the nearest.
         PromptError: the class has no `colour` entry.
     """
     if mask is not None:
@@ -42,7 +44,7 @@ def filter_by_colour(
 
 @dataclass(frozen=True)
 class ColourMaskedDetector:
-    """A detector that sees black where a pixel is not in the colour ranges of the class `mask`."""
+    """Runs a detector on frames that are black outside the colour ranges of the class `mask`."""
 
     inner: Detector
     mask: str
@@ -52,11 +54,11 @@ class ColourMaskedDetector:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The classes that the detector inside proposes."""
+        """The vocabulary of the inner detector."""
         return self.inner.vocabulary
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """What the detector inside finds on the blackened frames."""
+        """Propose boxes with the inner detector on the blackened frames."""
         ranges = _require_spec(self.vocabulary, self.mask).ranges
         return self.inner.propose(
             [_black_out(frame, in_ranges(frame.image, ranges)) for frame in frames]
@@ -65,10 +67,10 @@ class ColourMaskedDetector:
 
 @dataclass(frozen=True)
 class ColourCroppedDetector:
-    """A detector that sees only crops, `margin` pixels round what the colour detector finds.
+    """Runs a detector on crops, `margin` pixels round the colour detector's boxes of class `near`.
 
-    That is colour and shape of the class `near`. Crops that overlap are one crop, so that nothing
-    is found twice; where there is none, nothing is found.
+    Crops that overlap are merged, so that no object is found twice. A frame without crops gets no
+    detections.
     """
 
     inner: Detector
@@ -78,65 +80,65 @@ class ColourCroppedDetector:
     def __post_init__(self) -> None:
         _require_spec(self.vocabulary, self.near)
         if self.margin < 0:
-            raise AnnotateError(f"margin must be 0 pixels or more, got {self.margin}")
+            raise AnnotateError(f"`margin` must be 0 pixels or more, got {self.margin}")
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The classes that the detector inside proposes."""
+        """The vocabulary of the inner detector."""
         return self.inner.vocabulary
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """What the detector inside finds in the crops, as boxes in the whole frames."""
-        words = self.vocabulary
-        only = Vocabulary(words.name, {self.near: words.classes[self.near]}, words.sha256)
-        kept = DETECTORS.load("colour", only).propose(frames)
-        found = [
+        """Propose boxes with the inner detector in the crops, mapped to the whole frames."""
+        full = self.vocabulary
+        near_only = Vocabulary(full.name, {self.near: full.classes[self.near]}, full.sha256)
+        anchors = DETECTORS.load("colour", near_only).propose(frames)
+        windows = [
             crop_windows(each.xyxy, self.margin, frame.size_wh)
-            for each, frame in zip(kept, frames, strict=True)
+            for each, frame in zip(anchors, frames, strict=True)
         ]
         crops = [
             replace(frame, image=np.ascontiguousarray(frame.image[y1:y2, x1:x2]))
-            for frame, each in zip(frames, found, strict=True)
-            for x1, y1, x2, y2 in each
+            for frame, of_frame in zip(frames, windows, strict=True)
+            for x1, y1, x2, y2 in of_frame
         ]
         proposed = iter(self.inner.propose(crops) if crops else [])
         return [
             _merge_detections(
-                [_to_frame_coordinates(next(proposed), window, frame) for window in each]
+                [_to_frame_coordinates(next(proposed), window, frame) for window in of_frame]
             )
-            for frame, each in zip(frames, found, strict=True)
+            for frame, of_frame in zip(frames, windows, strict=True)
         ]
 
 
 def crop_windows(xyxy: npt.NDArray[Any], margin: int, size_wh: tuple[int, int]) -> list[CropBox]:
-    """Boxes grown by a margin, cut to the picture; those that overlap as the one round them."""
+    """Grow boxes by a margin, clip them to the image, and merge those that overlap; sorted."""
     limits = np.array([*size_wh, *size_wh])
     low, high = np.floor(xyxy[:, :2]) - margin, np.ceil(xyxy[:, 2:]) + margin
-    waiting = [tuple(map(int, row)) for row in np.hstack([low, high]).clip(0, limits)]
-    apart: list[CropBox] = []
-    while waiting:
-        x1, y1, x2, y2 = waiting.pop()
-        for other in apart:
+    pending = [tuple(map(int, row)) for row in np.hstack([low, high]).clip(0, limits)]
+    merged: list[CropBox] = []
+    while pending:
+        x1, y1, x2, y2 = pending.pop()
+        for other in merged:
             if x1 < other[2] and other[0] < x2 and y1 < other[3] and other[1] < y2:
-                apart.remove(other)  # the two as one may overlap a third
+                merged.remove(other)  # the union of the two may overlap a third
                 corners = np.array([(x1, y1, x2, y2), other])
-                waiting.append((*map(int, corners[:, :2].min(0)), *map(int, corners[:, 2:].max(0))))
+                pending.append((*map(int, corners[:, :2].min(0)), *map(int, corners[:, 2:].max(0))))
                 break
         else:
             if x1 < x2 and y1 < y2:
-                apart.append((x1, y1, x2, y2))
-    return sorted(apart)
+                merged.append((x1, y1, x2, y2))
+    return sorted(merged)
 
 
 def _require_spec(vocabulary: Vocabulary, label: str) -> ColourSpec:
     if label not in vocabulary.labels:
         raise UnknownName("class", label, vocabulary.labels)
-    found = read_colour_specs(vocabulary).get(vocabulary.labels.index(label))
-    if found is None:
+    spec = read_colour_specs(vocabulary).get(vocabulary.labels.index(label))
+    if spec is None:
         raise PromptError(
-            f"vocabulary {vocabulary.name}, class {label!r}: no colour entry to look by"
+            f"vocabulary {vocabulary.name}, class {label!r}: no colour entry; add one"
         )
-    return found
+    return spec
 
 
 def _black_out(frame: Frame, keep: Mask) -> Frame:
@@ -146,7 +148,7 @@ def _black_out(frame: Frame, keep: Mask) -> Frame:
 def _to_frame_coordinates(
     detections: sv.Detections, crop_xyxy: CropBox, frame: Frame
 ) -> sv.Detections:
-    """What was found in a crop, in the whole frame."""
+    """Map detections in a crop to the whole frame."""
     import supervision as sv
 
     x, y = crop_xyxy[:2]

@@ -23,19 +23,19 @@ from annotate.items.records import Mask, Picture, Vocabulary
 Interval = tuple[float, float]
 GreyImage = npt.NDArray[Any]  # (H, W) uint8
 
-# the channels of each space, and from where to where they go
+# colour space -> its channels and their limits
 COLOUR_SPACES: dict[str, dict[str, Interval]] = {
     "rgb": {"red": (0, 255), "green": (0, 255), "blue": (0, 255)},
     "hsv": {"hue_degrees": (0, 360), "saturation": (0, 1), "value": (0, 1)},
 }
-_VIVID_LIMITS = {"saturation": (0.3, 1.0), "value": (0.2, 1.0)}  # where a hue means something
+_VIVID_LIMITS = {"saturation": (0.3, 1.0), "value": (0.2, 1.0)}  # below these a hue is noise
 
 
 @dataclass(frozen=True)
 class ColourRange:
-    """From where to where each channel of `space` goes; a hue whose low is above its high wraps.
+    """The interval of each channel of `space`; a hue interval whose low is above its high wraps.
 
-    >>> Range("hsv", ((340, 20), (0.3, 1), (0.2, 1))).middle_rgb()
+    >>> ColourRange("hsv", ((340, 20), (0.3, 1), (0.2, 1))).middle_rgb()
     (153.0, 53.55, 53.55)
     """
 
@@ -43,7 +43,7 @@ class ColourRange:
     channels: tuple[Interval, Interval, Interval]
 
     def middle_rgb(self) -> tuple[float, float, float]:
-        """The colour in the middle of every channel, 0..255."""
+        """Give the colour in the middle of every channel, as RGB 0..255."""
         (low, high), second, third = self.channels
         if self.space == "rgb":
             red, green, blue = (sum(channel) / 2 for channel in self.channels)
@@ -56,10 +56,11 @@ class ColourRange:
 
 @dataclass(frozen=True)
 class Outline:
-    """How a class's rectangle is drawn in thin strokes.
+    """How the rectangle of a class is drawn in thin strokes.
 
-    `arms` is the share of a side that is drawn from each of its ends: 0.5 is a whole frame, less
-    leaves the middles open. `corners` is how many must be inside the picture.
+    `arm_share` is the share of a side that is drawn from each of its ends: 0.5 is a whole frame,
+    less leaves the middle of the side open. `min_corners` is the number of corners that must be
+    inside the image.
     """
 
     arm_share: Interval = (0.5, 0.5)
@@ -68,11 +69,11 @@ class Outline:
 
 @dataclass(frozen=True)
 class ColourSpec:
-    """What the colour detector is told of a class.
+    """The `colour` entry of a class: its ranges and its limits of shape.
 
-    Parts with at most `gap` pixels between them are one. `size` holds for both sides, in pixels;
-    `aspect` is width by height; `fill` the share of the box that has the colour. With an `outline`
-    the class is a drawn rectangle, otherwise a patch.
+    Parts with at most `gap_px` pixels between them are one patch. `side_px` limits both sides of
+    the box; `aspect` is width divided by height; `fill` is the share of the box that has the
+    colour. With an `outline` the class is a drawn rectangle, otherwise a patch.
     """
 
     ranges: tuple[ColourRange, ...]
@@ -84,33 +85,34 @@ class ColourSpec:
 
 
 def in_ranges(image: Picture, ranges: Iterable[ColourRange]) -> Mask:
-    """Which pixels of an RGB picture are in any of the ranges; (H, W) bool."""
+    """Find the pixels of an RGB image that are in any of the ranges; (H, W) bool."""
     return in_ranges_u8(image, ranges) > 0
 
 
 def in_ranges_u8(image: Picture, ranges: Iterable[ColourRange]) -> GreyImage:
-    """As `inside`, but 255 and 0, which OpenCV takes."""
-    found = np.zeros(image.shape[:2], np.uint8)
+    """Find the same pixels as `in_ranges`, as 255 and 0 for OpenCV."""
+    binary_image = np.zeros(image.shape[:2], np.uint8)
     if not image.size:
-        return found
+        return binary_image
     hsv: Any = None
-    for wanted in ranges:
-        if wanted.space == "hsv" and hsv is None:
+    for colour_range in ranges:
+        if colour_range.space == "hsv" and hsv is None:
             hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)  # every channel 0..255
-        pixels = image if wanted.space == "rgb" else hsv
-        for low, high in _bounds_8bit(wanted):
-            cv2.bitwise_or(found, cv2.inRange(pixels, np.array(low), np.array(high)), found)
-    return found
+        pixels = image if colour_range.space == "rgb" else hsv
+        for low, high in _bounds_8bit(colour_range):
+            inside = cv2.inRange(pixels, np.array(low), np.array(high))
+            cv2.bitwise_or(binary_image, inside, binary_image)
+    return binary_image
 
 
 def _bounds_8bit(colour_range: ColourRange) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The range in 8 bits, cut in two where the hue wraps."""
+    """Convert a range to 8 bit bounds: low and high; two pairs if the hue wraps."""
     if colour_range.space == "rgb":
         return [_round_bounds(colour_range.channels)]
     (low, high), *others = colour_range.channels
-    eighths = [(a * 255, b * 255) for a, b in others]
+    scaled = [(a * 255, b * 255) for a, b in others]
     hues = [(low, high)] if low <= high else [(low, 360), (0, high)]
-    return [_round_bounds([(a * 256 / 360, b * 256 / 360), *eighths]) for a, b in hues]
+    return [_round_bounds([(a * 256 / 360, b * 256 / 360), *scaled]) for a, b in hues]
 
 
 def _round_bounds(channels: Sequence[Interval]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -119,48 +121,49 @@ def _round_bounds(channels: Sequence[Interval]) -> tuple[tuple[int, ...], tuple[
 
 
 def colour_strength(image: Picture, ranges: Iterable[ColourRange]) -> GreyImage:
-    """How much every pixel is of the ranges' colour, (H, W): linear, so that a thin line adds up.
+    """Measure the strength of the ranges' colour in every pixel, (H, W) uint8.
 
-    The colour's own channels less 0.6 of the others: all of them would measure chroma alone, in
-    which a red line on a red wall is lost; on a grey wall a little brightness does no harm.
+    The strength is linear, so that averaging keeps a thin line: the channels of the colour less
+    0.6 of the other channels. Subtracting all of them would measure chroma alone, and lose a red
+    line on a red wall; on a grey wall a little brightness does no harm.
     """
-    found = np.zeros(image.shape[:2], np.uint8)
+    strongest = np.zeros(image.shape[:2], np.uint8)
     channels = [cv2.extractChannel(image, channel) for channel in range(3)]
-    for wanted in ranges:
-        weights, offset = _channel_weights(np.array(wanted.middle_rgb()))
-        summed: Any = np.full_like(found, offset)
-        for channel in np.argsort(-weights):  # the positive first: every sum is cut at 0 and 255
+    for colour_range in ranges:
+        weights, offset = _channel_weights(np.array(colour_range.middle_rgb()))
+        summed: Any = np.full_like(strongest, offset)
+        for channel in np.argsort(-weights):  # positive first, as each sum is clipped to 0..255
             summed = cv2.addWeighted(summed, 1, channels[channel], weights[channel], 0)
-        np.maximum(found, summed, out=found)
-    return found
+        np.maximum(strongest, summed, out=strongest)
+    return strongest
 
 
 def _channel_weights(rgb: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
-    """The weight of each channel, and what is added."""
-    away = rgb - rgb.mean()
-    if np.abs(away).max() < 16:  # white, grey or black: only brightness tells
+    """Compute the weight of each channel, and an offset, for one colour."""
+    difference = rgb - rgb.mean()
+    if np.abs(difference).max() < 16:  # white, grey or black: use the brightness
         third = np.full(3, 1 / 3)
         return (third, 0.0) if rgb.mean() > 127 else (-third, 255.0)
-    own, others = away.clip(min=0), away.clip(max=0)
+    own, others = difference.clip(min=0), difference.clip(max=0)
     return own / own.sum() - 0.6 * others / others.sum(), 0.0
 
 
 def read_colour_specs(vocabulary: Vocabulary) -> dict[int, ColourSpec]:
-    """Class id -> what it looks like, for the classes with a `colour` entry.
+    """Read the `colour` entries of a vocabulary, as class id -> spec.
 
     Raises:
-        PromptError: an entry is not as it must be: names the vocabulary, the class and the key.
+        PromptError: an entry is wrong; the message names the vocabulary, the class and the key.
     """
-    told = vocabulary.phrases("colour")
+    entries = vocabulary.phrases("colour")
     return {
         class_id: _EntryParser(vocabulary.name, vocabulary.labels[class_id]).parse_spec(entry)
-        for class_id, entry in told.items()
+        for class_id, entry in entries.items()
     }
 
 
 @dataclass(frozen=True)
 class _EntryParser:
-    """A class's `colour` entry, while it is read."""
+    """Parses the `colour` entry of one class, and says in errors where it is wrong."""
 
     vocabulary: str
     label: str
@@ -206,7 +209,9 @@ class _EntryParser:
         table = self.check_table("", entry, ["ranges", "gap", "size", "aspect", "fill", "outline"])
         ranges = table.get("ranges")
         if not isinstance(ranges, list) or not ranges:
-            raise self.error(".ranges", "one table or more of a space and its channels", ranges)
+            raise self.error(
+                ".ranges", "one table or more, each with a space and its channels", ranges
+            )
         outline = self.parse_outline(table["outline"]) if "outline" in table else None
         for key in {"gap", "fill"} & set(table):
             if outline is not None:

@@ -21,17 +21,17 @@ from annotate.items.records import Picture
 Floats = npt.NDArray[np.floating[Any]]
 Contrasts = npt.NDArray[np.int8]
 
-REACH_PX = 3  # pixels from a stroke's middle to what it must stand out from
-MIN_CONTRAST = 10  # contrast, of 255, below which nothing is a stroke
-_MAX_CONTRAST = 60  # contrast beyond which a stroke is no better
-_ARM_LENGTHS_PX = 3, 8  # pixels of arm by which corners are sought: of small boxes, of large ones
-_MAX_CORNERS = 40  # kept, of each kind and arm
+REACH_PX = 3  # pixels from the middle of a stroke to the background it is compared with
+MIN_CONTRAST = 10  # of 255; below it nothing is a stroke
+_MAX_CONTRAST = 60  # of 255; higher contrasts count the same
+_ARM_LENGTHS_PX = 3, 8  # arms that a corner needs: of small boxes, of large boxes
+_MAX_CORNERS = 40  # corners kept of each kind and arm length
 
 
 def downscale(image: Picture) -> tuple[Picture, int]:
-    """The picture averaged over square blocks, and the side of a block.
+    """Average the image over square blocks; returns the image and the side of a block.
 
-    Video keeps colour at half its size, so that halving loses little; more is for speed.
+    Video stores colour at half size, so that halving loses little; larger blocks are for speed.
     """
     height, width = image.shape[:2]
     factor = 1 if min(height, width) < 200 else max(2, -(-height // 540))
@@ -42,54 +42,56 @@ def downscale(image: Picture) -> tuple[Picture, int]:
 
 @dataclass(frozen=True)
 class StrokeMaps:
-    """How much every pixel stands out as part of a thin line, 0.._STARK: lying and standing."""
+    """The contrast of every pixel as part of a thin line, 0 to `_MAX_CONTRAST`, by direction."""
 
     horizontal: GreyImage
     vertical: GreyImage
 
     @classmethod
     def from_image(cls, image: Picture, ranges: Sequence[ColourRange]) -> StrokeMaps:
-        """Of a picture, in the ranges' colour."""
-        strong = colour_strength(image, ranges)
-        lying, standing = _ridge_contrast(strong, REACH_PX, 0), _ridge_contrast(strong, 0, REACH_PX)
-        at = np.flatnonzero(np.maximum(lying, standing) >= MIN_CONTRAST)
-        at = at[in_ranges(image.reshape(1, -1, 3)[:, at], ranges)[0]]  # few pixels: soon looked at
-        return cls(_keep_pixels(lying, at), _keep_pixels(standing, at))
+        """Find the strokes of an image in the colour of the ranges."""
+        strength = colour_strength(image, ranges)
+        horizontal = _ridge_contrast(strength, REACH_PX, 0)
+        vertical = _ridge_contrast(strength, 0, REACH_PX)
+        at = np.flatnonzero(np.maximum(horizontal, vertical) >= MIN_CONTRAST)
+        at = at[in_ranges(image.reshape(1, -1, 3)[:, at], ranges)[0]]  # quick: few pixels are left
+        return cls(_keep_pixels(horizontal, at), _keep_pixels(vertical, at))
 
     def contrast_map(self) -> ContrastMap:
-        """The strokes as they are, to look places up in."""
+        """Make a look-up of the strokes as they are."""
         return ContrastMap.from_ridges(self.horizontal, self.vertical)
 
     def widened(self) -> ContrastMap:
-        """Strokes a pixel wider to both sides."""
-        lying = cv2.dilate(self.horizontal, np.ones((3, 1), np.uint8))
-        return ContrastMap.from_ridges(lying, cv2.dilate(self.vertical, np.ones((1, 3), np.uint8)))
+        """Make a look-up of strokes that are a pixel wider on both sides."""
+        horizontal = cv2.dilate(self.horizontal, np.ones((3, 1), np.uint8))
+        vertical = cv2.dilate(self.vertical, np.ones((1, 3), np.uint8))
+        return ContrastMap.from_ridges(horizontal, vertical)
 
     def any_direction(self) -> ContrastMap:
-        """Strokes of any direction, in both maps."""
-        either = np.maximum(self.horizontal, self.vertical)
-        return ContrastMap.from_ridges(either, either)
+        """Make a look-up that ignores the direction of strokes."""
+        strokes = np.maximum(self.horizontal, self.vertical)
+        return ContrastMap.from_ridges(strokes, strokes)
 
 
 def _keep_pixels(image: GreyImage, flat_indices: npt.NDArray[np.intp]) -> GreyImage:
-    """The picture at these places of its flattened self, and 0 elsewhere."""
-    only = np.zeros_like(image)
-    only.ravel()[flat_indices] = image.ravel()[flat_indices]
-    return only
+    """Copy the pixels at these indices of the flattened image; the others are 0."""
+    kept = np.zeros_like(image)
+    kept.ravel()[flat_indices] = image.ravel()[flat_indices]
+    return kept
 
 
 def _ridge_contrast(strength: GreyImage, dy: int, dx: int) -> GreyImage:
-    """How far each pixel is above both the one `y`, `x` before it and the one behind."""
+    """Subtract from each pixel the larger of the two pixels at `dy`, `dx` on either side of it."""
     height, width = strength.shape
-    wide = cv2.copyMakeBorder(strength, dy, dy, dx, dx, cv2.BORDER_REFLECT_101)
-    beside = np.maximum(wide[:height, :width], wide[2 * dy :, 2 * dx :])
-    above = cv2.subtract(strength, beside)
-    return np.asarray(cv2.threshold(above, _MAX_CONTRAST, 0, cv2.THRESH_TRUNC)[1])
+    padded = cv2.copyMakeBorder(strength, dy, dy, dx, dx, cv2.BORDER_REFLECT_101)
+    beside = np.maximum(padded[:height, :width], padded[2 * dy :, 2 * dx :])
+    contrast = cv2.subtract(strength, beside)
+    return np.asarray(cv2.threshold(contrast, _MAX_CONTRAST, 0, cv2.THRESH_TRUNC)[1])
 
 
 @dataclass(frozen=True)
 class ContrastMap:
-    """The contrasts of lying and of standing strokes in one row, -1 where they are not known."""
+    """The contrasts of horizontal, then of vertical strokes in one flat array; -1 is unknown."""
 
     contrasts: Contrasts
     height: int
@@ -97,14 +99,14 @@ class ContrastMap:
 
     @classmethod
     def from_ridges(cls, horizontal: GreyImage, vertical: GreyImage) -> ContrastMap:
-        """On the picture's very edge, and so beyond it, nothing is known."""
+        """Flatten two ridge maps; the border pixels become unknown, and so does all outside."""
         both = np.stack([horizontal, vertical]).view(np.int8)
         both[:, [0, -1]] = -1
         both[:, :, [0, -1]] = -1
         return cls(both.ravel(), *horizontal.shape)
 
     def at(self, x: Floats, y: Floats) -> Contrasts:
-        """The contrasts at x, y, both (n, 8, places): of four lying ends, then of standing ones."""
+        """Look up contrasts at x, y, both (n, 8, positions): 4 horizontal ends, then 4 vertical."""
         column = (x + 0.5).clip(0, self.width - 1).astype(np.int32)
         row = (y + 0.5).clip(0, self.height - 1).astype(np.int32)
         row[:, 4:] += self.height
@@ -112,49 +114,52 @@ class ContrastMap:
 
 
 def find_corners(strokes: StrokeMaps) -> list[Floats]:
-    """The best corners of each kind: top left, top right, bottom left, bottom right; (n, 2) xy."""
+    """Find the best corners of each kind, (n, 2) xy.
+
+    The kinds are top left, top right, bottom left and bottom right.
+    """
     kinds = zip(*(_corner_maps(strokes, arm) for arm in _ARM_LENGTHS_PX), strict=True)
     return [_deduplicate(np.concatenate([_local_maxima(each) for each in kind])) for kind in kinds]
 
 
 def _corner_maps(strokes: StrokeMaps, arm_px: int) -> list[GreyImage]:
-    """How much every pixel is a corner of each kind: both arms are there and end there."""
+    """Compute how much every pixel is a corner of each kind, where one stroke of each kind ends."""
     right, left = _stroke_starts(strokes.horizontal, arm_px, 1, 0)
     down, up = _stroke_starts(strokes.vertical, arm_px, 0, 1)
     return [cv2.min(x, y) for y in (down, up) for x in (right, left)]
 
 
 def _stroke_starts(ridges: GreyImage, arm_px: int, dx: int, dy: int) -> tuple[GreyImage, GreyImage]:
-    """How much a stroke `arm` long starts at every pixel, going along `x`, `y` and against it."""
+    """Compute how much a stroke starts at every pixel, along `dx`, `dy` and in reverse."""
     height, width = ridges.shape
-    wide = cv2.copyMakeBorder(ridges, arm_px, arm_px, arm_px, arm_px, cv2.BORDER_CONSTANT)
+    padded = cv2.copyMakeBorder(ridges, arm_px, arm_px, arm_px, arm_px, cv2.BORDER_CONSTANT)
     size = (arm_px, 1) if dx else (1, arm_px)
-    means = cv2.boxFilter(wide, -1, size, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+    means = cv2.boxFilter(padded, -1, size, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
 
     def ahead(steps: int) -> GreyImage:
-        """The mean of the `arm` pixels from so many steps on."""
+        """The mean of the `arm_px` pixels that begin `steps` further on."""
         top, left = arm_px + dy * steps, arm_px + dx * steps
         return np.asarray(means[top : top + height, left : left + width])
 
-    around = np.ones((3, 3), np.uint8)  # where the two arms' middles cross is known to a pixel
+    around = np.ones((3, 3), np.uint8)  # the crossing of two arms is known to a pixel
     forth = cv2.dilate(cv2.subtract(ahead(0), ahead(-arm_px)), around)
     back = cv2.dilate(cv2.subtract(ahead(1 - arm_px), ahead(1)), around)
     return forth, back
 
 
 def _local_maxima(corner_map: GreyImage) -> npt.NDArray[np.intp]:
-    """Where a corner is the best one near, best first; (n, 2) xy."""
+    """Find the local maxima, best first; (n, 2) xy."""
     at = np.flatnonzero(corner_map >= MIN_CONTRAST)
     best = cv2.dilate(corner_map, np.ones((5, 5), np.uint8)).ravel()[at]
-    height = corner_map.ravel()[at]
-    at, height = at[height == best], height[height == best]
-    at = at[np.argsort(-height.astype(int), kind="stable")[:_MAX_CORNERS]]
+    value = corner_map.ravel()[at]
+    at, value = at[value == best], value[value == best]
+    at = at[np.argsort(-value.astype(int), kind="stable")[:_MAX_CORNERS]]
     return np.stack([at % corner_map.shape[1], at // corner_map.shape[1]], 1)
 
 
 def _deduplicate(corners: npt.NDArray[np.intp]) -> Floats:
-    """The first of those in the same two by two pixels."""
+    """Keep the first corner in each block of two by two pixels."""
     x, y = corners.T // 2
     _, first = np.unique(y * 65536 + x, return_index=True)
-    thinned: Floats = corners[np.sort(first)].astype(np.float32)
-    return thinned
+    unique: Floats = corners[np.sort(first)].astype(np.float32)
+    return unique

@@ -55,7 +55,7 @@ def test_a_patch_in_the_crook_of_another_is_its_own():
 
 @pytest.mark.parametrize("smallest, count", [(400, 1), (401, 0)], ids=["enough", "too few"])
 def test_few_pixels_are_noise(smallest, count):
-    [found] = propose(words(), frame((10, 5, 30, 25)), smallest=smallest)
+    [found] = propose(words(), frame((10, 5, 30, 25)), min_area=smallest)
     assert len(found) == count
 
 
@@ -247,7 +247,7 @@ def test_a_vocabulary_that_cannot_be_read_is_known_at_once():
 
 def test_equal_detectors_are_equal():
     detector = DETECTORS.load("colour", DESIGNATOR)
-    assert detector == replace(detector) != replace(detector, least=0.5)
+    assert detector == replace(detector) != replace(detector, min_score=0.5)
 
 
 @pytest.mark.shared

@@ -123,5 +123,5 @@ def test_a_class_that_cannot_be_looked_by(option):
 
 
 def test_a_margin_below_nothing():
-    with pytest.raises(AnnotateError, match="margin must be 0 pixels or more, got -1"):
+    with pytest.raises(AnnotateError, match="`margin` must be 0 pixels or more, got -1"):
         filter_by_colour(Bright(WORDS), near="mug", margin=-1)

@@ -23,7 +23,7 @@ def frame(colour=(230, 20, 40), index=7):
 
 
 def entry_of(report):
-    return Vocabulary("new.v1", tomllib.loads(report.entry)["classes"], "")
+    return Vocabulary("new.v1", tomllib.loads(report.toml_entry)["classes"], "")
 
 
 @pytest.mark.parametrize(
