@@ -192,11 +192,11 @@ def diff(
     from annotate.cli import console
     from annotate.dataset.diff import diff_datasets, summarize
     from annotate.dataset.folder import load_dataset
-    from annotate.viewing import review
+    from annotate.viewing import contact_sheet, review
 
     before, after = load_dataset(dataset), load_dataset(corrected)
     found = diff_datasets(before, after)
     console.print_dataframe(summarize(found))
     if output is not None:
-        review.save_image(review.draw_changes(before, after, found), output)
+        contact_sheet.save_image(review.draw_changes(before, after, found), output)
         console.print_result(str(output))

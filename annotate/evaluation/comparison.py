@@ -22,7 +22,8 @@ from annotate.evaluation.metrics import filter_objects, sort_score
 from annotate.evaluation.runs import Run
 from annotate.files import atomic_file
 from annotate.items.records import Frame, Item, Object, Picture, Vocabulary
-from annotate.viewing.contact_sheet import full_view, select_informative, truncate_text
+from annotate.viewing.contact_sheet import select_informative, truncate_text
+from annotate.viewing.crop_view import full_view
 from annotate.viewing.overlay import draw_item, font
 
 if TYPE_CHECKING:

@@ -6,11 +6,8 @@ The items are read side by side with the frames, so memory does not grow with th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-
-from PIL import Image
 
 from annotate.errors import BrokenVideo, ItemsError, OutputError, PromptError
 from annotate.items import journal
@@ -20,12 +17,19 @@ from annotate.prompts import PromptTable
 from annotate.video import reader
 from annotate.video.writer import VideoWriter
 from annotate.viewing import prompt_grid
-from annotate.viewing.contact_sheet import Cell, cell_width, full_view, lay_out, select_informative
+from annotate.viewing.contact_sheet import (
+    Cell,
+    cell_width,
+    lay_out,
+    save_image,
+    select_informative,
+)
+from annotate.viewing.crop_view import full_view
 from annotate.viewing.overlay import draw_item
 
 Progress = Callable[[int], None]
 FrameAndItem = tuple[Frame, Item | None]
-_PNG_COMPRESSION = 3  # of 9: how hard PNGs are compressed
+_PNG_COMPRESSION = 3  # of 9; quick
 
 
 def overlay(
@@ -39,14 +43,15 @@ def overlay(
 ) -> None:
     """Draw a file of items over its clip.
 
-    `out` says what is made: `.mp4` is the whole clip, frames without an item as they are, at the
-    clip's average rate; `.png` is a sheet of the `count` most telling frames; a folder is a PNG for
-    each frame that has an item. `progress` is told how many pictures are done, after each.
+    The suffix of `out` selects the kind of output: `.mp4` is the whole clip at its average rate,
+    with frames without an item left as they are; `.png` is a sheet of the `count` most informative
+    frames; a folder gets a PNG for each frame that has an item. `progress` is called after each
+    image with the number of images so far.
 
     Raises:
-        OutputError: `out` is there already and `force` is not given, or is none of these kinds.
-        ItemsError: the items are of another clip, or not in the order of its frames.
-        BrokenVideo: the clip breaks off; a video or a folder then has what is before that.
+        OutputError: `out` exists already without `force`, or is of another kind.
+        ItemsError: the items are of another clip, or not in order of frames.
+        BrokenVideo: the clip breaks off; a video or a folder then has the frames before.
     """
     out = Path(out)
     draw = _draw_function(out, count)
@@ -58,7 +63,7 @@ DrawFunction = Callable[["_AnnotatedClip", Path, Progress], None]
 
 
 class _AnnotatedClip:
-    """A clip, its items, and all classes met so far."""
+    """A clip, its items, and all classes so far, which give the colours."""
 
     def __init__(self, path: Path | str, source: Journal | Path | str) -> None:
         self.path, self.info = Path(path), reader.probe(path)
@@ -68,13 +73,13 @@ class _AnnotatedClip:
         self.labels = list(self._journal.header.vocabulary.get("labels", ()))
 
     def _check_same_clip(self) -> None:
-        """Refuse items that were made from another clip; a clip may have got another name."""
-        known = self._journal.header.videos
-        if self._many_videos and self.info.name not in known:
-            there = ", ".join(known)
-            raise ItemsError(f"{self._journal.path}: no items of {self.info.name}; it has {there}")
-        name = self.info.name if self._many_videos else next(iter(known), "")
-        made_from = known.get(name, {}).get("fingerprint", self.info.fingerprint)
+        """Refuse items that were made from another clip; the clip may have been renamed."""
+        videos = self._journal.header.videos
+        if self._many_videos and self.info.name not in videos:
+            names = ", ".join(videos)
+            raise ItemsError(f"{self._journal.path}: no items of {self.info.name}; it has {names}")
+        name = self.info.name if self._many_videos else next(iter(videos), "")
+        made_from = videos.get(name, {}).get("fingerprint", self.info.fingerprint)
         if made_from != self.info.fingerprint:
             raise ItemsError(
                 f"{self._journal.path}: made from another {name} than {self.path}: give the clip "
@@ -82,27 +87,27 @@ class _AnnotatedClip:
             )
 
     def items(self) -> Iterator[Item]:
-        """The items of this clip; a file of items of one clip only is of this one."""
+        """Iterate over the items of this clip; all items if the file has only one clip."""
         for item in self._journal:
             if not self._many_videos or item.video == self.info.name:
                 yield item
 
     def draw(self, image: Picture, item: Item) -> Picture:
-        """The picture with the item on it; a class that is new gets the next colour."""
-        fresh = (thing.label for thing in item.objects if thing.label not in self.labels)
-        self.labels += dict.fromkeys(fresh)
+        """Draw an item on an image; a new class gets the next colour."""
+        new = (obj.label for obj in item.objects if obj.label not in self.labels)
+        self.labels += dict.fromkeys(new)
         return draw_item(image, item, self.labels)
 
     def pairs(self) -> Iterator[FrameAndItem]:
-        """Every frame, and its item; both are read once, side by side."""
+        """Iterate over all frames, each with its item or None; both are read once, in parallel."""
         items = self._items_in_order()
         item = next(items, None)
         count = 0
         for frame in reader.frames(self.path):
             count = frame.index + 1
-            mine = item is not None and item.frame == frame.index
-            yield frame, item if mine else None
-            if mine:
+            matches = item is not None and item.frame == frame.index
+            yield frame, item if matches else None
+            if matches:
                 item = next(items, None)
         if item is not None:
             raise ItemsError(
@@ -115,7 +120,7 @@ class _AnnotatedClip:
         for item in self.items():
             if item.frame <= last:
                 raise ItemsError(
-                    f"{item.video}#{item.frame}: stands behind frame {last} in {self._journal.path}; "
+                    f"{item.video}#{item.frame}: comes after frame {last} in {self._journal.path}; "
                     "sort the items by frame, one item a frame"
                 )
             last = item.frame
@@ -142,22 +147,23 @@ def _draw_folder(clip: _AnnotatedClip, out: Path, progress: Progress) -> None:
     for frame, item in clip.pairs():
         if item is not None:
             name = f"{Path(clip.info.name).stem}-{frame.index:06d}.png"
-            _save_png(clip.draw(frame.image, item), out / name)
+            picture = clip.draw(frame.image, item)
+            save_image(picture, out / name, compress_level=_PNG_COMPRESSION)
             progress(done := done + 1)
 
 
 def _draw_sheet(clip: _AnnotatedClip, out: Path, progress: Progress, *, count: int) -> None:
-    chosen = {item.frame: item for item in select_informative(clip.items(), count)}
-    if not chosen:
+    selected = {item.frame: item for item in select_informative(clip.items(), count)}
+    if not selected:
         raise ItemsError(f"{clip.path}: no item to draw; is the file of items of another clip?")
     cells: list[Cell] = []
-    for frame in reader.frames_at(clip.path, sorted(chosen)):
-        view = full_view(frame.size_wh, cell_width(len(chosen)))
-        item = view.crop_item(chosen[frame.index])
+    for frame in reader.frames_at(clip.path, sorted(selected)):
+        view = full_view(frame.size_wh, cell_width(len(selected)))
+        item = view.crop_item(selected[frame.index])
         title = f"frame {frame.index} · {float(frame.seconds):.2f} s"
         cells.append(Cell(clip.draw(view.crop_image(frame.image), item), title))
         progress(len(cells))
-    _save_png(lay_out(cells), out)
+    save_image(lay_out(cells), out, compress_level=_PNG_COMPRESSION)
 
 
 def _draw_function(out: Path, count: int) -> DrawFunction:
@@ -189,57 +195,38 @@ def draw_prompts(
     *,
     force: bool = False,
 ) -> None:
-    """Draw what a person said: a cell for each frame and object that was prompted, as a PNG.
+    """Draw prompts as a PNG: a cell for each frame and object with a prompt.
 
-    Positive points are filled, negative ones hollow, boxes and masks dashed; with `items`, the mask
-    that they gave on that frame is painted. Beneath stand frame, seconds, object and class.
+    Positive points are discs, negative points rings, boxes and masks dashed lines. With `items`,
+    the resulting masks on these frames are drawn too. Below each cell are the frame, the seconds,
+    the object and its class.
 
     Raises:
-        OutputError: `out` is there already and `force` is not given, or is no PNG.
+        OutputError: `out` exists already without `force`, or is no PNG.
         PromptError: there are no prompts.
     """
     out, path = Path(out), Path(video_path)
     if out.suffix.lower() != ".png":
-        raise OutputError(f"{out}: a grid of prompts is one picture: give it the name NAME.png")
+        raise OutputError(f"{out}: a grid of prompts is one image: give it the name NAME.png")
     if not prompts.prompts:
         raise PromptError(f"{path}: no prompts to draw")
     _check_output(out, force)
     frames = sorted({prompt.frame for prompt in prompts.prompts})
     labels = list(dict.fromkeys(prompts.labels.values()))
-    known = None
+    by_frame = None
     if items is not None:
         clip = _AnnotatedClip(path, items)
-        known = {item.frame: item for item in clip.items() if item.frame in frames}
+        by_frame = {item.frame: item for item in clip.items() if item.frame in frames}
         labels = list(dict.fromkeys([*clip.labels, *labels]))
-    _save_png(
-        lay_out(prompt_grid.prompt_cells(prompts, reader.frames_at(path, frames), known, labels)),
-        out,
-    )
+    cells = prompt_grid.prompt_cells(prompts, reader.frames_at(path, frames), by_frame, labels)
+    save_image(lay_out(cells), out, compress_level=_PNG_COMPRESSION)
 
 
 def _until_broken(
     pairs: Iterable[FrameAndItem], errors: list[BrokenVideo]
 ) -> Iterator[FrameAndItem]:
-    """The frames before a clip breaks; the error goes to `broken`, so that they can be kept."""
+    """Iterate until the clip breaks; the error goes to `errors`, so that the output is kept."""
     try:
         yield from pairs
     except BrokenVideo as error:
         errors.append(error)
-
-
-def _save_png(picture: Picture, path: Path) -> None:
-    with _temporary_path(path) as draft:
-        Image.fromarray(picture).save(draft, compress_level=_PNG_COMPRESSION)
-
-
-@contextmanager
-def _temporary_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which becomes `path` when all went well."""
-    draft = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield draft
-        draft.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror}") from None
-    finally:
-        draft.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Draw prompts and the masks that they gave, one cell for each frame and object.
+"""Draw prompts and their resulting masks, one cell for each frame and object.
 
 Points, boxes and masks are drawn in two tones, light on dark, so that they show on any background.
 """
@@ -16,12 +16,13 @@ import numpy.typing as npt
 from annotate.items import masks
 from annotate.items.records import Box, Frame, Item, Mask, Object, Picture, Prompt
 from annotate.prompts import PromptTable
-from annotate.viewing.contact_sheet import Cell, CropView, cell_width, view_around
+from annotate.viewing.contact_sheet import Cell, cell_width
+from annotate.viewing.crop_view import CropView, view_around
 from annotate.viewing.overlay import draw_masks
 
 POSITIVE_COLOUR, NEGATIVE_COLOUR = (52, 226, 96), (255, 72, 72)
 _LIGHT, _DARK = (255, 255, 255), (0, 0, 0)
-_DISC_RADIUS, _RING_RADIUS = 5, 7  # pixels; of a ring, to the middle of its line
+_DISC_RADIUS, _RING_RADIUS = 5, 7  # pixels; of the ring, to the middle of its line
 _DISC_LAYERS = (
     (_DISC_RADIUS + 2, _DARK),
     (_DISC_RADIUS + 1, _LIGHT),
@@ -29,12 +30,12 @@ _DISC_LAYERS = (
 )  # radius, colour
 _RING_LAYERS = ((6, _DARK), (4, _LIGHT), (2, NEGATIVE_COLOUR))  # width of the line, colour
 _DASH_LENGTH, _DASH_GAP = 8.0, 6.0  # pixels
-_SUBPIXEL_BITS = 4  # of a pixel's fraction, as OpenCV counts them
+_SUBPIXEL_BITS = 4  # fractional bits of OpenCV's `shift` argument
 PointsXy = npt.NDArray[np.float64]
 
 
 def mark_points(image: Picture, points_xy: PointsXy, point_labels: npt.NDArray[np.int64]) -> None:
-    """Points in place: a filled disc for a positive one, a hollow ring for a negative one."""
+    """Draw points into `image`: filled discs for positive points, rings for negative ones."""
     for (x, y), label in zip(points_xy, point_labels, strict=True):
         centre = (round(x * 2**_SUBPIXEL_BITS), round(y * 2**_SUBPIXEL_BITS))
         if label:
@@ -62,34 +63,34 @@ def mark_points(image: Picture, points_xy: PointsXy, point_labels: npt.NDArray[n
 
 
 def mark_box(image: Picture, box: Box) -> None:
-    """A box in place, dashed."""
+    """Draw a dashed box into `image`."""
     x1, y1, x2, y2 = box[0], box[1], box[2] - 1, box[3] - 1
     _draw_dashed(image, np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], float))
 
 
 def mark_mask(image: Picture, mask: Mask) -> None:
-    """A mask's outline in place, dashed."""
+    """Draw the dashed outline of a mask into `image`."""
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     for outline in outlines:
         _draw_dashed(image, outline[:, 0].astype(float))
 
 
 def _draw_dashed(image: Picture, polygon_xy: PointsXy) -> None:
-    """A closed line, (N, 2), of light dashes on dark ones."""
+    """Draw a closed line, (N, 2), in light dashes on darker, wider ones."""
     dashes = list(_dash_segments(np.vstack([polygon_xy, polygon_xy[:1]])))
     for colour, width in ((_DARK, 4), (_LIGHT, 2)):
         cv2.polylines(image, dashes, False, colour, width, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def _dash_segments(line_xy: PointsXy) -> Iterable[npt.NDArray[np.int32]]:
-    """The pieces of a line that are drawn."""
-    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line_xy, axis=0).T))])
-    for start in np.arange(0.0, along[-1], _DASH_LENGTH + _DASH_GAP):
-        end = min(start + _DASH_LENGTH, along[-1])
-        turns = along[(along > start) & (along < end)]  # a dash goes round the corner
-        where = np.concatenate([[start], turns, [end]])
-        piece = np.stack([np.interp(where, along, line_xy[:, axis]) for axis in (0, 1)], axis=1)
-        yield np.round(piece * 2**_SUBPIXEL_BITS).astype(np.int32)
+    """Cut a line into its dashes, in fixed-point coordinates."""
+    distance = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line_xy, axis=0).T))])
+    for start in np.arange(0.0, distance[-1], _DASH_LENGTH + _DASH_GAP):
+        end = min(start + _DASH_LENGTH, distance[-1])
+        corners = distance[(distance > start) & (distance < end)]  # a dash goes round corners
+        at = np.concatenate([[start], corners, [end]])
+        dash = np.stack([np.interp(at, distance, line_xy[:, axis]) for axis in (0, 1)], axis=1)
+        yield np.round(dash * 2**_SUBPIXEL_BITS).astype(np.int32)
 
 
 def prompt_cells(
@@ -98,27 +99,27 @@ def prompt_cells(
     items: Mapping[int, Item] | None,
     labels: Sequence[str],
 ) -> list[Cell]:
-    """A cell for each prompt, frame by frame.
+    """Draw a cell for each prompt, frame by frame.
 
-    `frames` are all that are prompted; `items`, by frame, hold the masks, if there are any yet.
-    `labels` are all classes.
+    `frames` are all frames with prompts. `items`, by frame index, hold the resulting masks; None
+    if there are none yet. `labels` are all classes.
     """
-    room = cell_width(len(prompts.prompts))
-    given = defaultdict(list)
+    width_px = cell_width(len(prompts.prompts))
+    by_frame = defaultdict(list)
     for prompt in prompts.prompts:
-        given[prompt.frame].append(prompt)
-    made = []
+        by_frame[prompt.frame].append(prompt)
+    cells = []
     for frame in frames:
         item = None if items is None else items.get(frame.index, _empty_item(frame))
-        for prompt in given[frame.index]:
-            thing = None if item is None else _find_object(item, prompt.object_id)
-            view = view_around(_cell_extent(prompt, thing), frame.size_wh, room)
-            picture = _draw_cell(frame, prompt, thing, view, labels)
-            said = f"{_describe_prompt(prompt)}{'' if thing or item is None else ' → nothing'}"
+        for prompt in by_frame[frame.index]:
+            obj = None if item is None else _find_object(item, prompt.object_id)
+            view = view_around(_cell_extent(prompt, obj), frame.size_wh, width_px)
+            picture = _draw_cell(frame, prompt, obj, view, labels)
+            summary = f"{_describe_prompt(prompt)}{'' if obj or item is None else ' → nothing'}"
             title = f"frame {frame.index} · {float(frame.seconds):.2f} s"
             name = f"#{prompt.object_id} {prompts.labels[prompt.object_id]}"
-            made.append(Cell(picture, title, f"{name} · {said}"))
-    return made
+            cells.append(Cell(picture, title, f"{name} · {summary}"))
+    return cells
 
 
 def _empty_item(frame: Frame) -> Item:
@@ -126,15 +127,15 @@ def _empty_item(frame: Frame) -> Item:
 
 
 def _find_object(item: Item, object_id: int) -> Object | None:
-    """What was found of the object on that frame."""
-    return next((thing for thing in item.objects if thing.track == object_id), None)
+    """Find the object with that track in an item."""
+    return next((obj for obj in item.objects if obj.track == object_id), None)
 
 
 def _cell_extent(prompt: Prompt, obj: Object | None) -> Box:
-    """A box round all that was said and all that was found."""
+    """Compute a box round the prompt and the resulting object."""
     boxes = [(x, y, x + 1, y + 1) for x, y in prompt.points_xy]
-    said = None if prompt.mask is None else masks.box(prompt.mask)
-    boxes += [box for box in (prompt.box, said, obj and obj.box) if box]
+    mask_box = None if prompt.mask is None else masks.box(prompt.mask)
+    boxes += [box for box in (prompt.box, mask_box, obj and obj.box) if box]
     x1, y1, x2, y2 = zip(*boxes, strict=True)
     return min(x1), min(y1), max(x2), max(y2)
 
@@ -153,13 +154,13 @@ def _draw_cell(
 
 
 def _describe_prompt(prompt: Prompt) -> str:
-    """What was said, in short: `2+ 1− box`."""
+    """Describe a prompt in short: `2+ 1− box`."""
     inside = int(np.count_nonzero(prompt.point_labels))
     outside = len(prompt.point_labels) - inside
-    said = {
+    parts = {
         f"{inside}+": inside > 0,
         f"{outside}−": outside > 0,
         "box": prompt.box is not None,
         "mask": prompt.mask is not None,
     }
-    return " ".join(word for word, true in said.items() if true)
+    return " ".join(text for text, present in parts.items() if present)

@@ -12,7 +12,7 @@ from annotate.dataset.folder import object_ids
 from annotate.errors import DatasetError, OutputError
 from annotate.items import masks
 from annotate.items.records import Object
-from annotate.viewing import review
+from annotate.viewing import contact_sheet, review
 
 SIZE = 64, 48
 
@@ -92,10 +92,10 @@ def test_the_biggest_come_first_and_the_sheet_shows_both_sides(datasets, tmp_pat
     assert kinds == ["moved", "deleted"]  # by the pixels that changed hands
     sheet = review.draw_changes(*datasets, found)
     assert sheet.ndim == 3 and sheet.std() > 10
-    review.save_image(sheet, tmp_path / "changes.png")
+    contact_sheet.save_image(sheet, tmp_path / "changes.png")
     assert np.array_equal(np.array(Image.open(tmp_path / "changes.png")), sheet)
     with pytest.raises(OutputError, match="try changes.png"):
-        review.save_image(sheet, tmp_path / "changes.xyz")
+        contact_sheet.save_image(sheet, tmp_path / "changes.xyz")
     assert not list(tmp_path.glob(".changes*"))
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from annotate.items import masks
 from annotate.items.records import Item, Object
-from annotate.viewing.contact_sheet import CropView, full_view, view_around
+from annotate.viewing.crop_view import CropView, full_view, view_around
 
 
 def picture():

@@ -161,7 +161,7 @@ def test_a_folder_of_pictures_and_a_sheet_of_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "frames, message", [((3, 25), "#25: .* has frames 0 to 19 only"), ((5, 3), "#3: stands behind")]
+    "frames, message", [((3, 25), "#25: .* has frames 0 to 19 only"), ((5, 3), "#3: comes after")]
 )
 @pytest.mark.parametrize("out", ["overlay.mp4", "frames"])
 def test_items_that_do_not_fit_the_clip(tmp_path, clip, frames, message, out):

@@ -150,6 +150,6 @@ def test_the_sheet_shows_the_thing_and_not_the_whole_picture(flagged, demo, tmp_
 
 
 def test_nothing_to_draw(demo, tmp_path):
-    with pytest.raises(ItemsError, match="no frame is worth a look"):
+    with pytest.raises(ItemsError, match="no frame needs a review"):
         review.draw_sheet([], demo, [], tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
