@@ -57,7 +57,10 @@ def test_empty_masks_are_left_out():
 
 def test_a_clip_into_items(demo, tmp_path):
     job = segmenters.Job(
-        segmenters.SEGMENTERS.load("slic", n_segments=20), "slic", demo, FrameSelection(every=7, stop=15)
+        segmenters.SEGMENTERS.load("slic", n_segments=20),
+        "slic",
+        demo,
+        FrameSelection(every=7, stop=15),
     )
     assert segmenters.run_to_file(job, tmp_path / "s.jsonl") is True
     there = journal.read(tmp_path / "s.jsonl")
@@ -75,7 +78,10 @@ def test_a_clip_into_items(demo, tmp_path):
 
 def test_it_goes_on_behind_the_last_frame(demo, tmp_path):
     job = segmenters.Job(
-        segmenters.SEGMENTERS.load("slic", n_segments=5), "slic", demo, FrameSelection(every=5, stop=12)
+        segmenters.SEGMENTERS.load("slic", n_segments=5),
+        "slic",
+        demo,
+        FrameSelection(every=5, stop=12),
     )
     segmenters.run_to_file(job, tmp_path / "whole.jsonl")
     whole = (tmp_path / "whole.jsonl").read_bytes()

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from annotate.errors import OutputError
 from annotate.files import atomic_file
+from annotate.items import boxes
 from annotate.items.records import Item, Picture
 from annotate.viewing.overlay import font
 
@@ -136,8 +137,8 @@ class _SpreadSelector:
 
 def _information(item: Item) -> tuple[int, int, float]:
     """Rank an item by how much it shows: number of classes, number of objects, area of boxes."""
-    areas = ((o.box[2] - o.box[0]) * (o.box[3] - o.box[1]) for o in item.objects)
-    return len({obj.label for obj in item.objects}), len(item.objects), sum(areas)
+    area = float(boxes.areas([obj.box for obj in item.objects]).sum())
+    return len({obj.label for obj in item.objects}), len(item.objects), area
 
 
 def letterbox(picture: Picture, size_wh: tuple[int, int]) -> Picture:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate.items import masks
+from annotate.items.boxes import clip_box
 from annotate.items.records import Box, Item, Mask, Object, Picture
 
 _CONTEXT_SCALE = 1.7  # size of a window, relative to the box in it
@@ -46,12 +47,11 @@ class CropView:
         return np.asarray(cv2.resize(cropped, self.size_wh, interpolation=cv2.INTER_LINEAR) >= 0.5)
 
     def crop_box(self, box: Box) -> Box:
-        """Map a box, clipped to the window; x1 >= x2 or y1 >= y2 if the box is outside."""
+        """Map a box, clipped to the window; a box outside becomes empty."""
         left, top, _, _ = self.window_xyxy
-        width, height = self.size_wh
         x1, x2 = ((x - left) * self.scale for x in (box[0], box[2]))
         y1, y2 = ((y - top) * self.scale for y in (box[1], box[3]))
-        return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+        return clip_box((x1, y1, x2, y2), self.size_wh)
 
     def map_points(self, points_xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Map points, (N, 2) xy; pixel centres map to the centres of the scaled pixels."""

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from annotate.errors import BrokenVideo, ItemsError, OutputError, PromptError
+from annotate.files import refuse_existing
 from annotate.items import journal
 from annotate.items.journal import Journal
 from annotate.items.records import Frame, Item, Picture
@@ -182,9 +183,8 @@ def _draw_function(out: Path, count: int) -> DrawFunction:
 
 
 def _check_output(out: Path, force: bool) -> None:
-    there = any(out.iterdir()) if out.is_dir() else out.exists()
-    if there and not force:
-        raise OutputError(f"{out}: is there already: give another -o, or --force to write over it")
+    if not (out.is_dir() and not any(out.iterdir())):
+        refuse_existing(out, force)
 
 
 def draw_prompts(

@@ -25,7 +25,7 @@ import numpy as np
 from annotate.dataset.diff import ObjectChange
 from annotate.dataset.folder import Dataset
 from annotate.errors import DatasetError, ItemsError
-from annotate.items import masks, records
+from annotate.items import boxes, masks, records
 from annotate.items.records import Box, Item, Object, Picture
 from annotate.propagators.flags import COVERS, JUMP, OVERLAP, AnomalyFlagger, flag_overlaps
 from annotate.video.reader import frames_at
@@ -263,7 +263,7 @@ def _changed_pixels(change: ObjectChange) -> float:
 def _object_area(obj: Object) -> float:
     if obj.mask is not None:
         return float(masks.area(obj.mask))
-    return (obj.box[2] - obj.box[0]) * (obj.box[3] - obj.box[1])
+    return boxes.area(obj.box)
 
 
 def draw_changes(
@@ -302,7 +302,7 @@ def _change_cell(dataset: Dataset, corrected: Dataset, change: ObjectChange) -> 
 
 
 def _change_box(change: ObjectChange) -> Box:
-    boxes = np.array([obj.box for obj in (change.before, change.after) if obj is not None])
-    x1, y1 = boxes[:, :2].min(axis=0).tolist()
-    x2, y2 = boxes[:, 2:].max(axis=0).tolist()
+    xyxy = np.array([obj.box for obj in (change.before, change.after) if obj is not None])
+    x1, y1 = xyxy[:, :2].min(axis=0).tolist()
+    x2, y2 = xyxy[:, 2:].max(axis=0).tolist()
     return x1, y1, x2, y2

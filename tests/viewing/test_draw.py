@@ -188,7 +188,7 @@ def test_an_unknown_kind_of_output(tmp_path, clip, out):
 def test_what_is_there_is_kept_unless_forced(tmp_path, clip, out):
     items, there = book(tmp_path, item(3, mug())), tmp_path / out
     draw.overlay(items, clip, there)
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already there"):
         draw.overlay(items, clip, there)
     draw.overlay(items, clip, there, force=True)
 
@@ -240,6 +240,6 @@ def test_a_grid_is_one_png_of_some_prompts(tmp_path, clip):
     with pytest.raises(PromptError, match="no prompts"):
         draw.draw_prompts(PromptTable((), {}), clip, None, tmp_path / "grid.png")
     (tmp_path / "grid.png").touch()
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already there"):
         draw.draw_prompts(PROMPTS, clip, None, tmp_path / "grid.png")
     draw.draw_prompts(PROMPTS, clip, None, tmp_path / "grid.png", force=True)

@@ -25,6 +25,7 @@ from annotate.detectors.colour.strokes import (
     downscale,
     find_corners,
 )
+from annotate.items.boxes import iou_matrix
 from annotate.items.records import Picture
 
 BoxArray = Floats  # (n, 4) xyxy
@@ -82,22 +83,13 @@ def _non_max_suppression(boxes: BoxArray, scores: Floats) -> tuple[BoxArray, Flo
     """Keep the best of overlapping boxes, best first, and at most `_MAX_RECTANGLES`."""
     order = np.argsort(-scores, kind="stable")
     boxes, scores = boxes[order], scores[order]
-    duplicate = _iou_matrix(boxes) > _NMS_IOU
+    xyxy = boxes.astype(np.float64)
+    duplicate = iou_matrix(xyxy, xyxy) > _NMS_IOU
     kept: list[int] = []
     for row in range(len(boxes)):
         if len(kept) < _MAX_RECTANGLES and not duplicate[row, kept].any():
             kept.append(row)
     return boxes[kept], scores[kept]
-
-
-def _iou_matrix(boxes: BoxArray) -> Floats:
-    """IoU of each with each, (n, n)."""
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    sides = (np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - low).clip(0)
-    shared = sides[..., 0] * sides[..., 1]
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    overlaps: Floats = shared / (area[:, None] + area - shared)
-    return overlaps
 
 
 def candidate_rectangles(

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from annotate.detectors.colour.ranges import COLOUR_SPACES, Interval
 from annotate.errors import OutputError, PromptError
-from annotate.files import atomic_file
+from annotate.files import atomic_file, refuse_existing
 from annotate.items.records import Box, Frame, Mask
 from annotate.video import reader
 
@@ -219,8 +219,7 @@ def plot(report: ColourReport, out: Path, *, force: bool = False) -> None:
 def _check_output(out: Path, force: bool) -> None:
     if out.suffix.lower() != ".png":
         raise OutputError(f"{out}: the plot is a PNG: give a name that ends in .png")
-    if out.exists() and not force:
-        raise OutputError(f"{out}: is there already: give another -o, or --force to write over it")
+    refuse_existing(out, force)
 
 
 def _plot_channel(axes: Any, channel: str, report: ColourReport) -> None:
