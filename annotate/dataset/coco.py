@@ -37,7 +37,7 @@ Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class _CocoFile:
+class CocoFile:
     """One JSON file: what its categories are called, its pictures, their annotations."""
 
     path: Path
@@ -54,7 +54,7 @@ def read(path: Path) -> ImportedDataset:
     Raises:
         DatasetError: names the file and the annotation.
     """
-    files = [_load_file(each) for each in _find_files(path)]
+    files = [load_file(each) for each in _find_files(path)]
     if not files:
         raise DatasetError(f"{path}: no COCO file (images, annotations, categories) is there")
     classes = dict.fromkeys(label for each in files for label in each.labels.values())
@@ -74,10 +74,10 @@ def _find_files(path: Path) -> list[Path]:
         raise DatasetError(f"{path}: there is no such file or folder")
     if path.is_file():
         return [path]
-    return [each for each in sorted(path.rglob("*.json")) if _is_coco(each)]
+    return [each for each in sorted(path.rglob("*.json")) if is_coco(each)]
 
 
-def _is_coco(path: Path) -> bool:
+def is_coco(path: Path) -> bool:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError):
@@ -85,7 +85,7 @@ def _is_coco(path: Path) -> bool:
     return isinstance(table, dict) and {"images", "annotations", "categories"} <= table.keys()
 
 
-def _load_file(path: Path) -> _CocoFile:
+def load_file(path: Path) -> CocoFile:
     try:
         table = json.loads(path.read_text(encoding="utf-8-sig"))
         categories = sorted(table["categories"], key=lambda category: category["id"])
@@ -102,17 +102,17 @@ def _load_file(path: Path) -> _CocoFile:
     for annotation in table["annotations"]:
         if annotation.get("image_id") not in known:
             raise DatasetError(
-                f"{_annotation_location(path, annotation)}: its image_id is of no image"
+                f"{annotation_location(path, annotation)}: its image_id is of no image"
             )
         by_image[annotation["image_id"]].append(annotation)
     part = split_from_name(path.stem if not path.stem.startswith("_") else path.parent.name)
     info = table.get("info")
     clips = info.get("clips", {}) if isinstance(info, dict) else {}
-    return _CocoFile(path, part, labels, images, by_image, clips if isinstance(clips, dict) else {})
+    return CocoFile(path, part, labels, images, by_image, clips if isinstance(clips, dict) else {})
 
 
 def _samples(
-    files: Sequence[_CocoFile], root: Path, with_origin: bool
+    files: Sequence[CocoFile], root: Path, with_origin: bool
 ) -> Iterator[tuple[Path, Sample]]:
     folder = root if root.is_dir() else root.parent
     pictures = [_find_image(each, image, folder) for each in files for image in each.images]
@@ -127,7 +127,7 @@ def _samples(
         yield picture, _with_origin(sample, place, image) if with_origin else sample
 
 
-def _check_image_size(picture: Path, size_wh: tuple[int, int], file: _CocoFile) -> None:
+def _check_image_size(picture: Path, size_wh: tuple[int, int], file: CocoFile) -> None:
     try:
         with Image.open(picture) as image:
             seen = image.size
@@ -148,7 +148,7 @@ def _with_origin(sample: Sample, imported_frame: ImportedFrame, image: Record) -
     return Sample(imported_frame.image, origin, sample.split)
 
 
-def _find_image(file: _CocoFile, image: Record, folder: Path) -> Path:
+def _find_image(file: CocoFile, image: Record, folder: Path) -> Path:
     """Where a picture lies: by its file name, folders and all or without, or LVIS's address."""
     name = image.get("file_name") or image.get("coco_url")
     if not name:
@@ -164,17 +164,17 @@ def _find_image(file: _CocoFile, image: Record, folder: Path) -> Path:
     raise DatasetError(f"{file.path}: the picture {name} is not near it; put it into {homes[1]}")
 
 
-def _annotation_location(path: Path, annotation: Record) -> str:
+def annotation_location(path: Path, annotation: Record) -> str:
     return f"{path}: annotation {annotation.get('id', 'without id')}"
 
 
-def _read_object(annotation: Record, size_wh: tuple[int, int], file: _CocoFile) -> Object:
-    where = _annotation_location(file.path, annotation)
+def _read_object(annotation: Record, size_wh: tuple[int, int], file: CocoFile) -> Object:
+    where = annotation_location(file.path, annotation)
     label = file.labels.get(annotation.get("category_id"))
     if label is None:
         raise DatasetError(f"{where}: its category_id is of no category")
-    mask = _read_mask(annotation.get("segmentation"), size_wh, where)
-    box = clip_box(_read_box(annotation, mask, where), size_wh, where)
+    mask = read_mask(annotation.get("segmentation"), size_wh, where)
+    box = clip_box(read_box(annotation, mask, where), size_wh, where)
     extras = annotation.get("attributes")
     told = {**(extras if isinstance(extras, dict) else {}), **annotation}
     track, score, flags = told.get("track_id"), told.get("score"), told.get("flags")
@@ -189,7 +189,7 @@ def _read_object(annotation: Record, size_wh: tuple[int, int], file: _CocoFile) 
     )
 
 
-def _read_box(annotation: Record, mask: Rle | None, where: str) -> Box:
+def read_box(annotation: Record, mask: Rle | None, where: str) -> Box:
     bbox = annotation.get("bbox")
     if bbox:
         try:
@@ -203,7 +203,7 @@ def _read_box(annotation: Record, mask: Rle | None, where: str) -> Box:
     return tight
 
 
-def _read_mask(segmentation: Any, size_wh: tuple[int, int], where: str) -> Rle | None:
+def read_mask(segmentation: Any, size_wh: tuple[int, int], where: str) -> Rle | None:
     """Polygons, compressed or uncompressed run lengths, as ours; None for none."""
     if not segmentation:
         return None
