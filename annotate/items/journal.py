@@ -242,8 +242,7 @@ def resume(
     """Start a file of items, or continue the one that an equal run left; False if it is complete.
 
     `write_rest` writes the items that are missing; `appender.last` is the last item in the file.
-    Where it fails before any item is in the file, as for want of a server, no file is left. With
-    `end_marker`, the file is then marked as complete.
+    With `end_marker`, the file is then marked as complete.
 
     Raises:
         SettingsDiffer: the file was written with other settings; lists them.
@@ -252,12 +251,7 @@ def resume(
     with append(path, header, force=force) as appender:
         if appender.complete:
             return False
-        try:
-            write_rest(appender)
-        except BaseException:
-            if not appender.count and appender.resumable:
-                Path(path).unlink(missing_ok=True)
-            raise
+        write_rest(appender)
         if end_marker:
             appender.finish()
     return True
@@ -274,16 +268,22 @@ def resume_items(
     """Write the items of one clip, from the frame after the last one in the file on; see `resume`.
 
     `items_after` gets the index of that last frame, -1 where there is none, and yields the items
-    of later frames. `progress` is called with each item when it is on disk.
+    of later frames. `progress` is called with each item when it is on disk. Where the run fails
+    before its first item, as for want of a server, no file is left.
 
     >>> resume_items("boxes.jsonl", header, lambda last: detect(last + 1))  # doctest: +SKIP
     True
     """
 
     def write_rest(appender: Appender) -> None:
-        for item in items_after(-1 if appender.last is None else appender.last.frame):
-            appender.write(item)
-            progress(item)
+        try:
+            for item in items_after(-1 if appender.last is None else appender.last.frame):
+                appender.write(item)
+                progress(item)
+        except BaseException:
+            if not appender.count and appender.resumable:
+                Path(path).unlink(missing_ok=True)
+            raise
 
     return resume(path, header, write_rest, force=force)
 
