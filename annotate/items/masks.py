@@ -74,10 +74,10 @@ def box(mask: Rle | Mask) -> Box | None:
     if not isinstance(mask, np.ndarray):
         x, y, width, height = _coco.toBbox(dict(mask)).tolist()
         return (x, y, x + width, y + height) if width else None
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
+    if not mask.any():
         return None
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    x1, y1, x2, y2 = pixel_box(mask)
+    return float(x1), float(y1), float(x2), float(y2)
 
 
 def iou(a: Rle, b: Rle) -> float:
@@ -295,6 +295,6 @@ def _json_rle(rle: dict[str, Any]) -> Rle:
 
 
 def pixel_box(mask: Mask) -> tuple[int, int, int, int]:
-    """xyxy, x2 and y2 exclusive, of a mask that is not empty."""
-    across, down = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1
+    """Find the tightest xyxy, x2 and y2 exclusive, of a mask that is not empty."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

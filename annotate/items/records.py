@@ -20,6 +20,7 @@ from annotate.errors import ItemsError
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Box = tuple[float, float, float, float]
+State = Mapping[str, npt.NDArray[Any]]  # of a pass over a clip: arrays by name
 Rle = Mapping[str, Any]
 
 

@@ -1,12 +1,13 @@
 """The `light` propagator: track objects on any machine, without a GPU or a download.
 
-Each object has its own `Tracker`: features of a small ImageNet network that ships with the package,
-and classifiers fitted on them in closed form. Objects that meet compete for pixels.
+Each object has its own `Tracker`: ridge classifiers, fitted in closed form on features of a small
+ImageNet network that ships with the package. Where objects overlap, each pixel goes to the object
+with the higher probability.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import supervision as sv
 
 from annotate.backbone import Map
 from annotate.items import masks
-from annotate.items.records import Frame, Mask, Picture, Prompt, Rle
+from annotate.items.records import Frame, Mask, Picture, Prompt, Rle, State
 from annotate.propagators.job import PromptedFrame
 from annotate.propagators.light.crops import QUICK, THOROUGH, Effort
 from annotate.propagators.light.initial_mask import soft_mask_from_prompt
@@ -31,18 +32,18 @@ from annotate.propagators.light.tracker import Tracker
 class LightPropagator:
     """The embedded engine: no download, no GPU.
 
-    `fast` spends less than half the time and follows a little less well. `threads` is how many
-    objects are followed at a time, or help with one; it changes nothing but the time.
+    `fast` takes less than half the time and is a little less accurate. `threads` is how many
+    objects are tracked at a time, or how many threads share one; it does not change the masks.
     """
 
     fast: bool = False
     threads: int = 2
 
     def begin(self, prompted_frames: Iterable[PromptedFrame]) -> LightSession:
-        """Open a pass, having learnt from all prompts of every object."""
+        """Open a pass, with every object fitted to all its prompts."""
         session = LightSession(QUICK if self.fast else THOROUGH, self.threads)
-        for lesson in prompted_frames:
-            session.add_prompts(lesson.frame.image, lesson.prompts)
+        for prompted in prompted_frames:
+            session.add_prompts(prompted.frame.image, prompted.prompts)
         return session
 
 
@@ -54,10 +55,10 @@ class LightSession:
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._trackers: dict[int, Tracker] = {}
         self._previous_grey: npt.NDArray[np.uint8] | None = None
-        self._initial_masks: dict[tuple[int, int], Rle] = {}  # of frame, object
+        self._initial_masks: dict[tuple[int, int], Rle] = {}  # by frame and object
 
     def add_prompts(self, picture: Picture, prompts: Sequence[Prompt]) -> None:
-        """Teach each object its prompt on this picture."""
+        """Fit each object to its prompt on this picture."""
         with _single_threaded():
             for prompt in prompts:
                 soft = soft_mask_from_prompt(
@@ -68,52 +69,56 @@ class LightSession:
                 tracker.fit(picture, soft)
 
     def step(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
-        """Follow every object that has started onto this frame."""
+        """Track every object that has started onto this frame."""
         picture = frame.image
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         prompted = {prompt.object_id for prompt in prompts}
-        unknown = [
-            each for each in prompts if (each.frame, each.object_id) not in self._initial_masks
-        ]
-        if unknown:
-            self.add_prompts(picture, unknown)
+        new = [each for each in prompts if (each.frame, each.object_id) not in self._initial_masks]
+        if new:
+            self.add_prompts(picture, new)
         with _single_threaded():
-            found = self._start_prompted(picture, prompts)
-            followed = {
-                of: tracker
-                for of, tracker in sorted(self._trackers.items())
-                if tracker.started and of not in prompted
+            results = self._start_prompted(picture, prompts)
+            tracked = {
+                object_id: tracker
+                for object_id, tracker in sorted(self._trackers.items())
+                if tracker.started and object_id not in prompted
             }
-            found |= self._track(followed, picture, grey, {of: m for of, (m, _) in found.items()})
+            prompted_masks = {object_id: mask for object_id, (mask, _) in results.items()}
+            results |= self._track(tracked, picture, grey, prompted_masks)
         self._previous_grey = grey
-        return _to_detections(dict(sorted(found.items())))
+        return _to_detections(dict(sorted(results.items())))
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
-        """All that the pass remembers."""
-        kept = {} if self._previous_grey is None else {"before": self._previous_grey.copy()}
-        for of, tracker in self._trackers.items():
-            kept |= {f"{of}.{name}": array for name, array in tracker.state().items()}
-        return kept
+    def state(self) -> State:
+        """Return the previous frame and the state of every tracker."""
+        state: dict[str, npt.NDArray[Any]] = {}
+        if self._previous_grey is not None:
+            state["before"] = self._previous_grey.copy()
+        for object_id, tracker in self._trackers.items():
+            state |= {f"{object_id}.{key}": array for key, array in tracker.state().items()}
+        return state
 
-    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take up the pass where `state` was taken."""
+    def restore(self, state: State) -> None:
+        """Resume the pass where `state` was taken."""
         self._previous_grey = state["before"].copy() if "before" in state else None
         self._trackers = {}
-        for of in sorted({int(key.partition(".")[0]) for key in state if "." in key}):
-            mine = {key.partition(".")[2]: state[key] for key in state if key.startswith(f"{of}.")}
-            self._trackers[of] = Tracker(self._effort)
-            self._trackers[of].restore(mine)
+        for prefix in sorted({key.partition(".")[0] for key in state if "." in key}, key=int):
+            own = {
+                key.partition(".")[2]: state[key] for key in state if key.startswith(f"{prefix}.")
+            }
+            tracker = self._trackers[int(prefix)] = Tracker(self._effort)
+            tracker.restore(own)
 
     def _start_prompted(
         self, picture: Picture, prompts: Sequence[Prompt]
     ) -> dict[int, tuple[Mask, float]]:
-        found = {}
+        """Start the prompted objects at their initial masks: object -> mask, mean score."""
+        results = {}
         for prompt in prompts:
             mask = masks.decode(self._initial_masks[prompt.frame, prompt.object_id])
             if mask.any():
                 fit = self._trackers[prompt.object_id].start(picture, mask)
-                found[prompt.object_id] = mask, fit
-        return found
+                results[prompt.object_id] = mask, fit
+        return results
 
     def _track(
         self,
@@ -122,87 +127,95 @@ class LightSession:
         grey: npt.NDArray[np.uint8],
         prompted_masks: Mapping[int, Mask],
     ) -> dict[int, tuple[Mask, float]]:
-        before = grey if self._previous_grey is None else self._previous_grey
+        """Track the other objects: object -> mask, mean score; without those that are lost."""
+        previous_grey = grey if self._previous_grey is None else self._previous_grey
         size_wh = (picture.shape[1], picture.shape[0])
-        helper = self._pool if len(trackers) == 1 else None
-        guesses = self._map_objects(
-            lambda of: trackers[of].observe(picture, grey, before, helper), list(trackers)
+        pool = self._pool if len(trackers) == 1 else None
+        observations = self._map_objects(
+            lambda object_id: trackers[object_id].observe(picture, grey, previous_grey, pool),
+            list(trackers),
         )
-        taken = _pixels_of_others(guesses, prompted_masks, size_wh)
-        settled = self._map_objects(
-            lambda of: trackers[of].update(guesses[of], taken.get(of), size_wh), list(trackers)
+        occupied = _pixels_of_others(observations, prompted_masks, size_wh)
+        results = self._map_objects(
+            lambda object_id: trackers[object_id].update(
+                observations[object_id], occupied.get(object_id), size_wh
+            ),
+            list(trackers),
         )
-        return _resolve_overlaps(
-            {of: (m, fit) for of, (m, fit) in settled.items() if m is not None}
-        )
+        visible = {key: (mask, fit) for key, (mask, fit) in results.items() if mask is not None}
+        return _resolve_overlaps(visible)
 
     def _map_objects(
         self, function: Callable[[int], Any], object_ids: Sequence[int]
     ) -> dict[int, Any]:
-        """`do` for every object, several at a time."""
+        """Call `function` for every object, in parallel if there is a pool."""
         if self._pool is None or len(object_ids) < 2:
-            return {of: function(of) for of in object_ids}
+            return {object_id: function(object_id) for object_id in object_ids}
         return dict(zip(object_ids, self._pool.map(function, object_ids), strict=True))
 
 
 def _pixels_of_others(
-    observations: Mapping[int, Observation | None],
+    observations: Mapping[int, Observation],
     prompted_masks: Mapping[int, Mask],
     size_wh: tuple[int, int],
 ) -> dict[int, Map]:
-    """For each object, what of its window belongs to another one."""
+    """Give each pixel to its most probable object; a prompted mask always wins.
+
+    Returns, for each observed object, the pixels of its window that belong to another one, (size,
+    size) in 0..1.
+    """
     if len(observations) + len(prompted_masks) < 2:
         return {}
     best = np.full(size_wh[::-1], 0.5, np.float32)
     owner = np.full(size_wh[::-1], -1, np.int64)
-    for of, guess in observations.items():
-        if guess is None:
-            continue
-        left, top, part = guess.window.paste(guess.soft, size_wh)
+    for object_id, observation in observations.items():
+        left, top, part = observation.window.paste(observation.soft, size_wh)
         area = np.s_[top : top + part.shape[0], left : left + part.shape[1]]
         wins = part > best[area]
         best[area][wins] = part[wins]
-        owner[area][wins] = of
-    for of, mask in prompted_masks.items():
-        owner[mask] = of
+        owner[area][wins] = object_id
+    for object_id, mask in prompted_masks.items():
+        owner[mask] = object_id
     return {
-        of: guess.window.crop(
-            ((owner != of) & (owner >= 0)).astype(np.float32),
-            len(guess.soft),
+        object_id: observation.window.crop(
+            ((owner != object_id) & (owner >= 0)).astype(np.float32),
+            len(observation.soft),
             replicate_border=False,
         )
-        for of, guess in observations.items()
-        if guess is not None
+        for object_id, observation in observations.items()
     }
 
 
 def _resolve_overlaps(results: Mapping[int, tuple[Mask, float]]) -> dict[int, tuple[Mask, float]]:
-    """Each mask without what one that fits better has of it; finer masks may have met anew."""
-    apart = {}
+    """Remove from each mask the pixels of masks with a higher score: refined masks may overlap."""
+    disjoint = {}
     claimed: Mask = np.array(False)
-    for of, (mask, fit) in sorted(results.items(), key=lambda each: -each[1][1]):
-        apart[of] = mask & ~claimed, fit
+    for object_id, (mask, fit) in sorted(results.items(), key=lambda result: -result[1][1]):
+        disjoint[object_id] = mask & ~claimed, fit
         claimed = claimed | mask
-    return apart
+    return disjoint
 
 
 def _to_detections(results: Mapping[int, tuple[Mask, float]]) -> sv.Detections:
-    boxed = {of: (masks.box(mask), mask, fit) for of, (mask, fit) in results.items()}
-    boxed = {of: each for of, each in boxed.items() if each[0] is not None}
-    if not boxed:
+    rows = [
+        (object_id, box, mask, fit)
+        for object_id, (mask, fit) in results.items()
+        if (box := masks.box(mask)) is not None
+    ]
+    if not rows:
         return sv.Detections.empty()
-    boxes, pictures, fits = zip(*boxed.values(), strict=True)
+    object_ids, boxes, object_masks, fits = zip(*rows, strict=True)
     return sv.Detections(
         xyxy=np.array(boxes, np.float64),
-        mask=np.stack(pictures),
+        mask=np.stack(object_masks),
         confidence=np.clip((1 + np.array(fits, np.float64)) / 2, 0, 1),
-        tracker_id=np.array(list(boxed), np.int64),
+        tracker_id=np.array(object_ids, np.int64),
     )
 
 
 @contextmanager
-def _single_threaded() -> Any:
-    """BLAS and OpenCV on one thread each: objects are what runs in parallel."""
+def _single_threaded() -> Iterator[None]:
+    """Run BLAS and OpenCV on one thread each, since objects are tracked in parallel."""
     from threadpoolctl import threadpool_limits
 
     before = cv2.getNumThreads()

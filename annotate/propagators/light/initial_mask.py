@@ -1,10 +1,11 @@
-"""Predict the first mask of an object from the points or the box that a person gave.
+"""Predict the first mask of an object from the points or the box of its prompt.
 
 A click says where an object is, not how large it is. So the object is segmented in windows of many
-sizes, by two methods each: a self-trained classifier on deep features, and GrabCut. The mask that
-most others agree with is often only a part of the object, so the best masks are grown as well. Then
-all masks vote, weighted by their agreement (mean IoU) with the others and by their area, because
-masks of parts agree with each other and are many.
+sizes, by two methods each: a self-trained ridge classifier on deep features, and GrabCut (Rother et
+al., "GrabCut: Interactive Foreground Extraction using Iterated Graph Cuts", SIGGRAPH 2004). The
+mask that agrees best with the others is often only a part of the object, so the best masks are
+grown as well. Then all masks vote, weighted by their mean IoU with the others and by their area,
+because masks of parts are many and agree with each other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,28 +26,21 @@ from annotate.propagators.light.refine import (
 )
 from annotate.propagators.light.ridge_classifier import RidgeClassifier
 
-CROP_SIDE = 192  # of a window, in pixels of the crop
-WINDOW_STEP, MAX_WINDOW_SCALE = (
-    1.5,
-    1.3,
-)  # sides of the windows round a click: to the next, in pictures
-USUAL_FILL, FILL_LOG_SIGMA = (
-    0.13,
-    0.8,
-)  # how much of its window an object fills; how widely ln of it spreads
+CROP_SIDE = 192  # pixels of the crop of a window
+WINDOW_STEP = 1.5  # from the side of one window around a click to the next
+MAX_WINDOW_SCALE = 1.3  # side of the last window, in shorter sides of the picture
+USUAL_FILL, FILL_LOG_SIGMA = 0.13, 0.8  # share of its window that an object fills: log-normal
 SELF_TRAINING_ROUNDS = 4
-GROWN_MASKS, GROW_ROUNDS = 4, 2  # how many are let grow, and how often
-GROW_WINDOW_SCALE, GROW_REACH = (
-    2.5,
-    0.35,
-)  # the window of growing; how far, in root areas, it may reach
+GROWN_MASKS, GROW_ROUNDS = 4, 2  # the best masks are grown so often
+GROW_WINDOW_SCALE = 2.5  # side of the window, in sides of the mask's box
+GROW_REACH = 0.35  # distance to which a mask may grow freely, in roots of its area
 RANDOM_FEATURES = 96
-CLICK_MASK_VOTES = 2.0  # votes of each mask by the network that has seen things clicked
+CLICK_MASK_VOTES = 2.0  # weight of a mask by the click model, relative to one by a classifier
 
 
 @dataclass(frozen=True)
 class WindowPrompt:
-    """What is known for sure in a window: points, as (n, 2) of its crop, and a box."""
+    """A prompt in one window: points, (n, 2), and a box, in pixels of the crop."""
 
     inside_points: npt.NDArray[np.float64]
     outside_points: npt.NDArray[np.float64]
@@ -54,24 +48,29 @@ class WindowPrompt:
 
     @staticmethod
     def for_window(window: CropWindow, prompt: Prompt, others: Sequence[Prompt]) -> "WindowPrompt":
-        """A prompt's; where another object is, this one is not."""
+        """Convert a prompt to a window; points inside other objects are outside this one."""
 
-        def seen(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        def to_crop(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
             middle = np.array((window.x, window.y))
             return np.asarray((points - middle) * (CROP_SIDE / window.side) + (CROP_SIDE - 1) / 2)
 
         inside, outside = _inside_outside_points(prompt, others)
-        box = None if prompt.box is None else seen(np.array(prompt.box).reshape(2, 2) - 0.5).ravel()
-        return WindowPrompt(seen(inside), seen(outside), box)
+        box = None
+        if prompt.box is not None:
+            box = to_crop(np.array(prompt.box).reshape(2, 2) - 0.5).ravel()
+        return WindowPrompt(to_crop(inside), to_crop(outside), box)
 
     def near_points(self, points: npt.NDArray[np.float64], radius: float, grid: int) -> Mask:
-        """Which of (grid, grid) lie within `radius` crop pixels of any of `points`."""
+        """Mark the cells, (grid, grid), within `radius` crop pixels of any of `points`."""
         y, x = np.mgrid[:grid, :grid] * (CROP_SIDE / grid) + (CROP_SIDE / grid - 1) / 2
-        close = [np.hypot(x - px, y - py) < radius for px, py in points]
-        return np.any(close, axis=0) if close else np.zeros((grid, grid), bool)
+        disks = [np.hypot(x - px, y - py) < radius for px, py in points]
+        return np.any(disks, axis=0) if disks else np.zeros((grid, grid), bool)
 
     def surely_outside(self, grid: int, margin: float) -> Mask:
-        """Which of (grid, grid) are surely outside: beyond the box, or this near to the edge."""
+        """Mark the cells, (grid, grid), outside the box; without one, far from the centre.
+
+        Far is more than `margin`, in sides of the crop.
+        """
         y, x = np.mgrid[:grid, :grid] * (CROP_SIDE / grid) + (CROP_SIDE / grid - 1) / 2
         if self.box is not None:
             x1, y1, x2, y2 = self.box
@@ -81,84 +80,85 @@ class WindowPrompt:
 
 
 def soft_mask_from_prompt(picture: Picture, prompt: Prompt, others: Sequence[Prompt] = ()) -> Map:
-    """How sure it is, (H, W) in 0..1, that a pixel is what `prompt` means.
+    """Predict the probability of each pixel, (H, W) in 0..1, of being the prompted object.
 
-    Points inside `others` are outside it.
+    Points inside the objects of `others` count as outside. A prompted mask is returned as it is.
     """
     if prompt.mask is not None:
         return prompt.mask.astype(np.float32)
-    found, fits = [], []
+    candidates, fits = [], []
     for window in _prompt_windows(picture, prompt):
         for mask in _segment_window(
             window, picture, WindowPrompt.for_window(window, prompt, others)
         ):
-            filled = max(float(mask.mean()), 1e-4)
-            found.append(_mask_in_picture(window, mask, picture.shape[:2]))
-            sane = 0.02 < filled < 0.45 or prompt.box is not None
-            fits.append(sane * np.exp(-0.5 * (np.log(filled / USUAL_FILL) / FILL_LOG_SIGMA) ** 2))
-    for k in np.argsort(-_mean_iou(found, np.array(fits)) * fits, kind="stable")[:GROWN_MASKS]:
-        mask = found[k]
+            fill = max(float(mask.mean()), 1e-4)
+            candidates.append(_mask_in_picture(window, mask, picture.shape[:2]))
+            plausible = 0.02 < fill < 0.45 or prompt.box is not None
+            deviation = np.log(fill / USUAL_FILL) / FILL_LOG_SIGMA
+            fits.append(plausible * np.exp(-0.5 * deviation**2))
+    agreement = _mean_iou(candidates, np.array(fits))
+    for k in np.argsort(-agreement * fits, kind="stable")[:GROWN_MASKS]:
+        mask = candidates[k]
         for _ in range(GROW_ROUNDS):
             mask = _grow_mask(mask, picture, prompt, others)
-            found.append(mask)
+            candidates.append(mask)
             fits.append(fits[k])
     if prompt.box is None:
-        for mask, worth in masks_from_clicks(picture, *_inside_outside_points(prompt, others)):
-            found.append(mask)
-            fits.append(CLICK_MASK_VOTES * worth)
-    areas = np.array([mask.sum() for mask in found], np.float64)
-    votes = (_mean_iou(found, np.array(fits)) * fits) ** 3 * areas
-    sure = np.tensordot(votes / max(votes.sum(), 1e-9), np.array(found, np.float32), 1)
-    return sure.astype(np.float32)
+        for mask, iou in masks_from_clicks(picture, *_inside_outside_points(prompt, others)):
+            candidates.append(mask)
+            fits.append(CLICK_MASK_VOTES * iou)
+    areas = np.array([mask.sum() for mask in candidates], np.float64)
+    votes = (_mean_iou(candidates, np.array(fits)) * fits) ** 3 * areas
+    mean = np.tensordot(votes / max(votes.sum(), 1e-9), np.array(candidates, np.float32), 1)
+    return mean.astype(np.float32)
 
 
 def _inside_outside_points(
     prompt: Prompt, others: Sequence[Prompt]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The points that are inside, (n, 2), and those that are not: what is another's is not."""
-    apart = [each.points_xy[each.point_labels == 1] for each in others]
-    outside = np.concatenate([prompt.points_xy[prompt.point_labels == 0], *apart])
+    """Collect the points inside the object, (n, 2), and those outside it or inside another one."""
+    of_others = [other.points_xy[other.point_labels == 1] for other in others]
+    outside = np.concatenate([prompt.points_xy[prompt.point_labels == 0], *of_others])
     return prompt.points_xy[prompt.point_labels == 1], outside
 
 
 def _grow_mask(mask: Mask, picture: Picture, prompt: Prompt, others: Sequence[Prompt]) -> Mask:
-    """The mask again, from itself against what is well away from it."""
+    """Grow a mask of the picture: train on the mask against what is well away from it."""
     x1, y1, x2, y2 = masks.box(mask) or (0.0, 0.0, 0.0, 0.0)
     if x2 - x1 < 2 or y2 - y1 < 2:
         return mask
     side = GROW_WINDOW_SCALE * max(x2 - x1, y2 - y1, 12)
     window = CropWindow((x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2, side)
-    marks, crop, grid = (
-        WindowPrompt.for_window(window, prompt, others),
-        window.crop(picture, CROP_SIDE),
-        CROP_SIDE // 4,
-    )
-    never = ~window.in_picture((picture.shape[1], picture.shape[0]), grid)
-    never |= marks.near_points(marks.outside_points, 0.03 * CROP_SIDE, grid)
+    window_prompt = WindowPrompt.for_window(window, prompt, others)
+    crop, grid = window.crop(picture, CROP_SIDE), CROP_SIDE // 4
+    outside = ~window.in_picture((picture.shape[1], picture.shape[0]), grid)
+    outside |= window_prompt.near_points(window_prompt.outside_points, 0.03 * CROP_SIDE, grid)
     if prompt.box is not None:
-        never |= marks.surely_outside(grid, 0)
-    was = (window.crop(mask.astype(np.float32), grid, replicate_border=False) > 0.5) & ~never
-    away = cv2.distanceTransform((~was).astype(np.uint8), cv2.DIST_L2, 5) / np.sqrt(was.sum() + 1)
-    weight = np.where(was | never | (away > GROW_REACH), 1, 0.15).astype(np.float32)
-    pull = 12 * np.maximum(away - GROW_REACH, 0)
-    soft = _self_train(feature_grid(crop), was, weight, pull, np.where(never, -20, 0))
-    deep = _sharpen_mask(crop, soft, marks)
-    return _mask_in_picture(window, _grabcut(crop, marks, deep), picture.shape[:2])
+        outside |= window_prompt.surely_outside(grid, 0)
+    inside = (window.crop(mask.astype(np.float32), grid, replicate_border=False) > 0.5) & ~outside
+    distance = cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, 5)
+    distance = distance / np.sqrt(inside.sum() + 1)
+    weight = np.where(inside | outside | (distance > GROW_REACH), 1, 0.15).astype(np.float32)
+    penalty = 12 * np.maximum(distance - GROW_REACH, 0)
+    soft = _self_train(feature_grid(crop), inside, weight, penalty, np.where(outside, -20, 0))
+    grown = _sharpen_mask(crop, soft, window_prompt)
+    return _mask_in_picture(window, _grabcut(crop, window_prompt, grown), picture.shape[:2])
 
 
 def _mean_iou(
     candidate_masks: Sequence[Mask], weights: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """The mean IoU of each mask with those that are of a sane size."""
+    """Compute the mean IoU of each mask with those of positive weight."""
     flat = np.stack([mask.ravel() for mask in candidate_masks])
     used = flat[:, flat.any(axis=0)].astype(np.float32)
-    shared = used @ used.T
+    intersections = used @ used.T
     areas = used.sum(axis=1)
-    overlap = shared / np.maximum(areas[:, None] + areas[None] - shared, 1)
-    return np.asarray((overlap * (weights > 0)[:, None]).sum(axis=0) / max((weights > 0).sum(), 1))
+    ious = intersections / np.maximum(areas[:, None] + areas[None] - intersections, 1)
+    return np.asarray((ious * (weights > 0)[:, None]).sum(axis=0) / max((weights > 0).sum(), 1))
 
 
 def _prompt_windows(picture: Picture, prompt: Prompt) -> Iterator[CropWindow]:
+    """Yield the windows to segment in: two around a box, or many sizes around the points."""
     if prompt.box is not None:
         x1, y1, x2, y2 = prompt.box
         for zoom in (1.3, 1.7):
@@ -172,63 +172,71 @@ def _prompt_windows(picture: Picture, prompt: Prompt) -> Iterator[CropWindow]:
 def _segment_window(
     window: CropWindow, picture: Picture, window_prompt: WindowPrompt
 ) -> Iterator[Mask]:
-    """The object in the window: by deep features, and that again by colour."""
+    """Segment a window by deep features, and then by colour, starting from that mask."""
     crop = window.crop(picture, CROP_SIDE)
-    deep = _segment_by_features(crop, window_prompt)
-    yield deep
-    yield _grabcut(crop, window_prompt, deep)
+    mask = _segment_by_features(crop, window_prompt)
+    yield mask
+    yield _grabcut(crop, window_prompt, mask)
 
 
 def _segment_by_features(crop: Picture, window_prompt: WindowPrompt) -> Mask:
-    """A classifier of points against the edge, taught a few times by what it finds."""
-    grid = CROP_SIDE // 4
-    within = window_prompt.near_points(window_prompt.inside_points, 0.03 * CROP_SIDE, grid)
-    never = window_prompt.surely_outside(grid, 0.47) | window_prompt.near_points(
-        window_prompt.outside_points, 0.03 * CROP_SIDE, grid
-    )
-    start = window_prompt.near_points(window_prompt.inside_points, 0.1 * CROP_SIDE, grid) & ~never
-    if window_prompt.box is not None:
-        start = ~never
-    far = window_prompt.near_points(np.full((1, 2), (CROP_SIDE - 1) / 2), 0.38 * CROP_SIDE, grid)
-    weight = (start | ~far | never).astype(np.float32)
+    """Self-train a classifier: cells near the points, or in the box, against the border."""
+    grid, boxed = CROP_SIDE // 4, window_prompt.box is not None
+    near = window_prompt.near_points
+    inside = near(window_prompt.inside_points, 0.03 * CROP_SIDE, grid)
+    outside = window_prompt.surely_outside(grid, 0.47)
+    outside |= near(window_prompt.outside_points, 0.03 * CROP_SIDE, grid)
+    start = ~outside
+    if not boxed:
+        start &= near(window_prompt.inside_points, 0.1 * CROP_SIDE, grid)
+    central = near(np.full((1, 2), (CROP_SIDE - 1) / 2), 0.38 * CROP_SIDE, grid)
+    weight = (start | ~central | outside).astype(np.float32)
     y, x = (np.mgrid[:grid, :grid] - (grid - 1) / 2) / grid
-    pull = 0 * x if window_prompt.box is not None else 12 * np.maximum(np.hypot(x, y) - 0.3, 0)
-    sure = np.where(never, -20, np.where(within, 20, 0))
-    return _sharpen_mask(
-        crop, _self_train(feature_grid(crop), start, weight, pull, sure), window_prompt
-    )
+    penalty = 0 * x if boxed else 12 * np.maximum(np.hypot(x, y) - 0.3, 0)
+    fixed_logits = np.where(outside, -20, np.where(inside, 20, 0))
+    soft = _self_train(feature_grid(crop), start, weight, penalty, fixed_logits)
+    return _sharpen_mask(crop, soft, window_prompt)
 
 
 def _self_train(maps: Map, inside: Mask, weight: Map, penalty: Map, fixed_logits: Map) -> Map:
-    """A soft mask by a classifier taught, a few times, by what it finds itself."""
-    taught, shape = inside.astype(np.float32), inside.shape
-    soft = taught
+    """Fit a ridge classifier to `inside`, then several times to its own output.
+
+    Args:
+        maps: Features, (grid, grid, channels).
+        inside: The initial labels, (grid, grid).
+        weight: Their weights; later ones are the certainty of the output.
+        penalty: Subtracted from the logits; grows with the distance from the start.
+        fixed_logits: Added to the logits: large where the label is known.
+
+    Returns:
+        The soft mask, (grid, grid) in 0..1.
+    """
+    target, shape = inside.astype(np.float32), inside.shape
+    soft = target
     for _ in range(SELF_TRAINING_ROUNDS):
         ridge = RidgeClassifier(RANDOM_FEATURES)
         expanded = ridge.expand(maps)
-        ridge.add_samples(expanded, taught.ravel(), weight.ravel(), prompted=True)
+        ridge.add_samples(expanded, target.ravel(), weight.ravel(), prompted=True)
         ridge.solve()
         logit = 4 * ridge.scores(expanded)[:, 0].reshape(shape) - penalty + fixed_logits
         soft = (1 / (1 + np.exp(-np.clip(logit, -30, 30)))).astype(np.float32)
-        taught, weight = (soft > 0.5).astype(np.float32), np.abs(2 * soft - 1) + np.float32(0.02)
+        target, weight = (soft > 0.5).astype(np.float32), np.abs(2 * soft - 1) + np.float32(0.02)
     return soft
 
 
 def _sharpen_mask(crop: Picture, soft: Map, window_prompt: WindowPrompt) -> Mask:
+    """Sharpen a soft mask, (grid, grid), along the edges of the crop; keep the prompted parts."""
     sharp = guided_filter(crop, cv2.resize(soft, (CROP_SIDE, CROP_SIDE)), CROP_SIDE // 32)
     return _prompted_components(sharp > 0.5, window_prompt)
 
 
 def _grabcut(crop: Picture, window_prompt: WindowPrompt, initial: Mask) -> Mask:
-    """GrabCut from that mask."""
+    """Segment the crop by GrabCut, starting from `initial`."""
     states = np.where(initial, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    states[window_prompt.near_points(window_prompt.inside_points, 0.02 * CROP_SIDE, CROP_SIDE)] = (
-        cv2.GC_FGD
-    )
+    radius, near = 0.02 * CROP_SIDE, window_prompt.near_points
+    states[near(window_prompt.inside_points, radius, CROP_SIDE)] = cv2.GC_FGD
     states[window_prompt.surely_outside(CROP_SIDE, 0.5)] = cv2.GC_BGD
-    states[window_prompt.near_points(window_prompt.outside_points, 0.02 * CROP_SIDE, CROP_SIDE)] = (
-        cv2.GC_BGD
-    )
+    states[near(window_prompt.outside_points, radius, CROP_SIDE)] = cv2.GC_BGD
     if not (states & 1).any() or (states & 1).all():
         return initial
     models = np.zeros((1, 65)), np.zeros((1, 65))
@@ -240,15 +248,14 @@ def _grabcut(crop: Picture, window_prompt: WindowPrompt, initial: Mask) -> Mask:
 
 
 def _prompted_components(mask: Mask, window_prompt: WindowPrompt) -> Mask:
-    """The connected parts with a point in them; without one, all of it."""
-    _, parts = cv2.connectedComponents(mask.astype(np.uint8))
-    asked = np.unique(
-        parts[window_prompt.near_points(window_prompt.inside_points, 0.03 * CROP_SIDE, CROP_SIDE)]
-    )
-    asked = asked[asked > 0]
-    return np.isin(parts, asked) if len(asked) else mask
+    """Keep the connected components near a point inside; the whole mask if there are none."""
+    _, components = cv2.connectedComponents(mask.astype(np.uint8))
+    near = window_prompt.near_points(window_prompt.inside_points, 0.03 * CROP_SIDE, CROP_SIDE)
+    prompted = np.unique(components[near])
+    prompted = prompted[prompted > 0]
+    return np.isin(components, prompted) if len(prompted) else mask
 
 
 def _mask_in_picture(window: CropWindow, mask: Mask, shape: tuple[int, ...]) -> Mask:
-    """A mask of the window as one of the picture."""
+    """Convert a mask of the window's crop to one of the picture, (H, W)."""
     return window.mask(mask.astype(np.float32), (shape[1], shape[0]), 0.5)

@@ -1,16 +1,17 @@
 """Refine masks: two small mask networks that ship with the package, and a guided filter.
 
-Both networks were trained on many objects of generated gameplay and know no class. The click model
-(`CLICK_MODEL`) reads where a person clicked, or the mask of a tracked object; the other
-(`FOLLOW_MODEL`) reads the scores of the classifiers that were fitted to the object, as in Robinson
+Both networks were trained on many objects of generated gameplay and are class-agnostic. The click
+model (`CLICK_MODEL`) takes clicks, or the mask of a tracked object; the follow model
+(`FOLLOW_MODEL`) takes the scores of the classifiers that were fitted to the object, as in Robinson
 et al., "Learning Fast and Robust Target Models for Video Object Segmentation", CVPR 2020. Both also
 predict the IoU of their mask, as in Huang et al., "Mask Scoring R-CNN", CVPR 2019.
 
-* Clicks: windows of several sizes around the clicks; the best masks are refined a second time.
-* Tracked masks: the classifier works on a coarse grid and places the object well but not its edge.
-  The click model refines that mask, which counts as far as the predicted IoU is high.
-* Objectness: a search result of which no good mask can be predicted, such as a wall or a part of
-  the head-up display, is no object.
+* Clicks: the click model predicts masks in windows of several sizes around the clicks; the best
+  ones are refined a second time.
+* Tracked masks: the classifiers work on a coarse grid, so they place the object well but not its
+  edge. The click model refines the mask; the result is mixed in by its predicted IoU.
+* Objectness: if the follow model predicts a low IoU for a search result, such as a wall or a part
+  of the head-up display, it is no object.
 
 How the networks were trained, and how far to trust them: `models/light-refine.md`.
 """
@@ -28,9 +29,10 @@ from annotate.propagators.light.target import Observation
 
 
 def guided_filter(picture: Picture, soft: Map, radius: int, epsilon: float = 1e-3) -> Map:
-    """`soft`, (H, W) in 0..1, as a local linear function of `picture`'s colours.
+    """Smooth `soft`, (H, W) in 0..1, along the edges of `picture`, its colour guide.
 
-    He, Sun, Tang, "Guided Image Filtering", ECCV 2010, with a colour guide.
+    He, Sun and Tang, "Guided Image Filtering", ECCV 2010. Ours, because OpenCV has it only in
+    opencv-contrib, which is no dependency.
     """
 
     def mean(values: Map) -> Map:
@@ -41,12 +43,12 @@ def guided_filter(picture: Picture, soft: Map, radius: int, epsilon: float = 1e-
     r, g, b = (np.ascontiguousarray(guide[..., k]) for k in range(3))
     mean_r, mean_g, mean_b, mean_soft = mean(r), mean(g), mean(b), mean(soft)
     cov_r, cov_g, cov_b = (
-        mean(channel * soft) - middle * mean_soft
-        for channel, middle in ((r, mean_r), (g, mean_g), (b, mean_b))
+        mean(channel * soft) - channel_mean * mean_soft
+        for channel, channel_mean in ((r, mean_r), (g, mean_g), (b, mean_b))
     )
     rr, gg, bb = (
-        mean(channel * channel) - middle * middle + np.float32(epsilon)
-        for channel, middle in ((r, mean_r), (g, mean_g), (b, mean_b))
+        mean(channel * channel) - channel_mean * channel_mean + np.float32(epsilon)
+        for channel, channel_mean in ((r, mean_r), (g, mean_g), (b, mean_b))
     )
     rg, rb, gb = (
         mean(r * g) - mean_r * mean_g,
@@ -66,30 +68,34 @@ def guided_filter(picture: Picture, soft: Map, radius: int, epsilon: float = 1e-
 
 
 CLICK_MODEL, FOLLOW_MODEL = "light-click.onnx", "light-follow.onnx"
-NETWORK_SIDE, INPUT_GRID = 128, 64  # sides of the picture and the mask; of what is told
-TRUNK_SIDES = {"s8": 32, "s16": 16}  # sides of the trunk's maps
-MAX_DISTANCE = 2.0  # distances from the mask before are told up to so many of its sizes
+NETWORK_SIDE, INPUT_GRID = 128, 64  # sides: of the crop and the logits; of the other input maps
+TRUNK_SIDES = {"s8": 32, "s16": 16}  # sides of the backbone's maps
+MAX_DISTANCE = 2.0  # from the prior mask, in sizes of the object; further is clipped
 
 
 def predict_mask(
     model: str, crop: Picture, trunk: FeatureMaps, network_input: Map
 ) -> tuple[Map, float]:
-    """Logits of a mask, (128, 128), and the IoU, 0..1, it should have with the truth.
+    """Run a mask network: logits of the mask, (128, 128), and its predicted IoU, 0..1.
 
-    `crop` is a square, `trunk` its maps, and `told` what the model is told, (6, 64, 64).
+    Args:
+        model: `CLICK_MODEL` or `FOLLOW_MODEL`.
+        crop: A square crop, RGB.
+        trunk: The backbone's maps of the crop.
+        network_input: By `build_network_input`, (6, 64, 64).
     """
-    given = {"crop": resize_chw(crop, (NETWORK_SIDE, NETWORK_SIDE)), "maps": network_input}
+    inputs = {"crop": resize_chw(crop, (NETWORK_SIDE, NETWORK_SIDE)), "maps": network_input}
     for name, side in TRUNK_SIDES.items():
         maps = getattr(trunk, name)
         if maps.shape[1] != side:
             maps = np.stack([cv2.resize(each, (side, side)) for each in maps])
-        given[name] = maps
-    logits, worth = run_model(model, given)
-    return logits[0], float(1 / (1 + np.exp(-worth)))
+        inputs[name] = maps
+    logits, iou_logit = run_model(model, inputs)
+    return logits[0], float(1 / (1 + np.exp(-iou_logit)))
 
 
 def resize_to_input(values: Map, interpolation: int = cv2.INTER_LINEAR) -> Map:
-    """A map of a window, of any side, as (64, 64)."""
+    """Resize a map of a window to (64, 64)."""
     return np.asarray(
         cv2.resize(values, (INPUT_GRID, INPUT_GRID), interpolation=interpolation), np.float32
     )
@@ -98,47 +104,51 @@ def resize_to_input(values: Map, interpolation: int = cv2.INTER_LINEAR) -> Map:
 def build_network_input(
     first_channel: Map, second_channel: Map, prior: Map | None, in_picture: Mask, size_cells: float
 ) -> Map:
-    """What a network is told, (6, 64, 64), out of maps of (64, 64).
+    """Stack the input of a mask network, (6, 64, 64).
 
-    `prior` is the mask before, of an object of `size` cells, if there is one.
+    Args:
+        first_channel: Clicks inside, or the ridge score, (64, 64).
+        second_channel: Clicks outside, or the prompted score, (64, 64).
+        prior: A mask to start from, (64, 64) in 0..1, if there is one.
+        in_picture: Cells that lie on the picture.
+        size_cells: Root of the area of `prior`, in cells.
     """
-    told = np.zeros((6, INPUT_GRID, INPUT_GRID), np.float32)
-    told[0], told[1], told[5] = first_channel, second_channel, in_picture
+    channels = np.zeros((6, INPUT_GRID, INPUT_GRID), np.float32)
+    channels[0], channels[1], channels[5] = first_channel, second_channel, in_picture
     if prior is not None:
-        away = cv2.distanceTransform((prior < 0.5).astype(np.uint8), cv2.DIST_L2, 5)
-        told[2], told[3], told[4] = prior, np.minimum(away / max(size_cells, 2), MAX_DISTANCE), 1
-    return told
+        distance = cv2.distanceTransform((prior < 0.5).astype(np.uint8), cv2.DIST_L2, 5)
+        channels[2], channels[4] = prior, 1
+        channels[3] = np.minimum(distance / max(size_cells, 2), MAX_DISTANCE)
+    return channels
 
 
-IOU_POWER = 3  # power of the IoU that it says: on photographs it is wrong, and says less
-MIN_MASK_SIDE = 4  # cells, the root of the area of a mask that it is asked about
+IOU_POWER = 3  # of the predicted IoU, as weight: on photographs masks are worse, and it is lower
+MIN_MASK_SIDE = 4  # cells: the root of the area; a smaller mask is not refined
 
 
 def refine_mask(observation: Observation, soft: Map) -> Map:
-    """A better mask than `soft`, (size, size) in 0..1, of what is seen in the guess's window."""
-    before = resize_to_input(soft, cv2.INTER_AREA)
-    cells = float(np.sqrt((before > 0.5).sum()))
-    if cells < MIN_MASK_SIDE:
+    """Refine the soft mask of an observation, (size, size) in 0..1, by the click model."""
+    prior = resize_to_input(soft, cv2.INTER_AREA)
+    size_cells = float(np.sqrt((prior > 0.5).sum()))
+    if size_cells < MIN_MASK_SIDE:
         return soft
-    inside = resize_to_input(observation.in_picture.astype(np.float32)) > 0.5
-    unclicked = np.zeros_like(before)
-    told = build_network_input(unclicked, unclicked, before, inside, cells)
-    logits, worth = predict_mask(
-        CLICK_MODEL, observation.features.crop, observation.features.maps, told
+    in_picture = resize_to_input(observation.in_picture.astype(np.float32)) > 0.5
+    no_clicks = np.zeros_like(prior)
+    channels = build_network_input(no_clicks, no_clicks, prior, in_picture, size_cells)
+    logits, iou = predict_mask(
+        CLICK_MODEL, observation.features.crop, observation.features.maps, channels
     )
     logits = cv2.resize(np.clip(logits, -20, 20), soft.shape[::-1])
-    share = worth**IOU_POWER
+    share = iou**IOU_POWER
     return np.asarray(share / (1 + np.exp(-logits)) + (1 - share) * soft, np.float32)
 
 
-CLICK_CROP_SIDE = 256  # side of a window
-MIN_CLICK_WINDOW_SIDE, CLICK_WINDOW_STEP, MAX_CLICK_WINDOW_SCALE = (
-    48.0,
-    1.4,
-    1.4,
-)  # sides of windows: first, to the next, in pictures
-REFINED_MASKS, REFINE_ROUNDS = 3, 2  # so many of the best are looked at again, so often
-CLICK_RADIUS_CELLS = 1.5  # radius of a click, in cells
+CLICK_CROP_SIDE = 256  # pixels of the crop of a window
+MIN_CLICK_WINDOW_SIDE = 48.0  # pixels of the picture
+CLICK_WINDOW_STEP = 1.4  # from one window's side to the next
+MAX_CLICK_WINDOW_SCALE = 1.4  # side of the last window, in shorter sides of the picture
+REFINED_MASKS, REFINE_ROUNDS = 3, 2  # the best masks are refined so often
+CLICK_RADIUS_CELLS = 1.5  # standard deviation of a click's Gaussian, in cells
 
 Points = npt.NDArray[np.float64]
 
@@ -146,30 +156,33 @@ Points = npt.NDArray[np.float64]
 def masks_from_clicks(
     picture: Picture, inside_xy: Points, outside_xy: Points
 ) -> Iterator[tuple[Mask, float]]:
-    """Masks, (H, W), of what is clicked, each with the IoU, 0..1, that it should have.
+    """Predict masks, (H, W), of a clicked object, each with its predicted IoU, 0..1.
 
-    `inside` and `outside` are (n, 2) of the picture; at least one point is inside.
+    Clicks are (n, 2) in pixels of the picture; at least one is inside.
     """
-    found = []
-    for window in windows_around_points(
-        picture, inside_xy, CLICK_WINDOW_STEP, MAX_CLICK_WINDOW_SCALE
-    ):
-        found.append(_predict_in_window(picture, window, (inside_xy, outside_xy), None))
-    yield from found
-    for mask, _ in sorted(found, key=lambda each: -each[1])[:REFINED_MASKS]:
+    clicks = inside_xy, outside_xy
+    predictions = [
+        _predict_in_window(picture, window, clicks, None)
+        for window in windows_around_points(
+            picture, inside_xy, CLICK_WINDOW_STEP, MAX_CLICK_WINDOW_SCALE
+        )
+    ]
+    yield from predictions
+    for mask, _ in sorted(predictions, key=lambda prediction: -prediction[1])[:REFINED_MASKS]:
         for _ in range(REFINE_ROUNDS):
             if mask.sum() < 16:
                 break
-            mask, worth = _predict_in_window(
-                picture, window_around_mask(mask), (inside_xy, outside_xy), mask
-            )
-            yield mask, worth
+            mask, iou = _predict_in_window(picture, window_around_mask(mask), clicks, mask)
+            yield mask, iou
 
 
 def windows_around_points(
     picture: Picture, points_xy: Points, step: float, max_scale: float
 ) -> Iterator[CropWindow]:
-    """Windows about (n, 2) points, each `step` times the one before, up to `largest` pictures."""
+    """Yield windows centred on (n, 2) points, each `step` times as large as the one before.
+
+    The last is at most `max_scale` times the shorter side of the picture.
+    """
     low, high = points_xy.min(axis=0), points_xy.max(axis=0)
     x, y = ((low + high) / 2).tolist()
     side = max(MIN_CLICK_WINDOW_SIDE, 1.5 * float((high - low).max()))
@@ -185,7 +198,7 @@ def click_network_input(
     clicks: tuple[Points, Points],
     previous_mask: Mask | None,
 ) -> Map:
-    """What the network is told, (6, 64, 64), of clicks inside and outside, and the mask before."""
+    """Make the input of the click model, (6, 64, 64), from clicks and, if any, a previous mask."""
     prior, size = None, 0.0
     if previous_mask is not None:
         prior = window.crop(previous_mask.astype(np.float32), INPUT_GRID, replicate_border=False)
@@ -199,52 +212,47 @@ def _predict_in_window(
 ) -> tuple[Mask, float]:
     size_wh = (picture.shape[1], picture.shape[0])
     crop = window.crop(picture, CLICK_CROP_SIDE)
-    logits, worth = predict_mask(
-        CLICK_MODEL,
-        crop,
-        feature_maps(crop),
-        click_network_input(size_wh, window, clicks, previous_mask),
-    )
-    return window.mask(cv2.resize(logits, (CLICK_CROP_SIDE, CLICK_CROP_SIDE)), size_wh, 0), worth
+    network_input = click_network_input(size_wh, window, clicks, previous_mask)
+    logits, iou = predict_mask(CLICK_MODEL, crop, feature_maps(crop), network_input)
+    logits = cv2.resize(logits, (CLICK_CROP_SIDE, CLICK_CROP_SIDE))
+    return window.mask(logits, size_wh, 0), iou
 
 
 def _click_heatmap(points_xy: Points, window: CropWindow) -> Map:
-    """Where (n, 2) points of the picture are on a window's grid, (64, 64) in 0..1."""
+    """Draw (n, 2) points of the picture as Gaussians on a window's grid, (64, 64) in 0..1."""
     cells = (points_xy - (window.x, window.y)) * (INPUT_GRID / window.side) + (INPUT_GRID - 1) / 2
     y, x = np.mgrid[:INPUT_GRID, :INPUT_GRID]
-    spots = [
+    gaussians = [
         np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * CLICK_RADIUS_CELLS**2)) for px, py in cells
     ]
-    return np.asarray(np.max([np.zeros((INPUT_GRID, INPUT_GRID)), *spots], axis=0), np.float32)
+    return np.asarray(np.max([np.zeros((INPUT_GRID, INPUT_GRID)), *gaussians], axis=0), np.float32)
 
 
-MIN_OBJECT_IOU = 0.2  # the IoU that a mask of it should have with the truth
-MAX_ABS_SCORE = 2.0  # scores beyond say no more
+MIN_OBJECT_IOU = 0.2  # predicted
+MAX_ABS_SCORE = 2.0  # scores are clipped to this
 
 
 def is_object(observation: Observation) -> bool:
-    """Whether a good mask can be had of what was found.
+    """Decide whether an observation is an object at all: a good mask of it can be predicted.
 
-    Of mere wall, or of a part of the head-up display, it can't, however like the object the
-    classifier finds that. Where a person showed just such a thing, it is no use to ask.
+    It is not for a wall or a part of the head-up display, even if its appearance is similar. If the
+    prompted object itself fails the test, the test says nothing.
     """
-    _, worth = predict_mask(
-        FOLLOW_MODEL,
-        observation.features.crop,
-        observation.features.maps,
-        observation_network_input(observation, 0),
+    network_input = observation_network_input(observation, 0)
+    _, iou = predict_mask(
+        FOLLOW_MODEL, observation.features.crop, observation.features.maps, network_input
     )
-    return worth > MIN_OBJECT_IOU
+    return iou > MIN_OBJECT_IOU
 
 
 def observation_network_input(observation: Observation, size_cells: float) -> Map:
-    """What the network is told, (6, 64, 64), of a guess, and of an object of `size` cells."""
-    score, sure = (
-        resize_to_input(np.clip(s, -MAX_ABS_SCORE, MAX_ABS_SCORE))
-        for s in (observation.score, observation.prompt_score)
+    """Make the input of the follow model, (6, 64, 64), from an observation."""
+    score, prompt_score = (
+        resize_to_input(np.clip(scores, -MAX_ABS_SCORE, MAX_ABS_SCORE))
+        for scores in (observation.score, observation.prompt_score)
     )
-    prior = (
-        None if observation.prior is None else resize_to_input(observation.prior, cv2.INTER_AREA)
-    )
-    inside = resize_to_input(observation.in_picture.astype(np.float32)) > 0.5
-    return build_network_input(score, sure, prior, inside, size_cells)
+    prior = observation.prior
+    if prior is not None:
+        prior = resize_to_input(prior, cv2.INTER_AREA)
+    in_picture = resize_to_input(observation.in_picture.astype(np.float32)) > 0.5
+    return build_network_input(score, prompt_score, prior, in_picture, size_cells)

@@ -1,31 +1,35 @@
 """Classify pixels by ridge regression on random features, fitted in closed form.
 
-Samples are kept as sums of normal equations: those of prompted frames for ever, those of tracked
-frames with exponential decay.
+A linear model on deep features that is fitted online separates the target from its background, as
+in tracking by discriminative correlation filters (Henriques et al., "High-Speed Tracking with
+Kernelized Correlation Filters", TPAMI 2015); here it scores pixels instead of shifts of a patch.
+Random rectified features make it non-linear (Rahimi and Recht, "Random Features for Large-Scale
+Kernel Machines", NIPS 2007).
+
+Samples are kept as sums of normal equations, X'WX and X'Wy: those of prompted frames for ever,
+those of tracked frames with exponential decay. So memory and time do not grow with the clip.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from annotate.backbone import GROUP_CHANNELS, GROUP_WEIGHTS, Map
-from annotate.items.records import Mask
+from annotate.items.records import Mask, State
 
 Float64Array = npt.NDArray[np.float64]
 
 
 class RidgeClassifier:
-    """What inside and outside look like, as sums that simply add up.
+    """Ridge regression of +1 inside and -1 outside on the features of a pixel.
 
-    Sums of what a person showed are kept for ever; those of what was found since fade by `decay`
-    a frame. Scores are about +1 inside and -1 outside.
+    Two solutions are kept: one of all samples, one of the prompted samples only.
     """
 
-    decay = 0.9
-    prompt_weight = 0.7  # weight of what a person showed, when there is anything else
-    penalty = 3e-3  # relative to the mean variance of a feature
+    decay = 0.9  # of the sums of tracked frames, per update
+    prompt_weight = 0.7  # of the prompted frames, once there are tracked ones
+    penalty = 3e-3  # ridge penalty, relative to the mean of the diagonal of X'WX
 
     def __init__(
         self,
@@ -33,7 +37,13 @@ class RidgeClassifier:
         widths: Sequence[int] = GROUP_CHANNELS,
         weights: Sequence[float] = GROUP_WEIGHTS,
     ) -> None:
-        """`hidden` random features of groups of `widths` channels, each of such a weight."""
+        """Draw the random features, the same in every process.
+
+        Args:
+            random_features: How many rectified random projections are added to the features.
+            widths: Channels of each group of features.
+            weights: Weight of each group, once its channels have unit variance.
+        """
         random = np.random.default_rng(0)
         inputs = sum(widths)
         self._groups = np.repeat(np.array(weights) / np.sqrt(widths), widths)
@@ -42,19 +52,22 @@ class RidgeClassifier:
         size = inputs + random_features + 1
         self._mean = np.zeros(inputs, np.float32)
         self._scale = np.zeros(inputs, np.float32)
-        self._shown, self._found = np.zeros((size, size + 1)), np.zeros((size, size + 1))
-        self._counts = np.zeros(2)  # how many frames are in each
+        self._prompted_sums, self._tracked_sums = (
+            np.zeros((size, size + 1)),
+            np.zeros((size, size + 1)),
+        )
+        self._counts = np.zeros(2)  # frames in the sums of prompted and of tracked ones
         self._beta = np.zeros((size, 2), np.float32)
 
     @property
     def fitted(self) -> bool:
-        """Whether a person showed anything yet."""
+        """True once there is a prompted sample."""
         return bool(self._counts[0] > 0)
 
     def expand(self, maps: Map) -> Map:
-        """Features, (..., channels), as the classifier sees them, (pixels, size).
+        """Standardise features, (..., channels), and add random features and a constant.
 
-        The first ones ever seen set the scale.
+        Mean and scale come from the first call. The result is (pixels, size), channels first.
         """
         flat: Map = maps.reshape(-1, maps.shape[-1])
         if not self._scale.any():
@@ -70,78 +83,93 @@ class RidgeClassifier:
         return expanded
 
     def add_samples(self, expanded: Map, inside: Map, weight: Map, *, prompted: bool) -> None:
-        """Add pixels, `inside` 0..1, both classes weighing the same; `shown`: a person said so."""
+        """Add the pixels of one picture; inside and outside get the same total weight.
+
+        Args:
+            expanded: Features by `expand`, (pixels, size).
+            inside: Probability of being inside, 0..1, (pixels,).
+            weight: Weight of each pixel, (pixels,).
+            prompted: Keep the samples for ever; otherwise they decay.
+        """
         sums = _normal_equations(expanded, inside, weight)
         if sums is None:
             return
         if prompted:
-            self._shown += sums
+            self._prompted_sums += sums
             self._counts[0] += 1
         else:
-            self._found = self.decay * self._found + (1 - self.decay) * sums
+            self._tracked_sums = self.decay * self._tracked_sums + (1 - self.decay) * sums
             self._counts[1] = self.decay * self._counts[1] + (1 - self.decay)
 
     def add_negatives(self, expanded: Map, outside: Map, share: float) -> None:
-        """Add pixels of which none is inside, as `share` of what one picture's outside weighs."""
+        """Add prompted pixels that are all outside, with `share` of the weight of one picture."""
         weight = (0.5 * share * outside / max(float(outside.sum()), 1e-6)).astype(np.float32)
         weighted = expanded * weight[:, None]
-        self._shown[:, :-1] += weighted.T @ expanded
-        self._shown[:, -1] -= weighted.sum(axis=0)
+        self._prompted_sums[:, :-1] += weighted.T @ expanded
+        self._prompted_sums[:, -1] -= weighted.sum(axis=0)
 
     def solve(self) -> None:
-        """Fit to all that was learnt; while nothing was, every score stays 0."""
+        """Solve the normal equations; without a prompted sample every score stays 0."""
         if not self.fitted:
             return
-        sums = self._shown / max(self._counts[0], 1)
+        sums = self._prompted_sums / max(self._counts[0], 1)
         if self._counts[1]:
             sums = (
-                self.prompt_weight * sums + (1 - self.prompt_weight) * self._found / self._counts[1]
+                self.prompt_weight * sums
+                + (1 - self.prompt_weight) * self._tracked_sums / self._counts[1]
             )
         self._beta[:, 0] = self._solve_equations(sums)
         if not self._counts[1]:
             self._beta[:, 1] = self._beta[:, 0]
 
     def scores(self, expanded: Map) -> Map:
-        """For each pixel two scores, (pixels, 2): by all that was learnt, and by what was shown."""
+        """Score pixels, (pixels, 2): by all samples, and by the prompted samples only."""
         return np.asarray(expanded @ self._beta, np.float32)
 
     def separability(self, expanded: Map, inside: Map, fold_mask: Mask) -> float:
-        """How well a thing can be told from what is round it: 0.5 is chance, 1 is surely.
+        """Measure the balanced accuracy of a new fit by two-fold cross-validation.
 
-        What is learnt on one half of the picture, `blocks`, is tried on the other, and back.
+        `fold_mask` splits the pixels in two. 0.5 is chance, 1 is perfect.
         """
-        right = []
-        for half in (fold_mask, ~fold_mask):
+        accuracies = []
+        for fold in (fold_mask, ~fold_mask):
             sums = _normal_equations(
-                expanded[half], inside[half], np.ones(int(half.sum()), np.float32)
+                expanded[fold], inside[fold], np.ones(int(fold.sum()), np.float32)
             )
-            truth = inside[~half] > 0.5
+            truth = inside[~fold] > 0.5
             if sums is None or not 0 < truth.mean() < 1:
                 return 0.5
-            score = expanded[~half] @ self._solve_equations(sums.astype(np.float64))
-            right += [(score[truth] > 0).mean(), (score[~truth] < 0).mean()]
-        return float(np.mean(right))
+            score = expanded[~fold] @ self._solve_equations(sums.astype(np.float64))
+            accuracies += [(score[truth] > 0).mean(), (score[~truth] < 0).mean()]
+        return float(np.mean(accuracies))
 
     def _solve_equations(self, sums: Float64Array) -> Map:
         square, right = sums[:, :-1].copy(), sums[:, -1]
         square.flat[:: len(square) + 1] += self.penalty * np.trace(square) / len(square)
         return np.linalg.solve(square, right).astype(np.float32)
 
-    def state(self, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
-        """All that was learnt, under names that begin with `of`."""
-        return {f"{prefix}{name}": getattr(self, f"_{name}").copy() for name in _STATE_NAMES}
+    def state(self, prefix: str = "") -> State:
+        """Return all sums and the solution, under names that begin with `prefix`."""
+        return {f"{prefix}{key}": getattr(self, name).copy() for key, name in _STATE_KEYS.items()}
 
-    def restore(self, state: Mapping[str, npt.NDArray[Any]], prefix: str = "") -> None:
-        """Take up what `state` gave."""
-        for name in _STATE_NAMES:
-            setattr(self, f"_{name}", state[f"{prefix}{name}"].copy())
+    def restore(self, state: State, prefix: str = "") -> None:
+        """Restore what `state` returned."""
+        for key, name in _STATE_KEYS.items():
+            setattr(self, name, state[f"{prefix}{key}"].copy())
 
 
-_STATE_NAMES = ("mean", "scale", "shown", "found", "counts", "beta")
+_STATE_KEYS = {  # key in a saved state -> attribute
+    "mean": "_mean",
+    "scale": "_scale",
+    "shown": "_prompted_sums",
+    "found": "_tracked_sums",
+    "counts": "_counts",
+    "beta": "_beta",
+}
 
 
 def _normal_equations(expanded: Map, inside: Map, weight: Map) -> Map | None:
-    """The normal equations, both classes weighing the same; None when one of them is missing."""
+    """Compute X'WX and X'Wy, (size, size + 1), of balanced classes; None if one is missing."""
     total_in, total_out = (weight * inside).sum(), (weight * (1 - inside)).sum()
     if min(total_in, total_out) < 1e-3:
         return None

@@ -73,7 +73,7 @@ def test_there_are_maps_of_any_crop(size):
 def test_a_thing_shown_once_is_found_sooner_with_them(monster, monkeypatch):
     with_them = found(monster)
     monkeypatch.setattr(
-        appearance, "discriminative_features", lambda sight: np.zeros((*sight.joined.shape[:2], 32))
+        appearance, "discriminative_features", lambda sight: np.zeros((*sight.grid.shape[:2], 32))
     )
     assert with_them > 0.6 and with_them > found(monster) + 0.05
 
