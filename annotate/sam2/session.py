@@ -1,244 +1,91 @@
-"""Follow objects frame by frame with a network of the SAM 2 family, in constant memory.
+"""Track objects frame by frame with a network of the SAM 2 family, in constant memory.
 
 A frame is encoded once, whatever the number of objects. Objects whose memories have the same
 lengths go through the network as one batch. An object starts at its own first prompt and reads only
-its own memory, so its masks are the same whichever other objects are followed.
-
-Such a network reads every frame on which the object was prompted, the mask memories of the last few
-frames and the object pointers of a few more. Everything else is dropped as the pass goes on, so the
-memory of an object is as large on frame 100,000 as on frame 20.
+its own memory, so its masks are the same whichever other objects are tracked.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from annotate.device import choose_device
 from annotate.errors import AnnotateError
 from annotate.items import masks
-from annotate.items.records import Frame, Picture, Prompt
+from annotate.items.records import Frame, Picture, Prompt, State
+from annotate.items.sequences import chunks
+from annotate.sam2.memory import (
+    MemoryBank,
+    MemoryContext,
+    MemoryLimits,
+    banks_from_arrays,
+    banks_to_arrays,
+)
 
 if TYPE_CHECKING:
     import supervision as sv
     import torch
 
 
-State = Mapping[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class MemoryLimits:
-    """How far back a network reads, from its own configuration.
-
-    `memories` counts the mask memories, the prompted one included; `pointers` the object pointers;
-    `prompted` the prompted frames, the latest ones, or all where it is None.
-    """
-
-    max_memories: int = 7
-    max_pointers: int = 16
-    max_prompted: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class FrameMemory:
-    """One frame as an object remembers it: its mask memory, while that can be read, its pointer.
-
-    `tick` is the object's own time: frames since it started, without those it was lost on.
-    """
-
-    tick: int
-    prompted: bool
-    present: bool
-    features: Any
-    pointer: Any
-
-
-@dataclass(frozen=True)
-class MemoryContext:
-    """What is read on one frame.
-
-    `memories` are (ticks back, mask memory), where 0 stands for a prompted frame, however old;
-    `pointers` are (ticks back, pointer). Prompted frames come first, then the oldest memory and the
-    newest pointer.
-    """
-
-    memories: list[tuple[int, Any]]
-    pointers: list[tuple[int, Any]]
-
-    @property
-    def lengths(self) -> tuple[int, int]:
-        """Recalls of one length can be read together."""
-        return len(self.memories), len(self.pointers)
-
-
-@dataclass
-class MemoryBank:
-    """The memories of one object in one pass.
-
-    An object absent for `patience` frames is lost: what it remembers of its absence is forgotten
-    and its clock stands still, so that whenever it comes back, it is looked for as it was last
-    seen.
-    """
-
-    limits: MemoryLimits
-    patience: int
-    tick: int = 0
-    absent_frames: int = 0
-    memories: list[FrameMemory] = field(default_factory=list)
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it was absent for as long as patience lasts."""
-        return self.absent_frames >= self.patience
-
-    def build_context(self) -> MemoryContext:
-        """What the network reads on the coming frame."""
-        chosen = self._prompted_in_reach()
-        others = [memory for memory in self.memories if memory not in chosen]
-        recent = [memory for memory in others if self._age(memory) < self.limits.max_memories]
-        latest = [memory for memory in others if self._age(memory) < self.limits.max_pointers]
-        memories = [(0, memory.features) for memory in chosen]
-        memories += [(self._age(memory), memory.features) for memory in recent]
-        pointers = [(self._age(memory), memory.pointer) for memory in chosen + latest[::-1]]
-        return MemoryContext(memories, pointers)
-
-    def remember(self, features: Any, pointer: Any, *, prompted: bool, present: bool) -> None:
-        """Take in the coming frame, which becomes the last; one on which it is lost is not."""
-        self.absent_frames = 0 if present or prompted else self.absent_frames + 1
-        if not self.is_lost:
-            self.memories.append(FrameMemory(self.tick, prompted, present, features, pointer))
-            self.tick += 1
-        else:
-            self._forget_absence()
-        chosen = self._prompted_in_reach()
-        self.memories = [
-            kept for memory in self.memories if (kept := self._trimmed(memory, memory in chosen))
-        ]
-
-    def _prompted_in_reach(self) -> list[FrameMemory]:
-        """The prompted frames that are read."""
-        prompted = [memory for memory in self.memories if memory.prompted]
-        return prompted[-self.limits.max_prompted :] if self.limits.max_prompted else prompted
-
-    def _age(self, memory: FrameMemory) -> int:
-        return self.tick - memory.tick
-
-    def _tick_after_last_seen(self) -> int:
-        """The tick after that on which it was last seen."""
-        return 1 + max(memory.tick for memory in self.memories if memory.present or memory.prompted)
-
-    def _forget_absence(self) -> None:
-        self.tick = self._tick_after_last_seen()
-        self.memories = [memory for memory in self.memories if memory.tick < self.tick]
-
-    def _trimmed(self, memory: FrameMemory, prompted_in_reach: bool) -> FrameMemory | None:
-        """What of it can be read from now on, or if the object turns out to be lost."""
-        back = [
-            now - memory.tick
-            for now in (self.tick, self._tick_after_last_seen())
-            if now > memory.tick
-        ]
-        if prompted_in_reach or min(back) < self.limits.max_memories:
-            return memory
-        return replace(memory, features=None) if min(back) < self.limits.max_pointers else None
-
-
-def banks_to_arrays(
-    banks: Mapping[int, MemoryBank], to_array: Callable[[Any], npt.NDArray[Any]]
-) -> State:
-    """Banks by object as plain arrays; `to_array` makes one of what a network remembers."""
-    clocks = [(of, bank.tick, bank.absent_frames) for of, bank in banks.items()]
-    kept = [(of, memory) for of, bank in banks.items() for memory in bank.memories]
-    rows = [
-        (of, memory.tick, memory.prompted, memory.present, memory.features is not None)
-        for of, memory in kept
-    ]
-    state: dict[str, npt.NDArray[Any]] = {
-        "clocks": np.array(clocks, np.int64).reshape(-1, 3),
-        "rows": np.array(rows, np.int64).reshape(-1, 5),
-    }
-    features = [memory.features for _, memory in kept if memory.features is not None]
-    if kept:
-        state["pointers"] = np.stack([to_array(memory.pointer) for _, memory in kept])
-        state["features"] = np.stack([to_array(feature) for feature in features])
-    return state
-
-
-def banks_from_arrays(
-    state: State, limits: MemoryLimits, patience: int, from_array: Callable[[npt.NDArray[Any]], Any]
-) -> dict[int, MemoryBank]:
-    """The banks that `to_arrays` was given."""
-    clocks = [map(int, row) for row in state["clocks"]]
-    banks = {of: MemoryBank(limits, patience, tick, absent) for of, tick, absent in clocks}
-    pointers = map(from_array, state.get("pointers", ()))
-    features = map(from_array, state.get("features", ()))
-    for of, tick, prompted, present, whole in state["rows"].tolist():
-        feature = next(features) if whole else None
-        memory = FrameMemory(tick, bool(prompted), bool(present), feature, next(pointers))
-        banks[of].memories.append(memory)
-    return banks
+PRESENCE_BIAS = 6.0  # added for random weights, which would show most objects as absent
 
 
 @dataclass(frozen=True, eq=False)
 class FramePrediction:
-    """What a network says of n objects on one frame, a row each.
+    """The output of a network for n objects on one frame, a row each."""
 
-    `logits` are the masks before the sigmoid, (n, 1, h, w), at the decoder's own size, and
-    `enlarged` the same at the network's input size; `pointer` is (n, C); `iou` is (n,), 0..1;
-    `presence` is (n,), before the sigmoid: the object is there where it is positive.
-    """
-
-    logits: torch.Tensor
-    high_res_logits: torch.Tensor
-    pointer: torch.Tensor
-    iou: torch.Tensor
-    presence_logits: torch.Tensor
+    logits: torch.Tensor  # (n, 1, h, w): masks at the decoder's own size
+    high_res_logits: torch.Tensor  # (n, 1, H, W): the same at the network's input size
+    pointer: torch.Tensor  # (n, C)
+    iou: torch.Tensor  # (n,): predicted, 0..1
+    presence_logits: torch.Tensor  # (n,): positive where the object is visible
 
     def split_rows(self) -> Iterator[FramePrediction]:
-        """One object each."""
+        """Yield the prediction of each object."""
         columns = [getattr(self, field.name) for field in fields(self)]
         for row in range(len(self.presence_logits)):
             yield FramePrediction(*(column[row : row + 1] for column in columns))
 
     @staticmethod
     def join(predictions: Sequence[FramePrediction]) -> FramePrediction:
-        """Several as one."""
+        """Concatenate predictions of one frame."""
         import torch
 
         names = [field.name for field in fields(FramePrediction)]
         return FramePrediction(
-            *(torch.cat([getattr(sight, name) for sight in predictions]) for name in names)
+            *(torch.cat([getattr(each, name) for each in predictions]) for name in names)
         )
 
     @property
     def is_present(self) -> bool:
-        """Whether the object, of one row, is there."""
+        """True if the object, of a single row, is visible."""
         return bool(self.presence_logits > 0)
 
     @property
     def confidence(self) -> float:
-        """How sure the network is, of one row: the object's presence times its mask's quality."""
+        """Compute the confidence of a single row: probability of presence times predicted IoU."""
         return float(self.presence_logits.sigmoid() * self.iou)
 
 
 class TrackingNetwork(Protocol):
-    """A network of the family, and what its own predictor does with a correction."""
+    """A network of the SAM 2 family, driven one frame at a time."""
 
     limits: MemoryLimits
     device: torch.device
     dtype: torch.dtype
-    corrections_stay: bool  # whether a frame of a later prompt is read for ever, like the first
+    corrections_stay: bool  # a frame of a later prompt is read for ever, like the first one
 
     def encode(self, picture: Picture) -> Any:
-        """All that is needed of a frame, whoever is looked for: the scene."""
+        """Encode a frame once for all objects."""
 
     def track(self, encoded_frame: Any, contexts: Sequence[MemoryContext]) -> FramePrediction:
-        """Find objects by their memories, which are of one length."""
+        """Predict objects from their memories; all contexts have the same lengths."""
 
     def predict_from_prompt(
         self,
@@ -247,19 +94,23 @@ class TrackingNetwork(Protocol):
         context: MemoryContext | None,
         tracked: FramePrediction | None,
     ) -> FramePrediction:
-        """Find an object by a prompt; `before` is how it was tracked onto this very frame."""
+        """Predict one object from a prompt.
+
+        `context` is None for an object that has just started; `tracked` is its prediction by
+        `track` on this very frame.
+        """
 
     def encode_memory(
         self, encoded_frame: Any, prediction: FramePrediction, prompted: bool
     ) -> torch.Tensor:
-        """The mask memories of these objects, (n, ...)."""
+        """Encode the mask memories of these objects, (n, ...)."""
 
 
 def check_options(*, size: int | None, multiple: int, patience: int, batch: int | None) -> None:
-    """Raise if the options that these engines share make no sense.
+    """Check the options that the engines of the family share.
 
     Raises:
-        AnnotateError: saying which, and what it may be.
+        AnnotateError: names the option and what it may be.
     """
     if size is not None and (size < 1 or size % multiple):
         raise AnnotateError(f"size must be a multiple of {multiple}, such as 512, got {size}")
@@ -269,7 +120,11 @@ def check_options(*, size: int | None, multiple: int, patience: int, batch: int 
 
 
 class StreamingPredictor:
-    """A pass over a clip with a network: the session of the propagators of this family."""
+    """A pass over a clip with a network: the session of the propagators of this family.
+
+    An object that is not seen for `patience` frames is lost; `batch` is how many objects go through
+    the network together.
+    """
 
     def __init__(self, network: TrackingNetwork, patience: int, batch: int) -> None:
         self._network = network
@@ -278,52 +133,52 @@ class StreamingPredictor:
         self._banks: dict[int, MemoryBank] = {}
 
     def step(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
-        """Follow every object that has started onto this frame."""
+        """Track every object that has started onto this frame."""
         import supervision as sv
 
         width, height = frame.size_wh
-        found = []
-        for of, sight in self.predict(frame, prompts).items():
-            mask = full_size_mask(sight, height, width) if sight.is_present else None
+        rows = []
+        for object_id, prediction in self.predict(frame, prompts).items():
+            mask = full_size_mask(prediction, height, width) if prediction.is_present else None
             box = None if mask is None else masks.box(mask)
             if box is not None:
-                found.append((of, box, mask, sight.confidence))
-        if not found:
+                rows.append((object_id, box, mask, prediction.confidence))
+        if not rows:
             return sv.Detections.empty()
-        ids, boxes, pictures, confidences = zip(*found, strict=True)
+        ids, boxes, object_masks, confidences = zip(*rows, strict=True)
         return sv.Detections(
             xyxy=np.array(boxes, np.float64),
-            mask=np.stack(pictures),
+            mask=np.stack(object_masks),
             confidence=np.array(confidences, np.float64),
             tracker_id=np.array(ids, np.int64),
         )
 
     def predict(self, frame: Frame, prompts: Sequence[Prompt]) -> dict[int, FramePrediction]:
-        """What the network says of each object that has started, by object; and remember it."""
+        """Predict every object that has started, by object, and add the frame to its memory."""
         import torch
 
-        asked = {prompt.object_id: prompt for prompt in prompts}
-        if not self._banks and not asked:
+        prompted = {prompt.object_id: prompt for prompt in prompts}
+        if not self._banks and not prompted:
             return {}
         network = self._network
         device, low = network.device.type, network.dtype != torch.float32
         with torch.inference_mode(), torch.autocast(device, network.dtype, enabled=low):
-            scene = network.encode(frame.image)
-            recalls = {of: bank.build_context() for of, bank in self._banks.items()}
-            sights = self._track_objects(scene, recalls)
-            for of, prompt in asked.items():
-                sights[of] = network.predict_from_prompt(
-                    scene, prompt, recalls.get(of), sights.get(of)
+            encoded_frame = network.encode(frame.image)
+            contexts = {key: bank.build_context() for key, bank in self._banks.items()}
+            predictions = self._track_objects(encoded_frame, contexts)
+            for object_id, prompt in prompted.items():
+                predictions[object_id] = network.predict_from_prompt(
+                    encoded_frame, prompt, contexts.get(object_id), predictions.get(object_id)
                 )
-            self._update_banks(scene, sights, set(asked))
-        return sights
+            self._update_banks(encoded_frame, predictions, set(prompted))
+        return predictions
 
     def state(self) -> State:
-        """The banks, as arrays."""
+        """Return the memories of all objects as arrays."""
         return banks_to_arrays(self._banks, _tensor_to_array)
 
     def restore(self, state: State) -> None:
-        """Take up the banks of `state`."""
+        """Restore the memories of `state`."""
         device = self._network.device
         self._banks = banks_from_arrays(
             state,
@@ -335,47 +190,51 @@ class StreamingPredictor:
     def _track_objects(
         self, encoded_frame: Any, contexts: dict[int, MemoryContext]
     ) -> dict[int, FramePrediction]:
+        """Predict objects from memory; those with contexts of equal lengths go in batches."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for of, recall in contexts.items():
-            groups[recall.lengths].append(of)
-        sights: dict[int, FramePrediction] = {}
+        for object_id, context in contexts.items():
+            groups[context.lengths].append(object_id)
+        predictions: dict[int, FramePrediction] = {}
         for group in groups.values():
-            for some in _chunks(group, self._batch):
-                found = self._network.track(encoded_frame, [contexts[of] for of in some])
-                sights.update(zip(some, found.split_rows(), strict=True))
-        return {of: sights[of] for of in contexts}
+            for batch in chunks(group, self._batch):
+                rows = self._network.track(encoded_frame, [contexts[key] for key in batch])
+                predictions.update(zip(batch, rows.split_rows(), strict=True))
+        return {object_id: predictions[object_id] for object_id in contexts}
 
     def _update_banks(
         self, encoded_frame: Any, predictions: dict[int, FramePrediction], prompted_ids: set[int]
     ) -> None:
-        """Into each object's bank; an object that stays lost is not worth a mask memory."""
-        worth = [
-            of
-            for of in predictions
-            if predictions[of].is_present or of in prompted_ids or not self._becomes_lost(of)
+        """Add the frame to each object's bank; no mask memory is encoded for a lost object."""
+        to_encode = [
+            object_id
+            for object_id, prediction in predictions.items()
+            if prediction.is_present
+            or object_id in prompted_ids
+            or not self._becomes_lost(object_id)
         ]
         features: dict[int, torch.Tensor] = {}
         for prompted in (False, True):
-            group = [of for of in worth if (of in prompted_ids) is prompted]
-            for some in _chunks(group, self._batch):
-                batch = FramePrediction.join([predictions[of] for of in some])
-                made = self._network.encode_memory(encoded_frame, batch, prompted)
-                features.update((of, row.clone()) for of, row in zip(some, made, strict=True))
-        for of, sight in predictions.items():
-            stays = of not in self._banks or (of in prompted_ids and self._network.corrections_stay)
-            bank = self._banks.setdefault(of, MemoryBank(self._network.limits, self._patience))
-            pointer = sight.pointer[0].float().clone()
-            bank.remember(features.get(of), pointer, prompted=stays, present=sight.is_present)
+            group = [key for key in to_encode if (key in prompted_ids) is prompted]
+            for batch in chunks(group, self._batch):
+                joined = FramePrediction.join([predictions[key] for key in batch])
+                rows = self._network.encode_memory(encoded_frame, joined, prompted)
+                features.update((key, row.clone()) for key, row in zip(batch, rows, strict=True))
+        limits, corrections_stay = self._network.limits, self._network.corrections_stay
+        for object_id, prediction in predictions.items():
+            starts = object_id not in self._banks
+            stays = starts or (object_id in prompted_ids and corrections_stay)
+            bank = self._banks.setdefault(object_id, MemoryBank(limits, self._patience))
+            pointer, present = prediction.pointer[0].float().clone(), prediction.is_present
+            bank.remember(features.get(object_id), pointer, prompted=stays, present=present)
 
     def _becomes_lost(self, object_id: int) -> bool:
-        """Whether one more frame of absence leaves it lost."""
-        return (
-            object_id in self._banks and self._banks[object_id].absent_frames + 1 >= self._patience
-        )
+        """True if one more frame of absence makes the object lost."""
+        bank = self._banks.get(object_id)
+        return bank is not None and bank.absent_frames + 1 >= self._patience
 
 
 def full_size_mask(prediction: FramePrediction, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """The mask of one row at the size of the picture, (H, W)."""
+    """Enlarge the mask of a single row to the size of the picture, (H, W)."""
     from torch.nn.functional import interpolate
 
     logits = prediction.logits.float()
@@ -387,10 +246,10 @@ def full_size_mask(prediction: FramePrediction, height: int, width: int) -> npt.
 def prompt_points(
     prompt: Prompt, size_wh: tuple[int, int], side: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]] | None:
-    """A prompt's points and box as the family takes them: points (N, 2) and their labels (N,).
+    """Convert a prompt to the family's points, (N, 2), and labels, (N,); None if it has neither.
 
-    They are in pixels of the network's input, a square of `side`. A box is two points before the
-    others, labelled 2 and 3. None where there is neither.
+    The points are in pixels of the network's input, a square of `side`. A box becomes two points
+    before the others, labelled 2 and 3.
     """
     points, labels = prompt.points_xy.astype(np.float32), prompt.point_labels.astype(np.int32)
     if prompt.box is not None:
@@ -402,13 +261,32 @@ def prompt_points(
     return scaled.astype(np.float32), labels
 
 
-def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def load_model(
+    from_weights: Callable[[torch.device], Any],
+    from_random: Callable[[torch.device], Any],
+    device: str | None,
+    dtype: str | None,
+    seed: int | None,
+) -> tuple[Any, torch.dtype]:
+    """Load a model of the family onto a device, in inference mode; with a `seed`, random weights.
+
+    Raises:
+        MissingPackage, AnnotateError: see `annotate.device`.
+    """
+    import torch
+
+    torch_device, torch_dtype = choose_device(device, dtype)
+    if seed is None:
+        model = from_weights(torch_device)
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = from_random(torch_device)
+    return model.eval().to(torch_device), torch_dtype
 
 
 def _tensor_to_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """As NumPy, which has no bfloat16: its bits as int16."""
+    """Convert a tensor to NumPy; bfloat16, which NumPy lacks, becomes its bits as int16."""
     import torch
 
     plain = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor

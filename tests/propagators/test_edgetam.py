@@ -145,7 +145,7 @@ def ours(network, frames, prompts, batch=1):
 
 def look(follower, frame, prompts):
     given = [prompt for prompt in prompts if prompt.frame == frame.index]
-    return {of: sight.logits[0, 0] for of, sight in follower.look(frame, given).items()}
+    return {of: sight.logits[0, 0] for of, sight in follower.predict(frame, given).items()}
 
 
 def furthest(one, other):

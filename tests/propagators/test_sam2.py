@@ -142,7 +142,7 @@ def ours(network, frames, prompts, batch=1, patience=16):
 
 def look(follower, frame, prompts):
     given = [prompt for prompt in prompts if prompt.frame == frame.index]
-    return {of: enlarged(sight, frame) for of, sight in follower.look(frame, given).items()}
+    return {of: enlarged(sight, frame) for of, sight in follower.predict(frame, given).items()}
 
 
 def enlarged(sight, frame):

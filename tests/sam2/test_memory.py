@@ -4,14 +4,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotate.sam2.session import MemoryBank, MemoryLimits, banks_from_arrays, banks_to_arrays
+from annotate.sam2.memory import MemoryBank, MemoryLimits, banks_from_arrays, banks_to_arrays
 
 FRAMES = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 LIMITS = st.builds(
     MemoryLimits,
-    memories=st.integers(2, 7),
-    pointers=st.integers(2, 16),
-    prompted=st.none() | st.integers(1, 3),
+    max_memories=st.integers(2, 7),
+    max_pointers=st.integers(2, 16),
+    max_prompted=st.none() | st.integers(1, 3),
 )
 FOREVER = 10**6
 
@@ -27,11 +27,11 @@ def read_by_a_keeper_of_everything(frames, limits):
     """The predictor's rule, over all frames: prompted ones, then the last few by number."""
     now = len(frames)
     prompted = [index for index, (given, _) in enumerate(frames) if given or index == 0]
-    chosen = prompted[-limits.prompted :] if limits.prompted else prompted
+    chosen = prompted[-limits.max_prompted :] if limits.max_prompted else prompted
     others = [index for index in range(now) if index not in chosen]
     memories = [(0, index) for index in chosen]
-    memories += [(now - index, index) for index in others if now - index < limits.memories]
-    newest = [index for index in reversed(others) if now - index < limits.pointers]
+    memories += [(now - index, index) for index in others if now - index < limits.max_memories]
+    newest = [index for index in reversed(others) if now - index < limits.max_pointers]
     return memories, [(now - index, -index) for index in chosen + newest]
 
 
@@ -46,9 +46,9 @@ def test_no_more_is_kept_than_is_read_now_or_when_lost(frames, limits, patience)
     bank = follow(MemoryBank(limits, patience), frames)
     prompted = sum(memory.prompted for memory in bank.memories)
     whole = sum(memory.features is not None for memory in bank.memories)
-    back = max(limits.pointers, limits.memories)
+    back = max(limits.max_pointers, limits.max_memories)
     assert len(bank.memories) <= prompted + 2 * (back - 1)
-    assert whole <= prompted + 2 * (limits.memories - 1)
+    assert whole <= prompted + 2 * (limits.max_memories - 1)
 
 
 @given(FRAMES, LIMITS, st.integers(1, 8), st.integers(0, 20))
