@@ -69,7 +69,7 @@ def bus(yolo: str) -> None:
     """What a YOLO finds on the picture that its package ships."""
     from PIL import Image
 
-    from annotate.detectors.yolo import import_ultralytics
+    from annotate.detectors.ultralytics import import_ultralytics
 
     with Image.open(import_ultralytics().utils.ASSETS / "bus.jpg") as picture:
         frame = Frame("bus.jpg", 0, Fraction(0), np.array(picture.convert("RGB")))
@@ -131,7 +131,7 @@ def encoder(folder: Path) -> str:
 
 def yolo_world(folder: Path) -> tuple[Any, int]:
     """YOLO-World v2, small."""
-    from annotate.detectors.yolo import import_ultralytics
+    from annotate.detectors.ultralytics import import_ultralytics
 
     model = import_ultralytics().YOLOWorld("yolov8s-worldv2.yaml")
     model.save(folder / "world.pt")
@@ -144,7 +144,7 @@ def yoloe(folder: Path) -> tuple[Any, int]:
     """YOLOE 11, small, with its masks' head."""
     import torch
 
-    from annotate.detectors.yolo import import_ultralytics
+    from annotate.detectors.ultralytics import import_ultralytics
 
     model = import_ultralytics().YOLOE("yoloe-11s-seg.yaml")
     model.model.set_classes(["thing"], torch.randn(1, 1, 512))
@@ -155,7 +155,7 @@ def yoloe(folder: Path) -> tuple[Any, int]:
 
 def yolo(folder: Path) -> tuple[Any, int]:
     """YOLO11, nano, unquantised."""
-    from annotate.detectors.yolo import import_ultralytics
+    from annotate.detectors.ultralytics import import_ultralytics
 
     model = import_ultralytics().YOLO("yolo11n.yaml")
     model.save(folder / "yolo.pt")

@@ -46,7 +46,7 @@ def build(
         videos=clip_paths(videos),
         every=every,
         rate=rate,
-        maximum=max_frames,
+        max_frames=max_frames,
         frames=frame,
         min_score=least,
         image_format=image_format.value,

@@ -1,32 +1,23 @@
-"""Build a dataset from files of items and their clips; merge datasets.
+"""Build a dataset from files of items and their clips.
 
-Objects that several files of items give for one frame are joined, exact duplicates once. Frames
+Objects that several files of items give for one frame are joined; exact duplicates count once. Frames
 that were looked at and have no objects are kept: they are the negatives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from annotate.dataset import frame_sources
-from annotate.dataset.folder import (
-    Dataset,
-    DatasetWriter,
-    Sample,
-    create_dataset,
-    link_or_copy,
-    load_dataset,
-)
+from annotate.dataset.folder import Dataset, DatasetWriter, create_dataset
 from annotate.errors import DatasetError, ItemsError
 from annotate.items import journal
 from annotate.items.records import Header, Picture
 from annotate.video import reader
+from annotate.items.sequences import evenly_spaced
 
 IMAGE_FORMATS = ("png", "jpg")
 FrameNumbers = Sequence[int] | Mapping[str, Sequence[int]]
@@ -40,42 +31,51 @@ def build_dataset(
     videos: Mapping[str, Path] | None = None,
     every: int = 1,
     rate: Fraction | float | None = None,
-    maximum: int | None = None,
+    max_frames: int | None = None,
     frames: FrameNumbers | None = None,
     classes: Sequence[str] | None = None,
     min_score: float = 0.0,
     image_format: str = "png",
     force: bool = False,
 ) -> Dataset:
-    """Write the dataset `out` from files of items; what several say of one frame is joined.
+    """Write the dataset `out` from files of items, the objects of one frame joined.
 
-    Of the frames looked at, every `every`-th of a clip, or the first of each 1 / `rate` seconds, or
-    those listed in `frames` (for all clips, or by clip); of these at most `maximum`, spread evenly.
-    Objects that score below `least` are left out.
-    Frames looked at and empty are kept: they are the negatives. `videos` says where clips are that
-    are not where their items say. `classes` pins the order of the ids; else the vocabularies do.
+    Args:
+        items_paths: the files of items; each is read twice.
+        out: the folder to write.
+        videos: the paths of clips that are not where their items say, by name.
+        every: take every N-th annotated frame of a clip.
+        rate: take the first annotated frame of each 1 / `rate` seconds instead.
+        max_frames: take at most so many frames, spread evenly.
+        frames: take these frame numbers instead, of all clips or by clip name.
+        classes: the classes in the order of their ids; else the vocabularies of the items decide.
+        min_score: leave out objects with a lower score; objects without a score stay.
+        image_format: `png` or `jpg`.
+        force: replace a dataset that is already there.
 
     Raises:
-        ItemsError: items of another clip, out of order, or with a mask that does not fit.
-        DatasetError: an unknown class, or a listed frame that nobody looked at.
-        OutputError: `out` is already there, or nothing can be written there.
+        ItemsError: the items are of another clip, out of order, or a mask does not fit.
+        DatasetError: a class is unknown, or a frame in `frames` has no item.
+        OutputError: `out` exists, or cannot be written.
     """
     if image_format not in IMAGE_FORMATS:
-        raise DatasetError(f"pictures can be {' or '.join(IMAGE_FORMATS)}, not {image_format!r}")
-    for name, count in {"every": every, "rate": rate, "maximum": maximum}.items():
+        raise DatasetError(
+            f"`image_format` must be {' or '.join(IMAGE_FORMATS)}, got {image_format!r}"
+        )
+    for name, count in {"every": every, "rate": rate, "max_frames": max_frames}.items():
         if count is not None and count <= 0:
-            raise DatasetError(f"{name} must be above 0, got {count}")
+            raise DatasetError(f"`{name}` must be above 0, got {count}")
     journals = [_open_journal(path) for path in items_paths]
-    found = frame_sources.locate_clips(journals, videos, min_score)
-    pinned = frame_sources.collect_classes(journals, classes)
-    wanted = _select_frames(found, every, rate, frames, maximum)
+    clips = frame_sources.locate_clips(journals, videos, min_score)
+    labels = frame_sources.collect_classes(journals, classes)
+    selected = _select_frames(clips, every, rate, frames, max_frames)
     sources = tuple(_source_record(each) for each in journals)
-    dataset = Dataset(Path(out), pinned, {clip.name: clip.metadata for clip in found}, sources)
-    settings = {"every": every, "rate": rate and str(rate), "maximum": maximum, "frames": frames}
+    dataset = Dataset(Path(out), labels, {clip.name: clip.metadata for clip in clips}, sources)
+    settings = {"every": every, "rate": rate and str(rate), "maximum": max_frames, "frames": frames}
     settings |= {"least": min_score}
-    with create_dataset(dataset, _header(dataset, found, settings), force=force) as draft:
-        for clip in found:
-            _add_clip(draft, clip, wanted[clip.name], image_format)
+    with create_dataset(dataset, _header(dataset, clips, settings), force=force) as writer:
+        for clip in clips:
+            _add_clip(writer, clip, selected[clip.name], image_format)
     return dataset
 
 
@@ -90,32 +90,28 @@ def _select_frames(
     every: int,
     rate: Fraction | float | None,
     listed: FrameNumbers | None,
-    maximum: int | None,
+    max_frames: int | None,
 ) -> dict[str, list[int]]:
-    """Clip -> the frames to take, in order."""
-    seen = {
+    """Select frames of each clip: its name -> frame numbers, in order."""
+    frame_times = {
         clip.name: {item.frame: item.seconds for item in clip.items()} for clip in located_clips
     }
-    taken = {}
-    for name, times in seen.items():
-        taken[name] = (
-            list(times)[::every] if rate is None else _select_at_rate(times, Fraction(rate))
-        )
     if listed is not None:
-        taken = _select_listed(seen, listed)
-    if maximum is None:
-        return taken
-    pairs = [(name, frame) for name, frames in taken.items() for frame in frames]
-    spread = np.linspace(0, len(pairs) - 1, min(maximum, len(pairs))).round().astype(int)
-    kept = {pairs[place] for place in spread}
-    return {name: [f for f in frames if (name, f) in kept] for name, frames in taken.items()}
+        selected = _select_listed(frame_times, listed)
+    elif rate is not None:
+        selected = {n: _select_at_rate(t, Fraction(rate)) for n, t in frame_times.items()}
+    else:
+        selected = {name: list(times)[::every] for name, times in frame_times.items()}
+    pairs = [(name, frame) for name, frames in selected.items() for frame in frames]
+    kept = {pairs[row] for row in evenly_spaced(len(pairs), max_frames)}
+    return {name: [f for f in frames if (name, f) in kept] for name, frames in selected.items()}
 
 
 def _select_at_rate(times: Mapping[int, Fraction], rate: Fraction) -> list[int]:
-    first_of: dict[int, int] = {}
+    first_frames: dict[int, int] = {}  # number of the interval of 1 / rate seconds -> frame
     for frame, seconds in times.items():
-        first_of.setdefault(int(seconds * rate // 1), frame)
-    return list(first_of.values())
+        first_frames.setdefault(int(seconds * rate // 1), frame)
+    return list(first_frames.values())
 
 
 def _select_listed(
@@ -136,7 +132,7 @@ def _select_listed(
 
 
 def _add_clip(
-    draft: DatasetWriter,
+    writer: DatasetWriter,
     clip: frame_sources.LocatedClip,
     frame_numbers: list[int],
     image_format: str,
@@ -148,18 +144,18 @@ def _add_clip(
             width, height = frame.size_wh
             raise ItemsError(
                 f"{item.video}#{item.frame}: the items say {item.width}x{item.height}, but the "
-                f"frame is {width}x{height}; make the items anew"
+                f"frame is {width}x{height}; make the items again from this clip"
             )
         name = clip.image_name(item.frame, image_format)
-        draft.add(name, item)
-        _save_image(frame.image, draft.images / name)
+        writer.add(name, item)
+        _save_image(frame.image, writer.images / name)
 
 
 def _save_image(image: Picture, path: Path) -> None:
     import cv2
 
     flags = [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    if path.suffix == ".jpg":  # thin coloured lines do not outlive colour at half the resolution
+    if path.suffix == ".jpg":  # thin coloured lines need colour at full resolution
         full = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
         flags = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, full]
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
@@ -167,10 +163,11 @@ def _save_image(image: Picture, path: Path) -> None:
 
 
 def _source_record(items: journal.Journal) -> dict[str, Any]:
-    """What the dataset remembers of a file of items."""
+    """Describe a file of items for `dataset.toml`."""
     header = items.header
-    words = {"vocabulary": header.vocabulary.get("name"), "sha256": header.vocabulary.get("sha256")}
-    return {"items": items.path.name, "stage": header.stage, "model": header.model, **words}
+    name, sha256 = header.vocabulary.get("name"), header.vocabulary.get("sha256")
+    record = {"items": items.path.name, "stage": header.stage, "model": header.model}
+    return record | {"vocabulary": name, "sha256": sha256}
 
 
 def _header(
@@ -178,45 +175,5 @@ def _header(
     located_clips: Iterable[frame_sources.LocatedClip],
     settings: Mapping[str, Any],
 ) -> Header:
-    places = {clip.name: {"path": clip.path.as_posix(), **clip.metadata} for clip in located_clips}
-    return Header("build", settings, vocabulary={"labels": list(dataset.classes)}, videos=places)
-
-
-def merge_datasets(paths: Iterable[Path | str], out: Path | str, *, force: bool = False) -> Dataset:
-    """Write the datasets at `paths` as one; what two say of one frame of one clip is joined.
-
-    Classes keep the order in which the datasets, one after the other, have them. The split is not
-    kept: split the result.
-
-    Raises:
-        DatasetError: two clips, or two pictures of different frames, have one name.
-    """
-    datasets = [load_dataset(path) for path in paths]
-    known: dict[str, Mapping[str, Any]] = {}
-    for each in datasets:
-        for name, facts in each.clips.items():
-            if known.setdefault(name, facts) != facts:
-                raise DatasetError(f"{each.path}: its clip {name} is another one of that name")
-    pinned = dict.fromkeys(label for each in datasets for label in each.classes)
-    sources = tuple(source for each in datasets for source in each.sources)
-    merged = Dataset(Path(out), tuple(pinned), known, sources)
-    videos = {n: v for each in datasets for n, v in journal.read(each.items).header.videos.items()}
-    header = Header("merge", vocabulary={"labels": list(pinned)}, videos=videos)
-    with create_dataset(merged, header, force=force) as draft:
-        for sample, image in _merged_samples(datasets):
-            draft.add(sample.image, sample.item)
-            link_or_copy(image, draft.images / sample.image)
-    return merged
-
-
-def _merged_samples(datasets: Sequence[Dataset]) -> Iterator[tuple[Sample, Path]]:
-    """Each frame once, joined, with a picture of it: clip by clip, in order."""
-    said: dict[str, dict[int, list[tuple[Sample, Path]]]] = {}
-    for each in datasets:
-        for sample in each:
-            frames = said.setdefault(sample.item.video, {})
-            frames.setdefault(sample.item.frame, []).append((sample, each.images / sample.image))
-    for frames in said.values():
-        for _, same in sorted(frames.items()):
-            first, image = same[0]
-            yield replace(first, item=frame_sources.merge_items(one.item for one, _ in same)), image
+    videos = {clip.name: {"path": clip.path.as_posix(), **clip.metadata} for clip in located_clips}
+    return Header("build", settings, vocabulary={"labels": list(dataset.classes)}, videos=videos)

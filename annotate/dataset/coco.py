@@ -10,7 +10,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar
@@ -22,7 +22,6 @@ from pycocotools.coco import COCO
 
 from annotate.dataset.export import (
     ImportedDataset,
-    ImportedFrame,
     assign_frames,
     clip_box,
     split_from_name,
@@ -30,7 +29,7 @@ from annotate.dataset.export import (
 from annotate.dataset.folder import Dataset, Sample, link_or_copy
 from annotate.errors import DatasetError, ItemsError
 from annotate.items import masks
-from annotate.items.records import Box, Item, Object, Rle
+from annotate.items.records import Box, Object, Rle
 
 _coco_mask: Any = pycocotools.mask
 Record = Mapping[str, Any]
@@ -38,7 +37,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class CocoFile:
-    """One JSON file: what its categories are called, its pictures, their annotations."""
+    """One COCO file: category names by id, image records, annotations by image id."""
 
     path: Path
     split: str
@@ -49,29 +48,25 @@ class CocoFile:
 
 
 def read(path: Path) -> ImportedDataset:
-    """A COCO file, or every COCO file under a folder; each is a part.
+    """Read a COCO file, or every COCO file under a folder; each file is a split.
 
     Raises:
         DatasetError: names the file and the annotation.
     """
     files = [load_file(each) for each in _find_files(path)]
     if not files:
-        raise DatasetError(f"{path}: no COCO file (images, annotations, categories) is there")
+        raise DatasetError(f"{path}: no COCO file (images, annotations, categories) found")
     classes = dict.fromkeys(label for each in files for label in each.labels.values())
-    clips = {name: facts for each in files for name, facts in each.clips.items()}
-    known = {
-        (image["video"], image["frame"])
-        for each in files
-        for image in each.images
-        if _has_origin(image)
-    }
-    ours = len(known) == sum(len(each.images) for each in files)
-    return ImportedDataset(tuple(classes), _samples(files, path, ours), clips)
+    clips = {name: metadata for each in files for name, metadata in each.clips.items()}
+    images = [image for each in files for image in each.images]
+    origins = {(image["video"], image["frame"]) for image in images if _has_origin(image)}
+    with_origin = len(origins) == len(images)  # every image has an origin of its own
+    return ImportedDataset(tuple(classes), _samples(files, path, with_origin), clips)
 
 
 def _find_files(path: Path) -> list[Path]:
     if not path.exists():
-        raise DatasetError(f"{path}: there is no such file or folder")
+        raise DatasetError(f"{path}: no such file or folder")
     if path.is_file():
         return [path]
     return [each for each in sorted(path.rglob("*.json")) if is_coco(each)]
@@ -104,33 +99,33 @@ def load_file(path: Path) -> CocoFile:
     if len(set(labels.values())) != len(labels):
         raise DatasetError(f"{path}: two categories have the same name")
     by_image = defaultdict(list)
-    known = {image["id"] for image in images}
+    image_ids = {image["id"] for image in images}
     for annotation in table["annotations"]:
-        if annotation.get("image_id") not in known:
-            raise DatasetError(
-                f"{annotation_location(path, annotation)}: its image_id is of no image"
-            )
+        if annotation.get("image_id") not in image_ids:
+            where = annotation_location(path, annotation)
+            raise DatasetError(f"{where}: there is no image with its image_id")
         by_image[annotation["image_id"]].append(annotation)
-    part = split_from_name(path.stem if not path.stem.startswith("_") else path.parent.name)
+    split = split_from_name(path.stem if not path.stem.startswith("_") else path.parent.name)
     info = table.get("info")
     clips = info.get("clips", {}) if isinstance(info, dict) else {}
-    return CocoFile(path, part, labels, images, by_image, clips if isinstance(clips, dict) else {})
+    clips = clips if isinstance(clips, dict) else {}
+    return CocoFile(path, split, labels, images, by_image, clips)
 
 
 def _samples(
     files: Sequence[CocoFile], root: Path, with_origin: bool
 ) -> Iterator[tuple[Path, Sample]]:
     folder = root if root.is_dir() else root.parent
-    pictures = [_find_image(each, image, folder) for each in files for image in each.images]
-    rows = ((each, image) for each in files for image in each.images)
-    named = assign_frames(pictures, folder.resolve().name)
-    for picture, place, (file, image) in zip(pictures, named, rows, strict=True):
+    rows = [(each, image) for each in files for image in each.images]
+    image_paths = [_find_image(each, image, folder) for each, image in rows]
+    frames = assign_frames(image_paths, folder.resolve().name)
+    for image_path, frame, (file, image) in zip(image_paths, frames, rows, strict=True):
         size_wh = (int(image["width"]), int(image["height"]))
-        _check_image_size(picture, size_wh, file)
+        _check_image_size(image_path, size_wh, file)
         annotations = file.annotations.get(image["id"], ())
         objects = [_read_object(each, size_wh, file) for each in annotations]
-        sample = place.to_sample(size_wh, objects, file.split)
-        yield picture, _with_origin(sample, place, image) if with_origin else sample
+        sample = frame.to_sample(size_wh, objects, file.split)
+        yield image_path, _with_origin(sample, image) if with_origin else sample
 
 
 def _check_image_size(picture: Path, size_wh: tuple[int, int], file: CocoFile) -> None:
@@ -148,26 +143,25 @@ def _has_origin(image: Record) -> bool:
     return {"video", "frame", "seconds"} <= image.keys()
 
 
-def _with_origin(sample: Sample, imported_frame: ImportedFrame, image: Record) -> Sample:
-    item, seconds = sample.item, Fraction(image["seconds"])
-    origin = Item(image["video"], image["frame"], seconds, item.width, item.height, item.objects)
-    return Sample(imported_frame.image, origin, sample.split)
+def _with_origin(sample: Sample, image: Record) -> Sample:
+    video, frame, seconds = image["video"], image["frame"], Fraction(image["seconds"])
+    return replace(sample, item=replace(sample.item, video=video, frame=frame, seconds=seconds))
 
 
 def _find_image(file: CocoFile, image: Record, folder: Path) -> Path:
-    """Where a picture lies: by its file name, folders and all or without, or LVIS's address."""
+    """Find the file of an image, near the COCO file, by file_name or by the URL in LVIS files."""
     name = image.get("file_name") or image.get("coco_url")
     if not name:
         raise DatasetError(f"{file.path}: image {image.get('id')} has no file_name")
     given = PurePosixPath(str(name).replace("\\", "/"))
-    here = file.path.parent
-    homes = [here, here / "images", here.parent, here.parent / "images", folder, folder / "images"]
-    homes += [home / file.split for home in homes]
+    parents = [file.path.parent, file.path.parent.parent, folder]
+    folders = [each for parent in parents for each in (parent, parent / "images")]
+    folders += [each / file.split for each in folders]
     for tail in (given, given.name):
-        for home in homes:
-            if (home / tail).is_file():
-                return home / tail
-    raise DatasetError(f"{file.path}: the picture {name} is not near it; put it into {homes[1]}")
+        for each in folders:
+            if (each / tail).is_file():
+                return each / tail
+    raise DatasetError(f"{file.path}: image {name} not found; put it into {folders[1]}")
 
 
 def annotation_location(path: Path, annotation: Record) -> str:
@@ -179,19 +173,19 @@ def _read_object(annotation: Record, size_wh: tuple[int, int], file: CocoFile) -
     where = annotation_location(file.path, annotation)
     label = file.labels.get(annotation.get("category_id"))
     if label is None:
-        raise DatasetError(f"{where}: its category_id is of no category")
+        raise DatasetError(f"{where}: there is no category with its category_id")
     mask = read_mask(annotation.get("segmentation"), size_wh, where)
     box = clip_box(read_box(annotation, mask, where), size_wh, where)
     extras = annotation.get("attributes")
-    told = {**(extras if isinstance(extras, dict) else {}), **annotation}
-    track, score, flags = told.get("track_id"), told.get("score"), told.get("flags")
+    record = {**(extras if isinstance(extras, dict) else {}), **annotation}
+    track, score, flags = record.get("track_id"), record.get("score"), record.get("flags")
     return Object(
         label,
         box,
         float(score) if isinstance(score, int | float) else None,
         track if isinstance(track, int) else None,
         mask,
-        str(told.get("source", "")),
+        str(record.get("source", "")),
         tuple(map(str, flags)) if isinstance(flags, list) else (),
     )
 
@@ -209,24 +203,24 @@ def read_box(annotation: Record, mask: Rle | None, where: str) -> Box:
         except (TypeError, ValueError):
             raise DatasetError(f"{where}: bbox must be x, y, width, height, got {bbox}") from None
         return x, y, x + width, y + height
-    tight = masks.box(mask) if mask is not None else None
-    if tight is None:
+    mask_box = masks.box(mask) if mask is not None else None
+    if mask_box is None:
         raise DatasetError(f"{where}: neither a bbox nor a segmentation")
-    return tight
+    return mask_box
 
 
 def read_mask(segmentation: Any, size_wh: tuple[int, int], where: str) -> Rle | None:
-    """Polygons, compressed or uncompressed run lengths, as ours; None for none."""
+    """Convert polygons, compressed or uncompressed RLE to RLE; None where there is no mask."""
     if not segmentation:
         return None
     width, height = size_wh
     try:
         if isinstance(segmentation, list):
             rings = segmentation if isinstance(segmentation[0], list) else [segmentation]
-            parts = [masks.Polygon(np.array(ring, float).reshape(-1, 2)) for ring in rings]
-            if not all(np.isfinite(part.outer).all() for part in parts):
+            polygons = [masks.Polygon(np.array(ring, float).reshape(-1, 2)) for ring in rings]
+            if not all(np.isfinite(polygon.outer).all() for polygon in polygons):
                 raise ValueError
-            return masks.polygons_to_rle(parts, size_wh)
+            return masks.polygons_to_rle(polygons, size_wh)
         if isinstance(segmentation["counts"], list):
             if sum(segmentation["counts"]) != width * height:
                 raise ItemsError(f"its run lengths do not fill its {width}x{height} pixels")
@@ -240,17 +234,17 @@ def read_mask(segmentation: Any, size_wh: tuple[int, int], where: str) -> Rle | 
     return {"size": list(segmentation["size"]), "counts": segmentation["counts"]}
 
 
-_BBOX_DIGITS = 6  # of a pixel: what is left of x2 after x1 + (x2 - x1)
+_BBOX_DIGITS = 6  # decimals of a pixel that survive x1 + (x2 - x1)
 
 
 @dataclass(frozen=True)
 class CocoFormat:
-    """`images/` and `annotations/instances_PART.json`.
+    """`images/` and `annotations/instances_SPLIT.json`.
 
-    Every object is an annotation with `iscrowd` 0; a mask is one compressed RLE, or, with
-    `polygons`, a ring for each part, its holes bridged, which pycocotools fills to the same pixels.
-    An object without a mask has the empty list for it and the area of its box. `track_id`, `score`,
-    `source` and `flags` are extra keys, as are a picture's `video`, `frame` and `seconds`.
+    Every object is an annotation with `iscrowd` 0. A mask is one compressed RLE; with `polygons` it
+    is one ring per part, holes joined by bridges, which pycocotools fills to the same pixels. An
+    object without a mask has an empty list for it, and the area of its box. `track_id`, `score`,
+    `source` and `flags` are extra keys, as are `video`, `frame` and `seconds` of an image.
     """
 
     polygons: bool = False
@@ -262,17 +256,17 @@ class CocoFormat:
         (out / "images").mkdir()
         (out / "annotations").mkdir()
         with contextlib.ExitStack() as stack:
-            parts = {part: _SplitWriter(stack, out, part, dataset) for part in dataset.splits}
+            writers = {split: _SplitWriter(stack, out, split, dataset) for split in dataset.splits}
             annotation_id = 1
             for image_id, sample in enumerate(dataset, start=1):
                 link_or_copy(dataset.images / sample.image, out / "images" / sample.image)
-                part = parts[sample.split]
-                part.images.append(_image_record(image_id, sample))
-                for thing in sample.item.objects:
-                    part.add(self._annotation(annotation_id, image_id, thing, dataset.classes))
+                writer = writers[sample.split]
+                writer.images.append(_image_record(image_id, sample))
+                for obj in sample.item.objects:
+                    writer.add(self._annotation(annotation_id, image_id, obj, dataset.classes))
                     annotation_id += 1
-            for part in parts.values():
-                part.finish()
+            for writer in writers.values():
+                writer.finish()
 
     def _annotation(
         self, annotation_id: int, image_id: int, obj: Object, classes: Sequence[str]
@@ -296,21 +290,21 @@ class CocoFormat:
             return []
         if not self.polygons:
             return dict(obj.mask)
-        parts = masks.to_polygons(obj.mask)
-        return [masks.bridge_rings([part]).ravel().tolist() for part in parts]
+        polygons = masks.to_polygons(obj.mask)
+        return [masks.bridge_rings([polygon]).ravel().tolist() for polygon in polygons]
 
     def representable(self, obj: Object) -> Object:
-        """All of it; but as polygons an empty mask is none."""
+        """Reduce an object to what COCO can hold: with `polygons`, an empty mask becomes None."""
         empty = self.polygons and obj.mask is not None and not masks.area(obj.mask)
         mask = None if empty else obj.mask
         return Object(obj.label, obj.box, obj.score, obj.track, mask)
 
     def reread(self, samples: Iterable[Sample], path: Path) -> Iterator[Sequence[Object]]:
-        """For each sample, its objects as pycocotools reads them."""
+        """Read the objects of each sample with pycocotools."""
         files: dict[str, tuple[COCO, dict[str, int]]] = {}
         for sample in samples:
             if sample.split not in files:
-                with contextlib.redirect_stdout(io.StringIO()):  # it chats
+                with contextlib.redirect_stdout(io.StringIO()):  # it prints progress
                     coco = COCO(path / "annotations" / f"instances_{sample.split}.json")
                 files[sample.split] = coco, {v["file_name"]: k for k, v in coco.imgs.items()}
             coco, ids = files[sample.split]
@@ -319,10 +313,10 @@ class CocoFormat:
             ]
 
     def read(self, path: Path) -> ImportedDataset:
-        """Read a COCO file, or a folder of them, by whomever it was written.
+        """Read a COCO file, or a folder of COCO files, written by any program.
 
-        Polygons, run lengths and uncompressed run lengths are masks; annotations marked `iscrowd`
-        are objects too, since that is how some writers mark a mask with parts or holes.
+        Masks may be polygons, or compressed or uncompressed RLE. Annotations marked `iscrowd` are
+        objects too, because some programs mark a mask with several parts or holes that way.
 
         Raises:
             DatasetError: names the file and the annotation.
@@ -331,7 +325,7 @@ class CocoFormat:
 
 
 class _SplitWriter:
-    """One JSON file being written: annotations as they come, then the pictures."""
+    """Writes one COCO file: annotations as they come, then the images."""
 
     def __init__(
         self, stack: contextlib.ExitStack, out: Path, split: str, dataset: Dataset
@@ -339,15 +333,15 @@ class _SplitWriter:
         target = out / "annotations" / f"instances_{split}.json"
         self.images: list[Mapping[str, Any]] = []
         self._file: IO[str] = stack.enter_context(target.open("w", encoding="utf-8"))
-        self._between = "\n"
+        self._separator = "\n"
         categories = [{"id": i, "name": name} for i, name in enumerate(dataset.classes, start=1)]
         info = {"description": f"{split}, written by annotate-local", "clips": dict(dataset.clips)}
         head = json.dumps({"info": info, "licenses": [], "categories": categories})
         self._file.write(head[:-1] + ', "annotations": [')
 
     def add(self, annotation: Mapping[str, Any]) -> None:
-        self._file.write(self._between + json.dumps(annotation, ensure_ascii=False))
-        self._between = ",\n"
+        self._file.write(self._separator + json.dumps(annotation, ensure_ascii=False))
+        self._separator = ",\n"
 
     def finish(self) -> None:
         self._file.write('],\n"images": ' + json.dumps(self.images, ensure_ascii=False) + "}\n")
@@ -370,5 +364,5 @@ def _reread_object(coco: COCO, annotation: Any) -> Object:
         text = counts if isinstance(counts, str) else counts.decode("ascii")
         mask = {"size": list(rle["size"]), "counts": text}
         if annotation["area"] != masks.area(mask) or annotation["iscrowd"]:
-            mask = None  # such an annotation does not say what was meant
+            mask = None  # a wrong area or `iscrowd`: let the comparison fail
     return Object(category["name"], (x, y, x + width, y + height), mask=mask)

@@ -1,8 +1,8 @@
 """Compare a dataset with its corrected version: what a person changed, object by object.
 
-An object that nobody touched is found by its content; a changed one by the id of the region under
-which a person changed it; any other, as in datasets of other programs, by the box that overlaps it
-most.
+An unchanged object is matched by its content, and a changed one by the id of the Label Studio
+region that the person edited. All others, as in datasets of other programs, are matched by the IoU
+of their boxes.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ _OBJECT_COLUMNS = (
     "iou",
 )
 _COLUMNS = (*_OBJECT_COLUMNS, "who", "when")
-_MIN_MATCH_IOU = 0.3  # IoU from which two objects without a common region are one that was changed
+_MIN_MATCH_IOU = 0.3  # of two boxes that can be one object before and after its change
 
 
 @dataclass(frozen=True)
 class ObjectChange:
-    """What became of one object: `was` is None where it was added, `now` where it was deleted.
+    """One object `before` and `after` the correction.
 
-    `item` is the corrected frame and `image` its picture's name. `iou` is of masks where both have
-    one, else of boxes; 0 where there is only one of the two.
+    `before` is None for an added object, `after` for a deleted one. `item` is the corrected frame
+    and `image` the name of its image. `iou` compares the masks where both have one, else the boxes;
+    it is 0 where one of the two is None.
     """
 
     image: str
@@ -52,7 +53,7 @@ class ObjectChange:
 
     @property
     def kind(self) -> str:
-        """Kept, moved (its shape changed), relabelled, deleted, or added."""
+        """kept, moved (another box or mask), relabelled, deleted or added."""
         if self.before is None or self.after is None:
             return "added" if self.before is None else "deleted"
         if self.before.label != self.after.label:
@@ -62,39 +63,41 @@ class ObjectChange:
 
     @property
     def object(self) -> Object:
-        """What was proposed, or what was added."""
-        found = self.before or self.after
-        assert found is not None
-        return found
+        """The object before the change; the added object where there was none."""
+        obj = self.before or self.after
+        assert obj is not None
+        return obj
 
 
 def diff_datasets(dataset: Dataset, corrected: Dataset) -> list[ObjectChange]:
-    """What became of each object on the frames that both datasets have.
+    """List the change of each object on the frames that both datasets have.
 
     Raises:
-        DatasetError: they have no frame in common.
+        DatasetError: the datasets have no frame in common.
     """
-    now = {external_id(corrected, s.item.video, s.item.frame): s.item for s in corrected}
-    found: list[ObjectChange] = []
-    frames = 0
+    corrected_items = {
+        external_id(corrected, sample.item.video, sample.item.frame): sample.item
+        for sample in corrected
+    }
+    changes: list[ObjectChange] = []
+    frame_count = 0
     for sample in dataset:
-        item = now.get(external_id(dataset, sample.item.video, sample.item.frame))
+        item = corrected_items.get(external_id(dataset, sample.item.video, sample.item.frame))
         if item is not None:
-            frames += 1
-            pairs = _pair_objects(sample.item.objects, item.objects)
-            found += [
-                ObjectChange(sample.image, item, was, new, _object_iou(was, new))
-                for was, new in pairs
+            frame_count += 1
+            changes += [
+                ObjectChange(sample.image, item, before, after, _object_iou(before, after))
+                for before, after in _pair_objects(sample.item.objects, item.objects)
             ]
-    if not frames:
+    if not frame_count:
         raise DatasetError(f"{corrected.path}: it has no frame of {dataset.path}")
-    return found
+    return changes
 
 
 def _pair_objects(
     before: Sequence[Object], after: Sequence[Object]
 ) -> Iterator[tuple[Object | None, Object | None]]:
-    """Each object with what became of it."""
+    """Pair the objects of a frame before and after its correction; None for no partner."""
     old = dict(zip(object_ids(before), before, strict=True))
     new = dict(zip(_object_names(after), after, strict=True))
     for name in [name for name in old if name in new]:
@@ -107,13 +110,13 @@ def _pair_objects(
 
 
 def _object_names(objects: Sequence[Object]) -> list[str]:
-    """The region of each object that somebody changed, and the content of each other."""
-    plain = iter(object_ids([thing for thing in objects if thing.by is None]))
-    return [next(plain) if thing.by is None else thing.by["region"] for thing in objects]
+    """Name each object: by its region where a person changed it, else by its content."""
+    unchanged = iter(object_ids([obj for obj in objects if obj.by is None]))
+    return [next(unchanged) if obj.by is None else obj.by["region"] for obj in objects]
 
 
 def _match_by_iou(before: Sequence[Object], after: Sequence[Object]) -> list[tuple[int, int]]:
-    """Places of pairs that are surely one thing, those that cover each other most first."""
+    """Match objects by the IoU of their boxes, so that its sum is largest: pairs of indices."""
     import numpy as np
     from scipy.optimize import linear_sum_assignment
 
@@ -144,12 +147,12 @@ def _box_iou(one: Box, other: Box) -> float:
 
 
 def to_dataframe(changes: Iterable[ObjectChange]) -> pd.DataFrame:
-    """A row an object; `class` is what was proposed, and `new_class` what it became."""
+    """Make a table with a row per object; `class` is the proposed one, `new_class` the corrected."""
     import pandas as pd
 
     rows = []
     for change in changes:
-        by = (change.after and change.after.by) or {}
+        provenance = (change.after and change.after.by) or {}
         rows.append(
             {
                 "image": change.image,
@@ -161,18 +164,18 @@ def to_dataframe(changes: Iterable[ObjectChange]) -> pd.DataFrame:
                 "source": change.object.source,
                 "score": change.object.score,
                 "iou": change.iou,
-                "who": by.get("who"),
-                "when": by.get("when"),
+                "who": provenance.get("who"),
+                "when": provenance.get("when"),
             }
         )
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def summarize(changes: Iterable[ObjectChange]) -> pd.DataFrame:
-    """A row a class and source: how many of each kind, and what share was left to a person.
+    """Count the changes by class and source: a row for each, a column per kind.
 
-    `iou` is the mean of what was moved. `work` is all that was not kept, of all that was proposed
-    or added.
+    `iou` is the mean IoU of moved objects. `work` is the share of all proposed and added objects
+    that a person changed.
     """
     import pandas as pd
 

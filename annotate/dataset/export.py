@@ -1,13 +1,14 @@
 """Export a dataset to a format and verify it by reading it back; import foreign datasets.
 
 An export is read back with another reader and compared object by object; it stays on disk only if
-it agrees. A format is a frozen dataclass behind an entry point (`annotate.formats`); its fields are
+it agrees with the dataset. A format is a frozen dataclass behind an entry point (`annotate.formats`); its fields are
 its options.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -34,86 +35,80 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_OWN_NAME = re.compile(r"(.+)-(\d{6})")  # dock-000075, as sampling and building name pictures
+_OWN_NAME = re.compile(r"(.+)-(\d{6})")  # dock-000075, as sampling and building name images
 _SPLIT_NAMES = {"valid": "val", "validation": "val", "train": "train", "val": "val", "test": "test"}
-_MAX_OVERHANG = 0.01  # of the picture's size: a box may reach so far out of it, and is cut off
+_MAX_OVERHANG = 0.01  # of the image's size: how far a box may reach out of it before it is refused
 
 
 @dataclass(frozen=True)
 class ImportedFrame:
-    """A picture's name in the dataset, and the frame that it is."""
+    """The name of an imported image in the dataset, and its frame."""
 
     image: str
     video: str
     frame: int
 
     def to_sample(self, size_wh: tuple[int, int], objects: Sequence[Object], split: str) -> Sample:
-        """The picture as a sample; like every folder of pictures, one a second."""
-        seconds = Fraction(self.frame)
-        return Sample(
-            self.image, Item(self.video, self.frame, seconds, *size_wh, (*objects,)), split
-        )
+        """Make the sample of the image; like any folder of images, one frame a second."""
+        item = Item(self.video, self.frame, Fraction(self.frame), *size_wh, (*objects,))
+        return Sample(self.image, item, split)
 
 
 def split_from_name(name: str) -> str:
-    """The part that a file or folder is named after: `valid`, `instances_val2017` are val."""
+    """Find the split that a file or folder is named after: `valid`, `instances_val2017` are val."""
     words = re.split(r"[^a-z]+", name.casefold())
     return next((_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES), DEFAULT_SPLIT)
 
 
-def assign_frames(pictures: Sequence[Path], clip: str) -> list[ImportedFrame]:
-    """A place for each picture.
+def assign_frames(image_paths: Sequence[Path], clip: str) -> list[ImportedFrame]:
+    """Assign a clip and a frame to each image.
 
-    `dock-000075.png` is frame 75 of the clip `dock`, where all are named so. Else the pictures are
-    the frames of one clip, in this order.
+    `dock-000075.png` is frame 75 of the clip `dock`, if all images are named so. Else the images are
+    the frames of the clip `clip`, in this order.
     """
-    ours = [_OWN_NAME.fullmatch(picture.stem) for picture in pictures]
-    known = [(m[1], int(m[2])) for m in ours if m]
-    if len({(name.casefold(), frame) for name, frame in known}) == len(pictures):
-        return [
-            ImportedFrame(picture.name, *frame)
-            for picture, frame in zip(pictures, known, strict=True)
-        ]
-    stems = [picture.stem.casefold() for picture in pictures]
+    matches = [_OWN_NAME.fullmatch(path.stem) for path in image_paths]
+    own_frames = [(match[1], int(match[2])) for match in matches if match]
+    if len({(name.casefold(), frame) for name, frame in own_frames}) == len(image_paths):
+        pairs = zip(image_paths, own_frames, strict=True)
+        return [ImportedFrame(path.name, name, frame) for path, (name, frame) in pairs]
+    stem_counts = Counter(path.stem.casefold() for path in image_paths)
     return [
         ImportedFrame(
-            _unique_image_name(picture, stems.count(picture.stem.casefold()) > 1, number),
+            path.name
+            if stem_counts[path.stem.casefold()] == 1
+            else f"{path.stem}-{number:06d}{path.suffix}",
             clip,
             number,
         )
-        for number, picture in enumerate(pictures)
+        for number, path in enumerate(image_paths)
     ]
 
 
-def _unique_image_name(picture: Path, shared: bool, number: int) -> str:
-    return f"{picture.stem}-{number:06d}{picture.suffix}" if shared else picture.name
-
-
 def clip_box(box: Box, size_wh: tuple[int, int], where: str) -> Box:
-    """The box cut off at the picture's edge, to a thousandth of a pixel.
+    """Clip a box to the image, and round it to a thousandth of a pixel.
 
     Raises:
-        DatasetError: it is no box, or reaches more than a hundredth of the picture out of it.
+        DatasetError: a side is negative, or more than a hundredth of the image's size is outside.
     """
     width, height = size_wh
     x1, y1, x2, y2 = box
     x, y = _MAX_OVERHANG * width, _MAX_OVERHANG * height
     if not (x1 <= x2 and y1 <= y2):
-        raise DatasetError(f"{where}: a box of negative or no size: {list(box)}")
+        raise DatasetError(f"{where}: a box of negative size, or not of numbers: {list(box)}")
     if x1 < -x or y1 < -y or x2 > width + x or y2 > height + y:
-        raise DatasetError(f"{where}: box {list(box)} is outside the picture of {width}x{height}")
+        raise DatasetError(f"{where}: box {list(box)} is outside the image of {width}x{height}")
     cut = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
     left, top, right, bottom = (round(side, 3) for side in cut)
     return left, top, right, bottom
 
 
-MAX_BOX_ERROR_PX = 0.5  # pixels, for each side of a box
-_ROUNDING_PX = 0.011  # pixels: what is written with eight decimals, and how a centre is nudged
+MAX_BOX_ERROR_PX = 0.5  # of each side of a box
+_ROUNDING_PX = 0.011  # coordinates of eight decimals, and the nudge of pixel centres
 
 
 @dataclass(frozen=True)
 class ImportedDataset:
-    """A foreign dataset, read: its classes and clips, and its samples, each with its picture."""
+    """A foreign dataset: classes, clips, and the samples, each with the path of its image."""
 
     classes: tuple[str, ...]
     samples: Iterable[tuple[Path, Sample]]
@@ -121,27 +116,27 @@ class ImportedDataset:
 
 
 class Format(Protocol):
-    """A way to write a dataset and to read it."""
+    """Writes a dataset in one file format, and reads it."""
 
     @property
     def marker(self) -> str:
-        """A file or folder that every export of this format has."""
+        """The name of a file or folder that every export of this format has."""
 
     @property
     def min_iou(self) -> float:
-        """What the masks of a class must reach when read back, on average."""
+        """The mean IoU that the masks of a class must reach when they are read back."""
 
     def write(self, dataset: Dataset, out: Path) -> None:
         """Write the dataset into the empty folder `out`."""
 
     def representable(self, obj: Object) -> Object:
-        """What of an object the format can hold; no pixel of the mask that it tells may be lost."""
+        """Reduce an object to what the format can hold; no pixel of that mask may be lost."""
 
     def reread(self, samples: Iterable[Sample], path: Path) -> Iterator[Sequence[Object]]:
-        """For each sample, its objects in order, as another program than this one reads them."""
+        """Read the objects of each sample, in order, with the reader of another program."""
 
     def read(self, path: Path) -> ImportedDataset:
-        """Read a dataset of this format, by whomever it was written."""
+        """Read a dataset of this format, written by any program."""
 
 
 FORMATS: Family[Format] = FAMILIES["formats"]
@@ -149,7 +144,7 @@ FORMATS: Family[Format] = FAMILIES["formats"]
 
 @dataclass
 class _Tally:
-    """What was compared of one class."""
+    """The comparison of the objects of one class."""
 
     objects: int = 0
     masks: int = 0
@@ -165,18 +160,18 @@ class _Tally:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """An export held against what was meant, by class."""
+    """The comparison of an export with its dataset, by class."""
 
     tallies: Mapping[str, _Tally]
     images: int
 
     @property
     def objects(self) -> int:
-        """How many objects were compared, all classes together."""
+        """How many objects were compared, of all classes."""
         return sum(tally.objects for tally in self.tallies.values())
 
     def table(self) -> pd.DataFrame:
-        """A row a class: objects, masks, box_error in pixels, iou_mean, iou_least, worst."""
+        """Make a table by class: objects, masks, box_error in pixels, iou_mean, iou_least, worst."""
         import pandas as pd
 
         rows = {
@@ -198,11 +193,11 @@ class ExportReport:
 def export_dataset(
     dataset: Dataset, dataset_format: Format, out: Path | str, *, force: bool = False
 ) -> ExportReport:
-    """Write `dataset` to the folder `out`, which stays only if it reads back as what was meant.
+    """Write `dataset` to the folder `out`, and keep the folder only if it reads back correctly.
 
     Raises:
-        ExportDiffers: names the worst object; nothing is left behind.
-        OutputError: `out` is already there, or nothing can be written there.
+        ExportDiffers: an object reads back differently: names the worst; nothing stays on disk.
+        OutputError: `out` exists, or cannot be written.
     """
     with atomic_folder(Path(out), marker_file=dataset_format.marker, force=force) as draft:
         dataset_format.write(dataset, draft)
@@ -210,22 +205,22 @@ def export_dataset(
 
 
 def verify_export(dataset: Dataset, dataset_format: Format, path: Path) -> ExportReport:
-    """Hold an export at `path` against `dataset`, object by object.
+    """Compare the export at `path` with `dataset`, object by object.
 
     Raises:
-        ExportDiffers: an object is missing, too much, or not what was meant; names the worst.
+        ExportDiffers: an object is missing, surplus or different: names the worst.
     """
     tallies = {label: _Tally() for label in dataset.classes}
-    count = 0
-    for sample, seen in zip(dataset, dataset_format.reread(dataset, path), strict=True):
-        wanted = [dataset_format.representable(thing) for thing in sample.item.objects]
-        if len(seen) != len(wanted):
-            raise ExportDiffers(f"{sample.image}: {len(wanted)} objects, {len(seen)} read back")
-        for number, (meant, read) in enumerate(zip(wanted, seen, strict=True), start=1):
-            _compare_object(meant, read, f"{sample.image}, object {number}", tallies)
-        count += 1
+    image_count = 0
+    for sample, read in zip(dataset, dataset_format.reread(dataset, path), strict=True):
+        written = [dataset_format.representable(obj) for obj in sample.item.objects]
+        if len(read) != len(written):
+            raise ExportDiffers(f"{sample.image}: {len(written)} objects, {len(read)} read back")
+        for number, (expected, actual) in enumerate(zip(written, read, strict=True), start=1):
+            _compare_object(expected, actual, f"{sample.image}, object {number}", tallies)
+        image_count += 1
     _check_mean_iou(tallies, dataset_format)
-    return ExportReport(tallies, count)
+    return ExportReport(tallies, image_count)
 
 
 def _check_mean_iou(tallies: Mapping[str, _Tally], dataset_format: Format) -> None:
@@ -234,8 +229,8 @@ def _check_mean_iou(tallies: Mapping[str, _Tally], dataset_format: Format) -> No
         if (tally.iou_mean or 0.0) < dataset_format.min_iou:
             raise ExportDiffers(
                 f"masks of {label!r} read back with a mean IoU of {tally.iou_mean:.3f}, less than "
-                f"{dataset_format.min_iou}; worst is {tally.worst}, {tally.iou_min:.3f}; clean the masks "
-                "up, or accept it with -o least_iou=..., where the format has it"
+                f"{dataset_format.min_iou}; the worst is {tally.worst}, {tally.iou_min:.3f}; clean the "
+                "masks, or set a lower `min_iou`, if the format has that option"
             )
 
 
@@ -245,7 +240,7 @@ def _compare_object(
     if actual.label != expected.label:
         raise ExportDiffers(f"{where}: {expected.label!r} was read back as {actual.label!r}")
     if (actual.mask is None) != (expected.mask is None):
-        raise ExportDiffers(f"{where}: {expected.label!r} lost its mask, or got one")
+        raise ExportDiffers(f"{where}: {expected.label!r} lost its mask, or gained one")
     tally = tallies[expected.label]
     tally.objects += 1
     error = max(abs(a - b) for a, b in zip(expected.box, actual.box, strict=True))
@@ -258,11 +253,11 @@ def _compare_object(
         return
     iou = 1.0 if expected.mask == actual.mask else masks.iou(expected.mask, actual.mask)
     tally.masks, tally.iou_sum = tally.masks + 1, tally.iou_sum + iou
-    whole = masks.area(expected.mask)
-    kept = round(iou * (whole + masks.area(actual.mask)) / (1 + iou)) if iou < 1 else whole
-    if kept < whole:
+    area = masks.area(expected.mask)
+    kept = round(iou * (area + masks.area(actual.mask)) / (1 + iou)) if iou < 1 else area
+    if kept < area:
         raise ExportDiffers(
-            f"{where}: {whole - kept} of {whole} pixels of {expected.label!r} are lost"
+            f"{where}: {area - kept} of {area} pixels of {expected.label!r} are lost"
         )
     if iou < tally.iou_min:
         tally.iou_min, tally.worst = iou, where
@@ -271,31 +266,31 @@ def _compare_object(
 def import_dataset(
     source: Path | str, dataset_format: Format, out: Path | str, *, force: bool = False
 ) -> Dataset:
-    """Read a foreign dataset and write it as one of ours; its parts are kept as the split.
+    """Read the foreign dataset `source` and write it as the dataset `out`, with the same split.
 
     Raises:
-        DatasetError: the source is damaged: says which file and line.
-        OutputError: `out` is already there, or nothing can be written there.
+        DatasetError: the source is damaged: names the file and the line.
+        OutputError: `out` exists, or cannot be written.
     """
     imported = dataset_format.read(Path(source))
-    found = Dataset(Path(out), imported.classes, imported.clips)
-    parts: list[tuple[str, int, str]] = []
-    words = {"labels": list(imported.classes)}
-    with create_dataset(found, Header("import", vocabulary=words), force=force) as draft:
-        for picture, sample in imported.samples:
-            draft.add(sample.image, sample.item)
-            link_or_copy(picture, draft.images / sample.image)
-            parts.append((sample.item.video, sample.item.frame, sample.split))
-        if not parts:
-            raise DatasetError(f"{source}: no pictures in it")
-        draft.split_ranges = _split_ranges(parts)
+    dataset = Dataset(Path(out), imported.classes, imported.clips)
+    frame_splits: list[tuple[str, int, str]] = []
+    header = Header("import", vocabulary={"labels": list(imported.classes)})
+    with create_dataset(dataset, header, force=force) as writer:
+        for image_path, sample in imported.samples:
+            writer.add(sample.image, sample.item)
+            link_or_copy(image_path, writer.images / sample.image)
+            frame_splits.append((sample.item.video, sample.item.frame, sample.split))
+        if not frame_splits:
+            raise DatasetError(f"{source}: there are no images in it")
+        writer.split_ranges = _split_ranges(frame_splits)
     return load_dataset(out)
 
 
 def _split_ranges(frame_splits: Sequence[tuple[str, int, str]]) -> tuple[SplitRange, ...]:
-    """Neighbouring frames of one part as one stretch; none where all are of the same part."""
-    if {part for *_, part in frame_splits} == {DEFAULT_SPLIT}:
+    """Join neighbouring frames of a split to ranges; none where all frames are of the default."""
+    if {split for *_, split in frame_splits} == {DEFAULT_SPLIT}:
         return ()
-    runs = groupby(sorted(frame_splits), key=lambda each: (each[0], each[2]))
-    ends = [(clip, part, [frame for _, frame, _ in run]) for (clip, part), run in runs]
-    return tuple(SplitRange(clip, frames[0], frames[-1] + 1, part) for clip, part, frames in ends)
+    groups = groupby(sorted(frame_splits), key=lambda each: (each[0], each[2]))
+    runs = [(clip, split, [frame for _, frame, _ in run]) for (clip, split), run in groups]
+    return tuple(SplitRange(clip, frames[0], frames[-1] + 1, split) for clip, split, frames in runs)

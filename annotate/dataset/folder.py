@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from annotate.errors import DatasetError
-from annotate.files import atomic_folder
+from annotate.files import atomic_file, atomic_folder
 from annotate.items.records import (
     Header,
     Item,
@@ -33,12 +33,12 @@ from annotate.items.records import (
 
 FORMAT_VERSION = 1
 DATASET_FILE = "dataset.toml"
-DEFAULT_SPLIT = "train"  # the part that every frame is of until the dataset is split
+DEFAULT_SPLIT = "train"  # the split of every frame until the dataset is split
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A frame of a dataset: its picture's name under `images/`, what is known of it, its part."""
+    """A frame of a dataset: the name of its image in `images/`, its item and its split."""
 
     image: str
     item: Item
@@ -47,20 +47,22 @@ class Sample:
 
 @dataclass(frozen=True)
 class SplitRange:
-    """Frames `start` up to, not including, `stop` of a clip, which are of one part."""
+    """The frames of a clip from `start` up to, not including, `stop`: all in one split."""
 
     clip: str
     start: int
     stop: int
-    part: str
+    split: str
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Frames with their pictures and objects; iterate it for its samples, which are not held.
+    """Frames with their images and objects.
 
-    `clips` is name -> {"fingerprint", "frame_count", "width", "height"}. `sources` tell of the
-    files of items that it was built from. `stretches` are the split; none means not split.
+    Iterate over a dataset for its samples; they are read from disk each time. `clips` is
+    name -> {"fingerprint", "frame_count", "width", "height"}. `sources` describes the files of items
+    that the dataset was built from. `split_ranges` assigns frames to splits; it is empty before the
+    dataset is split.
     """
 
     path: Path
@@ -71,7 +73,7 @@ class Dataset:
 
     @property
     def images(self) -> Path:
-        """The folder of the pictures."""
+        """The folder of the images."""
         return self.path / "images"
 
     @property
@@ -81,20 +83,24 @@ class Dataset:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """train, val, test: those there are, in this order, then any others."""
-        found = {stretch.part for stretch in self.split_ranges} or {DEFAULT_SPLIT}
-        known = [part for part in ("train", "val", "test") if part in found]
-        return (*known, *sorted(found - set(known)))
+        """The names of the splits: train, val and test first, in this order, then any others."""
+        names = {split_range.split for split_range in self.split_ranges} or {DEFAULT_SPLIT}
+        standard = [name for name in ("train", "val", "test") if name in names]
+        return (*standard, *sorted(names - set(standard)))
 
     def find_split(self, clip: str, frame: int) -> str:
-        """The part that a frame is of."""
+        """Find the split of a frame.
+
+        Raises:
+            DatasetError: the frame is in no split range.
+        """
         if not self.split_ranges:
             return DEFAULT_SPLIT
-        for stretch in self.split_ranges:
-            if stretch.clip == clip and stretch.start <= frame < stretch.stop:
-                return stretch.part
+        for split_range in self.split_ranges:
+            if split_range.clip == clip and split_range.start <= frame < split_range.stop:
+                return split_range.split
         raise DatasetError(
-            f"{self.path / DATASET_FILE}: {clip}#{frame} is in no stretch; split it anew"
+            f"{self.path / DATASET_FILE}: {clip}#{frame} is in no split; split the dataset again"
         )
 
     def __len__(self) -> int:
@@ -106,18 +112,17 @@ class Dataset:
             record = record_from_json(line, where)
             item, image = item_from_record(record, where), record.get("image")
             if not isinstance(image, str) or Path(image).name != image:
-                raise DatasetError(f"{where}: the item does not name its picture under images/")
-            for thing in item.objects:
-                if thing.label not in self.classes:
-                    known = ", ".join(self.classes)
+                raise DatasetError(f"{where}: the item does not name its image under images/")
+            for obj in item.objects:
+                if obj.label not in self.classes:
                     raise DatasetError(
-                        f"{where}: unknown class {thing.label!r}. There are: {known}"
+                        f"{where}: unknown class {obj.label!r}. There are: {', '.join(self.classes)}"
                     )
             yield Sample(image, item, self.find_split(item.video, item.frame))
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         if not self.items.is_file():
-            raise DatasetError(f"{self.items}: not there; build the dataset anew")
+            raise DatasetError(f"{self.items}: not there; build the dataset again")
         with self.items.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if number > 1 and not line.startswith('{"end"'):
@@ -125,10 +130,10 @@ class Dataset:
 
 
 def load_dataset(path: Path | str) -> Dataset:
-    """The dataset in the folder `path`.
+    """Load the dataset in the folder `path`.
 
     Raises:
-        DatasetError: no dataset is there, or its `dataset.toml` is damaged.
+        DatasetError: there is no dataset, or its `dataset.toml` is damaged.
     """
     path = Path(path)
     try:
@@ -142,37 +147,45 @@ def load_dataset(path: Path | str) -> Dataset:
     if table.get("annotate", 0) > FORMAT_VERSION:
         raise DatasetError(f"{path}: made by a newer annotate: pip install -U annotate-local")
     try:
-        stretches = tuple(SplitRange(**each) for each in table.get("stretches", ()))
+        split_ranges = tuple(_split_range(record) for record in table.get("stretches", ()))
         sources = tuple(table.get("sources", ()))
-        return Dataset(path, tuple(table["classes"]), table.get("clips", {}), sources, stretches)
+        classes, clips = tuple(table["classes"]), table.get("clips", {})
+        return Dataset(path, classes, clips, sources, split_ranges)
     except (KeyError, TypeError) as error:
         raise DatasetError(f"{path / DATASET_FILE}: damaged: {error}") from None
 
 
+def _split_range(record: Mapping[str, Any]) -> SplitRange:
+    return SplitRange(record["clip"], record["start"], record["stop"], record["part"])
+
+
 class DatasetWriter:
-    """A dataset being written: put each picture into `images`, then `add` its item."""
+    """Write a dataset: save each image in the folder `images`, then `add` its item."""
 
     def __init__(self, path: Path, items: IO[str]) -> None:
         self.images = path / "images"
-        self.split_ranges: tuple[SplitRange, ...] = ()  # the split, if there is one
+        self.split_ranges: tuple[SplitRange, ...] = ()  # empty: not split
         self._items, self._stems = items, set[str]()
 
     def add(self, image: str, item: Item) -> None:
-        """Append a frame; pictures differ in their names even where case and ending do not count.
+        """Append the item of a frame.
+
+        Image names must differ by more than case and suffix: other file systems and formats ignore
+        both.
 
         Raises:
-            DatasetError: another picture has the name.
+            DatasetError: another image has the name.
         """
         stem = Path(image).stem.casefold()
         if stem in self._stems:
-            raise DatasetError(f"two pictures would be {image}: {item.video}#{item.frame} is one")
+            raise DatasetError(f"two images would be {image}: {item.video}#{item.frame} is one")
         self._stems.add(stem)
         self._items.write('{"image":' + json.dumps(image, ensure_ascii=False) + ",")
         self._items.write(item_to_json(item)[1:] + "\n")
 
     @property
     def count(self) -> int:
-        """How many frames there are so far."""
+        """How many frames were added."""
         return len(self._stems)
 
 
@@ -180,41 +193,43 @@ class DatasetWriter:
 def create_dataset(
     dataset: Dataset, header: Header, *, force: bool = False
 ) -> Iterator[DatasetWriter]:
-    """Write the folder of `dataset`, which is there, whole, after the block.
+    """Create the folder of `dataset`, which is there as a whole when the block ends.
 
     Raises:
-        OutputError: it is already there, or nothing can be written there.
+        OutputError: the folder exists, or cannot be written.
     """
     with atomic_folder(dataset.path, marker_file=DATASET_FILE, force=force) as folder:
         (folder / "images").mkdir()
         with (folder / "items.jsonl").open("w", encoding="utf-8", newline="\n") as items:
             items.write(header.to_json() + "\n")
-            draft = DatasetWriter(folder, items)
-            yield draft
-            items.write(record_to_json({"end": draft.count}) + "\n")
-        (folder / DATASET_FILE).write_text(
-            _to_toml(replace(dataset, split_ranges=draft.split_ranges)),
-            encoding="utf-8",
-            newline="\n",
-        )
+            writer = DatasetWriter(folder, items)
+            yield writer
+            items.write(record_to_json({"end": writer.count}) + "\n")
+        written = replace(dataset, split_ranges=writer.split_ranges)
+        (folder / DATASET_FILE).write_text(_to_toml(written), encoding="utf-8", newline="\n")
 
 
 def with_split(dataset: Dataset, split_ranges: Sequence[SplitRange]) -> Dataset:
-    """The dataset, split so, in memory and on disk."""
+    """Set the split of a dataset, on disk and in the returned dataset.
+
+    Raises:
+        OutputError: `dataset.toml` cannot be written.
+    """
     split = replace(dataset, split_ranges=tuple(split_ranges))
-    draft = dataset.path / (DATASET_FILE + ".part")
-    draft.write_text(_to_toml(split), encoding="utf-8", newline="\n")
-    draft.replace(dataset.path / DATASET_FILE)
+    with atomic_file(dataset.path / DATASET_FILE) as draft:
+        draft.write_text(_to_toml(split), encoding="utf-8", newline="\n")
     return split
 
 
 def _to_toml(dataset: Dataset) -> str:
-    """`dataset.toml`: JSON's strings, numbers and lists are TOML's as well."""
+    """Write `dataset.toml`: strings, numbers and lists of JSON are valid TOML."""
     blocks = [f"annotate = {FORMAT_VERSION}\nclasses = {_toml_value(list(dataset.classes))}\n"]
     for name, clip in dataset.clips.items():
         blocks.append(f"[clips.{_toml_value(name)}]\n{_toml_pairs(clip)}")
     blocks += [f"[[sources]]\n{_toml_pairs(source)}" for source in dataset.sources]
-    blocks += [f"[[stretches]]\n{_toml_pairs(vars(stretch))}" for stretch in dataset.split_ranges]
+    for each in dataset.split_ranges:
+        record = {"clip": each.clip, "start": each.start, "stop": each.stop, "part": each.split}
+        blocks.append(f"[[stretches]]\n{_toml_pairs(record)}")
     return "\n".join(blocks)
 
 
@@ -227,13 +242,13 @@ def _toml_value(value: Any) -> str:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a picture a second name; copied where the disk cannot link.
+    """Hard-link the image `source` as `target`; copy it where the disk cannot link.
 
     Raises:
-        DatasetError: the picture is not there.
+        DatasetError: the image is not there.
     """
     if not source.is_file():
-        raise DatasetError(f"{source}: the picture is not there; build the dataset anew")
+        raise DatasetError(f"{source}: the image is not there; build the dataset again")
     try:
         os.link(source.resolve() if source.is_symlink() else source, target)
     except OSError:
@@ -241,20 +256,20 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def external_id(dataset: Dataset, video: str, frame: int | None = None) -> str:
-    """The name of a frame, or of a clip, in all projects: `dock.mp4#75@5e1f5e1f`."""
-    print_ = dataset.clips.get(video, {}).get("fingerprint") or ""
+    """Name a frame, or a clip, the same way in every project: `dock.mp4#75@5e1f5e1f`."""
+    fingerprint = dataset.clips.get(video, {}).get("fingerprint") or ""
     name = video if frame is None else f"{video}#{frame}"
-    return f"{name}@{print_[:8]}" if print_ else name
+    return f"{name}@{fingerprint[:8]}" if fingerprint else name
 
 
 def object_ids(objects: Sequence[Object]) -> list[str]:
-    """A name for each object of a frame, the same whatever other objects stand beside it."""
-    seen: Counter[str] = Counter()
+    """Name each object of a frame by its content, independent of the other objects."""
+    copies: Counter[str] = Counter()
     names = []
-    for thing in objects:
-        counts = thing.mask and thing.mask["counts"]
-        content = (thing.label, thing.box, thing.score, thing.track, counts, thing.source)
+    for obj in objects:
+        counts = obj.mask and obj.mask["counts"]
+        content = (obj.label, obj.box, obj.score, obj.track, counts, obj.source)
         digest = hashlib.sha256(repr(content).encode()).hexdigest()[:10]
-        seen[digest] += 1
-        names.append(digest if seen[digest] == 1 else f"{digest}-{seen[digest]}")
+        copies[digest] += 1
+        names.append(digest if copies[digest] == 1 else f"{digest}-{copies[digest]}")
     return names

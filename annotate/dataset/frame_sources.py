@@ -23,6 +23,7 @@ from annotate.errors import DatasetError, ItemsError, UnknownName
 from annotate.items import journal, masks
 from annotate.items.records import Frame, Header, Item, Object
 from annotate.video import reader
+from annotate.items.sequences import evenly_spaced
 from annotate.video.reader import FrameSelection
 
 _METADATA_KEYS = ("fingerprint", "frame_count", "width", "height")
@@ -30,19 +31,23 @@ _METADATA_KEYS = ("fingerprint", "frame_count", "width", "height")
 
 @dataclass(frozen=True)
 class ItemsOfClip:
-    """A file of items, and the name by which it calls a clip."""
+    """One clip of a file of items: the file, and the name of the clip in it."""
 
     journal: journal.Journal
     clip: str
 
     def items(self) -> Iterator[Item]:
-        """Its items of the clip that are not dropped, checked, in order of frames."""
+        """Iterate over the items of the clip, in frame order, checked; dropped frames are left out.
+
+        Raises:
+            ItemsError: an item is of an unknown clip, out of order, or a mask does not fit.
+        """
         last = -1
         for line, item in enumerate(self.journal, start=2):
             where = f"{self.journal.path}:{line}"
             if item.video not in self.journal.header.videos:
                 raise ItemsError(
-                    f"{where}: a frame of {item.video}, which its header does not name"
+                    f"{where}: a frame of {item.video}, which is not in the header of the file"
                 )
             if item.video != self.clip or item.dropped is not None:
                 continue
@@ -55,12 +60,10 @@ class ItemsOfClip:
 
 @dataclass(frozen=True)
 class LocatedClip:
-    """A clip under a name of its own, the files of items that speak of it, and where it is.
+    """A clip with a unique name, its path, and the files of items that are of it.
 
-    Objects that score below `least` are left out; those without a score stay.
-
-    `facts` are {"fingerprint", "frame_count", "width", "height"}; `stem` begins the names of its
-    pictures.
+    Objects with a score below `min_score` are left out; those without a score stay. `metadata` is
+    {"fingerprint", "frame_count", "width", "height"}. `stem` begins the names of its images.
     """
 
     name: str
@@ -71,35 +74,35 @@ class LocatedClip:
     min_score: float = 0.0
 
     def items(self) -> Iterator[Item]:
-        """One item for each frame that any file has looked at, with the objects of all."""
-        streams = [told.items() for told in self.sources]
+        """Iterate over one item per frame, with the objects of all files."""
+        streams = [source.items() for source in self.sources]
         merged = heapq.merge(*streams, key=lambda item: item.frame)
         for _, same in groupby(merged, key=lambda item: item.frame):
             item = merge_items(same)
-            sure = (o for o in item.objects if o.score is None or o.score >= self.min_score)
-            yield replace(item, video=self.name, objects=tuple(sure))
+            kept = (o for o in item.objects if o.score is None or o.score >= self.min_score)
+            yield replace(item, video=self.name, objects=tuple(kept))
 
     def image_name(self, frame: int, image_format: str) -> str:
-        """The name of a frame's picture: `dock-000075.png`."""
+        """Name the image of a frame: `dock-000075.png`."""
         return f"{self.stem}-{frame:06d}.{image_format}"
 
 
 def merge_items(items: Iterable[Item]) -> Item:
-    """Items of one frame as one: all their objects, exact duplicates once.
+    """Merge the items of one frame: all their objects, exact duplicates once.
 
     Raises:
-        ItemsError: they disagree on the picture's size.
+        ItemsError: the items disagree on the size of the frame.
     """
     first, *others = items
-    objects, lost = {_object_content(thing): thing for thing in first.objects}, set(first.lost)
+    objects, lost = {_object_content(obj): obj for obj in first.objects}, set(first.lost)
     for item in others:
         if (item.width, item.height) != (first.width, first.height):
             raise ItemsError(
                 f"{item.video}#{item.frame}: {item.width}x{item.height} in one file of items, "
                 f"{first.width}x{first.height} in another; make both from the same clip"
             )
-        for thing in item.objects:
-            objects.setdefault(_object_content(thing), thing)
+        for obj in item.objects:
+            objects.setdefault(_object_content(obj), obj)
         lost |= set(item.lost)
     return replace(first, objects=tuple(objects.values()), lost=tuple(sorted(lost)))
 
@@ -114,131 +117,127 @@ def locate_clips(
     videos: Mapping[str, Path] | None = None,
     min_score: float = 0.0,
 ) -> list[LocatedClip]:
-    """The clips that the files speak of, in the order in which they first do.
+    """Locate the clips of files of items, in the order of their first mention.
 
-    A clip is known by its fingerprint: two clips of one name are two, and get names of their own.
+    A clip is identified by its fingerprint: two clips of the same name get different names.
 
     Raises:
-        ItemsError: a clip is not found, or is another than the one the items were made from.
+        ItemsError: a clip is not found, or is not the one that the items were made from.
     """
-    told: dict[str, list[ItemsOfClip]] = {}
+    by_fingerprint: dict[str, list[ItemsOfClip]] = {}
     for each in journals:
-        for name, facts in each.header.videos.items():
-            if not facts.get("fingerprint"):
-                raise ItemsError(f"{each.path}: its header does not say which clip {name} is")
-            told.setdefault(facts["fingerprint"], []).append(ItemsOfClip(each, name))
-    if not told:
+        for name, entry in each.header.videos.items():
+            if not entry.get("fingerprint"):
+                raise ItemsError(f"{each.path}: its header has no fingerprint of the clip {name}")
+            by_fingerprint.setdefault(entry["fingerprint"], []).append(ItemsOfClip(each, name))
+    if not by_fingerprint:
         raise ItemsError(f"{journals[0].path}: its header names no clip")
-    stems = _unique_names({print_: Path(tells[0].clip).stem for print_, tells in told.items()})
-    names = _unique_names({print_: tells[0].clip for print_, tells in told.items()})
+    first_names = {key: sources[0].clip for key, sources in by_fingerprint.items()}
+    stems = _unique_names({key: Path(name).stem for key, name in first_names.items()})
+    names = _unique_names(first_names)
     return [
         LocatedClip(
-            names[print_],
-            stems[print_],
-            _locate_video(tells[0], videos or {}),
-            _metadata(tells),
-            (*tells,),
+            names[key],
+            stems[key],
+            _locate_video(sources[0], videos or {}),
+            _metadata(sources[0]),
+            tuple(sources),
             min_score,
         )
-        for print_, tells in told.items()
+        for key, sources in by_fingerprint.items()
     ]
 
 
 def _unique_names(names: Mapping[str, str]) -> dict[str, str]:
-    """Names, by fingerprint; one that several clips have gets the beginning of the fingerprint."""
-    often = Counter(name.casefold() for name in names.values())
+    """Make names unique: a name of several clips gets the start of the fingerprint (the key)."""
+    counts = Counter(name.casefold() for name in names.values())
     return {
-        print_: name
-        if often[name.casefold()] == 1
-        else f"{Path(name).stem}-{print_[:8]}" + Path(name).suffix
-        for print_, name in names.items()
+        fingerprint: name
+        if counts[name.casefold()] == 1
+        else f"{Path(name).stem}-{fingerprint[:8]}" + Path(name).suffix
+        for fingerprint, name in names.items()
     }
 
 
-def _metadata(sources: Sequence[ItemsOfClip]) -> dict[str, Any]:
-    record = sources[0].journal.header.videos[sources[0].clip]
-    return {fact: record.get(fact) for fact in _METADATA_KEYS}
+def _metadata(clip_items: ItemsOfClip) -> dict[str, Any]:
+    record = clip_items.journal.header.videos[clip_items.clip]
+    return {key: record.get(key) for key in _METADATA_KEYS}
 
 
 def _locate_video(clip_items: ItemsOfClip, videos: Mapping[str, Path]) -> Path:
-    source, record = clip_items.journal.path, clip_items.journal.header.videos[clip_items.clip]
-    near = source.parent
-    tried = [
-        videos.get(clip_items.clip),
-        record.get("path"),
-        near / record.get("path", ""),
-        near / clip_items.clip,
-    ]
-    for path in (Path(place) for place in tried if place):
-        if path.exists() and path != near:
-            break
-    else:
+    """Find the file of a clip: as given in `videos`, as in the header, or beside the items."""
+    source, name = clip_items.journal.path, clip_items.clip
+    record, folder = clip_items.journal.header.videos[name], source.parent
+    recorded = record.get("path")
+    candidates = [videos.get(name), recorded, folder / (recorded or ""), folder / name]
+    paths = [Path(path) for path in candidates if path]
+    path = next((path for path in paths if path.exists() and path != folder), None)
+    if path is None:
         raise ItemsError(
-            f"{source}: its clip {clip_items.clip} is not at {record.get('path')}; "
-            f"say where it is: --video {clip_items.clip}=PATH"
+            f"{source}: its clip {name} is not at {recorded}; give its path in `videos`"
         )
-    found = reader.probe(path).fingerprint
-    if found != record["fingerprint"]:
+    fingerprint = reader.probe(path).fingerprint
+    if fingerprint != record["fingerprint"]:
         raise ItemsError(
-            f"{source}: made from another {clip_items.clip} than {path} (fingerprint "
-            f"{record['fingerprint'][:12]}, not {found[:12]}); say where it is: "
-            f"--video {clip_items.clip}=PATH, or make the items anew"
+            f"{source}: made from another {name} than {path} (fingerprint "
+            f"{record['fingerprint'][:12]}, not {fingerprint[:12]}); give the path of the right clip "
+            "in `videos`, or make the items again"
         )
     return path
 
 
 def _check_masks(item: Item, where: str) -> None:
-    for thing in item.objects:
-        if thing.mask is not None:
+    for obj in item.objects:
+        if obj.mask is not None:
             try:
-                masks.check(thing.mask, (item.width, item.height))
+                masks.check(obj.mask, (item.width, item.height))
             except ItemsError as error:
-                raise ItemsError(f"{where}: {thing.label}: {error}") from None
+                raise ItemsError(f"{where}: {obj.label}: {error}") from None
 
 
 def collect_classes(
     journals: Sequence[journal.Journal], pinned: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """The classes in the order of their ids: as pinned, or as the vocabularies have them.
+    """Collect the classes in the order of their ids: `pinned`, or those of the vocabularies.
 
     A file without a vocabulary adds its labels in alphabetical order.
 
     Raises:
-        DatasetError: a label that neither `pinned` nor the file's own vocabulary has.
+        DatasetError: a label is neither in `pinned` nor in the vocabulary of its file.
     """
-    found = list(pinned or ())
+    classes = list(pinned or ())
     for each in journals:
         known = list(pinned or each.header.vocabulary.get("labels", ()))
         labels = dict.fromkeys(known) if known else _sorted_labels(each)
-        found += [label for label in labels if label not in found]
+        classes += [label for label in labels if label not in classes]
         if known:
             _check_labels(each, known)
-    return tuple(found)
+    return tuple(classes)
 
 
 def _sorted_labels(items: Iterable[Item]) -> list[str]:
-    return sorted({thing.label for item in items for thing in item.objects})
+    return sorted({obj.label for item in items for obj in item.objects})
 
 
 def _check_labels(items: journal.Journal, known_classes: Sequence[str]) -> None:
     for line, item in enumerate(items, start=2):
-        for thing in item.objects:
-            if thing.label not in known_classes:
+        for obj in item.objects:
+            if obj.label not in known_classes:
                 raise DatasetError(
-                    f"{items.path}:{line}: unknown class {thing.label!r}. There are: "
-                    f"{', '.join(known_classes)}; add it to the vocabulary or to the pinned classes"
+                    f"{items.path}:{line}: unknown class {obj.label!r}. There are: "
+                    f"{', '.join(known_classes)}; add it to the vocabulary or to `classes`"
                 )
 
 
-class MergedItems(journal.Journal):
-    """All that several files say of one clip, as if it were one file."""
+class MergedItems:
+    """The items of one clip from several files, read as one file; `path` is the first of them."""
 
     def __init__(self, clip: LocatedClip) -> None:
         self.path, self._clip = clip.sources[0].journal.path, clip
-        files = [told.journal.header for told in clip.sources]
-        labels = dict.fromkeys(label for h in files for label in h.vocabulary.get("labels", ()))
-        words = {"name": "", "sha256": "", "labels": list(labels)}
-        self.header = Header("together", vocabulary=words, videos={clip.name: clip.metadata})
+        headers = [source.journal.header for source in clip.sources]
+        labels = dict.fromkeys(label for h in headers for label in h.vocabulary.get("labels", ()))
+        vocabulary = {"name": "", "sha256": "", "labels": list(labels)}
+        self.header = Header("together", vocabulary=vocabulary, videos={clip.name: clip.metadata})
 
     def __iter__(self) -> Iterator[Item]:
         return self._clip.items()
@@ -250,55 +249,55 @@ def locate_clip(
     videos: Mapping[str, Path],
     min_score: float = 0.0,
 ) -> LocatedClip:
-    """The clip `name`, or the only one that the files speak of.
+    """Locate the clip `name`; without a name, the only clip of the files.
 
     Raises:
-        UnknownName: the files do not speak of it.
-        ItemsError: they speak of several, and none was named.
+        UnknownName: the files have no such clip.
+        ItemsError: the files have several clips, and no name was given.
     """
-    found = {clip.name: clip for clip in locate_clips(journals, videos, min_score)}
-    if name is None and len(found) > 1:
-        raise ItemsError(f"items of several clips: {', '.join(found)}; name one: --clip NAME")
-    if name is not None and name not in found:
-        raise UnknownName("clip", name, found)
-    return next(iter(found.values())) if name is None else found[name]
+    clips = {clip.name: clip for clip in locate_clips(journals, videos, min_score)}
+    if name is None and len(clips) > 1:
+        raise ItemsError(f"items of several clips: {', '.join(clips)}; name one in `clip`")
+    if name is not None and name not in clips:
+        raise UnknownName("clip", name, clips)
+    return next(iter(clips.values())) if name is None else clips[name]
 
 
-FrameKey = tuple[str, int]  # a frame: its video's name and its index there
+FrameKey = tuple[str, int]  # name of the video, frame index
 
 
 class FrameSource(Protocol):
-    """Frames that can be had as often as they are asked for."""
+    """The frames of a clip or of a dataset; every call reads them again."""
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The path of the clip or dataset."""
 
     @property
     def selection(self) -> FrameSelection:
-        """Which of its frames are meant."""
+        """Which of the frames are selected."""
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
-        """The frames in order, but for the first `done`."""
+        """Iterate over the selected frames, without the first `skip`."""
 
     def frames_at(self, keys: Collection[FrameKey]) -> Iterator[Frame]:
-        """These frames, in order."""
+        """Iterate over the frames of `keys`, in order."""
 
     def count(self) -> int | None:
-        """How many frames there are, where it can be told without decoding."""
+        """Count the selected frames; None where that needs decoding."""
 
     def videos(self) -> dict[str, dict[str, Any]]:
-        """Clip name -> what a header says of it."""
+        """Describe each clip as the header of a file of items does, by its name."""
 
     def classes_and_items(self) -> tuple[tuple[str, ...], Iterator[Item]] | None:
-        """The classes and items that it brings itself; None where it is bare."""
+        """Read the classes and items of a dataset; None for a clip."""
 
     def image_keys(self) -> Mapping[str, FrameKey]:
-        """The names of its pictures, where they have any, and the frames that they are."""
+        """Map the image names of a dataset to their frames; empty for a clip."""
 
 
 def open_source(path: Path, selection: FrameSelection) -> FrameSource:
-    """The frames of `choice` of a clip or dataset; a dataset has no rate and no keyframes."""
+    """Open a clip or a dataset; of a dataset, `rate` and `keyframes` select nothing."""
     if (path / DATASET_FILE).is_file():
         return DatasetFrameSource(path, selection)
     return ClipFrameSource(path, selection)
@@ -306,57 +305,54 @@ def open_source(path: Path, selection: FrameSelection) -> FrameSource:
 
 @dataclass(frozen=True)
 class ClipFrameSource:
-    """Frames of a clip."""
+    """The selected frames of a clip."""
 
     path: Path
     selection: FrameSelection = field(default_factory=FrameSelection)
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
-        """The frames in order, but for the first `done`."""
+        """Iterate over the selected frames, without the first `skip`."""
         return islice(self.selection.frames(self.path), skip, None)
 
     def frames_at(self, keys: Collection[FrameKey]) -> Iterator[Frame]:
-        """These frames, in order."""
+        """Iterate over the frames of `keys`, in order."""
         return reader.frames_at(self.path, sorted(frame for _, frame in keys))
 
     def count(self) -> int | None:
-        """How many frames there are."""
+        """Count the selected frames; None where that needs decoding."""
         return self.selection.count(reader.probe(self.path))
 
     def videos(self) -> dict[str, dict[str, Any]]:
-        """Its own name -> what a header says of it."""
+        """Describe the clip as the header of a file of items does, by its name."""
         return reader.header_entry(reader.probe(self.path))
 
     def classes_and_items(self) -> None:
-        """A clip brings nothing."""
+        """Return None: a clip has no items."""
         return None
 
     def image_keys(self) -> Mapping[str, FrameKey]:
-        """None has a name."""
+        """Return nothing: the frames of a clip have no image names."""
         return {}
 
 
 @dataclass(frozen=True)
 class DatasetFrameSource:
-    """Pictures of a dataset."""
+    """The selected images of a dataset."""
 
     path: Path
     selection: FrameSelection = field(default_factory=FrameSelection)
 
     def _samples(self) -> list[Sample]:
         chosen = slice(self.selection.start, self.selection.stop, self.selection.every)
-        every = list(load_dataset(self.path))[chosen]
-        if self.selection.maximum is None:
-            return every
-        places = np.linspace(0, len(every) - 1, min(self.selection.maximum, len(every)))
-        return [every[place] for place in places.round().astype(int)]
+        samples = list(load_dataset(self.path))[chosen]
+        return [samples[row] for row in evenly_spaced(len(samples), self.selection.maximum)]
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
-        """The frames in order, but for the first `done`."""
+        """Iterate over the selected frames, without the first `skip`."""
         return (self._frame(sample) for sample in self._samples()[skip:])
 
     def frames_at(self, keys: Collection[FrameKey]) -> Iterator[Frame]:
-        """These frames, in order."""
+        """Iterate over the frames of `keys`, in order."""
         chosen = (s for s in self._samples() if (s.item.video, s.item.frame) in keys)
         return (self._frame(sample) for sample in chosen)
 
@@ -368,33 +364,33 @@ class DatasetFrameSource:
         return Frame(sample.item.video, sample.item.frame, sample.item.seconds, pixels)
 
     def count(self) -> int:
-        """How many pictures there are."""
+        """Count the selected images."""
         return len(self._samples())
 
     def videos(self) -> dict[str, dict[str, Any]]:
-        """Clip name -> what a header says of it."""
+        """Describe each clip as the header of a file of items does, by its name."""
         clips = load_dataset(self.path).clips
-        return {name: {"fingerprint": "", **facts} for name, facts in clips.items()}
+        return {name: {"fingerprint": "", **metadata} for name, metadata in clips.items()}
 
     def classes_and_items(self) -> tuple[tuple[str, ...], Iterator[Item]]:
-        """The dataset's classes and its items."""
+        """Read the classes and items of the dataset."""
         dataset = load_dataset(self.path)
         return dataset.classes, (sample.item for sample in dataset)
 
     def image_keys(self) -> Mapping[str, FrameKey]:
-        """The names of its pictures, and the frames that they are."""
+        """Map the names of the images to their frames."""
         return {s.image: (s.item.video, s.item.frame) for s in self._samples()}
 
 
 def source_to_record(source: FrameSource) -> dict[str, Any]:
-    """Footage as JSON can carry it to another process."""
+    """Describe a frame source as JSON, so that another process can open it."""
     return {
         "path": str(source.path.resolve()),
         "choice": dataclasses.asdict(source.selection),
-        "clips": {name: facts["fingerprint"] for name, facts in source.videos().items()},
+        "clips": {name: entry["fingerprint"] for name, entry in source.videos().items()},
     }
 
 
 def source_from_record(record: Mapping[str, Any]) -> FrameSource:
-    """The footage of `to_record`."""
+    """Open the frame source that `source_to_record` described."""
     return open_source(Path(record["path"]), FrameSelection(**record["choice"]))

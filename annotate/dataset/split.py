@@ -1,7 +1,7 @@
 """Split a dataset by clip and shot, never by frame; measure what still leaks.
 
 Shots are cut where the colour histogram changes. Shots that share an image, compared by small
-thumbnails (root mean square), stay in the same part. The leak report gives, for each frame that is
+thumbnails (root mean square), stay in the same split. The leak report gives, for each frame that is
 not for training, the nearest training frame in time and in appearance.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy.typing as npt
 from annotate.dataset.folder import Dataset, SplitRange, with_split
 from annotate.errors import DatasetError
 from annotate.items.records import Picture
+from annotate.items.sequences import evenly_spaced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,10 +35,10 @@ _BATCH_ROWS = 1024
 
 
 def thumbnail_and_histogram(path: Path) -> tuple[Float32Array, Float32Array]:
-    """An image's thumbnail, (576,) 0..255, and its histogram of colours, (512,) summing to 1.
+    """Compute the thumbnail of an image, (576,) 0..255, and its colour histogram, (512,), sum 1.
 
     Raises:
-        DatasetError: it is not there, or is no image.
+        DatasetError: the file is missing, or not an image.
     """
     import cv2
 
@@ -63,9 +64,9 @@ def _colour_histogram(image: Picture) -> Float32Array:
 def nearest_rows(
     queries: Float32Array, candidates: Float32Array
 ) -> tuple[npt.NDArray[np.int64], Float32Array]:
-    """For each row of `of`: the row of `among` nearest to it, and how far, as root mean square."""
-    rows = list(_nearest_batches(queries, candidates))
-    return np.concatenate([r for r, _ in rows]), np.concatenate([d for _, d in rows])
+    """Find the nearest candidate of each query: its row, and the root-mean-square distance."""
+    batches = list(_nearest_batches(queries, candidates))
+    return np.concatenate([r for r, _ in batches]), np.concatenate([d for _, d in batches])
 
 
 def _nearest_batches(
@@ -73,24 +74,26 @@ def _nearest_batches(
 ) -> Iterator[tuple[npt.NDArray[np.int64], Float32Array]]:
     lengths = (candidates**2).sum(axis=1)
     for start in range(0, len(queries), _BATCH_ROWS):
-        some = queries[start : start + _BATCH_ROWS]
-        rows = (lengths - 2 * some @ candidates.T).argmin(axis=1)
-        yield rows, np.sqrt(((some - candidates[rows]) ** 2).mean(axis=1))
+        batch = queries[start : start + _BATCH_ROWS]
+        rows = (lengths - 2 * batch @ candidates.T).argmin(axis=1)
+        yield rows, np.sqrt(((batch - candidates[rows]) ** 2).mean(axis=1))
 
 
 DEFAULT_FRACTIONS = {"train": 0.8, "val": 0.2}
-DUPLICATE_RMS = 5.0  # of 255, root mean square of thumbnails: as good as the same picture
-_MIN_CUT_CHANGE = 0.3  # share of the colours that change at a cut
-_CUT_WINDOW_FRAMES = 3  # frames on either side that must all differ; a flash does not make a shot
-_MIN_SHOT_SECONDS = Fraction(1, 2)  # seconds; less is no shot
-_SAMPLES_PER_SHOT = 16  # frames of a shot that are held against other shots
+DUPLICATE_RMS = (
+    5.0  # of 255, root mean square of thumbnails: below it, two images count as the same
+)
+_MIN_CUT_CHANGE = 0.3  # share of the colour histogram that changes at a cut
+_CUT_WINDOW_FRAMES = 3  # frames on either side that must all differ, so that a flash is not a cut
+_MIN_SHOT_SECONDS = Fraction(1, 2)
+_SAMPLES_PER_SHOT = 16  # frames of a shot that are compared with other shots
 
 
 @dataclass
 class _FrameFeatures:
-    """The frames of a dataset, in its order, and for each a thumbnail and a histogram of colours.
+    """The frames of a dataset, in its order, with a thumbnail and a colour histogram of each.
 
-    `thumbnails` is (n, 576), 0..255; `colours` is (n, 512), a row sums to 1.
+    `thumbnails` is (n, 576), 0..255; `colours` is (n, 512), each row sums to 1.
     """
 
     images: list[str] = field(default_factory=list)
@@ -103,29 +106,30 @@ class _FrameFeatures:
 
 
 def _read_features(dataset: Dataset) -> _FrameFeatures:
-    """Look at every picture once.
+    """Read every image of a dataset once, and compute its features.
 
     Raises:
-        DatasetError: a picture is not there, or is none.
+        DatasetError: an image is missing or unreadable.
     """
-    looks, seen = _FrameFeatures(), []
+    features, pairs = _FrameFeatures(), []
     for sample in dataset:
-        looks.images.append(sample.image)
-        looks.clips.append(sample.item.video)
-        looks.frames.append(sample.item.frame)
-        looks.seconds.append(sample.item.seconds)
-        looks.splits.append(sample.split)
-        seen.append(thumbnail_and_histogram(dataset.images / sample.image))
-    looks.thumbnails = np.array([thumbnail for thumbnail, _ in seen], np.float32)
-    looks.colours = np.array([colours for _, colours in seen], np.float32)
-    return looks
+        features.images.append(sample.image)
+        features.clips.append(sample.item.video)
+        features.frames.append(sample.item.frame)
+        features.seconds.append(sample.item.seconds)
+        features.splits.append(sample.split)
+        pairs.append(thumbnail_and_histogram(dataset.images / sample.image))
+    features.thumbnails = np.array([thumbnail for thumbnail, _ in pairs], np.float32)
+    features.colours = np.array([histogram for _, histogram in pairs], np.float32)
+    return features
 
 
 @dataclass(frozen=True)
 class DatasetShot:
-    """Frames `start` up to, not including, `stop` of a clip; `rows` are they in the dataset.
+    """The frames of a clip from `start` up to, not including, `stop`; `rows` is their place.
 
-    Shots of one `group` show the same, somewhere: they stay together.
+    `rows` are row numbers of the dataset. Shots of one `group` share an image, and stay in the same
+    split.
     """
 
     clip: str
@@ -138,74 +142,67 @@ class DatasetShot:
 def find_shots(
     dataset: Dataset, cuts: Mapping[str, Sequence[int]] | None = None
 ) -> list[DatasetShot]:
-    """The shots of every clip: found in the pictures, or begun at the frames that `cuts` names."""
+    """Find the shots of every clip: detected, or cut at the frames of `cuts` (by clip name)."""
     return _find_shots(_read_features(dataset), cuts or {})
 
 
 def _find_shots(features: _FrameFeatures, cuts: Mapping[str, Sequence[int]]) -> list[DatasetShot]:
     clips = dict.fromkeys(features.clips)
-    if strange := [name for name in cuts if name not in clips]:
-        raise DatasetError(f"cuts of {strange[0]!r}, but there are: {', '.join(clips)}")
-    found = []
+    if unknown := [name for name in cuts if name not in clips]:
+        raise DatasetError(
+            f"`cuts` names the clip {unknown[0]!r}, but there are: {', '.join(clips)}"
+        )
+    shots = []
     for clip in clips:
-        rows = sorted(
-            (i for i, c in enumerate(features.clips) if c == clip), key=features.frames.__getitem__
+        rows = [row for row, name in enumerate(features.clips) if name == clip]
+        rows.sort(key=features.frames.__getitem__)
+        given = cuts.get(clip)
+        starts = (
+            _detect_cuts(features, rows) if given is None else _given_cuts(features, rows, given)
         )
-        begins = (
-            _given_cuts(features, rows, cuts[clip])
-            if clip in cuts
-            else _detect_cuts(features, rows)
-        )
-        for begin, end in pairwise([0, *begins, len(rows)]):
-            frames = [features.frames[row] for row in rows[begin:end]]
+        for start, end in pairwise([0, *starts, len(rows)]):
+            frames = [features.frames[row] for row in rows[start:end]]
             stop = features.frames[rows[end]] if end < len(rows) else frames[-1] + 1
-            found.append(DatasetShot(clip, frames[0], stop, tuple(rows[begin:end])))
-    return _group_shots(found, features.thumbnails)
+            shots.append(DatasetShot(clip, frames[0], stop, tuple(rows[start:end])))
+    return _group_shots(shots, features.thumbnails)
 
 
 def _given_cuts(features: _FrameFeatures, rows: Sequence[int], cuts: Sequence[int]) -> list[int]:
     frames = [features.frames[row] for row in rows]
-    places = np.searchsorted(frames, sorted(cuts)).tolist()
-    return sorted({place for place in places if 0 < place < len(rows)})
+    starts = np.searchsorted(frames, sorted(cuts)).tolist()
+    return sorted({start for start in starts if 0 < start < len(rows)})
 
 
 def _detect_cuts(features: _FrameFeatures, rows: Sequence[int]) -> list[int]:
-    """Places in `rows` where a new shot begins: nothing after looks like anything before."""
-    begins, last = [], features.seconds[rows[0]]
+    """Detect the indices in `rows` where a shot starts: no frame after is like any before."""
+    starts, last_seconds = [], features.seconds[rows[0]]
     colours = features.colours[list(rows)]
-    for place in range(1, len(rows)):
-        before, after = (
-            colours[max(0, place - _CUT_WINDOW_FRAMES) : place],
-            colours[place : place + _CUT_WINDOW_FRAMES],
-        )
+    for index in range(1, len(rows)):
+        before = colours[max(0, index - _CUT_WINDOW_FRAMES) : index]
+        after = colours[index : index + _CUT_WINDOW_FRAMES]
         change = np.abs(before[:, None] - after[None]).sum(axis=2).min() / 2
-        seconds = features.seconds[rows[place]]
-        if change > _MIN_CUT_CHANGE and seconds - last >= _MIN_SHOT_SECONDS:
-            begins.append(place)
-            last = seconds
-    return begins
+        seconds = features.seconds[rows[index]]
+        if change > _MIN_CUT_CHANGE and seconds - last_seconds >= _MIN_SHOT_SECONDS:
+            starts.append(index)
+            last_seconds = seconds
+    return starts
 
 
 def _group_shots(ungrouped: Sequence[DatasetShot], thumbnails: Float32Array) -> list[DatasetShot]:
-    """Shots that share a picture, as good as the same, get the number of the first of them."""
+    """Group shots that share an image; a group has the number of its first shot."""
     groups = list(range(len(ungrouped)))
-    some = [_spread_evenly(shot.rows) for shot in ungrouped]
+    sampled = [
+        [shot.rows[i] for i in evenly_spaced(len(shot.rows), _SAMPLES_PER_SHOT)]
+        for shot in ungrouped
+    ]
     for later in range(1, len(ungrouped)):
-        earlier = [row for rows in some[:later] for row in rows]
-        owners = np.repeat(np.arange(later), [len(rows) for rows in some[:later]])
-        places, distances = nearest_rows(thumbnails[some[later]], thumbnails[earlier])
-        for same in {groups[owners[place]] for place in places[distances < DUPLICATE_RMS]}:
+        earlier = [row for rows in sampled[:later] for row in rows]
+        owners = np.repeat(np.arange(later), [len(rows) for rows in sampled[:later]])
+        nearest, distances = nearest_rows(thumbnails[sampled[later]], thumbnails[earlier])
+        for same in {groups[owners[row]] for row in nearest[distances < DUPLICATE_RMS]}:
             kept = min(same, groups[later])
             groups = [kept if g in (same, groups[later]) else g for g in groups]
-    return [
-        DatasetShot(s.clip, s.start, s.stop, s.rows, g)
-        for s, g in zip(ungrouped, groups, strict=True)
-    ]
-
-
-def _spread_evenly(rows: Sequence[int]) -> list[int]:
-    places = np.linspace(0, len(rows) - 1, min(_SAMPLES_PER_SHOT, len(rows))).round().astype(int)
-    return [rows[place] for place in places]
+    return [replace(shot, group=group) for shot, group in zip(ungrouped, groups, strict=True)]
 
 
 def split_dataset(
@@ -215,46 +212,47 @@ def split_dataset(
     seed: int = 0,
     cuts: Mapping[str, Sequence[int]] | None = None,
 ) -> Dataset:
-    """Give whole shots to the parts, so that each gets about its fraction of the frames.
+    """Assign whole shots to splits, so that each split has about its fraction of the frames.
 
-    Shots that show the same stay together. The same dataset, fractions and seed give the same
-    split. `dataset.toml` is written anew.
+    Shots that share an image stay together. The same dataset, fractions and seed give the same
+    split, which is written to `dataset.toml`. `cuts` are the first frames of shots by clip name, for
+    clips whose shots are not to be detected.
 
     Raises:
-        DatasetError: the fractions do not add up to 1, or there are fewer shots than parts.
+        DatasetError: the fractions do not add up to 1, or there are fewer shots than splits.
     """
     if not fractions or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-6:
-        raise DatasetError(f"fractions must be above 0 and add up to 1, got {dict(fractions)}")
-    found = find_shots(dataset, cuts)
+        raise DatasetError(f"`fractions` must be above 0 and add up to 1, got {dict(fractions)}")
+    shots = find_shots(dataset, cuts)
     groups: dict[int, list[DatasetShot]] = {}
-    for shot in found:
+    for shot in shots:
         groups.setdefault(shot.group, []).append(shot)
     if len(groups) < len(fractions):
         raise DatasetError(
             f"{dataset.path}: {len(groups)} shots that differ cannot be split into "
-            f"{' and '.join(fractions)} without leaking; add clips, or say where shots begin"
+            f"{' and '.join(fractions)} without leaking; add clips, or give `cuts`"
         )
-    part_of = _assign_splits(groups, fractions, seed)
+    splits = _assign_splits(groups, fractions, seed)
     return with_split(
-        dataset, [SplitRange(s.clip, s.start, s.stop, part_of[s.group]) for s in found]
+        dataset, [SplitRange(s.clip, s.start, s.stop, splits[s.group]) for s in shots]
     )
 
 
 def _assign_splits(
     groups: Mapping[int, Sequence[DatasetShot]], fractions: Mapping[str, float], seed: int
 ) -> dict[int, str]:
-    """Group -> part: in an order that only the seed decides, each to the part that lacks most."""
+    """Assign each group to the split that lacks most frames, in an order given by the seed."""
     sizes = {number: sum(len(shot.rows) for shot in group) for number, group in groups.items()}
-    lacking = {part: fraction * sum(sizes.values()) for part, fraction in fractions.items()}
-    empty, dealt = dict.fromkeys(fractions), dict[int, str]()
+    missing = {split: fraction * sum(sizes.values()) for split, fraction in fractions.items()}
+    empty, assigned = dict.fromkeys(fractions), dict[int, str]()
     order = sorted(groups, key=lambda number: _shuffle_key(seed, groups[number][0]))
     for left, number in zip(range(len(order), 0, -1), order, strict=True):
-        open_to = empty if left <= len(empty) else lacking
-        part = max(open_to, key=lacking.__getitem__)
-        dealt[number] = part
-        lacking[part] -= sizes[number]
-        empty.pop(part, None)
-    return dealt
+        candidates = empty if left <= len(empty) else missing  # no split may stay empty
+        split = max(candidates, key=missing.__getitem__)
+        assigned[number] = split
+        missing[split] -= sizes[number]
+        empty.pop(split, None)
+    return assigned
 
 
 def _shuffle_key(seed: int, shot: DatasetShot) -> str:
@@ -263,16 +261,17 @@ def _shuffle_key(seed: int, shot: DatasetShot) -> str:
 
 @dataclass(frozen=True)
 class Leaks:
-    """How near the training frames come to the others.
+    """The distances of frames that are not for training to the training frames.
 
-    `table` has a row a frame that is not for training: image, part, seconds to `near_in_time` (NaN
-    when its clip has no training frame), distance of looks, 0..255, to `near_in_looks`.
+    `table` has a row per such frame: image, part (its split), seconds to the training frame
+    `near_in_time` (NaN when its clip has none), and the distance in appearance, 0..255, to the
+    training frame `near_in_looks`.
     """
 
     table: pd.DataFrame
 
     def summary(self) -> pd.DataFrame:
-        """A row a part: frames, least and median of both, and the share that looks the same."""
+        """Summarize by split: frames, minimum and median of both, and the share of duplicates."""
         by_part = self.table.groupby("part", sort=False)
         return by_part.agg(
             frames=("image", "size"),
@@ -284,25 +283,27 @@ class Leaks:
         )
 
     def worst(self, count: int = 5) -> pd.DataFrame:
-        """The frames that look most like a training frame."""
+        """List the frames that are most similar to a training frame."""
         return self.table.sort_values("distance").head(count)
 
 
 def find_leaks(dataset: Dataset) -> Leaks:
-    """For each frame that is not for training, the nearest training frame in time and in looks."""
+    """Find the nearest training frame, in time and in appearance, of each other frame."""
     import pandas as pd
 
-    looks = _read_features(dataset)
-    train = [row for row, part in enumerate(looks.splits) if part == "train"]
-    others = [row for row, part in enumerate(looks.splits) if part != "train"]
+    features = _read_features(dataset)
+    train = [row for row, split in enumerate(features.splits) if split == "train"]
+    others = [row for row, split in enumerate(features.splits) if split != "train"]
     columns = ["image", "part", "seconds", "near_in_time", "distance", "near_in_looks"]
     if not train or not others:
         return Leaks(pd.DataFrame(columns=columns))
-    alike, distances = nearest_rows(looks.thumbnails[others], looks.thumbnails[train])
+    nearest, distances = nearest_rows(features.thumbnails[others], features.thumbnails[train])
+    in_time = _nearest_in_time(features, train, others)
+    images, splits = features.images, features.splits
     rows = [
-        (looks.images[row], looks.splits[row], *in_time, distance, looks.images[train[place]])
-        for row, in_time, distance, place in zip(
-            others, _nearest_in_time(looks, train, others), distances.tolist(), alike, strict=True
+        (images[row], splits[row], *pair, distance, images[train[index]])
+        for row, pair, distance, index in zip(
+            others, in_time, distances.tolist(), nearest, strict=True
         )
     ]
     return Leaks(pd.DataFrame(rows, columns=columns))
@@ -311,19 +312,20 @@ def find_leaks(dataset: Dataset) -> Leaks:
 def _nearest_in_time(
     features: _FrameFeatures, train: Sequence[int], others: Sequence[int]
 ) -> Iterator[tuple[float, str | None]]:
+    """For each row of `others`: seconds to the nearest training frame of its clip, and its image."""
     by_clip: dict[str, list[tuple[Fraction, int]]] = {}
     for row in train:
         by_clip.setdefault(features.clips[row], []).append((features.seconds[row], row))
     for times in by_clip.values():
         times.sort()
     for row in others:
-        now, there = features.seconds[row], by_clip.get(features.clips[row], [])
-        after = bisect_left(there, (now, -1))
-        around = [
-            (abs(seconds - now), near) for seconds, near in there[max(0, after - 1) : after + 1]
+        now, times = features.seconds[row], by_clip.get(features.clips[row], [])
+        after = bisect_left(times, (now, -1))
+        neighbours = [
+            (abs(seconds - now), near) for seconds, near in times[max(0, after - 1) : after + 1]
         ]
-        if around:
-            apart, near = min(around)
-            yield float(apart), features.images[near]
+        if neighbours:
+            distance, near = min(neighbours)
+            yield float(distance), features.images[near]
         else:
             yield float("nan"), None

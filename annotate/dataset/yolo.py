@@ -1,6 +1,6 @@
-"""Write and read YOLO's text files, of boxes and of outlines.
+"""Write and read YOLO text files, of boxes and of segmentation outlines.
 
-An export is read back with supervision, and checked by ultralytics where that is installed. The
+An export is read back with supervision, and checked with Ultralytics where that is installed. The
 reader also takes YOLO datasets of other programs, with `data.yaml` or `classes.txt`.
 """
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from annotate.dataset.export import ImportedDataset, assign_frames, clip_box
 from annotate.dataset.folder import Dataset, Sample, link_or_copy
-from annotate.detectors import yolo
+from annotate.detectors import ultralytics
 from annotate.errors import DatasetError, ExportDiffers, needs
 from annotate.items import masks
 from annotate.items.records import Box, Item, Object
@@ -29,31 +29,31 @@ _SPLIT_KEYS = {"train": "train", "val": "val", "validation": "val", "valid": "va
 
 
 def read(path: Path) -> ImportedDataset:
-    """A folder with `data.yaml` (or `classes.txt`, `images/` and `labels/`), or the YAML file.
+    """Read a folder with `data.yaml` (or with `classes.txt`, `images/` and `labels/`), or the YAML.
 
     Raises:
         DatasetError: names the file and the line.
     """
-    table, home = _read_yaml(path)
-    classes = _read_classes(table.get("names"), home)
-    pictures: dict[Path, str] = {}
-    for key, part in _SPLIT_KEYS.items():
+    table, folder = _read_yaml(path)
+    classes = _read_classes(table.get("names"), folder)
+    splits: dict[Path, str] = {}  # path of an image -> its split
+    for key, split in _SPLIT_KEYS.items():
         entries = table.get(key) or ()
         for entry in [entries] if isinstance(entries, str) else entries:
-            for picture in _list_images(_resolve_entry(str(entry), table.get("path"), home)):
-                pictures.setdefault(picture.resolve(), part)
-    return ImportedDataset(classes, _samples(pictures, classes, home.resolve().name))
+            for image_path in _list_images(_resolve_entry(str(entry), table.get("path"), folder)):
+                splits.setdefault(image_path.resolve(), split)
+    return ImportedDataset(classes, _samples(splits, classes, folder.resolve().name))
 
 
 def _read_yaml(path: Path) -> tuple[Mapping[str, Any], Path]:
-    """What the YAML file says, and the folder in which it lies."""
+    """Read the YAML file, or make its table from `classes.txt`; returns the table and its folder."""
     if path.is_dir():
         files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")], key=lambda p: p.stem != "data")
         if not files and (path / "classes.txt").is_file():
             names = (path / "classes.txt").read_text(encoding="utf-8-sig").split("\n")
             return {"names": [name.strip() for name in names if name.strip()], "train": "."}, path
         if not files:
-            raise DatasetError(f"{path}: neither data.yaml nor classes.txt is in it")
+            raise DatasetError(f"{path}: there is neither data.yaml nor classes.txt in it")
         path = files[0]
     yaml = needs("yaml")
     try:
@@ -65,71 +65,67 @@ def _read_yaml(path: Path) -> tuple[Mapping[str, Any], Path]:
     return table, path.parent
 
 
-def _read_classes(names: Any, home: Path) -> tuple[str, ...]:
+def _read_classes(names: Any, folder: Path) -> tuple[str, ...]:
     if isinstance(names, dict):
         try:
             ordered = sorted((int(key), str(name)) for key, name in names.items())
         except ValueError:
-            raise DatasetError(f"{home}: the keys of names must be class ids") from None
+            raise DatasetError(f"{folder}: the keys of names must be class ids") from None
         if [key for key, _ in ordered] != list(range(len(ordered))):
-            raise DatasetError(f"{home}: names must have the ids 0 to {len(ordered) - 1}")
+            raise DatasetError(f"{folder}: names must have the ids 0 to {len(ordered) - 1}")
         names = [name for _, name in ordered]
     if not isinstance(names, list) or not names:
-        raise DatasetError(f"{home}: names must be a list, or ids with names")
+        raise DatasetError(f"{folder}: names must be a list, or ids with names")
     if len(set(names)) != len(names):
-        raise DatasetError(f"{home}: two classes have the same name")
+        raise DatasetError(f"{folder}: two classes have the same name")
     return tuple(map(str, names))
 
 
-def _resolve_entry(entry: str, root: Any, home: Path) -> Path:
-    """Where an entry of the YAML file leads: from `path`, or from the file itself."""
+def _resolve_entry(entry: str, root: Any, folder: Path) -> Path:
+    """Find the path of an entry of the YAML file: relative to its `path`, or to the file."""
     given = Path(entry)
-    roots = [home / str(root), home] if root else [home]
+    roots = [folder / str(root), folder] if root else [folder]
     tails = [given, Path(*[part for part in given.parts if part != ".."])]  # Roboflow's ../train
     for tail in tails:
         for base in roots:
             if (base / tail).exists():
                 return base / tail
-    raise DatasetError(f"{home}: its {entry} is not there")
+    raise DatasetError(f"{folder}: its entry {entry} is not there")
 
 
 def _list_images(source: Path) -> list[Path]:
+    """List the images in a folder, or in a text file with a path per line."""
     if source.is_dir():
-        found = (
-            each for each in sorted(source.rglob("*")) if each.suffix.lower() in _IMAGE_SUFFIXES
-        )
-        return list(found)
-    pictures = []
+        return [
+            path for path in sorted(source.rglob("*")) if path.suffix.lower() in _IMAGE_SUFFIXES
+        ]
+    image_paths = []
     for number, line in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if line.strip():
-            picture = source.parent / line.strip()
-            if not picture.is_file():
-                raise DatasetError(f"{source}:{number}: no picture {line.strip()}")
-            pictures.append(picture)
-    return pictures
+            image_path = source.parent / line.strip()
+            if not image_path.is_file():
+                raise DatasetError(f"{source}:{number}: no image {line.strip()}")
+            image_paths.append(image_path)
+    return image_paths
 
 
 def _samples(
-    pictures: Mapping[Path, str], classes: Sequence[str], clip: str
+    splits: Mapping[Path, str], classes: Sequence[str], clip: str
 ) -> Iterator[tuple[Path, Sample]]:
-    named = assign_frames(list(pictures), clip)
-    for (picture, part), place in zip(pictures.items(), named, strict=True):
+    frames = assign_frames(list(splits), clip)
+    for (image_path, split), frame in zip(splits.items(), frames, strict=True):
         try:
-            with Image.open(picture) as image:
+            with Image.open(image_path) as image:
                 size_wh = image.size
         except OSError as error:
-            raise DatasetError(f"{picture}: not an image that can be read: {error}") from None
-        yield (
-            picture,
-            place.to_sample(
-                size_wh, _read_objects(_source_label_path(picture), size_wh, classes), part
-            ),
-        )
+            raise DatasetError(f"{image_path}: not an image that can be read: {error}") from None
+        objects = _read_objects(_source_label_path(image_path), size_wh, classes)
+        yield image_path, frame.to_sample(size_wh, objects, split)
 
 
-def _source_label_path(picture: Path) -> Path:
-    """`labels/train/x.txt` of `images/train/x.png`: the last `images` on the way is exchanged."""
-    parts = list(picture.with_suffix(".txt").parts)
+def _source_label_path(image_path: Path) -> Path:
+    """Derive `labels/train/x.txt` from `images/train/x.png`: the last `images` is replaced."""
+    parts = list(image_path.with_suffix(".txt").parts)
     if "images" in parts[:-1]:
         last = len(parts) - 2 - parts[-2::-1].index("images")
         parts[last] = "labels"
@@ -151,7 +147,7 @@ def _read_objects(labels: Path, size_wh: tuple[int, int], classes: Sequence[str]
 
 
 def _parse_line(line: str, size_wh: tuple[int, int], classes: Sequence[str], where: str) -> Object:
-    """A line: class and box, or class and outline; one number more is a score, or a track."""
+    """Parse a line: class and box, or class and outline; an extra number is a score or a track."""
     try:
         class_id, *numbers = map(float, line.split())
     except ValueError:
@@ -159,7 +155,9 @@ def _parse_line(line: str, size_wh: tuple[int, int], classes: Sequence[str], whe
     if len(numbers) < 4 or not all(map(math.isfinite, (class_id, *numbers))):
         raise DatasetError(f"{where}: expected a class and a box or an outline, got {line[:60]!r}")
     if class_id not in range(len(classes)):
-        raise DatasetError(f"{where}: class {class_id:g}, but there are {len(classes)}, from 0")
+        raise DatasetError(
+            f"{where}: class id {class_id:g}, but there are only 0 to {len(classes) - 1}"
+        )
     label = classes[int(class_id)]
     score, track = None, None
     if len(numbers) % 2:
@@ -181,7 +179,7 @@ def _object_from_outline(
     track: int | None,
     where: str,
 ) -> Object:
-    """The outline filled as those who train on it fill it, its own points included."""
+    """Fill an outline as training programs do: with its own points."""
     (x1, y1), (x2, y2) = ring.min(axis=0), ring.max(axis=0)
     box: Box = clip_box((float(x1), float(y1), float(x2), float(y2)), size_wh, where)
     canvas = np.zeros(size_wh[::-1], np.uint8)
@@ -190,17 +188,17 @@ def _object_from_outline(
     return Object(label, masks.box(mask) or box, score, track, mask)
 
 
-_NUDGE_PX = 0.01  # pixels: readers that round and readers that cut off then both land on the pixel
+_NUDGE_PX = 0.01  # so that readers that round and readers that truncate find the same pixel
 FloatArray = npt.NDArray[np.float64]
 _COORDINATE_DIGITS = 8
-_LINES_PER_BATCH = 32  # lines: the other reader makes a whole picture of each
+_LINES_PER_BATCH = 32  # supervision makes a mask of the whole image for each line
 
 
 @dataclass(frozen=True)
 class YoloFormat:
-    """`data.yaml`, `images/PART`, and `labels/PART` with a line `class x y width height` an object.
+    """`data.yaml`, `images/SPLIT`, and `labels/SPLIT` with a line `class x y width height` per object.
 
-    A frame without objects has an empty file. Masks, tracks and scores have no place in it.
+    A frame without objects has an empty file. The format holds no masks, tracks or scores.
     """
 
     marker: ClassVar[str] = "data.yaml"
@@ -211,15 +209,15 @@ class YoloFormat:
         _write_dataset(dataset, out, _normalized_cxcywh)
 
     def representable(self, obj: Object) -> Object:
-        """Its label and box."""
+        """Reduce an object to its label and box."""
         return Object(obj.label, obj.box)
 
     def reread(self, samples: Iterable[Sample], path: Path) -> Iterator[Sequence[Object]]:
-        """For each sample, its objects as supervision reads them; ultralytics checks the files."""
-        return (seen for _, seen in _reread_samples(samples, path, outlines=False))
+        """Read the objects of each sample with supervision; Ultralytics checks the files."""
+        return (objects for _, objects in _reread_samples(samples, path, outlines=False))
 
     def read(self, path: Path) -> ImportedDataset:
-        """Read a YOLO dataset, of boxes or of outlines, by whomever it was written.
+        """Read a YOLO dataset, of boxes or of outlines, written by any program.
 
         Raises:
             DatasetError: names the file and the line.
@@ -231,12 +229,12 @@ class YoloFormat:
 class YoloSegFormat:
     """As `yolo`, but a line is `class x y x y ...`, the outline of the whole mask.
 
-    One instance is one line: its parts and holes are joined by bridges of no width. Readers fill an
-    outline with `cv2.fillPoly`, which paints its points too; so it runs through the centres of the
-    outermost pixels, and a mask of one part, holes or not, reads back to the pixel. A bridge
-    between two parts is painted as a line of one pixel: that lowers the IoU of thin and scattered
-    masks, of which a class must keep `least_iou` on average: at 0.5 half of what is read was meant.
-    An object without a mask is its box's rectangle.
+    One object is one line: parts and holes are joined by bridges of zero width. Readers fill an
+    outline with `cv2.fillPoly`, which also paints its points. The outline therefore runs through
+    the centres of the outermost pixels, and a mask of one part, with or without holes, reads back
+    exactly. A bridge between two parts reads back as a line of one pixel, which lowers the IoU of
+    thin and scattered masks: `min_iou` is the mean IoU that each class must reach. An object
+    without a mask is written as the rectangle of its box.
     """
 
     min_iou: float = 0.5
@@ -247,20 +245,23 @@ class YoloSegFormat:
         _write_dataset(dataset, out, _normalized_outline)
 
     def representable(self, obj: Object) -> Object:
-        """Its label and its mask, whose box is then the object's; without a mask, its box."""
-        tight = masks.box(obj.mask) if obj.mask is not None else None
-        return Object(obj.label, tight or obj.box, mask=obj.mask if tight else None)
+        """Reduce an object to its label and mask, with the mask's box; without a mask, its box."""
+        mask_box = masks.box(obj.mask) if obj.mask is not None else None
+        return Object(obj.label, mask_box or obj.box, mask=obj.mask if mask_box else None)
 
     def reread(self, samples: Iterable[Sample], path: Path) -> Iterator[Sequence[Object]]:
-        """For each sample, its objects as supervision reads them; ultralytics checks the files."""
-        for sample, seen in _reread_samples(samples, path, outlines=True):
-            bare = [self.representable(thing).mask is None for thing in sample.item.objects]
-            if len(bare) == len(seen):  # the rectangle of a box is no mask
-                seen = [replace(o, mask=None) if b else o for o, b in zip(seen, bare, strict=True)]
-            yield seen
+        """Read the objects of each sample with supervision; Ultralytics checks the files."""
+        for sample, objects in _reread_samples(samples, path, outlines=True):
+            written = [self.representable(obj) for obj in sample.item.objects]
+            if len(written) == len(objects):  # the rectangle of a box is not a mask
+                objects = [
+                    replace(read, mask=None) if expected.mask is None else read
+                    for read, expected in zip(objects, written, strict=True)
+                ]
+            yield objects
 
     def read(self, path: Path) -> ImportedDataset:
-        """Read a YOLO dataset, of boxes or of outlines, by whomever it was written.
+        """Read a YOLO dataset, of boxes or of outlines, written by any program.
 
         Raises:
             DatasetError: names the file and the line.
@@ -271,14 +272,14 @@ class YoloSegFormat:
 def _write_dataset(
     dataset: Dataset, out: Path, to_numbers: Callable[[Object, Item], FloatArray]
 ) -> None:
-    for part in dataset.splits:
-        (out / "images" / part).mkdir(parents=True)
-        (out / "labels" / part).mkdir(parents=True)
+    for split in dataset.splits:
+        (out / "images" / split).mkdir(parents=True)
+        (out / "labels" / split).mkdir(parents=True)
     for sample in dataset:
         link_or_copy(dataset.images / sample.image, out / "images" / sample.split / sample.image)
         lines = [
-            f"{dataset.classes.index(thing.label)} {_format_numbers(to_numbers(thing, sample.item))}\n"
-            for thing in sample.item.objects
+            f"{dataset.classes.index(obj.label)} {_format_numbers(to_numbers(obj, sample.item))}\n"
+            for obj in sample.item.objects
         ]
         _export_label_path(out, sample).write_text("".join(lines), encoding="ascii", newline="\n")
     (out / "data.yaml").write_text(_data_yaml(dataset), encoding="utf-8", newline="\n")
@@ -289,8 +290,8 @@ def _export_label_path(out: Path, sample: Sample) -> Path:
 
 
 def _data_yaml(dataset: Dataset) -> str:
-    """`data.yaml`; JSON's strings are YAML's. Without `path`, what is in it lies beside it."""
-    lines = [f"{part}: images/{part}" for part in dataset.splits]
+    """Write `data.yaml`, whose strings are JSON; without `path`, its entries are relative to it."""
+    lines = [f"{split}: images/{split}" for split in dataset.splits]
     if "val" not in dataset.splits:
         lines.append(f"val: images/{dataset.splits[0]}  # not split: these are the same pictures")
     if "train" not in dataset.splits:
@@ -322,7 +323,7 @@ def _normalized_outline(obj: Object, item: Item) -> FloatArray:
 
 
 def _clip_to_image(obj: Object, item: Item) -> tuple[float, float, float, float]:
-    """The box without the half pixel by which rounding lets it overhang the picture."""
+    """Clip the box to the image: rounding may let it overhang by half a pixel."""
     x1, y1, x2, y2 = obj.box
     return max(x1, 0.0), max(y1, 0.0), min(x2, float(item.width)), min(y2, float(item.height))
 
@@ -330,34 +331,21 @@ def _clip_to_image(obj: Object, item: Item) -> tuple[float, float, float, float]
 def _reread_samples(
     samples: Iterable[Sample], path: Path, *, outlines: bool
 ) -> Iterator[tuple[Sample, list[Object]]]:
-    from PIL import Image
     from supervision.utils.file import read_yaml_file
 
     names: dict[int, str] = read_yaml_file(str(path / "data.yaml"))["names"]
     verify = _ultralytics_check()
     for sample in samples:
-        picture, labels = (
-            path / "images" / sample.split / sample.image,
-            _export_label_path(path, sample),
-        )
-        verify(picture, labels, len(names))
-        with Image.open(picture) as image:
+        image_path = path / "images" / sample.split / sample.image
+        labels = _export_label_path(path, sample)
+        verify(image_path, labels, len(names))
+        with Image.open(image_path) as image:
             size_wh = image.size
-        lines = labels.read_text(encoding="ascii").splitlines()
-        yield (
-            sample,
-            [
-                thing
-                for some in _line_batches(lines)
-                for thing in _reread_objects(some, size_wh, names, outlines)
-            ],
-        )
-
-
-def _line_batches(lines: list[str]) -> Iterator[list[str]]:
-    return (
-        lines[start : start + _LINES_PER_BATCH] for start in range(0, len(lines), _LINES_PER_BATCH)
-    )
+        lines, objects = labels.read_text(encoding="ascii").splitlines(), list[Object]()
+        for start in range(0, len(lines), _LINES_PER_BATCH):
+            batch = lines[start : start + _LINES_PER_BATCH]
+            objects += _reread_objects(batch, size_wh, names, outlines)
+        yield sample, objects
 
 
 def _reread_objects(
@@ -365,23 +353,24 @@ def _reread_objects(
 ) -> Iterator[Object]:
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
-    found: Any = yolo_annotations_to_detections(lines, size_wh, with_masks=outlines)
-    for row in range(len(found)):
-        x1, y1, x2, y2 = found.xyxy[row].tolist()
-        mask = masks.encode(found.mask[row]) if outlines else None
-        yield Object(names[int(found.class_id[row])], (x1, y1, x2, y2), mask=mask)
+    detections: Any = yolo_annotations_to_detections(lines, size_wh, with_masks=outlines)
+    for row in range(len(detections)):
+        x1, y1, x2, y2 = detections.xyxy[row].tolist()
+        mask = masks.encode(detections.mask[row]) if outlines else None
+        yield Object(names[int(detections.class_id[row])], (x1, y1, x2, y2), mask=mask)
 
 
 def _ultralytics_check() -> Callable[[Path, Path, int], None]:
-    """Ultralytics' own check of a picture and its labels, where it is installed."""
+    """Return the check of an image and its labels by Ultralytics; no check where not installed."""
     if importlib.util.find_spec("ultralytics") is None:
-        return lambda picture, labels, class_count: None
-    yolo.import_ultralytics()  # the package is told to stay quiet before it is imported
+        return lambda image_path, labels, class_count: None
+    ultralytics.import_ultralytics()  # offline and silent, before anything else imports it
     check: Any = importlib.import_module("ultralytics.data.utils").verify_image_label
 
-    def verify(picture: Path, labels: Path, class_count: int) -> None:
-        *_, corrupt, says = check((str(picture), str(labels), "", False, class_count, 0, 0, False))
+    def verify(image_path: Path, labels: Path, class_count: int) -> None:
+        arguments = (str(image_path), str(labels), "", False, class_count, 0, 0, False)
+        *_, corrupt, message = check(arguments)
         if corrupt:
-            raise ExportDiffers(f"ultralytics does not take {labels.name}: {says}")
+            raise ExportDiffers(f"ultralytics refuses {labels.name}: {message}")
 
     return verify

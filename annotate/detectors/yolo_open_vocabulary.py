@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate import files
-from annotate.detectors import yolo
+from annotate.detectors import ultralytics
 from annotate.detectors.tiling import BoxTable, PhraseDetector, Tiling
-from annotate.detectors.yolo import InferenceOptions, one_line_errors
+from annotate.detectors.ultralytics import InferenceOptions, one_line_errors
 from annotate.errors import AnnotateError, MissingPackage, PromptError, WeightsError, needs
 from annotate.items.records import Box, Picture, Vocabulary
 from annotate.video import reader
@@ -195,7 +195,7 @@ class YoloWorldDetector(PhraseDetector):
 
     def _predict(self, images: list[Picture]) -> list[BoxTable]:
         shown = list(range(len(self._phrases)))  # without the background
-        return yolo.predict(self._network, images, self._inference, classes=shown)
+        return ultralytics.predict(self._network, images, self._inference, classes=shown)
 
     @cached_property
     def _phrases(self) -> tuple[Phrase, ...]:
@@ -213,8 +213,8 @@ class YoloWorldDetector(PhraseDetector):
 
     @cached_property
     def _network(self) -> Any:
-        path = yolo.find_weights(self.model, ["yolo-world"])
-        model = yolo.load_model("YOLOWorld", path)
+        path = ultralytics.find_weights(self.model, ["yolo-world"])
+        model = ultralytics.load_model("YOLOWorld", path)
         texts = [phrase.text for phrase in self._phrases] + [""] * self.background
         if not hasattr(model.model, "txt_feats"):
             raise AnnotateError(f"{path} is no YOLO-World: what is no such network is run by yolo")
@@ -263,7 +263,7 @@ class YoloeDetector(PhraseDetector):
         object.__setattr__(self, "reference_sha256", example.sha256 if example else "")
 
     def _predict(self, images: list[Picture]) -> list[BoxTable]:
-        return yolo.predict(self._network, images, self._inference)
+        return ultralytics.predict(self._network, images, self._inference)
 
     @cached_property
     def _example(self) -> Example | None:
@@ -293,8 +293,8 @@ class YoloeDetector(PhraseDetector):
 
     @cached_property
     def _network(self) -> Any:
-        path = yolo.find_weights(self.model, ["yoloe"])
-        model = yolo.load_model("YOLOE", path)
+        path = ultralytics.find_weights(self.model, ["yoloe"])
+        model = ultralytics.load_model("YOLOE", path)
         head = model.model.model[-1] if hasattr(model.model, "get_visual_pe") else None
         if head is None or hasattr(head, "lrpc"):
             raise AnnotateError(f"{path} is no YOLOE that can be told anything: give one that can")
@@ -319,7 +319,7 @@ class YoloeDetector(PhraseDetector):
         """Give it the example, as a prompt of its own kind."""
         bgr = np.ascontiguousarray(example.picture[..., ::-1])
         prompts = {"bboxes": np.array([example.box]), "cls": np.array([0])}
-        place, _ = yolo.resolve_device(self.device)
+        place, _ = ultralytics.resolve_device(self.device)
         size = {} if self.input_size is None else {"imgsz": self.input_size}
         model.predict(
             bgr, refer_image=bgr, visual_prompts=prompts, device=place, verbose=False, **size

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from annotate.dataset.frame_sources import MergedItems
 from annotate.errors import BrokenVideo, ItemsError, OutputError, PromptError
 from annotate.files import refuse_existing
 from annotate.items import journal
@@ -34,7 +35,7 @@ _PNG_COMPRESSION = 3  # of 9; quick
 
 
 def overlay(
-    items: Journal | Path | str,
+    items: Journal | MergedItems | Path | str,
     video_path: Path | str,
     out: Path | str,
     *,
@@ -66,9 +67,9 @@ DrawFunction = Callable[["_AnnotatedClip", Path, Progress], None]
 class _AnnotatedClip:
     """A clip, its items, and all classes so far, which give the colours."""
 
-    def __init__(self, path: Path | str, source: Journal | Path | str) -> None:
+    def __init__(self, path: Path | str, source: Journal | MergedItems | Path | str) -> None:
         self.path, self.info = Path(path), reader.probe(path)
-        self._journal = source if isinstance(source, Journal) else journal.read(source)
+        self._journal = journal.read(source) if isinstance(source, Path | str) else source
         self._many_videos = len(self._journal.header.videos) > 1
         self._check_same_clip()
         self.labels = list(self._journal.header.vocabulary.get("labels", ()))
@@ -190,7 +191,7 @@ def _check_output(out: Path, force: bool) -> None:
 def draw_prompts(
     prompts: PromptTable,
     video_path: Path | str,
-    items: Journal | Path | str | None,
+    items: Journal | MergedItems | Path | str | None,
     out: Path | str,
     *,
     force: bool = False,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from dataset_samples import PLATE, clip, item, items, mug, objects
 
-from annotate.dataset.build import build_dataset, merge_datasets
+from annotate.dataset.build import build_dataset
+from annotate.dataset.export import FORMATS, export_dataset
 from annotate.dataset.folder import load_dataset
 from annotate.errors import DatasetError, ItemsError, OutputError
 from annotate.items import journal
@@ -20,7 +21,7 @@ def dock(tmp_path):
     return clip(tmp_path / "dock")
 
 
-def test_what_two_files_say_of_a_frame_is_joined(tmp_path, dock):
+def test_objects_of_two_files_are_joined(tmp_path, dock):
     boxes = items(tmp_path / "boxes.jsonl", [dock], [item("dock", 0, PLATE), item("dock", 2)])
     shapes = items(tmp_path / "masks.jsonl", [dock], [item("dock", 0, mug(), PLATE)])
     built = build_dataset([boxes, shapes], tmp_path / "out")
@@ -30,7 +31,7 @@ def test_what_two_files_say_of_a_frame_is_joined(tmp_path, dock):
     assert loaded == built and objects(loaded) == objects(built)
 
 
-def test_what_scores_too_low_is_left_out(tmp_path, dock):
+def test_objects_with_a_low_score_are_left_out(tmp_path, dock):
     sure, unsure, unscored = (replace(mug(), score=score) for score in (0.5, 0.49, None))
     lines = [item("dock", 0, sure, unsure), item("dock", 1, unscored), item("dock", 2, unsure)]
     path = items(tmp_path / "a.jsonl", [dock], lines)
@@ -38,7 +39,7 @@ def test_what_scores_too_low_is_left_out(tmp_path, dock):
     assert list(objects(built).values()) == [(sure,), (unscored,), ()]
 
 
-def test_pictures_are_the_frames_exactly(tmp_path, dock):
+def test_images_are_the_frames_exactly(tmp_path, dock):
     source = items(tmp_path / "items.jsonl", [dock], [item("dock", f) for f in range(6)])
     built = build_dataset([source], tmp_path / "out", frames=[1, 4])
     assert [cv2.imread(str(built.images / s.image))[0, 0, 0] for s in built] == [8, 32]
@@ -60,38 +61,40 @@ def test_frames_of_a_real_video_are_kept(tmp_path, demo):
         ({}, [0, 1, 2, 3, 4, 5]),
         ({"every": 4}, [0, 4]),
         ({"rate": Fraction(1, 2)}, [0, 2, 4]),
-        ({"maximum": 3}, [0, 2, 5]),
+        ({"max_frames": 3}, [0, 2, 5]),
         ({"frames": [5, 1]}, [1, 5]),
         ({"frames": {"dock": [2]}}, [2]),
     ],
     ids=str,
 )
-def test_frames_are_chosen(tmp_path, dock, options, frames):
+def test_frames_are_selected(tmp_path, dock, options, frames):
     source = items(tmp_path / "items.jsonl", [dock], [item("dock", f) for f in range(6)])
     built = build_dataset([source], tmp_path / "out", **options)
     assert [sample.item.frame for sample in built] == frames
 
 
 @pytest.mark.parametrize("frames", [[7], {"dock": [7]}, {"quay": [0]}], ids=str)
-def test_a_frame_that_nobody_looked_at_is_refused(tmp_path, dock, frames):
+def test_a_frame_without_an_item_is_refused(tmp_path, dock, frames):
     source = items(tmp_path / "items.jsonl", [dock], [item("dock", 0)])
     with pytest.raises(DatasetError, match="not looked at|There are: dock"):
         build_dataset([source], tmp_path / "out", frames=frames)
     assert not (tmp_path / "out").exists()
 
 
-def test_two_clips_of_one_name_are_two(tmp_path):
+def test_two_clips_of_the_same_name_get_different_names(tmp_path):
     one, two = clip(tmp_path / "a" / "dock"), clip(tmp_path / "b" / "dock", first=9)
     first = items(tmp_path / "1.jsonl", [one], [item("dock", 0, PLATE)])
     second = items(tmp_path / "2.jsonl", [two], [item("dock", 0, mug())])
     built = build_dataset([first, second], tmp_path / "out")
     again = build_dataset([second, first], tmp_path / "again")
     assert len(objects(built)) == 2 and objects(built) == objects(again)
-    prints = [reader.probe(each).fingerprint[:8] for each in (one, two)]
-    assert list(objects(built)) == [f"dock-{print_}-000000.png" for print_ in prints]
+    fingerprints = [reader.probe(each).fingerprint[:8] for each in (one, two)]
+    assert list(objects(built)) == [
+        f"dock-{fingerprint}-000000.png" for fingerprint in fingerprints
+    ]
 
 
-def test_the_same_bytes_again(tmp_path, dock):
+def test_building_twice_gives_the_same_bytes(tmp_path, dock):
     source = items(tmp_path / "items.jsonl", [dock], [item("dock", f, mug()) for f in range(3)])
     for out in ("a", "b"):
         build_dataset([source], tmp_path / out, image_format="jpg")
@@ -101,15 +104,15 @@ def test_the_same_bytes_again(tmp_path, dock):
     assert a == b and len(a) == 5
 
 
-def test_class_order_is_pinned(tmp_path, dock):
+def test_class_order_can_be_pinned(tmp_path, dock):
     source = items(tmp_path / "items.jsonl", [dock], [item("dock", 0, PLATE, mug())], labels=())
     assert build_dataset([source], tmp_path / "a").classes == ("mug", "plate")
     pinned = build_dataset([source], tmp_path / "b", classes=["spoon", "plate", "mug"])
     assert pinned.classes == ("spoon", "plate", "mug")
 
 
-def line_error(path, number, **changes):
-    """Spoil a line of a file of items."""
+def damage_line(path, number, **changes):
+    """Change values in a line of a file of items."""
     lines = path.read_text(encoding="utf-8").splitlines()
     record = json.loads(lines[number - 1])
     for key, value in changes.items():
@@ -119,7 +122,7 @@ def line_error(path, number, **changes):
 
 
 @pytest.mark.parametrize(
-    "spoilt, says",
+    "damage, message",
     [
         ({"label": "cup"}, r"items.jsonl:3: unknown class 'cup'. There are: plate, mug"),
         ({"box": [0, 0, 65, 9]}, r"items.jsonl:3: box .* outside the picture of 64x48"),
@@ -131,14 +134,14 @@ def line_error(path, number, **changes):
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_bad_items_name_their_line(tmp_path, dock, spoilt, says):
+def test_bad_items_name_their_line(tmp_path, dock, damage, message):
     lines = [item("dock", 0, mug()), item("dock", 1, mug())]
     source = items(tmp_path / "items.jsonl", [dock], lines)
-    if "width" in spoilt:
+    if "width" in damage:
         bare = [item("dock", 0), item("dock", 1, PLATE)]
         source = items(tmp_path / "items.jsonl", [dock], bare)
-    line_error(source, 3, **spoilt)
-    with pytest.raises((ItemsError, DatasetError), match=says):
+    damage_line(source, 3, **damage)
+    with pytest.raises((ItemsError, DatasetError), match=message):
         build_dataset([source], tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dock", "items.jsonl"]
 
@@ -146,19 +149,19 @@ def test_bad_items_name_their_line(tmp_path, dock, spoilt, says):
 def test_items_of_another_clip_are_refused(tmp_path, dock):
     source = items(tmp_path / "items.jsonl", [dock], [item("dock", 0)])
     other = clip(tmp_path / "other" / "dock", first=3)
-    with pytest.raises(ItemsError, match=r"made from another dock .* --video dock=PATH"):
+    with pytest.raises(ItemsError, match=r"made from another dock .* `videos`"):
         build_dataset([source], tmp_path / "out", videos={"dock": other})
 
 
-def test_a_clip_that_has_moved_is_found_by_name(tmp_path, dock):
+def test_a_moved_clip_is_found_by_its_given_path(tmp_path, dock):
     source = items(tmp_path / "items.jsonl", [dock], [item("dock", 0)])
     moved = dock.rename(tmp_path / "moved")
-    with pytest.raises(ItemsError, match="dock is not at .* --video dock=PATH"):
+    with pytest.raises(ItemsError, match="dock is not at .* `videos`"):
         build_dataset([source], tmp_path / "out")
     assert len(build_dataset([source], tmp_path / "out", videos={"dock": moved})) == 1
 
 
-def test_nothing_is_written_over(tmp_path, dock):
+def test_existing_output_is_not_overwritten(tmp_path, dock):
     source = items(tmp_path / "items.jsonl", [dock], [item("dock", 0)])
     built = build_dataset([source], tmp_path / "out")
     with pytest.raises(OutputError, match="already there; give another output path, or `force`"):
@@ -170,29 +173,32 @@ def test_nothing_is_written_over(tmp_path, dock):
     assert len(list(dock.iterdir())) == 6
 
 
-def test_a_header_that_names_no_clip(tmp_path, dock):
+def test_a_header_without_clips_is_refused(tmp_path, dock):
     source = tmp_path / "items.jsonl"
-    for videos, says in ({}, "names no clip"), ({"dock": {"path": "dock"}}, "not say which clip"):
+    for videos, message in (
+        ({}, "names no clip"),
+        ({"dock": {"path": "dock"}}, "no fingerprint of the clip dock"),
+    ):
         journal.write(source, Header("test", videos=videos), [])
-        with pytest.raises(ItemsError, match=says):
+        with pytest.raises(ItemsError, match=message):
             build_dataset([source], tmp_path / "out")
 
 
-@pytest.mark.parametrize("options", [{"every": 0}, {"rate": -1}, {"maximum": 0}], ids=str)
-def test_a_choice_of_nothing_is_refused(tmp_path, dock, options):
+@pytest.mark.parametrize("options", [{"every": 0}, {"rate": -1}, {"max_frames": 0}], ids=str)
+def test_a_selection_of_no_frames_is_refused(tmp_path, dock, options):
     source = items(tmp_path / "items.jsonl", [dock], [item("dock", 0)])
     with pytest.raises(DatasetError, match="must be above 0"):
         build_dataset([source], tmp_path / "out", **options)
 
 
-def test_a_dataset_that_lost_a_file_says_which(tmp_path, dock):
+def test_a_missing_file_of_a_dataset_is_named(tmp_path, dock):
     source = items(tmp_path / "items.jsonl", [dock], [item("dock", 0, PLATE)])
     built = build_dataset([source], tmp_path / "out")
     (built.images / "dock-000000.png").unlink()
-    with pytest.raises(DatasetError, match=r"dock-000000.png: the picture is not there"):
-        merge_datasets([built.path], tmp_path / "merged")
-    line_error(built.items, 2, image="../../dock-000000.png")
-    with pytest.raises(DatasetError, match="does not name its picture under images"):
+    with pytest.raises(DatasetError, match=r"dock-000000.png: the image is not there"):
+        export_dataset(built, FORMATS.load("coco"), tmp_path / "coco")
+    damage_line(built.items, 2, image="../../dock-000000.png")
+    with pytest.raises(DatasetError, match="does not name its image under images"):
         list(built)
     built.items.unlink()
     with pytest.raises(DatasetError, match=r"items.jsonl: not there"):
@@ -205,7 +211,7 @@ def test_standard_input_cannot_be_read_twice(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, says",
+    "text, message",
     [
         (None, "not a dataset: there is no dataset.toml"),
         ("classes = [", "dataset.toml: cannot be read"),
@@ -213,60 +219,24 @@ def test_standard_input_cannot_be_read_twice(tmp_path):
         ("annotate = 99\nclasses = []", "newer annotate"),
     ],
 )
-def test_a_folder_that_is_no_dataset(tmp_path, text, says):
+def test_a_folder_without_a_dataset_is_refused(tmp_path, text, message):
     if text is not None:
         (tmp_path / "dataset.toml").write_text(text)
-    with pytest.raises(DatasetError, match=says):
+    with pytest.raises(DatasetError, match=message):
         load_dataset(tmp_path)
 
 
-def test_a_spoilt_dataset_names_the_line(tmp_path, dock):
+def test_a_damaged_dataset_names_the_line(tmp_path, dock):
     source = items(tmp_path / "items.jsonl", [dock], [item("dock", 0, PLATE)])
     built = build_dataset([source], tmp_path / "out")
-    line_error(tmp_path / "out" / "items.jsonl", 2, label="cup")
+    damage_line(tmp_path / "out" / "items.jsonl", 2, label="cup")
     with pytest.raises(DatasetError, match=r"items.jsonl:2: unknown class 'cup'"):
         list(built)
 
 
-def test_names_with_spaces_and_letters_of_all_kinds(tmp_path):
+def test_names_may_have_spaces_quotes_and_any_letters(tmp_path):
     quay = clip(tmp_path / 'Kai "Süd" \u96e8')
     source = items(tmp_path / "i.jsonl", [quay], [item(quay.name, 0, PLATE)])
     built = build_dataset([source], tmp_path / "aus gang")
     assert load_dataset(built.path) == built
     assert list(objects(built)) == [f"{quay.name}-000000.png"]
-
-
-def test_merging_joins_frames_and_classes(tmp_path, dock):
-    quay = clip(tmp_path / "quay", first=9)
-    here = items(tmp_path / "1.jsonl", [dock], [item("dock", 0, PLATE), item("dock", 1)])
-    there = items(
-        tmp_path / "2.jsonl",
-        [dock, quay],
-        [item("dock", 0, mug(), PLATE), item("quay", 3)],
-        labels=["mug", "plate"],
-    )
-    parts = [
-        build_dataset([path], tmp_path / name).path
-        for path, name in ((here, "one"), (there, "two"))
-    ]
-    merged = merge_datasets(parts, tmp_path / "out")
-    assert merged.classes == ("plate", "mug") and set(merged.clips) == {"dock", "quay"}
-    assert objects(merged) == {
-        "dock-000000.png": (PLATE, mug()),
-        "dock-000001.png": (),
-        "quay-000003.png": (),
-    }
-    assert list(objects(merged)) == sorted(objects(merged))
-    assert set(journal.read(merged.items).header.videos) == {"dock", "quay"}
-    assert all((merged.images / name).is_file() for name in objects(merged))
-    assert len(merged.sources) == 2
-
-
-def test_merging_refuses_two_clips_of_one_name(tmp_path):
-    parts = []
-    for first in (0, 9):
-        dock = clip(tmp_path / str(first) / "dock", first=first)
-        source = items(tmp_path / f"{first}.jsonl", [dock], [item("dock", 0)])
-        parts.append(build_dataset([source], tmp_path / f"out{first}").path)
-    with pytest.raises(DatasetError, match="dock is another one of that name"):
-        merge_datasets(parts, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""What people changed: kept, moved, relabelled, deleted, added, and the sheet of the biggest."""
+"""The changes that people make to objects, and the contact sheet of the largest changes."""
 
 from dataclasses import replace
 
@@ -17,16 +17,16 @@ from annotate.viewing import contact_sheet, review
 SIZE = 64, 48
 
 
-def masked(rows, label="target", **told):
+def masked(rows, label="target", **fields):
     mask = np.zeros(SIZE[::-1], bool)
     mask[rows, 10:30] = True
     rle = masks.encode(mask)
-    return Object(label, masks.box(rle), mask=rle, source="light", **told)
+    return Object(label, masks.box(rle), mask=rle, source="light", **fields)
 
 
-def changed(was, now, place):
-    """`now`, as a person made it of the object at `place` of `was`; None: they added it."""
-    region = "new" if place is None else object_ids(was)[place]
+def changed(was, now, index):
+    """`now`, as a person made it of object number `index` of `was`; None: they added it."""
+    region = "new" if index is None else object_ids(was)[index]
     return replace(now, by={"who": "ada@example.com", "when": "2026-01-02", "region": region})
 
 
@@ -35,7 +35,7 @@ WAS = [boxed(), boxed("target", (40.0, 10.0, 50.0, 20.0)), masked(slice(10, 30))
 
 @pytest.fixture
 def datasets(tmp_path):
-    """One frame: a box is moved, one relabelled, a mask cut in half, one deleted, one added."""
+    """One frame: a box moved, one relabelled, a mask cut in half, one deleted, one added."""
     now = [
         changed(WAS, replace(WAS[0], box=(20.125, 8.5, 40.375, 40.0), score=None), 0),
         changed(WAS, replace(WAS[1], label="mech"), 1),
@@ -45,39 +45,42 @@ def datasets(tmp_path):
     return make_dataset(tmp_path / "was", [WAS, [boxed()]]), make_dataset(tmp_path / "now", [now])
 
 
-def test_each_kind_is_told(datasets):
-    found = diff.diff_datasets(*datasets)
-    assert [change.kind for change in found] == ["moved", "relabelled", "moved", "deleted", "added"]
-    assert found[0].iou == pytest.approx(1 / 3, abs=1e-6)
-    assert found[2].iou == 0.5
-    rows = diff.to_dataframe(found)
+def test_each_kind_of_change(datasets):
+    changes = diff.diff_datasets(*datasets)
+    assert [change.kind for change in changes] == [
+        "moved",
+        "relabelled",
+        "moved",
+        "deleted",
+        "added",
+    ]
+    assert changes[0].iou == pytest.approx(1 / 3, abs=1e-6)
+    assert changes[2].iou == 0.5
+    rows = diff.to_dataframe(changes)
     assert rows["who"].tolist()[:2] == ["ada@example.com"] * 2
     assert rows.loc[1, ["class", "new_class"]].tolist() == ["target", "mech"]
-    assert rows["who"].isna().tolist() == [False] * 3 + [
-        True,
-        False,
-    ]  # of what is gone nobody can tell
-    table = diff.summarize(found)
+    assert rows["who"].isna().tolist() == [False] * 3 + [True, False]  # deleted: unknown by whom
+    table = diff.summarize(changes)
     assert table.loc[("mech", "colour"), list(diff.KINDS)].tolist() == [0, 1, 0, 1, 0]
     assert table.loc[("target", "light"), "iou"] == 0.5
     assert table.loc[("mech", "person"), "added"] == 1
     assert (table["work"] == 1).all()
 
 
-def test_what_nobody_touched_is_kept_and_only_common_frames_count(tmp_path):
+def test_unchanged_objects_are_kept_and_only_common_frames_count(tmp_path):
     was = make_dataset(tmp_path / "was", [WAS, [boxed()], []])
     now = make_dataset(tmp_path / "now", [WAS])
-    found = diff.diff_datasets(was, now)
-    assert [change.kind for change in found] == ["kept"] * 4
-    assert diff.summarize(found)["work"].tolist() == [0, 0, 0]
+    changes = diff.diff_datasets(was, now)
+    assert [change.kind for change in changes] == ["kept"] * 4
+    assert diff.summarize(changes)["work"].tolist() == [0, 0, 0]
     with pytest.raises(DatasetError, match="nothing of .* was changed"):
-        review.draw_changes(was, now, found)
+        review.draw_changes(was, now, changes)
     other = make_dataset(tmp_path / "other", [WAS], video="bay.mp4")
     with pytest.raises(DatasetError, match="it has no frame of"):
         diff.diff_datasets(was, other)
 
 
-def test_without_regions_the_box_that_covers_most_is_the_same_thing(tmp_path):
+def test_without_regions_objects_are_matched_by_box(tmp_path):
     """As in a dataset that another program corrected."""
     near = boxed(box=(12.0, 8.5, 32.0, 40.0), source="other")
     far = boxed(box=(50.0, 0.0, 60.0, 10.0), source="other")
@@ -86,11 +89,11 @@ def test_without_regions_the_box_that_covers_most_is_the_same_thing(tmp_path):
     assert [change.kind for change in diff.diff_datasets(was, now)] == ["moved", "added"]
 
 
-def test_the_biggest_come_first_and_the_sheet_shows_both_sides(datasets, tmp_path):
-    found = diff.diff_datasets(*datasets)
-    kinds = [change.kind for change in review.largest_changes(found, 2)]
-    assert kinds == ["moved", "deleted"]  # by the pixels that changed hands
-    sheet = review.draw_changes(*datasets, found)
+def test_the_largest_changes_come_first_and_the_sheet_shows_both_sides(datasets, tmp_path):
+    changes = diff.diff_datasets(*datasets)
+    kinds = [change.kind for change in review.largest_changes(changes, 2)]
+    assert kinds == ["moved", "deleted"]  # by the number of changed pixels
+    sheet = review.draw_changes(*datasets, changes)
     assert sheet.ndim == 3 and sheet.std() > 10
     contact_sheet.save_image(sheet, tmp_path / "changes.png")
     assert np.array_equal(np.array(Image.open(tmp_path / "changes.png")), sheet)

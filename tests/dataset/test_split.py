@@ -7,7 +7,7 @@ import pytest
 from dataset_samples import items
 
 from annotate.dataset import build, split
-from annotate.dataset.folder import SplitRange, load_dataset
+from annotate.dataset.folder import SplitRange, load_dataset, with_split
 from annotate.errors import DatasetError
 from annotate.items.records import Item
 
@@ -16,13 +16,13 @@ PER_SHOT = 8
 
 
 def scene(seed):
-    """A picture of blocks of colour; every seed another."""
+    """Make an image of colour blocks, different for every seed."""
     blocks = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
     return cv2.resize(blocks, SIZE_WH, interpolation=cv2.INTER_NEAREST)
 
 
 def clip(folder, seeds, flash=None):
-    """A clip of shots, each a scene that drifts by a pixel a frame."""
+    """Write a clip of shots: in each, a scene moves by a pixel every second frame."""
     folder.mkdir()
     for index in range(PER_SHOT * len(seeds)):
         image = np.roll(scene(seeds[index // PER_SHOT]), index % PER_SHOT // 2, axis=1)
@@ -43,16 +43,24 @@ def two_clips(tmp_path):
     return built(tmp_path, clips)
 
 
-def test_shots_are_found_in_the_pictures(two_clips):
+def test_shots_are_detected(two_clips):
     found = split.find_shots(two_clips)
     assert [(s.clip, s.start, s.stop) for s in found] == [
         *(("dock", 8 * n, 8 * n + 8) for n in range(3)),
         *(("quay", 8 * n, 8 * n + 8) for n in range(4)),
     ]
-    assert [shot.group for shot in found] == [0, 1, 2, 3, 4, 0, 6]  # quay comes back to dock
+    assert [shot.group for shot in found] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        0,
+        6,
+    ]  # one shot of quay shows a scene of dock
 
 
-def test_a_flash_is_no_cut(tmp_path):
+def test_a_flash_is_not_a_cut(tmp_path):
     data = built(tmp_path, [clip(tmp_path / "dock", [1, 2], flash=4)])
     assert [shot.start for shot in split.find_shots(data)] == [0, 8]
 
@@ -62,11 +70,13 @@ def test_shots_can_be_given(two_clips):
     assert [(s.clip, s.start) for s in found] == [
         ("dock", 0), ("dock", 4), ("dock", 20), ("quay", 0)
     ]  # fmt: skip
-    with pytest.raises(DatasetError, match="cuts of 'pier', but there are: dock, quay"):
+    with pytest.raises(
+        DatasetError, match="`cuts` names the clip 'pier', but there are: dock, quay"
+    ):
         split.find_shots(two_clips, {"pier": [3]})
 
 
-def test_a_split_never_parts_a_shot(two_clips):
+def test_a_shot_is_never_split(two_clips):
     data = split.split_dataset(two_clips, {"train": 0.6, "val": 0.2, "test": 0.2})
     part_of = {(s.item.video, s.item.frame): s.split for s in data}
     assert set(part_of.values()) == {"train", "val", "test"} and data.splits == (
@@ -81,19 +91,19 @@ def test_a_split_never_parts_a_shot(two_clips):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_fractions_are_about_kept(two_clips, seed):
+def test_splits_have_about_their_fractions(two_clips, seed):
     parts = [s.split for s in split.split_dataset(two_clips, {"train": 0.7, "val": 0.3}, seed=seed)]
     assert abs(parts.count("train") / len(parts) - 0.7) <= 0.2
 
 
-def test_a_split_is_the_same_again_and_the_seed_changes_it(two_clips):
+def test_a_split_is_repeatable_and_depends_on_the_seed(two_clips):
     splits = [split.split_dataset(two_clips, seed=seed).split_ranges for seed in (0, 0, 1, 2, 3)]
     assert splits[0] == splits[1]
-    assert len({json.dumps([s.part for s in one]) for one in splits}) > 1
+    assert len({json.dumps([s.split for s in ranges]) for ranges in splits}) > 1
 
 
 @pytest.mark.parametrize("fractions", [{}, {"train": 0.5}, {"train": 1.5, "val": -0.5}], ids=str)
-def test_fractions_add_up(two_clips, fractions):
+def test_fractions_must_add_up_to_one(two_clips, fractions):
     with pytest.raises(DatasetError, match="add up to 1"):
         split.split_dataset(two_clips, fractions)
 
@@ -104,14 +114,11 @@ def test_one_shot_is_not_split(tmp_path):
         split.split_dataset(data)
 
 
-def test_the_leak_report_tells_a_shot_that_was_cut_through(tmp_path):
+def test_the_leak_report_shows_a_shot_in_two_splits(tmp_path):
     data = built(tmp_path, [clip(tmp_path / "dock", [1, 2])])
     clean = split.find_leaks(split.split_dataset(data, {"train": 0.5, "val": 0.5}))
-    torn_data = build.folder.with_stretches(
-        data,
-        [SplitRange("dock", 0, 5, "train"), SplitRange("dock", 5, 16, "val")],
-    )
-    torn = split.find_leaks(torn_data)
+    split_ranges = [SplitRange("dock", 0, 5, "train"), SplitRange("dock", 5, 16, "val")]
+    torn = split.find_leaks(with_split(data, split_ranges))
     assert clean.summary().loc["val", "alike"] == 0 < torn.summary().loc["val", "alike"]
     assert clean.table["distance"].min() > 3 * torn.table["distance"].min()
     worst = torn.worst(1).iloc[0]
@@ -126,12 +133,12 @@ def test_time_is_not_measured_across_clips(tmp_path):
     assert table["seconds"].isna().all() and (table["distance"] > split.DUPLICATE_RMS).all()
 
 
-def test_without_a_split_nothing_leaks(two_clips):
+def test_an_unsplit_dataset_has_no_leaks(two_clips):
     report = split.find_leaks(two_clips)
     assert report.table.empty and report.summary().empty and report.worst().empty
 
 
-def test_a_missing_picture_is_named(two_clips):
+def test_a_missing_image_is_named(two_clips):
     (two_clips.images / "dock-000003.png").unlink()
     with pytest.raises(DatasetError, match=r"dock-000003.png: not an image"):
         split.find_shots(two_clips)

@@ -21,6 +21,7 @@ from annotate.items import masks
 from annotate.items.records import Object
 
 SIZE_WH = (64, 48)
+FORMATS = (YoloFormat(), YoloSegFormat())
 
 
 @pytest.fixture
@@ -41,24 +42,26 @@ def labels(out, name, part="train"):
 
 
 def test_a_line_is_a_box(data, tmp_path):
-    told = export_dataset(data, YoloFormat(), tmp_path / "out")
+    report = export_dataset(data, YoloFormat(), tmp_path / "out")
     assert labels(tmp_path / "out", "dock-000000.txt")[0] == (
         "0 0.24218750 0.43750000 0.45312500 0.79166667"
     )
-    assert told.table()["box_error"].max() < 1e-4
+    assert report.table()["box_error"].max() < 1e-4
 
 
 def test_empty_frames_have_empty_files(data, tmp_path):
-    for way in (YoloFormat(), YoloSegFormat()):
-        export_dataset(data, way, tmp_path / "out", force=True)
+    for dataset_format in FORMATS:
+        export_dataset(data, dataset_format, tmp_path / "out", force=True)
         assert labels(tmp_path / "out", "dock-000002.txt") == []
         assert (tmp_path / "out" / "images" / "train" / "dock-000002.png").is_file()
 
 
-@pytest.mark.parametrize("way", [YoloFormat(), YoloSegFormat()], ids=["boxes", "outlines"])
-def test_supervision_loads_it(data, tmp_path, way):
+@pytest.mark.parametrize(
+    "dataset_format", [YoloFormat(), YoloSegFormat()], ids=["boxes", "outlines"]
+)
+def test_supervision_loads_it(data, tmp_path, dataset_format):
     out = tmp_path / "out"
-    export_dataset(data, way, out)
+    export_dataset(data, dataset_format, out)
     seen = loaded(out)
     assert seen.classes == ["plate", "mug"] and len(seen) == 3
     found = seen.annotations[str(out / "images" / "train" / "dock-000000.png")]
@@ -66,7 +69,7 @@ def test_supervision_loads_it(data, tmp_path, way):
     np.testing.assert_allclose(found.xyxy[0], PLATE.box, atol=1e-4)
 
 
-def test_one_instance_is_one_line_with_its_parts_and_holes(data, tmp_path):
+def test_an_object_is_one_line_with_its_parts_and_holes(data, tmp_path):
     out = tmp_path / "out"
     export_dataset(data, YoloSegFormat(), out)
     assert len(labels(out, "dock-000000.txt")) == 3
@@ -77,7 +80,7 @@ def test_one_instance_is_one_line_with_its_parts_and_holes(data, tmp_path):
     assert (found.mask[2] & ~meant).sum() < 40  # the bridges between its parts
 
 
-def test_an_object_without_mask_is_its_rectangle_never_a_box_among_outlines(data, tmp_path):
+def test_an_object_without_mask_is_written_as_a_rectangle_outline(data, tmp_path):
     export_dataset(data, YoloSegFormat(), tmp_path / "out")
     assert [len(line.split()) > 6 for line in labels(tmp_path / "out", "dock-000000.txt")] == [
         True
@@ -94,35 +97,35 @@ any_mask = hnp.arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 def test_an_outline_reads_back_as_the_mask_and_its_bridges(mask, size_wh):
     picture = np.zeros(size_wh[::-1], bool)
     picture[-mask.shape[0] :, -mask.shape[1] :] = mask
-    thing = Object("a", (0, 0, 1, 1), mask=masks.encode(picture))
-    text = yolo._format_numbers(yolo._normalized_outline(thing, item("x", 0, size_wh=size_wh)))
+    obj = Object("a", (0, 0, 1, 1), mask=masks.encode(picture))
+    text = yolo._format_numbers(yolo._normalized_outline(obj, item("x", 0, size_wh=size_wh)))
     [read] = yolo._reread_objects([f"0 {text}"], size_wh, {0: "a"}, True)
     seen = masks.decode(read.mask)
     assert not (picture & ~seen).any()
     if len(masks.to_polygons(picture)) == 1:
         np.testing.assert_array_equal(seen, picture)
     assert np.abs(np.subtract(read.box, masks.box(picture))).max() < 0.511
-    cut_off = np.zeros(size_wh[::-1], np.uint8)  # as ultralytics does: to whole numbers, downwards
+    cut_off = np.zeros(size_wh[::-1], np.uint8)  # Ultralytics truncates coordinates
     ring = np.array(text.split(), np.float32).reshape(-1, 2) * np.array(size_wh, np.float32)
     cv2.fillPoly(cut_off, [ring.astype(np.int32)], 1)
     np.testing.assert_array_equal(cut_off.astype(bool), seen)
 
 
-def test_scattered_specks_that_bridges_would_drown_are_an_error(tmp_path):
+def test_a_mask_that_is_mostly_bridges_is_an_error(tmp_path):
     mask = np.zeros((48, 64), bool)
     mask[0, 0] = mask[47, 63] = True
     specks = Object("mug", masks.box(mask), mask=masks.encode(mask))
     dock = clip(tmp_path / "dock", 1)
     source = items(tmp_path / "i.jsonl", [dock], [item("dock", 0, specks)])
     data = build_dataset([source], tmp_path / "data")
-    with pytest.raises(ExportDiffers, match=r"'mug' .* worst is dock-000000.png, object 1, 0.0"):
+    with pytest.raises(ExportDiffers, match=r"worst is dock-000000.png, object 1, 0.0"):
         export_dataset(data, YoloSegFormat(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    told = export_dataset(data, YoloSegFormat(min_iou=0.01), tmp_path / "out")
-    assert told.table().loc["mug", "iou_least"] == pytest.approx(2 / 64, abs=0.01)
+    report = export_dataset(data, YoloSegFormat(min_iou=0.01), tmp_path / "out")
+    assert report.table().loc["mug", "iou_least"] == pytest.approx(2 / 64, abs=0.01)
 
 
-def test_data_yaml_needs_no_path_and_pins_the_classes(data, tmp_path):
+def test_data_yaml_has_no_path_and_pins_the_classes(data, tmp_path):
     export_dataset(data, YoloFormat(), tmp_path / "out")
     lines = (tmp_path / "out" / "data.yaml").read_text().splitlines()
     assert lines[0] == "train: images/train" and lines[1].startswith("val: images/train  # not sp")
@@ -137,18 +140,18 @@ def test_data_yaml_needs_no_path_and_pins_the_classes(data, tmp_path):
     assert [len(loaded(tmp_path / "split", part)) for part in ("train", "val")] == [2, 1]
 
 
-def test_pictures_are_linked_not_copied(data, tmp_path):
+def test_images_are_linked_not_copied(data, tmp_path):
     export_dataset(data, YoloFormat(), tmp_path / "out")
     copy = tmp_path / "out" / "images" / "train" / "dock-000000.png"
     assert copy.samefile(data.images / "dock-000000.png")
 
 
 def foreign(home: Path, label: str, yaml: str | None, picture="images/train/a.png"):
-    """Somebody else's YOLO dataset of one picture of 64x48."""
+    """Write a YOLO dataset of another program, with one image of 64x48."""
     path = home / picture
     path.parent.mkdir(parents=True)
     cv2.imwrite(str(path), np.zeros((48, 64, 3), np.uint8))
-    text = Path(str(path).replace("images", "labels")).with_suffix(".txt")
+    text = home / Path(picture.replace("images", "labels")).with_suffix(".txt")
     text.parent.mkdir(parents=True, exist_ok=True)
     text.write_text(label)
     if yaml is not None:
@@ -156,7 +159,7 @@ def foreign(home: Path, label: str, yaml: str | None, picture="images/train/a.pn
     return home
 
 
-def brought(source, tmp_path):
+def imported(source, tmp_path):
     return import_dataset(source, YoloFormat(), tmp_path / "in")
 
 
@@ -177,18 +180,18 @@ BOX = "1 0.5 0.5 0.25 0.5\n"
     ],
     ids=["plain", "dict and list", "path", "another machine's path", "roboflow", "txt", "classes"],
 )
-def test_every_way_to_say_where_pictures_are(tmp_path, yaml, picture):
+def test_images_are_found_by_every_kind_of_entry(tmp_path, yaml, picture):
     source = foreign(tmp_path / "x", BOX, yaml, picture)
     (source / "train.txt").write_text("./images/train/a.png\n\n")
     (source / "classes.txt").write_text("plate\nmug\n\n")
-    data = brought(source, tmp_path)
+    data = imported(source, tmp_path)
     [sample] = data
     assert (data.classes, sample.split) == (("plate", "mug"), "train")
     assert sample.item.objects == (Object("mug", (24, 12, 40, 36)),)
 
 
 @pytest.mark.parametrize(
-    "line, thing",
+    "line, obj",
     [
         ("1 0.5 0.5 0.25 0.5 0.875", Object("mug", (24, 12, 40, 36), 0.875)),
         ("1.0 0.5 0.5 0.25 0.5 12", Object("mug", (24, 12, 40, 36), None, 12)),
@@ -196,42 +199,42 @@ def test_every_way_to_say_where_pictures_are(tmp_path, yaml, picture):
     ],
     ids=["score", "track", "overhang"],
 )
-def test_lines_with_more(tmp_path, line, thing):
+def test_an_extra_number_is_a_score_or_a_track(tmp_path, line, obj):
     source = foreign(tmp_path / "x", line, NAMES + "train: images/train\n")
-    [sample] = brought(source, tmp_path)
-    assert sample.item.objects == (thing,)
+    [sample] = imported(source, tmp_path)
+    assert sample.item.objects == (obj,)
 
 
-def test_a_foreign_outline_is_filled_as_its_trainers_fill_it(tmp_path):
+def test_an_outline_is_filled_with_its_own_points(tmp_path):
     line = "0 0.15625 0.20833 0.296875 0.20833 0.296875 0.39583 0.15625 0.39583\n"
     source = foreign(tmp_path / "x", line, NAMES + "train: images/train\n")
-    [sample] = brought(source, tmp_path)
-    [thing] = sample.item.objects
-    assert thing.box == (10, 10, 20, 20) and masks.area(thing.mask) == 100
+    [sample] = imported(source, tmp_path)
+    [obj] = sample.item.objects
+    assert obj.box == (10, 10, 20, 20) and masks.area(obj.mask) == 100
 
 
 @pytest.mark.parametrize(
-    "line, says",
+    "line, message",
     [
-        ("2 0.5 0.5 0.1 0.1", "class 2, but there are 2"),
-        ("-1 0.5 0.5 0.1 0.1", "class -1, but"),
-        ("0.5 0.5 0.5 0.1 0.1", "class 0.5, but"),
+        ("2 0.5 0.5 0.1 0.1", "class id 2, but there are only 0 to 1"),
+        ("-1 0.5 0.5 0.1 0.1", "class id -1, but"),
+        ("0.5 0.5 0.5 0.1 0.1", "class id 0.5, but"),
         ("mug 0.5 0.5 0.1 0.1", "not numbers: 'mug"),
         ("1 0.5 0.5 0.1", "expected a class and a box or an outline"),
         ("1 0.5 nan 0.1 0.1", "expected a class and a box or an outline"),
         ("1 0.5 0.5 -0.1 0.1", "a box of negative"),
-        ("1 24 12 16 24", "box .* is outside the picture of 64x48"),
+        ("1 24 12 16 24", "box .* is outside the image of 64x48"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, line, says):
+def test_a_bad_line_is_named(tmp_path, line, message):
     source = foreign(tmp_path / "x", BOX + "\n" + line, NAMES + "train: images/train\n")
-    with pytest.raises(DatasetError, match=rf"labels/train/a.txt:3: {says}"):
-        brought(source, tmp_path)
+    with pytest.raises(DatasetError, match=rf"labels/train/a.txt:3: {message}"):
+        imported(source, tmp_path)
     assert not (tmp_path / "in").exists()
 
 
 @pytest.mark.parametrize(
-    "yaml, says",
+    "yaml, message",
     [
         (None, "neither data.yaml nor classes.txt"),
         ("names: [a", "data.yaml: cannot be read"),
@@ -240,30 +243,32 @@ def test_a_bad_line_is_named(tmp_path, line, says):
         ("names: {0: a, 2: b}\ntrain: images/train", "ids 0 to 1"),
         ("names: {a: b}\ntrain: images/train", "keys of names must be class ids"),
         ("names: [a, a]\ntrain: images/train", "two classes have the same name"),
-        ("names: [a, b]\ntrain: pictures", "its pictures is not there"),
-        ("names: [a, b]\ntrain: bad.txt", "bad.txt:1: no picture b.png"),
+        ("names: [a, b]\ntrain: pictures", "its entry pictures is not there"),
+        ("names: [a, b]\ntrain: bad.txt", "bad.txt:1: no image b.png"),
     ],
 )
-def test_a_bad_data_yaml(tmp_path, yaml, says):
+def test_a_bad_data_yaml_is_refused(tmp_path, yaml, message):
     source = foreign(tmp_path / "x", BOX, yaml)
     (source / "bad.txt").write_text("b.png\n")
-    with pytest.raises(DatasetError, match=says):
-        brought(source, tmp_path)
+    with pytest.raises(DatasetError, match=message):
+        imported(source, tmp_path)
 
 
-def test_pictures_of_one_name_in_two_parts_are_two(tmp_path):
+def test_images_of_the_same_name_in_two_splits_are_two(tmp_path):
     yaml = NAMES + "train: images/train\nval: images/val\n"
     source = foreign(tmp_path / "x", BOX, yaml)
     foreign(tmp_path / "x", "", None, "images/val/a.png")
-    images = [(s.image, s.split, len(s.item.objects)) for s in brought(source, tmp_path)]
+    images = [(s.image, s.split, len(s.item.objects)) for s in imported(source, tmp_path)]
     assert images == [("a-000000.png", "train", 1), ("a-000001.png", "val", 0)]
 
 
 @pytest.mark.skipif(find_spec("ultralytics") is None, reason="ultralytics is not installed")
-@pytest.mark.parametrize("way", [YoloFormat(), YoloSegFormat()], ids=["boxes", "outlines"])
-def test_ultralytics_takes_it(data, tmp_path, way):
+@pytest.mark.parametrize(
+    "dataset_format", [YoloFormat(), YoloSegFormat()], ids=["boxes", "outlines"]
+)
+def test_ultralytics_accepts_the_export(data, tmp_path, dataset_format):
     from ultralytics.data.utils import check_det_dataset
 
-    export_dataset(data, way, tmp_path / "out")  # checks every file with ultralytics
+    export_dataset(data, dataset_format, tmp_path / "out")  # checks every file with ultralytics
     found = check_det_dataset(str(tmp_path / "out" / "data.yaml"), autodownload=False)
     assert found["names"] == {0: "plate", 1: "mug"} and Path(found["train"]).is_dir()

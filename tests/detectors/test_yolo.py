@@ -11,7 +11,8 @@ from random_networks import same, seeded, settled
 from sample_data import SHARED
 
 from annotate.detectors.run import DETECTORS, Job, run_to_file
-from annotate.detectors.yolo import import_ultralytics, match_classes
+from annotate.detectors.ultralytics import import_ultralytics
+from annotate.detectors.yolo import match_classes
 from annotate.errors import AnnotateError, MissingWeights, PromptError, UnknownName, WeightsError
 from annotate.items.records import Frame, Vocabulary
 

@@ -11,7 +11,7 @@ from random_networks import same, seeded, settled
 
 from annotate.detectors import yolo_open_vocabulary
 from annotate.detectors.run import DETECTORS, detector_settings
-from annotate.detectors.yolo import import_ultralytics
+from annotate.detectors.ultralytics import import_ultralytics
 from annotate.errors import AnnotateError, MissingWeights, PromptError, VideoError
 from annotate.items.records import Frame, Vocabulary
 
