@@ -1,7 +1,7 @@
 """Build a dataset from files of items and their clips.
 
-Objects that several files of items give for one frame are joined; exact duplicates count once. Frames
-that were looked at and have no objects are kept: they are the negatives.
+Objects that several files of items give for one frame are joined; exact duplicates count once.
+Frames that have an item without objects are kept: they are the negatives.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from annotate.dataset.folder import Dataset, DatasetWriter, create_dataset
 from annotate.errors import DatasetError, ItemsError
 from annotate.items import journal
 from annotate.items.records import Header, Picture
-from annotate.video import reader
 from annotate.items.sequences import evenly_spaced
+from annotate.video import reader
 
 IMAGE_FORMATS = ("png", "jpg")
 FrameNumbers = Sequence[int] | Mapping[str, Sequence[int]]

@@ -147,7 +147,7 @@ def _box_iou(one: Box, other: Box) -> float:
 
 
 def to_dataframe(changes: Iterable[ObjectChange]) -> pd.DataFrame:
-    """Make a table with a row per object; `class` is the proposed one, `new_class` the corrected."""
+    """Make a table, a row per object: `class` as proposed, `new_class` as corrected."""
     import pandas as pd
 
     rows = []

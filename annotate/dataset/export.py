@@ -1,8 +1,8 @@
 """Export a dataset to a format and verify it by reading it back; import foreign datasets.
 
 An export is read back with another reader and compared object by object; it stays on disk only if
-it agrees with the dataset. A format is a frozen dataclass behind an entry point (`annotate.formats`); its fields are
-its options.
+it agrees with the dataset. A format is a frozen dataclass behind an entry point
+(`annotate.formats`); its fields are its options.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def split_from_name(name: str) -> str:
 def assign_frames(image_paths: Sequence[Path], clip: str) -> list[ImportedFrame]:
     """Assign a clip and a frame to each image.
 
-    `dock-000075.png` is frame 75 of the clip `dock`, if all images are named so. Else the images are
-    the frames of the clip `clip`, in this order.
+    `dock-000075.png` is frame 75 of the clip `dock`, if all images are named so. Else the images
+    are the frames of the clip `clip`, in this order.
     """
     matches = [_OWN_NAME.fullmatch(path.stem) for path in image_paths]
     own_frames = [(match[1], int(match[2])) for match in matches if match]
@@ -171,7 +171,7 @@ class ExportReport:
         return sum(tally.objects for tally in self.tallies.values())
 
     def table(self) -> pd.DataFrame:
-        """Make a table by class: objects, masks, box_error in pixels, iou_mean, iou_least, worst."""
+        """Make a table by class: objects, masks, box_error (pixels), iou_mean, iou_least, worst."""
         import pandas as pd
 
         rows = {
@@ -229,8 +229,8 @@ def _check_mean_iou(tallies: Mapping[str, _Tally], dataset_format: Format) -> No
         if (tally.iou_mean or 0.0) < dataset_format.min_iou:
             raise ExportDiffers(
                 f"masks of {label!r} read back with a mean IoU of {tally.iou_mean:.3f}, less than "
-                f"{dataset_format.min_iou}; the worst is {tally.worst}, {tally.iou_min:.3f}; clean the "
-                "masks, or set a lower `min_iou`, if the format has that option"
+                f"{dataset_format.min_iou}; the worst is {tally.worst}, {tally.iou_min:.3f}; clean "
+                "the masks, or set a lower `min_iou`, if the format has that option"
             )
 
 

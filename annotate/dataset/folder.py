@@ -60,9 +60,9 @@ class Dataset:
     """Frames with their images and objects.
 
     Iterate over a dataset for its samples; they are read from disk each time. `clips` is
-    name -> {"fingerprint", "frame_count", "width", "height"}. `sources` describes the files of items
-    that the dataset was built from. `split_ranges` assigns frames to splits; it is empty before the
-    dataset is split.
+    name -> {"fingerprint", "frame_count", "width", "height"}. `sources` describes the files of
+    items that the dataset was built from. `split_ranges` assigns frames to splits; it is empty
+    before the dataset is split.
     """
 
     path: Path
@@ -115,9 +115,8 @@ class Dataset:
                 raise DatasetError(f"{where}: the item does not name its image under images/")
             for obj in item.objects:
                 if obj.label not in self.classes:
-                    raise DatasetError(
-                        f"{where}: unknown class {obj.label!r}. There are: {', '.join(self.classes)}"
-                    )
+                    known = ", ".join(self.classes)
+                    raise DatasetError(f"{where}: unknown class {obj.label!r}. There are: {known}")
             yield Sample(image, item, self.find_split(item.video, item.frame))
 
     def _lines(self) -> Iterator[tuple[int, str]]:
@@ -140,7 +139,7 @@ def load_dataset(path: Path | str) -> Dataset:
         table = tomllib.loads((path / DATASET_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(
-            f"{path}: not a dataset: there is no {DATASET_FILE} in it; make one with `annotate build`"
+            f"{path}: not a dataset: no {DATASET_FILE} in it; make one with `annotate build`"
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DatasetError(f"{path / DATASET_FILE}: cannot be read: {error}") from None

@@ -22,8 +22,8 @@ from annotate.dataset.folder import DATASET_FILE, Sample, load_dataset
 from annotate.errors import DatasetError, ItemsError, UnknownName
 from annotate.items import journal, masks
 from annotate.items.records import Frame, Header, Item, Object
-from annotate.video import reader
 from annotate.items.sequences import evenly_spaced
+from annotate.video import reader
 from annotate.video.reader import FrameSelection
 
 _METADATA_KEYS = ("fingerprint", "frame_count", "width", "height")
@@ -180,8 +180,8 @@ def _locate_video(clip_items: ItemsOfClip, videos: Mapping[str, Path]) -> Path:
     if fingerprint != record["fingerprint"]:
         raise ItemsError(
             f"{source}: made from another {name} than {path} (fingerprint "
-            f"{record['fingerprint'][:12]}, not {fingerprint[:12]}); give the path of the right clip "
-            "in `videos`, or make the items again"
+            f"{record['fingerprint'][:12]}, not {fingerprint[:12]}); give the path of the right "
+            "clip in `videos`, or make the items again"
         )
     return path
 

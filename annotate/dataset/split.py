@@ -215,8 +215,8 @@ def split_dataset(
     """Assign whole shots to splits, so that each split has about its fraction of the frames.
 
     Shots that share an image stay together. The same dataset, fractions and seed give the same
-    split, which is written to `dataset.toml`. `cuts` are the first frames of shots by clip name, for
-    clips whose shots are not to be detected.
+    split, which is written to `dataset.toml`. `cuts` are the first frames of shots by clip name,
+    for clips whose shots are not to be detected.
 
     Raises:
         DatasetError: the fractions do not add up to 1, or there are fewer shots than splits.
@@ -312,7 +312,7 @@ def find_leaks(dataset: Dataset) -> Leaks:
 def _nearest_in_time(
     features: _FrameFeatures, train: Sequence[int], others: Sequence[int]
 ) -> Iterator[tuple[float, str | None]]:
-    """For each row of `others`: seconds to the nearest training frame of its clip, and its image."""
+    """Find the nearest training frame in the clip of each other frame: seconds, and image."""
     by_clip: dict[str, list[tuple[Fraction, int]]] = {}
     for row in train:
         by_clip.setdefault(features.clips[row], []).append((features.seconds[row], row))

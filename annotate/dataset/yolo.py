@@ -46,7 +46,7 @@ def read(path: Path) -> ImportedDataset:
 
 
 def _read_yaml(path: Path) -> tuple[Mapping[str, Any], Path]:
-    """Read the YAML file, or make its table from `classes.txt`; returns the table and its folder."""
+    """Read the YAML file, or make its table from `classes.txt`; return table and folder."""
     if path.is_dir():
         files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")], key=lambda p: p.stem != "data")
         if not files and (path / "classes.txt").is_file():
@@ -196,7 +196,7 @@ _LINES_PER_BATCH = 32  # supervision makes a mask of the whole image for each li
 
 @dataclass(frozen=True)
 class YoloFormat:
-    """`data.yaml`, `images/SPLIT`, and `labels/SPLIT` with a line `class x y width height` per object.
+    """`data.yaml`, `images/SPLIT` and `labels/SPLIT`: a line `class x y width height` per object.
 
     A frame without objects has an empty file. The format holds no masks, tracks or scores.
     """

@@ -66,7 +66,7 @@ CHANGES = {
     ),
     "hole filled": (
         lambda objects: [filled(obj) for obj in objects],
-        r"'mug' read back with a mean IoU of 0.911, less than 1.0; the worst is dock-000000.png, obj",
+        r"'mug' read back with a mean IoU of 0.911, less than 1.0; the worst is dock-000000.png",
     ),
     "mask shifted": (
         lambda objects: [
