@@ -213,7 +213,7 @@ def test_standard_input_cannot_be_read_twice(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        (None, "not a dataset: there is no dataset.toml"),
+        (None, "not a dataset: no dataset.toml"),
         ("classes = [", "dataset.toml: cannot be read"),
         ("annotate = 1", "damaged: 'classes'"),
         ("annotate = 99\nclasses = []", "newer annotate"),
