@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from annotate import embeddings
-from annotate.footage_map import atlas, projection
+from annotate.footage_map import atlas, projection, similarity
 from annotate.items.records import Frame
 from annotate.video import reader
 from annotate.web import map as map_page
@@ -187,9 +187,9 @@ def measure_similar(clips: int, frames: int) -> None:
     found.frames_by_clip = {
         n: list(range(k * frames, (k + 1) * frames)) for k, n in enumerate(names)
     }
-    for way in atlas.SIMILARITY_METHODS:
+    for way in similarity.SIMILARITY_METHODS:
         begun = time.perf_counter()
-        atlas.similar_clips(found, names[0], method=way)
+        similarity.similar_clips(found, names[0], method=way)
         print(
             f"similar by {way} among {clips} clips of {frames}: {time.perf_counter() - begun:.1f} s"
         )

@@ -86,12 +86,12 @@ def compare(
 
 @app.command()
 def phrases(
-    word: Annotated[list[str], typer.Argument(help="What the thing may be called.")],
+    word: Annotated[list[str], typer.Argument(help="What the object may be called.")],
     max_matches: Annotated[
-        int, typer.Option("--max", min=1, help="At most so many for each.")
+        int, typer.Option("--max-matches", min=1, help="Show at most N for each word.")
     ] = 12,
     meaning: Annotated[
-        bool, typer.Option(help="Add those near in meaning, where MiniLM is installed.")
+        bool, typer.Option(help="Also search by meaning, where MiniLM is installed.")
     ] = True,
 ) -> None:
     """Search the classes that detectors are trained on: LVIS, COCO and Objects365."""
@@ -127,22 +127,25 @@ def phrases(
 @app.command()
 def study(
     clip: ClipPath,
-    frame: Annotated[int, typer.Option(min=0, help="The frame that shows the thing.")],
-    box: Annotated[str, typer.Option(metavar="X1,Y1,X2,Y2", help="A box round it, in pixels.")],
+    frame: Annotated[int, typer.Option(min=0, help="The frame that shows the object.")],
+    box: Annotated[str, typer.Option(metavar="X1,Y1,X2,Y2", help="Box of the object, in pixels.")],
     describe: Annotated[
-        str, typer.Option(autocompletion=complete_detector, help="Who describes: moondream or vlm.")
+        str,
+        typer.Option(
+            autocompletion=complete_detector, help="The model that describes: moondream or vlm."
+        ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for what it makes.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for tables and pictures.")],
     word: Annotated[
-        str | None, typer.Option(help="The word to look for; else the most telling noun.")
+        str | None, typer.Option(help="The word to look for; else the most typical noun.")
     ] = None,
     name: Annotated[str, typer.Option(help="The class's name.")] = "object",
-    count: Annotated[int, typer.Option(min=2, help="How many crops.")] = 200,
+    count: Annotated[int, typer.Option(min=2, help="Number of crops.")] = 200,
     seed: Annotated[int, typer.Option(help="Another seed draws other crops.")] = 0,
     settings: Settings = None,
     force: Force = False,
 ) -> None:
-    """Have crops round a thing described: which words are used for it, and from how near."""
+    """Have a model describe crops round an object: which words it uses, and at which crop sizes."""
     from annotate import prompts
     from annotate.cli import console
     from annotate.evaluation import caption_terms, captions

@@ -3,48 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from annotate.cli.options import Device, Force, Keyframes, Rate
 
-if TYPE_CHECKING:
-    from annotate.dataset.frame_sources import FrameSource
-
-
 app = typer.Typer()
-
-DEFAULT_RATE = 2.0  # frames a second, where nothing is said: twelve hours are then 86,400 frames
 
 SourcePaths = Annotated[list[Path], typer.Argument(help="Clips, folders of images, or datasets.")]
 OptionalEvery = Annotated[
     int | None, typer.Option(min=1, help="Take every N-th frame; else 2 a second, or --rate.")
 ]
+MaxClips = Annotated[int, typer.Option("--max-clips", min=1, help="List at most N clips.")]
 EmbeddingModel = Annotated[
     str,
-    typer.Option(help="What sees: the shipped network, efficientnet-lite0, or one of `models`."),
+    typer.Option(help="Image network: the shipped one, efficientnet-lite0, or one of `models`."),
 ]
 _DEFAULT_MODEL = "efficientnet-lite0-s16"
-
-
-def _frame_sources(
-    clips: list[Path], every: int | None, rate: float | None, keyframes: bool
-) -> list[FrameSource]:
-    from annotate.dataset import frame_sources
-    from annotate.video.reader import FrameSelection
-
-    if rate is None and every is None and not keyframes:
-        rate = DEFAULT_RATE
-    return [
-        frame_sources.open_source(clip, FrameSelection(every or 1, rate, keyframes))
-        for clip in clips
-    ]
-
-
-def _total_frames(sources: list[FrameSource]) -> int | None:
-    counts = [source.count() for source in sources]
-    return None if None in counts else sum(count or 0 for count in counts)
 
 
 @app.command("map")
@@ -63,43 +39,24 @@ def map_(
     device: Device = None,
     force: Force = False,
 ) -> None:
-    """Lay out footage by its looks: a page to pan through it, a poster, and each clip's path."""
-    from annotate import embeddings
+    """Lay out footage by similarity: a page to pan through it, a poster, and each clip's path."""
     from annotate.cli import console
-    from annotate.errors import OutputError
-    from annotate.footage_map import atlas, poster, projection
-    from annotate.web.map import PAGE_NAME, SpriteSheets, thumbnail_size_wh, write_page
+    from annotate.web.map import PAGE_NAME, build_map
 
-    chosen = projection.choose_method(method)
-    if (output / atlas.MAP_FILE).exists() and not force:
-        raise OutputError(f"{output}: holds a map already: give another -o, or --force")
-    sources, embedder = (
-        _frame_sources(clips, every, rate, keyframes),
-        embeddings.load(model, device),
+    build_map(
+        clips,
+        output,
+        every=every,
+        rate=rate,
+        keyframes=keyframes,
+        model=model,
+        method=method,
+        seed=seed,
+        device=device,
+        force=force,
+        progress=console.progress,
+        report=console.print_status,
     )
-    total = _total_frames(sources)
-    about = next(iter(sources[0].videos().values()))
-    size_wh = (about["width"], about["height"])
-    thumbs = SpriteSheets(thumbnail_size_wh(total or 10_000, size_wh))
-    with console.progress("frames", total) as advance:
-
-        def look(frame: object) -> None:
-            thumbs.add(frame.image)  # type: ignore[attr-defined]
-            advance()
-
-        found = atlas.gather(sources, embedder, look)
-    console.print_status(f"{len(found)} frames; laying them out by {chosen}")
-    told = {"model": embedder.name, "every": every, "rate": rate, "keyframes": keyframes}
-    made = atlas.lay_out(found, sources, chosen, told, seed)
-    output.mkdir(parents=True, exist_ok=True)
-    write_page(made, thumbs, output, ", ".join(list(made.clip_names)[:3]))
-    poster.draw_paths(made, output / "paths.png")
-    poster.draw_poster(
-        made, poster.choose_tiles(made, poster.MapRegion()), 120, output / "poster.jpg"
-    )
-    made.save(output)
-    for each in found.decode_errors:
-        console.print_status(each)
     console.print_result(str(output / PAGE_NAME))
 
 
@@ -110,48 +67,49 @@ def poster_(
     x: Annotated[float, typer.Option(help="Left edge of the part shown, 0 to 1.")] = 0.0,
     y: Annotated[float, typer.Option(help="Its upper edge, 0 to 1.")] = 0.0,
     width: Annotated[float, typer.Option(help="How wide and high it is; 1 is the map.")] = 1.0,
-    tiles: Annotated[
-        int | None, typer.Option(min=1, help="Frames across; else as many as fill it, up to 24.")
+    tiles_across: Annotated[
+        int | None, typer.Option(min=1, help="Frames in a row; else as many as fill it, up to 24.")
     ] = None,
-    tile: Annotated[int, typer.Option(min=16, help="Pixels that a frame is wide.")] = 320,
+    tile_width: Annotated[int, typer.Option(min=16, help="Width of a frame, in pixels.")] = 320,
     force: Force = False,
 ) -> None:
-    """Print a part of a map: frames at any size, taken from the clips themselves."""
+    """Draw a part of a map as an image: frames of any size, read from the clips."""
     from annotate.cli import console
-    from annotate.errors import OutputError
+    from annotate.files import refuse_existing
     from annotate.footage_map import atlas, poster
 
-    if output.exists() and not force:
-        raise OutputError(f"{output}: is there already: give another -o, or --force")
-    made = atlas.read(folder)
-    shown = poster.choose_tiles(made, poster.MapRegion(x, y, width), tiles)
-    with console.progress("tiles", int((shown >= 0).sum())) as advance:
-        poster.draw_poster(made, shown, tile, output, advance)
+    refuse_existing(output, force)
+    footage_map = atlas.read(folder)
+    tiles = poster.choose_tiles(footage_map, poster.MapRegion(x, y, width), tiles_across)
+    with console.progress("tiles", int((tiles >= 0).sum())) as advance:
+        poster.draw_poster(footage_map, tiles, tile_width, output, advance)
     console.print_result(str(output))
 
 
 @app.command()
 def similar(
-    query: Annotated[Path, typer.Argument(help="The clip that others are to be like.")],
+    query: Annotated[Path, typer.Argument(help="The clip to compare the others with.")],
     clips: SourcePaths,
-    max_clips: Annotated[int, typer.Option("--max", min=1, help="At most so many.")] = 10,
-    way: Annotated[str, typer.Option(help="dtw: warped in time; mean: by windows.")] = "dtw",
+    max_clips: MaxClips = 10,
+    method: Annotated[
+        str, typer.Option(help="dtw: aligned in time; mean: by windows of eight frames.")
+    ] = "dtw",
     every: OptionalEvery = None,
     rate: Rate = None,
     keyframes: Keyframes = False,
     model: EmbeddingModel = _DEFAULT_MODEL,
     device: Device = None,
 ) -> None:
-    """List the clips most like a clip, and which part of each it is like."""
+    """List the clips most similar to a clip, and which part of each is similar."""
     from annotate import embeddings
     from annotate.cli import console
-    from annotate.footage_map import atlas
+    from annotate.footage_map import atlas, similarity
     from annotate.video import reader
 
     others = [clip for clip in clips if clip.resolve() != query.resolve()]
-    sources = _frame_sources([query, *others], every, rate, keyframes)
-    with console.progress("frames", _total_frames(sources)) as advance:
-        found = atlas.gather(sources, embeddings.load(model, device), advance)
+    sources = atlas.open_sources([query, *others], every=every, rate=rate, keyframes=keyframes)
+    embedder = embeddings.load(model, device)
+    gathered = atlas.gather(sources, embedder, progress=console.progress)
     name = reader.probe(query).name
     rows = [
         (
@@ -160,7 +118,7 @@ def similar(
             f"{each.start_seconds:.2f}",
             f"{each.stop_seconds:.2f}",
         )
-        for each in atlas.similar_clips(found, name, max_clips, way)
+        for each in similarity.similar_clips(gathered, name, max_clips, method)
     ]
     console.print_table(("clip", "likeness", "from seconds", "to seconds"), rows)
 
@@ -168,23 +126,23 @@ def similar(
 @app.command()
 def unlike(
     clips: SourcePaths,
-    max_clips: Annotated[int, typer.Option("--max", min=1, help="At most so many.")] = 10,
+    max_clips: MaxClips = 10,
     every: OptionalEvery = None,
     rate: Rate = None,
     keyframes: Keyframes = False,
     model: EmbeddingModel = _DEFAULT_MODEL,
     device: Device = None,
 ) -> None:
-    """List clips that are most unlike each other: a few that stand for many."""
+    """List the clips that differ most from each other: a few that stand for many."""
     from annotate import embeddings
     from annotate.cli import console
-    from annotate.footage_map import atlas
+    from annotate.footage_map import atlas, similarity
 
-    sources = _frame_sources(clips, every, rate, keyframes)
-    with console.progress("frames", _total_frames(sources)) as advance:
-        found = atlas.gather(sources, embeddings.load(model, device), advance)
+    sources = atlas.open_sources(clips, every=every, rate=rate, keyframes=keyframes)
+    embedder = embeddings.load(model, device)
+    gathered = atlas.gather(sources, embedder, progress=console.progress)
     rows = [
-        (name, "" if apart != apart else f"{apart:.3f}")
-        for name, apart in atlas.diverse_clips(found, max_clips)
+        (name, "" if distance != distance else f"{distance:.3f}")
+        for name, distance in similarity.diverse_clips(gathered, max_clips)
     ]
     console.print_table(("clip", "unlike the nearest before"), rows)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from annotate.dataset import frame_sources
@@ -20,14 +20,7 @@ from annotate.vocabulary import read_vocabulary
 
 # Called with the title of a run and its number of frames (None if unknown); what the context
 # manager yields is called once for each frame.
-ProgressFactory = Callable[
-    [str, int | None], contextlib.AbstractContextManager[Callable[[], object]]
-]
-
-
-@contextlib.contextmanager
-def _no_progress(_title: str, _total: int | None) -> Iterator[Callable[[], object]]:
-    yield lambda: None
+ProgressFactory = Callable[[str, int | None], AbstractContextManager[Callable[[], object]]]
 
 
 def compare_detectors(
@@ -43,7 +36,7 @@ def compare_detectors(
     batch_size: int = 8,
     rows: int = 8,
     force: bool = False,
-    progress: ProgressFactory = _no_progress,
+    progress: ProgressFactory = lambda *_: nullcontext(lambda: None),
 ) -> Comparison:
     """Run detectors on the same frames, score them, and write a report into the folder `output`.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from string import Template
@@ -18,8 +19,19 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from annotate.files import atomic_file
-from annotate.footage_map.atlas import Atlas, to_ticks
+from annotate import embeddings
+from annotate.files import atomic_file, refuse_existing
+from annotate.footage_map import poster, projection
+from annotate.footage_map.atlas import (
+    MAP_FILE,
+    Atlas,
+    ProgressFactory,
+    count_frames,
+    gather,
+    lay_out,
+    open_sources,
+    to_ticks,
+)
 from annotate.items.records import Header, Picture
 from annotate.viewing.contact_sheet import BACKGROUND, letterbox
 
@@ -27,6 +39,7 @@ MAX_PAGE_SIDE = 2048  # pixels of a page, at most
 _MAX_PIXELS = 64e6  # of all thumbnails together
 _MIN_THUMBNAIL_WIDTH, _MAX_THUMBNAIL_WIDTH = 32, 160  # a thumbnail, in pixels
 _JPEG_QUALITY = 72  # of the JPEG
+_POSTER_TILE_WIDTH = 120  # pixels
 
 
 def thumbnail_size_wh(count: int, picture_size_wh: tuple[int, int]) -> tuple[int, int]:
@@ -147,3 +160,55 @@ def _base64_array(numbers: npt.NDArray[Any]) -> str:
     """Numbers as little-endian bytes in base64."""
     little = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("<"))
     return base64.b64encode(little.tobytes()).decode()
+
+
+def build_map(
+    clips: Sequence[str | Path],
+    output: str | Path,
+    *,
+    every: int | None = None,
+    rate: float | None = None,
+    keyframes: bool = False,
+    model: str = embeddings.DEFAULT_EMBEDDER,
+    method: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    force: bool = False,
+    progress: ProgressFactory = lambda *_: nullcontext(lambda: None),
+    report: Callable[[str], object] = lambda _: None,
+) -> Atlas:
+    """Lay out the frames of clips by similarity, and write the map into the folder `output`.
+
+    The folder gets the page `index.html`, `map.json`, `poster.jpg` and the paths of the clips,
+    `paths.png`. `clips` are clips, folders of images or datasets; by default, two frames a second
+    are mapped. `method` is pacmap, umap, autoencoder or pca; by default pacmap if it is installed,
+    else pca. `report` is called with messages: the count of frames, and each damaged clip.
+
+    >>> atlas = build_map(["one.mp4", "two.mp4"], "map", rate=1)  # doctest: +SKIP
+
+    Raises:
+        OutputError: `output` holds a map and `force` is not given, or it cannot be written.
+        VideoError: a clip cannot be read, two clips have one name, or there are no frames.
+        UnknownName, MissingPackage: there is no such method or model, or it is not installed.
+    """
+    output = Path(output)
+    method = projection.choose_method(method)
+    refuse_existing(output / MAP_FILE, force)
+    sources = open_sources(clips, every=every, rate=rate, keyframes=keyframes)
+    embedder = embeddings.load(model, device)
+    first = next(iter(sources[0].videos().values()))
+    size_wh = thumbnail_size_wh(count_frames(sources) or 10_000, (first["width"], first["height"]))
+    sprite_sheets = SpriteSheets(size_wh)
+    gathered = gather(sources, embedder, lambda frame: sprite_sheets.add(frame.image), progress)
+    report(f"{len(gathered)} frames; laying them out by {method}")
+    settings = {"model": embedder.name, "every": every, "rate": rate, "keyframes": keyframes}
+    atlas = lay_out(gathered, sources, method, settings, seed)
+    output.mkdir(parents=True, exist_ok=True)
+    write_page(atlas, sprite_sheets, output, ", ".join(atlas.clip_names[:3]))
+    poster.draw_paths(atlas, output / "paths.png")
+    tiles = poster.choose_tiles(atlas, poster.MapRegion())
+    poster.draw_poster(atlas, tiles, _POSTER_TILE_WIDTH, output / "poster.jpg")
+    atlas.save(output)
+    for message in gathered.decode_errors:
+        report(message)
+    return atlas

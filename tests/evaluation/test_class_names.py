@@ -110,7 +110,7 @@ def test_spacys_vectors_are_meanings_too():
 
 
 def test_the_command_prints_a_table(annotate):
-    code, out, err = annotate("phrases", "armour", "baloon", "--max", 3, "--no-meaning")
+    code, out, err = annotate("phrases", "armour", "baloon", "--max-matches", 3, "--no-meaning")
     assert code == 0, err
     rows = [line.split("\t") for line in out.splitlines()]
     assert rows[0][:4] == ["asked", "phrase", "how", "near"]

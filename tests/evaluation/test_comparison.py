@@ -226,7 +226,7 @@ TWICE = ("-d", "colour", "-d", "colour:min_score=0.6", "-v", "designator.v1")
 def test_a_comparison_is_a_table_curves_and_a_sheet(annotate, demo, tmp_path):
     """And the same again runs nothing anew."""
     gt = demo.with_name("demo.gt.json")
-    asked = ("compare", demo, *TWICE, "--truth", gt, "-o", "out", "--max", 12, "--rows", 3)
+    asked = ("compare", demo, *TWICE, "--truth", gt, "-o", "out", "--max-frames", 12, "--rows", 3)
     code, out, err = annotate(*asked)
     assert code == 0, err
     assert out.splitlines()[0].startswith("detector\tAP\tAP50\tprecision\trecall\tat score")
@@ -248,10 +248,10 @@ def test_a_comparison_is_a_table_curves_and_a_sheet(annotate, demo, tmp_path):
 
 def test_other_settings_are_refused(annotate, demo):
     words = ("compare", demo, "-d", "colour", "-v", "designator.v1", "-o", "out")
-    assert annotate(*words, "--max", 2)[0] == 0
-    code, _, err = annotate(*words, "--max", 3)
+    assert annotate(*words, "--max-frames", 2)[0] == 0
+    code, _, err = annotate(*words, "--max-frames", 3)
     assert code == 1 and "maximum: 2, not 3: give another" in err and "force" in err
-    assert annotate(*words, "--max", 3, "--force")[0] == 0
+    assert annotate(*words, "--max-frames", 3, "--force")[0] == 0
 
 
 def test_a_dataset_is_compared_on_its_own_truth(annotate, demo):
@@ -266,7 +266,7 @@ def test_a_dataset_is_compared_on_its_own_truth(annotate, demo):
 
 
 def test_without_truth_detectors_are_held_against_each_other(annotate, demo):
-    code, _, err = annotate("compare", demo, *TWICE, "-o", "out", "--max", 4)
+    code, _, err = annotate("compare", demo, *TWICE, "-o", "out", "--max-frames", 4)
     assert code == 0, err
     table = pd.read_csv("out/table.csv", index_col="detector")
     assert table["AP"].isna().all() and table["agreement F1"].between(0.1, 1).all()
@@ -418,7 +418,7 @@ def test_a_crash_costs_one_column_and_memory_is_a_columns_own(strangers, demo, t
     asked = ["whole:mebibytes=300", "colour", *ends]
     options = [word for each in asked for word in ("-d", each)]
     gt = demo.with_name("demo.gt.json")
-    words = ("compare", demo, *options, "-v", "words.v1.toml", "--truth", gt, "--max", 4)
+    words = ("compare", demo, *options, "-v", "words.v1.toml", "--truth", gt, "--max-frames", 4)
     held = strangers(*words, "-o", "out")
     assert held.returncode == 1
     said = "whole:how_it_ends=abort, whole:how_it_ends=raise: failed; the same command tries again"
@@ -435,7 +435,7 @@ def test_a_crash_costs_one_column_and_memory_is_a_columns_own(strangers, demo, t
 
 
 def test_each_phrase_is_a_column(strangers, demo):
-    words = ("compare", demo, "-d", "whole", "-v", "words.v1.toml", "--max", 2, "--each-phrase")
+    words = ("compare", demo, "-d", "whole", "-v", "words.v1.toml", "--max-frames", 2, "--each-phrase")
     held = strangers(*words, "-o", "out")
     assert held.returncode == 0, held.stderr
     table = pd.read_csv("out/table.csv", index_col="detector")

@@ -12,7 +12,7 @@ from annotate import embeddings
 from annotate.dataset import frame_sources
 from annotate.dataset.folder import load_dataset
 from annotate.errors import AnnotateError, ItemsError, OutputError, UnknownName, VideoError
-from annotate.footage_map import atlas, poster, projection
+from annotate.footage_map import atlas, poster, projection, similarity
 from annotate.items import journal, records
 from annotate.items.records import Item
 from annotate.video import reader
@@ -26,7 +26,7 @@ class Colours:
 
     name, width = "colours", 9
 
-    def look(self, pictures):
+    def encode(self, pictures):
         thirds = [np.array_split(picture, 3, axis=1) for picture in pictures]
         return np.array([[t.mean((0, 1)) for t in each] for each in thirds]).reshape(-1, 9) + 1
 
@@ -261,16 +261,16 @@ def test_thumbnails_keep_their_places_over_pages():
 def test_the_clip_that_has_the_same_shot_is_the_most_like(clips, tmp_path):
     query = clip(tmp_path / "query.mp4", [RED])
     found = gathered([query, *clips])
-    for way in atlas.SIMILARITY_METHODS:
-        best, *_, last = atlas.similar_clips(found, "query.mp4", 3, way)
+    for way in similarity.SIMILARITY_METHODS:
+        best, *_, last = similarity.similar_clips(found, "query.mp4", 3, way)
         assert best.clip in ("one.mp4", "two.mp4")
         assert best.similarity > 0.9 > last.similarity
         assert last.clip == "three.mp4"
-    found_in = {each.clip: each for each in atlas.similar_clips(found, "query.mp4", 3, "dtw")}
+    found_in = {each.clip: each for each in similarity.similar_clips(found, "query.mp4", 3, "dtw")}
     assert (found_in["one.mp4"].start_seconds, found_in["one.mp4"].stop_seconds) < (0.5, 1.2)
     assert found_in["two.mp4"].start_seconds == pytest.approx(1.2, abs=0.2)
     with pytest.raises(UnknownName, match="dtw"):
-        atlas.similar_clips(found, "query.mp4", 3, "warp")
+        similarity.similar_clips(found, "query.mp4", 3, "warp")
 
 
 def test_warping_is_that_of_the_textbook():
@@ -283,16 +283,16 @@ def test_warping_is_that_of_the_textbook():
         for j in range(11):
             ways = [total[i - 1, j], *([total[i - 1, j - 1], total[i, j - 1]] if j else [])]
             total[i, j] = cost[i, j] + min(ways)
-    likeness, start, stop = atlas.dtw_alignment(query, other)
+    likeness, start, stop = similarity.dtw_alignment(query, other)
     assert stop - 1 == total[-1].argmin() and 0 <= start < stop
     assert likeness == pytest.approx(1 - total[-1].min() / max(6, stop - start))
-    again = atlas.dtw_alignment(other[3:8], other)
+    again = similarity.dtw_alignment(other[3:8], other)
     assert again == (pytest.approx(1), 3, 8)
 
 
 def test_few_clips_stand_for_many(clips, tmp_path):
     twins = [clip(tmp_path / f"twin{n}.mp4", [RED, GREEN]) for n in range(3)]
-    told = atlas.diverse_clips(gathered([*twins, *clips]), 3)
+    told = similarity.diverse_clips(gathered([*twins, *clips]), 3)
     names = [name for name, _ in told]
     assert sum(name.startswith(("twin", "one")) for name in names) == 1
     assert np.isnan(told[0][1]) and told[1][1] >= told[2][1] > 0
@@ -420,16 +420,16 @@ def _bare(frame):
 
 
 def test_commands_answer_in_tables(clips, annotate):
-    code, out, err = annotate("similar", clips[0], *clips, "--every", 2, "--max", 1)
+    code, out, err = annotate("similar", clips[0], *clips, "--every", 2, "--max-clips", 1)
     assert code == 0, err
     assert out.splitlines()[1].startswith("two.mp4\t")
-    code, out, _ = annotate("unlike", *clips, "--every", 2, "--max", 2)
+    code, out, _ = annotate("unlike", *clips, "--every", 2, "--max-clips", 2)
     assert code == 0 and len(out.splitlines()) == 3
 
 
 def test_a_map_is_not_written_over(clips, annotate):
     assert annotate("map", clips[0], "-o", "map", "--every", 6, "--method", "pca")[0] == 0
     code, _, err = annotate("map", clips[0], "-o", "map", "--every", 6, "--method", "pca")
-    assert code == 1 and "--force" in err
+    assert code == 1 and "already there" in err
     code, _, err = annotate("map", clips[0], "-o", "other", "--method", "tsne")
     assert code == 1 and "pacmap" in err
