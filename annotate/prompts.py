@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from annotate.errors import PromptError, UnknownName
+from annotate.errors import PromptError, UnknownName, VideoError
 from annotate.items.records import Box, Mask, Prompt
+from annotate.video.images import open_upright
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -282,18 +283,15 @@ def parse_mask(text: str, scope: PromptScope) -> tuple[int, int, Mask]:
     Raises:
         PromptError: no such file, no picture, a picture of another size, an empty mask.
     """
-    from PIL import Image, UnidentifiedImageError
-
     parts = text.split(":", 2)
     if len(parts) != 3 or not (parts[0].isdecimal() and parts[1].isdecimal()):
         raise PromptError(f"--mask {text}: expected FRAME:OBJECT:mask.png")
     _check_frame(int(parts[0]), f"--mask {text}", scope)
     try:
-        with Image.open(Path(parts[2])) as image:
-            mask = np.asarray(image.convert("L")) > 127
+        mask = _read_bright_pixels(Path(parts[2]))
     except FileNotFoundError:
         raise PromptError(f"--mask {text}: no such file") from None
-    except (OSError, UnidentifiedImageError):
+    except VideoError:
         raise PromptError(f"--mask {text}: not a picture that can be read") from None
     width, height = scope.size_wh
     if mask.shape != (height, width):
@@ -367,15 +365,20 @@ def _mask_from_box(text: str, size_wh: tuple[int, int]) -> Mask:
     return mask
 
 
-def _mask_from_picture(text: str, size_wh: tuple[int, int]) -> Mask:
-    from PIL import Image, UnidentifiedImageError
+def _read_bright_pixels(path: Path) -> Mask:
+    """Read an image upright: True where it is brighter than half."""
+    if not path.exists():
+        raise FileNotFoundError(path)
+    with open_upright(path) as image:
+        return np.asarray(image.convert("L")) > 127
 
+
+def _mask_from_picture(text: str, size_wh: tuple[int, int]) -> Mask:
     try:
-        with Image.open(text) as image:
-            white = np.asarray(image.convert("L")) > 127
+        white = _read_bright_pixels(Path(text))
     except FileNotFoundError:
         raise PromptError(f"--ignore {text}: no such file; {_EXPECTED_AREA}") from None
-    except (OSError, UnidentifiedImageError):
+    except VideoError:
         raise PromptError(f"--ignore {text}: not a picture that can be read") from None
     if white.shape[::-1] != size_wh:
         got, clip = (f"{w}x{h}" for w, h in (white.shape[::-1], size_wh))

@@ -17,7 +17,6 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 import pycocotools.mask
-from PIL import Image
 from pycocotools.coco import COCO
 
 from annotate.dataset.export import (
@@ -27,9 +26,10 @@ from annotate.dataset.export import (
     split_from_name,
 )
 from annotate.dataset.folder import Dataset, Sample, link_or_copy
-from annotate.errors import DatasetError, ItemsError
+from annotate.errors import DatasetError, ItemsError, VideoError
 from annotate.items import masks
 from annotate.items.records import Box, Object, Rle
+from annotate.video.images import read_header
 
 _coco_mask: Any = pycocotools.mask
 Record = Mapping[str, Any]
@@ -130,10 +130,9 @@ def _samples(
 
 def _check_image_size(picture: Path, size_wh: tuple[int, int], file: CocoFile) -> None:
     try:
-        with Image.open(picture) as image:
-            seen = image.size
-    except OSError as error:
-        raise DatasetError(f"{picture}: not an image that can be read: {error}") from None
+        seen, _ = read_header(picture)
+    except VideoError as error:
+        raise DatasetError(str(error)) from None
     if sorted(seen) != sorted(size_wh):  # a camera's picture may lie on its side
         says = "{}x{}".format(*size_wh)
         raise DatasetError(f"{file.path}: {picture.name} is {seen[0]}x{seen[1]}, not {says}")

@@ -24,6 +24,7 @@ from annotate.items import journal, masks
 from annotate.items.records import Frame, Header, Item, Object
 from annotate.items.sequences import evenly_spaced
 from annotate.video import reader
+from annotate.video.images import read_image
 from annotate.video.reader import FrameSelection
 
 _METADATA_KEYS = ("fingerprint", "frame_count", "width", "height")
@@ -357,10 +358,7 @@ class DatasetFrameSource:
         return (self._frame(sample) for sample in chosen)
 
     def _frame(self, sample: Sample) -> Frame:
-        from PIL import Image
-
-        with Image.open(self.path / "images" / sample.image) as image:
-            pixels = np.array(image.convert("RGB"), np.uint8)
+        pixels = read_image(self.path / "images" / sample.image)
         return Frame(sample.item.video, sample.item.frame, sample.item.seconds, pixels)
 
     def count(self) -> int:

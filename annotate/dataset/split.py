@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate.dataset.folder import Dataset, SplitRange, with_split
-from annotate.errors import DatasetError
+from annotate.errors import DatasetError, VideoError
 from annotate.items.records import Picture
 from annotate.items.sequences import evenly_spaced
+from annotate.video.images import read_image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,13 +44,12 @@ def thumbnail_and_histogram(path: Path) -> tuple[Float32Array, Float32Array]:
     import cv2
 
     try:
-        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):
-        image = None
-    if image is None:
-        raise DatasetError(f"{path}: not an image that can be read; build the dataset anew")
+        rgb = read_image(path)
+    except VideoError as error:
+        raise DatasetError(f"{error}; build the dataset again") from None
+    image = np.ascontiguousarray(rgb[..., ::-1])  # BGR, as OpenCV takes it
     thumbnail = cv2.resize(image, _THUMBNAIL_WH, interpolation=cv2.INTER_AREA)
-    return thumbnail.ravel().astype(np.float32), _colour_histogram(np.asarray(image, np.uint8))
+    return thumbnail.ravel().astype(np.float32), _colour_histogram(image)
 
 
 def _colour_histogram(image: Picture) -> Float32Array:

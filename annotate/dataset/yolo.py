@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from annotate.dataset.export import ImportedDataset, assign_frames, clip_box
 from annotate.dataset.folder import Dataset, Sample, link_or_copy
 from annotate.detectors import ultralytics
-from annotate.errors import DatasetError, ExportDiffers, needs
+from annotate.errors import DatasetError, ExportDiffers, VideoError, needs
 from annotate.items import masks
 from annotate.items.records import Box, Item, Object
+from annotate.video.images import read_header
 
 _IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _SPLIT_KEYS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
@@ -115,10 +115,9 @@ def _samples(
     frames = assign_frames(list(splits), clip)
     for (image_path, split), frame in zip(splits.items(), frames, strict=True):
         try:
-            with Image.open(image_path) as image:
-                size_wh = image.size
-        except OSError as error:
-            raise DatasetError(f"{image_path}: not an image that can be read: {error}") from None
+            size_wh, _ = read_header(image_path)
+        except VideoError as error:
+            raise DatasetError(str(error)) from None
         objects = _read_objects(_source_label_path(image_path), size_wh, classes)
         yield image_path, frame.to_sample(size_wh, objects, split)
 
@@ -339,8 +338,7 @@ def _reread_samples(
         image_path = path / "images" / sample.split / sample.image
         labels = _export_label_path(path, sample)
         verify(image_path, labels, len(names))
-        with Image.open(image_path) as image:
-            size_wh = image.size
+        size_wh, _ = read_header(image_path)
         lines, objects = labels.read_text(encoding="ascii").splitlines(), list[Object]()
         for start in range(0, len(lines), _LINES_PER_BATCH):
             batch = lines[start : start + _LINES_PER_BATCH]

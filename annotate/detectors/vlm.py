@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import supervision as sv
-from PIL import Image
 
 from annotate.detectors.phrases import PhraseBox, crop, iou, match_phrase, to_detections
-from annotate.errors import AnswerError, UnreadableAnswer, needs
+from annotate.errors import AnswerError, UnreadableAnswer, VideoError, needs
 from annotate.items.records import Box, Frame, Picture, Vocabulary
 from annotate.plugins import RUNTIME_ONLY
+from annotate.video.images import read_image
 from annotate.vlm import messages
 from annotate.vlm.budget import Prices, UsageMeter, UsageTotal
 from annotate.vlm.client import Chat, read_model_notes
@@ -109,10 +109,9 @@ class VlmDetector:
         if not self.reference:
             return None
         try:
-            with Image.open(self.reference) as picture:
-                shown = np.asarray(picture.convert("RGB"))
-        except OSError as error:
-            raise AnswerError(f"{self.reference}: no picture that can be read: {error}") from None
+            shown = read_image(Path(self.reference))
+        except VideoError as error:
+            raise AnswerError(str(error)) from None
         return messages.image_part(messages.resize(shown, self.side), self.detail)
 
     @cached_property

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from annotate.dataset.folder import link_or_copy
-from annotate.errors import DatasetError, LostResponse
+from annotate.errors import DatasetError, LostResponse, VideoError
 from annotate.items.records import Item
 from annotate.labelstudio.client import Project, StudioClient
 from annotate.labelstudio.regions import Region
@@ -34,8 +34,7 @@ from annotate.labelstudio.tasks import (
     same_predictions,
     task_status,
 )
-
-_EXIF_ORIENTATION = 0x0112  # of EXIF; 1 is upright, 5 to 8 lie on their side
+from annotate.video.images import open_upright, read_header
 
 
 def check_image(path: Path, item: Item) -> bool:
@@ -46,22 +45,18 @@ def check_image(path: Path, item: Item) -> bool:
     Raises:
         DatasetError: missing, unreadable or of another size.
     """
-    from PIL import Image
-
+    if not path.exists():
+        raise DatasetError(f"{path}: the picture of {item.video}#{item.frame} is missing")
     try:
-        with Image.open(path) as image:
-            orientation = Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1)
-            width, height = image.size[::-1] if orientation >= 5 else image.size
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: the picture of {item.video}#{item.frame} is missing") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DatasetError(f"{path}: not a picture that can be read: {error}") from None
+        (width, height), turned = read_header(path)
+    except VideoError as error:
+        raise DatasetError(str(error)) from None
     if (width, height) != (item.width, item.height):
         raise DatasetError(
             f"{path}: {width}x{height}, but its item says {item.width}x{item.height}; build the "
             "dataset anew"
         )
-    return bool(orientation != 1)
+    return turned
 
 
 class FileStore:
@@ -114,10 +109,8 @@ def _place_file(source: Path, target: Path, apply_exif: bool) -> None:
     """Place a file; turned as its EXIF says: browsers turn it, and percents would be of that."""
     if not apply_exif:
         return link_or_copy(source, target)
-    from PIL import Image, ImageOps
-
-    with Image.open(source) as image:
-        ImageOps.exif_transpose(image).save(target, image.format, quality=95)
+    with open_upright(source) as image:
+        image.save(target, image.format, quality=95)
 
 
 def _upload_file(server: StudioClient, project: Project, path: Path, apply_exif: bool) -> str:

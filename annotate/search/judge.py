@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from annotate.errors import AnswerError, UnreadableAnswer
+from annotate.errors import AnswerError, UnreadableAnswer, VideoError
 from annotate.items.records import Frame, Picture
 from annotate.video import reader
+from annotate.video.images import read_image
 from annotate.vlm import messages
 from annotate.vlm.budget import Usage
 from annotate.vlm.client import Chat
@@ -209,13 +209,12 @@ def _parse_confidence(value: Any) -> float | None:
 
 
 def read_reference(path: Path) -> Picture:
-    """A picture of what is looked for.
+    """Read a picture of what is looked for.
 
     Raises:
         AnswerError: it cannot be read.
     """
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"), np.uint8)
-    except OSError as error:
-        raise AnswerError(f"{path}: no picture that can be read: {error}") from None
+        return read_image(path)
+    except VideoError as error:
+        raise AnswerError(str(error)) from None

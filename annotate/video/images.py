@@ -1,7 +1,9 @@
-"""Open folders of images and still images as clips of one frame a second.
+"""Read images upright, and open folders of images and still images as clips.
 
-The images of a folder are taken in name order and must have one size. They are RGB, upright as
-their EXIF tag says, without alpha, and 16-bit values are scaled to 8 bits.
+Every image file of a user is read here, because a camera stores a picture as the sensor lay and
+its EXIF tag says how to turn it. Pictures are RGB, without alpha, and 16-bit values are scaled to
+8 bits. A folder of images is a clip of one frame a second: the images are taken in name order and
+must have one size.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,21 +31,92 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"}
     | {".tif", ".tiff", ".webp"}
 )
+_EXIF_ORIENTATION = 0x0112
+
+
+@contextmanager
+def open_upright(path: Path) -> Iterator[Image.Image]:
+    """Open an image file, decoded and turned upright; its `format` is that of the file.
+
+    Raises:
+        VideoError: no such file, or not an image that can be read.
+    """
+    from PIL import Image, ImageOps
+
+    with _as_video_error(path), Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        upright.load()
+        upright.format = image.format
+    yield upright
+
+
+def read_image(path: Path) -> Picture:
+    """Read an image file: (H, W, 3) uint8, RGB, upright.
+
+    Raises:
+        VideoError: no such file, or not an image that can be read.
+    """
+    with open_upright(path) as image, _as_video_error(path):
+        return _to_rgb(image)
+
+
+class ImageHeader(NamedTuple):
+    """The size of an image as shown upright, and whether its EXIF tag turns or mirrors it."""
+
+    size_wh: tuple[int, int]
+    turned: bool
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Read the header of an image file; the pixels are not decoded.
+
+    Raises:
+        VideoError: no such file, or not an image that can be read.
+    """
+    from PIL import Image
+
+    with _as_video_error(path), Image.open(path) as image:
+        exif = Image.Image.getexif(image)  # `image.getexif()` decodes a PNG
+        orientation = exif.get(_EXIF_ORIENTATION, 1)
+        size_wh = image.size[::-1] if 5 <= orientation <= 8 else image.size  # 5 to 8: on the side
+        return ImageHeader(size_wh, 2 <= orientation <= 8)
+
+
+@contextmanager
+def _as_video_error(path: Path) -> Iterator[None]:
+    """Turn the errors that Pillow raises for a damaged image into a VideoError."""
+    from PIL import Image
+
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise VideoError(f"{path}: not an image that can be read ({reason})") from error
+
+
+def _to_rgb(image: Image.Image) -> Picture:
+    """Convert an image of any mode to RGB: alpha is dropped, 16 bits are scaled to 8."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+        grey = np.asarray(image).astype(np.float64) / 257
+        return np.repeat(np.clip(grey + 0.5, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, which have no agreed white")
+    return np.array(image.convert("RGB"))
 
 
 class DecodedFrame(Protocol):
-    """A picture that has been reached; it becomes RGB only when it is asked for."""
+    """A decoded frame; it is converted to RGB only when `rgb` is called."""
 
     @property
     def index(self) -> int:
-        """Its place among the pictures of a full decode."""
+        """The frame index in a full decode."""
 
     @property
     def seconds(self) -> Fraction:
-        """After the first picture."""
+        """The time since frame 0."""
 
     def rgb(self) -> Picture:
-        """(H, W, 3) uint8, upright, its own memory."""
+        """Convert the frame: (H, W, 3) uint8, upright, in memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -55,56 +129,51 @@ class _ImageFrame:
         return Fraction(self.index)
 
     def rgb(self) -> Picture:
-        from PIL import Image, ImageOps
-
         try:
-            with Image.open(self.path) as image:
-                return _to_rgb(ImageOps.exif_transpose(image))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return read_image(self.path)
+        except VideoError as error:
             raise BrokenVideo(
-                f"{self.path}: not an image that can be read ({error}); "
-                "mend it or take it out of the clip",
-                self.index,
+                f"{error}; replace the image, or remove it from the clip", self.index
             ) from error
 
 
 @dataclass(frozen=True)
 class ImageSequence:
-    """The images `paths`, all of one size, as a clip: index is their order, one a second."""
+    """A clip of the images `paths`, all of one size: one frame a second, in this order."""
 
     paths: tuple[Path, ...]
     size_wh: tuple[int, int]
 
     @property
     def count(self) -> int:
-        """How many pictures."""
+        """The number of frames."""
         return len(self.paths)
 
     def frames_from(self, start: int = 0) -> Iterator[DecodedFrame]:
-        """The pictures from `start` on."""
+        """Iterate over the frames from index `start` on."""
         return map(_ImageFrame, self.paths[start:], range(start, self.count))
 
     def keyframes(self) -> Iterator[DecodedFrame]:
-        """All of them: each is a picture on its own."""
+        """Iterate over all frames: every image is a keyframe."""
         return self.frames_from()
 
     def keyframe_at_or_before(self, index: int) -> int:
-        """The picture itself."""
+        """Return `index`: every image is a keyframe."""
         return index
 
     def keyframe_at_or_after(self, index: int) -> int:
-        """The picture itself."""
+        """Return `index`: every image is a keyframe."""
         return index
 
 
 def open_images(path: Path) -> ImageSequence:
-    """A folder of images or a still image.
+    """Open a folder of images or a still image as a clip.
 
     Raises:
-        VideoError: a folder without images, images of different sizes, no image.
+        VideoError: a folder without images, images of different sizes, not an image.
     """
     if not path.is_dir():
-        return ImageSequence((path,), _read_size_wh(path))
+        return ImageSequence((path,), read_header(path).size_wh)
     listed = [(entry.name, entry.stat()) for entry in _list_images(path)]
     if not listed:
         raise VideoError(
@@ -134,9 +203,9 @@ def _list_images(folder: Path) -> list[os.DirEntry[str]]:
 @lru_cache(maxsize=16)
 def _open_image_folder(folder: Path, listing: tuple[tuple[str, int, int], ...]) -> ImageSequence:
     paths = tuple(folder / name for name, _, _ in listing)
-    size_wh = _read_size_wh(paths[0])
+    size_wh = read_header(paths[0]).size_wh
     for path in paths[1:]:
-        if (other := _read_size_wh(path)) != size_wh:
+        if (other := read_header(path).size_wh) != size_wh:
             raise VideoError(
                 f"{folder}: all images must have one size, but {paths[0].name} is "
                 f"{size_wh[0]}x{size_wh[1]} and {path.name} is {other[0]}x{other[1]}"
@@ -144,33 +213,11 @@ def _open_image_folder(folder: Path, listing: tuple[tuple[str, int, int], ...]) 
     return ImageSequence(paths, size_wh)
 
 
-def _read_size_wh(path: Path) -> tuple[int, int]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            exif = Image.Image.getexif(image)  # that of a PNG would decode it
-            turned = exif.get(0x0112, 1) >= 5  # Orientation: 5 to 8 lie on their side
-            return image.size[::-1] if turned else image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise VideoError(f"{path}: not an image that can be read ({error})") from error
-
-
-def _to_rgb(image: Image.Image) -> Picture:
-    """Alpha is dropped, 16 bits are scaled to 8, and greys and palettes become colours."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-        grey = np.asarray(image).astype(np.float64) / 257
-        return np.repeat(np.clip(grey + 0.5, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, which have no agreed white")
-    return np.array(image.convert("RGB"))
-
-
 def check_exists(path: Path) -> None:
-    """Refuse what is neither a folder nor a file with something in it that may be read.
+    """Check that a path is a folder, or a file that can be read and is not empty.
 
     Raises:
-        VideoError: says which, and for a missing file the nearest name beside it.
+        VideoError: it is not; for a missing file the error names the nearest file name.
     """
     try:
         if path.is_dir():
@@ -187,6 +234,7 @@ def check_exists(path: Path) -> None:
 
 
 def _did_you_mean(path: Path) -> str:
-    beside = partial(difflib.get_close_matches, path.name, n=1)
-    near = beside([other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else []
-    return f"; did you mean {near[0]!r}?" if near else ""
+    folder = path.parent
+    names = [other.name for other in folder.iterdir()] if folder.is_dir() else []
+    nearest = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

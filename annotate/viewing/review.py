@@ -28,6 +28,7 @@ from annotate.errors import DatasetError, ItemsError
 from annotate.items import boxes, masks, records
 from annotate.items.records import Box, Item, Object, Picture
 from annotate.propagators.flags import COVERS, JUMP, OVERLAP, AnomalyFlagger, flag_overlaps
+from annotate.video.images import read_image
 from annotate.video.reader import frames_at
 from annotate.viewing.contact_sheet import Cell, cell_width, lay_out, save_image
 from annotate.viewing.crop_view import view_around
@@ -281,10 +282,7 @@ def draw_changes(
 
 
 def _change_cell(dataset: Dataset, corrected: Dataset, change: ObjectChange) -> Cell:
-    from PIL import Image
-
-    with Image.open(dataset.images / change.image) as image:
-        pixels = np.array(image.convert("RGB"), np.uint8)
+    pixels = read_image(dataset.images / change.image)
     view = view_around(_change_box(change), (change.item.width, change.item.height), _HALF_WIDTH_PX)
     halves = []
     for obj in (change.before, change.after):

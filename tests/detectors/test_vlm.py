@@ -330,7 +330,7 @@ def test_a_reference_is_shown_first_and_is_not_searched(frame, tmp_path):
     assert_right(found)
     assert parts[:4] == ["text", "image_url", "text", "image_url"]
     assert len(detector_settings(detector)["reference_sha256"]) == 64
-    with pytest.raises(AnswerError, match="no.png: no picture"):
+    with pytest.raises(AnswerError, match="no.png: not an image"):
         load(model, reference="no.png")
 
 

@@ -358,7 +358,7 @@ def test_cutting_is_remembered_and_a_clip_that_breaks_off_is_used(show, tmp_path
 def test_what_cannot_be_is_said(show, knowing, annotate):
     told = ["--reference", show / "ep1.mp4", "--name", "x", "-o", "x"]
     code, _, err = annotate("find", show / "ep1.mp4", *told)
-    assert code == 1 and "no picture that can be read" in err
+    assert code == 1 and "not an image that can be read" in err
     code, _, err = annotate(*command(show, knowing), "-d", "yolo")
     assert code == 1 and "There are: local, vlm" in err
     (show / "bad.json").write_text("{}")
