@@ -367,7 +367,13 @@ class DatasetFrameSource:
 
     def videos(self) -> dict[str, dict[str, Any]]:
         """Describe each clip as the header of a file of items does, by its name."""
-        clips = load_dataset(self.path).clips
+        dataset = load_dataset(self.path)
+        clips: dict[str, dict[str, Any]] = {}
+        for sample in dataset:  # an imported dataset names no clips, but its items do
+            item = sample.item
+            size = {"width": item.width, "height": item.height}
+            clips[item.video] = {"frame_count": item.frame + 1, **size}
+        clips |= {name: dict(metadata) for name, metadata in dataset.clips.items()}
         return {name: {"fingerprint": "", **metadata} for name, metadata in clips.items()}
 
     def classes_and_items(self) -> tuple[tuple[str, ...], Iterator[Item]]:
