@@ -16,8 +16,6 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from annotate.dataset.folder import DATASET_FILE, Sample, load_dataset
 from annotate.errors import DatasetError, ItemsError, UnknownName
 from annotate.items import journal, masks
