@@ -1,8 +1,8 @@
 """Read and check prompts on a clip: points tables, boxes, masks and areas to ignore.
 
-`read_points` checks a CSV file or DataFrame of points; `parse_box`, `parse_frame_box` and
-`parse_mask` check texts such as `FRAME,OBJECT,X1,Y1,X2,Y2`; `prompt_table` joins all of them into
-one PromptTable. `ignore_mask` makes the mask of the areas that are left out of a comparison.
+`read_points` checks a CSV file or DataFrame of points; `parse_box`, `parse_frame_box`, `parse_xyxy`
+and `parse_mask` check texts such as `FRAME,OBJECT,X1,Y1,X2,Y2`; `prompt_table` joins the prompts
+into one PromptTable. `ignore_mask` makes the mask of the areas that a comparison leaves out.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-DEFAULT_LABEL = "object"  # the class of an object that was given none
+DEFAULT_LABEL = "object"  # the class of an object without one
 _NUMBER_PATTERN = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class PromptScope:
-    """What prompts must fit: the clip's size and length, and the classes, where they are known."""
+    """The limits of prompts: the clip's size and length, and the classes, where they are known."""
 
     size_wh: tuple[int, int]
     frame_count: int | None = None
@@ -40,30 +40,31 @@ class PromptScope:
 
 @dataclass(frozen=True)
 class PromptTable:
-    """All prompts of a clip, in order of frames and objects, and each object's class."""
+    """All prompts of a clip, by frame and object, and the class of each object (`labels`)."""
 
     prompts: tuple[Prompt, ...]
     labels: Mapping[int, str]
 
     def digest(self) -> str:
-        """A short hash of all that was said: same prompts, same digest."""
-        words = hashlib.sha256(repr(sorted(self.labels.items())).encode())
+        """Return a short hash of all prompts and labels: equal prompts have equal digests."""
+        digest = hashlib.sha256(repr(sorted(self.labels.items())).encode())
         for prompt in self.prompts:
             mask = b"" if prompt.mask is None else np.packbits(prompt.mask).tobytes()
             points = prompt.points_xy.tobytes() + prompt.point_labels.tobytes()
-            words.update(repr((prompt.frame, prompt.object_id, prompt.box)).encode())
-            words.update(points + mask)
-        return words.hexdigest()[:16]
+            digest.update(repr((prompt.frame, prompt.object_id, prompt.box)).encode())
+            digest.update(points + mask)
+        return digest.hexdigest()[:16]
 
 
 def read_points(source: str | Path | pd.DataFrame, scope: PromptScope) -> pd.DataFrame:
-    """A points table, checked: columns frame_id, object_id, x, y, label, class, in its own order.
+    """Read and check a table of points; its rows stay in their order.
 
     `source` is a CSV file or a DataFrame with columns `frame_id, object_id, x, y, label[, class]`,
-    or `point_xy`, holding the pair, in place of `x` and `y`.
+    or with `point_xy`, which holds the pair, in place of `x` and `y`. The result has the columns
+    `frame_id, object_id, x, y, label, class`.
 
     Raises:
-        PromptError: names the file, the row, the column and what was expected.
+        PromptError: a wrong value; names the file, row and column, and what was expected.
     """
     import pandas as pd
 
@@ -93,11 +94,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except FileNotFoundError:
         raise PromptError(f"{path}: no such file of points") from None
-    except (
-        OSError,
-        ValueError,
-        UnicodeDecodeError,
-    ) as error:  # pandas' parser errors are ValueErrors
+    except (OSError, ValueError) as error:  # also pandas' parser errors, and bytes not UTF-8
         raise PromptError(f"{path}: not a CSV table that can be read: {error}") from None
 
 
@@ -130,7 +127,7 @@ def _row_location(name: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class _PointRow:
-    """One row of a points table, on its way in; rows are counted from 1, without the header."""
+    """One row of a points table, to be checked; rows are counted from 1, without the header."""
 
     name: str
     number: int
@@ -152,11 +149,11 @@ class _PointRow:
     def _class_label(self) -> str:
         value = self.row.get("class")
         text = "" if value is None or value != value else str(value).strip()
-        known = self.scope.labels
-        if text and known is not None and text not in known:
+        labels = self.scope.labels
+        if text and labels is not None and text not in labels:
             where = f"{_row_location(self.name, self.number)}, column class"
-            raise PromptError(f"{where}: {UnknownName('class', text, known)}")
-        return text or (known[0] if known is not None and len(known) == 1 else DEFAULT_LABEL)
+            raise PromptError(f"{where}: {UnknownName('class', text, labels)}")
+        return text or _default_label(self.scope)
 
     def _whole_number(self, column: str) -> int:
         number = self._number(column, "a whole number from 0")
@@ -185,16 +182,22 @@ class _PointRow:
         raise PromptError(f"{where}: expected {expected}, got {self.row[column]!r}")
 
 
+def _default_label(scope: PromptScope) -> str:
+    """The only class there is, where there is only one."""
+    labels = scope.labels or ()
+    return labels[0] if len(labels) == 1 else DEFAULT_LABEL
+
+
 def _check_duplicates(points: pd.DataFrame, name: str) -> None:
-    seen: dict[tuple[int, int, float, float], int] = {}
+    rows: dict[tuple[int, int, float, float], int] = {}
     columns = zip(points["frame_id"], points["object_id"], points["x"], points["y"], strict=True)
     for number, key in enumerate(columns):
-        if key in seen:
-            first = seen[key] + 1
+        if key in rows:
+            first = rows[key] + 1
             raise PromptError(
                 f"{_row_location(name, number)}: the same point as row {first}; remove one"
             )
-        seen[key] = number
+        rows[key] = number
 
 
 def prompt_table(
@@ -204,17 +207,14 @@ def prompt_table(
     *,
     scope: PromptScope,
 ) -> PromptTable:
-    """All that a person said, gathered by frame and object.
+    """Join points, boxes and masks into one table of prompts, by frame and object.
 
-    `points` is what `read_points` gave; `boxes` and `masks` are (frame, object, box or mask).
+    `points` is a table of `read_points`; `boxes` and `masks` are (frame, object, box or mask).
 
     Raises:
-        PromptError: an object of two classes, or whose first frame does not say where it is.
+        PromptError: an object has two classes, or has only negative points on its first frame.
     """
     gathered: dict[tuple[int, int], Prompt] = {}
-    named = (
-        scope.labels[0] if scope.labels is not None and len(scope.labels) == 1 else DEFAULT_LABEL
-    )
     labels: dict[int, str] = {}
     if points is not None:
         labels = _object_labels(points)
@@ -223,14 +223,15 @@ def prompt_table(
             xy, inside = group[["x", "y"]].to_numpy(float), group["label"].to_numpy(np.int64)
             gathered[frame, object_id] = Prompt(frame, object_id, xy, inside)
     for frame, object_id, box in boxes:
-        known = gathered.get((frame, object_id), Prompt(frame, object_id))
-        gathered[frame, object_id] = replace(known, box=box)
+        prompt = gathered.get((frame, object_id), Prompt(frame, object_id))
+        gathered[frame, object_id] = replace(prompt, box=box)
     for frame, object_id, mask in masks:
-        known = gathered.get((frame, object_id), Prompt(frame, object_id))
-        gathered[frame, object_id] = replace(known, mask=mask)
+        prompt = gathered.get((frame, object_id), Prompt(frame, object_id))
+        gathered[frame, object_id] = replace(prompt, mask=mask)
     prompts = tuple(gathered[key] for key in sorted(gathered))
+    default = _default_label(scope)
     _check_starts(prompts)
-    return PromptTable(prompts, {p.object_id: labels.get(p.object_id, named) for p in prompts})
+    return PromptTable(prompts, {p.object_id: labels.get(p.object_id, default) for p in prompts})
 
 
 def _object_labels(points: pd.DataFrame) -> dict[int, str]:
@@ -238,7 +239,7 @@ def _object_labels(points: pd.DataFrame) -> dict[int, str]:
     for object_id, label in zip(points["object_id"], points["class"], strict=True):
         if labels.setdefault(int(object_id), label) != label:
             both = f"{labels[int(object_id)]!r} and {label!r}"
-            raise PromptError(f"object {object_id} is of two classes, {both}: give it one")
+            raise PromptError(f"object {object_id} has two classes, {both}: give it one")
     return labels
 
 
@@ -256,131 +257,127 @@ def _check_starts(prompts: Iterable[Prompt]) -> None:
 
 
 def parse_box(text: str, scope: PromptScope) -> tuple[int, int, Box]:
-    """`FRAME,OBJECT,X1,Y1,X2,Y2` as frame, object and box (xyxy, pixels).
+    """Parse `FRAME,OBJECT,X1,Y1,X2,Y2` into frame, object and box (xyxy, pixels).
 
     Raises:
         PromptError: not six numbers, a frame beyond the clip, a box outside the picture.
     """
-    frame, object_id, *box = _parse_numbers(text, "--box", "FRAME,OBJECT,X1,Y1,X2,Y2")
-    _check_frame(frame, f"--box {text}", scope)
-    return int(frame), int(object_id), _checked_box(box, f"--box {text}", scope)
+    context = f"`box` {text}"
+    frame, object_id, *xyxy = _parse_numbers(text, "FRAME,OBJECT,X1,Y1,X2,Y2", context)
+    _check_frame(frame, context, scope)
+    return int(frame), int(object_id), _checked_box(xyxy, context, scope.size_wh)
 
 
 def parse_frame_box(text: str, scope: PromptScope) -> tuple[int, Box]:
-    """`FRAME,X1,Y1,X2,Y2` as frame and box (xyxy, pixels).
+    """Parse `FRAME,X1,Y1,X2,Y2` into frame and box (xyxy, pixels).
 
     Raises:
         PromptError: not five numbers, a frame beyond the clip, a box outside the picture.
     """
-    frame, *box = _parse_numbers(text, "--box", "FRAME,X1,Y1,X2,Y2")
-    _check_frame(frame, f"--box {text}", scope)
-    return int(frame), _checked_box(box, f"--box {text}", scope)
+    context = f"`box` {text}"
+    frame, *xyxy = _parse_numbers(text, "FRAME,X1,Y1,X2,Y2", context)
+    _check_frame(frame, context, scope)
+    return int(frame), _checked_box(xyxy, context, scope.size_wh)
+
+
+def parse_xyxy(text: str, size_wh: tuple[int, int], context: str) -> Box:
+    """Parse `X1,Y1,X2,Y2` into a box (xyxy, pixels) inside a picture; `context` begins the errors.
+
+    >>> parse_xyxy("10,20,50,60", (64, 64), "`box`")
+    (10.0, 20.0, 50.0, 60.0)
+
+    Raises:
+        PromptError: not four numbers, or a box outside the picture.
+    """
+    return _checked_box(_parse_numbers(text, "X1,Y1,X2,Y2", context), context, size_wh)
 
 
 def parse_mask(text: str, scope: PromptScope) -> tuple[int, int, Mask]:
-    """`FRAME:OBJECT:mask.png` as frame, object and mask; what is brighter than half is inside.
+    """Parse `FRAME:OBJECT:mask.png` into frame, object and mask: the pixels brighter than half.
 
     Raises:
         PromptError: no such file, no picture, a picture of another size, an empty mask.
     """
+    context = f"`mask` {text}"
     parts = text.split(":", 2)
     if len(parts) != 3 or not (parts[0].isdecimal() and parts[1].isdecimal()):
-        raise PromptError(f"--mask {text}: expected FRAME:OBJECT:mask.png")
-    _check_frame(int(parts[0]), f"--mask {text}", scope)
-    try:
-        mask = _read_bright_pixels(Path(parts[2]))
-    except FileNotFoundError:
-        raise PromptError(f"--mask {text}: no such file") from None
-    except VideoError:
-        raise PromptError(f"--mask {text}: not a picture that can be read") from None
-    width, height = scope.size_wh
-    if mask.shape != (height, width):
-        got = f"{mask.shape[1]}x{mask.shape[0]}"
-        raise PromptError(f"--mask {text}: a mask of {got}, but the clip is {width}x{height}")
+        raise PromptError(f"{context}: expected FRAME:OBJECT:mask.png")
+    _check_frame(int(parts[0]), context, scope)
+    mask = _read_mask(Path(parts[2]), scope.size_wh, context)
     if not mask.any():
-        raise PromptError(f"--mask {text}: an empty mask: nothing in it is white")
+        raise PromptError(f"{context}: an empty mask: no pixel is brighter than half")
     return int(parts[0]), int(parts[1]), mask
 
 
-def _parse_numbers(text: str, option: str, expected: str) -> list[float]:
+def _parse_numbers(text: str, names: str, context: str) -> list[float]:
+    """Parse numbers with commas between them; those named before X1 must be whole numbers."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) != expected.count(",") + 1 or not np.isfinite(numbers).all():
-        raise PromptError(f"{option} {text}: expected {expected}")
-    whole = numbers[: expected.split(",").index("X1")]
+    if len(numbers) != names.count(",") + 1 or not np.isfinite(numbers).all():
+        raise PromptError(f"{context}: expected {names} in pixels")
+    whole = numbers[: names.split(",").index("X1")]
     if any(number < 0 or number != int(number) for number in whole):
-        raise PromptError(f"{option} {text}: expected {expected}, whole numbers before the box")
+        raise PromptError(f"{context}: expected {names}, whole numbers before the box")
     return numbers
 
 
-def _check_frame(frame: float, where: str, scope: PromptScope) -> None:
+def _check_frame(frame: float, context: str, scope: PromptScope) -> None:
     if scope.frame_count is not None and frame >= scope.frame_count:
-        raise PromptError(f"{where}: the clip has frames 0 to {scope.frame_count - 1}")
+        raise PromptError(f"{context}: the clip has frames 0 to {scope.frame_count - 1}")
 
 
-def _checked_box(box: Sequence[float], where: str, scope: PromptScope) -> Box:
-    x1, y1, x2, y2 = box
-    width, height = scope.size_wh
+def _checked_box(xyxy: Sequence[float], context: str, size_wh: tuple[int, int]) -> Box:
+    x1, y1, x2, y2 = xyxy
+    width, height = size_wh
     if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-        raise PromptError(f"{where}: not a box (x1, y1, x2, y2) inside {width}x{height}")
+        raise PromptError(f"{context}: not a box (x1, y1, x2, y2) inside {width}x{height}")
     return x1, y1, x2, y2
 
 
+def _read_mask(path: Path, size_wh: tuple[int, int], context: str) -> Mask:
+    """Read a mask, (H, W) bool: the pixels of an upright picture that are brighter than half."""
+    if not path.exists():
+        raise PromptError(f"{context}: no such file")
+    try:
+        with open_upright(path) as image:
+            mask = np.asarray(image.convert("L")) > 127
+    except VideoError:
+        raise PromptError(f"{context}: not a picture that can be read") from None
+    if mask.shape[::-1] != size_wh:
+        (width, height), (clip_width, clip_height) = mask.shape[::-1], size_wh
+        raise PromptError(
+            f"{context}: a mask of {width}x{height}, but the clip is {clip_width}x{clip_height}"
+        )
+    return mask
+
+
 _BOX_PATTERN = re.compile(r"[-\d.,\s]+")
-_EXPECTED_AREA = "expected X1,Y1,X2,Y2 in pixels, or a picture whose white is meant"
 
 
 def ignore_mask(areas: Sequence[str], size_wh: tuple[int, int]) -> Mask | None:
-    """What boxes `X1,Y1,X2,Y2` and pictures, whose white is meant, cover together, (H, W) bool.
+    """Make the mask of the areas to ignore, (H, W) bool; None where there are none.
+
+    An area is a box `X1,Y1,X2,Y2` of whole pixels, or the path of a picture whose bright pixels
+    are ignored.
 
     Raises:
-        PromptError: it is neither of these, does not fit the clip, or leaves nothing to look at.
+        PromptError: an area is neither, does not fit the clip, or all areas cover the picture.
     """
     if not areas:
         return None
     mask = np.zeros(size_wh[::-1], bool)
     for text in areas:
-        mask |= (
-            _mask_from_box(text, size_wh)
-            if _BOX_PATTERN.fullmatch(text)
-            else _mask_from_picture(text, size_wh)
-        )
+        context = f"`ignore` {text}"
+        if _BOX_PATTERN.fullmatch(text):
+            xyxy = parse_xyxy(text, size_wh, context)
+            x1, y1, x2, y2 = map(int, xyxy)
+            if (x1, y1, x2, y2) != xyxy:
+                raise PromptError(f"{context}: expected X1,Y1,X2,Y2 in whole pixels")
+            mask[y1:y2, x1:x2] = True
+        else:
+            mask |= _read_mask(Path(text), size_wh, context)
     if mask.all():
-        raise PromptError(f"--ignore {' '.join(areas)}: nothing is left to look at")
+        raise PromptError(f"`ignore` {' '.join(areas)}: no pixel of the picture is left")
     return mask
-
-
-def _mask_from_box(text: str, size_wh: tuple[int, int]) -> Mask:
-    width, height = size_wh
-    try:
-        x1, y1, x2, y2 = (int(part) for part in text.split(","))
-    except ValueError:
-        raise PromptError(f"--ignore {text}: {_EXPECTED_AREA}") from None
-    if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-        raise PromptError(f"--ignore {text}: not a box (x1, y1, x2, y2) inside {width}x{height}")
-    mask = np.zeros((height, width), bool)
-    mask[y1:y2, x1:x2] = True
-    return mask
-
-
-def _read_bright_pixels(path: Path) -> Mask:
-    """Read an image upright: True where it is brighter than half."""
-    if not path.exists():
-        raise FileNotFoundError(path)
-    with open_upright(path) as image:
-        return np.asarray(image.convert("L")) > 127
-
-
-def _mask_from_picture(text: str, size_wh: tuple[int, int]) -> Mask:
-    try:
-        white = _read_bright_pixels(Path(text))
-    except FileNotFoundError:
-        raise PromptError(f"--ignore {text}: no such file; {_EXPECTED_AREA}") from None
-    except VideoError:
-        raise PromptError(f"--ignore {text}: not a picture that can be read") from None
-    if white.shape[::-1] != size_wh:
-        got, clip = (f"{w}x{h}" for w, h in (white.shape[::-1], size_wh))
-        raise PromptError(f"--ignore {text}: a picture of {got}, but the clip is {clip}")
-    return white

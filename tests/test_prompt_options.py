@@ -28,7 +28,7 @@ def test_a_box_and_a_region():
     ],
 )
 def test_a_bad_box_is_named(text, said):
-    with pytest.raises(PromptError, match=f"--box {text}: .*{said}"):
+    with pytest.raises(PromptError, match=f"`box` {text}: .*{said}"):
         prompts.parse_box(text, SCOPE)
 
 

@@ -102,7 +102,7 @@ def test_prompts_are_gathered_by_frame_and_object(tmp_path):
 
 def test_an_object_has_one_class(tmp_path):
     given = points(tmp_path, HEAD + "0,3,1,1,1,mech\n1,3,1,1,1,raine\n")
-    with pytest.raises(PromptError, match="object 3 is of two classes, 'mech' and 'raine'"):
+    with pytest.raises(PromptError, match="object 3 has two classes, 'mech' and 'raine'"):
         prompts.prompt_table(given, scope=SCOPE)
 
 

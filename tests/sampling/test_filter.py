@@ -191,11 +191,11 @@ def test_a_changing_display_that_is_ignored_is_no_new_scene(method, tmp_path):
 @pytest.mark.parametrize(
     "told, message",
     [
-        ("0,0,10", r"--ignore 0,0,10: expected X1,Y1,X2,Y2 in pixels"),
+        ("0,0,10", r"`ignore` 0,0,10: expected X1,Y1,X2,Y2 in pixels"),
         ("0,0,400,20", "not a box .* inside 320x180"),
-        ("0,0,320,180", "nothing is left to look at"),
+        ("0,0,320,180", "no pixel of the picture is left"),
         ("absent.png", "absent.png: no such file"),
-        ("small.png", "a picture of 32x18, but the clip is 320x180"),
+        ("small.png", "a mask of 32x18, but the clip is 320x180"),
     ],
 )
 def test_what_cannot_be_ignored(told, message, tmp_path):
