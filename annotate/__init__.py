@@ -1,10 +1,75 @@
-"""A gameplay clip goes in, a labelled dataset comes out; local models do the work.
+"""Annotate gameplay video with local models: from a clip to a dataset, from Python.
 
-Each stage reads the noun before it and writes the noun after it:
+    import annotate
 
-    video -> frames -> items (boxes) -> items (masks, tracks) -> dataset -> formats
+    for frame, detections in annotate.propagate("dock.mp4", "points.csv"):
+        print(frame.index, detections.mask.sum(axis=(1, 2)))
 
-Start with `annotate.video.reader`, `annotate.detectors.run`, `annotate.propagators.job` and `annotate.dataset.build`.
+The functions here have the names of the commands. Those that look at frames yield pairs of a
+`Frame` and a `supervision.Detections`; with `output=` they write a file of items that a stopped run
+continues, and return its path. Nothing heavy is imported before it is used.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from annotate.api.datasets import (
+        build,
+        compare,
+        diff,
+        export,
+        import_dataset,
+        pull,
+        push,
+        read_items,
+        split,
+        write_coco,
+    )
+    from annotate.api.stages import detect, frames, propagate, segment
+    from annotate.dataset.folder import Dataset
+    from annotate.items.records import Frame, Item, Vocabulary
+
 __version__ = "0.1.0"
+__all__ = [
+    "Dataset",
+    "Frame",
+    "Item",
+    "Vocabulary",
+    "build",
+    "compare",
+    "detect",
+    "diff",
+    "export",
+    "frames",
+    "import_dataset",
+    "propagate",
+    "pull",
+    "push",
+    "read_items",
+    "segment",
+    "split",
+    "write_coco",
+]
+
+_HOMES = {
+    **dict.fromkeys(["detect", "frames", "propagate", "segment"], "annotate.api.stages"),
+    "Dataset": "annotate.dataset.folder",
+    "Frame": "annotate.items.records",
+    "Item": "annotate.items.records",
+    "Vocabulary": "annotate.items.records",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_HOMES.get(name, "annotate.api.datasets")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

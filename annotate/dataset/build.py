@@ -148,10 +148,11 @@ def _add_clip(
             )
         name = clip.image_name(item.frame, image_format)
         writer.add(name, item)
-        _save_image(frame.image, writer.images / name)
+        save_image(frame.image, writer.images / name)
 
 
-def _save_image(image: Picture, path: Path) -> None:
+def save_image(image: Picture, path: Path) -> None:
+    """Save an RGB picture as PNG, or as JPEG with colour at full resolution."""
     import cv2
 
     flags = [cv2.IMWRITE_PNG_COMPRESSION, 3]

@@ -80,6 +80,7 @@ def item_to_detections(item: Item, labels: Sequence[str]) -> sv.Detections:
         xyxy=np.array([thing.box for thing in things], float).reshape(-1, 4),
         class_id=np.array([labels.index(thing.label) for thing in things], int),
         confidence=np.array([_confidence_or_nan(thing) for thing in things], float),
+        data={"class_name": np.array([thing.label for thing in things], str)},
     )
     if any(thing.track is not None for thing in things):
         tracks = [-1 if thing.track is None else thing.track for thing in things]

@@ -179,14 +179,14 @@ class PropagationPass:
             out.rewind_all()
         saved = monotonic()
         for frame in frames_after(-1 if out.last is None else out.last.frame):
-            item = finish_item(self._make_item(session, frame))
+            item = finish_item(self.make_item(session, frame))
             out.write(item)
             self._progress(item)
             if out.count % CHECKPOINT_EVERY == 0 or monotonic() - saved > CHECKPOINT_SECONDS:
                 write_checkpoint(self._checkpoint_path, self._state(session), out)
                 saved = monotonic()
 
-    def _make_item(self, session: Session, frame: Frame) -> Item:
+    def make_item(self, session: Session, frame: Frame) -> Item:
         """The item of one frame; at its own first frame an object belongs to the forward pass."""
         found, prompts = self._step(session, frame)
         ids, phrase = list(_boxes_by_object(found)), self._job.phrase
@@ -380,3 +380,26 @@ def _merge_update(
 def _keep_objects(item: Item, kept_ids: Collection[int]) -> Item:
     objects = tuple(thing for thing in item.objects if thing.track in kept_ids)
     return replace(item, objects=objects, lost=tuple(of for of in item.lost if of in kept_ids))
+
+
+def propagate_frames(job: Job) -> Iterator[tuple[Frame, Item]]:
+    """Propagate `job`'s prompts frame by frame, without a file; yields each frame and its item.
+
+    Backward passes, where the job has them, run first, into a temporary folder.
+
+    Raises:
+        PromptError, VideoError: see `annotate.errors`.
+    """
+    first, header = job.first_frame(), job.header()
+    with TemporaryDirectory() as folder:
+        aside = RunFiles(Path(folder), "items")
+        before: Mapping[int, Item] = {}
+        if job.both_directions:
+            before = _run_backward(job, aside, header, lambda item: None)
+        forward = PropagationPass(
+            job, job.prompts_by_frame(), aside.forward_state, lambda item: None
+        )
+        session = job.engine.begin(job.prompted_frames())
+        for frame in reader.frames(job.clip, start=first, stop=job.stop):
+            item = forward.make_item(session, frame)
+            yield frame, merge_items(item, before.get(frame.index))

@@ -1,0 +1,284 @@
+"""Search, compare and correct; build, split, export and import datasets.
+
+Paths may be given as strings, and datasets as their folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from annotate.errors import DatasetError
+from annotate.items import detections as item_detections
+from annotate.items import journal
+from annotate.items.records import Frame, Header, Item
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+    from annotate.dataset.diff import ObjectChange
+    from annotate.dataset.export import ExportReport
+    from annotate.dataset.folder import Dataset
+    from annotate.evaluation.scores import Comparison
+    from annotate.labelstudio.client import StudioClient
+    from annotate.labelstudio.pull import PullReport
+    from annotate.labelstudio.sync import PushReport
+
+Clip = str | Path
+Pairs = Iterator[tuple[Frame, "sv.Detections"]]
+
+
+def read_items(path: str | Path, clip: Clip | None = None) -> Pairs:
+    """Yield the frames of a file of items with their objects, as `detect` and `propagate` do.
+
+    `clip` says where the clip is, if not where the items say.
+
+    Raises:
+        ItemsError: not a file of items, or the clip is another one.
+    """
+    from annotate.dataset import frame_sources
+    from annotate.video import reader
+
+    items = journal.read(path)
+    videos = {} if clip is None else dict.fromkeys(items.header.videos, Path(clip))
+    located = frame_sources.locate_clip([items], None, videos)
+    labels = frame_sources.collect_classes([items], None)
+    numbers = [item.frame for item in located.items()]
+    frames_read = reader.frames_at(located.path, numbers)
+    for item, frame in zip(located.items(), frames_read, strict=True):
+        yield frame, item_detections.item_to_detections(item, labels)
+
+
+def build(items: str | Path | Iterable[str | Path], output: str | Path, **options: Any) -> Dataset:
+    """Build a dataset from one or several files of items and the clips that they name.
+
+    `options` are those of `annotate.dataset.build.build_dataset`: `every`, `rate`, `maximum`,
+    `frames`, `classes`, `min_score`, `videos`, `image_format`, `force`.
+
+    >>> import annotate
+    >>> boxes = annotate.detect(demo_clip, vocabulary="designator.v1", stop=20, output="b.jsonl")
+    >>> len(annotate.build(boxes, "dataset", every=10))
+    2
+
+    Raises:
+        ItemsError, DatasetError, OutputError: see `annotate.errors`.
+    """
+    from annotate.dataset.build import build_dataset
+
+    paths = [items] if isinstance(items, str | Path) else list(items)
+    return build_dataset(paths, output, **options)
+
+
+def split(
+    dataset: str | Path | Dataset, *, val: float = 0.2, test: float = 0.0, seed: int = 0
+) -> Dataset:
+    """Split a dataset by clip and shot into train, val and test; `val` and `test` are shares.
+
+    Raises:
+        DatasetError: there are too few shots for the parts.
+    """
+    from annotate.dataset.split import split_dataset
+
+    shares = {"train": 1 - val - test, "val": val, "test": test}
+    wanted = {part: share for part, share in shares.items() if share > 0}
+    return split_dataset(_dataset(dataset), wanted, seed=seed)
+
+
+def _dataset(given: str | Path | Dataset) -> Dataset:
+    from annotate.dataset.folder import Dataset, load_dataset
+
+    return given if isinstance(given, Dataset) else load_dataset(given)
+
+
+def export(
+    dataset: str | Path | Dataset,
+    format: str,  # noqa: A002  # the command's word
+    output: str | Path,
+    *,
+    force: bool = False,
+    **options: Any,
+) -> ExportReport:
+    """Export a dataset as `coco`, `yolo` or `yolo-seg`; it is read back and compared.
+
+    Raises:
+        ExportDiffers: an object is not read back as what was written; nothing is left behind.
+        UnknownName, DatasetError, OutputError: see `annotate.errors`.
+    """
+    from annotate.dataset.export import FORMATS, export_dataset
+
+    return export_dataset(_dataset(dataset), FORMATS.load(format, **options), output, force=force)
+
+
+def import_dataset(
+    source: str | Path,
+    format: str,  # noqa: A002  # the command's word
+    output: str | Path,
+    *,
+    force: bool = False,
+) -> Dataset:
+    """Import a dataset that another program wrote as `coco`, `yolo` or `yolo-seg`.
+
+    Raises:
+        DatasetError: the source is damaged: names the file and the line.
+        OutputError: `output` is already there, or nothing can be written there.
+    """
+    from annotate.dataset.export import FORMATS
+    from annotate.dataset.export import import_dataset as import_foreign
+
+    return import_foreign(source, FORMATS.load(format), output, force=force)
+
+
+def write_coco(
+    pairs: Iterable[tuple[Frame, sv.Detections]],
+    labels: Sequence[str],
+    output: str | Path,
+    *,
+    force: bool = False,
+) -> ExportReport:
+    """Write frames and their Detections as a COCO dataset: pictures and annotations.
+
+    `labels` are the classes, in the order of `class_id`. A frame without detections is kept as a
+    negative. The result is read back by pycocotools and compared before it appears at `output`.
+
+    >>> import annotate
+    >>> pairs = annotate.detect(demo_clip, vocabulary="designator.v1", stop=20, every=10)
+    >>> annotate.write_coco(pairs, ["designator"], "coco").objects
+    2
+
+    Raises:
+        DatasetError: a class id without a label, or one frame twice.
+        OutputError: `output` is already there, or nothing can be written there.
+    """
+    from annotate.dataset.export import FORMATS, export_dataset
+
+    target = Path(output)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = _write_dataset(pairs, tuple(labels), Path(folder) / "dataset")
+        return export_dataset(dataset, FORMATS.load("coco"), target, force=force)
+
+
+def _write_dataset(
+    pairs: Iterable[tuple[Frame, sv.Detections]], labels: tuple[str, ...], path: Path
+) -> Dataset:
+    from annotate.dataset.build import save_image
+    from annotate.dataset.folder import Dataset, create_dataset, load_dataset
+
+    names = dict(enumerate(labels))
+    header = Header("build", vocabulary={"labels": list(labels)})
+    written: set[str] = set()
+    with create_dataset(Dataset(path, labels), header) as draft:
+        for frame, detections in pairs:
+            name = f"{Path(frame.video).stem}-{frame.index:06d}.png"
+            if name in written:
+                raise DatasetError(f"{frame.name}: this frame was given twice")
+            written.add(name)
+            draft.add(name, _item(frame, detections, names))
+            save_image(frame.image, draft.images / name)
+    return load_dataset(path)
+
+
+def _item(frame: Frame, detections: sv.Detections, names: Mapping[int, str]) -> Item:
+    ids = [] if detections.class_id is None else np.asarray(detections.class_id).tolist()
+    if len(ids) != len(detections):
+        raise DatasetError(f"{frame.name}: the detections have no class_id")
+    if unknown := set(ids) - set(names):
+        raise DatasetError(
+            f"{frame.name}: class id {min(unknown)}, but there are {len(names)} labels"
+        )
+    untracked = dataclasses.replace(detections, tracker_id=None)
+    item = item_detections.item_from_detections(frame, untracked, names, "")
+    if detections.tracker_id is None:
+        return item
+    tracks = np.asarray(detections.tracker_id).tolist()
+    objects = [
+        dataclasses.replace(obj, track=int(track))
+        for obj, track in zip(item.objects, tracks, strict=True)
+    ]
+    return dataclasses.replace(item, objects=tuple(objects))
+
+
+def push(
+    dataset: str | Path | Dataset,
+    *,
+    project: str | None = None,
+    polygons: bool = False,
+    url: str | None = None,
+    token_file: str | Path | None = None,
+) -> PushReport:
+    """Push a dataset to Label Studio to be corrected; a second push sends only what changed.
+
+    Without `url` the local Label Studio of `annotate studio up` is used.
+
+    Raises:
+        DatasetError, StudioError: see `annotate.errors`.
+    """
+    from annotate.labelstudio.push import push_dataset
+
+    with _studio(url, token_file) as client:
+        return push_dataset(_dataset(dataset), client, project=project, polygons=polygons)
+
+
+def pull(
+    dataset: str | Path | Dataset,
+    output: str | Path,
+    *,
+    project: str | None = None,
+    since_last: bool = False,
+    url: str | None = None,
+    token_file: str | Path | None = None,
+    force: bool = False,
+) -> PullReport:
+    """Pull what people have submitted in Label Studio, as the corrected dataset `output`.
+
+    Raises:
+        DatasetError, StudioError, OutputError: see `annotate.errors`.
+    """
+    from annotate.labelstudio.pull import pull_dataset
+
+    with _studio(url, token_file) as client:
+        return pull_dataset(
+            _dataset(dataset), client, output, project=project, since_last=since_last, force=force
+        )
+
+
+def _studio(
+    url: str | None, token_file: str | Path | None
+) -> contextlib.AbstractContextManager[StudioClient]:
+    from annotate.labelstudio.server import connect
+
+    return connect(url, None if token_file is None else Path(token_file))
+
+
+def diff(dataset: str | Path | Dataset, corrected: str | Path | Dataset) -> list[ObjectChange]:
+    """List what changed between a dataset and its correction, object by object.
+
+    `annotate.dataset.diff.to_dataframe` makes a table of it.
+
+    Raises:
+        DatasetError: they have no frame in common.
+    """
+    from annotate.dataset.diff import diff_datasets
+
+    return diff_datasets(_dataset(dataset), _dataset(corrected))
+
+
+def compare(
+    source: Clip, detectors: Sequence[str], output: str | Path = "compare", **options: Any
+) -> Comparison:
+    """Compare detectors side by side on a clip or a dataset, each in a process of its own.
+
+    A detector is `[TITLE=]NAME[:KEY=VALUE,...]`. `options` are those of
+    `annotate.evaluation.comparison.compare_detectors`: `truth`, `vocabulary`, `every` and others.
+
+    Raises:
+        AnnotateError: as `compare_detectors`.
+    """
+    from annotate.evaluation.comparison import compare_detectors
+
+    return compare_detectors(Path(source), detectors, output=Path(output), **options)

@@ -1,0 +1,54 @@
+"""Check installed plugins: `pytest --pyargs annotate.testing --detector NAME`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from annotate import segmenters
+from annotate.cli.options import key_value_pairs
+from annotate.dataset.export import FORMATS
+from annotate.detectors.run import DETECTORS, check_ready
+from annotate.propagators.job import PROPAGATORS
+from annotate.testing import contracts
+from annotate.testing.plugin import FAMILIES, selected_names
+from annotate.vocabulary import read_vocabulary
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each name that was given."""
+    for family in FAMILIES:
+        if f"{family}_name" in metafunc.fixturenames:
+            metafunc.parametrize(f"{family}_name", selected_names(metafunc.config, family))
+
+
+def _options(config: pytest.Config) -> dict[str, str]:
+    return key_value_pairs(config.getoption("--plugin-option"))
+
+
+def test_detector_keeps_the_contract(detector_name: str, pytestconfig: pytest.Config) -> None:
+    """A detector proposes as the contract says."""
+    given = pytestconfig.getoption("--plugin-vocabulary")
+    words = read_vocabulary(given) if given else contracts.sample_vocabulary(detector_name)
+    options: dict[str, Any] = DETECTORS.parse_options(detector_name, _options(pytestconfig))
+    made = DETECTORS.load(detector_name, words, **options)
+    check_ready(made)
+    contracts.check_detector(made)
+
+
+def test_propagator_keeps_the_contract(propagator_name: str, pytestconfig: pytest.Config) -> None:
+    """A propagator follows, and resumes, as the contract says."""
+    options = PROPAGATORS.parse_options(propagator_name, _options(pytestconfig))
+    contracts.check_propagator(PROPAGATORS.load(propagator_name, **options))
+
+
+def test_segmenter_keeps_the_contract(segmenter_name: str, pytestconfig: pytest.Config) -> None:
+    """A segmenter cuts a picture up as the contract says."""
+    options = segmenters.SEGMENTERS.parse_options(segmenter_name, _options(pytestconfig))
+    contracts.check_segmenter(segmenters.SEGMENTERS.load(segmenter_name, **options))
+
+
+def test_format_keeps_the_contract(format_name: str) -> None:
+    """A format writes what it reads back."""
+    contracts.check_format(FORMATS.load(format_name))
