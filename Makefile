@@ -1,10 +1,11 @@
 # Two commands do everything on a bare machine with Python >= 3.11, git and make:
 #   make demo    sets up, and runs the main job on the clip that ships
 #   make test    sets up, and runs the checks and the tests
+# and make docs sets up, and builds the documentation.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs reference clean
 
 demo: .venv/ready
 	$(BIN)/annotate demo
@@ -17,8 +18,13 @@ check: .venv/ready-to-test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-docs: .venv/ready
-	$(BIN)/typer annotate.cli.app utils docs --name annotate --output docs/commands.md
+docs: .venv/ready-for-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	@echo "the documentation is in build/site/index.html"
+
+# the reference of commands is generated, and kept in git
+reference: .venv/ready
+	$(BIN)/typer annotate.cli.app utils docs --name annotate --output docs/reference/commands.md
 
 clean:
 	rm -rf .venv demo
@@ -30,6 +36,10 @@ clean:
 .venv/ready: pyproject.toml | .venv/bin/pip
 	$(BIN)/pip install --quiet --editable .
 	touch $@
+
+.venv/ready-for-docs: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@ .venv/ready
 
 # sam2 is built against the torch that is there, without its CUDA extension
 .venv/ready-to-test: pyproject.toml | .venv/bin/pip
