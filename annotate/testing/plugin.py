@@ -40,3 +40,14 @@ def selected_names(config: Any, family: str) -> list[str]:
     """Return the names given for a family."""
     names: list[str] = config.getoption(f"--{family}", default=[])
     return names
+
+
+def selected_options(config: Any) -> dict[str, str]:
+    """Return the option texts given as KEY=VALUE.
+
+    Raises:
+        AnnotateError: a text without an equals sign.
+    """
+    from annotate.plugins import split_pair
+
+    return dict(split_pair(text) for text in config.getoption("--plugin-option"))

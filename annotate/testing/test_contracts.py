@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from annotate import segmenters
-from annotate.cli.options import key_value_pairs
 from annotate.dataset.export import FORMATS
 from annotate.detectors.run import DETECTORS, check_ready
 from annotate.propagators.job import PROPAGATORS
 from annotate.testing import contracts
-from annotate.testing.plugin import FAMILIES, selected_names
+from annotate.testing.plugin import FAMILIES, selected_names, selected_options
 from annotate.vocabulary import read_vocabulary
 
 
@@ -23,15 +22,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(f"{family}_name", selected_names(metafunc.config, family))
 
 
-def _options(config: pytest.Config) -> dict[str, str]:
-    return key_value_pairs(config.getoption("--plugin-option"))
-
-
 def test_detector_keeps_the_contract(detector_name: str, pytestconfig: pytest.Config) -> None:
     """A detector proposes as the contract says."""
     given = pytestconfig.getoption("--plugin-vocabulary")
     words = read_vocabulary(given) if given else contracts.sample_vocabulary(detector_name)
-    options: dict[str, Any] = DETECTORS.parse_options(detector_name, _options(pytestconfig))
+    options: dict[str, Any] = DETECTORS.parse_options(detector_name, selected_options(pytestconfig))
     made = DETECTORS.load(detector_name, words, **options)
     check_ready(made)
     contracts.check_detector(made)
@@ -39,13 +34,13 @@ def test_detector_keeps_the_contract(detector_name: str, pytestconfig: pytest.Co
 
 def test_propagator_keeps_the_contract(propagator_name: str, pytestconfig: pytest.Config) -> None:
     """A propagator follows, and resumes, as the contract says."""
-    options = PROPAGATORS.parse_options(propagator_name, _options(pytestconfig))
+    options = PROPAGATORS.parse_options(propagator_name, selected_options(pytestconfig))
     contracts.check_propagator(PROPAGATORS.load(propagator_name, **options))
 
 
 def test_segmenter_keeps_the_contract(segmenter_name: str, pytestconfig: pytest.Config) -> None:
     """A segmenter cuts a picture up as the contract says."""
-    options = segmenters.SEGMENTERS.parse_options(segmenter_name, _options(pytestconfig))
+    options = segmenters.SEGMENTERS.parse_options(segmenter_name, selected_options(pytestconfig))
     contracts.check_segmenter(segmenters.SEGMENTERS.load(segmenter_name, **options))
 
 
