@@ -111,12 +111,12 @@ def phrases(
         "what it is",
     )
     rows = []
-    for asked in word:
-        for match in class_names.search(asked, max_matches, embedder):
+    for query in word:
+        for match in class_names.search(query, max_matches, embedder):
             one = match.dataset_class
-            known = (one.data_set, one.name, ", ".join(one.synonyms), one.image_count or "")
-            found = (asked, match.phrase, match.kind, f"{match.similarity:.2f}")
-            rows.append((*found, *known, one.definition))
+            matched = (query, match.phrase, match.kind, f"{match.similarity:.2f}")
+            published = (one.data_set, one.name, ", ".join(one.synonyms), one.image_count or "")
+            rows.append((*matched, *published, one.definition))
     console.print_table(columns, rows)
     if embedder is None:
         console.print_status(
@@ -151,21 +151,22 @@ def study(
     from annotate.evaluation import caption_terms, captions
     from annotate.video import reader
 
-    seen = reader.probe(clip)
-    scope = prompts.PromptScope((seen.width, seen.height), seen.frame_count)
+    video = reader.probe(clip)
+    scope = prompts.PromptScope((video.width, video.height), video.frame_count)
     _, region = prompts.parse_frame_box(f"{frame},{box}", scope)
-    words = caption_terms.load_spacy_model()
-    wanted = None if word is None else caption_terms.lemmatize(word, words)
-    who, told = captions.load_captioner(describe, key_value_pairs(settings))
-    job = captions.Job(who, describe, told, clip, frame, region, count, seed)
+    model = caption_terms.load_spacy_model()
+    lemma = None if word is None else caption_terms.lemmatize(word, model)
+    captioner, captioner_settings = captions.load_captioner(describe, key_value_pairs(settings))
+    job = captions.Job(captioner, describe, captioner_settings, clip, frame, region, count, seed)
     with console.progress(describe, count, "crops") as advance:
-        said = captions.describe_crops(
+        descriptions = captions.describe_crops(
             job, output / "descriptions.jsonl", force=force, progress=advance
         )
-    made = caption_terms.build_report(caption_terms.parse_descriptions(said, words), wanted)
-    made.write(output)
-    console.print_dataframe(made.phrases.head(12).set_index("phrase"))
+    parsed = caption_terms.parse_descriptions(descriptions, model)
+    report = caption_terms.build_report(parsed, lemma)
+    report.write(output)
+    console.print_dataframe(report.phrases.head(12).set_index("phrase"))
     console.print_status(
-        f"“{made.word}” stands in {made.descriptions['has_word'].sum()} of {count} descriptions"
+        f"“{report.word}” is in {report.descriptions['has_word'].sum()} of {count} descriptions"
     )
-    console.print_result(caption_terms.vocabulary_entry(name, describe, made.phrases))
+    console.print_result(caption_terms.vocabulary_entry(name, describe, report.phrases))

@@ -63,7 +63,9 @@ Stop = Annotated[int | None, typer.Option(min=1, help="Frame to stop before.")]
 Every = Annotated[int, typer.Option(min=1, help="Take every N-th frame.")]
 Rate = Annotated[float | None, typer.Option(min=0.001, help="Take so many frames a second.")]
 Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take keyframes only: fast.")]
-MaxFrames = Annotated[int | None, typer.Option("--max-frames", min=1, help="At most N, spread evenly.")]
+MaxFrames = Annotated[
+    int | None, typer.Option("--max-frames", min=1, help="At most N, spread evenly.")
+]
 PictureFormat = Annotated[ImageFormat, typer.Option("--format", help="How pictures are written.")]
 VideoPaths = Annotated[
     list[str] | None,

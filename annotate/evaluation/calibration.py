@@ -7,7 +7,6 @@ Elkan 2002), or by Platt's sigmoid (1999) where there are few boxes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from annotate.dataset.folder import DATASET_FILE, load_dataset
 from annotate.detectors.run import Detector
-from annotate.errors import AnnotateError, ItemsError, OutputError, UnknownName, needs
+from annotate.errors import AnnotateError, ItemsError, UnknownName, needs
+from annotate.evaluation import ground_truth
 from annotate.evaluation.metrics import MIN_IOU, match_boxes
-from annotate.files import atomic_file
-from annotate.items import journal
-from annotate.items.records import Frame, Item, Object, Vocabulary
+from annotate.files import refuse_existing, sha256, write_text
+from annotate.items.records import Frame, Object, Vocabulary
 from annotate.plugins import RUNTIME_ONLY
 
 if TYPE_CHECKING:
@@ -38,11 +36,11 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CalibrationCurve:
-    """Score -> how often a box with it is right.
+    """A curve from score to precision: the share of boxes with this score that are correct.
 
-    Between the knots `scores` it is linear in `right`, and beyond them constant; or, with `slope`,
-    it is Platt's 1 / (1 + exp(-(slope * score + offset))). `unscored` is for boxes without a score;
-    None leaves them without. `boxes` is how many told it.
+    It is linear between the knots `scores` -> `right` and constant beyond them; or, by the method
+    "platt", 1 / (1 + exp(-(slope * score + offset))). `unscored` is the precision of boxes without
+    a score; None leaves them without. `boxes` is the number of boxes that it was fitted to.
     """
 
     method: str
@@ -54,20 +52,20 @@ class CalibrationCurve:
     unscored: float | None = None
 
     def __call__(self, scores: Scores) -> Scores:
-        """The share that is right, for each score; NaN is a box without a score."""
+        """Return the precision for each score; NaN stands for a box without a score."""
         if self.method == "platt":
-            known = 1 / (1 + np.exp(-(self.slope * scores + self.offset)))
+            precision = 1 / (1 + np.exp(-(self.slope * scores + self.offset)))
         elif self.scores:
-            known = np.interp(scores, self.scores, self.right)
+            precision = np.interp(scores, self.scores, self.right)
         else:
-            known = scores
-        bare = np.nan if self.unscored is None else self.unscored
-        return np.where(np.isnan(scores), bare, known)
+            precision = scores
+        unscored = np.nan if self.unscored is None else self.unscored
+        return np.where(np.isnan(scores), unscored, precision)
 
 
 @dataclass(frozen=True)
 class CalibratedDetector:
-    """A detector whose scores are what a file of `annotate calibrate-scores` makes of them."""
+    """A detector whose scores are calibrated by a file of `annotate calibrate-scores`."""
 
     inner: Detector
     source: str
@@ -76,37 +74,36 @@ class CalibratedDetector:
 
     def __post_init__(self) -> None:
         _ = self._curves
-        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        object.__setattr__(self, "calibration_sha256", digest)
+        object.__setattr__(self, "calibration_sha256", sha256(self.path))
 
     @cached_property
     def _curves(self) -> dict[int, CalibrationCurve]:
-        known = read_curves(self.path)
-        if self.source not in known:
-            raise UnknownName(f"detector in {self.path}", self.source, known)
+        detectors = read_curves(self.path)
+        if self.source not in detectors:
+            raise UnknownName(f"detector in {self.path}", self.source, detectors)
         labels = self.vocabulary.labels
-        curves = known[self.source]
+        curves = detectors[self.source]
         return {labels.index(label): curve for label, curve in curves.items() if label in labels}
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The classes that the detector inside proposes."""
+        """The vocabulary of the inner detector."""
         return self.inner.vocabulary
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """What the detector inside finds; classes that the file does not know keep their scores."""
-        found = self.inner.propose(frames)
-        for each in found:
+        """Propose boxes; classes without a curve keep their scores."""
+        detections = self.inner.propose(frames)
+        for each in detections:
             scores = np.array(each.confidence, float)
             for class_id, curve in self._curves.items():
                 rows = each.class_id == class_id
                 scores[rows] = curve(scores[rows])
             each.confidence = scores
-        return found
+        return detections
 
 
 def read_curves(path: Path) -> dict[str, dict[str, CalibrationCurve]]:
-    """Detector -> class -> curve, as `write` wrote it.
+    """Read the curves that `write_curves` wrote: detector -> class -> curve.
 
     Raises:
         AnnotateError: no such file, or no calibration of scores.
@@ -118,7 +115,7 @@ def read_curves(path: Path) -> dict[str, dict[str, CalibrationCurve]]:
                 f"{path}: written by a newer annotate: pip install -U annotate-local"
             )
         return {
-            source: {label: _parse_curve(told) for label, told in classes.items()}
+            source: {label: _parse_curve(curve) for label, curve in classes.items()}
             for source, classes in record["detectors"].items()
         }
     except OSError as error:
@@ -135,7 +132,7 @@ def _parse_curve(record: Mapping[str, Any]) -> CalibrationCurve:
 
 
 def curves_to_json(curves: Mapping[str, Mapping[str, CalibrationCurve]], iou: float) -> str:
-    """What `read` reads; a box was right when it overlapped a true one by `iou` or more."""
+    """Encode curves as JSON; `iou` is the IoU from which on a box was taken as correct."""
     detectors = {
         source: {label: vars(curve) for label, curve in classes.items()}
         for source, classes in curves.items()
@@ -147,18 +144,16 @@ def curves_to_json(curves: Mapping[str, Mapping[str, CalibrationCurve]], iou: fl
 
 
 METHODS = ("auto", "isotonic", "platt")
-MIN_BOXES = 10  # boxes of a class below which nothing is said of it
-_MIN_ISOTONIC_BOXES = 1000  # boxes from which isotonic regression does not follow their noise
-
-ObjectsByFrame = Mapping[tuple[str, int], Sequence[Object]]
+MIN_BOXES = 10  # a class with fewer boxes gets no curve
+_MIN_ISOTONIC_BOXES = 1000  # with fewer boxes, isotonic regression would follow their noise
 
 
 @dataclass(frozen=True)
 class ClassCalibration:
-    """What was learnt of one detector's class; `curve` is None where boxes were too few.
+    """The calibration of one class of a detector; `curve` is None if there were too few boxes.
 
-    Brier scores are the mean squared error of the score as a probability, before and after, over
-    the boxes that have one: the smaller the better.
+    A Brier score is the mean squared error of the score as a probability, over the boxes that have
+    a score, before and after calibration: smaller is better.
     """
 
     source: str
@@ -173,92 +168,85 @@ class ClassCalibration:
 def fit_curves(
     item_paths: Iterable[Path], truth_path: Path, *, method: str = "auto"
 ) -> list[ClassCalibration]:
-    """For each detector and class in `items`: what its scores mean, by the frames of `truth`.
+    """Fit a curve for each detector and class in files of items, on the frames of the truth.
 
-    `truth` is a file of items or a dataset that a person has corrected; frames that it does not
-    have are not looked at.
+    `truth_path` is a file of items, a COCO file or a dataset that a person has corrected. Frames
+    that it does not have are left out. `method` is auto, isotonic or platt.
 
     Raises:
-        AnnotateError: nothing to learn from, an unknown method.
+        AnnotateError: no class has enough boxes, or an unknown method.
+        ItemsError: a file of items has no frame of the truth.
     """
     if method not in METHODS:
         raise AnnotateError(f"method must be {', '.join(METHODS)}, got {method!r}")
-    true = _read_objects(truth_path)
+    truth = ground_truth.read(truth_path).objects
     rows: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
     for path in item_paths:
-        found = _read_objects(path)
-        if not found.keys() & true.keys():
+        proposed = ground_truth.read(path).objects
+        if not proposed.keys() & truth.keys():
             raise ItemsError(f"{path}: none of its frames is in {truth_path}")
-        for key in found.keys() & true.keys():
-            for thing, right in _with_correctness(found[key], true[key]):
-                score = np.nan if thing.score is None else thing.score
-                rows[thing.source, thing.label].append((score, right))
-    learnt = [_calibrate_class(*key, np.array(rows[key], float), method) for key in sorted(rows)]
-    if not any(each.curve for each in learnt):
+        for key in proposed.keys() & truth.keys():
+            for obj, correct in _with_correctness(proposed[key], truth[key]):
+                score = np.nan if obj.score is None else obj.score
+                rows[obj.source, obj.label].append((score, correct))
+    fitted = [_calibrate_class(*key, np.array(rows[key], float), method) for key in sorted(rows)]
+    if not any(each.curve for each in fitted):
         raise AnnotateError(
             f"{truth_path}: no class has {MIN_BOXES} boxes to learn from: correct more frames"
         )
-    return learnt
+    return fitted
 
 
 def curves_by_source(
     calibrations: Iterable[ClassCalibration],
 ) -> dict[str, dict[str, CalibrationCurve]]:
-    """Detector -> class -> curve, of what could be learnt."""
-    found: dict[str, dict[str, CalibrationCurve]] = defaultdict(dict)
+    """Return detector -> class -> curve, without the classes that have none."""
+    curves: dict[str, dict[str, CalibrationCurve]] = defaultdict(dict)
     for each in calibrations:
         if each.curve is not None:
-            found[each.source][each.label] = each.curve
-    return dict(found)
+            curves[each.source][each.label] = each.curve
+    return dict(curves)
 
 
 def write_curves(
     calibrations: Iterable[ClassCalibration], out: Path, *, force: bool = False
 ) -> None:
-    """Write what was learnt, for `annotate detect --calibration`.
+    """Write the curves as JSON, for `annotate detect --calibration`.
 
     Raises:
-        OutputError: it is there already and `force` is not given, or nothing can be written there.
+        OutputError: the file exists and `force` is not given, or nothing can be written there.
     """
-    if out.exists() and not force:
-        raise OutputError(f"{out}: is there already: give another -o, or --force to write over it")
-    with atomic_file(out) as draft:
-        draft.write_text(curves_to_json(curves_by_source(calibrations), MIN_IOU), "utf-8")
-
-
-def _read_objects(path: Path) -> dict[tuple[str, int], Sequence[Object]]:
-    if (path / DATASET_FILE).is_file():
-        items: Iterable[Item] = (sample.item for sample in load_dataset(path))
-    else:
-        items = journal.read(path)
-    return {(item.video, item.frame): item.objects for item in items}
+    refuse_existing(out, force)
+    write_text(out, curves_to_json(curves_by_source(calibrations), MIN_IOU))
 
 
 def _with_correctness(
     proposed: Sequence[Object], truth: Sequence[Object]
 ) -> Iterable[tuple[Object, bool]]:
-    for source in {thing.source for thing in proposed}:
-        own = [thing for thing in proposed if thing.source == source]
-        right = {row for row, _, _ in match_boxes(own, truth)}
-        yield from ((thing, row in right) for row, thing in enumerate(own))
+    for source in {obj.source for obj in proposed}:
+        own = [obj for obj in proposed if obj.source == source]
+        correct = {row for row, _, _ in match_boxes(own, truth)}
+        yield from ((obj, row in correct) for row, obj in enumerate(own))
 
 
 def _calibrate_class(source: str, label: str, rows: Scores, method: str) -> ClassCalibration:
-    """`rows` is (n, 2): score, and whether it is right."""
-    scores, right = rows[np.lexsort(rows.T[::-1])].T
+    """Calibrate a class; `rows` is (n, 2): score (NaN if none), and 1 for a correct box."""
+    scores, correct = rows[np.lexsort(rows.T[::-1])].T
     scored = ~np.isnan(scores)
     curve = None
     if len(rows) >= MIN_BOXES:
-        curve = _fit_curve(scores[scored], right[scored], method, _smoothed_share(right[~scored]))
+        curve = _fit_curve(
+            scores[scored], correct[scored], method, _smoothed_share(correct[~scored])
+        )
     before, after = (
-        float(((each - right[scored]) ** 2).mean()) if scored.any() else float("nan")
+        float(((each - correct[scored]) ** 2).mean()) if scored.any() else float("nan")
         for each in (scores[scored], curve(scores[scored]) if curve else scores[scored])
     )
-    return ClassCalibration(source, label, len(rows), int(right.sum()), curve, before, after)
+    return ClassCalibration(source, label, len(rows), int(correct.sum()), curve, before, after)
 
 
 def _smoothed_share(correct: Scores) -> float | None:
-    """How often boxes are right that cannot be told apart: Laplace's rule, never 0 or 1."""
+    """The share of correct boxes by Laplace's rule, never 0 or 1; None without boxes."""
     return round(float((correct.sum() + 1) / (len(correct) + 2)), 6) if len(correct) else None
 
 
@@ -284,9 +272,9 @@ def _fit_curve(
 
 
 def _fit_platt(scores: Scores, correct: Scores) -> tuple[float, float]:
-    """Platt's sigmoid, towards his softened targets, so that few boxes do not make it a step."""
-    good, bad = correct.sum(), (1 - correct).sum()
-    target = np.where(correct > 0, (good + 1) / (good + 2), 1 / (bad + 2))
+    """Fit Platt's sigmoid to his softened targets: without them, few boxes give a step."""
+    correct_count, wrong_count = correct.sum(), (1 - correct).sum()
+    target = np.where(correct > 0, (correct_count + 1) / (correct_count + 2), 1 / (wrong_count + 2))
     model: Any = needs("sklearn.linear_model").LogisticRegression(C=1e6, max_iter=1000)
     model.fit(
         np.tile(scores, 2)[:, None],

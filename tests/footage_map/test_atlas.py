@@ -212,7 +212,7 @@ def test_a_window_shows_a_part_and_the_rest_stays_dark(clips):
     assert sorted(shown[shown >= 0]) == [15, 16, 17, 21, 22, 23]
     with pytest.raises(AnnotateError, match="no frame lies"):
         poster.choose_tiles(made, poster.MapRegion(0.0, 0.0, 0.01))
-    with pytest.raises(AnnotateError, match="a window lies in"):
+    with pytest.raises(AnnotateError, match="a region of the map has"):
         poster.MapRegion(0.2, 0.2, 3)
 
 
