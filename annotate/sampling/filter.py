@@ -30,20 +30,20 @@ _MIN_STATIC_SECONDS = Fraction(1)
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """Which frames of a clip are looked at: one of each shot, or as `choice` says.
+    """Which frames of a clip are examined: one of each shot, or those of `selection`.
 
-    A shot of more than ten seconds gives one for every ten. `ignore` is what is not looked at:
-    boxes `X1,Y1,X2,Y2` in pixels, or pictures whose white is meant.
+    A shot of more than ten seconds gives one frame for every ten. `ignore` lists regions that are
+    not compared: boxes `X1,Y1,X2,Y2` in pixels, or mask images that are white there.
     """
 
     shots: bool = True
-    choice: FrameSelection = field(default_factory=FrameSelection)
+    selection: FrameSelection = field(default_factory=FrameSelection)
     ignore: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class SampledFrame:
-    """A frame that is looked at, and for how long the picture stood still about it."""
+    """An examined frame, and the run of frames around it that show the same picture."""
 
     thumbnail: Thumbnail
     still_run: StillRun
@@ -51,10 +51,12 @@ class SampledFrame:
 
 @dataclass(frozen=True)
 class FilterOptions:
-    """What is dropped: what shows nothing, and duplicates from `threshold` on, up to 1.
+    """Which frames are dropped: those without content, and duplicates.
 
-    `duplicates` tells how they are known: "ssim" by structure, against the frame kept last of the
-    clip; "hash" and "embedding" against all kept of all clips. `everything` drops none.
+    `duplicates` is the method: "ssim" compares the structure with the last kept frame of the clip;
+    "hash" and "embedding" compare with all kept frames of all clips. A frame is a duplicate from
+    the similarity `threshold` on, up to 1; None is the default of the method. `everything` keeps
+    all frames.
     """
 
     duplicates: str = "ssim"
@@ -64,9 +66,9 @@ class FilterOptions:
 
 @dataclass(frozen=True)
 class Decision:
-    """A frame that was looked at: kept, or dropped and why; `like` is the kept one nearest to it.
+    """The decision on an examined frame: kept if `drop_reason` is empty, otherwise dropped.
 
-    `like` is None where it was compared with none.
+    `nearest` is the most similar kept frame; None if the frame was not compared.
     """
 
     thumbnail: Thumbnail
@@ -75,7 +77,7 @@ class Decision:
 
     @property
     def frame(self) -> Frame:
-        """The frame itself."""
+        """The frame that was decided on."""
         return self.thumbnail.frame
 
 
@@ -84,27 +86,28 @@ def sampled_frames(
     options: SamplingOptions,
     progress: Callable[[Frame], None] = lambda frame: None,
 ) -> Iterator[SampledFrame]:
-    """The frames of a clip that are looked at, in order; `progress` is told of each one decoded.
+    """Read the frames of a clip to examine, in order; `progress` gets each decoded frame.
 
     Raises:
-        PromptError: what is to be ignored does not fit the clip.
-        MissingPackage: shots are told by PySceneDetect, which is not installed.
+        PromptError: an ignored region does not fit the clip.
+        MissingPackage: PySceneDetect, which detects shots, is not installed.
     """
-    seen = reader.probe(clip)
-    mask = ignore_mask(options.ignore, (seen.width, seen.height))
+    video = reader.probe(clip)
+    mask = ignore_mask(options.ignore, (video.width, video.height))
 
-    def glances() -> Iterator[Thumbnail]:
-        for frame in options.choice.frames(clip):
+    def thumbnails() -> Iterator[Thumbnail]:
+        for frame in options.selection.frames(clip):
             progress(frame)
             yield Thumbnail(frame, mask)
 
     if options.shots:
-        return (SampledFrame(*found) for found in ShotSampler(_has_content).sample(glances()))
-    return _with_still_runs(glances())
+        samples = ShotSampler(_has_content).sample(thumbnails())
+        return (SampledFrame(thumbnail, still_run) for thumbnail, still_run in samples)
+    return _with_still_runs(thumbnails())
 
 
 class FrameFilter:
-    """Told frame after frame, it says of each whether it is kept; `memory` may know frames."""
+    """Decides frame by frame what is kept; `kept_frames` may hold frames of earlier clips."""
 
     def __init__(
         self, options: FilterOptions, kept_frames: duplicates.KeptFrames | None = None
@@ -116,16 +119,16 @@ class FrameFilter:
         )
 
     def decide(self, sampled: SampledFrame) -> Decision:
-        """The verdict on the next frame."""
+        """Decide on the next frame."""
         if self._options.everything:
             return Decision(sampled.thumbnail)
-        if why := _no_content_reason(sampled):
-            return Decision(sampled.thumbnail, why)
-        like = self._kept_frames.nearest(sampled.thumbnail)
-        if like is not None and like.similarity >= self._threshold:
-            return Decision(sampled.thumbnail, DUPLICATE, like)
+        if reason := _no_content_reason(sampled):
+            return Decision(sampled.thumbnail, reason)
+        nearest = self._kept_frames.nearest(sampled.thumbnail)
+        if nearest is not None and nearest.similarity >= self._threshold:
+            return Decision(sampled.thumbnail, DUPLICATE, nearest)
         self._kept_frames.add(sampled.thumbnail)
-        return Decision(sampled.thumbnail, "", like)
+        return Decision(sampled.thumbnail, "", nearest)
 
 
 def filter_frames(
@@ -133,7 +136,7 @@ def filter_frames(
     options: FilterOptions,
     kept_frames: duplicates.KeptFrames | None = None,
 ) -> Iterator[Decision]:
-    """Every frame with its verdict, in order. A `memory` given carries on over several clips."""
+    """Decide on all frames, in order; give the same `kept_frames` for several clips."""
     return map(FrameFilter(options, kept_frames).decide, frames)
 
 
@@ -151,27 +154,26 @@ def _has_content(thumbnail: Thumbnail) -> bool:
 
 
 def _with_still_runs(thumbnails: Iterator[Thumbnail]) -> Iterator[SampledFrame]:
-    """Each as soon as it is known whether it is of a picture that stands for a second.
+    """Give each frame as soon as it is known whether its picture is still for a second.
 
-    Those that wait, for they may be pages of a menu, share one picture.
+    Frames that wait for this, which may be pages of a menu, share one image in memory.
     """
-    waiting: deque[SampledFrame] = deque()
+    pending: deque[SampledFrame] = deque()
     run: StillRun | None = None
-    for glance in thumbnails:
-        if run is None or not run.extend(glance):
-            yield from waiting
-            waiting.clear()
-            run = StillRun(glance)
-        waiting.append(SampledFrame(_share_image(glance, waiting), run))
-        if run.seconds >= _MIN_STATIC_SECONDS or not quality.is_flat(glance):
-            yield from waiting
-            waiting.clear()
-    yield from waiting
+    for thumbnail in thumbnails:
+        if run is None or not run.extend(thumbnail):
+            yield from pending
+            pending.clear()
+            run = StillRun(thumbnail)
+        pending.append(SampledFrame(_share_image(thumbnail, pending), run))
+        if run.seconds >= _MIN_STATIC_SECONDS or not quality.is_flat(thumbnail):
+            yield from pending
+            pending.clear()
+    yield from pending
 
 
 def _share_image(thumbnail: Thumbnail, pending: deque[SampledFrame]) -> Thumbnail:
     if not pending:
         return thumbnail
-    return replace(
-        thumbnail, frame=replace(thumbnail.frame, image=pending[0].thumbnail.frame.image)
-    )
+    shared = pending[0].thumbnail.frame.image
+    return replace(thumbnail, frame=replace(thumbnail.frame, image=shared))

@@ -26,12 +26,12 @@ _MAX_NAMES_IN_ERROR = 20  # names that an error lists
 
 
 def image_name(video_name: str, frame: int, image_format: str) -> str:
-    """What a frame's picture is called: `dock-000075.png`."""
+    """Name the image file of a frame: `dock-000075.png`."""
     return f"{Path(video_name).stem}-{frame:06d}.{image_format}"
 
 
 def save_image(frame: Frame, folder: Path, image_format: str) -> Path:
-    """Write a frame's picture.
+    """Write the image of a frame into a folder; returns its path.
 
     Raises:
         OutputError: nothing can be written there.
@@ -45,70 +45,69 @@ def save_image(frame: Frame, folder: Path, image_format: str) -> Path:
 
 
 def read_items(folder: Path) -> journal.Journal:
-    """The items of a folder that `annotate frames` filled.
+    """Read the items of a folder that `annotate frames` filled.
 
     Raises:
-        ItemsError: it is no such folder, or it was not filled to the end.
+        ItemsError: the folder has no such items, or its run did not end.
     """
     path = folder / ITEMS_FILE
     if not path.is_file():
-        raise ItemsError(
-            f"{folder}: no {ITEMS_FILE} in it; fill it with `annotate frames -o {folder}`"
-        )
-    book = journal.read(path)
-    if book.header.stage != "frames":
-        raise ItemsError(f"{path}: written by `annotate {book.header.stage}`, not by frames")
+        raise ItemsError(f"{folder}: no {ITEMS_FILE} in it; fill it with `annotate frames`")
+    items = journal.read(path)
+    if items.header.stage != "frames":
+        stage = items.header.stage
+        raise ItemsError(f"{path}: written by `annotate {stage}`, not by `annotate frames`")
     if not (folder / TABLE_FILE).is_file():
         raise ItemsError(f"{folder}: not filled to its end; run the same `annotate frames` again")
-    return book
+    return items
 
 
 def count_by_reason(folder: Path) -> Counter[str]:
-    """How many frames were kept, "", and how many dropped for each reason."""
+    """Count the frames by drop reason; the reason of kept frames is empty."""
     return Counter(_drop_reason(item) for item in read_items(folder))
 
 
 def summarize_folder(folder: Path) -> str:
-    """The tally in words: `kept 9 of 13 frames; dropped 4: 3 duplicate, 1 blank`."""
-    found = count_by_reason(folder)
-    kept = found.pop("", 0)
-    dropped = found.total()
-    why = ", ".join(f"{found[reason]} {reason}" for reason in DROP_REASONS if found[reason])
-    said = f"; dropped {dropped}: {why}" if dropped else ""
-    return f"kept {kept} of {kept + dropped} frames{said}"
+    """Summarize the counts in words: `kept 9 of 13 frames; dropped 4: 3 duplicate, 1 blank`."""
+    counts = count_by_reason(folder)
+    kept = counts.pop("", 0)
+    dropped = counts.total()
+    reasons = ", ".join(f"{counts[reason]} {reason}" for reason in DROP_REASONS if counts[reason])
+    summary = f"kept {kept} of {kept + dropped} frames"
+    return f"{summary}; dropped {dropped}: {reasons}" if dropped else summary
 
 
 def rewrite_items(folder: Path, transform: Callable[[Item], Item]) -> None:
-    """Write the items anew, each as `changed` gives it, and the table of those that are kept."""
-    book = journal.read(folder / ITEMS_FILE)
+    """Rewrite the items, each transformed, and the table of the kept frames."""
+    items = journal.read(folder / ITEMS_FILE)
     (folder / TABLE_FILE).unlink(missing_ok=True)
-    journal.write(folder / ITEMS_FILE, book.header, map(transform, book))
+    journal.write(folder / ITEMS_FILE, items.header, map(transform, items))
     write_table(folder)
 
 
 def write_table(folder: Path) -> None:
-    """Write the table of the frames that are kept, unless it is there."""
+    """Write the table of the kept frames, unless it exists."""
     if (folder / TABLE_FILE).is_file():
         return
-    book = journal.read(folder / ITEMS_FILE)
+    items = journal.read(folder / ITEMS_FILE)
     with files.atomic_file(folder / TABLE_FILE) as draft, draft.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "video", "frame", "seconds"])
-        for item in book:
+        for item in items:
             if item.dropped is None:
-                picture = image_name(item.video, item.frame, book.header.settings["pictures"])
-                table.writerow([picture, item.video, item.frame, item.seconds])
+                name = image_name(item.video, item.frame, items.header.settings["pictures"])
+                table.writerow([name, item.video, item.frame, item.seconds])
 
 
 def clear_folder(folder: Path) -> None:
-    """Remove the pictures that an earlier run left, as its items name them, and its table."""
+    """Remove the images of an earlier run, as named by its items, and its table."""
     if not (folder / ITEMS_FILE).is_file():
         return
-    book = journal.read(folder / ITEMS_FILE)
-    if book.header.stage == "frames":
-        for item in book:
-            picture = image_name(item.video, item.frame, book.header.settings["pictures"])
-            (folder / picture).unlink(missing_ok=True)
+    items = journal.read(folder / ITEMS_FILE)
+    if items.header.stage == "frames":
+        for item in items:
+            name = image_name(item.video, item.frame, items.header.settings["pictures"])
+            (folder / name).unlink(missing_ok=True)
     (folder / TABLE_FILE).unlink(missing_ok=True)
 
 
@@ -119,45 +118,42 @@ def restore_frames(
     clip_paths: dict[str, Path] | None = None,
     progress: Callable[[Frame], None] = lambda frame: None,
 ) -> int:
-    """Put back what was dropped for one of `reasons`, and `frames`, `CLIP#FRAME`; how many.
+    """Restore dropped frames: those with one of `reasons`, and `frames`, named `CLIP#FRAME`.
 
-    Where clips have moved to, `places` tells by name.
+    Returns the number of restored frames. `clip_paths` maps the names of moved clips to their paths.
 
     Raises:
-        UnknownName: no such reason, or no such frame among those that were dropped.
-        ItemsError: it is no such folder, or a clip is not found.
+        UnknownName: an unknown reason, or a frame that was not dropped.
+        ItemsError: the folder was not filled by `annotate frames`, or a clip is not found.
     """
-    book = read_items(folder)
+    items = read_items(folder)
     for reason in reasons:
         if reason not in DROP_REASONS:
             raise UnknownName("reason", reason, DROP_REASONS)
-    back = {
-        _frame_key(i)
-        for i in book
-        if i.dropped and (_drop_reason(i) in reasons or _frame_key(i) in frames)
-    }
-    if missing := set(frames) - back:
-        dropped = [_frame_key(i) for i in book if i.dropped]
-        raise UnknownName("dropped frame", missing.pop(), dropped[:_MAX_NAMES_IN_ERROR])
-    for frame in _frames_to_restore(book, back, clip_paths or {}):
-        save_image(frame, folder, book.header.settings["pictures"])
+    dropped = {_frame_key(item): _drop_reason(item) for item in items if item.dropped}
+    restored = {key for key, reason in dropped.items() if reason in reasons or key in frames}
+    if missing := set(frames) - restored:
+        raise UnknownName("dropped frame", missing.pop(), list(dropped)[:_MAX_NAMES_IN_ERROR])
+    for frame in _frames_to_restore(items, restored, clip_paths or {}):
+        save_image(frame, folder, items.header.settings["pictures"])
         progress(frame)
-    rewrite_items(
-        folder, lambda item: replace(item, dropped=None) if _frame_key(item) in back else item
-    )
-    return len(back)
+
+    def restore(item: Item) -> Item:
+        return replace(item, dropped=None) if _frame_key(item) in restored else item
+
+    rewrite_items(folder, restore)
+    return len(restored)
 
 
 def _frames_to_restore(
     items: journal.Journal, frame_keys: Collection[str], clip_paths: dict[str, Path]
 ) -> Iterator[Frame]:
     for clip in frame_sources.locate_clips([items], clip_paths):
-        own = clip.sources[0].clip
-        indices = [
-            item.frame for item in items if item.video == own and _frame_key(item) in frame_keys
-        ]
+        name = clip.sources[0].clip  # as the items call it, which may not be its file name now
+        indices = [i.frame for i in items if i.video == name and _frame_key(i) in frame_keys]
         if indices:
-            yield from (replace(frame, video=own) for frame in reader.frames_at(clip.path, indices))
+            for frame in reader.frames_at(clip.path, indices):
+                yield replace(frame, video=name)
 
 
 def _frame_key(item: Item) -> str:

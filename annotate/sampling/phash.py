@@ -13,15 +13,17 @@ from PIL import Image
 from annotate.items.records import Picture
 
 BITS = 64
-_INPUT_SIDE, _LOW_FREQUENCIES = 32, 8  # pixels, and the lowest frequencies of them, each way
+_INPUT_SIDE = 32  # pixels
+_LOW_FREQUENCIES = 8  # DCT frequencies in each direction
 
 Hashes = npt.NDArray[np.uint64]
 
 
 def phash(pictures: Sequence[Picture]) -> Hashes:
-    """(n,) 64-bit hashes of pictures, RGB or grey, of any sizes: those of `imagehash.phash`.
+    """Compute 64-bit hashes, (n,), of pictures, RGB or grey, of any size, as `imagehash.phash` does.
 
-    The highest bit is the picture's mean; the bits go row by row through the lowest frequencies.
+    Ours works on arrays of hashes, and needs no further package. The highest bit belongs to the
+    mean; the others follow row by row through the lowest frequencies.
     """
     return hash_squares(
         np.array([_grey_square(each) for each in pictures]).reshape(-1, _INPUT_SIDE, _INPUT_SIDE)
@@ -29,7 +31,7 @@ def phash(pictures: Sequence[Picture]) -> Hashes:
 
 
 def hash_squares(squares: npt.NDArray[Any]) -> Hashes:
-    """(n,) hashes of grey pictures of 32 x 32, (n, 32, 32)."""
+    """Compute hashes, (n,), of grey pictures of 32 x 32 pixels, (n, 32, 32)."""
     basis = _dct_basis()
     low = (basis @ squares @ basis.T).reshape(-1, BITS)
     above = low > np.median(low, axis=1, keepdims=True)
@@ -37,12 +39,12 @@ def hash_squares(squares: npt.NDArray[Any]) -> Hashes:
 
 
 def hamming_distances(query: np.uint64 | int, hashes: Hashes) -> npt.NDArray[np.uint8]:
-    """How many of 64 bits differ between one hash and each of `others`, (n,)."""
+    """Count the bits, (n,), that differ between a query hash and each of `hashes`, (n,)."""
     return np.asarray(np.bitwise_count(hashes ^ np.uint64(query)))
 
 
 def bits(hashes: Hashes) -> npt.NDArray[np.float32]:
-    """(n, 64) of 0 and 1: a space in which squared distance is the number of bits that differ."""
+    """Unpack hashes to vectors of 0 and 1, (n, 64): squared distance is Hamming distance."""
     return np.unpackbits(hashes.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1).astype(
         np.float32
     )
@@ -55,6 +57,6 @@ def _grey_square(picture: Picture) -> npt.NDArray[np.uint8]:
 
 @cache
 def _dct_basis() -> npt.NDArray[np.float64]:
-    """(8, 32): the lowest frequencies of the cosine transform (DCT-II)."""
+    """Compute the lowest frequencies of the cosine transform (DCT-II), (8, 32)."""
     middles = (np.arange(_INPUT_SIDE) + 0.5) * np.pi / _INPUT_SIDE
     return np.asarray(np.cos(np.arange(_LOW_FREQUENCIES)[:, None] * middles))

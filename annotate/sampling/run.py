@@ -40,15 +40,186 @@ from annotate.sampling.thumbnail import Thumbnail
 from annotate.video import reader
 from annotate.viewing import contact_sheet
 
-_MAX_CELLS_PER_REASON = 12  # pairs on either side of the threshold, and frames that show nothing
+_SIMILARITY_DIGITS = 4  # of a similarity in the items
+_MAX_CELLS_PER_REASON = 12  # on the preview: kept frames, duplicates, frames without content
 _THRESHOLD_STEPS = {"ssim": 0.1, "hash": 4 / 64, "embedding": 0.02}
-_STEP_OFFSETS = (-2, -1, 0, 1, 2)  # steps from the threshold asked for
-_CELL_HEIGHT = 150  # pixels, of a picture on the sheet
+_STEP_OFFSETS = (-2, -1, 0, 1, 2)  # other thresholds on the preview, in steps
+_CELL_HEIGHT = 150  # pixels, of a picture on the preview
+
+
+@dataclass(frozen=True)
+class Job:
+    """Clips, which of their frames to examine, what to drop, and how many to keep in all.
+
+    Of more than `max_frames` kept frames, the most different ones stay: by perceptual hash, or by
+    the embedding where duplicates are found by embedding.
+    """
+
+    clips: tuple[Path, ...]
+    sampling_options: SamplingOptions = field(default_factory=SamplingOptions)
+    filter_options: FilterOptions = field(default_factory=FilterOptions)
+    max_frames: int | None = None
+    image_format: str = "png"
+
+    def header(self) -> records.Header:
+        """Make the header of the file of items, with every setting that shapes it.
+
+        Raises:
+            AnnotateError: two clips have the same name, and so would their images.
+        """
+        videos: dict[str, Any] = {}
+        for clip in self.clips:
+            entry = reader.header_entry(reader.probe(clip))
+            stem = Path(*entry).stem
+            if stem.casefold() in {Path(name).stem.casefold() for name in videos}:
+                raise AnnotateError(f"two clips are called {stem}: rename one of them")
+            videos |= entry
+        settings = asdict(self.sampling_options) | asdict(self.filter_options)
+        settings |= settings.pop("selection")
+        settings["threshold"] = self.threshold
+        settings |= {"maximum": self.max_frames, "pictures": self.image_format}
+        return records.Header("frames", settings, videos=videos)
+
+    def count(self) -> int | None:
+        """Count the frames to decode; None if a clip does not tell its length."""
+        selection = self.sampling_options.selection
+        counts = [selection.count(reader.probe(clip)) for clip in self.clips]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def threshold(self) -> float:
+        """The similarity from which on frames are duplicates."""
+        options = self.filter_options
+        return duplicates.resolve_threshold(options.duplicates, options.threshold)
+
+
+def fill_folder(
+    job: Job,
+    folder: Path,
+    *,
+    force: bool = False,
+    progress: Callable[[Frame], None] = lambda frame: None,
+) -> bool:
+    """Fill a folder with frames, or continue at the clip where an equal run stopped.
+
+    Returns False if the folder was complete already.
+
+    Raises:
+        SettingsDiffer, OutputError, VideoError, MissingPackage: see `annotate.errors`.
+    """
+    if job.sampling_options.shots and (force or not (folder / ITEMS_FILE).exists()):
+        needs("scenedetect")  # before anything is written or removed
+    header = job.header()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot write there: {error.strerror}") from None
+    if force:
+        clear_folder(folder)
+    # not `journal.resume`: the end marker follows when the frames over the maximum are dropped
+    with journal.append(folder / ITEMS_FILE, header, force=force) as appender:
+        if appender.complete:
+            write_table(folder)
+            return False
+        run = _SamplingRun(job, folder, appender)
+        for clip in run.remaining_clips():
+            sampled = sampled_frames(clip, job.sampling_options, progress)
+            for decision in filter_frames(sampled, job.filter_options, run.kept_frames):
+                run.write(decision)
+        surplus = run.surplus_frames()
+    for name, frame in surplus:
+        (folder / image_name(name, frame, job.image_format)).unlink(missing_ok=True)
+
+    def drop_surplus(item: Item) -> Item:
+        is_surplus = (item.video, item.frame) in surplus
+        return replace(item, dropped={"why": OVER_BUDGET}) if is_surplus else item
+
+    rewrite_items(folder, drop_surplus)
+    return True
+
+
+def decision_item(decision: Decision) -> Item:
+    """Make the item of an examined frame; `dropped` has the reason and the most similar frame."""
+    frame, dropped = decision.frame, None
+    if decision.drop_reason:
+        dropped = {"why": decision.drop_reason}
+        if decision.nearest is not None:
+            similarity = round(decision.nearest.similarity, _SIMILARITY_DIGITS)
+            dropped |= asdict(replace(decision.nearest, similarity=similarity))
+    return Item(frame.video, frame.index, frame.seconds, *frame.size_wh, dropped=dropped)
+
+
+class _SamplingRun:
+    """The kept frames of all clips, in the folder and in memory."""
+
+    def __init__(self, job: Job, folder: Path, appender: journal.Appender) -> None:
+        self._job, self._folder, self._appender = job, folder, appender
+        self.kept_frames = duplicates.kept_frames(job.filter_options.duplicates, job.threshold)
+        self._features = duplicates.frame_features(job.filter_options.duplicates)
+        self._kept: list[tuple[str, int]] = []
+        self._vectors: list[duplicates.Vectors] = []
+
+    def remaining_clips(self) -> Iterator[Path]:
+        """Give the clips that are not finished; the kept frames of the others are read again."""
+        finished = self._finished_clips()
+        for clip in self._job.clips:
+            name = reader.probe(clip).name
+            if name not in finished:
+                yield clip
+            elif finished[name]:
+                self._restore_kept_frames(clip, finished[name])
+
+    def write(self, decision: Decision) -> None:
+        """Save the image of a kept frame, then write the item of any frame."""
+        if not decision.drop_reason:
+            save_image(decision.frame, self._folder, self._job.image_format)
+            self._count_kept(decision.thumbnail)
+        self._appender.write(decision_item(decision))
+
+    def surplus_frames(self) -> set[tuple[str, int]]:
+        """Select the kept frames, video and index, that exceed the maximum."""
+        if self._job.max_frames is None or len(self._kept) <= self._job.max_frames:
+            return set()
+        picked = farthest_points(np.stack(self._vectors), self._job.max_frames)
+        return set(self._kept) - {self._kept[index] for index in picked}
+
+    def _count_kept(self, thumbnail: Thumbnail) -> None:
+        if self._job.max_frames is not None:
+            self._kept.append((thumbnail.frame.video, thumbnail.frame.index))
+            self._vectors.append(self._features.vector(thumbnail))
+
+    def _finished_clips(self) -> dict[str, list[int]]:
+        """Read the kept frames of each finished clip; the items of the last clip are cut off."""
+        kept_by_clip: dict[str, list[int]] = {}
+        last_clip_offset = 0
+        with (self._folder / ITEMS_FILE).open("rb") as lines:
+            offset = len(lines.readline())
+            for line in lines:
+                record = json.loads(line)
+                if record["video"] not in kept_by_clip:
+                    last_clip_offset = offset
+                kept = kept_by_clip.setdefault(record["video"], [])
+                if "dropped" not in record:
+                    kept.append(record["frame"])
+                offset += len(line)
+        if kept_by_clip:
+            kept_by_clip.popitem()
+            self._appender.rewind(last_clip_offset)
+        return kept_by_clip
+
+    def _restore_kept_frames(self, clip: Path, frame_indices: list[int]) -> None:
+        video = reader.probe(clip)
+        mask = ignore_mask(self._job.sampling_options.ignore, (video.width, video.height))
+        for frame in reader.frames_at(clip, frame_indices):
+            thumbnail = Thumbnail(frame, mask)
+            self.kept_frames.nearest(thumbnail)
+            self.kept_frames.add(thumbnail)
+            self._count_kept(thumbnail)
 
 
 @dataclass(frozen=True, order=True)
 class _PreviewFrame:
-    """A verdict worth showing; the largest `near` are the nearest to the threshold."""
+    """A decision for the sheet; `closeness` is largest for frames nearest to the threshold."""
 
     closeness: float
     video: str
@@ -59,31 +230,34 @@ class _PreviewFrame:
 
 
 class Preview:
-    """What was kept and dropped of clips, judged at several thresholds in one go."""
+    """The decisions on the frames of a job, at several thresholds in one pass; writes no images.
+
+    `kept` counts the kept frames by threshold, `count` the examined frames.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._preview_frames: dict[str, list[_PreviewFrame]] = {}
         method = job.filter_options.duplicates
-        at = (job.threshold + step * _THRESHOLD_STEPS[method] for step in _STEP_OFFSETS)
-        levels = sorted({round(level, 4) for level in at if level <= 1} | {job.threshold})
+        others = (job.threshold + step * _THRESHOLD_STEPS[method] for step in _STEP_OFFSETS)
+        levels = sorted({round(level, 4) for level in others if level <= 1} | {job.threshold})
         self._filters = {n: FrameFilter(replace(job.filter_options, threshold=n)) for n in levels}
-        self.kept = dict.fromkeys(levels, 0)  # frames, by threshold
-        self.count = 0  # frames looked at
+        self.kept = dict.fromkeys(levels, 0)
+        self.count = 0
 
-    def run(self, progress: Callable[[Frame], None]) -> None:
-        """Look at all clips."""
+    def run(self, progress: Callable[[Frame], None] = lambda frame: None) -> None:
+        """Examine the frames of all clips."""
         for clip in self._job.clips:
-            for taken in sampled_frames(clip, self._job.sampling_options, progress):
+            for sampled in sampled_frames(clip, self._job.sampling_options, progress):
                 self.count += 1
-                for level, judge in self._filters.items():
-                    verdict = judge.decide(taken)
-                    self.kept[level] += not verdict.drop_reason
+                for level, frame_filter in self._filters.items():
+                    decision = frame_filter.decide(sampled)
+                    self.kept[level] += not decision.drop_reason
                     if level == self._job.threshold:
-                        self._record(verdict)
+                        self._record(decision)
 
     def write(self, path: Path) -> None:
-        """The sheet: what was dropped, from the most alike on, then what was kept.
+        """Write the sheet as PNG: dropped frames, the most similar first, then kept ones.
 
         Raises:
             OutputError: nothing can be written there.
@@ -91,225 +265,44 @@ class Preview:
         from PIL import Image
 
         paths = {reader.probe(clip).name: clip for clip in self._job.clips}
-        looks = sorted(
-            (look for some in self._preview_frames.values() for look in some), key=_sort_key
-        )
-        cells = [_cell(look, paths, self._job.filter_options.duplicates) for look in looks]
+        frames = [frame for group in self._preview_frames.values() for frame in group]
+        method = self._job.filter_options.duplicates
+        cells = [_cell(frame, paths, method) for frame in sorted(frames, key=_sort_key)]
         with atomic_file(path) as draft:
             Image.fromarray(contact_sheet.lay_out(cells)).save(draft)
 
     def _record(self, decision: Decision) -> None:
-        frame, like = decision.frame, decision.nearest
-        alike = 0.0 if like is None else like.similarity
-        near = -alike if decision.drop_reason else alike
-        look = _PreviewFrame(
-            near, frame.video, frame.index, float(frame.seconds), decision.drop_reason, like
+        frame, nearest, reason = decision.frame, decision.nearest, decision.drop_reason
+        similarity = 0.0 if nearest is None else nearest.similarity
+        closeness = -similarity if reason else similarity
+        seconds = float(frame.seconds)
+        group = self._preview_frames.setdefault(reason, [])
+        heapq.heappush(
+            group, _PreviewFrame(closeness, frame.video, frame.index, seconds, reason, nearest)
         )
-        some = self._preview_frames.setdefault(decision.drop_reason, [])
-        heapq.heappush(some, look)
-        if len(some) > _MAX_CELLS_PER_REASON:
-            heapq.heappop(some)
+        if len(group) > _MAX_CELLS_PER_REASON:
+            heapq.heappop(group)
 
 
-def _sort_key(preview_frame: _PreviewFrame) -> tuple[bool, bool, float, str, int]:
-    """Duplicates first, the most alike before; then what is kept; then what shows nothing."""
-    alike = 0.0 if preview_frame.nearest is None else preview_frame.nearest.similarity
-    return (
-        preview_frame.nearest is None and bool(preview_frame.drop_reason),
-        not preview_frame.drop_reason,
-        -alike,
-        *_frame_key(preview_frame),
-    )
+def _sort_key(frame: _PreviewFrame) -> tuple[bool, bool, float, str, int]:
+    """Order duplicates first, the most similar before; then kept frames; then the others."""
+    similarity = 0.0 if frame.nearest is None else frame.nearest.similarity
+    without_content = frame.nearest is None and bool(frame.drop_reason)
+    return without_content, not frame.drop_reason, -similarity, frame.video, frame.frame
 
 
-def _frame_key(preview_frame: _PreviewFrame) -> tuple[str, int]:
-    return preview_frame.video, preview_frame.frame
+def _cell(frame: _PreviewFrame, paths: dict[str, Path], method: str) -> contact_sheet.Cell:
+    title = f"{frame.drop_reason or 'kept'}: {frame.video}#{frame.frame}, {frame.seconds:.1f} s"
+    picture = _resized_frame(paths[frame.video], frame.frame)
+    if (nearest := frame.nearest) is None:
+        return contact_sheet.Cell(picture, title)
+    other = _resized_frame(paths[nearest.video], nearest.frame)
+    name = f"{'' if nearest.video == frame.video else nearest.video}#{nearest.frame}"
+    remark = f"{method} {nearest.similarity:.2f} to {name}, on the left"
+    return contact_sheet.Cell(np.hstack([other, picture]), title, remark)
 
 
-def _cell(preview_frame: _PreviewFrame, paths: dict[str, Path], method: str) -> contact_sheet.Cell:
-    title = f"{preview_frame.drop_reason or 'kept'}: {preview_frame.video}#{preview_frame.frame}, {preview_frame.seconds:.1f} s"
-    own = _resized_frame(paths[preview_frame.video], preview_frame.frame)
-    if preview_frame.nearest is None:
-        return contact_sheet.Cell(own, title)
-    other = _resized_frame(paths[preview_frame.nearest.video], preview_frame.nearest.frame)
-    where = (
-        "" if preview_frame.nearest.video == preview_frame.video else preview_frame.nearest.video
-    )
-    remark = f"{method} {preview_frame.nearest.similarity:.2f} to {where}#{preview_frame.nearest.frame}, on the left"
-    return contact_sheet.Cell(np.hstack([other, own]), title, remark)
-
-
-def _resized_frame(clip: Path, frame: int) -> Picture:
-    image = reader.seek(clip, frame).image
-    width = max(round(image.shape[1] * _CELL_HEIGHT / image.shape[0]), 1)
-    return np.asarray(
-        cv2.resize(image, (width, _CELL_HEIGHT), interpolation=cv2.INTER_AREA), np.uint8
-    )
-
-
-_SIMILARITY_DIGITS = 4  # of a similarity
-
-
-@dataclass(frozen=True)
-class Job:
-    """Clips, which of their frames to look at, what to drop, and how many to keep at most in all.
-
-    Of more than `budget` those are kept that differ most, by their hashes or what a network sees.
-    """
-
-    clips: tuple[Path, ...]
-    sampling_options: SamplingOptions = field(default_factory=SamplingOptions)
-    filter_options: FilterOptions = field(default_factory=FilterOptions)
-    budget: int | None = None
-    image_format: str = "png"
-
-    def header(self) -> records.Header:
-        """What the file of items is stamped with: everything that shapes it.
-
-        Raises:
-            AnnotateError: two clips have the same name, so that their pictures would have as well.
-        """
-        about: dict[str, Any] = {}
-        for clip in self.clips:
-            told = reader.header_entry(reader.probe(clip))
-            stem = Path(*told).stem
-            if stem.casefold() in {Path(name).stem.casefold() for name in about}:
-                raise AnnotateError(f"two clips are called {stem}: rename one of them")
-            about |= told
-        settings = asdict(self.sampling_options) | asdict(self.filter_options)
-        settings |= settings.pop("choice")
-        settings["threshold"] = self.threshold
-        settings |= {"maximum": self.budget, "pictures": self.image_format}
-        return records.Header("frames", settings, videos=about)
-
-    def count(self) -> int | None:
-        """How many frames that are to be decoded, where it can be told beforehand."""
-        counts = [self.sampling_options.choice.count(reader.probe(clip)) for clip in self.clips]
-        return None if None in counts else sum(count or 0 for count in counts)
-
-    @property
-    def threshold(self) -> float:
-        """The similarity from which on frames are duplicates."""
-        return duplicates.resolve_threshold(
-            self.filter_options.duplicates, self.filter_options.threshold
-        )
-
-
-def fill_folder(
-    job: Job,
-    folder: Path,
-    *,
-    force: bool = False,
-    progress: Callable[[Frame], None] = lambda frame: None,
-) -> bool:
-    """Fill the folder; goes on at the clip where an equal run was. False when it was complete.
-
-    Raises:
-        SettingsDiffer, OutputError, VideoError, MissingPackage: see `annotate.errors`.
-    """
-    if job.sampling_options.shots and (force or not (folder / ITEMS_FILE).exists()):
-        needs("scenedetect")  # before anything is written, or cleared away
-    header = job.header()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot write there: {error.strerror}") from None
-    if force:
-        clear_folder(folder)
-    with journal.append(folder / ITEMS_FILE, header, force=force) as file:
-        if file.complete:
-            write_table(folder)
-            return False
-        run = _SamplingRun(job, folder, file)
-        for clip in run.remaining_clips():
-            looked_at = sampled_frames(clip, job.sampling_options, progress)
-            for verdict in filter_frames(looked_at, job.filter_options, run.kept_frames):
-                run.write(verdict)
-        over = run.over_budget()
-    for name, frame in over:
-        (folder / image_name(name, frame, job.image_format)).unlink(missing_ok=True)
-    rewrite_items(
-        folder, lambda item: _drop_over_budget(item) if (item.video, item.frame) in over else item
-    )
-    return True
-
-
-def decision_item(decision: Decision) -> Item:
-    """What is known of a frame that was looked at."""
-    frame, dropped = decision.frame, None
-    if decision.drop_reason:
-        like = {} if decision.nearest is None else asdict(decision.nearest)
-        like |= {k: round(v, _SIMILARITY_DIGITS) for k, v in like.items() if k == "similarity"}
-        dropped = {"why": decision.drop_reason, **like}
-    return Item(frame.video, frame.index, frame.seconds, *frame.size_wh, dropped=dropped)
-
-
-def _drop_over_budget(item: Item) -> Item:
-    return replace(item, dropped={"why": OVER_BUDGET})
-
-
-class _SamplingRun:
-    """What is kept of clip after clip: in the file, and in memory."""
-
-    def __init__(self, job: Job, folder: Path, file: journal.Appender) -> None:
-        self._job, self._folder, self._file = job, folder, file
-        self.kept_frames = duplicates.kept_frames(job.filter_options.duplicates, job.threshold)
-        self._features = duplicates.frame_features(job.filter_options.duplicates)
-        self._kept: list[tuple[str, int]] = []
-        self._vectors: list[duplicates.Vectors] = []
-
-    def remaining_clips(self) -> Iterator[Path]:
-        """The clips that are not done; those that are done are remembered."""
-        done = self._finished_clips()
-        for clip in self._job.clips:
-            name = reader.probe(clip).name
-            if name not in done:
-                yield clip
-            elif done[name]:
-                self._restore_kept_frames(clip, done[name])
-
-    def write(self, decision: Decision) -> None:
-        """Save a frame that is kept, then say so of any."""
-        if not decision.drop_reason:
-            save_image(decision.frame, self._folder, self._job.image_format)
-            self._add_to_budget(decision.thumbnail)
-        self._file.write(decision_item(decision))
-
-    def over_budget(self) -> set[tuple[str, int]]:
-        """Video and frame of those that are kept and are too many."""
-        if self._job.budget is None or len(self._kept) <= self._job.budget:
-            return set()
-        picked = farthest_points(np.stack(self._vectors), self._job.budget)
-        return set(self._kept) - {self._kept[place] for place in picked}
-
-    def _add_to_budget(self, thumbnail: Thumbnail) -> None:
-        if self._job.budget is not None:
-            self._kept.append((thumbnail.frame.video, thumbnail.frame.index))
-            self._vectors.append(self._features.vector(thumbnail))
-
-    def _finished_clips(self) -> dict[str, list[int]]:
-        """The kept frames of each clip in the file, but for the last, which is cut off."""
-        done: dict[str, list[int]] = {}
-        path, start = self._folder / ITEMS_FILE, 0
-        with path.open("rb") as lines:
-            at = len(lines.readline())
-            for line in lines:
-                record = json.loads(line)
-                if record["video"] not in done:
-                    start = at
-                kept = done.setdefault(record["video"], [])
-                kept += [] if "dropped" in record else [record["frame"]]
-                at += len(line)
-        if done:
-            done.popitem()
-            self._file.rewind(start)
-        return done
-
-    def _restore_kept_frames(self, clip: Path, frame_indices: list[int]) -> None:
-        seen = reader.probe(clip)
-        mask = ignore_mask(self._job.sampling_options.ignore, (seen.width, seen.height))
-        for frame in reader.frames_at(clip, frame_indices):
-            glance = Thumbnail(frame, mask)
-            self.kept_frames.nearest(glance)
-            self.kept_frames.add(glance)
-            self._add_to_budget(glance)
+def _resized_frame(clip: Path, frame_index: int) -> Picture:
+    image = reader.seek(clip, frame_index).image
+    size_wh = (max(round(image.shape[1] * _CELL_HEIGHT / image.shape[0]), 1), _CELL_HEIGHT)
+    return np.asarray(cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA), np.uint8)

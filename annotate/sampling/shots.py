@@ -2,10 +2,10 @@
 
 Cuts are those of PySceneDetect's adaptive detector, with two corrections. A proposed cut is ignored
 where only the tones change and not the picture, as in a muzzle flash. A cut is added where a frame
-correlates little with the one before while the frames around it correlate well; the detector misses
-such a cut when something else flares up within two frames of it.
+correlates little with the previous one while the frames around it correlate well; the detector
+misses such a cut when there is a flash within two frames of it.
 
-A shot is represented by a frame from about its middle, which is known before the shot has ended.
+A shot is represented by a frame from about its middle, which is found while the clip is decoded.
 """
 
 from __future__ import annotations
@@ -29,19 +29,17 @@ if TYPE_CHECKING:
     from scenedetect.detectors import AdaptiveDetector
 
 
-LAG_FRAMES = 2  # frames by which a cut is told late
-_MIN_SHOT_SECONDS = Fraction(1, 2)  # PySceneDetect's: its 15 frames
-_COMPARED_WIDTH = 32  # pixels, width of what is compared
-_MAX_CUT_CORRELATION = 0.8  # correlation of two pictures from which on there is no cut between them
-_MAX_MISSED_CUT_CORRELATION = (
-    0.5  # up to which there is one, if frames about it are three times as much alike
-)
-_MIN_CHANGE_RATIO = 3.0
+LAG_FRAMES = 2  # a cut is reported this many frames late
+_MIN_SHOT_SECONDS = Fraction(1, 2)  # PySceneDetect's default, its 15 frames
+_COMPARED_WIDTH = 32  # pixels, of the pictures that are correlated
+_MAX_CUT_CORRELATION = 0.8  # of two frames with a cut between them
+_MAX_MISSED_CUT_CORRELATION = 0.5  # of two frames with a cut that the detector missed
+_MIN_CHANGE_RATIO = 3.0  # change at a missed cut, to the median change of the frames around it
 
 
 @dataclass(frozen=True)
 class Shot:
-    """Frames `start` up to, not including, `stop`, and when they begin and end."""
+    """The frames `start` up to `stop` (exclusive) without a cut, and their times."""
 
     start: int
     stop: int
@@ -50,7 +48,7 @@ class Shot:
 
 
 class CutDetector:
-    """Told frame after frame, it tells which of them begin a shot, two frames late."""
+    """Detects the first frame of each shot, frame by frame; reports it two frames late."""
 
     def __init__(self) -> None:
         self._detector = _adaptive_detector()
@@ -58,7 +56,7 @@ class CutDetector:
         self._last_cut: Fraction | None = None
 
     def process(self, thumbnail: Thumbnail) -> int | None:
-        """The index of a frame that begins a shot, told by now; None where none does."""
+        """Process the next frame; returns the index of a frame that begins a shot, or None."""
         frame = thumbnail.frame
         proposed = self._detector.process_frame(*_scenedetect_frame(thumbnail))
         if self._last_cut is None:
@@ -66,49 +64,51 @@ class CutDetector:
         self._recent.append(self._compare(thumbnail))
         if len(self._recent) <= LAG_FRAMES:
             return None
-        at = self._recent[-1 - LAG_FRAMES]
-        if not (at.correlation < _MAX_CUT_CORRELATION and (proposed or self._is_missed_cut())):
+        candidate = self._recent[-1 - LAG_FRAMES]
+        if candidate.correlation >= _MAX_CUT_CORRELATION:
             return None
-        if at.seconds - self._last_cut < _MIN_SHOT_SECONDS:
+        if not proposed and not self._is_missed_cut():
             return None
-        self._last_cut = at.seconds
-        return at.index
+        if candidate.seconds - self._last_cut < _MIN_SHOT_SECONDS:
+            return None
+        self._last_cut = candidate.seconds
+        return candidate.index
 
     def _compare(self, thumbnail: Thumbnail) -> _ComparedFrame:
-        tones = _normalized_grey(thumbnail)
-        alike = float((tones * self._recent[-1].normalized).sum()) if self._recent else 1.0
-        return _ComparedFrame(thumbnail.frame.index, thumbnail.frame.seconds, alike, tones)
+        frame, normalized = thumbnail.frame, _normalized_grey(thumbnail)
+        correlation = 1.0
+        if self._recent:
+            correlation = float((normalized * self._recent[-1].normalized).sum())
+        return _ComparedFrame(frame.index, frame.seconds, correlation, normalized)
 
     def _is_missed_cut(self) -> bool:
-        *before, at, _, _ = self._recent
-        about = [
-            1 - each.correlation
-            for each in (*before[-LAG_FRAMES:], *list(self._recent)[-LAG_FRAMES:])
-        ]
+        *before, candidate, _, _ = self._recent
+        around = (*before[-LAG_FRAMES:], *list(self._recent)[-LAG_FRAMES:])
+        usual_change = float(np.median([1 - frame.correlation for frame in around]))
         return (
-            at.correlation < _MAX_MISSED_CUT_CORRELATION
-            and 1 - at.correlation > _MIN_CHANGE_RATIO * float(np.median(about))
+            candidate.correlation < _MAX_MISSED_CUT_CORRELATION
+            and 1 - candidate.correlation > _MIN_CHANGE_RATIO * usual_change
         )
 
 
 def detect(frames: Iterable[Frame]) -> Iterator[Shot]:
-    """The shots of consecutive frames, in order; nothing is held but the times of a few.
+    """Cut consecutive frames into shots, in order; memory does not grow with the clip.
 
     Raises:
         MissingPackage: PySceneDetect is not installed.
     """
-    cutter = CutDetector()
+    detector = CutDetector()
     start: tuple[int, Fraction] | None = None
-    recent: dict[int, Fraction] = {}
+    recent_seconds: dict[int, Fraction] = {}
     frame = None
     for frame in frames:
         start = start or (frame.index, frame.seconds)
-        recent[frame.index] = frame.seconds
-        cut = cutter.process(Thumbnail(frame))
+        recent_seconds[frame.index] = frame.seconds
+        cut = detector.process(Thumbnail(frame))
         if cut is not None:
-            yield Shot(start[0], cut, start[1], recent[cut])
-            start = (cut, recent[cut])
-        recent.pop(frame.index - LAG_FRAMES, None)
+            yield Shot(start[0], cut, start[1], recent_seconds[cut])
+            start = (cut, recent_seconds[cut])
+        recent_seconds.pop(frame.index - LAG_FRAMES, None)
     if frame is not None and start is not None:
         yield Shot(start[0], frame.index + 1, start[1], frame.seconds)
 
@@ -117,90 +117,88 @@ def detect(frames: Iterable[Frame]) -> Iterator[Shot]:
 class _ComparedFrame:
     index: int
     seconds: Fraction
-    correlation: float  # to the frame before: correlation
+    correlation: float  # with the previous frame
     normalized: npt.NDArray[np.float32] = field(repr=False)  # mean 0, length 1
 
 
 def _normalized_grey(thumbnail: Thumbnail) -> npt.NDArray[np.float32]:
     grey = thumbnail.small_grey
     size_wh = (_COMPARED_WIDTH, max(round(_COMPARED_WIDTH * grey.shape[0] / grey.shape[1]), 1))
-    tones = cv2.resize(grey, size_wh, interpolation=cv2.INTER_AREA).astype(np.float32)
-    tones -= tones.mean()
-    return np.asarray(tones / max(float(np.linalg.norm(tones)), 1e-6), np.float32)
+    levels = cv2.resize(grey, size_wh, interpolation=cv2.INTER_AREA).astype(np.float32)
+    levels -= levels.mean()
+    return np.asarray(levels / max(float(np.linalg.norm(levels)), 1e-6), np.float32)
 
 
 def _adaptive_detector() -> AdaptiveDetector:
     needs("scenedetect")
     from scenedetect.detectors import AdaptiveDetector
 
-    return AdaptiveDetector(min_scene_len=0)  # which cuts count, and how dense, is told here
+    return AdaptiveDetector(min_scene_len=0)  # `CutDetector` limits the shot length itself
 
 
 def _scenedetect_frame(thumbnail: Thumbnail) -> tuple[Any, npt.NDArray[np.uint8]]:
-    """A time and a picture as PySceneDetect has them; it counts frames, whatever their times."""
+    """Convert to PySceneDetect's time and BGR picture; it counts frames and ignores their times."""
     from scenedetect.common import FrameTimecode
 
     picture = np.ascontiguousarray(thumbnail.small_rgb[..., ::-1])
     return FrameTimecode(thumbnail.frame.index, fps=25.0), picture
 
 
-_MAX_SECONDS_PER_FRAME = Fraction(10)  # seconds for which one frame stands
-_MIN_REMAINDER_SECONDS = (
-    _MAX_SECONDS_PER_FRAME / 2
-)  # of a longer shot: a rest shorter than this needs no frame of its own
-_REPLACEMENT_RATIO = 1.5  # times as far into the shot as the frame that it relieves
+_MAX_SEGMENT_SECONDS = Fraction(10)  # a longer shot is split into segments, one frame for each
+_MIN_REMAINDER_SECONDS = _MAX_SEGMENT_SECONDS / 2  # a shorter last segment gets no frame
+_REPLACEMENT_RATIO = 1.5  # a new candidate is this many times as far into the segment
 
 
 class StillRun:
-    """A picture that stands still, from when to when."""
+    """A time range in which the picture does not change."""
 
     def __init__(self, thumbnail: Thumbnail) -> None:
-        self._first = thumbnail.small_grey, thumbnail.valid
+        self._first_grey, self._valid = thumbnail.small_grey, thumbnail.valid
         self._start = self._stop = thumbnail.frame.seconds
 
     def extend(self, thumbnail: Thumbnail) -> bool:
-        """Whether the next frame shows the same; if so the run is that much longer."""
-        still = quality.is_still(thumbnail, *self._first)
+        """Extend the run by the next frame; False if the frame shows another picture."""
+        still = quality.is_still(thumbnail, self._first_grey, self._valid)
         if still:
             self._stop = thumbnail.frame.seconds
         return still
 
     @property
     def seconds(self) -> Fraction:
-        """How long it stood."""
+        """The length of the run."""
         return self._stop - self._start
 
 
 class ShotSampler:
-    """Told frame after frame, it gives one for each shot, and one for each ten seconds of it.
+    """Selects one frame for each shot, or for every ten seconds of a longer shot.
 
-    Two frames are held: one for the case that the shot ends now, and one half as far again into
-    it for the case that it goes on. So the first is always between 2/5 and 2/3 of the way.
+    Two candidates are held: one in case the shot ends now, and a later one, half as far again into
+    the shot, in case it continues. So the selected frame lies between 2/5 and 2/3 of the shot.
     """
 
     def __init__(self, is_good: Callable[[Thumbnail], bool]) -> None:
         self._is_good = is_good
 
     def sample(self, thumbnails: Iterable[Thumbnail]) -> Iterator[tuple[Thumbnail, StillRun]]:
-        """A frame of each shot, and how long its picture stood; a good one, where there is one."""
-        cutter, waiting = CutDetector(), deque[Thumbnail]()
-        stretch, is_first = _ShotSegment(self._is_good), True
-        for glance in thumbnails:
-            waiting.append(glance)
-            cut = cutter.process(glance)
-            if len(waiting) <= LAG_FRAMES:
+        """Select frames, with the run in which their picture is still; good ones are preferred."""
+        detector, undecided = CutDetector(), deque[Thumbnail]()
+        segment, is_first = _ShotSegment(self._is_good), True
+        for thumbnail in thumbnails:
+            undecided.append(thumbnail)
+            cut = detector.process(thumbnail)
+            if len(undecided) <= LAG_FRAMES:
                 continue
-            settled = waiting.popleft()
-            if settled.frame.index == cut:
-                yield from stretch.finish(is_first)
-                stretch, is_first = _ShotSegment(self._is_good), True
-            elif stretch.seconds_until(settled.frame.seconds) >= _MAX_SECONDS_PER_FRAME:
-                yield from stretch.finish(is_first)
-                stretch, is_first = _ShotSegment(self._is_good), False
-            stretch.add(settled)
-        for settled in waiting:
-            stretch.add(settled)
-        yield from stretch.finish(is_first)
+            decided = undecided.popleft()
+            if decided.frame.index == cut:
+                yield from segment.finish(is_first)
+                segment, is_first = _ShotSegment(self._is_good), True
+            elif segment.seconds_until(decided.frame.seconds) >= _MAX_SEGMENT_SECONDS:
+                yield from segment.finish(is_first)
+                segment, is_first = _ShotSegment(self._is_good), False
+            segment.add(decided)
+        for thumbnail in undecided:
+            segment.add(thumbnail)
+        yield from segment.finish(is_first)
 
 
 @dataclass
@@ -210,7 +208,7 @@ class _ShotSegment:
     start: Fraction | None = None
     stop: Fraction = Fraction(0)
     still_run: StillRun | None = None
-    candidate: tuple[Thumbnail, StillRun] | None = None  # to be given if it ends now
+    candidate: tuple[Thumbnail, StillRun] | None = None  # selected if the segment ends now
     next_candidate: tuple[Thumbnail, StillRun] | None = None
     next_count: int = 0
     candidate_is_good: bool = False

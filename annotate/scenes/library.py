@@ -261,7 +261,7 @@ class Overlap:
 def add(
     clips: Sequence[Path],
     db: Path,
-    choice: FrameSelection | None = None,
+    selection: FrameSelection | None = None,
     progress: Progress = lambda frame: None,
 ) -> list[str]:
     """Remember the frames of clips; gives the names of those that are new.
@@ -278,7 +278,7 @@ def add(
             seen = reader.probe(path)
             if any(clip.fingerprint == seen.fingerprint for clip in store.clips()):
                 continue
-            known = list(_frames_to_store((choice or FrameSelection()).frames(path), progress))
+            known = list(_frames_to_store((selection or FrameSelection()).frames(path), progress))
             about = (seen.name, seen.fingerprint, seen.path.as_posix(), seen.width, seen.height)
             if store.add(StoredClip(0, *about, seen.duration_seconds, len(known)), known):
                 fresh.append(seen.name)

@@ -51,7 +51,7 @@ class StoredClip:
     width: int
     height: int
     duration: Fraction
-    frames: int
+    frame_count: int
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,25 @@
 """Ask a vision-language model which of several numbered pictures show the target.
 
-An answer must name every picture of its batch exactly once. If one is missing, repeated or made up,
-the question is repeated; then the batch is split into halves, down to single pictures.
+An answer must name every picture of its batch exactly once. If a picture is missing, repeated or
+made up, the question is asked again; then the batch is split into halves, down to single pictures.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from annotate.errors import AnswerError, UnreadableAnswer, VideoError
-from annotate.items.records import Frame, Picture
+from annotate.detectors.run import load_detector, parse_detector_options
+from annotate.errors import AnswerError, UnreadableAnswer, VideoError, needs
+from annotate.items.records import Frame, Picture, Vocabulary
 from annotate.video import reader
 from annotate.video.images import read_image
+from annotate.viewing.overlay import font_file
 from annotate.vlm import messages
 from annotate.vlm.budget import Usage
 from annotate.vlm.client import Chat
@@ -26,15 +28,17 @@ from annotate.vlm.retry import map_threads
 
 FrameRef = tuple[str, int]  # a clip's name, and a frame's index there
 _NUMBER_COLOUR, _OUTLINE_COLOUR = (235, 0, 20), (255, 255, 255)
-_NUMBER_HEIGHT_DIVISOR = 6  # of a picture's height is its number one part
-_PIXELS_PER_TOKEN = 750  # about what makers of models that see say of theirs
-_QUESTION_TOKENS = 350  # tokens of a question without its pictures, about
-_ANSWER_TOKENS = 22  # tokens of what is said of one picture, about
+_NUMBER_HEIGHT_DIVISOR = 6  # the number is one sixth as high as the picture
+_MIN_NUMBER_HEIGHT = 18  # pixels
+_PIXELS_PER_TOKEN = 750  # a typical value that makers of vision-language models give
+_QUESTION_TOKENS = 350  # of a question without its pictures, about
+_ANSWER_TOKENS = 22  # of the answer for one picture, about
+_MAX_ANSWER_TOKENS = 60  # room for the answer for one picture
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was said of a picture; `confidence` is the model's own, None where it gave none."""
+    """The answer for one picture; `confidence` is the model's own, None if it gave none."""
 
     shown: bool
     confidence: float | None = None
@@ -42,10 +46,11 @@ class Judgement:
 
 @dataclass(frozen=True)
 class VlmJudge:
-    """Who is asked, for what, and how many pictures at once.
+    """A vision-language model that judges batches of frames.
 
-    `references` are pictures of the thing; `clips` is name -> path. A picture is sent with its
-    longest side made `side` pixels.
+    `target` names what is searched, `references` are pictures of it, and `clip_paths` maps the name
+    of a clip to its path. A picture is sent with its longest side scaled to `max_side` pixels.
+    `workers` questions are asked in parallel.
     """
 
     chat: Chat
@@ -62,37 +67,42 @@ class VlmJudge:
         frame_refs: Sequence[FrameRef],
         on_answers: Callable[[Mapping[FrameRef, Judgement | None]], object],
     ) -> dict[FrameRef, Judgement | None]:
-        """An answer for each look; None where none could be read, even of the picture alone.
+        """Judge each frame; None where no answer could be read, even for the frame alone.
 
-        `told` is given each batch's answers as they come, in any order.
+        `on_answers` gets the answers of each batch as they arrive, in any order.
 
         Raises:
-            AnswerError: no answer came.
-            BudgetSpent: the next question might cost more than is left.
+            AnswerError: the model did not answer.
+            BudgetExceeded: the next question might cost more than is left of the budget.
         """
-        found: dict[FrameRef, Judgement | None] = {}
+        judgements: dict[FrameRef, Judgement | None] = {}
         lock = threading.Lock()
 
-        def batch(some: Sequence[FrameRef]) -> None:
-            answers = self._judge_batch(list(self._read_frames(some)))
+        def judge(batch: Sequence[FrameRef]) -> None:
+            answers = self._judge_batch(list(self._read_frames(batch)))
             with lock:
-                found.update(answers)
+                judgements.update(answers)
                 on_answers(answers)
 
-        map_threads(batch, [frame_refs[n : n + self.batch_size] for n in range(0, len(frame_refs), self.batch_size)],
-                self.workers)  # fmt: skip
-        return found
+        starts = range(0, len(frame_refs), self.batch_size)
+        batches = [frame_refs[n : n + self.batch_size] for n in starts]
+        map_threads(judge, batches, self.workers)
+        return judgements
 
     def estimate_tokens(self, picture_count: int, size_wh: tuple[int, int]) -> tuple[int, int]:
-        """About how many tokens so many pictures will take, in and out; makers count otherwise."""
+        """Estimate the tokens, in and out, of a number of pictures; makers count in different ways."""
         batches = -(-picture_count // self.batch_size)
         scale = self.max_side / max(size_wh) if self.max_side else 1.0
-        each = size_wh[0] * size_wh[1] * scale**2 / _PIXELS_PER_TOKEN
+        picture_tokens = size_wh[0] * size_wh[1] * scale**2 / _PIXELS_PER_TOKEN
         sent = picture_count + batches * len(self.references)
-        return round(sent * each + batches * _QUESTION_TOKENS), picture_count * _ANSWER_TOKENS
+        tokens_in = round(sent * picture_tokens + batches * _QUESTION_TOKENS)
+        return tokens_in, picture_count * _ANSWER_TOKENS
 
     def affordable_pictures(self, asked_count: int, size_wh: tuple[int, int]) -> int | None:
-        """How many more pictures the budget suffices for, by what `asked` pictures have cost."""
+        """Estimate how many more pictures the budget allows; None without a budget or a price.
+
+        The estimate is based on the cost of the `asked_count` pictures asked so far.
+        """
         meter = self.chat.meter
         expected = meter.prices.cost(Usage(*self.estimate_tokens(self.batch_size, size_wh)))
         if not asked_count:
@@ -100,8 +110,8 @@ class VlmJudge:
         if meter.budget is None:
             return None
         spent = meter.total.cost
-        each = spent / asked_count if spent else expected / self.batch_size
-        return int((meter.budget - spent) / each) if each else None
+        cost = spent / asked_count if spent else expected / self.batch_size
+        return int((meter.budget - spent) / cost) if cost else None
 
     def _read_frames(self, frame_refs: Sequence[FrameRef]) -> Iterator[Frame]:
         for name in dict.fromkeys(name for name, _ in frame_refs):
@@ -111,70 +121,98 @@ class VlmJudge:
 
     def _judge_batch(self, frames: list[Frame]) -> dict[FrameRef, Judgement | None]:
         numbers = range(1, len(frames) + 1)
-        what = f"{frames[0].name} and {len(frames) - 1} more" if frames[1:] else frames[0].name
+        description = frames[0].name + (f" and {len(frames) - 1} more" if frames[1:] else "")
         try:
-            said = self.chat.ask(
+            judgements = self.chat.ask(
                 self._message_parts(frames),
                 messages.verdicts_format(numbers),
                 lambda text: parse_judgements(text, numbers),
-                what,
+                description,
             )
         except UnreadableAnswer:
             if len(frames) == 1:
                 return {(frames[0].video, frames[0].index): None}
             half = len(frames) // 2
             return self._judge_batch(frames[:half]) | self._judge_batch(frames[half:])
-        return {(f.video, f.index): said[n] for f, n in zip(frames, numbers, strict=True)}
+        return {(f.video, f.index): judgements[n] for f, n in zip(frames, numbers, strict=True)}
 
     def _message_parts(self, frames: Sequence[Frame]) -> list[dict[str, Any]]:
-        """The example first, then the pictures in the order of their numbers, then the question."""
-        shown = [messages.image_part(messages.resize(r, self.max_side), self.detail)
-                 for r in self.references]  # fmt: skip
-        for number, frame in enumerate(frames, start=1):
-            picture = draw_number(messages.resize(frame.image, self.max_side), number)
-            shown.append(messages.image_part(picture, self.detail))
-        told = messages.load_template("find.v1").fill([self.target])
-        return [*shown, messages.text_part(f"Pictures 1 to {len(frames)}.\n{told}")]
+        """Build the question: the references, the pictures by number, the text."""
+        pictures = [messages.resize(reference, self.max_side) for reference in self.references]
+        pictures += [
+            draw_number(messages.resize(frame.image, self.max_side), number)
+            for number, frame in enumerate(frames, start=1)
+        ]
+        parts = [messages.image_part(picture, self.detail) for picture in pictures]
+        question = messages.load_template("find.v1").fill([self.target])
+        return [*parts, messages.text_part(f"Pictures 1 to {len(frames)}.\n{question}")]
+
+
+def vlm_judge(
+    target: str,
+    references: Sequence[Picture],
+    settings: Mapping[str, str],
+    *,
+    budget: float | None = None,
+    batch_size: int = 10,
+    workers: int = 15,
+) -> VlmJudge:
+    """Make the judge of a search; `settings` are options of the detector `vlm`, as text.
+
+    Raises:
+        AnswerError: no model is given.
+        MissingPackage: the client packages are not installed.
+    """
+    texts = {"side": "512", "detail": "low"} | dict(settings)
+    texts |= {} if budget is None else {"budget": str(budget)}
+    options = parse_detector_options("vlm", texts)
+    vocabulary = Vocabulary(target, {target: {"vlm": target}}, "")
+    detector: Any = load_detector("vlm", vocabulary, **options)  # a plugin: no static type
+    if not detector.model:
+        raise AnswerError(
+            "vlm: no model was given; give the option `model`, and `url` of its server"
+        )
+    needs("openai"), needs("json_repair")
+    max_tokens = max(detector.max_tokens, _MAX_ANSWER_TOKENS * batch_size)
+    chat = replace(detector.chat, max_tokens=max_tokens)
+    size_and_detail = (detector.side, detector.detail)
+    return VlmJudge(chat, target, references, {}, *size_and_detail, batch_size, workers)
 
 
 def draw_number(picture: Image.Image, number: int) -> Image.Image:
-    """The picture with a large red number, edged in white, in its upper left corner."""
-    from annotate.viewing.overlay import font_file
-
+    """Draw a large red number with a white outline in the upper left corner of a copy."""
     marked = picture.convert("RGB")
-    size = max(picture.height // _NUMBER_HEIGHT_DIVISOR, 18)
-    font = ImageFont.truetype(str(font_file()), size)
-    draw = ImageDraw.Draw(marked)
-    at, edge = size // 4, max(size // 12, 2)
-    draw.text(
-        (at, at),
+    size = max(picture.height // _NUMBER_HEIGHT_DIVISOR, _MIN_NUMBER_HEIGHT)
+    ImageDraw.Draw(marked).text(
+        (size // 4, size // 4),
         str(number),
         _NUMBER_COLOUR,
-        font,
+        ImageFont.truetype(str(font_file()), size),
         anchor="lt",
-        stroke_width=edge,
+        stroke_width=max(size // 12, 2),
         stroke_fill=_OUTLINE_COLOUR,
     )
     return marked
 
 
 def parse_judgements(text: str, numbers: Sequence[int]) -> dict[int, Judgement]:
-    """What a model's words say of each numbered picture.
+    """Parse the answer of a model: number of a picture -> judgement.
 
     Raises:
-        Unreadable: not exactly one verdict for every number.
+        AnswerParseError: a number has no judgement, more than one, or was not asked about.
     """
-    said: list[tuple[Any, Judgement]] = []
+    judgements: list[tuple[Any, Judgement]] = []
     for value in json_values(text):
-        said += _iter_judgements(value)
-    wrong = [number for number, _ in said if number not in numbers]
-    counts = {n: sum(number == n for number, _ in said) for n in numbers}
+        judgements += _iter_judgements(value)
+    unknown = [number for number, _ in judgements if number not in numbers]
+    counts = {n: sum(number == n for number, _ in judgements) for n in numbers}
     missing = [n for n in numbers if not counts[n]]
-    twice = [n for n in numbers if counts[n] > 1]
-    for numbers_, why in ((wrong, "made up"), (twice, "named twice"), (missing, "left out")):
-        if numbers_:
-            raise AnswerParseError(f"{why}: {', '.join(map(str, numbers_))}")
-    return dict(said)
+    repeated = [n for n in numbers if counts[n] > 1]
+    faults = {"made up": unknown, "named twice": repeated, "left out": missing}
+    for fault, wrong_numbers in faults.items():
+        if wrong_numbers:
+            raise AnswerParseError(f"{fault}: {', '.join(map(str, wrong_numbers))}")
+    return dict(judgements)
 
 
 def _iter_judgements(value: Any) -> Iterator[tuple[Any, Judgement]]:
@@ -183,10 +221,8 @@ def _iter_judgements(value: Any) -> Iterator[tuple[Any, Judgement]]:
             yield from _iter_judgements(each)
     elif isinstance(value, dict):
         if "id" in value and (shown := _parse_bool(value.get("shown"))) is not None:
-            yield (
-                _parse_number(value["id"]),
-                Judgement(shown, _parse_confidence(value.get("confidence"))),
-            )
+            confidence = _parse_confidence(value.get("confidence"))
+            yield _parse_number(value["id"]), Judgement(shown, confidence)
         else:
             for each in value.values():
                 yield from _iter_judgements(each)
@@ -204,15 +240,15 @@ def _parse_number(value: Any) -> Any:
 
 
 def _parse_confidence(value: Any) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-    return float(value) if good else None
+    valid = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return float(value) if valid else None
 
 
 def read_reference(path: Path) -> Picture:
-    """Read a picture of what is looked for.
+    """Read a picture of the target: (H, W, 3) uint8, RGB, upright.
 
     Raises:
-        AnswerError: it cannot be read.
+        AnswerError: the file is not a picture that can be read.
     """
     try:
         return read_image(path)

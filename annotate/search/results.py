@@ -1,8 +1,8 @@
 """Read, write and evaluate a folder of search results and the decisions about them.
 
-`found.jsonl` holds the items as found, `decisions.jsonl` a person's decision on each hit (only ever
-appended), and `items.jsonl` what follows from both; it is rewritten whole after each decision.
-`shots.csv` has a line for each shot, and `frames/` the best frame of each hit.
+`found.jsonl` holds the items of the search, and `decisions.jsonl` a person's decisions on the hits
+(it is only appended to). `items.jsonl` follows from both and is rewritten after each decision.
+`shots.csv` has a row for each shot, and `frames/` the best frame of each hit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,24 +22,24 @@ from annotate.files import atomic_file
 from annotate.items import journal
 from annotate.items.records import Frame, Header, Item, Object
 from annotate.sampling.folder import save_image
-from annotate.search.run import ClipShots, SearchResults
+from annotate.search.ask import SearchResults
+from annotate.search.clip_shots import ClipShots
 from annotate.search.shot_query import Occurrence, QueriedShot
 from annotate.video import reader
 
-FOUND_FILE, ITEMS_FILE, DECISIONS_FILE, TABLE_FILE = (
-    "found.jsonl",
-    "items.jsonl",
-    "decisions.jsonl",
-    "shots.csv",
-)
-FRAMES_FOLDER = "frames"
-_TABLE_COLUMNS = ("video", "start", "stop", "verdict", "from", "to", "surest", "seconds", "confidence",
-            "asked", "yes")  # fmt: skip
+FOUND_FILE, ITEMS_FILE, DECISIONS_FILE = "found.jsonl", "items.jsonl", "decisions.jsonl"
+TABLE_FILE, FRAMES_FOLDER = "shots.csv", "frames"
+_SHOT_COLUMNS = ("video", "start", "stop", "verdict")
+_HIT_COLUMNS = ("from", "to", "surest", "seconds", "confidence")
+_TABLE_COLUMNS = (*_SHOT_COLUMNS, *_HIT_COLUMNS, "asked", "yes")
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A stretch that shows it: frames `start` up to `stop`; `surest` is at `seconds`."""
+    """The frames `start` up to `stop` (exclusive) of a clip that show the target.
+
+    `best_frame` is the frame with the highest confidence, at `seconds`.
+    """
 
     video: str
     start: int
@@ -50,7 +50,7 @@ class Hit:
 
     @property
     def name(self) -> str:
-        """What a decision calls it: `dock.mp4#84`."""
+        """The name of the hit in decisions: `dock.mp4#84`."""
         return f"{self.video}#{self.start}"
 
 
@@ -61,36 +61,34 @@ def write_results(
     label: str,
     header: Header,
     source: str,
-    progress: Callable[[Frame], object] = lambda _: None,
 ) -> None:
-    """Write the folder; frames of a hit have an object that is the whole picture.
+    """Write the folder; each frame of a hit has one object whose box is the whole frame.
 
-    Frames that were asked, and did not show it, are items without objects.
+    Frames with a negative answer are items without objects.
 
     Raises:
         OutputError: nothing can be written there.
     """
     _prepare_folder(folder / FRAMES_FOLDER)
-    times: dict[tuple[str, int], Fraction] = {}
+    best_frame_seconds: dict[tuple[str, int], Fraction] = {}
 
     def items() -> Iterator[Item]:
-        for name in clip_shots.paths:
-            mine = {n: shot for n, shot in enumerate(search_results.shots) if shot.video == name}
-            seen = {
-                frame: hit
-                for n, shot in mine.items()
-                for frame, hit in _settled_frames(n, shot, search_results)
+        for name, path in clip_shots.paths.items():
+            occurrences = {
+                frame: occurrence
+                for n, shot in enumerate(search_results.shots)
+                if shot.video == name
+                for frame, occurrence in _settled_frames(n, shot, search_results)
             }
-            for frame in reader.frames_at(clip_shots.paths[name], seen):
-                progress(frame)
-                shown = seen[frame.index]
-                if shown is not None and frame.index == shown.best_frame:
-                    times[name, frame.index] = frame.seconds
+            for frame in reader.frames_at(path, occurrences):
+                occurrence = occurrences[frame.index]
+                if occurrence is not None and frame.index == occurrence.best_frame:
+                    best_frame_seconds[name, frame.index] = frame.seconds
                     save_image(frame, folder / FRAMES_FOLDER, "png")
-                yield _item(frame, shown, label, source)
+                yield _item(frame, occurrence, label, source)
 
     journal.write(folder / FOUND_FILE, header, items())
-    _write_table(folder, search_results, times)
+    _write_table(folder, search_results, best_frame_seconds)
     (folder / DECISIONS_FILE).unlink(missing_ok=True)
     write_items(folder)
 
@@ -98,22 +96,24 @@ def write_results(
 def _settled_frames(
     shot_index: int, shot: QueriedShot, search_results: SearchResults
 ) -> Iterator[tuple[int, Occurrence | None]]:
-    """The frames of a settled shot that items speak of, and the hit that each is of."""
+    """List the frames of a settled shot that become items, and the occurrence of each."""
     if shot_index not in search_results.settled:
         return
-    shown = search_results.occurrences.get(shot_index)
-    stretch = range(shown.start, shown.stop) if shown else range(0)
-    yield from ((frame, None) for frame, said in shot.answers.items() if said and not said.shown)
-    yield from ((frame, shown) for frame in stretch)
+    for frame, answer in shot.answers.items():
+        if answer and not answer.shown:
+            yield frame, None
+    if occurrence := search_results.occurrences.get(shot_index):
+        for frame in range(occurrence.start, occurrence.stop):
+            yield frame, occurrence
 
 
 def _item(frame: Frame, occurrence: Occurrence | None, label: str, source: str) -> Item:
     width, height = frame.size_wh
     box = (0.0, 0.0, float(width), float(height))
     objects = (
-        () if occurrence is None else (Object(label, box, occurrence.confidence, source=source),)
+        [] if occurrence is None else [Object(label, box, occurrence.confidence, source=source)]
     )
-    return Item(frame.video, frame.index, frame.seconds, width, height, objects)
+    return Item(frame.video, frame.index, frame.seconds, width, height, tuple(objects))
 
 
 def _prepare_folder(folder: Path) -> None:
@@ -133,56 +133,67 @@ def _write_table(
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(_TABLE_COLUMNS)
-    for number, shot in enumerate(search_results.shots):
-        shown = search_results.occurrences.get(number)
-        verdict = "shown" if shown else "not shown" if number in search_results.settled else "open"
-        hit: tuple[Any, ...] = ("",) * 5
-        if shown:
-            when = best_frame_seconds[shot.video, shown.best_frame]
-            sure = "" if shown.confidence is None else f"{shown.confidence:.4f}"
-            hit = (shown.start, shown.stop, shown.best_frame, when, sure)
+    for index, shot in enumerate(search_results.shots):
+        verdict = "not shown" if index in search_results.settled else "open"
+        hit: tuple[Any, ...] = ("",) * len(_HIT_COLUMNS)
+        if found := search_results.occurrences.get(index):
+            verdict = "shown"
+            seconds = best_frame_seconds[shot.video, found.best_frame]
+            confidence = "" if found.confidence is None else f"{found.confidence:.4f}"
+            hit = (found.start, found.stop, found.best_frame, seconds, confidence)
         row = (shot.video, shot.start, shot.stop, verdict, *hit)
         table.writerow((*row, len(shot.answers), len(shot.positive_frames(shot.answers))))
     with atomic_file(folder / TABLE_FILE) as draft:
         draft.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
+def list_hits(clip_shots: ClipShots, search_results: SearchResults) -> list[Hit]:
+    """List the hits of a search that was not written, in the order of clips and time."""
+    occurrences = [
+        (search_results.shots[n].video, o) for n, o in search_results.occurrences.items()
+    ]
+    best_frames = clip_shots.frames([(video, each.best_frame) for video, each in occurrences])
+    seconds = {(frame.video, frame.index): frame.seconds for frame in best_frames}
+    hits = [
+        Hit(video, o.start, o.stop, o.best_frame, seconds[video, o.best_frame], o.confidence)
+        for video, o in occurrences
+    ]
+    clip_order = list(clip_shots.paths)
+    return sorted(hits, key=lambda hit: (clip_order.index(hit.video), hit.start))
+
+
 def read_hits(folder: Path) -> list[Hit]:
-    """The hits, in the order of clips and time.
+    """Read the hits of a folder, in the order of clips and time.
 
     Raises:
-        ItemsError: `annotate find` has not filled the folder.
+        ItemsError: the folder holds no search results, or a damaged table.
     """
     try:
         with (folder / TABLE_FILE).open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["verdict"] == "shown"]
-        return [
-            Hit(
-                row["video"],
-                int(row["from"]),
-                int(row["to"]),
-                int(row["surest"]),
-                Fraction(row["seconds"]),
-                float(row["confidence"]) if row["confidence"] else None,
-            )
-            for row in rows
-        ]
+            return [_hit(row) for row in csv.DictReader(file) if row["verdict"] == "shown"]
     except FileNotFoundError:
-        raise ItemsError(f"{folder}: nothing found there: `annotate find -o {folder}`") from None
+        message = f"{folder}: no search results in it; fill it with `annotate find`"
+        raise ItemsError(message) from None
     except (OSError, KeyError, ValueError) as error:
         raise ItemsError(f"{folder / TABLE_FILE}: damaged: {error!r}") from None
 
 
+def _hit(row: Mapping[str, str]) -> Hit:
+    start, stop, best_frame = (int(row[column]) for column in ("from", "to", "surest"))
+    confidence = float(row["confidence"]) if row["confidence"] else None
+    return Hit(row["video"], start, stop, best_frame, Fraction(row["seconds"]), confidence)
+
+
 def check_resumable(folder: Path, header: Header, *, force: bool = False) -> None:
-    """Refuse a folder that holds what was found before, unless that is to be gone on with.
+    """Refuse a folder with earlier results, unless an equal search can continue there.
 
     Raises:
-        SettingsDiffer: it was found by other settings.
-        OutputError: it is complete.
+        SettingsDiffer: the results were made with other settings.
+        OutputError: every shot is settled.
     """
     if force or not (folder / TABLE_FILE).exists():
         return
-    cure = "give another -o, or --force to write over it"
+    cure = "give another `output`, or `force` to write over it"
     if differ := journal.read(folder / FOUND_FILE).header.differences(header):
         raise SettingsDiffer(f"{folder}: made with {'; '.join(differ)}: {cure}")
     with (folder / TABLE_FILE).open(encoding="utf-8", newline="") as file:
@@ -191,24 +202,24 @@ def check_resumable(folder: Path, header: Header, *, force: bool = False) -> Non
 
 
 def read_decisions(folder: Path) -> dict[str, bool]:
-    """Hit's name -> whether it is kept, for those that a person has decided."""
+    """Read the decisions: name of a hit -> whether it is kept. Open hits are left out."""
     try:
         lines = (folder / DECISIONS_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
     except FileNotFoundError:
         return {}
-    said: dict[str, bool | None] = {}
+    decisions: dict[str, bool | None] = {}
     for line in lines:
-        if line.endswith("\n"):  # what a crash cut off was not decided
+        if line.endswith("\n"):  # a crash may leave half a line
             record = json.loads(line)
-            said[record["hit"]] = record["keep"]
-    return {name: keep for name, keep in said.items() if keep is not None}
+            decisions[record["hit"]] = record["keep"]
+    return {name: keep for name, keep in decisions.items() if keep is not None}
 
 
 def record_decision(folder: Path, hit: str, keep: bool | None) -> None:
-    """Write down that a hit is kept, rejected, or neither any more; the items follow.
+    """Save the decision on a hit, True to keep, False to reject, None to reopen; update the items.
 
     Raises:
-        ItemsError: there is no such hit.
+        ItemsError: no hit has that name.
         OutputError: nothing can be written there.
     """
     if hit not in {each.name for each in read_hits(folder)}:
@@ -217,8 +228,8 @@ def record_decision(folder: Path, hit: str, keep: bool | None) -> None:
     try:
         with path.open("ab+") as file:
             file.seek(0)
-            whole = file.read().rpartition(b"\n")
-            file.truncate(len(whole[0]) + len(whole[1]))
+            before, newline, _ = file.read().rpartition(b"\n")
+            file.truncate(len(before) + len(newline))
             file.write(json.dumps({"hit": hit, "keep": keep}).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -228,12 +239,12 @@ def record_decision(folder: Path, hit: str, keep: bool | None) -> None:
 
 
 def write_items(folder: Path) -> None:
-    """Write `items.jsonl`: what was found, without the objects of hits that were rejected."""
-    said = read_decisions(folder)
-    rejected = [hit for hit in read_hits(folder) if said.get(hit.name) is False]
-    book = journal.read(folder / FOUND_FILE)
-    gone = {(hit.video, n) for hit in rejected for n in range(hit.start, hit.stop)}
-    journal.write(folder / ITEMS_FILE, book.header, _without_objects(book, gone))
+    """Write `items.jsonl`: the items of the search, without the objects of rejected hits."""
+    decisions = read_decisions(folder)
+    rejected = [hit for hit in read_hits(folder) if decisions.get(hit.name) is False]
+    rejected_frames = {(hit.video, n) for hit in rejected for n in range(hit.start, hit.stop)}
+    items = journal.read(folder / FOUND_FILE)
+    journal.write(folder / ITEMS_FILE, items.header, _without_objects(items, rejected_frames))
 
 
 def _without_objects(
@@ -245,7 +256,7 @@ def _without_objects(
 
 @dataclass(frozen=True)
 class SearchMetrics:
-    """Shots that show it and how many of them were found; hits, and how many are right."""
+    """Counts of a search against ground truth: shots with the target, and hits."""
 
     true_shots: int
     found_shots: int
@@ -254,30 +265,32 @@ class SearchMetrics:
 
     @property
     def recall(self) -> float:
-        """Of the shots that show it, the share that was found; 1 where there are none."""
+        """The share of the true shots that were found; 1 if there are none."""
         return self.found_shots / self.true_shots if self.true_shots else 1.0
 
     @property
     def precision(self) -> float:
-        """Of the hits, the share that is right; 1 where there are none."""
+        """The share of the hits that are correct; 1 if there are none."""
         return self.correct_hits / self.hits if self.hits else 1.0
 
 
 def evaluate(hits: Sequence[Hit], truth_paths: Iterable[Path]) -> SearchMetrics:
-    """Hold hits against files with `shots`: each has start, stop or end, and `rare_frames`.
+    """Compare hits with ground truth: JSON files with `shots`.
 
-    A file is of the clip that its `info.clip` names, else of the one that its own name begins with.
-    A shot that shows the thing on any frame is to be found; a hit is right that meets such a shot.
+    Each shot has `start`, `stop` or `end`, and `rare_frames`, the number of frames that show the
+    target. A file belongs to the clip of its `info.clip`, or else to the clip whose name its own
+    name begins with. A hit is correct if it overlaps a shot with `rare_frames`.
 
     Raises:
-        ItemsError: a file that cannot be read so.
+        ItemsError: a file does not have this form.
     """
     shots: set[tuple[str, int, int]] = set()
     for path in truth_paths:
         shots |= _read_true_shots(path)
-    met = {shot: [hit for hit in hits if _overlaps(hit, *shot)] for shot in shots}
-    right = {hit.name for some in met.values() for hit in some}
-    return SearchMetrics(len(shots), sum(map(bool, met.values())), len(hits), len(right))
+    hits_by_shot = {shot: [hit for hit in hits if _overlaps(hit, *shot)] for shot in shots}
+    correct = {hit.name for shot_hits in hits_by_shot.values() for hit in shot_hits}
+    found_count = sum(map(bool, hits_by_shot.values()))
+    return SearchMetrics(len(shots), found_count, len(hits), len(correct))
 
 
 def _read_true_shots(path: Path) -> set[tuple[str, int, int]]:
@@ -290,7 +303,8 @@ def _read_true_shots(path: Path) -> set[tuple[str, int, int]]:
             if shot["rare_frames"]
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ItemsError(f"{path}: not shots with start, end and rare_frames: {error!r}") from None
+        message = f"{path}: no list of shots with start, end and rare_frames: {error!r}"
+        raise ItemsError(message) from None
 
 
 def _overlaps(hit: Hit, clip: str, start: int, stop: int) -> bool:

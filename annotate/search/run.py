@@ -1,262 +1,277 @@
-"""Search clips for the shots that show a target: detect shots, then ask about frames.
+"""Search clips for the shots that show a target: cut into shots, then ask a model or rank.
 
-A *question* is one request to a model, with up to ten numbered pictures; it is the unit that the
-usage report counts. `picture_count` counts the frames that were sent, cached answers included.
+    found = find_shots(["ep1.mp4"], ["robot.png"], "the robot", SearchOptions(max_shots=5))
+    for hit in found.hits:
+        print(hit.video, hit.seconds, hit.confidence)
+
+The method "vlm" asks a vision-language model. A *question* is one request to the model, with up to
+ten numbered pictures; it is the unit that the usage report counts. The method "local" ranks shots
+by similarity to the references, and nothing leaves the machine.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from annotate import files
-from annotate.embeddings import ReferenceSimilarity
-from annotate.errors import BrokenVideo, BudgetExceeded, VideoError
-from annotate.items.records import Frame, Picture
-from annotate.sampling import shots
-from annotate.search.judge import FrameRef, Judgement
-from annotate.search.shot_query import (
-    Occurrence,
-    QueriedShot,
-    ShotQuery,
-    provisional_occurrence,
-    query_shot,
-)
+from annotate.errors import AnswerError, UnknownName
+from annotate.items.records import Header, Picture
+from annotate.search import results
+from annotate.search.ask import SearchResults, ask_shots, rank_shots
+from annotate.search.clip_shots import ClipShots, cut_into_shots, first_frames
+from annotate.search.judge import VlmJudge, read_reference, vlm_judge
+from annotate.search.results import Hit
+from annotate.search.shot_query import Occurrence
 from annotate.video import reader
+from annotate.vlm.budget import Usage, UsageTotal
 
-_BACKGROUND_FRAMES = 200  # frames that tell what is usual
-_NEIGHBOUR_SECONDS = Fraction(1, 10)  # between frames that are asked in place of one another
-_MAX_SPACING_SECONDS = 8  # between places of a long shot, at most
-_FIRST_LOOK_SHARE = (
-    0.6  # of what may be asked still, for places; the rest is for what follows a yes
-)
-_CACHE_VERSION = 2  # of the format of kept shots
+METHODS = ("local", "vlm")
+_LATER_PICTURES = 1.2  # pictures of a whole search, per first frame
 
 
-class FrameJudge(Protocol):
-    """Who is asked of frames: `asking.Asker`."""
+class ProgressBar(Protocol):
+    """Makes a progress bar: a context that gives a callable, to be called once for each unit."""
 
-    def ask(
-        self,
-        frame_refs: Sequence[FrameRef],
-        on_answers: Callable[[Mapping[FrameRef, Judgement | None]], object],
-    ) -> dict[FrameRef, Judgement | None]:
-        """An answer for each look."""
+    def __call__(
+        self, description: str, total: int | None, unit: str = "frames"
+    ) -> AbstractContextManager[Callable[..., None]]:
+        """Show a bar while the context is open."""
 
 
-@dataclass
-class ClipShots:
-    """Clips by name, cut into shots; `broken` is what those said that break off."""
-
-    paths: dict[str, Path] = field(default_factory=dict)
-    videos: dict[str, reader.Video] = field(default_factory=dict)
-    shots: list[QueriedShot] = field(default_factory=list)
-    decode_errors: list[str] = field(default_factory=list)
-
-    @property
-    def frame_count(self) -> int:
-        """How many frames all have."""
-        return sum(shot.stop - shot.start for shot in self.shots)
-
-    def frames(self, frame_refs: Sequence[FrameRef]) -> Iterator[Frame]:
-        """These frames, clip by clip in order."""
-        for name in self.paths:
-            if wanted := [frame for clip, frame in frame_refs if clip == name]:
-                yield from reader.frames_at(self.paths[name], wanted)
+@contextmanager
+def no_progress(
+    description: str, total: int | None, unit: str = "frames"
+) -> Iterator[Callable[..., None]]:
+    """Show no progress."""
+    yield lambda *_, **__: None
 
 
-def cut_into_shots(
-    clips: Sequence[Path], progress: Callable[[], object] = lambda: None
-) -> ClipShots:
-    """Cut clips into shots; where they lie is kept on this machine, and not looked for again.
+@dataclass(frozen=True)
+class SearchOptions:
+    """How a search is done.
+
+    `method` is "local" or "vlm". `frames_per_shot` frames of each shot are compared or asked first.
+    "local" gives the `max_shots` most similar shots. "vlm" asks about `max_pictures` pictures at
+    most, `batch_size` of them in a question, `workers` questions in parallel, and spends no more
+    than `budget`; `vlm_settings` are options of the detector `vlm`, as text, such as `model` and
+    `url`.
+    """
+
+    method: str = "local"
+    frames_per_shot: int = 2
+    max_shots: int = 40
+    max_pictures: int | None = None
+    budget: float | None = None
+    batch_size: int = 10
+    workers: int = 15
+    vlm_settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearchEstimate:
+    """The expected size and cost of a search; `cost` is 0 where no prices are given."""
+
+    frame_count: int
+    shot_count: int
+    picture_count: int
+    question_count: int
+    tokens_in: int
+    tokens_out: int
+    cost: float
+
+
+@dataclass(frozen=True)
+class FoundShots:
+    """The outcome of a search: the hits, the shots of the clips, the result for each shot.
+
+    `usage` is what a model was asked and what it cost; None for the method "local".
+    """
+
+    hits: Sequence[Hit]
+    clip_shots: ClipShots
+    results: SearchResults
+    usage: UsageTotal | None = None
+
+
+def find_shots(
+    clips: Sequence[Path | str],
+    references: Sequence[Path | str],
+    target: str,
+    options: SearchOptions | None = None,
+    *,
+    output: Path | str | None = None,
+    force: bool = False,
+    progress: ProgressBar = no_progress,
+    on_estimate: Callable[[SearchEstimate], object] = lambda estimate: None,
+) -> FoundShots:
+    """Find the shots of clips that show a target.
+
+    `references` are pictures of the target, cropped close; `target` names it, and is the label of
+    the items. With `output`, a folder, the results are written there, and a search that stopped
+    early continues. `on_estimate` gets the estimate before a model is asked.
 
     Raises:
-        VideoError: two clips have one name, or one cannot be read.
-        MissingPackage: PySceneDetect is not installed.
+        AnswerError: a reference cannot be read, no model is given, or the model does not answer.
+        SettingsDiffer, OutputError: `output` holds a search with other settings, or a complete one.
+        VideoError, MissingPackage, UnknownName: see `annotate.errors`.
     """
-    found = ClipShots()
-    for path in clips:
-        about = reader.probe(path)
-        if about.name in found.paths:
-            raise VideoError(f"two clips are called {about.name}: rename one, or go one by one")
-        found.paths[about.name], found.videos[about.name] = path, about
-        step = max(round(about.rate * _NEIGHBOUR_SECONDS), 1)
-        for start, stop in _shot_ranges(about, found, progress):
-            found.shots.append(QueriedShot(about.name, start, stop, step))
-    return found
+    options = options or SearchOptions()
+    pictures, judge = _prepare(references, target, options)
+    clip_shots = _cut(clips, progress)
+    header = search_header(clip_shots, references, target, options, judge)
+    if output is not None:
+        results.check_resumable(Path(output), header, force=force)
+    if judge is None:
+        found, usage = _rank(clip_shots, pictures, options, progress), None
+    else:
+        judge = replace(judge, clip_paths=clip_shots.paths)
+        on_estimate(_estimate(clip_shots, judge, options))
+        found = _ask(clip_shots, judge, pictures, options, progress)
+        usage = judge.chat.meter.total
+    if output is None:
+        return FoundShots(results.list_hits(clip_shots, found), clip_shots, found, usage)
+    source = f"find/{options.method}"
+    results.write_results(Path(output), clip_shots, found, target, header, source)
+    return FoundShots(results.read_hits(Path(output)), clip_shots, found, usage)
 
 
-def _shot_ranges(
-    clip_video: reader.Video, clip_shots: ClipShots, progress: Callable[[], object]
-) -> list[tuple[int, int]]:
-    place = files.cache_dir() / "shots" / f"{clip_video.fingerprint[:32]}-{_CACHE_VERSION}.json"
-    known = files.read_json(place)
-    if known is not None:
-        for _ in range(clip_video.frame_count or 0):
-            progress()
-        return [(start, stop) for start, stop in known["shots"]]
-    whole = True
+def estimate_search(
+    clips: Sequence[Path | str],
+    references: Sequence[Path | str],
+    target: str,
+    options: SearchOptions,
+    *,
+    progress: ProgressBar = no_progress,
+) -> SearchEstimate:
+    """Estimate what a search with a model would ask and cost; nothing is asked.
 
-    def frames() -> Iterator[Frame]:
-        nonlocal whole
-        try:
-            for frame in reader.frames(clip_video.path):
-                progress()
-                yield frame
-        except BrokenVideo as error:
-            whole = False
-            clip_shots.decode_errors.append(str(error))
-
-    spans = [(shot.start, shot.stop) for shot in shots.detect(frames())]
-    if whole:
-        files.write_json(place, {"shots": spans})
-    return spans
+    Raises:
+        AnswerError: as `find_shots`; or the method asks no model.
+    """
+    _, judge = _prepare(references, target, options)
+    if judge is None:
+        raise AnswerError(
+            f"the method {options.method!r} asks no model: there is nothing to estimate"
+        )
+    return _estimate(_cut(clips, progress), judge, options)
 
 
-@dataclass
-class SearchResults:
-    """What came of it: `shown` by shot's place, what was asked, and what could not be."""
-
-    shots: Sequence[QueriedShot]
-    occurrences: dict[int, Occurrence] = field(default_factory=dict)
-    settled: set[int] = field(default_factory=set)
-    picture_count: int = 0
-    stop_reason: str = ""
-
-
-def first_frames(shot: QueriedShot, clip_video: reader.Video, frames_per_shot: int) -> list[int]:
-    """Where a shot is asked first: at `looks` places, or one every eight seconds."""
-    seconds = float((shot.stop - shot.start) / clip_video.rate)
-    return shot.spread_frames(max(frames_per_shot, math.ceil(seconds / _MAX_SPACING_SECONDS)))
-
-
-def ask_shots(
+def search_header(
     clip_shots: ClipShots,
-    frame_judge: FrameJudge,
-    frames_per_shot: int = 2,
-    order: Sequence[int] | None = None,
-    pictures_left: Callable[[], int | None] = lambda: None,
-    on_pictures: Callable[[int], object] = lambda pictures: None,
-) -> SearchResults:
-    """Ask of every shot until it is settled; `order` says which first.
-
-    `left` tells how many pictures may still be asked, if that is limited. Then shots are taken on
-    as long as three fifths of these suffice for their places; the rest is for settling those of
-    them that may show it. What remains open is not settled; `stopped` says why. A shot that was
-    believed to show it by then does, from yes to yes.
-    """
-    found = SearchResults(clip_shots.shots)
-    waiting = list(order if order is not None else range(len(clip_shots.shots)))
-
-    def count(answers: Mapping[FrameRef, Judgement | None]) -> None:
-        found.picture_count += len(answers)
-        on_pictures(len(answers))
-
-    try:
-        while waiting:
-            wave = _next_shots(clip_shots, waiting, frames_per_shot, pictures_left())
-            if not wave:
-                found.stop_reason = f"{found.picture_count} pictures were asked, and no more may be"
-                break
-            del waiting[: len(wave)]
-            _settle_shots(found, wave, frame_judge, count, pictures_left)
-    except BudgetExceeded as error:
-        found.stop_reason = str(error)
-    for number, shot in enumerate(clip_shots.shots):
-        if shot.accepted and number not in found.settled:
-            found.settled.add(number)
-            found.occurrences[number] = provisional_occurrence(shot)
-    return found
-
-
-def _next_shots(
-    clip_shots: ClipShots, pending: Sequence[int], frames_per_shot: int, pictures_left: int | None
-) -> dict[int, list[int]]:
-    """The next shots to ask of, and where: all of them, or what is left suffices for."""
-    wave, spent = {}, 0
-    for number in pending:
-        shot = clip_shots.shots[number]
-        where = first_frames(shot, clip_shots.videos[shot.video], frames_per_shot)
-        spent += len(where)
-        if pictures_left is not None and spent > max(
-            pictures_left * _FIRST_LOOK_SHARE, min(pictures_left, len(where))
-        ):
-            break
-        wave[number] = where
-    return wave
-
-
-def _settle_shots(
-    search_results: SearchResults,
-    frames_by_shot: Mapping[int, list[int]],
-    frame_judge: FrameJudge,
-    on_answers: Callable[[Mapping[FrameRef, Judgement | None]], None],
-    pictures_left: Callable[[], int | None],
-) -> None:
-    """Ask of all shots of a wave side by side, a round of pictures at a time."""
-    asking: dict[int, ShotQuery] = {
-        n: query_shot(search_results.shots[n], where) for n, where in frames_by_shot.items()
+    references: Sequence[Path | str],
+    target: str,
+    options: SearchOptions,
+    judge: VlmJudge | None = None,
+) -> Header:
+    """Make the header of the items of a search."""
+    settings = {
+        "detector": options.method,
+        "looks": options.frames_per_shot,
+        "references": [files.sha256(Path(path)) for path in references],
     }
-    wants = {number: next(each) for number, each in asking.items()}
-    while wants:
-        looks = [
-            (search_results.shots[n].video, frame)
-            for n, frames in wants.items()
-            for frame in frames
-        ]
-        may = pictures_left()
-        if may is not None and len(looks) > may:
-            wants = dict(list(wants.items())[: len(wants) // 2])
-            continue
-        answers = frame_judge.ask(looks, on_answers)
-        wants = _send_answers(search_results, asking, wants, answers)
+    videos = {
+        name: entry
+        for video in clip_shots.videos.values()
+        for name, entry in reader.header_entry(video).items()
+    }
+    vocabulary = {"name": "", "sha256": "", "labels": [target]}
+    model = "" if judge is None else judge.chat.model
+    return Header("find", settings, model, vocabulary, videos)
 
 
-def _send_answers(
-    search_results: SearchResults,
-    queries: Mapping[int, ShotQuery],
-    requested: Mapping[int, list[int]],
-    answers: Mapping[FrameRef, Judgement | None],
-) -> dict[int, list[int]]:
-    """Hand the answers on; what each shot that is not settled yet wants to know next."""
-    after = {}
-    for number, frames in requested.items():
-        clip = search_results.shots[number].video
-        try:
-            after[number] = queries[number].send({f: answers[clip, f] for f in frames})
-        except StopIteration as ended:
-            search_results.settled.add(number)
-            if ended.value is not None:
-                search_results.occurrences[number] = ended.value
-    return after
+def _prepare(
+    references: Sequence[Path | str], target: str, options: SearchOptions
+) -> tuple[list[Picture], VlmJudge | None]:
+    if options.method not in METHODS:
+        raise UnknownName("search method", options.method, METHODS)
+    if not references:
+        raise AnswerError("`references` is empty; give at least one picture of the target")
+    pictures = [read_reference(Path(path)) for path in references]
+    if options.method == "local":
+        return pictures, None
+    judge = vlm_judge(
+        target,
+        pictures,
+        options.vlm_settings,
+        budget=options.budget,
+        batch_size=options.batch_size,
+        workers=options.workers,
+    )
+    return pictures, judge
 
 
-def rank_shots(
+def _cut(clips: Sequence[Path | str], progress: ProgressBar) -> ClipShots:
+    paths = [Path(clip) for clip in clips]
+    counts = [reader.probe(path).frame_count for path in paths]
+    total = None if None in counts else sum(count or 0 for count in counts)
+    with progress("shots", total) as advance:
+        return cut_into_shots(paths, advance)
+
+
+def _estimate(clip_shots: ClipShots, judge: VlmJudge, options: SearchOptions) -> SearchEstimate:
+    first = sum(
+        len(first_frames(shot, clip_shots.videos[shot.video], options.frames_per_shot))
+        for shot in clip_shots.shots
+    )
+    pictures = round(_LATER_PICTURES * first)
+    if options.max_pictures is not None:
+        pictures = min(pictures, options.max_pictures)
+    tokens = judge.estimate_tokens(pictures, clip_shots.size_wh)
+    cost = judge.chat.meter.prices.cost(Usage(*tokens))
+    questions = -(-pictures // judge.batch_size)
+    shot_count = len(clip_shots.shots)
+    return SearchEstimate(clip_shots.frame_count, shot_count, pictures, questions, *tokens, cost)
+
+
+def _ask(
+    clip_shots: ClipShots,
+    judge: VlmJudge,
+    references: Sequence[Picture],
+    options: SearchOptions,
+    progress: ProgressBar,
+) -> SearchResults:
+    """Ask the model; with a limit, about the shots most similar to the references first."""
+    order = None
+    if options.max_pictures is not None or options.budget is not None:
+        with progress("similarity", None, "pictures") as advance:
+            order = list(rank_shots(clip_shots, references, options.frames_per_shot, advance))
+    asked_count = 0
+
+    def pictures_left() -> int | None:
+        limits = [judge.affordable_pictures(asked_count, clip_shots.size_wh)]
+        limits += [None if options.max_pictures is None else options.max_pictures - asked_count]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    with progress(judge.chat.model, None, "pictures") as advance:
+
+        def on_pictures(count: int) -> None:
+            nonlocal asked_count
+            asked_count += count
+            usage = judge.chat.meter.total
+            for _ in range(count):
+                advance(told=f"{usage.questions} questions, {usage.cost:.4f}")
+
+        return ask_shots(
+            clip_shots, judge, options.frames_per_shot, order, pictures_left, on_pictures
+        )
+
+
+def _rank(
     clip_shots: ClipShots,
     references: Sequence[Picture],
-    frames_per_shot: int = 2,
-    progress: Callable[[], object] = lambda: None,
-) -> dict[int, tuple[float, int]]:
-    """Shot's place -> how near its nearest frame comes to the references, and which frame that is.
-
-    Nobody is asked: see `nearness`. The nearest shot comes first.
-    """
-    where = {
-        (shot.video, frame): number
-        for number, shot in enumerate(clip_shots.shots)
-        for frame in first_frames(shot, clip_shots.videos[shot.video], frames_per_shot)
-    }
-    every = list(where)
-    near = ReferenceSimilarity(
-        references, clip_shots.frames(every[:: -(-len(every) // _BACKGROUND_FRAMES)])
-    )
-    best: dict[int, tuple[float, int]] = {}
-    for frame in clip_shots.frames(every):
-        number = where[frame.video, frame.index]
-        best[number] = max(best.get(number, (-1.0, 0)), (near.similarity(frame), frame.index))
-        progress()
-    return dict(sorted(best.items(), key=lambda each: (-each[1][0], each[0])))
+    options: SearchOptions,
+    progress: ProgressBar,
+) -> SearchResults:
+    """Take the shots most similar to the references as results; confidence is the similarity."""
+    total = options.frames_per_shot * len(clip_shots.shots)
+    with progress("similarity", total, "pictures") as advance:
+        ranked = rank_shots(clip_shots, references, options.frames_per_shot, advance)
+    found = SearchResults(clip_shots.shots, settled=set(list(ranked)[: options.max_shots]))
+    for index in found.settled:
+        (similarity, frame), shot = ranked[index], clip_shots.shots[index]
+        found.occurrences[index] = Occurrence(shot.start, shot.stop, frame, similarity)
+    return found

@@ -1,9 +1,10 @@
 """Decide whether and where a shot shows the target, with as few answers as possible.
 
-Single answers may be wrong. A shot is asked about at a few frames. After a positive answer, frames
-beside it are asked until positives lead by three or negatives by one; so one answer in twenty may
-be wrong, and of three hundred shots one is judged wrongly. Where a distant frame was negative, the
-boundary is found by bisection; where none was, the whole shot is taken.
+A single answer may be wrong. A shot is first asked about at a few frames. After a positive answer,
+frames beside it are asked until the positive answers lead by three or the negative ones by one; so
+one answer in twenty may be wrong, and about one shot in three hundred is judged wrongly. The start
+and the end are found by bisection towards a distant frame with a negative answer; if there is no
+such frame, the whole shot is taken.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from dataclasses import dataclass, field
 from annotate.search.judge import Judgement
 
 AnswersByFrame = Mapping[int, Judgement | None]
-ShotQuery = Generator[
-    list[int], AnswersByFrame, "Occurrence | None"
-]  # frames to ask -> answers -> what came of it
+ShotQuery = Generator[list[int], AnswersByFrame, "Occurrence | None"]  # frames -> answers -> result
 
-_ACCEPT_LEAD, _REJECT_LEAD = (
-    3,
-    -1,
-)  # by how many yeses must lead to be believed, and be behind not to be
+# Positive answers minus negative ones: from which lead on the shot is accepted, or rejected.
+_ACCEPT_LEAD, _REJECT_LEAD = 3, -1
+_MAX_BOUNDARY_STEPS = 4  # a boundary is known when this many steps of the shot are left
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """Frames `start` up to, not including, `stop` show it; `surest` is the best of those asked."""
+    """The frames `start` up to `stop` (exclusive) that show the target.
+
+    `best_frame` is the asked frame with the highest confidence; `confidence` is the mean over all
+    positive answers, None if the model gave none.
+    """
 
     start: int
     stop: int
@@ -36,10 +38,10 @@ class Occurrence:
 
 @dataclass
 class QueriedShot:
-    """Frames `start` up to `stop` of a clip, that follow one another without a cut.
+    """The frames `start` up to `stop` (exclusive) of a clip without a cut, and the answers so far.
 
-    `step` is how many frames lie between two that are asked in place of one another. `said` and
-    `believed` are what asking has brought.
+    `step` is the distance in frames between two frames that can be asked in place of each other.
+    `accepted` says that the shot shows the target, even if the boundaries are not known yet.
     """
 
     video: str
@@ -47,64 +49,71 @@ class QueriedShot:
     stop: int
     step: int = 1
     answers: dict[int, Judgement | None] = field(default_factory=dict)
-    accepted: bool = False  # that it shows it, whether or not it is known from where to where
+    accepted: bool = False
 
     def spread_frames(self, count: int) -> list[int]:
-        """So many frames, spread over it: the middle one of each equal part."""
+        """Spread `count` frames over the shot: the middle frame of each equal part."""
         length = self.stop - self.start
         parts = min(count, length)
         return sorted({self.start + (2 * n + 1) * length // (2 * parts) for n in range(parts)})
 
     def neighbours(self, frame: int, count: int) -> list[int]:
-        """At most so many frames not asked yet, the nearest to `frame` at whole steps from it."""
-        most = (self.stop - self.start) // self.step + 1
-        offsets = (side * n * self.step for n in range(1, most + 1) for side in (1, -1))
-        free = (frame + offset for offset in offsets)
-        inside = [f for f in free if self.start <= f < self.stop and f not in self.answers]
+        """List up to `count` frames at whole steps from `frame`, nearest first, not asked yet."""
+        max_steps = (self.stop - self.start) // self.step + 1
+        offsets = (side * n * self.step for n in range(1, max_steps + 1) for side in (1, -1))
+        beside = (frame + offset for offset in offsets)
+        inside = [f for f in beside if self.start <= f < self.stop and f not in self.answers]
         return inside[:count]
 
     def positive_frames(self, frames: Iterable[int]) -> list[int]:
-        """Those of the frames that were said to show it."""
-        return [frame for frame in frames if (said := self.answers.get(frame)) and said.shown]
+        """Select the frames with a positive answer."""
+        return [f for f in frames if (answer := self.answers.get(f)) and answer.shown]
 
 
 def query_shot(shot: QueriedShot, first_frames: Sequence[int]) -> ShotQuery:
-    """Ask of a shot; `shot.said` grows by what is answered."""
+    """Query a shot: yields frames to ask, receives their answers, returns the occurrence or None.
+
+    The answers are added to `shot.answers`.
+    """
     shot.answers.update((yield list(first_frames)))
-    yes = shot.positive_frames(first_frames)
-    if not yes or not (yield from _confirm(shot, yes)):
+    positives = shot.positive_frames(first_frames)
+    if not positives or not (yield from _confirm(shot, positives)):
         return None
     shot.accepted = True
-    start = yield from _find_boundary(shot, first_frames, min(yes), -1)
-    stop = yield from _find_boundary(shot, first_frames, max(yes), 1)
+    start = yield from _find_boundary(shot, first_frames, min(positives), -1)
+    stop = yield from _find_boundary(shot, first_frames, max(positives), 1)
     return _occurrence(shot, start, stop)
 
 
 def provisional_occurrence(shot: QueriedShot) -> Occurrence:
-    """What is known of a shot that is believed, were nothing more asked: from yes to yes."""
-    yes = shot.positive_frames(shot.answers)
-    return _occurrence(shot, min(yes), max(yes) + 1)
+    """Make the occurrence of an accepted shot from its answers so far: first to last positive."""
+    positives = shot.positive_frames(shot.answers)
+    return _occurrence(shot, min(positives), max(positives) + 1)
 
 
 def _occurrence(shot: QueriedShot, start: int, stop: int) -> Occurrence:
-    seen = [frame for frame in shot.positive_frames(shot.answers) if start <= frame < stop]
-    surest = max(seen, key=lambda frame: (_confidence_or_minus_one(shot.answers[frame]), -frame))
-    told = [each.confidence for f in seen if (each := shot.answers[f]) is not None]
-    given = [confidence for confidence in told if confidence is not None]
-    return Occurrence(start, stop, surest, sum(given) / len(given) if given else None)
+    inside = [frame for frame in shot.positive_frames(shot.answers) if start <= frame < stop]
+    best_frame = max(inside, key=lambda f: (_confidence_or_minus_one(shot.answers[f]), -f))
+    confidences = [
+        answer.confidence
+        for frame in inside
+        if (answer := shot.answers[frame]) is not None and answer.confidence is not None
+    ]
+    mean = sum(confidences) / len(confidences) if confidences else None
+    return Occurrence(start, stop, best_frame, mean)
 
 
 def _confirm(shot: QueriedShot, positives: list[int]) -> Generator[list[int], AnswersByFrame, bool]:
-    """Whether the yeses hold, frames beside the first being asked too; those join `yes`."""
+    """Ask frames beside the first positive frame until one side leads; extends `positives`."""
     lead = len(positives)
     while _REJECT_LEAD < lead < _ACCEPT_LEAD:
         beside = shot.neighbours(positives[0], _ACCEPT_LEAD - lead)
         if not beside:
             break
-        said = yield beside
-        shot.answers.update(said)
+        answers = yield beside
+        shot.answers.update(answers)
         for frame in beside:
-            if (answer := said[frame]) is not None:
+            if (answer := answers[frame]) is not None:
                 lead += 1 if answer.shown else -1
         positives += shot.positive_frames(beside)
     return lead > 0
@@ -113,21 +122,21 @@ def _confirm(shot: QueriedShot, positives: list[int]) -> Generator[list[int], An
 def _find_boundary(
     shot: QueriedShot, first_frames: Sequence[int], inside: int, direction: int
 ) -> Generator[list[int], AnswersByFrame, int]:
-    """Where what is seen at `inside` begins (way -1) or ends (way 1).
+    """Find where the target that is seen at `inside` begins (direction -1) or ends (direction 1).
 
-    It is asked only up to the nearest place that said no, and that no is asked again.
+    Frames up to the nearest negative answer are asked; that answer is checked first.
     """
     end = shot.start if direction < 0 else shot.stop
     beyond = [
-        p for p in first_frames if (p - inside) * direction > 0 and shot.answers[p] is not None
+        f for f in first_frames if (f - inside) * direction > 0 and shot.answers[f] is not None
     ]
-    beyond = [p for p in beyond if not shot.positive_frames([p])]
-    if not beyond:
+    negatives = [f for f in beyond if not shot.positive_frames([f])]
+    if not negatives:
         return end
-    outside = min(beyond, key=lambda place: abs(place - inside))
+    outside = min(negatives, key=lambda frame: abs(frame - inside))
     if (yield from _majority_shows(shot, outside)):
         return end
-    while abs(outside - inside) > 4 * shot.step:
+    while abs(outside - inside) > _MAX_BOUNDARY_STEPS * shot.step:
         middle = (outside + inside) // 2
         if (yield from _majority_shows(shot, middle)):
             inside = middle
@@ -137,14 +146,15 @@ def _find_boundary(
 
 
 def _majority_shows(shot: QueriedShot, frame: int) -> Generator[list[int], AnswersByFrame, bool]:
-    """Whether most of three frames at `frame` show it."""
-    known = [frame] if frame in shot.answers else []
-    fresh = [] if known else [frame]
-    fresh += [f for f in shot.neighbours(frame, 3) if f not in fresh][: 3 - len(known) - len(fresh)]
-    if fresh:
-        shot.answers.update((yield fresh))
-    asked = [f for f in [*known, *fresh] if shot.answers[f] is not None]
-    return 2 * len(shot.positive_frames(asked)) > len(asked)
+    """Ask up to three frames at `frame`; true if most of them show the target."""
+    answered = [frame] if frame in shot.answers else []
+    unanswered = [] if answered else [frame]
+    beside = [f for f in shot.neighbours(frame, 3) if f not in unanswered]
+    unanswered += beside[: 3 - len(answered) - len(unanswered)]
+    if unanswered:
+        shot.answers.update((yield unanswered))
+    readable = [f for f in [*answered, *unanswered] if shot.answers[f] is not None]
+    return 2 * len(shot.positive_frames(readable)) > len(readable)
 
 
 def _confidence_or_minus_one(answer: Judgement | None) -> float:

@@ -141,7 +141,7 @@ def test_a_budget_keeps_the_most_different(show, tmp_path):
         show,
         SamplingOptions(False, FrameSelection(every=3)),
         FilterOptions(everything=True),
-        budget=4,
+        max_frames=4,
     )
     fill_folder(job, tmp_path / "out")
     kept = {(row["video"], int(row["frame"])) for row in rows(tmp_path / "out")}

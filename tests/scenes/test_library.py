@@ -151,7 +151,7 @@ def test_a_forgotten_clip_is_unknown_and_can_come_again(clips, db, tmp_path):
 
 
 def test_a_picture_that_stands_is_remembered_twice_a_second(clips, db):
-    frames = {clip.name: clip.frames for clip in library.list_clips(db)}
+    frames = {clip.name: clip.frame_count for clip in library.list_clips(db)}
     assert 40 <= frames["one.mp4"] <= 46
 
 

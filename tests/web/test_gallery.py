@@ -1,0 +1,98 @@
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+from search_fixtures import EPISODES
+
+from annotate.items import journal
+from annotate.search import results
+from annotate.web import gallery
+
+
+@pytest.fixture
+def page(browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    return page
+
+
+def test_hits_are_kept_and_rejected_by_key_and_the_items_follow(search_folder, page):
+    with gallery.serving(search_folder) as address:
+        page.goto(address)
+        page.wait_for_selector("figure")
+        assert page.locator("h2").all_inner_texts() == ["ep1.mp4 · 1", "ep2.mp4 · 1"]
+        page.wait_for_function("[...document.images].slice(0, 2).every((i) => i.complete)")
+        assert page.evaluate(
+            "[...document.images].slice(0, 2).every((i) => i.naturalWidth === 160)"
+        )
+        page.keyboard.press("k")
+        page.keyboard.press("r")
+        page.wait_for_selector("figure.rejected")
+        page.wait_for_timeout(200)
+        assert "1 kept, 1 rejected, 0 open" in page.inner_text("#tally")
+        first, second = results.read_hits(search_folder)
+        assert results.read_decisions(search_folder) == {first.name: True, second.name: False}
+        items = list(journal.read(search_folder / "items.jsonl"))
+        assert {item.video for item in items if item.objects} == {"ep1.mp4"}
+        assert len(items) == len(list(journal.read(search_folder / "found.jsonl")))
+        page.reload()
+        page.wait_for_selector("figure.rejected")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("u")
+        page.wait_for_timeout(200)
+        assert results.read_decisions(search_folder) == {first.name: True}
+        items = journal.read(search_folder / "items.jsonl")
+        assert {item.video for item in items if item.objects} == set(EPISODES)
+        page.keyboard.press("Enter")
+        assert page.locator("dialog[open]").count() == 1
+    assert page.errors == []
+
+
+def test_failed_save_is_shown_on_the_page(search_folder, page):
+    with gallery.serving(search_folder) as address:
+        page.goto(address)
+        page.wait_for_selector("figure")
+        (search_folder / "decisions.jsonl").mkdir()
+        page.keyboard.press("r")
+        page.get_by_text("was not saved").wait_for()
+        assert page.locator(".rejected").count() == 0
+
+
+def http_status(address, path="", host=None, origin=None, body=None, kind="application/json"):
+    request = urllib.request.Request(address + path, data=body)
+    for name, value in (("Host", host), ("Origin", origin), ("Content-Type", body and kind)):
+        if value:
+            request.add_header(name, value)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_only_the_page_itself_may_read_and_write(search_folder):
+    first, _ = results.read_hits(search_folder)
+    body = json.dumps({"hit": first.name, "keep": False}).encode()
+    with gallery.serving(search_folder) as address:
+        base = address.rsplit("/", 2)[0]
+        assert http_status(address) == 200
+        assert http_status(base + "/") == http_status(base + "/guess/") == 404
+        assert http_status(address, host="evil.example:80") == 404
+        assert http_status(address, "frames/../found.jsonl") == 404
+        assert http_status(address, "frames/%2e%2e%2ffound.jsonl") == 404
+        assert http_status(address, "decide", origin="http://evil.example", body=body) == 403
+        assert http_status(address, "decide", origin=base, body=body, kind="text/plain") == 403
+        assert http_status(base + "/guess/decide", origin=base, body=body) == 403
+        assert results.read_decisions(search_folder) == {}
+        unknown = b'{"hit": "x", "keep": true}'
+        assert http_status(address, "decide", origin=base, body=unknown) == 400
+        assert http_status(address, "decide", origin=base, body=body) == 200
+    assert results.read_decisions(search_folder) == {first.name: False}
+
+
+def test_folder_without_search_results_has_no_gallery(annotate, tmp_path):
+    code, _, err = annotate("gallery", tmp_path)
+    assert code == 1 and "annotate find" in err
