@@ -1,4 +1,4 @@
-"""Commands that sample frames of clips: frames, restore."""
+"""Sample frames of clips into a folder (frames), and restore dropped ones (restore)."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ app = typer.Typer()
 
 
 class DuplicateMethod(enum.StrEnum):
-    """How near-duplicates are known."""
+    """How near-duplicates are detected."""
 
     ssim = "ssim"
     hash = "hash"
     embedding = "embedding"
 
 
-OutputOption = typer.Option("-o", "--output", help="Folder for the pictures.")
+OutputOption = typer.Option("-o", "--output", help="Folder for the images.")
 
 
 @app.command()
@@ -43,7 +43,7 @@ def frames(
     clips: Annotated[list[Path], typer.Argument(help="Videos, folders of images, or images.")],
     output: Annotated[Path | None, OutputOption] = None,
     shots: Annotated[
-        bool, typer.Option("--shots", help="Take one frame of each shot: if nothing else is said.")
+        bool, typer.Option("--shots", help="Take one frame of each shot (default).")
     ] = False,
     every: Annotated[int | None, typer.Option(min=1, help="Take every N-th frame.")] = None,
     rate: Rate = None,
@@ -51,35 +51,36 @@ def frames(
     start: Start = 0,
     stop: Stop = None,
     max_frames: Annotated[
-        int | None, typer.Option("--max", min=1, help="Keep at most N in all, the most different.")
+        int | None, typer.Option(min=1, help="Keep at most N in all, the most different.")
     ] = None,
     duplicates: Annotated[
         DuplicateMethod,
-        typer.Option(help="Drop what looks like the last kept frame (ssim) or any kept frame."),
+        typer.Option(help="Drop frames similar to the last kept (ssim) or to any kept frame."),
     ] = DuplicateMethod.ssim,
     threshold: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Too much alike, of 1: ssim 0.6, hash 0.84, embedding 0.95."
+            min=0, max=1, help="Similarity of duplicates: ssim 0.6, hash 0.84, embedding 0.95."
         ),
     ] = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="X1,Y1,X2,Y2|PNG", help="A display not to look at: a box, a mask; repeatable."
+            metavar="X1,Y1,X2,Y2|PNG",
+            help="Region to leave out, such as a display: a box, a mask; repeatable.",
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--everything", help="Drop none: no duplicates, nothing blank.")
+        bool, typer.Option("--everything", help="Keep every frame, also duplicates and blank ones.")
     ] = False,
     preview: Annotated[
         Path | None,
-        typer.Option(help="PNG for a sheet of what is kept and dropped; saves no frames."),
+        typer.Option(help="PNG file for a sheet of kept and dropped frames; saves no frames."),
     ] = None,
     image_format: PictureFormat = ImageFormat.png,
     force: Force = False,
 ) -> None:
-    """Save the frames of clips that are worth having; say what was left out, and why."""
+    """Save the frames of clips that are worth having; report what was dropped, and why."""
     from annotate.cli import console
     from annotate.sampling.filter import FilterOptions, SamplingOptions
     from annotate.sampling.folder import summarize_folder
@@ -91,30 +92,30 @@ def frames(
     sparse = keyframes or rate is not None or every is not None
     if sum((shots, keyframes, rate is not None, every is not None)) > 1:
         raise typer.BadParameter("one of --shots, --every, --rate", param_hint="--keyframes")
-    choice = reader.FrameSelection(every or 1, rate, keyframes, start, stop)
-    taking = SamplingOptions(not sparse, choice, tuple(ignore or ()))
-    sieve = FilterOptions(duplicates.value, threshold, everything)
-    job = Job(tuple(clips), taking, sieve, max_frames, image_format.value)
+    selection = reader.FrameSelection(every or 1, rate, keyframes, start, stop)
+    sampling_options = SamplingOptions(not sparse, selection, tuple(ignore or ()))
+    filter_options = FilterOptions(duplicates.value, threshold, everything)
+    job = Job(tuple(clips), sampling_options, filter_options, max_frames, image_format.value)
     if preview is not None:
         _write_preview(job, preview)
     elif output is not None:
         with console.progress("frames", job.count()) as advance:
-            fresh = fill_folder(job, output, force=force, progress=advance)
+            is_new = fill_folder(job, output, force=force, progress=advance)
         console.print_status(summarize_folder(output))
-        console.print_output_path(output, fresh)
+        console.print_output_path(output, is_new)
 
 
 def _write_preview(job: Job, path: Path) -> None:
     from annotate.cli import console
     from annotate.sampling.run import Preview
 
-    seen = Preview(job)
+    preview = Preview(job)
     with console.progress("frames", job.count()) as advance:
-        seen.run(advance)
-    seen.write(path)
+        preview.run(advance)
+    preview.write(path)
     rows = [
-        (f"{level:g}" + " *" * (level == job.threshold), kept, seen.count - kept)
-        for level, kept in seen.kept.items()
+        (f"{level:g}" + " *" * (level == job.threshold), kept, preview.count - kept)
+        for level, kept in preview.kept.items()
     ]
     console.print_table(("threshold", "kept", "dropped"), rows)
     console.print_result(str(path))
@@ -122,24 +123,24 @@ def _write_preview(job: Job, path: Path) -> None:
 
 @app.command()
 def restore(
-    folder: Annotated[Path, typer.Argument(help="What `annotate frames` filled.")],
-    why: Annotated[
+    folder: Annotated[Path, typer.Argument(help="A folder that `annotate frames` filled.")],
+    reason: Annotated[
         list[str] | None,
-        typer.Option(help="Put back all that was dropped for this reason; repeatable."),
+        typer.Option(help="Restore all frames dropped for this reason; repeatable."),
     ] = None,
     frame: Annotated[
         list[str] | None,
-        typer.Option(metavar="CLIP#FRAME", help="Put back this frame; repeatable."),
+        typer.Option(metavar="CLIP#FRAME", help="Restore this frame; repeatable."),
     ] = None,
     videos: VideoPaths = None,
 ) -> None:
-    """Put back frames that were dropped; without options, say how many were, and why."""
+    """Restore dropped frames; without options, count the frames by drop reason."""
     from annotate.cli import console
     from annotate.sampling.folder import count_by_reason, restore_frames, summarize_folder
 
     with console.progress("frames", None) as advance:
-        count = restore_frames(folder, why or (), frame or (), clip_paths(videos), advance)
-    if why or frame:
-        console.print_status(f"{count} put back; {summarize_folder(folder)}")
-    rows = [(reason or "kept", count) for reason, count in sorted(count_by_reason(folder).items())]
+        restored = restore_frames(folder, reason or (), frame or (), clip_paths(videos), advance)
+    if reason or frame:
+        console.print_status(f"{restored} restored; {summarize_folder(folder)}")
+    rows = [(name or "kept", count) for name, count in sorted(count_by_reason(folder).items())]
     console.print_table(("frames", "count"), rows)

@@ -120,7 +120,7 @@ def restore_frames(
 ) -> int:
     """Restore dropped frames: those with one of `reasons`, and `frames`, named `CLIP#FRAME`.
 
-    Returns the number of restored frames. `clip_paths` maps the names of moved clips to their paths.
+    Returns the number of restored frames. `clip_paths` maps names of moved clips to their paths.
 
     Raises:
         UnknownName: an unknown reason, or a frame that was not dropped.

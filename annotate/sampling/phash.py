@@ -20,7 +20,7 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def phash(pictures: Sequence[Picture]) -> Hashes:
-    """Compute 64-bit hashes, (n,), of pictures, RGB or grey, of any size, as `imagehash.phash` does.
+    """Compute 64-bit hashes, (n,), of pictures, RGB or grey, as `imagehash.phash` does.
 
     Ours works on arrays of hashes, and needs no further package. The highest bit belongs to the
     mean; the others follow row by row through the lowest frequencies.

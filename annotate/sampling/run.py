@@ -140,7 +140,8 @@ def fill_folder(
 
 def decision_item(decision: Decision) -> Item:
     """Make the item of an examined frame; `dropped` has the reason and the most similar frame."""
-    frame, dropped = decision.frame, None
+    frame = decision.frame
+    dropped: dict[str, Any] | None = None
     if decision.drop_reason:
         dropped = {"why": decision.drop_reason}
         if decision.nearest is not None:

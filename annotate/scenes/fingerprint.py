@@ -30,11 +30,7 @@ from annotate.sampling.thumbnail import Thumbnail
 LAYOUT_SIZE = 33
 _LAYOUT_TILES = 8
 _COEFFICIENT_COUNTS = (21, 6, 6)  # of Y, Cb, Cr
-_COEFFICIENT_WEIGHTS = (
-    (3.0, 3.0, 3.0),
-    (2.0, 1.0, 1.0),
-    (4.0, 2.0, 2.0),
-)  # of the first; the others weigh 1
+_FIRST_WEIGHTS = ((3.0, 3.0, 3.0), (2.0, 1.0, 1.0), (4.0, 2.0, 2.0))  # the others weigh 1
 _Y_DC_LEVELS = ((0, 64, 96, 160, 192, 256), (0, 16, 32, 96, 112, 128))  # fine where most means are
 _C_DC_LEVELS = ((64, 96, 112, 144, 160, 192), (0, 8, 16, 48, 56, 64))
 _AC_LEVELS = ((0, 64, 128, 256), (0, 64, 96, 128))
@@ -43,27 +39,25 @@ ColourLayout = npt.NDArray[np.uint8]
 
 
 def colour_layout(picture: Picture) -> ColourLayout:
-    """(33,) of an RGB picture."""
+    """Compute the colour layout descriptor, (33,), of an RGB picture."""
     tiles = cv2.resize(picture, (_LAYOUT_TILES, _LAYOUT_TILES), interpolation=cv2.INTER_AREA)
     planes = cv2.cvtColor(tiles, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]].astype(np.float32)
-    parts = [
-        _quantize(
-            cv2.dct(np.ascontiguousarray(planes[..., n])).reshape(-1)[_zigzag_indices(count)], n
-        )
-        for n, count in enumerate(_COEFFICIENT_COUNTS)
-    ]
+    parts = []
+    for n, count in enumerate(_COEFFICIENT_COUNTS):
+        coefficients = cv2.dct(np.ascontiguousarray(planes[..., n])).reshape(-1)
+        parts.append(_quantize(coefficients[_zigzag_indices(count)], n))
     return np.asarray(np.concatenate(parts), np.uint8)
 
 
 def layout_distances(query: ColourLayout, layouts: ColourLayout) -> npt.NDArray[np.float64]:
-    """(n,) from one to each of `others`, (n, 33): 0 to a few hundred."""
-    apart = (layouts.astype(np.float64) - query) ** 2
+    """Compute the distances, (n,), of a layout to others, (n, 33): 0 to a few hundred."""
+    squares = (layouts.astype(np.float64) - query) ** 2
     total = np.zeros(len(layouts))
     start = 0
-    for count, first in zip(_COEFFICIENT_COUNTS, _COEFFICIENT_WEIGHTS, strict=True):
+    for count, first in zip(_COEFFICIENT_COUNTS, _FIRST_WEIGHTS, strict=True):
         weights = np.ones(count)
         weights[: len(first)] = first
-        total += np.sqrt(apart[:, start : start + count] @ weights)
+        total += np.sqrt(squares[:, start : start + count] @ weights)
         start += count
     return total
 
@@ -79,22 +73,22 @@ def _quantize(values: npt.NDArray[np.floating], plane: int) -> npt.NDArray[np.fl
 
 
 def _zigzag_indices(count: int) -> list[int]:
-    """Places in a row-wise 8 x 8 of the first `count`, from corner to corner and back."""
+    """List the flat indices of the first `count` cells of 8 x 8 in zigzag order."""
     cells = [(y, x) for y in range(_LAYOUT_TILES) for x in range(_LAYOUT_TILES)]
     cells.sort(key=lambda c: (c[0] + c[1], c[0] if (c[0] + c[1]) % 2 else c[1]))
     return [y * _LAYOUT_TILES + x for y, x in cells[:count]]
 
 
-HASH_COUNT = 6  # hashes: of the whole, then of five parts
+HASH_COUNT = 6  # of the whole picture, then of five parts
 SHAPE_WH = (64, 36)
-_HASH_SIDE = 32  # pixels of what is hashed
+_HASH_SIDE = 32  # pixels, of the input of a hash
 _PART_SIZE = 0.6  # of width and height
 _PART_CORNERS = ((0.2, 0.2), (0.0, 0.0), (0.4, 0.0), (0.0, 0.4), (0.4, 0.4))  # x and y of the parts
-_MIN_CROP_SIZE = 0.6  # of the width or height that a crop may have left
-_SIZE_STEP, _POSITION_STEP = 0.07, 0.05  # of the picture, between crops asked about
-_FIT_STEP = 0.025  # of the picture, between sizes fitted into a shape
-_HIGH_PASS_SIGMA = 3.2  # pixels of a shape: brightness that varies more slowly is not looked at
-_NOISE_POWER = 9.0  # square levels: contrast below it is not amplified
+_MIN_CROP_SIZE = 0.6  # of the width and of the height of the frame
+_SIZE_STEP, _POSITION_STEP = 0.07, 0.05  # of the picture, between hashed crops
+_FIT_STEP = 0.025  # of the picture, between the sizes of templates
+_HIGH_PASS_SIGMA = 3.2  # pixels of a shape: slower changes of brightness are removed
+_NOISE_POWER = 9.0  # squared grey levels: lower contrast is not amplified
 
 Shapes = npt.NDArray[np.uint8]
 NormalizedImages = npt.NDArray[np.float32]
@@ -102,7 +96,7 @@ NormalizedImages = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """`hashes` (6,), `layout` (33,), `shape` (36, 64) grey."""
+    """The fingerprint of a frame: `hashes` (6,), `layout` (33,), `shape` (36, 64) grey."""
 
     hashes: phash.Hashes
     layout: ColourLayout
@@ -111,7 +105,10 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class HashPart:
-    """Where in a picture asked about the part `which` of a frame would be, were it a crop of it."""
+    """The position of part `part_index` of a frame in a query, if the query is a crop of the frame.
+
+    Coordinates are relative to the width and height of the query.
+    """
 
     part_index: int
     x: float
@@ -124,24 +121,23 @@ WHOLE_PICTURE = HashPart(0, 0, 0, 1, 1)
 
 
 def single_frame(picture: Picture) -> Frame:
-    """A picture that is of no clip."""
+    """Make a frame of a picture that belongs to no clip."""
     return Frame("", 0, Fraction(0), picture)
 
 
 def compute(thumbnail: Thumbnail) -> Fingerprint:
-    """Of a frame."""
+    """Compute the fingerprint of a frame."""
     grey = thumbnail.small_grey
-    places = [WHOLE_PICTURE]
-    places += [
+    parts = [WHOLE_PICTURE]
+    parts += [
         HashPart(n, x, y, _PART_SIZE, _PART_SIZE) for n, (x, y) in enumerate(_PART_CORNERS, start=1)
     ]
-    return Fingerprint(
-        hash_parts(grey, places), colour_layout(thumbnail.small_rgb), _shape_image(grey)
-    )
+    layout = colour_layout(thumbnail.small_rgb)
+    return Fingerprint(hash_parts(grey, parts), layout, _shape_image(grey))
 
 
 def hash_parts(grey: Picture, parts: list[HashPart]) -> phash.Hashes:
-    """(n,) hashes of parts of a grey picture."""
+    """Compute the hashes, (n,), of parts of a grey picture."""
     return phash.hash_squares(np.array([_resized_part(grey, part) for part in parts], np.float64))
 
 
@@ -161,21 +157,24 @@ def _resized_part(grey: Picture, part: HashPart) -> Picture:
 
 @lru_cache(maxsize=64)
 def crop_parts(aspect: float, frame_aspect: float) -> tuple[HashPart, ...]:
-    """All parts to ask about in a picture of an aspect, width / height, as a crop of a frame."""
+    """List the parts to hash in a query, for every crop of a frame that the query could be.
+
+    `aspect` and `frame_aspect` are width / height.
+    """
     return tuple(_iter_crop_parts(aspect, frame_aspect))
 
 
 def _iter_crop_parts(aspect: float, frame_aspect: float) -> Iterator[HashPart]:
     for width, height in _crop_sizes(aspect, frame_aspect, _SIZE_STEP):
-        for which, (x, y) in enumerate(_PART_CORNERS, start=1):
+        for part_index, (x, y) in enumerate(_PART_CORNERS, start=1):
             for left in _crop_starts(x, width):
                 for top in _crop_starts(y, height):
-                    at = (x - left) / width, (y - top) / height
-                    yield HashPart(which, *at, _PART_SIZE / width, _PART_SIZE / height)
+                    corner = (x - left) / width, (y - top) / height
+                    yield HashPart(part_index, *corner, _PART_SIZE / width, _PART_SIZE / height)
 
 
 def _crop_sizes(aspect: float, frame_aspect: float, step: float) -> Iterator[tuple[float, float]]:
-    """Sizes, of a frame, that a picture of an aspect could have been cut out with."""
+    """List the sizes, relative to the frame, of crops that have the aspect of the query."""
     for width in np.arange(1, _MIN_CROP_SIZE - 1e-9, -step):
         height = width * frame_aspect / aspect
         if _MIN_CROP_SIZE - step <= height <= 1 + step / 2:
@@ -183,13 +182,13 @@ def _crop_sizes(aspect: float, frame_aspect: float, step: float) -> Iterator[tup
 
 
 def _crop_starts(part_start: float, crop_size: float) -> list[float]:
-    """Where a crop of a size may begin so that the part that begins at `at` is in it."""
+    """List where a crop can start and still contain the part that starts at `part_start`."""
     first, last = max(0.0, part_start + _PART_SIZE - crop_size), min(part_start, 1 - crop_size)
     return [float(left) for left in np.arange(first, last + 1e-6, _POSITION_STEP)]
 
 
 def crop_templates(grey: Picture, frame_aspect: float) -> list[NormalizedImages]:
-    """A picture as it would look in a shape: as the whole, stretched, and as a crop of any size."""
+    """Scale a query to the sizes it can have in a shape: the whole frame, or a crop of it."""
     (wide, high), aspect = SHAPE_WH, grey.shape[1] / grey.shape[0]
     sizes = [
         (max(round(w * wide), 4), max(round(h * high), 4))
@@ -202,7 +201,7 @@ def crop_templates(grey: Picture, frame_aspect: float) -> list[NormalizedImages]
 
 
 def normalize_contrast(grey: npt.NDArray[np.generic]) -> NormalizedImages:
-    """A small picture without its slow tones, its contrast the same everywhere."""
+    """Remove slow changes of brightness and make the local contrast the same everywhere."""
     levels = grey.astype(np.float32)
     detail = levels - cv2.GaussianBlur(levels, (0, 0), _HIGH_PASS_SIGMA)
     power = cv2.GaussianBlur(detail * detail, (0, 0), _HIGH_PASS_SIGMA)
@@ -210,27 +209,27 @@ def normalize_contrast(grey: npt.NDArray[np.generic]) -> NormalizedImages:
 
 
 def fit_templates(shapes: Shapes, templates: list[NormalizedImages]) -> TemplateFits:
-    """Where the best of the `templates` fits into each shape, (n, 36, 64), and how well."""
-    prints = np.array([normalize_contrast(shape) for shape in shapes], np.float32)
-    spectra = np.fft.rfft2(prints)
+    """Find the best template and its position in each shape, (n, 36, 64), by correlation."""
+    normalized = np.array([normalize_contrast(shape) for shape in shapes], np.float32)
+    spectra = np.fft.rfft2(normalized)
     sums, squares = (
-        np.pad(_integral(each), ((0, 0), (1, 0), (1, 0))) for each in (prints, prints**2)
+        np.pad(_integral(each), ((0, 0), (1, 0), (1, 0))) for each in (normalized, normalized**2)
     )
-    places = TemplateFits.empty(len(shapes))
-    for number, template in enumerate(templates):
-        level = template - template.mean()
-        turned = np.conj(np.fft.rfft2(level, SHAPE_WH[::-1]))
-        found = np.fft.irfft2(spectra * turned, SHAPE_WH[::-1])
-        total = _box_sums(sums, level.shape)
-        spread = _box_sums(squares, level.shape) - total**2 / level.size
-        scale = np.sqrt(np.maximum(spread, 1e-6) * max(float((level**2).sum()), 1e-6))
-        places.update(number, found[:, : total.shape[1], : total.shape[2]] / scale)
-    return places
+    fits = TemplateFits.empty(len(shapes))
+    for index, template in enumerate(templates):
+        centred = template - template.mean()
+        conjugate = np.conj(np.fft.rfft2(centred, SHAPE_WH[::-1]))
+        products = np.fft.irfft2(spectra * conjugate, SHAPE_WH[::-1])
+        total = _box_sums(sums, centred.shape)
+        variation = _box_sums(squares, centred.shape) - total**2 / centred.size
+        scale = np.sqrt(np.maximum(variation, 1e-6) * max(float((centred**2).sum()), 1e-6))
+        fits.update(index, products[:, : total.shape[1], : total.shape[2]] / scale)
+    return fits
 
 
 @dataclass(frozen=True)
 class TemplateFits:
-    """For each shape, (n,): the best fit, a correlation; of which template; its top left corner."""
+    """The best fit in each shape, (n,): correlation, template, and its top left corner."""
 
     correlation: npt.NDArray[np.float64]
     template_index: npt.NDArray[np.intp]
@@ -239,16 +238,16 @@ class TemplateFits:
 
     @classmethod
     def empty(cls, count: int) -> TemplateFits:
-        """Nothing has been fitted yet."""
+        """Make the fits of `count` shapes before any template is fitted."""
         return cls(np.full(count, -1.0), *(np.zeros(count, np.intp) for _ in range(3)))
 
     def concatenated(self, others: TemplateFits) -> TemplateFits:
-        """These, then others."""
+        """Append the fits of other shapes."""
         pairs = zip(vars(self).values(), vars(others).values(), strict=True)
         return TemplateFits(*(np.concatenate(pair) for pair in pairs))
 
     def update(self, template_index: int, correlations: npt.NDArray[np.floating]) -> None:
-        """Note the fits of a template at all its places, (n, ys, xs), where they are better."""
+        """Record the fits of a template at all positions, (n, ys, xs), where they are better."""
         flat = correlations.reshape(len(correlations), -1)
         best = flat.argmax(axis=1)
         fit = flat[np.arange(len(flat)), best]
@@ -259,19 +258,20 @@ class TemplateFits:
 
 
 def block_agreement(shape: Picture, template: NormalizedImages, y: int, x: int) -> float:
-    """How well a template agrees with a shape at a place, block by block: up to 1.
+    """Compute the mean correlation of 4 x 6 blocks of a template and a shape: up to 1.
 
-    A display that both have would do for a fit as a whole; here it is a few blocks of many.
+    An overlay that both pictures have could dominate a correlation of the whole pictures; here it
+    covers a few of many blocks.
     """
-    high, wide = template.shape
-    print_ = normalize_contrast(shape)[y : y + high, x : x + wide]
-    rows, columns = (np.linspace(0, n, k + 1).astype(int) for n, k in ((high, 4), (wide, 6)))
-    found = [
-        _correlation(print_[top:bottom, left:right], template[top:bottom, left:right])
+    height, width = template.shape
+    region = normalize_contrast(shape)[y : y + height, x : x + width]
+    rows, columns = (np.linspace(0, n, k + 1).astype(int) for n, k in ((height, 4), (width, 6)))
+    correlations = [
+        _correlation(region[top:bottom, left:right], template[top:bottom, left:right])
         for top, bottom in pairwise(rows)
         for left, right in pairwise(columns)
     ]
-    return float(np.mean(found))
+    return float(np.mean(correlations))
 
 
 def _correlation(one: NormalizedImages, other: NormalizedImages) -> float:
@@ -284,11 +284,11 @@ def _integral(values: NormalizedImages) -> NormalizedImages:
 
 
 def _box_sums(summed: NormalizedImages, size: tuple[int, ...]) -> NormalizedImages:
-    """The sum over every box of a size, from an integral image."""
-    high, wide = size
+    """Compute the sum over every box of a size, (height, width), from integral images."""
+    height, width = size
     return np.asarray(
-        summed[:, high:, wide:]
-        - summed[:, :-high, wide:]
-        - summed[:, high:, :-wide]
-        + summed[:, :-high, :-wide]
+        summed[:, height:, width:]
+        - summed[:, :-height, width:]
+        - summed[:, height:, :-width]
+        + summed[:, :-height, :-width]
     )

@@ -7,6 +7,7 @@ fingerprinted. Several processes may write at once; if they add the same clip, t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,15 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from annotate.errors import ScenesError
+from annotate.items.sequences import chunks
 from annotate.sampling import phash
 from annotate.scenes import fingerprint
 from annotate.scenes.fingerprint import HASH_COUNT, SHAPE_WH, Fingerprint, Shapes
 
 FORMAT_VERSION = 1
 _APPLICATION_ID = 0x616E6E6F  # `anno`: SQLite's application id
-_CHUNK_FRAMES = 64  # frames to a row: a match is proved by reading its row
-_LOCK_TIMEOUT_SECONDS = 60.0  # for another writer
-_CLIP_COLUMNS = ("id", "name", "fingerprint", "path", "width", "height", "duration", "frames")
+_CHUNK_FRAMES = 64  # frames to a row: a match is verified by reading its row
+_LOCK_TIMEOUT_SECONDS = 60.0  # to wait for another writer
+_CLIP_COLUMNS = "id, name, fingerprint, path, width, height, duration, frames"  # of StoredClip
 _SCHEMA = """
 CREATE TABLE clips (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, fingerprint TEXT NOT NULL UNIQUE,
@@ -42,7 +44,7 @@ CREATE INDEX hashes_of_clips ON hashes (clip);
 
 @dataclass(frozen=True)
 class StoredClip:
-    """A clip that is known: `duration` in seconds, `frames` remembered of it."""
+    """A clip of the database: `duration` in seconds, `frame_count` stored frames."""
 
     id: int
     name: str
@@ -56,7 +58,7 @@ class StoredClip:
 
 @dataclass(frozen=True)
 class StoredFrame:
-    """A frame to remember."""
+    """A frame of a clip, and its fingerprint."""
 
     frame: int
     seconds: Fraction
@@ -65,7 +67,7 @@ class StoredFrame:
 
 @dataclass(frozen=True)
 class FrameChunk:
-    """Consecutive frames of a clip: `frames` (n,), `seconds`, and `hashes` (n, 6)."""
+    """Consecutive stored frames of a clip: `frames` (n,), `seconds`, and `hashes` (n, 6)."""
 
     id: int
     clip_id: int
@@ -75,10 +77,10 @@ class FrameChunk:
 
 
 class SceneStore:
-    """The open file; as a context it is closed at the end.
+    """An open database file of scenes; as a context manager, it closes the file.
 
     Raises:
-        ScenesError: no file of scenes, of a newer version, or another program holds it.
+        ScenesError: not a file of scenes, of a newer version, or locked by another program.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
@@ -99,60 +101,55 @@ class SceneStore:
         self._file.close()
 
     def clips(self) -> list[StoredClip]:
-        """All clips, in the order in which they were added."""
+        """List the clips, in the order in which they were added."""
         with self._sqlite_errors():
-            rows = self._file.execute(
-                f"SELECT {', '.join(_CLIP_COLUMNS)} FROM clips ORDER BY id"
-            ).fetchall()
-        return [
-            StoredClip(
-                **(dict(zip(_CLIP_COLUMNS, row, strict=True)) | {"duration": Fraction(row[6])})
-            )
-            for row in rows
-        ]
+            rows = self._file.execute(f"SELECT {_CLIP_COLUMNS} FROM clips ORDER BY id").fetchall()
+        names = [field.name for field in dataclasses.fields(StoredClip)]
+        clips = [StoredClip(**dict(zip(names, row, strict=True))) for row in rows]
+        return [dataclasses.replace(clip, duration=Fraction(clip.duration)) for clip in clips]
 
     def add(self, clip: StoredClip, stored_frames: Sequence[StoredFrame]) -> bool:
-        """Write a clip with all that is remembered of it; False when it is there already.
+        """Write a clip and its frames; False if the database has the clip already.
 
-        Its `id` and `frames` are not looked at.
+        `id` and `frame_count` of the clip are ignored.
         """
         with self._sqlite_errors(), self._transaction():
-            found = self._file.execute(
+            existing = self._file.execute(
                 "SELECT 1 FROM clips WHERE fingerprint = ?", (clip.fingerprint,)
             ).fetchone()
-            if found:
+            if existing:
                 return False
-            about = (clip.name, clip.fingerprint, clip.path, clip.width, clip.height)
-            told = self._file.execute(
+            values = (clip.name, clip.fingerprint, clip.path, clip.width, clip.height)
+            cursor = self._file.execute(
                 "INSERT INTO clips VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
-                (*about, str(clip.duration), len(stored_frames)),
+                (*values, str(clip.duration), len(stored_frames)),
             )
-            for start in range(0, len(stored_frames), _CHUNK_FRAMES):
-                self._add_chunk(
-                    int(told.lastrowid or 0), stored_frames[start : start + _CHUNK_FRAMES]
-                )
+            clip_id = int(cursor.lastrowid or 0)
+            for chunk in chunks(stored_frames, _CHUNK_FRAMES):
+                self._add_chunk(clip_id, chunk)
         return True
 
     def remove(self, clip: StoredClip) -> None:
-        """Forget a clip."""
+        """Remove a clip and its frames."""
         with self._sqlite_errors(), self._transaction():
             self._file.execute("DELETE FROM clips WHERE id = ?", (clip.id,))
 
     def chunks(self) -> Iterator[FrameChunk]:
-        """The frames of all clips, without their looks."""
+        """Read the hashes of the frames of all clips, chunk by chunk."""
         with self._sqlite_errors():
-            for id_, clip, frames, seconds, found in self._file.execute(
+            for id_, clip_id, frames, seconds, hashes in self._file.execute(
                 "SELECT id, clip, frames, seconds, hashes FROM hashes ORDER BY id"
             ):
-                rows = np.frombuffer(found, "<u8").reshape(-1, HASH_COUNT)
+                hash_rows = np.frombuffer(hashes, "<u8").reshape(-1, HASH_COUNT)
                 indices = np.frombuffer(frames, "<i8")
-                yield FrameChunk(id_, clip, indices, seconds.split(" "), rows)
+                yield FrameChunk(id_, clip_id, indices, seconds.split(" "), hash_rows)
 
     def shapes_and_layouts(self, chunk_id: int) -> tuple[Shapes, fingerprint.ColourLayout]:
-        """The shapes (n, 36, 64) and layouts (n, 33) of a chunk's frames."""
+        """Read the shapes (n, 36, 64) and the layouts (n, 33) of the frames of a chunk."""
         with self._sqlite_errors():
-            row = self._file.execute("SELECT shapes, layouts FROM looks WHERE id = ?", (chunk_id,))
-            shapes, layouts = row.fetchone() or (b"", b"")
+            query = "SELECT shapes, layouts FROM looks WHERE id = ?"
+            row = self._file.execute(query, (chunk_id,)).fetchone()
+            shapes, layouts = row or (b"", b"")
         wide, high = SHAPE_WH
         return (
             np.frombuffer(shapes, np.uint8).reshape(-1, high, wide),
@@ -162,16 +159,17 @@ class SceneStore:
     def _add_chunk(self, clip_id: int, stored_frames: Sequence[StoredFrame]) -> None:
         frames = np.array([each.frame for each in stored_frames], "<i8").tobytes()
         seconds = " ".join(str(each.seconds) for each in stored_frames)
-        found = np.array([each.fingerprint.hashes for each in stored_frames], "<u8").tobytes()
-        told = self._file.execute(
-            "INSERT INTO hashes VALUES (NULL, ?, ?, ?, ?)", (clip_id, frames, seconds, found)
+        hashes = np.array([each.fingerprint.hashes for each in stored_frames], "<u8").tobytes()
+        cursor = self._file.execute(
+            "INSERT INTO hashes VALUES (NULL, ?, ?, ?, ?)", (clip_id, frames, seconds, hashes)
         )
         shapes = np.array([each.fingerprint.shape for each in stored_frames], np.uint8).tobytes()
         layouts = np.array([each.fingerprint.layout for each in stored_frames], np.uint8).tobytes()
-        self._file.execute("INSERT INTO looks VALUES (?, ?, ?)", (told.lastrowid, layouts, shapes))
+        values = (cursor.lastrowid, layouts, shapes)
+        self._file.execute("INSERT INTO looks VALUES (?, ?, ?)", values)
 
     def _create_tables(self) -> None:
-        """Make the tables of a file that has none."""
+        """Create the tables in an empty file."""
         with self._transaction():
             if not self._scalar("SELECT count(*) FROM sqlite_master"):
                 for statement in _SCHEMA.split(";"):
@@ -181,7 +179,7 @@ class SceneStore:
 
     def _check_format(self) -> None:
         if self._scalar("PRAGMA application_id") != _APPLICATION_ID:
-            raise ScenesError(f"{self.path}: a database of something else; give another --db")
+            raise ScenesError(f"{self.path}: a database of something else; give another `db`")
         if self._scalar("PRAGMA user_version") > FORMAT_VERSION:
             raise ScenesError(f"{self.path}: made by a newer annotate: update this one")
 
@@ -200,7 +198,7 @@ class SceneStore:
 
     @contextlib.contextmanager
     def _sqlite_errors(self) -> Iterator[None]:
-        """Whatever SQLite says becomes a ScenesError."""
+        """Convert errors of SQLite to ScenesError."""
         try:
             yield
         except sqlite3.Error as error:

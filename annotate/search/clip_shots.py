@@ -78,7 +78,7 @@ def first_frames(shot: QueriedShot, video: reader.Video, frames_per_shot: int) -
 def _shot_ranges(
     video: reader.Video, clip_shots: ClipShots, progress: Callable[[], object]
 ) -> list[tuple[int, int]]:
-    cache_path = files.cache_dir() / "shots" / f"{video.fingerprint[:32]}-{_CACHE_VERSION}.json"
+    cache_path = files.cache_dir("shots") / f"{video.fingerprint[:32]}-{_CACHE_VERSION}.json"
     cached = files.read_json(cache_path)
     if cached is not None:
         for _ in range(video.frame_count or 0):

@@ -14,9 +14,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from annotate.detectors.run import load_detector, parse_detector_options
+from annotate.detectors.run import DETECTORS
 from annotate.errors import AnswerError, UnreadableAnswer, VideoError, needs
 from annotate.items.records import Frame, Picture, Vocabulary
+from annotate.items.sequences import chunks
 from annotate.video import reader
 from annotate.video.images import read_image
 from annotate.viewing.overlay import font_file
@@ -84,13 +85,11 @@ class VlmJudge:
                 judgements.update(answers)
                 on_answers(answers)
 
-        starts = range(0, len(frame_refs), self.batch_size)
-        batches = [frame_refs[n : n + self.batch_size] for n in starts]
-        map_threads(judge, batches, self.workers)
+        map_threads(judge, list(chunks(frame_refs, self.batch_size)), self.workers)
         return judgements
 
     def estimate_tokens(self, picture_count: int, size_wh: tuple[int, int]) -> tuple[int, int]:
-        """Estimate the tokens, in and out, of a number of pictures; makers count in different ways."""
+        """Estimate the tokens, in and out, of a number of pictures; makers count differently."""
         batches = -(-picture_count // self.batch_size)
         scale = self.max_side / max(size_wh) if self.max_side else 1.0
         picture_tokens = size_wh[0] * size_wh[1] * scale**2 / _PIXELS_PER_TOKEN
@@ -165,9 +164,9 @@ def vlm_judge(
     """
     texts = {"side": "512", "detail": "low"} | dict(settings)
     texts |= {} if budget is None else {"budget": str(budget)}
-    options = parse_detector_options("vlm", texts)
+    options = DETECTORS.parse_options("vlm", texts)
     vocabulary = Vocabulary(target, {target: {"vlm": target}}, "")
-    detector: Any = load_detector("vlm", vocabulary, **options)  # a plugin: no static type
+    detector: Any = DETECTORS.load("vlm", vocabulary, **options)  # a plugin: no static type
     if not detector.model:
         raise AnswerError(
             "vlm: no model was given; give the option `model`, and `url` of its server"

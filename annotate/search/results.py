@@ -17,8 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from annotate import files
 from annotate.errors import ItemsError, OutputError, SettingsDiffer
-from annotate.files import atomic_file
 from annotate.items import journal
 from annotate.items.records import Frame, Header, Item, Object
 from annotate.sampling.folder import save_image
@@ -143,8 +143,7 @@ def _write_table(
             hit = (found.start, found.stop, found.best_frame, seconds, confidence)
         row = (shot.video, shot.start, shot.stop, verdict, *hit)
         table.writerow((*row, len(shot.answers), len(shot.positive_frames(shot.answers))))
-    with atomic_file(folder / TABLE_FILE) as draft:
-        draft.write_text(text.getvalue(), encoding="utf-8", newline="")
+    files.write_text(folder / TABLE_FILE, text.getvalue())
 
 
 def list_hits(clip_shots: ClipShots, search_results: SearchResults) -> list[Hit]:
@@ -193,12 +192,11 @@ def check_resumable(folder: Path, header: Header, *, force: bool = False) -> Non
     """
     if force or not (folder / TABLE_FILE).exists():
         return
-    cure = "give another `output`, or `force` to write over it"
     if differ := journal.read(folder / FOUND_FILE).header.differences(header):
-        raise SettingsDiffer(f"{folder}: made with {'; '.join(differ)}: {cure}")
+        raise SettingsDiffer(f"{folder}: made with {'; '.join(differ)}: {files.OVERWRITE_HINT}")
     with (folder / TABLE_FILE).open(encoding="utf-8", newline="") as file:
         if not any(row["verdict"] == "open" for row in csv.DictReader(file)):
-            raise OutputError(f"{folder}: every shot in it is settled; {cure}")
+            raise OutputError(f"{folder}: every shot in it is settled; {files.OVERWRITE_HINT}")
 
 
 def read_decisions(folder: Path) -> dict[str, bool]:

@@ -234,7 +234,7 @@ def test_the_commands(annotate, show, tmp_path):
     assert "kept" in told and "duplicate" in told
     code, said, _ = annotate("restore", out)
     assert code == 0 and "duplicate\t" in said
-    code, said, told = annotate("restore", out, "--why", "duplicate", "--why", "blank")
+    code, said, told = annotate("restore", out, "--reason", "duplicate", "--reason", "blank")
     assert code == 0 and said == "frames\tcount\nkept\t16\n"
     assert json.loads((out / "items.jsonl").read_text().splitlines()[0])["stage"] == "frames"
 

@@ -80,67 +80,70 @@ def saved(path, picture):
     return path
 
 
-@pytest.mark.parametrize("how", ALTERED)
-def test_an_altered_frame_is_known(how, clips, db, tmp_path):
+@pytest.mark.parametrize("alteration", ALTERED)
+def test_altered_frame_is_found(alteration, clips, db, tmp_path):
     asked = [(clip, index) for clip in clips for index in (7, 31, 52)]
     pictures = [
-        saved(tmp_path / f"{clip.stem}-{index}.png", ALTERED[how](reader.seek(clip, index).image))
+        saved(
+            tmp_path / f"{clip.stem}-{index}.png",
+            ALTERED[alteration](reader.seek(clip, index).image),
+        )
         for clip, index in asked
     ]
-    for (clip, index), (_, answer) in zip(asked, library.find(pictures, db), strict=True):
-        assert answer.match.clip.name == clip.name
-        assert abs(answer.match.seconds - Fraction(index, 10)) <= 1
-        assert answer.match.distance < 0.25
+    for (clip, index), (_, result) in zip(asked, library.find(pictures, db), strict=True):
+        assert result.match.clip.name == clip.name
+        assert abs(result.match.seconds - Fraction(index, 10)) <= 1
+        assert result.match.distance < 0.25
 
 
-@pytest.mark.parametrize("how", [way for way in ALTERED if way.startswith("cropped")])
-def test_a_crop_is_found_among_few_candidates(how, clips, db, tmp_path, monkeypatch):
-    """By the hashes of its parts: as a whole it is like nothing."""
+@pytest.mark.parametrize("alteration", [name for name in ALTERED if name.startswith("cropped")])
+def test_crop_is_found_among_few_candidates(alteration, clips, db, tmp_path, monkeypatch):
+    """Found by the hashes of parts: as a whole picture, a crop has another hash."""
     monkeypatch.setattr(library, "_WHOLE_CANDIDATES", 1)
     monkeypatch.setattr(library, "_CROP_CANDIDATES", 8)
     monkeypatch.setattr(library, "_NEIGHBOUR_FRAMES", 0)
-    asked = saved(tmp_path / "asked.png", ALTERED[how](reader.seek(clips[1], 30).image))
-    [(_, answer)] = library.find([asked], db)
-    assert answer.match.clip.name == "two.mp4"
-    assert abs(answer.match.seconds - 3) <= 1  # a pan shows the same part for some frames
-    assert answer.match.distance < 0.25
+    asked = saved(tmp_path / "asked.png", ALTERED[alteration](reader.seek(clips[1], 30).image))
+    [(_, result)] = library.find([asked], db)
+    assert result.match.clip.name == "two.mp4"
+    assert abs(result.match.seconds - 3) <= 1  # a pan shows the same part for some frames
+    assert result.match.distance < 0.25
 
 
-@pytest.mark.parametrize("how", ALTERED)
-def test_a_foreign_picture_is_unknown(how, db, tmp_path):
-    pictures = [saved(tmp_path / f"{n}.png", ALTERED[how](view(n))) for n in range(20, 26)]
-    for _, answer in library.find(pictures, db):
-        assert answer.match is None
-        assert answer.nearest.distance > library.UNKNOWN_DISTANCE
+@pytest.mark.parametrize("alteration", ALTERED)
+def test_picture_from_elsewhere_is_unknown(alteration, db, tmp_path):
+    pictures = [saved(tmp_path / f"{n}.png", ALTERED[alteration](view(n))) for n in range(20, 26)]
+    for _, result in library.find(pictures, db):
+        assert result.match is None
+        assert result.nearest.distance > library.UNKNOWN_DISTANCE
 
 
-def test_what_it_is_not(clips, db, tmp_path):
+def test_runner_up_is_another_scene(clips, db, tmp_path):
     asked = saved(tmp_path / "asked.png", reader.seek(clips[0], 7).image)
-    [(_, answer)] = library.find([asked], db)
-    assert answer.match == answer.nearest and answer.match.distance < 0.02
-    assert answer.match.frame == 7 and answer.match.seconds == Fraction(7, 10)
-    assert answer.runner_up.distance > library.UNKNOWN_DISTANCE
+    [(_, result)] = library.find([asked], db)
+    assert result.match == result.nearest and result.match.distance < 0.02
+    assert result.match.frame == 7 and result.match.seconds == Fraction(7, 10)
+    assert result.runner_up.distance > library.UNKNOWN_DISTANCE
 
 
-def test_a_file_without_scenes_knows_nothing(tmp_path):
+def test_empty_database_gives_no_match(tmp_path):
     library.add([], tmp_path / "empty.db")
-    [(_, answer)] = library.find([saved(tmp_path / "a.png", view(1))], tmp_path / "empty.db")
-    assert (answer.match, answer.nearest, answer.runner_up) == (None, None, None)
+    [(_, result)] = library.find([saved(tmp_path / "a.png", view(1))], tmp_path / "empty.db")
+    assert (result.match, result.nearest, result.runner_up) == (None, None, None)
 
 
-def test_a_known_clip_is_not_looked_at(clips, db, tmp_path):
-    seen, before = [], db.read_bytes()
+def test_stored_clip_is_not_decoded_again(clips, db, tmp_path):
+    decoded, before = [], db.read_bytes()
     (tmp_path / "copy.mp4").write_bytes(clips[0].read_bytes())
-    assert library.add([*clips, tmp_path / "copy.mp4"], db, progress=seen.append) == []
-    assert not seen and db.read_bytes() == before
+    assert library.add([*clips, tmp_path / "copy.mp4"], db, progress=decoded.append) == []
+    assert not decoded and db.read_bytes() == before
 
 
-def test_a_forgotten_clip_is_unknown_and_can_come_again(clips, db, tmp_path):
+def test_removed_clip_is_unknown_and_can_be_added_again(clips, db, tmp_path):
     asked = saved(tmp_path / "asked.png", reader.seek(clips[0], 7).image)
     library.remove(["one.mp4"], db)
     assert [clip.name for clip in library.list_clips(db)] == ["two.mp4"]
-    [(_, answer)] = library.find([asked], db)
-    assert answer.match is None
+    [(_, result)] = library.find([asked], db)
+    assert result.match is None
     with sqlite3.connect(db) as file:
         counts = [file.execute(f"SELECT count(*) FROM {t}").fetchone() for t in ("hashes", "looks")]
     assert counts == [(1,), (1,)]
@@ -150,73 +153,74 @@ def test_a_forgotten_clip_is_unknown_and_can_come_again(clips, db, tmp_path):
     assert len(library.list_clips(db)) == 2
 
 
-def test_a_picture_that_stands_is_remembered_twice_a_second(clips, db):
+def test_still_picture_is_stored_twice_a_second(clips, db):
     frames = {clip.name: clip.frame_count for clip in library.list_clips(db)}
     assert 40 <= frames["one.mp4"] <= 46
 
 
-ADDING = """
+ADD_SCRIPT = """
 import sys
 from pathlib import Path
-from annotate import scenes
-print(scenes.add([Path(p) for p in sys.argv[2:]], Path(sys.argv[1])))
+from annotate.scenes import library
+print(library.add([Path(p) for p in sys.argv[2:]], Path(sys.argv[1])))
 """
 
 
-def adding(db, *clips):
-    words = [sys.executable, "-c", ADDING, str(db), *map(str, clips)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+def start_adding(db, *clips):
+    command = [sys.executable, "-c", ADD_SCRIPT, str(db), *map(str, clips)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_two_writers_at_once(clips, tmp_path):
-    """Each clip is there once, whoever was first."""
+def test_two_processes_can_add_clips_at_once(clips, tmp_path):
+    """Each clip is stored once, by the process that was first."""
     db = tmp_path / "both.db"
-    writers = [adding(db, *clips), adding(db, *reversed(clips))]
-    said = [writer.communicate(timeout=60)[0] for writer in writers]
+    writers = [start_adding(db, *clips), start_adding(db, *reversed(clips))]
+    outputs = [writer.communicate(timeout=60)[0] for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0]
     assert sorted(clip.name for clip in library.list_clips(db)) == ["one.mp4", "two.mp4"]
-    assert "".join(said).count(".mp4") == 2
+    assert "".join(outputs).count(".mp4") == 2
 
 
-def test_the_second_to_add_a_clip_adds_nothing(db):
+def test_adding_a_stored_clip_changes_nothing(db):
     with SceneStore(db) as store:
         clip = store.clips()[0]
         assert not store.add(clip, [])
         assert store.clips()[0] == clip
 
 
-HALF = """
+KILLED_SCRIPT = """
 import os, sys, signal
 from pathlib import Path
-from annotate import scenes, scene_store
-whole = scene_store.Store._add_chunk
-def half(self, clip, known):
-    whole(self, clip, known)
+from annotate.scenes import library
+from annotate.scenes.store import SceneStore
+add_chunk = SceneStore._add_chunk
+def add_one_chunk(self, clip_id, stored_frames):
+    add_chunk(self, clip_id, stored_frames)
     os.kill(os.getpid(), signal.SIGKILL)
-scene_store.Store._add_chunk = half
-scenes.add([Path(sys.argv[2])], Path(sys.argv[1]))
+SceneStore._add_chunk = add_one_chunk
+library.add([Path(sys.argv[2])], Path(sys.argv[1]))
 """
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_while_it_writes_nothing_is_half_added(clips, db, tmp_path):
+def test_kill_during_write_leaves_no_partial_clip(clips, db, tmp_path):
     three = film(tmp_path / "three.mp4", pan(7, 30))
-    killed = subprocess.run([sys.executable, "-c", HALF, str(db), str(three)], check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED_SCRIPT, str(db), str(three)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert [clip.name for clip in library.list_clips(db)] == ["one.mp4", "two.mp4"]
     with SceneStore(db) as store:
         assert len({chunk.clip_id for chunk in store.chunks()}) == 2
     assert library.add([three], db) == ["three.mp4"]
     asked = saved(tmp_path / "asked.png", reader.seek(three, 10).image)
-    [(_, answer)] = library.find([asked], db)
-    assert answer.match.clip.name == "three.mp4"
+    [(_, result)] = library.find([asked], db)
+    assert result.match.clip.name == "three.mp4"
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize("after", [0.3, 0.6, 0.9])
-def test_killed_at_any_time(clips, after, tmp_path):
+def test_kill_at_any_time_leaves_whole_clips(clips, after, tmp_path):
     db = tmp_path / "killed.db"
-    writer = adding(db, *clips)
+    writer = start_adding(db, *clips)
     time.sleep(after)
     os.kill(writer.pid, signal.SIGKILL)
     writer.communicate()
@@ -229,7 +233,7 @@ def test_killed_at_any_time(clips, after, tmp_path):
     assert len(library.list_clips(db)) == 2
 
 
-def test_what_is_no_file_of_scenes(clips, tmp_path):
+def test_file_that_is_no_database_of_scenes_is_an_error(clips, tmp_path):
     with pytest.raises(ScenesError, match="no such file; make it with `annotate scenes add`"):
         library.list_clips(tmp_path / "absent.db")
     (tmp_path / "text.db").write_text("not a database, by far, in any way " * 40)
@@ -246,15 +250,15 @@ def test_what_is_no_file_of_scenes(clips, tmp_path):
         library.list_clips(tmp_path / "new.db")
 
 
-def test_a_broken_clip_adds_nothing(clips, db, tmp_path):
+def test_unreadable_clip_adds_nothing(clips, db, tmp_path):
     (tmp_path / "cut.mp4").write_bytes(b"\0" * 500)
     with pytest.raises(VideoError):
         library.add([tmp_path / "cut.mp4"], db)
     assert len(library.list_clips(db)) == 2
 
 
-def test_a_piece_of_a_clip_is_found_with_its_offset(clips, db, tmp_path):
-    """Half a second of nothing known, then `two.mp4` from 2 s to 5 s, smaller."""
+def test_part_of_a_clip_is_found_with_its_offset(clips, db, tmp_path):
+    """Half a second of unknown footage, then `two.mp4` from 2 s to 5 s, darker."""
     piece = [view(30 + n) for n in range(5)]
     piece += [frame.image for frame in reader.frames(clips[1], start=20, stop=50)]
     path = film(tmp_path / "piece.mp4", [cv2.convertScaleAbs(each, alpha=0.8) for each in piece])
@@ -265,41 +269,41 @@ def test_a_piece_of_a_clip_is_found_with_its_offset(clips, db, tmp_path):
     assert found.share > 0.8
 
 
-def test_a_foreign_clip_has_no_overlap(db, tmp_path):
+def test_clip_from_elsewhere_has_no_overlap(db, tmp_path):
     assert library.find_clip(film(tmp_path / "foreign.mp4", pan(9, 20)), db) == []
 
 
-def test_the_nearest_rows():
+def test_nearest_rows_spread_ties_evenly():
     distances = np.array([3, 9, 1, 9, 9, 9, 9, 2], np.uint8)
     assert library.nearest_rows(distances, 3).tolist() == [0, 2, 7]
     assert library.nearest_rows(distances, 5).tolist() == [0, 1, 2, 6, 7]
     assert library.nearest_rows(distances, 99).tolist() == list(range(8))
 
 
-def test_the_commands(annotate, clips, tmp_path):
+def test_commands(annotate, clips, tmp_path):
     db, asked = tmp_path / "show.db", tmp_path / "asked"
     asked.mkdir()
     saved(asked / "known.png", reader.seek(clips[0], 12).image)
     saved(asked / "foreign.jpg", view(40))
-    code, said, told = annotate("scenes", "add", *clips, "--db", db)
-    assert (code, said.strip()) == (0, str(db)) and "2 of 2 clips are new" in told
+    code, out, err = annotate("scenes", "add", *clips, "--db", db)
+    assert (code, out.strip()) == (0, str(db)) and "2 of 2 clips are new" in err
     assert "0 of 2 clips are new" in annotate("scenes", "add", *clips, "--db", db)[2]
     assert annotate("scenes", "list", "--db", db)[1].count(".mp4\t") == 2
-    code, said, _ = annotate("scenes", "find", asked, "--db", db)
-    rows = [line.split("\t") for line in said.splitlines()]
+    code, out, _ = annotate("scenes", "find", asked, "--db", db)
+    rows = [line.split("\t") for line in out.splitlines()]
     assert rows[1][:2] == ["foreign.jpg", "unknown"]
     assert rows[2][:4] == ["known.png", "one.mp4", "12", "1.20"]
-    code, said, _ = annotate("scenes", "find", clips[1], "--db", db)
-    assert said.splitlines()[1].startswith("two.mp4\ttwo.mp4\t0.00\t0.00\t")
+    code, out, _ = annotate("scenes", "find", clips[1], "--db", db)
+    assert out.splitlines()[1].startswith("two.mp4\ttwo.mp4\t0.00\t0.00\t")
     assert annotate("scenes", "remove", "one.mp4", "--db", db)[0] == 0
     assert annotate("scenes", "list", "--db", db)[1].count(".mp4\t") == 1
 
 
-def test_json(annotate, clips, db, tmp_path):
+def test_find_prints_json(annotate, clips, db, tmp_path):
     known = saved(tmp_path / "known.png", reader.seek(clips[0], 12).image)
     foreign = saved(tmp_path / "foreign.png", view(40))
-    _, said, _ = annotate("scenes", "find", known, foreign, "--db", db, "--json")
-    one, other = map(json.loads, said.splitlines())
+    _, out, _ = annotate("scenes", "find", known, foreign, "--db", db, "--json")
+    one, other = map(json.loads, out.splitlines())
     assert one == {
         "picture": str(known),
         "video": "one.mp4",
@@ -313,16 +317,16 @@ def test_json(annotate, clips, db, tmp_path):
 
 
 @pytest.mark.shared
-def test_the_queries_of_the_show(tmp_path):
-    """The targets: 97 % of the altered frames within a second, 99 % of those not cropped."""
+def test_queries_of_the_show(tmp_path):
+    """Targets: 97 % of the altered frames within a second, 99 % of those not cropped."""
     folder = SHARED / "gameplay" / "dev"
     queries = json.loads((folder / "show_queries" / "queries.json").read_text())
     db = tmp_path / "show.db"
     library.add(sorted(folder.glob("show_ep*.mp4")), db)
     right, false = {True: [], False: []}, []
     pictures = [folder / "show_queries" / query["file"] for query in queries]
-    for query, (_, answer) in zip(queries, library.find(pictures, db), strict=True):
-        match = answer.match
+    for query, (_, result) in zip(queries, library.find(pictures, db), strict=True):
+        match = result.match
         if "episode" not in query:
             false.append(match is not None)
             continue

@@ -1,4 +1,4 @@
-"""Fixtures of the search tests: two clips with a rare target, and a model that knows where it is."""
+"""Fixtures of the search tests: two clips with a rare target, and a model that knows it."""
 
 import json
 from fractions import Fraction
