@@ -35,15 +35,16 @@ pytest.importorskip("scenedetect")
 
 @pytest.fixture
 def show(tmp_path):
-    """Two clips: three shots, the last of them blank; two shots, one of them known."""
+    """Two clips: three shots, the last of them blank; two shots, the second one a repeat."""
     one = film(tmp_path / "one.mp4", still(1, 12), pan(2, 15), flat(0, 12))
     return one, film(tmp_path / "two.mp4", still(3, 12), still(1, 12))
 
 
 def sparse(show, **options):
     """Every fourth frame of the clips."""
-    sieve = FilterOptions(options.pop("method", "hash"))
-    return Job(tuple(show), SamplingOptions(False, FrameSelection(every=4)), sieve, **options)
+    filter_options = FilterOptions(options.pop("method", "hash"))
+    sampling_options = SamplingOptions(False, FrameSelection(every=4))
+    return Job(tuple(show), sampling_options, filter_options, **options)
 
 
 def pictures(folder):
@@ -59,7 +60,7 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-def test_pictures_items_and_a_table(show, tmp_path):
+def test_fill_folder_writes_images_items_and_a_table(show, tmp_path):
     out = tmp_path / "out"
     assert fill_folder(Job(show), out)
     names = [row["file"] for row in rows(out)]
@@ -72,23 +73,23 @@ def test_pictures_items_and_a_table(show, tmp_path):
     assert summarize_folder(out) == "kept 4 of 5 frames; dropped 1: 1 blank"
 
 
-def test_items_say_why_and_what_was_dropped_is_not_used(show, tmp_path):
+def test_items_have_the_drop_reason_and_later_stages_skip_dropped_frames(show, tmp_path):
     fill_folder(sparse(show), tmp_path)
-    book = journal.read(tmp_path / "items.jsonl")
-    why = {(item.video, item.frame): item.dropped for item in book}
-    assert why["one.mp4", 0] is None
-    assert why["one.mp4", 28] == {"why": "blank"}
-    assert why["two.mp4", 12] == {
+    items = journal.read(tmp_path / "items.jsonl")
+    dropped = {(item.video, item.frame): item.dropped for item in items}
+    assert dropped["one.mp4", 0] is None
+    assert dropped["one.mp4", 28] == {"why": "blank"}
+    assert dropped["two.mp4", 12] == {
         "why": "duplicate",
         "video": "one.mp4",
         "frame": 0,
         "similarity": 1.0,
     }
-    used = [item.frame for clip in locate_clips([book]) for item in clip.items()]
-    assert len(used) == len(pictures(tmp_path)) < len(why)
+    used = [item.frame for clip in locate_clips([items]) for item in clip.items()]
+    assert len(used) == len(pictures(tmp_path)) < len(dropped)
 
 
-def test_a_complete_folder_is_left_alone(show, tmp_path):
+def test_complete_folder_is_not_changed(show, tmp_path):
     out = tmp_path / "out"
     assert fill_folder(sparse(show), out)
     before = content(out)
@@ -101,10 +102,10 @@ def test_a_complete_folder_is_left_alone(show, tmp_path):
 
 
 @pytest.mark.parametrize("at", [0, 3, 10, 14])
-@pytest.mark.parametrize("budget", [None, 3])
-def test_what_a_killed_run_leaves_is_gone_on_with(show, tmp_path, at, budget):
+@pytest.mark.parametrize("max_frames", [None, 3])
+def test_killed_run_is_continued(show, tmp_path, at, max_frames):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    fill_folder(sparse(show, budget=budget), whole)
+    fill_folder(sparse(show, max_frames=max_frames), whole)
 
     class Killed(BaseException):
         pass
@@ -116,19 +117,19 @@ def test_what_a_killed_run_leaves_is_gone_on_with(show, tmp_path, at, budget):
             raise Killed
 
     with pytest.raises(Killed):
-        fill_folder(sparse(show, budget=budget), cut, progress=kill)
+        fill_folder(sparse(show, max_frames=max_frames), cut, progress=kill)
     with (cut / "items.jsonl").open("ab") as file:
         file.write(b'{"video":"tw')
     with pytest.raises(ItemsError, match="not filled to its end"):
         read_items(cut)
-    seen = []
-    assert fill_folder(sparse(show, budget=budget), cut, progress=seen.append)
+    decoded = []
+    assert fill_folder(sparse(show, max_frames=max_frames), cut, progress=decoded.append)
     assert content(cut) == content(whole)
-    if at > 10:  # in the second clip: the first is not looked at again
-        assert {frame.video for frame in seen} == {"two.mp4"}
+    if at > 10:  # killed in the second clip: the first is not sampled again
+        assert {frame.video for frame in decoded} == {"two.mp4"}
 
 
-def test_a_missing_table_is_made_again(show, tmp_path):
+def test_missing_table_is_written_again(show, tmp_path):
     fill_folder(sparse(show), tmp_path / "out")
     before = content(tmp_path / "out")
     (tmp_path / "out" / "frames.csv").unlink()
@@ -136,7 +137,7 @@ def test_a_missing_table_is_made_again(show, tmp_path):
     assert content(tmp_path / "out") == before
 
 
-def test_a_budget_keeps_the_most_different(show, tmp_path):
+def test_max_frames_keeps_the_most_different(show, tmp_path):
     job = Job(
         show,
         SamplingOptions(False, FrameSelection(every=3)),
@@ -153,9 +154,9 @@ def test_a_budget_keeps_the_most_different(show, tmp_path):
     assert content(tmp_path / "again") == content(tmp_path / "out")
 
 
-def test_what_was_dropped_can_be_put_back(show, tmp_path):
+def test_dropped_frames_are_restored(show, tmp_path):
     out = tmp_path / "out"
-    fill_folder(sparse(show, pictures="jpg"), out)
+    fill_folder(sparse(show, image_format="jpg"), out)
     before, dropped = len(rows(out)), count_by_reason(out)
     assert restore_frames(out, ["blank"]) == dropped["blank"]
     assert restore_frames(out, frames=["two.mp4#12"]) == 1
@@ -163,25 +164,27 @@ def test_what_was_dropped_can_be_put_back(show, tmp_path):
     assert len(pictures(out)) == len(rows(out)) == before + dropped["blank"] + 1
     assert count_by_reason(out)["blank"] == 0
     assert restore_frames(out) == 0
-    assert not fill_folder(sparse(show, pictures="jpg"), out)  # it is still what that run made
+    assert not fill_folder(
+        sparse(show, image_format="jpg"), out
+    )  # the folder still counts as complete
 
 
 @pytest.mark.parametrize(
-    "told, message",
+    "arguments, message",
     [
         ({"reasons": ["blnk"]}, "did you mean 'blank'"),
         ({"frames": ["one.mp4#0"]}, "no dropped frame 'one.mp4#0'"),
     ],
 )
-def test_what_cannot_be_put_back(told, message, show, tmp_path):
+def test_unknown_reasons_and_frames_cannot_be_restored(arguments, message, show, tmp_path):
     fill_folder(sparse(show), tmp_path / "out")
     before = content(tmp_path / "out")
     with pytest.raises(UnknownName, match=message):
-        restore_frames(tmp_path / "out", **told)
+        restore_frames(tmp_path / "out", **arguments)
     assert content(tmp_path / "out") == before
 
 
-def test_a_clip_that_moved_is_asked_for(show, tmp_path):
+def test_path_of_a_moved_clip_must_be_given(show, tmp_path):
     out = tmp_path / "out"
     fill_folder(sparse(show), out)
     moved = show[0].rename(tmp_path / "elsewhere.mp4")
@@ -191,32 +194,32 @@ def test_a_clip_that_moved_is_asked_for(show, tmp_path):
     assert "one-000028.png" in pictures(out)
 
 
-def test_two_clips_of_one_name(show, tmp_path):
+def test_two_clips_of_one_name_are_refused(show, tmp_path):
     (tmp_path / "b").mkdir()
     other = film(tmp_path / "b" / "one.mp4", still(5))
     with pytest.raises(AnnotateError, match="two clips are called one: rename one"):
         fill_folder(Job((show[0], other)), tmp_path / "out")
 
 
-def test_a_file_in_the_way(show, tmp_path):
+def test_file_at_the_output_path_is_an_error(show, tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(OutputError, match="out: cannot write there: File exists"):
         fill_folder(Job(show), tmp_path / "out")
 
 
-def test_not_such_a_folder(tmp_path):
+def test_restore_needs_a_folder_of_frames(tmp_path):
     with pytest.raises(ItemsError, match="fill it with `annotate frames"):
         restore_frames(tmp_path)
 
 
-def test_without_what_tells_shots_nothing_is_written(show, tmp_path, monkeypatch):
+def test_nothing_is_written_without_scenedetect(show, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scenedetect", None)
     with pytest.raises(MissingPackage, match="scenedetect"):
         fill_folder(Job(show), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_filled_folder_wants_nothing_installed(show, tmp_path, monkeypatch):
+def test_complete_folder_does_not_need_scenedetect(show, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert fill_folder(Job(show), out)
     before = (out / ITEMS_FILE).read_bytes()
@@ -227,23 +230,23 @@ def test_a_filled_folder_wants_nothing_installed(show, tmp_path, monkeypatch):
     assert (out / ITEMS_FILE).read_bytes() == before
 
 
-def test_the_commands(annotate, show, tmp_path):
+def test_commands(annotate, show, tmp_path):
     out = tmp_path / "out"
-    code, said, told = annotate("frames", *show, "-o", out, "--every", 4, "--duplicates", "hash")
-    assert (code, said.strip()) == (0, str(out))
-    assert "kept" in told and "duplicate" in told
-    code, said, _ = annotate("restore", out)
-    assert code == 0 and "duplicate\t" in said
-    code, said, told = annotate("restore", out, "--reason", "duplicate", "--reason", "blank")
-    assert code == 0 and said == "frames\tcount\nkept\t16\n"
+    code, out_text, err = annotate("frames", *show, "-o", out, "--every", 4, "--duplicates", "hash")
+    assert (code, out_text.strip()) == (0, str(out))
+    assert "kept" in err and "duplicate" in err
+    code, out_text, _ = annotate("restore", out)
+    assert code == 0 and "duplicate\t" in out_text
+    code, out_text, err = annotate("restore", out, "--reason", "duplicate", "--reason", "blank")
+    assert code == 0 and out_text == "frames\tcount\nkept\t16\n"
     assert json.loads((out / "items.jsonl").read_text().splitlines()[0])["stage"] == "frames"
 
 
-def test_a_preview(annotate, show, tmp_path):
+def test_preview(annotate, show, tmp_path):
     sheet = tmp_path / "sheet.png"
-    code, said, _ = annotate("frames", *show, "--rate", 5, "--preview", sheet)
+    code, out_text, _ = annotate("frames", *show, "--rate", 5, "--preview", sheet)
     assert code == 0
-    table = dict(line.split("\t", 1) for line in said.splitlines()[1:-1])
+    table = dict(line.split("\t", 1) for line in out_text.splitlines()[1:-1])
     assert list(table) == ["0.4", "0.5", "0.6 *", "0.7", "0.8"]
     kept = [int(counts.split("\t")[0]) for counts in table.values()]
     assert kept == sorted(kept) and kept[2] == sum(
@@ -266,16 +269,16 @@ def test_a_preview(annotate, show, tmp_path):
         (("-o", "out", "--shots", "--every", "4"), "one of --shots, --every, --rate"),
     ],
 )
-def test_options_that_do_not_go_together(annotate, show, words, message):
-    code, _, told = annotate("frames", show[0], *words)
-    assert code == 2 and message in " ".join(told.split())
+def test_exclusive_options_are_refused(annotate, show, words, message):
+    code, _, err = annotate("frames", show[0], *words)
+    assert code == 2 and message in " ".join(err.split())
 
 
-def test_similarity_is_short(show):
-    verdicts = list(
+def test_similarity_is_rounded_in_items(show):
+    decisions = list(
         filter_frames(
             sampled_frames(show[0], SamplingOptions(False, FrameSelection())), FilterOptions()
         )
     )
-    told = [decision_item(v).dropped for v in verdicts if v.nearest and v.drop_reason]
-    assert all(each["similarity"] == round(each["similarity"], 4) for each in told) and told
+    records = [decision_item(d).dropped for d in decisions if d.nearest and d.drop_reason]
+    assert all(each["similarity"] == round(each["similarity"], 4) for each in records) and records
