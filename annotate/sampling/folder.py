@@ -115,12 +115,12 @@ def restore_frames(
     folder: Path,
     reasons: Collection[str] = (),
     frames: Collection[str] = (),
-    clip_paths: dict[str, Path] | None = None,
+    videos: dict[str, Path] | None = None,
     progress: Callable[[Frame], None] = lambda frame: None,
 ) -> int:
     """Restore dropped frames: those with one of `reasons`, and `frames`, named `CLIP#FRAME`.
 
-    Returns the number of restored frames. `clip_paths` maps names of moved clips to their paths.
+    Returns the number of restored frames. `videos` maps names of moved clips to their paths.
 
     Raises:
         UnknownName: an unknown reason, or a frame that was not dropped.
@@ -134,7 +134,7 @@ def restore_frames(
     restored = {key for key, reason in dropped.items() if reason in reasons or key in frames}
     if missing := set(frames) - restored:
         raise UnknownName("dropped frame", missing.pop(), list(dropped)[:_MAX_NAMES_IN_ERROR])
-    for frame in _frames_to_restore(items, restored, clip_paths or {}):
+    for frame in _frames_to_restore(items, restored, videos or {}):
         save_image(frame, folder, items.header.settings["pictures"])
         progress(frame)
 

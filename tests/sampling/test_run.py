@@ -188,7 +188,7 @@ def test_path_of_a_moved_clip_must_be_given(show, tmp_path):
     out = tmp_path / "out"
     fill_folder(sparse(show), out)
     moved = show[0].rename(tmp_path / "elsewhere.mp4")
-    with pytest.raises(ItemsError, match="--video one.mp4=PATH"):
+    with pytest.raises(ItemsError, match="give its path in `videos`"):
         restore_frames(out, ["blank"])
     assert restore_frames(out, ["blank"], clip_paths={"one.mp4": moved})
     assert "one-000028.png" in pictures(out)
