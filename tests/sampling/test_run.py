@@ -190,7 +190,7 @@ def test_path_of_a_moved_clip_must_be_given(show, tmp_path):
     moved = show[0].rename(tmp_path / "elsewhere.mp4")
     with pytest.raises(ItemsError, match="give its path in `videos`"):
         restore_frames(out, ["blank"])
-    assert restore_frames(out, ["blank"], clip_paths={"one.mp4": moved})
+    assert restore_frames(out, ["blank"], videos={"one.mp4": moved})
     assert "one-000028.png" in pictures(out)
 
 
