@@ -1,10 +1,10 @@
-"""How large a map may be: memory and time of 67,000 frames, how smooth a page of 50,000 is, and how
-long the clips most like one are looked for among a thousand.
+"""Measure the footage map: memory and time for 67,000 frames, the speed of a page of 50,000 frames,
+and the time to find the clips most similar to one among a thousand.
 
-    python benchmarks/map.py                                        # a synthetic show
-    python benchmarks/map.py EP1.mp4 ... --truth EP1.gt.json ...    # which network tells shots
+    python benchmarks/map.py                                        # synthetic footage
+    python benchmarks/map.py EP1.mp4 ... --truth EP1.gt.json ...    # which network separates shots
 
-The frames are drawn, the machinery is real; the page is opened in Chromium, if there is one.
+The frames are drawn, all other code is real. The page is opened in Chromium, if it is installed.
 """
 
 import argparse
@@ -32,70 +32,75 @@ from annotate.web import map as map_page
 FRAMES, ON_PAGE, SHOT = 67_000, 50_000, 48
 
 
-class Drawn:
-    """Footage of shots that differ in colours and wander; the same each time."""
+class DrawnSource:
+    """A frame source of drawn shots, each of other colours, that move; the same each time."""
 
     path = Path("drawn.mp4")
 
     def __init__(self, count: int) -> None:
-        self.many = count
+        self.total = count
 
-    def frames(self, done: int = 0) -> Iterator[Frame]:
-        """Small pictures, of patches of each shot's own."""
-        for n in range(done, self.many):
+    def count(self) -> int:
+        """The number of frames."""
+        return self.total
+
+    def frames(self, skip: int = 0) -> Iterator[Frame]:
+        """Small images of coloured patches."""
+        for n in range(skip, self.total):
             rng = np.random.default_rng(n // SHOT)
             patches = rng.integers(0, 256, (5, 8, 3)).astype(np.uint8)
             image = cv2.resize(patches, (320, 180), interpolation=cv2.INTER_CUBIC)
             yield Frame("drawn.mp4", n, Fraction(n, 2), np.roll(image, n % SHOT, axis=1))
 
     def videos(self) -> dict[str, dict[str, Any]]:
-        """What a header would say."""
-        facts = {"frame_count": self.many, "width": 320, "height": 180}
+        """The header entry of the clip."""
+        facts = {"frame_count": self.total, "width": 320, "height": 180}
         return {"drawn.mp4": {"path": "drawn.mp4", "fingerprint": "", **facts}}
 
 
 def peak_gb() -> float:
-    """The most memory this process has had."""
+    """The peak memory of this process, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def measure_map(folder: Path, count: int, method: str, seen: int) -> None:
-    """Gather and lay out `count` frames; the network looks at one of each `seen`."""
+def measure_map(folder: Path, count: int, method: str, encode_every: int) -> None:
+    """Gather and lay out `count` frames; the network encodes one of each `encode_every`."""
 
-    class Sparing(embeddings.ShippedEmbedder):
-        def look(self, pictures: Any) -> Any:
-            few = super().encode(pictures[::seen])
-            rows = np.repeat(few, seen, axis=0)[: len(pictures)]
+    class SparseEmbedder(embeddings.ShippedEmbedder):
+        def encode(self, pictures: Any) -> Any:
+            few = super().encode(pictures[::encode_every])
+            rows = np.repeat(few, encode_every, axis=0)[: len(pictures)]
             return rows + np.random.default_rng(0).normal(0, 0.02, rows.shape)
 
-    source, begun = Drawn(count), time.perf_counter()
+    source, start = DrawnSource(count), time.perf_counter()
     pack = map_page.SpriteSheets(map_page.thumbnail_size_wh(count, (320, 180)))
-    found = atlas.gather([source], Sparing(), lambda frame: pack.add(frame.image))  # type: ignore[list-item]
-    gathered = time.perf_counter() - begun
+    found = atlas.gather([source], SparseEmbedder(), lambda frame: pack.add(frame.image))  # type: ignore[list-item]
+    gather_seconds = time.perf_counter() - start
     made = atlas.lay_out(found, [source], method, {}, 0)  # type: ignore[list-item]
-    laid = time.perf_counter() - begun - gathered
+    layout_seconds = time.perf_counter() - start - gather_seconds
     map_page.write_page(made, pack, folder, "drawn")
-    size = (folder / map.PAGE_NAME).stat().st_size / 1e6
+    size = (folder / map_page.PAGE_NAME).stat().st_size / 1e6
     print(
-        f"{count:,} frames: gathered in {gathered:.0f} s (the network at 1 of {seen}), laid out by "
-        f"{method} in {laid:.0f} s, peak {peak_gb():.2f} GB, page {size:.0f} MB"
+        f"{count:,} frames: gathered in {gather_seconds:.0f} s (the network at 1 of "
+        f"{encode_every}), laid out by {method} in {layout_seconds:.0f} s, "
+        f"peak {peak_gb():.2f} GB, page {size:.0f} MB"
     )
 
 
 def write_page(folder: Path, count: int) -> None:
-    """A page of `count` places in clusters, with as many thumbnails, of few pictures."""
+    """Write a page of `count` points in clusters, with thumbnails of few images."""
     rng = np.random.default_rng(0)
     pack = map_page.SpriteSheets(map_page.thumbnail_size_wh(count, (320, 180)))
     pictures = [
-        frame.image for frame in itertools.islice(Drawn(200 * SHOT).frames(), 0, None, SHOT)
+        frame.image for frame in itertools.islice(DrawnSource(200 * SHOT).frames(), 0, None, SHOT)
     ]
     for n in range(count):
         pack.add(pictures[n % len(pictures)])
-    middles = rng.random((count // 50, 2))
-    places = middles[np.arange(count) % len(middles)] + rng.normal(0, 0.01, (count, 2))
+    centres = rng.random((count // 50, 2))
+    points = centres[np.arange(count) % len(centres)] + rng.normal(0, 0.01, (count, 2))
     times, clip = tuple(Fraction(n, 2) for n in range(count)), np.zeros(count, np.int64)
-    facts = Drawn(count).videos()
-    xy = projection.spread_points(places)
+    facts = DrawnSource(count).videos()
+    xy = projection.spread_points(points)
     made = atlas.Atlas(("drawn.mp4",), facts, {}, clip, np.arange(count), times, xy)
     map_page.write_page(made, pack, folder, "drawn")
 
@@ -115,7 +120,7 @@ _MOVE = """async () => {
 
 
 def measure_page(folder: Path) -> None:
-    """Pan and zoom for 180 frames; say how long each took to draw, and how often one came."""
+    """Pan and zoom for 180 frames; print the time to draw one, and the frames a second."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         print("no Chromium: the page was not measured")
@@ -125,13 +130,13 @@ def measure_page(folder: Path) -> None:
     with sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1440, "height": 900})
-        begun = time.perf_counter()
-        page.goto((folder / map.PAGE_NAME).as_uri())
+        start = time.perf_counter()
+        page.goto((folder / map_page.PAGE_NAME).as_uri())
         page.wait_for_selector("body[data-ready]", timeout=120_000)
-        loaded = time.perf_counter() - begun
-        told = page.evaluate(_MOVE)
+        loaded = time.perf_counter() - start
+        measured = page.evaluate(_MOVE)
         browser.close()
-    work, times = sorted(told["work"]), sorted(told["times"])
+    work, times = sorted(measured["work"]), sorted(measured["times"])
     print(
         f"page: ready after {loaded:.1f} s; drawing takes {statistics.median(work):.1f} ms in the "
         f"middle, {work[int(0.99 * len(work))]:.1f} ms at most in 99 of 100; "
@@ -140,7 +145,7 @@ def measure_page(folder: Path) -> None:
 
 
 def measure_networks(clips: list[Path], truths: list[Path], names: list[str]) -> None:
-    """Of each frame's five nearest, which share is of its shot: by network, and on the plane."""
+    """Print the share of a frame's five nearest that is of its shot, by network and on the map."""
     shots = {p.name.split(".")[0]: json.loads(p.read_text("utf-8"))["shots"] for p in truths}
     for name in names:
         network, rows, kinds, clip_of, seconds = embeddings.load(name), [], [], [], []
@@ -154,45 +159,47 @@ def measure_networks(clips: list[Path], truths: list[Path], names: list[str]) ->
                 seconds.append(float(frame.seconds))
         each = (time.perf_counter() - begun) / len(rows) * 1000
         vectors = projection.principal_components(lambda rows=rows: [np.array(rows)])
-        of = [f"vectors {alike(vectors, kinds):.3f}"]
+        shares = [f"vectors {neighbour_share(vectors, kinds):.3f}"]
         for method in projection.PROJECTION_METHODS:
             try:
                 places = projection.project(
                     vectors, projection.choose_method(method), np.array(clip_of), np.array(seconds)
                 )
             except Exception as error:
-                of.append(f"{method}: {error}")
+                shares.append(f"{method}: {error}")
                 continue
-            both = alike(places, kinds), alike(projection.spread_points(places), kinds)
-            of.append(f"{method} {both[0]:.3f}, stretched {both[1]:.3f}")
-        print(f"{name}: {each:.0f} ms a frame; {'; '.join(of)}")
+            both = (
+                neighbour_share(places, kinds),
+                neighbour_share(projection.spread_points(places), kinds),
+            )
+            shares.append(f"{method} {both[0]:.3f}, stretched {both[1]:.3f}")
+        print(f"{name}: {each:.0f} ms a frame; {'; '.join(shares)}")
 
 
 def measure_similar(clips: int, frames: int) -> None:
-    """Look for the clips most like one, among many; and how long a faiss index of them is asked."""
+    """Time the search for clips similar to one, and a faiss index of the same embeddings."""
     import faiss
 
     rng = np.random.default_rng(0)
 
-    class Held(atlas.FrameVectors):
-        def of_clip(self, name: str) -> Any:
+    class HeldVectors(atlas.FrameVectors):
+        def clip_vectors(self, name: str) -> Any:
             return rows[self.frames_by_clip[name]]
 
     names = [f"{number}.mp4" for number in range(clips)]
     steps = rng.standard_normal((clips, frames, 2560), np.float32)
     rows = steps.cumsum(1).reshape(clips * frames, -1)
-    found = Held(clips={name: {} for name in names})
+    found = HeldVectors(clips={name: {} for name in names})
     found.clip_index = np.repeat(np.arange(clips), frames).tolist()
     found.seconds = [Fraction(n % frames, 2) for n in range(clips * frames)]
     found.frames_by_clip = {
         n: list(range(k * frames, (k + 1) * frames)) for k, n in enumerate(names)
     }
-    for way in similarity.SIMILARITY_METHODS:
+    for method in similarity.SIMILARITY_METHODS:
         begun = time.perf_counter()
-        similarity.similar_clips(found, names[0], method=way)
-        print(
-            f"similar by {way} among {clips} clips of {frames}: {time.perf_counter() - begun:.1f} s"
-        )
+        similarity.similar_clips(found, names[0], method=method)
+        seconds = time.perf_counter() - begun
+        print(f"similar by {method} among {clips} clips of {frames}: {seconds:.1f} s")
     begun = time.perf_counter()
     index = faiss.IndexFlatIP(rows.shape[1])
     index.add(rows)
@@ -203,11 +210,11 @@ def measure_similar(clips: int, frames: int) -> None:
     )
 
 
-def alike(rows: Any, kinds: list[tuple[int, int]]) -> float:
-    """The share of five nearest that are of a row's kind."""
-    apart = ((rows[:, None] - rows[None]) ** 2).sum(-1)
-    np.fill_diagonal(apart, np.inf)
-    near = apart.argsort(1)[:, :5]
+def neighbour_share(rows: Any, kinds: list[tuple[int, int]]) -> float:
+    """The share of each row's five nearest rows that is of the same kind."""
+    distances = ((rows[:, None] - rows[None]) ** 2).sum(-1)
+    np.fill_diagonal(distances, np.inf)
+    near = distances.argsort(1)[:, :5]
     return float(np.mean([[kinds[m] == kinds[n] for m in row] for n, row in enumerate(near)]))
 
 
@@ -219,7 +226,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="*", default=[embeddings.DEFAULT_EMBEDDER])
     parser.add_argument("--method", default=None)
     parser.add_argument("--frames", type=int, default=FRAMES)
-    parser.add_argument("--seen", type=int, default=16, help="1: the network looks at every frame")
+    parser.add_argument("--encode-every", type=int, default=16, help="1: the network encodes all")
     # with --frames 0 the page alone is measured
     given = parser.parse_args()
     if given.clips:
@@ -228,7 +235,7 @@ def main() -> None:
     method = projection.choose_method(given.method)
     with tempfile.TemporaryDirectory() as folder:
         if given.frames:
-            measure_map(Path(folder), given.frames, method, given.seen)
+            measure_map(Path(folder), given.frames, method, given.encode_every)
         write_page(Path(folder), ON_PAGE)
         measure_page(Path(folder))
     measure_similar(1000, 86)

@@ -12,7 +12,7 @@ from annotate import embeddings
 from annotate.dataset import frame_sources
 from annotate.dataset.folder import load_dataset
 from annotate.errors import AnnotateError, ItemsError, OutputError, UnknownName, VideoError
-from annotate.footage_map import atlas, poster, projection, similarity
+from annotate.footage_map import atlas, poster, similarity
 from annotate.items import journal, records
 from annotate.items.records import Item
 from annotate.video import reader
@@ -58,71 +58,6 @@ def gathered(clips, every=1, look=lambda _: None):
     return atlas.gather(
         [frame_sources.open_source(c, FrameSelection(every)) for c in clips], Colours(), look
     )
-
-
-# --- the plane
-
-
-def blobs(count=4, each=25, width=32):
-    rng = np.random.default_rng(3)
-    middles = rng.normal(size=(count, width)) * 5
-    rows = np.concatenate([m + rng.normal(size=(each, width)) for m in middles])
-    return rows.astype(np.float32), np.repeat(np.arange(count), each)
-
-
-def near_of_kind(places, kinds, few=5):
-    """Which share of each point's nearest are of its kind."""
-    apart = ((places[:, None] - places[None]) ** 2).sum(-1)
-    np.fill_diagonal(apart, np.inf)
-    return (kinds[apart.argsort(1)[:, :few]] == kinds[:, None]).mean()
-
-
-@pytest.mark.parametrize("size", [7, 1000])
-def test_components_by_chunks_are_those_of_all(size):
-    rows, _ = blobs()
-    found = projection.principal_components(lambda: np.array_split(rows, -(-len(rows) // size)), 6)
-    left, scale, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
-    np.testing.assert_allclose(np.abs(found), np.abs(left * scale)[:, :6], atol=2e-4)
-
-
-@pytest.mark.parametrize("method", projection.PROJECTION_METHODS)
-def test_kinds_stay_together_and_a_seed_gives_the_same(method):
-    if method != "pca":
-        pytest.importorskip({"autoencoder": "torch"}.get(method, method))
-    rows, kinds = blobs()
-    seconds = np.arange(len(rows)) / 2.0
-    places = projection.project(rows, method, kinds, seconds, seed=1)
-    np.testing.assert_array_equal(places, projection.project(rows, method, kinds, seconds, seed=1))
-    assert near_of_kind(places, kinds) > 0.95
-    assert near_of_kind(projection.spread_points(places), kinds) > 0.9
-
-
-def test_the_autoencoder_keeps_time_together_where_looks_say_nothing():
-    pytest.importorskip("torch")
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(120, 16)).astype(np.float32)
-    clips = np.repeat([0, 1], 60)
-    places = projection.project(rows, "autoencoder", clips, np.tile(np.arange(60.0), 2))
-    assert np.abs(places.mean(0)).max() < 0.1
-    assert places.std(0) == pytest.approx([0.3, 0.3], abs=0.08)
-    steps = np.linalg.norm(np.diff(places[:60], axis=0), axis=1).mean()
-    jumps = np.linalg.norm(places[:60] - places[60:], axis=1).mean()
-    assert steps < 0.95 * jumps
-
-
-def test_stretched_fills_the_square():
-    rng = np.random.default_rng(0)
-    clusters = np.concatenate([rng.normal(m, 0.01, (200, 2)) for m in ((0, 0), (1, 3), (4, 1))])
-    filled = projection.spread_points(clusters)
-    assert filled.min() >= 0 and filled.max() <= 1
-    cells = {tuple(cell) for cell in (filled * 9.999).astype(int)}
-    before = {tuple(cell) for cell in (clusters / clusters.max(0) * 9.999).astype(int)}
-    assert len(cells) > 3 * len(before)
-
-
-def test_few_or_one_frame_has_a_place():
-    assert projection.spread_points(np.zeros((1, 2))).tolist() == [[0.5, 0.5]]
-    assert np.isfinite(projection.spread_points(np.zeros((3, 2)))).all()
 
 
 # --- gathering
