@@ -22,7 +22,7 @@ from pycocotools.coco import COCO
 from annotate.dataset.export import (
     ImportedDataset,
     assign_frames,
-    clip_box,
+    clip_imported_box,
     split_from_name,
 )
 from annotate.dataset.folder import Dataset, Sample, link_or_copy
@@ -174,7 +174,7 @@ def _read_object(annotation: Record, size_wh: tuple[int, int], file: CocoFile) -
     if label is None:
         raise DatasetError(f"{where}: there is no category with its category_id")
     mask = read_mask(annotation.get("segmentation"), size_wh, where)
-    box = clip_box(read_box(annotation, mask, where), size_wh, where)
+    box = clip_imported_box(read_box(annotation, mask, where), size_wh, where)
     extras = annotation.get("attributes")
     record = {**(extras if isinstance(extras, dict) else {}), **annotation}
     track, score, flags = record.get("track_id"), record.get("score"), record.get("flags")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from annotate.dataset.folder import Dataset, external_id, object_ids
 from annotate.errors import DatasetError
 from annotate.items import masks
-from annotate.items.records import Box, Item, Object
+from annotate.items.boxes import iou, iou_matrix
+from annotate.items.records import Item, Object
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,15 +118,14 @@ def _object_names(objects: Sequence[Object]) -> list[str]:
 
 def _match_by_iou(before: Sequence[Object], after: Sequence[Object]) -> list[tuple[int, int]]:
     """Match objects by the IoU of their boxes, so that its sum is largest: pairs of indices."""
-    import numpy as np
     from scipy.optimize import linear_sum_assignment
 
     if not before or not after:
         return []
-    covers = np.array([[_box_iou(one.box, other.box) for other in after] for one in before])
-    rows, columns = linear_sum_assignment(covers, maximize=True)
+    ious = iou_matrix([obj.box for obj in before], [obj.box for obj in after])
+    rows, columns = linear_sum_assignment(ious, maximize=True)
     pairs = zip(rows.tolist(), columns.tolist(), strict=True)
-    return [(row, column) for row, column in pairs if covers[row, column] >= _MIN_MATCH_IOU]
+    return [(row, column) for row, column in pairs if ious[row, column] >= _MIN_MATCH_IOU]
 
 
 def _object_iou(before: Object | None, after: Object | None) -> float:
@@ -133,17 +133,7 @@ def _object_iou(before: Object | None, after: Object | None) -> float:
         return 0.0
     if before.mask is not None and after.mask is not None:
         return 1.0 if before.mask == after.mask else masks.iou(before.mask, after.mask)
-    return _box_iou(before.box, after.box)
-
-
-def _box_iou(one: Box, other: Box) -> float:
-    if one == other:
-        return 1.0
-    across = min(one[2], other[2]) - max(one[0], other[0])
-    down = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(across, 0.0) * max(down, 0.0)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return both / (areas - both) if areas > both else 0.0
+    return 1.0 if before.box == after.box else iou(before.box, after.box)
 
 
 def to_dataframe(changes: Iterable[ObjectChange]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from annotate.dataset.folder import (
 )
 from annotate.errors import DatasetError, ExportDiffers
 from annotate.files import atomic_folder
-from annotate.items import masks
+from annotate.items import boxes, masks
 from annotate.items.records import Box, Header, Item, Object
 from annotate.plugins import FAMILIES, Family
 
@@ -84,7 +84,7 @@ def assign_frames(image_paths: Sequence[Path], clip: str) -> list[ImportedFrame]
     ]
 
 
-def clip_box(box: Box, size_wh: tuple[int, int], where: str) -> Box:
+def clip_imported_box(box: Box, size_wh: tuple[int, int], where: str) -> Box:
     """Clip a box to the image, and round it to a thousandth of a pixel.
 
     Raises:
@@ -97,9 +97,8 @@ def clip_box(box: Box, size_wh: tuple[int, int], where: str) -> Box:
         raise DatasetError(f"{where}: a box of negative size, or not of numbers: {list(box)}")
     if x1 < -x or y1 < -y or x2 > width + x or y2 > height + y:
         raise DatasetError(f"{where}: box {list(box)} is outside the image of {width}x{height}")
-    cut = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
-    left, top, right, bottom = (round(side, 3) for side in cut)
-    return left, top, right, bottom
+    x1, y1, x2, y2 = (round(side, 3) for side in boxes.clip_box(box, size_wh))
+    return x1, y1, x2, y2
 
 
 MAX_BOX_ERROR_PX = 0.5  # of each side of a box

@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from annotate.dataset.export import ImportedDataset, assign_frames, clip_box
+from annotate.dataset.export import ImportedDataset, assign_frames, clip_imported_box
 from annotate.dataset.folder import Dataset, Sample, link_or_copy
 from annotate.detectors import ultralytics
 from annotate.errors import DatasetError, ExportDiffers, VideoError, needs
-from annotate.items import masks
+from annotate.items import boxes, masks
 from annotate.items.records import Box, Item, Object
 from annotate.video.images import read_header
 
@@ -166,7 +166,7 @@ def _parse_line(line: str, size_wh: tuple[int, int], classes: Sequence[str], whe
     if len(pairs) == 2:
         (x, y), (width, height) = pairs.tolist()
         box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        return Object(label, clip_box(box, size_wh, where), score, track)
+        return Object(label, clip_imported_box(box, size_wh, where), score, track)
     return _object_from_outline(label, pairs, size_wh, score, track, where)
 
 
@@ -180,7 +180,7 @@ def _object_from_outline(
 ) -> Object:
     """Fill an outline as training programs do: with its own points."""
     (x1, y1), (x2, y2) = ring.min(axis=0), ring.max(axis=0)
-    box: Box = clip_box((float(x1), float(y1), float(x2), float(y2)), size_wh, where)
+    box: Box = clip_imported_box((float(x1), float(y1), float(x2), float(y2)), size_wh, where)
     canvas = np.zeros(size_wh[::-1], np.uint8)
     cv2.fillPoly(canvas, [np.round(ring).astype(np.int32)], [1])
     mask = masks.encode(canvas.astype(np.bool_))
@@ -321,10 +321,9 @@ def _normalized_outline(obj: Object, item: Item) -> FloatArray:
     return ring / (item.width, item.height)
 
 
-def _clip_to_image(obj: Object, item: Item) -> tuple[float, float, float, float]:
+def _clip_to_image(obj: Object, item: Item) -> Box:
     """Clip the box to the image: rounding may let it overhang by half a pixel."""
-    x1, y1, x2, y2 = obj.box
-    return max(x1, 0.0), max(y1, 0.0), min(x2, float(item.width)), min(y2, float(item.height))
+    return boxes.clip_box(obj.box, (item.width, item.height))
 
 
 def _reread_samples(

@@ -1,9 +1,9 @@
 """Send requests to a Label Studio server, and turn its refusals into errors.
 
-Requests go through label-studio-sdk's own HTTP layer, which knows both kinds of token and renews
-the short-lived one. They do not use the SDK's methods where those are wrong: these send a POST
-again after a lost response (an import of 100 tasks left 300), convert each body to models on the
-way out and in (most of the time of a push), and print all headers in their errors.
+Requests go through the HTTP layer of label-studio-sdk, which knows both kinds of token and renews
+the short-lived one. The methods of the SDK are not used, because they send a POST again after a
+lost response (an import of 100 tasks left 300), convert each body to models on the way out and in
+(most of the time of a push), and print all headers in their errors.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from urllib.parse import urlsplit
 
 from annotate.errors import LostResponse, StudioError, needs
 
-TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"  # the environment's name for a token, as the SDK has it
+TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"  # environment variable, as in the SDK
 _LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 _TIMEOUT_SECONDS = 120.0
-_MAX_TRIES, _PAUSE_SECONDS = 3, 1.0  # of what only asks
+_MAX_TRIES, _PAUSE_SECONDS = 3, 1.0  # of requests that change nothing
 _PAGE_SIZE = 500
-_GATEWAY_ERRORS = {502, 503, 504}  # what a proxy answers in place of its server
+_GATEWAY_ERRORS = {502, 503, 504}  # a proxy answers these when its server is gone
 
 
 @dataclass(frozen=True)
 class Project:
-    """A project: its number, name and config, the predictions its editor shows, how many tasks."""
+    """A project: id, title, labelling config, the model whose predictions it shows, task count."""
 
     id: int
     title: str
@@ -41,18 +41,18 @@ class Project:
 
     @classmethod
     def from_response(cls, response: Mapping[str, Any]) -> Self:
-        """The project of which the server tells."""
+        """Make a project of the server's response."""
         version, count = response["model_version"] or "", response["task_number"] or 0
         return cls(response["id"], response["title"], response["label_config"], version, count)
 
 
 class StudioClient:
-    """A Label Studio that answers at `url`.
+    """A client of the Label Studio server at `url`.
 
-    `documents` is the folder from which it serves local files, where that is on this machine.
+    `document_root` is the folder from which a server on this machine serves local files.
 
     Raises:
-        StudioError: the token is none that can be sent.
+        StudioError: the token or the address cannot be valid.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class StudioClient:
         _check_token(token)
         self._client = self._httpx.Client(timeout=timeout_seconds, trust_env=not local)
         try:
-            found = sdk.LabelStudio(
+            studio = sdk.LabelStudio(
                 base_url=self.url + "/", api_key=token, httpx_client=self._client, max_retries=0
             )
         except self._errors.ApiError as error:
             raise StudioError(f"{self.url}: {_token_refused_message(error.body)}") from None
         except ValueError as error:
-            raise StudioError(f"{self.url}: not an address of a server: {error}") from None
-        self._wrapper = found._client_wrapper
+            raise StudioError(f"{self.url}: not the address of a server: {error}") from None
+        self._wrapper = studio._client_wrapper
         self.token_kind = "legacy" if self._wrapper._tokens_client._use_legacy_token else "personal"
 
     def __enter__(self) -> Self:
@@ -87,10 +87,10 @@ class StudioClient:
         self._client.close()
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
-        """What the server tells; asked again when the answer is lost.
+        """Send a GET request, again if the response is lost, and return the parsed body.
 
         Raises:
-            StudioError: it is not there, or refuses.
+            StudioError: the server does not answer, or refuses.
         """
         for attempt in range(1, _MAX_TRIES + 1):
             try:
@@ -110,23 +110,25 @@ class StudioClient:
         params: Mapping[str, Any] | None = None,
         files: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Ask once, and never again by itself. A `body` of bytes is JSON already.
+        """Send a request once, without retries, and return the parsed body of the response.
+
+        `body` is sent as JSON; bytes are sent as they are.
 
         Raises:
-            LostAnswer: it may have been done all the same.
-            StudioError: the server is not there, or refuses.
+            LostResponse: no response came, but the request may have been carried out.
+            StudioError: the server does not answer, or refuses.
         """
-        made = body is None or isinstance(body, bytes)
-        content = body if made else json.dumps(body, allow_nan=False).encode()
+        encoded = body is None or isinstance(body, bytes)
+        content = body if encoded else json.dumps(body, allow_nan=False).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
-        told = {"params": params, "content": content, "headers": headers, "files": files}
-        return self._parse_response(self._request(method, path, **told), f"{method} {path}")
+        options = {"params": params, "content": content, "headers": headers, "files": files}
+        return self._parse_response(self._request(method, path, **options), f"{method} {path}")
 
     def fetch(self, path: str) -> tuple[dict[str, str], bytes]:
-        """What lies at a path, and its headers by their names in lower case.
+        """Fetch a file: the response headers, with names in lower case, and the content.
 
         Raises:
-            StudioError: nothing does, or the server refuses.
+            StudioError: there is no such file, or the server refuses.
         """
         response = self._request("GET", path)
         if response.status_code >= 400:
@@ -134,22 +136,22 @@ class StudioClient:
         return {key.lower(): value for key, value in response.headers.items()}, response.content
 
     def _request(self, method: str, path: str, **options: Any) -> Any:
-        """The response, whatever it is; what keeps it from coming becomes an error of ours."""
+        """Send a request and return the response; raise transport errors as StudioError."""
         try:
-            with (
-                warnings.catch_warnings()
-            ):  # what renews a personal token is written for pydantic 1
+            with warnings.catch_warnings():  # the SDK renews tokens by pydantic 1
                 warnings.filterwarnings("ignore", "The `parse_obj` method", DeprecationWarning)
                 return self._wrapper.httpx_client.request(path, method=method, **options)
         except (self._httpx.ConnectError, self._httpx.ConnectTimeout) as error:
             raise StudioError(
                 f"{self.url}: no Label Studio answers there ({error}); start one with "
-                "`annotate studio up`, or give another --url"
+                "`annotate studio up`, or give another `url`"
             ) from None
         except self._httpx.TransportError as error:
-            why = str(error) or type(error).__name__
-            raise LostResponse(f"{self.url}: {method} {path}: the answer was lost: {why}") from None
-        except self._errors.ApiError as error:  # a personal token that is not renewed
+            reason = str(error) or type(error).__name__
+            raise LostResponse(
+                f"{self.url}: {method} {path}: the response was lost: {reason}"
+            ) from None
+        except self._errors.ApiError as error:  # a personal token could not be renewed
             raise StudioError(f"{self.url}: {_token_refused_message(error.body)}") from None
         except ValueError as error:
             raise StudioError(f"{self.url}: {method} {path}: {error}") from None
@@ -163,21 +165,21 @@ class StudioClient:
         if code == 401:
             raise StudioError(f"{self.url}: {_token_refused_message(body)}")
         if code in _GATEWAY_ERRORS:
-            raise LostResponse(f"{where}: the server is not there behind its proxy ({code})")
+            raise LostResponse(f"{where}: the server behind the proxy does not answer ({code})")
         if code >= 400:
             raise StudioError(f"{where}: {code}: {_error_detail(body)}")
         return body
 
     def current_user(self) -> dict[str, Any]:
-        """The user whose token it is."""
-        told: dict[str, Any] = self.get("/api/current-user/whoami")
-        return told
+        """Get the user of the token."""
+        user: dict[str, Any] = self.get("/api/current-user/whoami")
+        return user
 
     def find_project(self, project: str | int) -> Project | None:
-        """The project of that name, or number; None where there is none.
+        """Find a project by its title or id; None where there is no such title.
 
         Raises:
-            StudioError: several have the name.
+            StudioError: several projects have the title, or there is no such id.
         """
         if str(project).isdecimal():
             return self.get_project(int(project))
@@ -188,15 +190,15 @@ class StudioClient:
         if len(ids) > 1:
             raise StudioError(
                 f"{self.url}: projects {', '.join(map(str, sorted(ids)))} are all called "
-                f"{project!r}; give the number: --project {min(ids)}"
+                f"{project!r}; give the number as `project`, such as {min(ids)}"
             )
         return self.get_project(ids[0]) if ids else None
 
     def require_project(self, project: str | int) -> Project:
-        """The project of that name or number, which must be there.
+        """Find a project by its title or id; it must be there.
 
         Raises:
-            StudioError: it is not, or several have the name.
+            StudioError: there is no such project, or several have the title.
         """
         found = self.find_project(project)
         if found is None:
@@ -206,78 +208,78 @@ class StudioClient:
         return found
 
     def get_project(self, project_id: int) -> Project:
-        """The project of that number.
+        """Get a project by its id.
 
         Raises:
-            StudioError: there is none.
+            StudioError: there is no such project.
         """
         try:
-            told = self.get(f"/api/projects/{project_id}/")
+            response = self.get(f"/api/projects/{project_id}/")
         except StudioError as error:
             if ": 404:" in str(error):
                 raise StudioError(
                     f"{self.url}: there is no project {project_id}; was it deleted?"
                 ) from None
             raise
-        return Project.from_response(told)
+        return Project.from_response(response)
 
     def tasks(
         self, project: int, include: str, filters: Sequence[Mapping[str, Any]] = ()
     ) -> Iterator[dict[str, Any]]:
-        """Tasks, with the columns `include` only; `filters` as the Data Manager has them."""
+        """Iterate over tasks with the columns `include`; `filters` are the Data Manager's."""
         params: dict[str, Any] = {"project": project, "page_size": _PAGE_SIZE, "include": include}
-        params["fields"] = "all"  # with task_only, drafts are not told
+        params["fields"] = "all"  # with task_only, drafts are left out
         if filters:
-            told = {"filters": {"conjunction": "and", "items": list(filters)}}
-            params["query"] = json.dumps(told)
-        seen, page = 0, 1
+            query = {"filters": {"conjunction": "and", "items": list(filters)}}
+            params["query"] = json.dumps(query)
+        count, page = 0, 1
         while True:
             listed = self.get("/api/tasks", params | {"page": page})
             yield from listed["tasks"]
-            seen, page = seen + len(listed["tasks"]), page + 1
-            if seen >= listed["total"] or not listed["tasks"]:
+            count, page = count + len(listed["tasks"]), page + 1
+            if count >= listed["total"] or not listed["tasks"]:
                 return
 
 
 def read_token(file: Path | None) -> str:
-    """The token of the environment, or that in a file which nobody else may read.
+    """Read the token from `file`, or from the environment variable LABEL_STUDIO_API_KEY.
 
     Raises:
-        StudioError: there is none, or others may read the file.
+        StudioError: there is no token, or other users may read the file.
     """
     if file is None:
         token = os.environ.get(TOKEN_VARIABLE, "")
         if not token.strip():
             raise StudioError(
-                f"no token: set {TOKEN_VARIABLE}, or give --token-file (made in Label Studio under "
-                "Account & Settings > Personal Access Token)"
+                f"no token: set {TOKEN_VARIABLE}, or give `token_file`; make a token in Label "
+                "Studio under Account & Settings > Personal Access Token"
             )
         return token.strip()
     try:
         mode = file.stat().st_mode
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise StudioError(f"{file}: no token can be read there: {error}") from None
+        raise StudioError(f"{file}: the token cannot be read: {error}") from None
     if stat.S_IMODE(mode) & 0o077:
-        raise StudioError(f"{file}: others may read this token: chmod 600 {file}")
+        raise StudioError(f"{file}: others may read this token; run chmod 600 {file}")
     return token
 
 
 def _check_token(token: str) -> None:
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise StudioError("the token is empty, or has characters that no token has")
+        raise StudioError("the token is empty, or has characters that a token cannot have")
 
 
 def _token_refused_message(body: Any) -> str:
     return (
         f"the token is refused: {_error_detail(body)}; make a new one under Account & Settings > "
-        f"Personal Access Token, and set {TOKEN_VARIABLE} or give --token-file"
+        f"Personal Access Token, and set {TOKEN_VARIABLE} or give `token_file`"
     )
 
 
 def _error_detail(body: Any) -> str:
-    """What a refusal says, in one line, whatever shape it has."""
+    """Extract the message of a refusal, whatever its shape, in one line."""
     if isinstance(body, Mapping):
-        told = body.get("validation_errors") or body.get("detail") or body
-        return str(told)[:400]
-    return str(body)[:400] if body else "it gives no reason"
+        detail = body.get("validation_errors") or body.get("detail") or body
+        return str(detail)[:400]
+    return str(body)[:400] if body else "no reason is given"

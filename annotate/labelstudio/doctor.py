@@ -1,4 +1,4 @@
-"""Check a Label Studio server as a push would find it, and give the cure of each problem."""
+"""Check a Label Studio server before a push, and suggest a cure for each problem."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_CLOCK_OFFSET_SECONDS = 60
 
 @dataclass(frozen=True)
 class DoctorCheck:
-    """One thing that was looked at, what was found, and its cure; "" where all is well."""
+    """One check: its subject, the finding, and the cure; an empty cure where all is well."""
 
     subject: str
     finding: str
@@ -31,13 +31,17 @@ class DoctorCheck:
 def run_checks(
     server: StudioClient, dataset: Dataset | None = None, project: str | None = None
 ) -> list[DoctorCheck]:
-    """All that can be looked at; with a dataset or a project, that as well.
+    """Check the server, and the project of a dataset where one is given.
 
     Raises:
-        StudioError: the server does not answer, or refuses the token: the error says the cure.
+        StudioError: the server does not answer, or refuses the token: the error names the cure.
     """
-    who = server.current_user()
-    checks = [DoctorCheck("address", server.url), _check_version(server), _check_token(server, who)]
+    user = server.current_user()
+    checks = [
+        DoctorCheck("address", server.url),
+        _check_version(server),
+        _check_token(server, user),
+    ]
     checks += [_check_permissions(server), _check_clock(server), _check_document_root(server)]
     name = project or (dataset and dataset.path.absolute().name)
     if name:
@@ -46,10 +50,9 @@ def run_checks(
 
 
 def _check_version(server: StudioClient) -> DoctorCheck:
-    told = server.get("/api/version")
-    version = str(told.get("release", "unknown"))
-    ours = LABEL_STUDIO_VERSION
-    cure = "" if version == ours else f"tested with {ours}; look twice, or use `annotate studio up`"
+    version = str(server.get("/api/version").get("release", "unknown"))
+    tested = LABEL_STUDIO_VERSION
+    cure = "" if version == tested else f"tested with {tested} only; or use `annotate studio up`"
     return DoctorCheck("version", version, cure)
 
 
@@ -61,44 +64,41 @@ def _check_permissions(server: StudioClient) -> DoctorCheck:
     try:
         count = server.get("/api/projects", {"page_size": 1, "include": "id"})["count"]
     except StudioError as error:
-        return DoctorCheck("rights", str(error), "ask for a user who may see and make projects")
+        return DoctorCheck("rights", str(error), "use a token that may list and create projects")
     return DoctorCheck("rights", f"sees {count} projects")
 
 
 def _check_clock(server: StudioClient) -> DoctorCheck:
     headers, _ = server.fetch("/health")
-    off = abs(parsedate_to_datetime(headers["date"]).timestamp() - time.time())
-    cure = (
-        ""
-        if off < _MAX_CLOCK_OFFSET_SECONDS
-        else "set the clocks: `--since last` goes by the server's"
-    )
-    return DoctorCheck("clock", f"{off:.0f} s apart", cure)
+    offset = abs(parsedate_to_datetime(headers["date"]).timestamp() - time.time())
+    late = offset >= _MAX_CLOCK_OFFSET_SECONDS
+    cure = "set the clocks: a pull of changes since the last one uses the server's" if late else ""
+    return DoctorCheck("clock", f"{offset:.0f} s apart", cure)
 
 
 def _check_document_root(server: StudioClient) -> DoctorCheck:
     root = server.document_root
     if root is None:
-        return DoctorCheck("document root", "not of this machine: pictures are uploaded")
+        return DoctorCheck("document root", "not on this machine: images are uploaded")
     mode = stat.S_IMODE(root.parent.stat().st_mode)
     if links := [path for path in root.rglob("*") if path.is_symlink()]:
-        cure = f"remove {links[0]}: the server follows links out of its root"
+        cure = f"remove {links[0]}: the server follows symbolic links out of its root"
         return DoctorCheck("document root", str(root), cure)
     cure = f"chmod 700 {root.parent}" if mode & 0o077 else ""
-    return DoctorCheck("document root", f"{root}, mode of its folder {mode:o}", cure)
+    return DoctorCheck("document root", f"{root}, folder mode {mode:o}", cure)
 
 
 def _check_project(
     server: StudioClient, name: str, dataset: Dataset | None
 ) -> Iterator[DoctorCheck]:
-    found = server.find_project(name)
-    if found is None:
-        yield DoctorCheck("project", f"none called {name!r}", "`annotate push` makes it")
+    project = server.find_project(name)
+    if project is None:
+        yield DoctorCheck("project", f"none called {name!r}", "`annotate push` creates it")
         return
-    yield DoctorCheck("project", f"{found.id}: {found.title}")
+    yield DoctorCheck("project", f"{project.id}: {project.title}")
     if dataset is not None:
-        yield _check_config(found, dataset)
-    yield _check_first_task(server, found)
+        yield _check_config(project, dataset)
+    yield _check_first_task(server, project)
 
 
 def _check_config(project: Project, dataset: Dataset) -> DoctorCheck:
@@ -114,22 +114,22 @@ def _check_config(project: Project, dataset: Dataset) -> DoctorCheck:
 
 
 def _check_first_task(server: StudioClient, project: Project) -> DoctorCheck:
-    """Fetch what the editor would show of the first task."""
+    """Fetch the image or video of the first task, as the editor would."""
     listed = server.get("/api/tasks", {"project": project.id, "page_size": 1, "fields": "all"})
     if not listed["tasks"]:
-        return DoctorCheck("a picture", "no tasks yet", "`annotate push` makes them")
+        return DoctorCheck("first task", "no tasks yet", "`annotate push` creates them")
     data = listed["tasks"][0]["data"]
     address = str(data.get("image") or data.get("video") or "")
-    cure = "put the file back where the server serves it from, or push to a new project"
+    cure = "put the file back into the folder of the server, or push to a new project"
     try:
         _, content = server.fetch(address)
     except StudioError as error:
-        return DoctorCheck("a picture", f"does not show: {error}", cure)
+        return DoctorCheck("first task", f"cannot be shown: {error}", cure)
     if "image" in data:
         from PIL import Image
 
         try:
             Image.open(io.BytesIO(content)).load()
         except OSError as error:
-            return DoctorCheck("a picture", f"{address} is no picture: {error}", cure)
-    return DoctorCheck("a picture", f"{Path(address).name} shows, {len(content)} bytes")
+            return DoctorCheck("first task", f"{address} is not an image: {error}", cure)
+    return DoctorCheck("first task", f"{Path(address).name} is shown, {len(content)} bytes")

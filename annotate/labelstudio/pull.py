@@ -1,7 +1,8 @@
 """Pull corrected annotations from Label Studio; untouched objects return unchanged.
 
-Only frames that somebody has submitted are in a corrected dataset: a frame that nobody has looked
-at is not a negative. Where annotations disagree or are unclear, the frame is left out and noted.
+Only frames that somebody has submitted are in the corrected dataset: a frame that nobody has
+looked at is not a negative. Where annotations disagree or are unclear, the frame is left out, and
+the report says so.
 """
 
 from __future__ import annotations
@@ -26,36 +27,36 @@ from annotate.dataset.folder import (
 from annotate.errors import DatasetError, StudioError
 from annotate.items import journal
 from annotate.items.records import Header, Item, Object
+from annotate.items.sequences import chunks
 from annotate.labelstudio.client import Project, StudioClient
 from annotate.labelstudio.regions import check_size, to_object
 from annotate.labelstudio.tasks import (
     STATE_COLUMNS,
     Task,
-    chunks,
     config_labels,
     find_tasks,
     task_status,
 )
 
-_IDS_PER_REQUEST = 200  # numbers of tasks that fit into an address
+_IDS_PER_REQUEST = 200  # task ids that fit into a URL
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was said of a task: by whom, when, and its regions."""
+    """The submitted annotation of a task: author, time, and regions."""
 
     author: str
     updated_at: str
     regions: Sequence[Mapping[str, Any]]
 
     def provenance(self, region_id: str) -> dict[str, str]:
-        """What an object that a person changed tells of it."""
+        """Make the record of who changed an object, when, and in which region."""
         return {"who": self.author, "when": self.updated_at, "region": region_id}
 
 
 @dataclass
 class AnnotationReader:
-    """What was said in a project; counts what it hears, and notes what is not certain."""
+    """Reads the annotations of a project, counts frames by state, and notes unclear ones."""
 
     server: StudioClient
     project: int
@@ -64,17 +65,17 @@ class AnnotationReader:
     _emails: dict[int, str] = field(default_factory=dict)
 
     def fetch_annotated(self, task_states: Iterable[Task]) -> dict[int, dict[str, Any]]:
-        """What was said of the tasks on which anybody worked, whole, by their numbers.
+        """Fetch the tasks that a person worked on, with their annotations, by task id.
 
-        The SDK sends `ids`, which the server does not know, and all tasks come.
+        The SDK is not used: it sends `ids`, which the server ignores, so that all tasks come.
         """
-        found: dict[int, dict[str, Any]] = {}
+        annotated: dict[int, dict[str, Any]] = {}
         ids = (str(task["id"]) for task in task_states if task_status(task))
-        for some in chunks(ids, _IDS_PER_REQUEST):
-            params = {"exportType": "JSON", "download_all_tasks": "true", "ids[]": some}
+        for batch in chunks(ids, _IDS_PER_REQUEST):
+            params = {"exportType": "JSON", "download_all_tasks": "true", "ids[]": batch}
             listed = self.server.get(f"/api/projects/{self.project}/export", params)
-            found |= {task["id"]: task for task in listed}
-        return found
+            annotated |= {task["id"]: task for task in listed}
+        return annotated
 
     def read_verdict(
         self,
@@ -82,54 +83,57 @@ class AnnotationReader:
         task_states: Sequence[Task],
         annotated_tasks: Mapping[int, Mapping[str, Any]],
     ) -> Verdict | None:
-        """The one thing that was said of a frame; None, counted or noted, where there is none."""
-        written = [
-            a
+        """Read the submitted annotation of a frame; None, counted or noted, where there is not one.
+
+        One annotation that is marked as ground truth wins over the others.
+        """
+        annotations = [
+            annotation
             for task in task_states
             if task["id"] in annotated_tasks
-            for a in annotated_tasks[task["id"]]["annotations"]
+            for annotation in annotated_tasks[task["id"]]["annotations"]
         ]
-        live = [each for each in written if not each["was_cancelled"]]
-        best = [each for each in live if each.get("ground_truth")]
-        live = best if len(best) == 1 else live
-        draft = any(task["draft_exists"] for task in task_states)
-        if draft:
-            self.note(name, "draft" if live else "begun", "a draft is not submitted")
-        if len({json.dumps(each["result"], sort_keys=True) for each in live}) > 1:
-            people = sorted({self._author(each) for each in live})
-            why = f"{len(live)} annotations, by {', '.join(people)}: delete all but one, or star it"
-            self.note(name, "several", why)
+        submitted = [each for each in annotations if not each["was_cancelled"]]
+        starred = [each for each in submitted if each.get("ground_truth")]
+        submitted = starred if len(starred) == 1 else submitted
+        has_draft = any(task["draft_exists"] for task in task_states)
+        if has_draft:
+            self.note(name, "draft" if submitted else "begun", "a draft is not submitted")
+        if len({json.dumps(each["result"], sort_keys=True) for each in submitted}) > 1:
+            authors = ", ".join(sorted({self._author(each) for each in submitted}))
+            advice = "delete all but one, or star it"
+            self.note(name, "several", f"{len(submitted)} annotations, by {authors}: {advice}")
             return None
-        if live:
-            newest = max(live, key=lambda each: str(each["updated_at"]))
+        if submitted:
+            newest = max(submitted, key=lambda each: str(each["updated_at"]))
             regions = [r for r in newest["result"] if r.get("type") != "relation"]
             return Verdict(self._author(newest), newest["updated_at"], regions)
-        if written:
-            self.note(name, "skipped", f"by {self._author(written[-1])}")
-        elif not draft:
+        if annotations:
+            self.note(name, "skipped", f"by {self._author(annotations[-1])}")
+        elif not has_draft:
             self.counts["not looked at"] += 1
         return None
 
     def note(self, name: str, state: str, reason: str) -> None:
-        """Count and note something that a person should look at."""
+        """Count a frame, and note it for a person to look at."""
         self.counts[state] += 1
         self.notes.append((name, f"{state}: {reason}"))
 
     def _author(self, annotation: Mapping[str, Any]) -> str:
-        number = annotation["completed_by"]
+        user_id = annotation["completed_by"]
         if not self._emails:
             self._emails = {each["id"]: each["email"] for each in self.server.get("/api/users/")}
-        return self._emails.get(number, f"user {number}")
+        return self._emails.get(user_id, f"user {user_id}")
 
 
-PULL_FILE = "pulled.json"  # in a corrected dataset: where it came from, and how new it is
-_BATCH_FRAMES = 200  # frames of which all is held in memory
-_SINCE_OVERLAP = timedelta(seconds=10)  # what was saved while the last pull ran is asked for again
+PULL_FILE = "pulled.json"  # in a corrected dataset: server, project and time of the last change
+_BATCH_FRAMES = 200  # frames whose annotations are held in memory
+_SINCE_OVERLAP = timedelta(seconds=10)  # to get what was saved during the last pull
 
 
 @dataclass
 class PullReport:
-    """What a pull has found: frames by state, and what a person should look at, each with why."""
+    """The result of a pull: counts of frames by state, and notes (frame, reason) to look at."""
 
     frame_counts: Counter[str]
     notes: list[tuple[str, str]]
@@ -146,23 +150,23 @@ def pull_dataset(
     force: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> PullReport:
-    """Write what was submitted of `dataset`, which was pushed to `project`, as the dataset `out`.
+    """Write the submitted frames of `dataset`, which was pushed to `project`, as dataset `out`.
 
-    `since_last` asks only for what changed since `out` was pulled, and keeps the rest of it.
+    `since_last` fetches only the changes since `out` was pulled, and keeps its other frames.
 
     Raises:
-        StudioError: no such project, another size than was sent, or the server refuses.
-        DatasetError: nothing of it has been submitted.
-        OutputError: `out` is already there, or nothing can be written there.
+        StudioError: no such project, an image has changed its size, or the server refuses.
+        DatasetError: no frame has been submitted.
+        OutputError: `out` exists, or cannot be written.
     """
     found = server.require_project(project or dataset.path.absolute().name)
-    last = _read_earlier_pull(Path(out), server, found) if since_last else None
-    return _PullRun(dataset, server, found, Path(out), last).run(force or since_last, progress)
+    earlier = _read_earlier_pull(Path(out), server, found) if since_last else None
+    return _PullRun(dataset, server, found, Path(out), earlier).run(force or since_last, progress)
 
 
 @dataclass(frozen=True)
 class _EarlierPull:
-    """What an earlier pull left: how new it is, and its samples by external id."""
+    """An earlier pull: the time of its newest change, and its samples by external id."""
 
     newest: str
     samples: Mapping[str, Sample]
@@ -170,18 +174,19 @@ class _EarlierPull:
 
 def _read_earlier_pull(out: Path, server: StudioClient, project: Project) -> _EarlierPull:
     try:
-        told = json.loads((out / PULL_FILE).read_text(encoding="utf-8"))
-        origin, newest = (told["url"], told["project"]), told["newest"]
+        record = json.loads((out / PULL_FILE).read_text(encoding="utf-8"))
+        origin, newest = (record["url"], record["project"]), record["newest"]
     except (OSError, ValueError, KeyError):
-        raise DatasetError(f"{out}: nothing was pulled there yet; pull without --since") from None
+        raise DatasetError(f"{out}: nothing was pulled there yet; pull without `since`") from None
     if origin != (server.url, project.id):
         raise DatasetError(f"{out}: pulled from project {origin[1]} of {origin[0]}, not this one")
-    old = load_dataset(out)
-    return _EarlierPull(newest, {external_id(old, s.item.video, s.item.frame): s for s in old})
+    pulled = load_dataset(out)
+    samples = {external_id(pulled, s.item.video, s.item.frame): s for s in pulled}
+    return _EarlierPull(newest, samples)
 
 
 class _PullRun:
-    """One pull, under way."""
+    """The state of one pull."""
 
     def __init__(
         self,
@@ -191,18 +196,13 @@ class _PullRun:
         out: Path,
         earlier: _EarlierPull | None,
     ) -> None:
-        self._dataset, self._server, self._project, self._earlier = (
-            dataset,
-            server,
-            project,
-            earlier,
-        )
+        self._dataset, self._server = dataset, server
+        self._project, self._earlier = project, earlier
         offered = config_labels(project.config)
         added = tuple(label for label in offered if label not in dataset.classes)
-        corrected = replace(dataset, path=out, classes=(*dataset.classes, *added))
-        self._reader = hearing = AnnotationReader(server, project.id)
-        self._corrected = corrected
-        self._report = PullReport(hearing.counts, hearing.notes, added)
+        self._corrected = replace(dataset, path=out, classes=(*dataset.classes, *added))
+        self._reader = reader = AnnotationReader(server, project.id)
+        self._report = PullReport(reader.counts, reader.notes, added)
         self._newest = earlier.newest if earlier else ""
 
     def run(self, force: bool, progress: Callable[[], None]) -> PullReport:
@@ -214,22 +214,23 @@ class _PullRun:
             vocabulary={"labels": list(corrected.classes)},
             videos=journal.read(dataset.items).header.videos,
         )
-        with create_dataset(corrected, header, force=force) as draft:
-            draft.split_ranges = dataset.split_ranges
+        with create_dataset(corrected, header, force=force) as writer:
+            writer.split_ranges = dataset.split_ranges
             for sample, item in self._corrected_items(states, progress):
-                draft.add(sample.image, item)
-                link_or_copy(dataset.images / sample.image, draft.images / sample.image)
-            if not draft.count:
+                writer.add(sample.image, item)
+                link_or_copy(dataset.images / sample.image, writer.images / sample.image)
+            if not writer.count:
                 raise DatasetError(
                     f"{self._server.url}: nothing of project {self._project.id} "
                     f"({self._project.title}) has been submitted yet"
                 )
-            told = {"url": self._server.url, "project": self._project.id, "newest": self._newest}
-            (draft.images.parent / PULL_FILE).write_text(json.dumps(told) + "\n", encoding="utf-8")
+            origin = {"url": self._server.url, "project": self._project.id, "newest": self._newest}
+            pull_file = writer.images.parent / PULL_FILE
+            pull_file.write_text(json.dumps(origin) + "\n", encoding="utf-8")
         return self._report
 
     def _fetch_states(self) -> dict[str, list[Task]]:
-        """External id -> the tasks which have it, and how far they are."""
+        """Fetch the states of the tasks, changed since an earlier pull, by external id."""
         filters = []
         if self._earlier is not None and self._earlier.newest:
             since = datetime.fromisoformat(self._earlier.newest) - _SINCE_OVERLAP
@@ -241,42 +242,43 @@ class _PullRun:
                     "value": since.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
                 }
             ]
-        found: dict[str, list[Task]] = {}
+        states: dict[str, list[Task]] = {}
         for task in self._server.tasks(self._project.id, STATE_COLUMNS, filters):
-            found.setdefault(str(task["data"].get("ext_id")), []).append(task)
+            states.setdefault(str(task["data"].get("ext_id")), []).append(task)
             self._newest = max(self._newest, task["updated_at"])
-        return found
+        return states
 
     def _corrected_items(
         self, states: Mapping[str, list[Task]], progress: Callable[[], None]
     ) -> Iterator[tuple[Sample, Item]]:
-        """The frames that somebody has submitted, in the dataset's order."""
-        known, there = set(), self._unchanged_names(states)
+        """Iterate over the submitted frames, in the order of the dataset."""
+        known, unchanged = set(), self._unchanged_names(states)
         for samples in chunks(self._dataset, _BATCH_FRAMES):
             names = [external_id(self._dataset, s.item.video, s.item.frame) for s in samples]
-            told = self._reader.fetch_annotated(t for name in names for t in states.get(name, ()))
+            tasks = (task for name in names for task in states.get(name, ()))
+            annotated = self._reader.fetch_annotated(tasks)
             for name, sample in zip(names, samples, strict=True):
                 known.add(name)
                 item = (
-                    self._submitted_item(name, sample, states[name], told)
+                    self._submitted_item(name, sample, states[name], annotated)
                     if name in states
-                    else self._earlier_item(name, there)
+                    else self._earlier_item(name, unchanged)
                 )
                 if item is not None:
                     yield sample, item
                 progress()
         for name in states.keys() - known:
-            self._reader.note(name, "strange", "a task that is of no frame of this dataset")
+            self._reader.note(name, "strange", "a task of a frame that this dataset does not have")
 
     def _unchanged_names(self, states: Mapping[str, list[Task]]) -> set[str]:
-        """Of what the last pull left and nobody has changed: what is still on the server."""
+        """Find the frames of the earlier pull that are unchanged and still on the server."""
         names = (
             [name for name in self._earlier.samples if name not in states] if self._earlier else []
         )
         return set(find_tasks(self._server, self._project.id, names))
 
     def _earlier_item(self, name: str, unchanged_names: set[str]) -> Item | None:
-        """What the last pull left of a frame of which the server has told nothing."""
+        """Return the item of the earlier pull for a frame without changes on the server."""
         if self._earlier is None:
             self._reader.counts["not pushed"] += 1
         elif name in unchanged_names:
@@ -293,13 +295,13 @@ class _PullRun:
         task_states: Sequence[Task],
         annotated_tasks: Mapping[int, Mapping[str, Any]],
     ) -> Item | None:
-        said = self._reader.read_verdict(name, task_states, annotated_tasks)
-        if said is None:
+        verdict = self._reader.read_verdict(name, task_states, annotated_tasks)
+        if verdict is None:
             return None
-        for region in said.regions:
+        for region in verdict.regions:
             check_size(region, sample.item)
         try:
-            item = _corrected_item(sample.item, said)
+            item = _corrected_item(sample.item, verdict)
         except StudioError as error:
             self._reader.note(name, "unclear", str(error))
             return None
@@ -308,20 +310,20 @@ class _PullRun:
 
 
 def _corrected_item(item: Item, verdict: Verdict) -> Item:
-    """The item as a person left it; what changed says who, and when.
+    """Make the item as a person left it; changed objects record who changed them, and when.
 
     Raises:
-        StudioError: a region that is no object.
+        StudioError: a region cannot be converted to an object.
     """
-    was = dict(zip(object_ids(item.objects), item.objects, strict=True))
-    order = {name: place for place, name in enumerate(was)}
-    found: list[tuple[int, Object]] = []
+    originals = dict(zip(object_ids(item.objects), item.objects, strict=True))
+    order = {name: index for index, name in enumerate(originals)}
+    ordered: list[tuple[int, Object]] = []
     for region in verdict.regions:
         name = str(region.get("id"))
-        thing = to_object(region, was.get(name), item)
-        if thing is not None and thing is not was.get(name):
-            thing = replace(thing, by=verdict.provenance(name))
-        if thing is not None:
-            found.append((order.get(name, len(order)), thing))
-    found.sort(key=lambda pair: pair[0])
-    return replace(item, objects=tuple(thing for _, thing in found))
+        obj = to_object(region, originals.get(name), item)
+        if obj is not None and obj is not originals.get(name):
+            obj = replace(obj, by=verdict.provenance(name))
+        if obj is not None:
+            ordered.append((order.get(name, len(order)), obj))
+    ordered.sort(key=lambda pair: pair[0])
+    return replace(item, objects=tuple(obj for _, obj in ordered))

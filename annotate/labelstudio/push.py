@@ -6,7 +6,6 @@ The dataset of each push is recorded on this machine, so that a pull can find it
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from annotate.dataset.folder import Dataset, external_id
 from annotate.errors import DatasetError, LostResponse, StudioError
-from annotate.files import user_data_dir
+from annotate.files import atomic_file, user_data_dir
 from annotate.items import masks
 from annotate.labelstudio.client import Project, StudioClient
 from annotate.labelstudio.regions import IMAGE_TAG, to_regions
@@ -37,35 +36,31 @@ def _registry_file() -> Path:
 
 def _read_registry() -> dict[str, str]:
     try:
-        told: dict[str, str] = json.loads(_registry_file().read_text(encoding="utf-8"))
+        registry: dict[str, str] = json.loads(_registry_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return told
+    return registry
 
 
 def record_push(url: str, project: int, dataset: Path) -> None:
-    """Note what a project was made of."""
-    file = _registry_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f"{file.name}.{os.getpid()}.part")
-    told = _read_registry() | {f"{url} {project}": str(dataset.absolute())}
-    draft.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    draft.replace(file)
+    """Record which dataset a project was made from."""
+    registry = _read_registry() | {f"{url} {project}": str(dataset.absolute())}
+    with atomic_file(_registry_file(), parents=True, concurrent=True) as draft:
+        draft.write_text(json.dumps(registry, indent=1) + "\n", encoding="utf-8")
 
 
 def find_pushed_dataset(url: str, project: int) -> Path:
-    """The dataset that a project was made of.
+    """Find the dataset that a project was made from.
 
     Raises:
-        StudioError: it was not pushed from this machine.
+        StudioError: the project was not pushed from this machine.
     """
-    found = _read_registry().get(f"{url} {project}")
-    if found is None:
+    dataset = _read_registry().get(f"{url} {project}")
+    if dataset is None:
         raise StudioError(
-            f"{url}: project {project} was not pushed from this machine; name its dataset: "
-            "annotate pull DATASET --project ..."
+            f"{url}: project {project} was not pushed from this machine; give its `dataset`"
         )
-    return Path(found)
+    return Path(dataset)
 
 
 _PAUSE_SECONDS = 1.0
@@ -80,64 +75,66 @@ def push_dataset(
     polygons: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> PushReport:
-    """Make tasks of the frames that `project` lacks, and refresh the predictions of untouched ones.
+    """Create the missing tasks of a dataset's frames, and refresh untouched predictions.
 
-    `project` is a name or a number; without, the dataset's folder names it. With `polygons`, masks
-    of one part without holes are sent as outlines to drag.
+    `project` is a title or an id; without it, the project has the name of the dataset's folder.
+    With `polygons`, masks of one part without holes are sent as polygons.
 
     Raises:
-        DatasetError: a picture is missing, of another size, or too large: nothing was sent.
+        DatasetError: an image is missing, of another size, or too large: nothing was sent.
         StudioError: the server refuses.
     """
     name = project or dataset.path.absolute().name
-    with ThreadPoolExecutor(1) as asker:  # only asks: nothing is sent before all is checked
-        there = asker.submit(server.find_project, name)
-        lying = check_dataset(dataset)
-    found, added = prepare_project(server, name, there.result(), dataset.classes)
-    done = PushReport(found, server.url, added_classes=added)
+    with ThreadPoolExecutor(1) as pool:  # a read-only request: nothing is sent before the checks
+        finding = pool.submit(server.find_project, name)
+        turned_images = check_dataset(dataset)
+    found, added = prepare_project(server, name, finding.result(), dataset.classes)
+    report = PushReport(found, server.url, added_classes=added)
 
-    def wanted() -> Iterator[TaskSpec]:
+    def list_specs() -> Iterator[TaskSpec]:
         for sample in dataset:
             data, file = task_data(dataset, sample.item), dataset.images / sample.image
             regions = partial(to_regions, sample.item, polygons=polygons)
-            yield TaskSpec(data, IMAGE_TAG, file, regions, apply_exif=sample.image in lying)
+            turned = sample.image in turned_images
+            yield TaskSpec(data, IMAGE_TAG, file, regions, apply_exif=turned)
 
-    sync_tasks(server, wanted, done, progress)
-    return done
+    sync_tasks(server, list_specs, report, progress)
+    return report
 
 
 def check_dataset(dataset: Dataset) -> set[str]:
-    """Accept a dataset that can be sent whole; the pictures of it that must be turned.
+    """Check that all of a dataset can be sent; return the images that must be turned upright.
 
     Raises:
-        DatasetError: no classes, no frames, two of one name, a picture or a mask that does not fit.
+        DatasetError: no classes, no frames, a frame twice, or an image that does not fit its item.
+        ItemsError: a mask does not fit its frame.
     """
     if not dataset.classes:
         raise DatasetError(f"{dataset.path}: it has no classes, so there is nothing to label with")
-    seen, lying = set[str](), set[str]()
+    names, turned_images = set[str](), set[str]()
     for sample in dataset:
         item = sample.item
         if check_image(dataset.images / sample.image, item):
-            lying.add(sample.image)
-        for thing in item.objects:
-            if thing.mask is not None:
-                masks.check(thing.mask, (item.width, item.height))
+            turned_images.add(sample.image)
+        for obj in item.objects:
+            if obj.mask is not None:
+                masks.check(obj.mask, (item.width, item.height))
         name = external_id(dataset, item.video, item.frame)
-        if name in seen:
+        if name in names:
             raise DatasetError(f"{dataset.items}: {name} is there twice")
-        seen.add(name)
-    if not seen:
+        names.add(name)
+    if not names:
         raise DatasetError(f"{dataset.path}: it has no frames")
-    return lying
+    return turned_images
 
 
 def open_project(
     server: StudioClient, name: str, classes: Sequence[str], *, video: bool = False
 ) -> tuple[Project, tuple[str, ...]]:
-    """The project of that name or number, made if there is none, and the classes that it got.
+    """Find a project by title or id, or create it; return it and the classes added to it.
 
     Raises:
-        StudioError: no such number, a name that none can have, or a config edited beyond use.
+        StudioError: there is no such id, the title is not allowed, or the config lacks a control.
     """
     return prepare_project(server, name, server.find_project(name), classes, video=video)
 
@@ -150,21 +147,21 @@ def prepare_project(
     *,
     video: bool = False,
 ) -> tuple[Project, tuple[str, ...]]:
-    """The project that was found, with all the classes, or a new one; and the classes it got.
+    """Add missing classes to `project`, or create it; return it and the classes added to it.
 
     Raises:
-        StudioError: a name that none can have, or a config edited beyond use.
+        StudioError: the title is not allowed, or the config lacks a control.
     """
-    wanted = video_config(classes) if video else image_config(classes)
+    template = video_config(classes) if video else image_config(classes)
     if project is None:
         if not _MIN_TITLE_CHARS <= len(name) <= _MAX_TITLE_CHARS:
             raise StudioError(
-                f"{name!r}: a project's name has {_MIN_TITLE_CHARS} to {_MAX_TITLE_CHARS} letters; give "
-                "another --project"
+                f"{name!r}: a project's title has {_MIN_TITLE_CHARS} to {_MAX_TITLE_CHARS} "
+                "characters; give another `project`"
             )
-        return _create_project(server, name, wanted), ()
+        return _create_project(server, name, template), ()
     try:
-        config = complete_config(project.config, classes, wanted)
+        config = complete_config(project.config, classes, template)
     except StudioError as error:
         raise StudioError(
             f"{server.url}: project {project.id} ({project.title}): {error}"
@@ -181,11 +178,11 @@ def _create_project(server: StudioClient, name: str, config: str) -> Project:
     body = {"title": name, "label_config": config, "show_collab_predictions": True}
     body["model_version"] = MODEL_VERSION
     try:
-        made = server.send("POST", "/api/projects/", body)
+        response = server.send("POST", "/api/projects/", body)
     except LostResponse:
         time.sleep(_PAUSE_SECONDS)
-        found = server.find_project(name)
-        if found is None:
+        project = server.find_project(name)
+        if project is None:
             raise
-        return found
-    return Project.from_response(made)
+        return project
+    return Project.from_response(response)

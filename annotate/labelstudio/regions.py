@@ -1,13 +1,14 @@
 """Convert objects to Label Studio regions and back, brush masks included.
 
-Regions are in percent of the image. Percent and back costs a float its last digit, and a brush
-loses its soft edge. So a returned region is compared with the one that was sent: if they are equal,
-the result is the original object, to the last bit.
+Regions are in percent of the image. Converting to percent and back changes the last digit of a
+float, and a brush loses its soft edge. A returned region is therefore compared with the region that
+was sent: if they are equal, the result is the original object, bit by bit.
 
-Brush masks are run lengths of RGBA pixels, packed bit by bit (thi.ng's rle-pack). The stream has a
-head of 53 bits: the number of values, the word size, and the four widths that a run's length may
-have. Then come runs: one bit (a repeated word, or single words), two bits for the width, the
-length minus one, and the word or words. Label Studio's own editor writes the same.
+Brush masks are run lengths of RGBA pixels, packed bit by bit (thi.ng's rle-pack), as the editor of
+Label Studio writes them. The stream has a head of 53 bits: the number of values, the word size, and
+the four possible widths of a run length. Then come runs: one bit (a repeated word, or single
+words), two bits for the width, the length minus one, and the word or words. The codec of
+label-studio-sdk is not used, because it builds a Python string of all bits.
 """
 
 from __future__ import annotations
@@ -23,28 +24,27 @@ import numpy.typing as npt
 from annotate.dataset.folder import object_ids
 from annotate.errors import StudioError
 from annotate.items import masks
+from annotate.items.boxes import clip_box
 from annotate.items.records import Box, Item, Mask, Object, Rle
 
 Bits = npt.NDArray[np.uint8]
 
-_LENGTH_WIDTHS = (3, 4, 8, 16)  # bits that a run's length may have
+_LENGTH_WIDTHS = (3, 4, 8, 16)  # possible widths of a run length, in bits
 _HEAD_BITS = 32 + 5 + 4 * len(_LENGTH_WIDTHS)
 _MAX_RUN = 1 << _LENGTH_WIDTHS[-1]
 _CHANNELS = 4
-_MIN_ALPHA = 128  # of 255: an editor's stroke has a soft edge
+_MIN_ALPHA = 128  # of 255: strokes of the editor have a soft edge
 
 
 def encode_brush(mask: Mask) -> list[int]:
-    """A mask, (H, W) bool, as the bytes which Label Studio stores: 0 or 255 in all channels."""
+    """Encode a mask, (H, W) bool, as a brush mask: the bytes of RGBA pixels of 0 or 255."""
     flat = np.ascontiguousarray(mask).ravel()
     ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
     return _pack_runs(np.diff(ends, prepend=-1), flat[ends], flat.size)
 
 
 def encode_brush_rle(rle: Rle) -> list[int]:
-    """`encode` of a mask in COCO's run lengths."""
-    from annotate.items import masks
-
+    """Encode a mask, COCO RLE, as a brush mask."""
     return encode_brush(masks.decode(rle))
 
 
@@ -54,7 +54,7 @@ def _pack_runs(
     lengths, values = run_pixels * _CHANNELS, run_values.astype(np.uint64) * np.uint64(255)
     pieces = -(-lengths // _MAX_RUN)
     kinds = np.digitize(lengths, [(1 << width) + 1 for width in _LENGTH_WIDTHS[:-1]])
-    if (pieces > 1).any():  # what is left of a long run keeps its width, as in the SDK
+    if (pieces > 1).any():  # the rest of a long run keeps the width, as in the SDK
         values, kinds, last = values.repeat(pieces), kinds.repeat(pieces), np.cumsum(pieces) - 1
         rest = lengths - (pieces - 1) * _MAX_RUN
         lengths = np.full(pieces.sum(), _MAX_RUN, np.int64)
@@ -68,26 +68,26 @@ def _pack_runs(
 def _pack_words(
     words: npt.NDArray[np.uint64], widths: npt.NDArray[np.int64], pixel_count: int
 ) -> Bits:
-    """The head and the words, each as wide as it is, as bits one by one."""
+    """Pack the head and the words, each of its own width, to single bits."""
     starts = np.cumsum(widths) - widths + _HEAD_BITS
     bits = np.zeros(int(widths.sum()) + _HEAD_BITS, np.uint8)
     head = pixel_count * _CHANNELS
     for number, width in [(7, 5), *((each - 1, 4) for each in _LENGTH_WIDTHS)]:
         head = head << width | number
-    bits[:_HEAD_BITS] = [head >> _HEAD_BITS - 1 - place & 1 for place in range(_HEAD_BITS)]
+    bits[:_HEAD_BITS] = [head >> _HEAD_BITS - 1 - bit & 1 for bit in range(_HEAD_BITS)]
     for width in np.unique(widths):
         same = widths == width
         shifts = np.arange(width - 1, -1, -1).astype(np.uint64)
-        places = starts[same][:, None] + np.arange(width)
-        bits[places] = words[same][:, None] >> shifts & np.uint64(1)
+        positions = starts[same][:, None] + np.arange(width)
+        bits[positions] = words[same][:, None] >> shifts & np.uint64(1)
     return bits
 
 
 def decode_brush(rle: Sequence[int], size_wh: tuple[int, int]) -> Mask:
-    """The mask, (H, W) bool, of a picture of `size_wh`; a soft edge counts from half on.
+    """Decode a brush mask to a mask, (H, W) bool; pixels count from an alpha of 128 on.
 
     Raises:
-        StudioError: the bytes are of a picture of another size, or are cut short.
+        StudioError: the bytes are of an image of another size, or truncated.
     """
     width, height = size_wh
     try:
@@ -95,25 +95,25 @@ def decode_brush(rle: Sequence[int], size_wh: tuple[int, int]) -> Mask:
         count, word, *widths = (stream.read_bits(bits) for bits in (32, 5, 4, 4, 4, 4))
         if count != width * height * _CHANNELS:
             raise StudioError(
-                f"a brush mask of {count // _CHANNELS} pixels, but the picture is {width}x{height}"
+                f"a brush mask of {count // _CHANNELS} pixels, but the image is {width}x{height}"
             )
         values, lengths = stream.read_runs(count, word + 1, [each + 1 for each in widths])
     except (ValueError, TypeError, IndexError):
-        raise StudioError("a brush mask whose bytes are cut short or damaged") from None
-    if (lengths % _CHANNELS).any():  # a run that ends amid a pixel
+        raise StudioError("a brush mask whose bytes are truncated or damaged") from None
+    if (lengths % _CHANNELS).any():  # a run ends inside a pixel
         return np.repeat(values >= _MIN_ALPHA, lengths)[3::_CHANNELS].reshape(height, width)
     return np.repeat(values >= _MIN_ALPHA, lengths // _CHANNELS).reshape(height, width)
 
 
 class _BitReader:
-    """Bits, taken from the front."""
+    """Reads bits from the front of bytes."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at, self._end = data + bytes(8), 0, 8 * len(data)
 
     def read_bits(self, bits: int) -> int:
         if self._at + bits > self._end:
-            raise ValueError("cut short")
+            raise ValueError("truncated")
         first, shift = self._at >> 3, 64 - (self._at & 7) - bits
         self._at += bits
         window = int.from_bytes(self._data[first : first + 8], "big")
@@ -122,41 +122,41 @@ class _BitReader:
     def read_runs(
         self, count: int, word: int, widths: Sequence[int]
     ) -> tuple[Bits, npt.NDArray[np.int64]]:
-        """The values, each the low eight bits of a word, and how often each of them comes."""
-        found, lengths = bytearray(), list[int]()
+        """Read `count` values as runs: the low eight bits of each word, and the run lengths."""
+        values, lengths = bytearray(), list[int]()
         total = 0
         while total < count:
             head = self.read_bits(3)
             length = self.read_bits(widths[head & 3]) + 1
             total += length
             if head & 4:
-                found.append(self.read_bits(word) & 255)
+                values.append(self.read_bits(word) & 255)
                 lengths.append(length)
             else:
-                found.extend(self.read_bits(word) & 255 for _ in range(length))
+                values.extend(self.read_bits(word) & 255 for _ in range(length))
                 lengths.extend([1] * length)
         if total != count:
             raise ValueError("too long")
-        return np.frombuffer(found, np.uint8), np.array(lengths)
+        return np.frombuffer(values, np.uint8), np.array(lengths)
 
 
 Region = dict[str, Any]
-REGION_TYPES = {  # the name of a control in the labelling config, and the type of its regions
+REGION_TYPES = {  # name of a control in the labelling config -> type of its regions
     "box": "rectanglelabels",
     "polygon": "polygonlabels",
     "brush": "brushlabels",
 }
 IMAGE_TAG = "image"
-PERSON_SOURCE = "person"  # the source of an object that a person has added
-_PIXEL_DIGITS = 3  # as in files of items
-_SIMPLIFY_PX = 1.0  # pixels by which an outline may be simplified for a person to edit
+PERSON_SOURCE = "person"  # source of objects that a person added
+_PIXEL_DIGITS = 3
+_SIMPLIFY_PX = 1.0  # how far a simplified polygon may be from the outline
 
 
 def to_regions(item: Item, *, polygons: bool = False) -> list[Region]:
-    """What is sent of an item: a region an object, a brush mask (or a polygon) where it has one."""
+    """Convert the objects of an item to regions: boxes, brush masks, or polygons on request."""
     return [
-        _to_region(thing, name, item, _choose_control(thing, polygons))
-        for thing, name in zip(item.objects, object_ids(item.objects), strict=True)
+        _to_region(obj, name, item, _choose_control(obj, polygons))
+        for obj, name in zip(item.objects, object_ids(item.objects), strict=True)
     ]
 
 
@@ -172,7 +172,7 @@ def _choose_control(obj: Object, polygons: bool) -> str:
 
 def _to_region(obj: Object, name: str, item: Item, control: str) -> Region:
     kind = REGION_TYPES[control]
-    told = [f"track {obj.track}"] if obj.track is not None else []
+    track = [f"track {obj.track}"] if obj.track is not None else []
     region: Region = {
         "id": name,
         "type": kind,
@@ -182,21 +182,21 @@ def _to_region(obj: Object, name: str, item: Item, control: str) -> Region:
         "original_height": item.height,
         "image_rotation": 0,
         "value": {**_shape_value(obj, item, kind), kind: [obj.label]},
-        "meta": {"text": [", ".join([*told, obj.source])]},
+        "meta": {"text": [", ".join([*track, obj.source])]},
     }
     return region | ({"score": obj.score} if obj.score is not None else {})
 
 
 def _shape_value(obj: Object, item: Item, kind: str) -> dict[str, Any]:
-    """The part of a region's value that says where it is."""
+    """Make the part of a region's value that holds its box, polygon or brush mask."""
     if kind == "brushlabels" and obj.mask is not None:
         return {"format": "rle", "rle": encode_brush_rle(obj.mask)}
     if kind == "polygonlabels" and obj.mask is not None:
         import cv2
 
         ring = masks.to_polygons(obj.mask)[0].outer.astype(np.float32)
-        simple = cv2.approxPolyDP(ring[:, None], _SIMPLIFY_PX, closed=True)[:, 0]
-        points = simple if len(simple) >= 3 else ring
+        simplified = cv2.approxPolyDP(ring[:, None], _SIMPLIFY_PX, closed=True)[:, 0]
+        points = simplified if len(simplified) >= 3 else ring
         return {"points": (points * (100 / item.width, 100 / item.height)).tolist(), "closed": True}
     x1, y1, x2, y2 = obj.box
     return {
@@ -209,30 +209,31 @@ def _shape_value(obj: Object, item: Item, kind: str) -> dict[str, Any]:
 
 
 def check_size(region: Mapping[str, Any], item: Item) -> None:
-    """Accept a region of a picture of the item's size: percents of another mean other pixels.
+    """Check that a region is of an image of the item's size, because its unit is percent.
 
     Raises:
-        StudioError: it is of a picture of another size.
+        StudioError: the region is of an image of another size.
     """
     size = (region.get("original_width"), region.get("original_height"))
     if size != (item.width, item.height):
         raise StudioError(
-            f"{item.video}#{item.frame}: a region of a picture of {size[0]}x{size[1]}, but the "
-            f"frame is {item.width}x{item.height}; nothing is written. Was the picture replaced?"
+            f"{item.video}#{item.frame}: a region of an image of {size[0]}x{size[1]}, but the "
+            f"frame is {item.width}x{item.height}; nothing is written. Was the image replaced?"
         )
 
 
 def to_object(region: Mapping[str, Any], original: Object | None, item: Item) -> Object | None:
-    """The object that a region says, `was` itself where nothing of it changed.
+    """Convert a region of the frame `item` to an object.
 
-    None where all of a mask has been erased. `item` is the frame that it is on.
+    Returns the object `original` where the region is unchanged, and None where all of a mask was
+    erased.
 
     Raises:
-        StudioError: of no kind that is known, or without a label.
+        StudioError: the region is not a box, polygon or brush mask, or has not one label.
     """
     kind, value = str(region.get("type")), region.get("value", {})
     if kind not in REGION_TYPES.values():
-        raise StudioError(f"a region of the kind {kind!r}, which is no box, polygon or brush")
+        raise StudioError(f"a region of the kind {kind!r}, which is not a box, polygon or brush")
     labels = value.get(kind) or [""]
     if len(labels) != 1 or not labels[0]:
         raise StudioError(f"a region with {'no label' if not labels[0] else 'several labels'}")
@@ -241,9 +242,9 @@ def to_object(region: Mapping[str, Any], original: Object | None, item: Item) ->
     mask, box = _read_shape(value, kind, item)
     if mask is None and box is None:
         return None
-    new = original or Object(labels[0], (0, 0, 0, 0), source=PERSON_SOURCE)
-    whole = masks.encode(mask) if mask is not None else None
-    return replace(new, label=labels[0], box=box or (0, 0, 0, 0), mask=whole, score=None)
+    base = original or Object(labels[0], (0, 0, 0, 0), source=PERSON_SOURCE)
+    rle = masks.encode(mask) if mask is not None else None
+    return replace(base, label=labels[0], box=box or (0, 0, 0, 0), mask=rle, score=None)
 
 
 def _same_shape(value: Mapping[str, Any], original: Object, item: Item, kind: str) -> bool:
@@ -252,11 +253,11 @@ def _same_shape(value: Mapping[str, Any], original: Object, item: Item, kind: st
     sent = _shape_value(original, item, kind)
     if kind == "brushlabels" and sent["rle"] != value.get("rle"):
         try:  # the editor may pack the same pixels in other runs
-            seen = decode_brush(value.get("rle", ()), (item.width, item.height))
+            mask = decode_brush(value.get("rle", ()), (item.width, item.height))
         except StudioError:
             return False
-        return masks.encode(seen) == original.mask
-    return all(value.get(key) == part for key, part in sent.items())
+        return masks.encode(mask) == original.mask
+    return all(value.get(key) == expected for key, expected in sent.items())
 
 
 def _read_shape(value: Mapping[str, Any], kind: str, item: Item) -> tuple[Mask | None, Box | None]:
@@ -274,18 +275,21 @@ def _read_shape(value: Mapping[str, Any], kind: str, item: Item) -> tuple[Mask |
 
 
 def _read_box(value: Mapping[str, Any], size_wh: tuple[int, int]) -> Box:
-    """The box in pixels, cut off at the picture's edge; one that was turned is enclosed."""
+    """Read a box in pixels, clipped to the image; of a rotated box, the enclosing box."""
     width, height = size_wh
     x, y = value["x"] * width / 100, value["y"] * height / 100
-    across, down = value["width"] * width / 100, value["height"] * height / 100
+    w, h = value["width"] * width / 100, value["height"] * height / 100
     angle = math.radians(value.get("rotation") or 0)
     cos, sin = math.cos(angle), math.sin(angle)
-    turned = [(a * cos - d * sin, a * sin + d * cos) for a in (0, across) for d in (0, down)]
-    xs, ys = [x + a for a, _ in turned], [y + d for _, d in turned]
-    sides = (min(xs), min(ys), max(xs), max(ys))
-    if not all(map(math.isfinite, sides)):
-        raise StudioError("a box whose sides are no numbers")
-    limits = (width, height, width, height)
-    cut = (min(max(side, 0.0), most) for side, most in zip(sides, limits, strict=True))
-    x1, y1, x2, y2 = (round(side, _PIXEL_DIGITS) for side in cut)
+    corners = [(dx * cos - dy * sin, dx * sin + dy * cos) for dx in (0, w) for dy in (0, h)]
+    xs, ys = [x + dx for dx, _ in corners], [y + dy for _, dy in corners]
+    box = (min(xs), min(ys), max(xs), max(ys))
+    if not all(map(math.isfinite, box)):
+        raise StudioError("a box whose sides are not numbers")
+    return round_box(clip_box(box, size_wh))
+
+
+def round_box(box: Box) -> Box:
+    """Round a box to a thousandth of a pixel, as in files of items."""
+    x1, y1, x2, y2 = (round(side, _PIXEL_DIGITS) for side in box)
     return x1, y1, x2, y2

@@ -21,42 +21,41 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from annotate.errors import StudioError
-from annotate.files import user_data_dir
+from annotate.files import atomic_file, cache_dir, user_data_dir
 from annotate.labelstudio.client import StudioClient, read_token
 
 LABEL_STUDIO_VERSION = "1.23.2"
-BINARY_VARIABLE = "LABEL_STUDIO_BIN"  # the environment's name for a label-studio of one's own
-_MAX_ERROR_CHARS = 400  # letters of why an installation failed
+BINARY_VARIABLE = "LABEL_STUDIO_BIN"  # environment variable: the path of your own label-studio
+_MAX_ERROR_CHARS = 400
 _REQUIREMENT = f"label-studio=={LABEL_STUDIO_VERSION}"
 
 
 def environment_dir() -> Path:
-    """Where the environment is, or will be."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "annotate" / f"label-studio-{LABEL_STUDIO_VERSION}"
+    """Return the folder of the virtual environment, which may not be there yet."""
+    return cache_dir() / f"label-studio-{LABEL_STUDIO_VERSION}"
 
 
 def ensure_program(notify: Callable[[str], None] = lambda line: None) -> Path:
-    """The server's program; its environment is made on first use, by uv where there is one.
+    """Return the path of the server's program, which is installed on first use.
 
     Raises:
-        StudioError: it cannot be installed: says why.
+        StudioError: the program cannot be installed: names the reason.
     """
     from filelock import FileLock
 
     if given := os.environ.get(BINARY_VARIABLE):
         if not Path(given).is_file():
-            raise StudioError(f"{BINARY_VARIABLE}={given}: there is no such program")
+            raise StudioError(f"{BINARY_VARIABLE}={given}: no such program")
         return Path(given)
-    place = environment_dir()
-    program, ready = place / "bin" / "label-studio", place / "ready"
+    folder = environment_dir()
+    program, ready = folder / "bin" / "label-studio", folder / "ready"
     if ready.exists():
         return program
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.with_name(place.name + ".lock")):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
         if not ready.exists():
-            notify(f"installing {_REQUIREMENT} into {place}: about 1 GB and some minutes, once")
-            _install(place)
+            notify(f"installing {_REQUIREMENT} into {folder}: about 1 GB, some minutes, only once")
+            _install(folder)
             ready.touch()
     return program
 
@@ -78,10 +77,10 @@ def _install(target: Path) -> None:
         done = subprocess.run(step, capture_output=True, text=True, check=False)
         if done.returncode:
             shutil.rmtree(target, ignore_errors=True)
-            why = " ".join((done.stderr or done.stdout).split())[-_MAX_ERROR_CHARS:]
+            reason = " ".join((done.stderr or done.stdout).split())[-_MAX_ERROR_CHARS:]
             raise StudioError(
-                f"Label Studio cannot be installed: {' '.join(step)}: {why}; or install "
-                f"it yourself (uv tool install {_REQUIREMENT}) and set {BINARY_VARIABLE} to its program"
+                f"Label Studio cannot be installed: {' '.join(step)}: {reason}; or install it "
+                f"yourself (uv tool install {_REQUIREMENT}), and set {BINARY_VARIABLE} to its path"
             )
 
 
@@ -92,7 +91,7 @@ _EMAIL = "me@localhost.localdomain"
 
 @dataclass(frozen=True)
 class LocalStudio:
-    """A server of one's own: where it answers, how a person logs in, and its folder."""
+    """A local server of the user: its address, login, token, data folder and process id."""
 
     url: str
     email: str
@@ -103,92 +102,93 @@ class LocalStudio:
 
     @property
     def document_root(self) -> Path:
-        """The folder of the files that it serves, and nothing above it."""
+        """The folder of the files that it serves."""
         return self.data_dir / "files"
 
     def client(self) -> StudioClient:
-        """A client of it."""
+        """Return a client of the server."""
         return StudioClient(self.url, self.token, self.document_root)
 
 
 def default_data_dir() -> Path:
-    """Where a server keeps its things unless it is told otherwise."""
+    """Return the default data folder of a local server."""
     return user_data_dir() / "studio"
 
 
 def _state_file() -> Path:
-    """The file that says which server of ours runs."""
+    """Return the path of the file that describes the running server."""
     return user_data_dir() / "studio.json"
 
 
 def find_running() -> LocalStudio | None:
-    """The server of one's own that runs, if one does."""
+    """Find the running local server of this user, if there is one."""
     try:
-        told = json.loads(_state_file().read_text(encoding="utf-8"))
-        data = Path(told["data"])
-        login = json.loads((data / "login.json").read_text(encoding="utf-8"))
-        found = LocalStudio(told["url"], **login, data_dir=data, pid=told["pid"])
+        record = json.loads(_state_file().read_text(encoding="utf-8"))
+        data_dir = Path(record["data"])
+        login = json.loads((data_dir / "login.json").read_text(encoding="utf-8"))
+        studio = LocalStudio(record["url"], **login, data_dir=data_dir, pid=record["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if _is_label_studio(found.pid) else None
+    return studio if _is_label_studio(studio.pid) else None
 
 
 def _is_label_studio(pid: int) -> bool:
-    """Whether the process is a Label Studio: numbers of processes are given again."""
-    told = subprocess.run(
+    """Return whether the process is a Label Studio: process ids are reused."""
+    listing = subprocess.run(
         ["ps", "-ww", "-p", str(pid), "-o", "args="], capture_output=True, text=True, check=False
     )
-    return "label-studio" in told.stdout
+    return "label-studio" in listing.stdout
 
 
 def connect(url: str | None = None, token_file: Path | None = None) -> StudioClient:
-    """The server at `url` with the token of the file or the environment; without, one's own.
+    """Connect to the server at `url`; without `url`, to the running local server of the user.
+
+    The token is that of `token_file`, of the local server, or of the environment.
 
     Raises:
-        StudioError: none runs, or there is no token for it.
+        StudioError: no server runs, or there is no token for it.
     """
     own = find_running()
     if own is not None and url in (None, own.url) and token_file is None:
         return own.client()
     if url is None:
-        raise StudioError("no Label Studio of yours runs; `annotate studio up`, or give --url")
+        raise StudioError("no Label Studio of yours runs; run `annotate studio up`, or give `url`")
     return StudioClient(url, read_token(token_file))
 
 
 def up(
     data_dir: Path | None = None, notify: Callable[[str], None] = lambda line: None
 ) -> LocalStudio:
-    """Start a server, or find the one that runs, and wait until it answers.
+    """Start the local server, or find the running one, and wait until it answers.
 
     Raises:
-        StudioError: another one runs, it cannot be installed, or it does not come up.
+        StudioError: a server of another folder runs, or it cannot be installed or started.
     """
     data_dir = (data_dir or default_data_dir()).absolute()
-    there = find_running()
-    if there is not None:
-        if there.data_dir != data_dir:
+    running = find_running()
+    if running is not None:
+        if running.data_dir != data_dir:
             raise StudioError(
-                f"one runs already, of {there.data_dir}, at {there.url}; `annotate studio down` first"
+                f"a server of {running.data_dir} already runs at {running.url}; "
+                "run `annotate studio down` first"
             )
-        wait_until_ready(there, None)
-        return there
+        wait_until_ready(running, None)
+        return running
     program = ensure_program(notify)
     if not (data_dir / "label_studio.sqlite3").exists():
         notify("starting Label Studio for the first time: about a minute")
     studio, process = launch(program, data_dir)
-    _state_file().parent.mkdir(parents=True, exist_ok=True)
-    _write_secret(
-        _state_file(), {"url": studio.url, "data": str(studio.data_dir), "pid": studio.pid}
-    )
+    record = {"url": studio.url, "data": str(studio.data_dir), "pid": studio.pid}
+    _write_secret(_state_file(), record)
     wait_until_ready(studio, process)
-    process.returncode = 0  # it outlives us, and is not waited for
+    process.returncode = 0  # the server outlives this process; do not wait for it
     return studio
 
 
 def launch(
     program: Path, data_dir: Path, port: int | None = None
 ) -> tuple[LocalStudio, subprocess.Popen[bytes]]:
-    """Start the program with its things in `data`, on a free port; it may not answer yet."""
+    """Start the program with the data folder `data_dir`, on a free port, without waiting for it."""
     data_dir.mkdir(parents=True, exist_ok=True)
     data_dir.chmod(0o700)  # its database keeps tokens in clear text
     (data_dir / "files").mkdir(exist_ok=True)
@@ -205,17 +205,16 @@ def launch(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return LocalStudio(
-        f"http://127.0.0.1:{port}", **login, data_dir=data_dir, pid=process.pid
-    ), process
+    url = f"http://127.0.0.1:{port}"
+    return LocalStudio(url, **login, data_dir=data_dir, pid=process.pid), process
 
 
 def _environment(program: Path, data_dir: Path, login: dict[str, str]) -> dict[str, str]:
-    """The server's environment: nothing of ours, safe settings, the token hidden from `ps`."""
+    """Make the environment variables of the server: safe settings, and a token hidden from `ps`."""
     return {
         "PATH": f"{program.parent}:/usr/bin:/bin",
         "HOME": str(data_dir),
-        "TMPDIR": str(data_dir / "tmp"),  # each export that it zips stays there
+        "TMPDIR": str(data_dir / "tmp"),  # the server leaves the zip of each export there
         "LANG": "C.UTF-8",
         "LABEL_STUDIO_BASE_DATA_DIR": str(data_dir),
         "LABEL_STUDIO_USERNAME": login["email"],
@@ -235,8 +234,8 @@ def _environment(program: Path, data_dir: Path, login: dict[str, str]) -> dict[s
 
 def _load_login(file: Path) -> dict[str, str]:
     if file.exists():
-        kept: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
-        return kept
+        saved: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+        return saved
     login = {
         "email": _EMAIL,
         "password": secrets.token_urlsafe(12),
@@ -247,15 +246,12 @@ def _load_login(file: Path) -> dict[str, str]:
 
 
 def _write_secret(file: Path, record: object) -> None:
-    draft = file.with_name(file.name + ".part")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        json.dump(record, out)
-    draft.replace(file)
+    with atomic_file(file, parents=True, mode=0o600) as draft:
+        draft.write_text(json.dumps(record), encoding="utf-8")
 
 
 def _free_port() -> int:
-    """The first free port: a busy one would be replaced by the next without a word."""
+    """Find the first free port; of a busy one, Label Studio would silently take the next."""
     for port in _PORT_RANGE:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -264,20 +260,22 @@ def _free_port() -> int:
                 return port
             except OSError:
                 continue
-    raise StudioError(f"no port is free from {_PORT_RANGE.start} to {_PORT_RANGE.stop - 1}")
+    raise StudioError(
+        f"no port from {_PORT_RANGE.start} to {_PORT_RANGE.stop - 1} is free; stop a server"
+    )
 
 
 def wait_until_ready(studio: LocalStudio, process: subprocess.Popen[bytes] | None) -> None:
-    """Wait until it answers to our own token: another server may have taken the port.
+    """Wait until the server accepts its own token: another server may have taken the port.
 
     Raises:
-        StudioError: it ends, or does not answer; gives the last line of its log.
+        StudioError: the server ends, or does not answer: gives the last line of its log.
     """
-    end = time.monotonic() + _START_TIMEOUT_SECONDS
-    with studio.client() as server:
-        while time.monotonic() < end and (process is None or process.poll() is None):
+    deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+    with studio.client() as client:
+        while time.monotonic() < deadline and (process is None or process.poll() is None):
             try:
-                server.send("GET", "/api/current-user/whoami")
+                client.send("GET", "/api/current-user/whoami")
                 return
             except StudioError:
                 time.sleep(0.3)
@@ -289,10 +287,10 @@ def wait_until_ready(studio: LocalStudio, process: subprocess.Popen[bytes] | Non
 
 
 def down() -> LocalStudio:
-    """End the server of one's own.
+    """Stop the running local server of the user.
 
     Raises:
-        StudioError: none runs.
+        StudioError: no server runs.
     """
     studio = find_running()
     if studio is None:
@@ -303,14 +301,14 @@ def down() -> LocalStudio:
 
 
 def stop_process(pid: int, timeout_seconds: float = 15.0) -> None:
-    """Ask a server's processes to end, and wait until it has."""
+    """Ask the processes of a server to end, and wait; kill them after the timeout."""
     os.killpg(pid, signal.SIGTERM)
-    end = time.monotonic() + timeout_seconds
-    while time.monotonic() < end:
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
         try:
             if os.waitpid(pid, os.WNOHANG)[0]:
                 return
-        except ChildProcessError:  # started by another process of ours
+        except ChildProcessError:  # not a child of this process
             if not _is_label_studio(pid):
                 return
         time.sleep(0.1)

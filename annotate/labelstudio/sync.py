@@ -1,9 +1,10 @@
 """Import tasks into a project, each exactly once, without touching a person's work.
 
-The server has no unique key, and a lost response does not mean that nothing was done. So every task
-has an external id; before and after each import the server is asked which ids it has. Images and
-clips are put where the server can show them: linked or copied into its folder when it runs on this
-machine, uploaded otherwise; images are turned upright as their EXIF says.
+The server has no unique key, and a request without a response may have been carried out. Every task
+therefore has an external id, and the server is asked which ids it has before each import and after
+a lost response. Images and clips are put where the server can show them: linked or copied into its
+folder when it runs on this machine, uploaded otherwise. Images are turned upright as their EXIF tag
+says.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from urllib.parse import quote
 
 from annotate.dataset.folder import link_or_copy
 from annotate.errors import DatasetError, LostResponse, VideoError
+from annotate.files import atomic_file
 from annotate.items.records import Item
+from annotate.items.sequences import chunks
 from annotate.labelstudio.client import Project, StudioClient
 from annotate.labelstudio.regions import Region
 from annotate.labelstudio.tasks import (
     MODEL_VERSION,
     Task,
     bulk_action,
-    chunks,
     find_tasks,
     prediction,
     same_predictions,
@@ -60,10 +62,10 @@ def check_image(path: Path, item: Item) -> bool:
 
 
 class FileStore:
-    """Puts the files of a project's tasks where its server finds them.
+    """Puts the files of a project's tasks where its server can serve them.
 
-    A server of this machine is given the file (a second name of it where the disk can link); to
-    any other it is uploaded.
+    For a server on this machine, files are hard-linked or copied into its folder; for any other
+    server they are uploaded.
     """
 
     def __init__(self, server: StudioClient, project: Project) -> None:
@@ -75,23 +77,24 @@ class FileStore:
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, path: Path, ext_id: str, apply_exif: bool) -> str:
-        """Put the file of a task there, turned if it is a picture that lies; say its address."""
+        """Put the file of a task in place, turned upright on request, and return its URL."""
         if self._folder is None:
             return _upload_file(self._server, self._project, path, apply_exif)
-        digest = hashlib.sha256(ext_id.encode()).hexdigest()[:8]  # names are of one dataset only
+        digest = hashlib.sha256(ext_id.encode()).hexdigest()[
+            :8
+        ]  # file names are unique in one dataset only
         name = f"{path.stem}-{digest}{path.suffix}"
-        draft = self._folder / f".{name}"
-        draft.unlink(missing_ok=True)
-        _place_file(path, draft, apply_exif)
-        draft.replace(self._folder / name)
+        with atomic_file(self._folder / name) as draft:
+            draft.unlink(missing_ok=True)  # of a push that was killed
+            _place_file(path, draft, apply_exif)
         return f"/data/local-files/?d={quote(f'{self._folder.name}/{name}')}"
 
     def grant_access(self) -> None:
-        """Let the project see the folder: a storage row does, without a sync."""
+        """Let the project read the folder: a storage record is enough, without a sync."""
         if self._folder is None:
             return
         server, path, storages = self._server, str(self._folder), "/api/storages/localfiles"
-        if not self._new:  # a push that was killed may have had no time to say so
+        if not self._new:  # a killed push may not have come so far
             listed = server.get(storages, {"project": self._project.id})
             if any(each.get("path") == path for each in listed):
                 return
@@ -106,7 +109,7 @@ class FileStore:
 
 
 def _place_file(source: Path, target: Path, apply_exif: bool) -> None:
-    """Place a file; turned as its EXIF says: browsers turn it, and percents would be of that."""
+    """Link or copy a file, or save it upright: browsers turn images, and regions are in percent."""
     if not apply_exif:
         return link_or_copy(source, target)
     with open_upright(source) as image:
@@ -117,31 +120,28 @@ def _upload_file(server: StudioClient, project: Project, path: Path, apply_exif:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        turned = Path(folder) / path.name
-        _place_file(path, turned, apply_exif)
-        files = {"file": (path.name, turned.read_bytes())}
-        asked = f"/api/projects/{project.id}/import"
-        told = server.send("POST", asked, params={"commit_to_project": "false"}, files=files)
-    found = server.get(f"/api/import/file-upload/{told['file_upload_ids'][0]}")
-    return f"/data/{quote(found['file'])}"
+        upright = Path(folder) / path.name
+        _place_file(path, upright, apply_exif)
+        files = {"file": (path.name, upright.read_bytes())}
+        url, params = f"/api/projects/{project.id}/import", {"commit_to_project": "false"}
+        response = server.send("POST", url, params=params, files=files)
+    upload = server.get(f"/api/import/file-upload/{response['file_upload_ids'][0]}")
+    return f"/data/{quote(upload['file'])}"
 
 
-_MAX_BATCH_TASKS = 1000  # tasks a request
-_FIRST_BATCH_TASKS, _BATCH_GROWTH = (
-    100,
-    4,
-)  # fewer at first: the server has nothing to do until they are made
+_MAX_BATCH_TASKS = 1000
+_FIRST_BATCH_TASKS, _BATCH_GROWTH = 100, 4  # small at first: the server waits for the first batch
 _MAX_BATCH_BYTES = 20 * 2**20
-_MAX_TASK_BYTES = 200 * 2**20  # that a server takes in one request
-_MAX_TRIES, _MAX_CHECKS, _PAUSE_SECONDS = 3, 20, 1.0  # with a batch of which the answer was lost
+_MAX_TASK_BYTES = 200 * 2**20  # of one request to the server
+_MAX_TRIES, _MAX_CHECKS, _PAUSE_SECONDS = 3, 20, 1.0  # for a batch whose response was lost
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task to be there: its data, the file that it shows, and what is proposed on it.
+    """A task that the project must have: its data, its file, and the proposed regions.
 
-    `shows` is the data's key for the file's address: "image" or "video". `turn` says that the file
-    is a picture which lies on its side.
+    `data_key` is the key of the file's URL in the data: "image" or "video". `apply_exif` says that
+    the file is an image that must be turned upright.
     """
 
     data: Mapping[str, Any]
@@ -152,13 +152,13 @@ class TaskSpec:
 
     @property
     def external_id(self) -> str:
-        """Its external id."""
+        """The external id of the task."""
         return str(self.data["ext_id"])
 
 
 @dataclass
 class PushReport:
-    """What a push has done: frames by what became of them, and classes that the project got."""
+    """The result of a push: counts of tasks by outcome, and classes added to the project."""
 
     project: Project
     url: str
@@ -167,7 +167,7 @@ class PushReport:
 
     @property
     def project_url(self) -> str:
-        """Where a person corrects them."""
+        """The URL of the project, for the person who corrects the objects."""
         return f"{self.url}/projects/{self.project.id}/data"
 
 
@@ -177,67 +177,64 @@ def sync_tasks(
     report: PushReport,
     progress: Callable[[], None],
 ) -> None:
-    """Make the tasks that the project of `done` lacks, and refresh the predictions of others."""
+    """Create the tasks that the project of `report` lacks, and refresh predictions of others."""
     project = report.project
     names = [each.external_id for each in list_specs()] if project.task_count else []
-    there = find_tasks(server, project.id, names)
-    there = _delete_duplicates(server, project.id, there, report)
-    stager = FileStore(server, project)
-    new = (
-        (each.external_id, _encode_task(each, stager))
+    existing = find_tasks(server, project.id, names)
+    existing = _delete_duplicates(server, project.id, existing, report)
+    store = FileStore(server, project)
+    new_tasks = (
+        (each.external_id, _encode_task(each, store))
         for each in list_specs()
-        if each.external_id not in there
+        if each.external_id not in existing
     )
-    _create_tasks(server, stager, new, report, progress)
-    _refresh_predictions(server, project.id, list_specs(), there, report, progress)
+    _create_tasks(server, store, new_tasks, report, progress)
+    _refresh_predictions(server, project.id, list_specs(), existing, report, progress)
     if project.model_version != MODEL_VERSION and report.frame_counts:
         server.send("PATCH", f"/api/projects/{project.id}/", {"model_version": MODEL_VERSION})
 
 
 def _encode_task(spec: TaskSpec, store: FileStore) -> bytes:
-    """A task as it is sent, with its file in place."""
+    """Put the file of a task in place, and encode the task as JSON."""
     data = {spec.data_key: store.put(spec.file, spec.external_id, spec.apply_exif), **spec.data}
-    told = {"data": data, "predictions": [prediction(spec.regions())]}
-    return json.dumps(told, allow_nan=False).encode()
+    task = {"data": data, "predictions": [prediction(spec.regions())]}
+    return json.dumps(task, allow_nan=False).encode()
 
 
 @dataclass
 class TaskBatch:
-    """Tasks of one request: their external ids, and each as it is sent."""
+    """The tasks of one request: external ids, and the encoded tasks."""
 
     names: list[str] = field(default_factory=list)
     encoded_tasks: list[bytes] = field(default_factory=list)
 
     @property
     def body(self) -> bytes:
-        """The request."""
+        """The body of the request."""
         return b"[" + b",".join(self.encoded_tasks) + b"]"
 
 
 def batch_tasks(new_tasks: Iterable[tuple[str, bytes]]) -> Iterator[TaskBatch]:
-    """Tasks as a request takes them: not too many, not too large.
+    """Batch encoded tasks by number and size; each comes with its external id.
 
     Raises:
-        DatasetError: one task alone is more than a server takes.
+        DatasetError: one task is larger than the server accepts.
     """
-    batch, most, room = TaskBatch(), _FIRST_BATCH_TASKS, _MAX_BATCH_BYTES
-    for name, told in new_tasks:
-        size = len(told)
+    batch, max_tasks, free_bytes = TaskBatch(), _FIRST_BATCH_TASKS, _MAX_BATCH_BYTES
+    for name, encoded in new_tasks:
+        size = len(encoded)
         if size > _MAX_TASK_BYTES:
             raise DatasetError(
-                f"{name}: {size // 2**20} MB as a task, more than the "
-                f"{_MAX_TASK_BYTES // 2**20} that Label Studio takes; take objects out, or scale down"
+                f"{name}: a task of {size // 2**20} MB, but Label Studio accepts at most "
+                f"{_MAX_TASK_BYTES // 2**20}; remove objects, or scale the images down"
             )
-        if batch.names and (len(batch.names) == most or size > room):
+        if batch.names and (len(batch.names) == max_tasks or size > free_bytes):
             yield batch
-            batch, most, room = (
-                TaskBatch(),
-                min(most * _BATCH_GROWTH, _MAX_BATCH_TASKS),
-                _MAX_BATCH_BYTES,
-            )
+            max_tasks = min(max_tasks * _BATCH_GROWTH, _MAX_BATCH_TASKS)
+            batch, free_bytes = TaskBatch(), _MAX_BATCH_BYTES
         batch.names.append(name)
-        batch.encoded_tasks.append(told)
-        room -= size
+        batch.encoded_tasks.append(encoded)
+        free_bytes -= size
     if batch.names:
         yield batch
 
@@ -255,7 +252,7 @@ def _create_tasks(
             report.frame_counts["new"] += 1
             progress()
 
-    with ThreadPoolExecutor(1) as sender:  # the next batch is made while the server takes this one
+    with ThreadPoolExecutor(1) as sender:  # makes the next batch while the server imports one
         under_way: tuple[list[str], Future[None]] = [], sender.submit(store.grant_access)
         for batch in batch_tasks(new_tasks):
             body = batch.body
@@ -270,15 +267,16 @@ def _create_tasks(
 def _ensure_imported(
     server: StudioClient, project: int, names: list[str], body: bytes, report: PushReport
 ) -> None:
-    """See to it that a batch is there, and there once."""
+    """Import a batch, and make sure that each task is there exactly once."""
     if not _import_batch(server, project, names, body):
         _delete_duplicates(server, project, find_tasks(server, project, names), report)
 
 
 def _import_batch(server: StudioClient, project: int, names: list[str], body: bytes) -> bool:
-    """Send a batch, which arrives whole or not at all; False when it may have arrived twice.
+    """Send a batch, which is imported as a whole or not at all; False if perhaps twice.
 
-    When the answer is lost, see what arrived; only when that stays nothing, send it again.
+    When the response is lost, the server is asked for the tasks; the batch is sent again only when
+    they do not appear.
     """
     for attempt in range(1, _MAX_TRIES + 1):
         try:
@@ -290,13 +288,13 @@ def _import_batch(server: StudioClient, project: int, names: list[str], body: by
             time.sleep(_PAUSE_SECONDS)
             if set(names) <= find_tasks(server, project, names).keys():
                 return False
-    raise LostResponse(f"{lost}; {len(names)} frames have not arrived: push again to send them")
+    raise LostResponse(f"{lost}; {len(names)} tasks did not arrive; push again to send them")
 
 
 def _delete_duplicates(
     server: StudioClient, project: int, existing: dict[str, list[Task]], report: PushReport
 ) -> dict[str, list[Task]]:
-    """What is left when the surplus of frames that came twice is deleted; never what is touched."""
+    """Delete surplus tasks of the same external id, but none that a person worked on."""
     kept, surplus = {}, list[int]()
     for name, same in existing.items():
         worked_on = [task for task in same if task_status(task)]
@@ -317,20 +315,21 @@ def _refresh_predictions(
     report: PushReport,
     progress: Callable[[], None],
 ) -> None:
-    """Replace the predictions of untouched tasks where they differ from what is wanted."""
+    """Replace the predictions of tasks that nobody worked on, where they differ from the specs."""
     if not existing:
         return
-    known: dict[int, list[Any]] = {}
+    predictions: dict[int, list[Any]] = {}
     for each in server.get("/api/predictions", {"project": project}):
-        known.setdefault(each["task"], []).append(each)
+        predictions.setdefault(each["task"], []).append(each)
     stale: list[tuple[int, TaskSpec]] = []
-    for want in specs:
-        for task in existing.get(want.external_id, ()):
-            state = task_status(task)
-            if not state and not same_predictions(known.get(task["id"], ()), want.regions()):
-                stale.append((task["id"], want))
-                state = "refreshed"
-            report.frame_counts[state or "unchanged"] += 1
+    for spec in specs:
+        for task in existing.get(spec.external_id, ()):
+            status = task_status(task)
+            current = predictions.get(task["id"], ())
+            if not status and not same_predictions(current, spec.regions()):
+                stale.append((task["id"], spec))
+                status = "refreshed"
+            report.frame_counts[status or "unchanged"] += 1
             progress()
     _replace_predictions(server, project, stale)
 
@@ -338,8 +337,11 @@ def _refresh_predictions(
 def _replace_predictions(
     server: StudioClient, project: int, stale: Sequence[tuple[int, TaskSpec]]
 ) -> None:
-    """Delete, then send: the next push mends a task that one left without predictions."""
-    bulk_action(server, project, "delete_tasks_predictions", [number for number, _ in stale])
-    for some in chunks(stale, _MAX_BATCH_TASKS):
-        told = [{"task": number, **prediction(want.regions())} for number, want in some]
-        server.send("POST", f"/api/projects/{project}/import/predictions", told)
+    """Delete the predictions of tasks, and send the new ones.
+
+    If this is interrupted in between, the next push sends the missing predictions.
+    """
+    bulk_action(server, project, "delete_tasks_predictions", [task_id for task_id, _ in stale])
+    for batch in chunks(stale, _MAX_BATCH_TASKS):
+        body = [{"task": task_id, **prediction(spec.regions())} for task_id, spec in batch]
+        server.send("POST", f"/api/projects/{project}/import/predictions", body)

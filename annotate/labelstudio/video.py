@@ -1,8 +1,8 @@
 """Push whole clips to Label Studio as tracks on a video, and pull them back.
 
-Label Studio counts frames from 1, and finds them by the frame rate that it is given: the rate must
-be the file's own, constant, and time must start at 0. It interpolates boxes linearly from keyframe
-to keyframe; a keyframe that is not enabled is the last frame on which the object is seen.
+Label Studio counts frames from 1, and computes their times from the frame rate of the task: the
+rate must be that of the file, constant, and time must start at 0. Boxes are interpolated linearly
+between keyframes; a keyframe that is not enabled is the last frame on which the object is visible.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from typing import Any
 
 from annotate.dataset import frame_sources
 from annotate.dataset.folder import Dataset, external_id
-from annotate.errors import DatasetError, OutputError, StudioError, VideoError
+from annotate.errors import DatasetError, StudioError, VideoError
+from annotate.files import refuse_existing
 from annotate.items import journal
+from annotate.items.boxes import clip_box
 from annotate.items.records import Box, Header, Item, Object
 from annotate.labelstudio.client import StudioClient
 from annotate.labelstudio.pull import AnnotationReader, PullReport, Verdict
 from annotate.labelstudio.push import open_project
-from annotate.labelstudio.regions import PERSON_SOURCE, Region
+from annotate.labelstudio.regions import PERSON_SOURCE, Region, round_box
 from annotate.labelstudio.sync import PushReport, TaskSpec, sync_tasks
 from annotate.labelstudio.tasks import TRACKS_TAG, VIDEO_TAG, config_labels, find_tasks
 
 Keyframe = Mapping[str, Any]
 TRACK_REGION_TYPE = "videorectangle"
-_PIXEL_DIGITS = 3
 
 
 @dataclass(frozen=True)
 class VideoTask:
-    """A clip as a task tells of it: its frames' times, in order, and its size."""
+    """A clip as a task: name, size, frame rate, and the times of its frames in order."""
 
     name: str
     size_wh: tuple[int, int]
@@ -48,44 +49,45 @@ class VideoTask:
 
     @property
     def frame_count(self) -> int:
-        """How many frames it has."""
+        """How many frames the clip has."""
         return len(self.seconds)
 
 
 def tracks_to_regions(items: Sequence[Item], video_task: VideoTask) -> list[Region]:
-    """A region for each track of a clip's items; objects without a track are left out.
+    """Convert the tracks of a clip to regions; objects without a track are left out.
 
     Raises:
-        DatasetError: a track has two classes, or is twice on a frame.
+        DatasetError: a track has two classes, or is on a frame twice.
     """
     tracks: dict[int, dict[int, Object]] = {}
     for item in items:
-        for thing in item.objects:
-            if thing.track is None:
+        for obj in item.objects:
+            if obj.track is None:
                 continue
-            of_track = tracks.setdefault(thing.track, {})
-            labels = {each.label for each in of_track.values()} | {thing.label}
-            if item.frame in of_track or len(labels) > 1:
-                why = "there twice" if item.frame in of_track else f"a {' and a '.join(labels)}"
-                raise DatasetError(f"{item.video}#{item.frame}: track {thing.track} is {why}")
-            of_track[item.frame] = thing
-    looked_at = [item.frame for item in items]
+            frames = tracks.setdefault(obj.track, {})
+            labels = {each.label for each in frames.values()} | {obj.label}
+            if item.frame in frames or len(labels) > 1:
+                reason = "there twice" if item.frame in frames else f"a {' and a '.join(labels)}"
+                raise DatasetError(f"{item.video}#{item.frame}: track {obj.track} is {reason}")
+            frames[item.frame] = obj
+    numbers = [item.frame for item in items]
     return [
-        _track_region(track, seen, looked_at, video_task) for track, seen in sorted(tracks.items())
+        _track_region(track, objects, numbers, video_task)
+        for track, objects in sorted(tracks.items())
     ]
 
 
 def _track_region(
     track: int, objects: Mapping[int, Object], frame_numbers: Sequence[int], video_task: VideoTask
 ) -> Region:
-    following = dict(zip(frame_numbers, [*frame_numbers[1:], -1], strict=True))
-    keys = [
-        {**_to_keyframe(frame, thing.box, video_task), "enabled": following[frame] in objects}
-        for frame, thing in objects.items()
+    next_frames = dict(zip(frame_numbers, [*frame_numbers[1:], -1], strict=True))
+    keyframes = [
+        {**_to_keyframe(frame, obj.box, video_task), "enabled": next_frames[frame] in objects}
+        for frame, obj in objects.items()
     ]
     label = next(iter(objects.values())).label
-    sources = list(dict.fromkeys(thing.source for thing in objects.values()))
-    digest = hashlib.sha256(json.dumps([label, keys]).encode()).hexdigest()[:8]
+    sources = list(dict.fromkeys(obj.source for obj in objects.values()))
+    digest = hashlib.sha256(json.dumps([label, keyframes]).encode()).hexdigest()[:8]
     return {
         "id": f"track{track}-{digest}",
         "type": TRACK_REGION_TYPE,
@@ -95,7 +97,7 @@ def _track_region(
             "framesCount": video_task.frame_count,
             "duration": float(video_task.frame_count / video_task.rate),
             "labels": [label],
-            "sequence": keys,
+            "sequence": keyframes,
         },
         "meta": {"text": [", ".join([f"track {track}", *sources])]},
     }
@@ -125,36 +127,38 @@ def expand_track(
     video_task: VideoTask,
     provenance: Mapping[str, str],
 ) -> dict[int, Object]:
-    """A region as an object on each frame on which it is seen.
+    """Convert the region of a track to an object on each frame on which it is visible.
 
-    `was` are the track's own objects by frame, `sent` the region that was made of them: where the
-    key and the label are theirs, they come back themselves. What lies between two such keys is what
-    a straight line says, and nobody's change; all else tells who changed it.
+    `originals` are the objects of the track by frame, and `sent_region` is the region that was made
+    of them. A keyframe with the box and label that were sent gives the original object. Boxes
+    between two such keyframes are interpolated, and count as unchanged. All other objects record
+    who changed them (`provenance`).
     """
     value = region["value"]
     label = value["labels"][0]
-    keys = sorted(value["sequence"], key=lambda key: int(key["frame"]))
+    keyframes = sorted(value["sequence"], key=lambda keyframe: int(keyframe["frame"]))
     source = next(iter(originals.values())).source if originals else PERSON_SOURCE
-    theirs = {key["frame"]: key for key in sent_region["value"]["sequence"]} if sent_region else {}
-    found: dict[int, Object] = {}
-    for key, after in zip(keys, [*keys[1:], None], strict=True):
+    sent = {key["frame"]: key for key in sent_region["value"]["sequence"]} if sent_region else {}
+    objects: dict[int, Object] = {}
+    for key, after in zip(keyframes, [*keyframes[1:], None], strict=True):
         first, stop = key["frame"] - 1, _keyframe_stop(key, after, video_task)
-        own = _same_keyframe(key, theirs, ("enabled", *_SIDES))
-        own &= after is None or stop == first + 1 or _same_keyframe(after, theirs, _SIDES)
+        unchanged = _same_keyframe(key, sent, ("enabled", *_SIDES))
+        unchanged &= after is None or stop == first + 1 or _same_keyframe(after, sent, _SIDES)
+        by = None if unchanged else provenance
         for frame in range(first, stop):
             box = _interpolate_box(key, after, frame + 1, video_task.size_wh)
-            thing = Object(label, box, None, track, source=source, by=None if own else provenance)
-            if frame == first and frame in originals and _same_keyframe(key, theirs, _SIDES):
-                thing = originals[frame]
-            changed = thing.label != label
-            found[frame] = replace(thing, label=label, by=provenance) if changed else thing
-    return found
+            obj = Object(label, box, None, track, source=source, by=by)
+            if frame == first and frame in originals and _same_keyframe(key, sent, _SIDES):
+                obj = originals[frame]
+            relabelled = obj.label != label
+            objects[frame] = replace(obj, label=label, by=provenance) if relabelled else obj
+    return objects
 
 
 def _keyframe_stop(
     keyframe: Keyframe, next_keyframe: Keyframe | None, video_task: VideoTask
 ) -> int:
-    """The frame, from 0, before which what a key says ends."""
+    """Return the frame, from 0, before which a keyframe ends."""
     if not keyframe.get("enabled", True):
         return int(keyframe["frame"])
     return video_task.frame_count if next_keyframe is None else int(next_keyframe["frame"]) - 1
@@ -163,25 +167,24 @@ def _keyframe_stop(
 def _same_keyframe(
     keyframe: Keyframe, sent_keyframes: Mapping[int, Keyframe], keys: Sequence[str]
 ) -> bool:
-    """Whether a key says of its frame what was sent."""
+    """Return whether a keyframe has the values that were sent for its frame."""
     sent = sent_keyframes.get(keyframe["frame"])
-    return sent is not None and all(keyframe.get(fact) == sent[fact] for fact in keys)
+    return sent is not None and all(keyframe.get(key) == sent[key] for key in keys)
 
 
 def _interpolate_box(
     keyframe: Keyframe, next_keyframe: Keyframe | None, frame_number: int, size_wh: tuple[int, int]
 ) -> Box:
-    """The box in pixels on frame `number`, from 1, of the straight line between two keys."""
+    """Interpolate the box on frame `frame_number`, from 1, in pixels, clipped to the frame."""
     x, y, width, height = (float(keyframe[side]) for side in _SIDES)
     if next_keyframe is not None and keyframe.get("enabled", True):
         part = (frame_number - keyframe["frame"]) / (next_keyframe["frame"] - keyframe["frame"])
-        there = (float(next_keyframe[side]) for side in _SIDES)
-        here = (x, y, width, height)
-        x, y, width, height = (a + (b - a) * part for a, b in zip(here, there, strict=True))
-    shown = zip((x, y, x + width, y + height), (*size_wh, *size_wh), strict=True)
-    cut = (min(max(side * most / 100, 0.0), float(most)) for side, most in shown)
-    x1, y1, x2, y2 = (round(side, _PIXEL_DIGITS) for side in cut)
-    return x1, y1, x2, y2
+        end = (float(next_keyframe[side]) for side in _SIDES)
+        start = (x, y, width, height)
+        x, y, width, height = (a + (b - a) * part for a, b in zip(start, end, strict=True))
+    percent = zip((x, y, x + width, y + height), (*size_wh, *size_wh), strict=True)
+    x1, y1, x2, y2 = (side * size / 100 for side, size in percent)
+    return round_box(clip_box((x1, y1, x2, y2), size_wh))
 
 
 _BROWSER_CODECS = {"h264", "vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d"}
@@ -189,7 +192,7 @@ _TRACK_ID = re.compile(r"track(\d+)-")
 
 
 def default_title(dataset: Dataset) -> str:
-    """What a project of clips is called unless it is told: frames have another."""
+    """Return the default title of a project of clips; frames go to another project."""
     return f"{dataset.path.absolute().name} video"
 
 
@@ -202,47 +205,46 @@ def push_clips(
     transcode: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> PushReport:
-    """Make a task of each clip of a dataset, its tracks as sequences of boxes; see `push.push`.
+    """Create a task for each clip of a dataset, with its tracks as sequences of boxes.
 
-    Objects without a track are left out. With `transcode`, a clip that a browser does not play
-    frame by frame is written anew, frame for frame, at a constant rate.
+    Objects without a track are left out. With `transcode`, a clip that browsers do not play frame
+    by frame is re-encoded at a constant rate. See `push.push_dataset` for the project.
 
     Raises:
-        VideoError: the rate varies, time does not start at 0, or no browser plays it.
+        VideoError: the rate varies, time does not start at 0, or browsers may not play the clip.
         DatasetError: a track has two classes, or there are no tracks.
     """
-    found = frame_sources.locate_clips([journal.read(dataset.items)], videos)
+    clips = frame_sources.locate_clips([journal.read(dataset.items)], videos)
     with ExitStack() as stack:
-        wanted = [_task_spec(dataset, clip, transcode, stack) for clip in found]
-        if not any(want.regions() for want in wanted):
+        specs = [_task_spec(dataset, clip, transcode, stack) for clip in clips]
+        if not any(spec.regions() for spec in specs):
             raise DatasetError(f"{dataset.path}: none of its objects has a track; push its frames")
-        made, added = open_project(
-            server, project or default_title(dataset), dataset.classes, video=True
-        )
-        done = PushReport(made, server.url, added_classes=added)
-        sync_tasks(server, lambda: wanted, done, progress)
-    return done
+        title = project or default_title(dataset)
+        opened, added = open_project(server, title, dataset.classes, video=True)
+        report = PushReport(opened, server.url, added_classes=added)
+        sync_tasks(server, lambda: specs, report, progress)
+    return report
 
 
 def _task_spec(
     dataset: Dataset, clip: frame_sources.LocatedClip, transcode: bool, stack: ExitStack
 ) -> TaskSpec:
-    reel = _video_task(clip)
-    file, why = clip.path, _unsupported_reason(clip.path)
-    if why and not transcode:
-        raise VideoError(f"{clip.path}: {why}; --transcode writes it anew for the purpose")
-    if why:
+    video_task = _video_task(clip)
+    file, reason = clip.path, _unsupported_reason(clip.path)
+    if reason and not transcode:
+        raise VideoError(f"{clip.path}: {reason}; give `transcode` to push a re-encoded copy")
+    if reason:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         file = folder / f"{clip.stem}.mp4"
-        _transcode(clip.path, reel, file)
+        _transcode(clip.path, video_task, file)
     data = {
         "ext_id": external_id(dataset, clip.name),
-        "fps": str(round(float(reel.rate), 6)),
-        "frames": reel.frame_count,
-        "width": reel.size_wh[0],
-        "height": reel.size_wh[1],
+        "fps": str(round(float(video_task.rate), 6)),
+        "frames": video_task.frame_count,
+        "width": video_task.size_wh[0],
+        "height": video_task.size_wh[1],
     }
-    regions = partial(tracks_to_regions, list(clip.items()), reel)
+    regions = partial(tracks_to_regions, list(clip.items()), video_task)
     return TaskSpec(data, VIDEO_TAG, file, regions)
 
 
@@ -250,22 +252,22 @@ def _video_task(clip: frame_sources.LocatedClip) -> VideoTask:
     from annotate.video import reader
     from annotate.video.index import VideoFile
 
-    seen = reader.probe(clip.path)
-    if clip.path.is_dir() or seen.frame_count is None:
-        raise VideoError(f"{clip.path}: images are no video: push their frames")
+    info = reader.probe(clip.path)
+    if clip.path.is_dir() or info.frame_count is None:
+        raise VideoError(f"{clip.path}: images are not a video; push their frames")
     table = VideoFile(clip.path).table
     seconds = [(pts - table.pts[0]) * table.time_base for pts in table.pts]
-    return VideoTask(clip.name, (seen.width, seen.height), seen.rate, seconds)
+    return VideoTask(clip.name, (info.width, info.height), info.rate, seconds)
 
 
 def _unsupported_reason(path: Path) -> str:
-    """Why Label Studio would show other frames than are meant; "" where it would not."""
+    """Say why Label Studio would show wrong frames of a clip; "" where it would not."""
     import av
 
     from annotate.video import reader
 
     if reader.probe(path).variable_rate:
-        return "its frame rate varies, and Label Studio finds frames by a constant one"
+        return "its frame rate varies, and Label Studio finds frames by a constant rate"
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         if stream.start_time:
@@ -294,31 +296,29 @@ def pull_clips(
     videos: Mapping[str, Path] | None = None,
     force: bool = False,
 ) -> PullReport:
-    """Write what was submitted of the dataset's clips as a file of items: every frame of each.
+    """Write the submitted clips of a dataset as a file of items, with every frame of each.
 
-    `annotate build` makes a dataset of it.
+    `build_dataset` makes a dataset of the file.
 
     Raises:
-        StudioError: no such project, or nothing of it has been submitted.
-        OutputError: `out` is already there.
+        StudioError: there is no such project, or no clip has been submitted.
+        OutputError: `out` exists.
     """
     out = Path(out)
-    if out.exists() and not force:
-        raise OutputError(f"{out}: already there; give another -o, or --force to write it anew")
+    refuse_existing(out, force)
     source = journal.read(dataset.items)
-    made = server.require_project(project or default_title(dataset))
-    hearing = AnnotationReader(server, made.id)
-    heard = list(_read_verdicts(dataset, frame_sources.locate_clips([source], videos), hearing))
-    if not heard:
-        raise StudioError(f"{server.url}: nothing of project {made.id} has been submitted yet")
-    facts = {clip.name: source.header.videos[clip.sources[0].clip] for clip, _ in heard}
-    labels = dict.fromkeys([*dataset.classes, *config_labels(made.config)])
-    header = Header(
-        "pull", {"project": made.title}, vocabulary={"labels": list(labels)}, videos=facts
-    )
-    items = (item for clip, said in heard for item in _corrected_items(clip, said))
-    journal.write(out, header, _count_items(items, hearing.counts))
-    return PullReport(hearing.counts, hearing.notes)
+    found = server.require_project(project or default_title(dataset))
+    reader = AnnotationReader(server, found.id)
+    located_clips = frame_sources.locate_clips([source], videos)
+    verdicts = list(_read_verdicts(dataset, located_clips, reader))
+    if not verdicts:
+        raise StudioError(f"{server.url}: nothing of project {found.id} has been submitted yet")
+    entries = {clip.name: source.header.videos[clip.sources[0].clip] for clip, _ in verdicts}
+    vocabulary = {"labels": list(dict.fromkeys([*dataset.classes, *config_labels(found.config)]))}
+    header = Header("pull", {"project": found.title}, vocabulary=vocabulary, videos=entries)
+    items = (item for clip, verdict in verdicts for item in _corrected_items(clip, verdict))
+    journal.write(out, header, _count_items(items, reader.counts))
+    return PullReport(reader.counts, reader.notes)
 
 
 def _count_items(items: Iterable[Item], counts: Counter[str]) -> Iterator[Item]:
@@ -331,36 +331,37 @@ def _read_verdicts(
     dataset: Dataset, located_clips: Sequence[frame_sources.LocatedClip], reader: AnnotationReader
 ) -> Iterator[tuple[frame_sources.LocatedClip, Verdict]]:
     names = {external_id(dataset, clip.name): clip for clip in located_clips}
-    there = find_tasks(reader.server, reader.project, list(names))
-    told = reader.fetch_annotated(task for same in there.values() for task in same)
+    states = find_tasks(reader.server, reader.project, list(names))
+    annotated = reader.fetch_annotated(task for tasks in states.values() for task in tasks)
     for name, clip in names.items():
-        if (said := reader.read_verdict(name, there.get(name, ()), told)) is not None:
-            yield clip, said
+        verdict = reader.read_verdict(name, states.get(name, ()), annotated)
+        if verdict is not None:
+            yield clip, verdict
 
 
 def _corrected_items(clip: frame_sources.LocatedClip, verdict: Verdict) -> Iterator[Item]:
-    """Every frame of a clip as a person left it."""
-    reel, was = _video_task(clip), list(clip.items())
+    """Iterate over every frame of a clip, as a person left it."""
+    video_task, originals = _video_task(clip), list(clip.items())
     tracks: dict[int, dict[int, Object]] = {}
-    for item in was:
-        for thing in item.objects:
-            if thing.track is not None:
-                tracks.setdefault(thing.track, {})[item.frame] = thing
-    sent = {region["id"]: region for region in tracks_to_regions(was, reel)}
+    for item in originals:
+        for obj in item.objects:
+            if obj.track is not None:
+                tracks.setdefault(obj.track, {})[item.frame] = obj
+    sent = {region["id"]: region for region in tracks_to_regions(originals, video_task)}
     frames: dict[int, list[Object]] = {}
-    free = max(tracks, default=0)
+    last_track = max(tracks, default=0)
     for region in verdict.regions:
         if region.get("type") != TRACK_REGION_TYPE:
             continue
         if not region["value"].get("labels"):
-            raise StudioError(f"{clip.name}: a track without a label; give it one, submit, pull")
+            raise StudioError(f"{clip.name}: a track without a label; label it, submit, pull")
         known = _TRACK_ID.match(str(region["id"])) if region["id"] in sent else None
-        free += known is None
-        track = int(known[1]) if known else free
+        last_track += known is None
+        track = int(known[1]) if known else last_track
         own = tracks.get(track, {}) if known else {}
         by = verdict.provenance(str(region["id"]))
-        seen = expand_track(region, track, own, sent.get(region["id"]), reel, by)
-        for frame, thing in seen.items():
-            frames.setdefault(frame, []).append(thing)
-    for frame, seconds in enumerate(reel.seconds):
-        yield Item(clip.name, frame, seconds, *reel.size_wh, tuple(frames.get(frame, ())))
+        objects = expand_track(region, track, own, sent.get(region["id"]), video_task, by)
+        for frame, obj in objects.items():
+            frames.setdefault(frame, []).append(obj)
+    for frame, seconds in enumerate(video_task.seconds):
+        yield Item(clip.name, frame, seconds, *video_task.size_wh, tuple(frames.get(frame, ())))

@@ -1,4 +1,4 @@
-"""The codec of brush masks, held against the one of Label Studio's own SDK."""
+"""The codec of brush masks, compared with that of label-studio-sdk."""
 
 import contextlib
 import warnings
@@ -13,19 +13,18 @@ from annotate.errors import StudioError
 from annotate.items import masks
 from annotate.labelstudio import regions
 
-with warnings.catch_warnings():  # it imports what warns of its own future
+with warnings.catch_warnings():  # its imports raise deprecation warnings
     warnings.simplefilter("ignore")
     from label_studio_sdk.converter import brush as sdk
 
 
 def theirs(mask):
-    """The SDK's bytes, without the zero that it puts behind them."""
-    told = sdk.encode_rle(np.repeat(mask.ravel() * np.uint8(255), 4))
-    return list(told)
+    """Encode a mask with the SDK."""
+    return list(sdk.encode_rle(np.repeat(mask.ravel() * np.uint8(255), 4)))
 
 
-def both(mask):
-    """Encoded by us, equal to the SDK's, and read back by each of us what it was."""
+def check_both(mask):
+    """Check that both codecs encode a mask alike, and decode the bytes of each other."""
     rle, size_wh = regions.encode_brush(mask), mask.shape[::-1]
     other = theirs(mask)
     assert other[: len(rle)] == rle and not any(other[len(rle) :])
@@ -37,8 +36,8 @@ def both(mask):
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40)))
 @settings(max_examples=60, deadline=None)
-def test_any_mask(mask):
-    both(mask)
+def test_any_mask_is_encoded_as_by_the_sdk(mask):
+    check_both(mask)
 
 
 def ring(height, width):
@@ -59,44 +58,44 @@ MASKS = {
 
 
 @pytest.mark.parametrize("name", MASKS)
-def test_shapes_that_a_stream_may_stumble_on(name):
-    both(MASKS[name])
+def test_special_masks_are_encoded_as_by_the_sdk(name):
+    check_both(MASKS[name])
 
 
 def test_runs_at_the_limits_of_each_width():
     """Lengths of 2, 4, 64 pixels are the last of 3, 4 and 8 bits."""
     lengths = [1, 2, 3, 4, 5, 63, 64, 65, 16383, 16384, 16385, 1]
-    both(np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)[None])
+    check_both(np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)[None])
 
 
-def test_an_edge_counts_from_half_on():
-    """An editor's stroke ends softly: alpha from 1 to 254."""
+def test_a_pixel_counts_from_half_alpha_on():
+    """Strokes of the editor have soft edges: alpha from 1 to 254."""
     pixels = np.repeat(np.array([0, 127, 128, 255], np.uint8), 4)
     assert regions.decode_brush(list(sdk.encode_rle(pixels)), (4, 1)).tolist() == [
         [False, False, True, True]
     ]
 
 
-def test_a_run_may_end_amid_a_pixel():
-    """As it does where the channels differ: alpha, the last, is what counts."""
+def test_a_run_may_end_inside_a_pixel():
+    """This happens where the channels differ; alpha, the last channel, counts."""
     pixels = np.array([255, 255, 255, 0, 0, 0, 0, 255, 255, 0, 0, 255], np.uint8)
     assert regions.decode_brush(list(sdk.encode_rle(pixels)), (3, 1)).tolist() == [
         [False, True, True]
     ]
 
 
-def test_from_run_lengths_of_coco():
+def test_a_coco_rle_is_encoded():
     mask = ring(60, 80)
     assert regions.encode_brush_rle(masks.encode(mask)) == regions.encode_brush(mask)
 
 
-def test_bytes_of_another_picture_or_cut_short_are_refused():
+def test_bytes_of_another_size_or_truncated_are_refused():
     rle = regions.encode_brush(ring(60, 80))
-    with pytest.raises(StudioError, match="of 4800 pixels, but the picture is 60x81"):
+    with pytest.raises(StudioError, match="of 4800 pixels, but the image is 60x81"):
         regions.decode_brush(rle, (60, 81))
-    for spoilt in (rle[: len(rle) // 2], rle[:3], [], [300], ["a"]):
-        with pytest.raises(StudioError, match="cut short or damaged"):
-            regions.decode_brush(spoilt, (80, 60))
+    for damaged in (rle[: len(rle) // 2], rle[:3], [], [300], ["a"]):
+        with pytest.raises(StudioError, match="truncated or damaged"):
+            regions.decode_brush(damaged, (80, 60))
 
 
 @given(st.binary(max_size=200))

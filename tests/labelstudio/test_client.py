@@ -1,4 +1,4 @@
-"""A client of a real server: tokens of both kinds, and what is said when it refuses or is gone."""
+"""A client of a real server: both kinds of token, and the errors of refusals."""
 
 import re
 import stat
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.studio]
 
 @pytest.fixture(scope="module")
 def personal_token(label_studio):
-    """A personal access token, made as a person makes one: log in, press the button."""
+    """A personal access token, made like a person does: log in, press the button."""
     import httpx
 
     with httpx.Client(base_url=label_studio.url, trust_env=False) as browser:
@@ -35,14 +35,14 @@ def personal_token(label_studio):
         browser.post("/api/token/blacklist/", json=refresh, headers=headers)
 
 
-def test_a_legacy_token(label_studio, server):
+def test_a_legacy_token_is_accepted(label_studio, server):
     assert server.token_kind == "legacy"
-    assert server.who()["email"] == label_studio.email
+    assert server.current_user()["email"] == label_studio.email
 
 
-def test_a_personal_token_and_one_that_was_revoked(label_studio, personal_token, tmp_path):
+def test_a_personal_token_is_accepted_until_it_is_revoked(label_studio, personal_token, tmp_path):
     dataset = make_dataset(tmp_path / "personal", [[boxed()]])
-    with StudioClient(label_studio.url, personal_token, label_studio.documents) as server:
+    with StudioClient(label_studio.url, personal_token, label_studio.document_root) as server:
         assert server.token_kind == "personal"
         assert server.current_user()["email"] == label_studio.email
         project = push_dataset(dataset, server).project.id
@@ -55,7 +55,7 @@ def test_a_personal_token_and_one_that_was_revoked(label_studio, personal_token,
 
 
 def expired():
-    """A personal token that was good until 2001."""
+    """Make a personal token that expired in 2001."""
     import jwt
 
     return jwt.encode({"token_type": "refresh", "exp": 1_000_000_000}, "k" * 32)
@@ -71,21 +71,21 @@ def expired():
     ],
     ids=["bad", "expired", "none", "words"],
 )
-def test_a_token_that_is_refused(label_studio, token, message):
+def test_a_refused_token_is_named_without_headers(label_studio, token, message):
     raises = pytest.raises(StudioError, match=message)
     with raises as refused, StudioClient(label_studio.url, token()) as server:
         server.current_user()
     assert "cookie" not in str(refused.value).lower() and "headers" not in str(refused.value)
 
 
-def test_a_server_that_is_down():
+def test_a_server_that_does_not_answer():
     raises = pytest.raises(StudioError, match="no Label Studio answers there .*annotate studio up")
     with raises, StudioClient(f"http://127.0.0.1:{free_port()}", "0" * 40) as server:
         server.current_user()
 
 
-def test_what_is_only_asked_is_asked_again(label_studio):
-    """A GET whose answer is lost twice; a POST is not sent again: see test_push."""
+def test_a_lost_get_is_sent_again(label_studio):
+    """The response is lost twice. A POST is not sent again: see test_push."""
 
     def lose(when, number):
         return "drop" if when == "after" and number < 3 else None
@@ -98,25 +98,25 @@ def test_what_is_only_asked_is_asked_again(label_studio):
         assert proxy.count == 3
 
 
-def test_a_page_in_place_of_an_answer_is_one_line(server):
+def test_a_html_response_becomes_one_line(server):
     with pytest.raises(StudioError) as refused:
         server.get("/api/no/such/thing")
     assert "404" in str(refused.value) and "<" not in str(refused.value)
 
 
-def test_a_refusal_is_one_line_without_headers(server):
+def test_a_refusal_becomes_one_line_without_headers(server):
     with pytest.raises(StudioError) as refused:
         server.send("POST", "/api/projects/", {"title": "abc", "label_config": "<View>"})
     assert re.search("/api/projects/: 400: .*label_config", str(refused.value))
     assert "cookie" not in str(refused.value).lower() and "\n" not in str(refused.value)
 
 
-def test_numbers_that_json_has_not_are_refused_here(server):
+def test_nan_is_refused_before_sending(server):
     with pytest.raises(ValueError, match="Out of range float"):
         server.send("POST", "/api/projects/", {"title": float("nan")})
 
 
-def test_the_server_of_ones_own_is_closed_to_others(label_studio):
+def test_the_local_server_is_closed_to_others(label_studio):
     import httpx
 
     with httpx.Client(base_url=label_studio.url, trust_env=False) as stranger:
@@ -126,10 +126,10 @@ def test_the_server_of_ones_own_is_closed_to_others(label_studio):
         headers = {"Referer": label_studio.url}
         assert stranger.post("/user/signup/", data=form, headers=headers).status_code == 403
         assert stranger.get("/api/projects/").status_code == 401
-    with label_studio.server() as server, pytest.raises(StudioError):
+    with label_studio.client() as server, pytest.raises(StudioError):
         server.fetch("/data/local-files/?d=../login.json")
-    assert stat.S_IMODE(label_studio.data.stat().st_mode) == 0o700
-    assert stat.S_IMODE((label_studio.data / "login.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(label_studio.data_dir.stat().st_mode) == 0o700
+    assert stat.S_IMODE((label_studio.data_dir / "login.json").stat().st_mode) == 0o600
     args = subprocess.run(
         ["ps", "-ww", "-p", str(label_studio.pid), "-o", "args="], capture_output=True, text=True
     ).stdout
@@ -138,7 +138,7 @@ def test_the_server_of_ones_own_is_closed_to_others(label_studio):
 
 
 def test_up_and_down(program, monkeypatch, annotate, tmp_path):
-    """`up` twice is one server; `push` finds it without being told; `down` leaves its data."""
+    """`up` twice starts one server; `push` finds it by itself; `down` keeps its data."""
     import shutil
 
     from labelstudio_fixtures import migrated
@@ -153,7 +153,7 @@ def test_up_and_down(program, monkeypatch, annotate, tmp_path):
         assert stat.S_IMODE(pointer.stat().st_mode) == 0o600
         assert annotate("studio", "up", "--data", tmp_path / "data")[:2] == (0, url)
         code, _, err = annotate("studio", "up", "--data", tmp_path / "elsewhere")
-        assert code == 1 and "one runs already" in err
+        assert code == 1 and "already runs at" in err
         make_dataset(tmp_path / "frames", [[boxed()], []])
         code, out, _ = annotate("push", tmp_path / "frames")
         assert code == 0 and out.startswith("frames\tcount\nnew\t2\n" + url.strip())
@@ -169,7 +169,7 @@ def test_up_and_down(program, monkeypatch, annotate, tmp_path):
         )
         assert code == 0
         code, out, _ = annotate("pull", "--project", "frames", "-o", tmp_path / "out", "--force")
-        assert code == 0  # the dataset is remembered
+        assert code == 0  # the dataset of the project was recorded
         code, out, _ = annotate("diff", tmp_path / "frames", tmp_path / "out")
         assert code == 0 and out.splitlines()[1].startswith("mech\tcolour\t1\t0")
         code, out, _ = annotate("studio", "doctor", tmp_path / "frames")
@@ -183,5 +183,5 @@ def test_up_and_down(program, monkeypatch, annotate, tmp_path):
     assert code == 1 and "annotate studio up" in err
 
 
-def test_a_lost_answer_is_told_from_a_refusal():
+def test_a_lost_response_has_its_own_error():
     assert issubclass(LostResponse, StudioError)

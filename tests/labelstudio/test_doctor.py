@@ -1,4 +1,4 @@
-"""What the doctor finds wrong with a real server, and the cure that it names."""
+"""The checks of a real server, and the cures that they suggest."""
 
 import pytest
 from labelstudio_fixtures import boxed, make_dataset
@@ -13,27 +13,27 @@ def cures(server, dataset, project):
     return {c.subject: c.cure for c in doctor.run_checks(server, dataset, project) if c.cure}
 
 
-def test_what_is_right_needs_no_cure_and_what_is_not_names_its_own(server, label_studio, tmp_path):
+def test_each_problem_has_its_own_cure(server, label_studio, tmp_path):
     dataset = make_dataset(tmp_path / "sick", [[boxed()]])
-    assert cures(server, dataset, "sick") == {"project": "`annotate push` makes it"}
+    assert cures(server, dataset, "sick") == {"project": "`annotate push` creates it"}
     project = push_dataset(dataset, server, project="sick").project
     assert cures(server, dataset, "sick") == {}
 
-    folder = label_studio.documents / f"project-{project.id}"
+    folder = label_studio.document_root / f"project-{project.id}"
     [picture] = folder.iterdir()
     picture.rename(tmp_path / "away.png")
-    assert "put the file back" in cures(server, dataset, "sick")["a picture"]
+    assert "put the file back" in cures(server, dataset, "sick")["first task"]
     picture.write_bytes(b"not a picture")
-    assert "put the file back" in cures(server, dataset, "sick")["a picture"]
+    assert "put the file back" in cures(server, dataset, "sick")["first task"]
     picture.unlink()
     picture.symlink_to(tmp_path / "away.png")
     assert cures(server, dataset, "sick")["document root"].startswith(f"remove {picture}")
     picture.unlink()
     (tmp_path / "away.png").rename(picture)
 
-    label_studio.data.chmod(0o755)
-    assert cures(server, dataset, "sick") == {"document root": f"chmod 700 {label_studio.data}"}
-    label_studio.data.chmod(0o700)
+    label_studio.data_dir.chmod(0o755)
+    assert cures(server, dataset, "sick") == {"document root": f"chmod 700 {label_studio.data_dir}"}
+    label_studio.data_dir.chmod(0o700)
     grown = make_dataset(tmp_path / "grown", [[boxed()]], classes=("mech", "drone"))
     assert cures(server, grown, "sick") == {"labelling config": "`annotate push` adds drone"}
     broken = project.config.replace('name="box"', 'name="kasten"')

@@ -1,4 +1,4 @@
-"""A person in the real editor: moves a box, erases a bit of a mask, relabels, submits."""
+"""A person in the real editor moves a box, erases a part of a mask, relabels and submits."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def page(label_studio, browser):
 
 
 class Editor:
-    """A task in the editor, in pixels of its picture."""
+    """A task in the editor; positions are in pixels of its image."""
 
     def __init__(self, page, url, project, task):
         self.page = page
@@ -39,7 +39,7 @@ class Editor:
         late = pytest.importorskip("playwright.sync_api").TimeoutError
         try:
             self._open(address)
-        except late:  # on a busy machine the editor may never get to the regions: F5
+        except late:  # on a busy machine the editor may not load the regions: reload
             self._open(address)
         page.wait_for_timeout(2000)  # masks are painted after everything is there
 
@@ -60,7 +60,7 @@ class Editor:
         self.page.wait_for_timeout(400)
 
     def choose(self, number):
-        """Choose a region in the list at the side."""
+        """Select a region in the list at the side."""
         self.page.keyboard.press("Escape")
         self.page.locator(".lsf-outliner-item").nth(number).click()
         self.page.wait_for_timeout(300)
@@ -89,9 +89,7 @@ def objects():
     ]
 
 
-def test_what_a_person_did_is_what_comes_back_and_nothing_else(
-    page, server, label_studio, tmp_path
-):
+def test_the_changes_of_a_person_come_back_and_nothing_else(page, server, label_studio, tmp_path):
     dataset = make_dataset(tmp_path / "editor", [objects(), objects()], SIZE)
     project = push_dataset(dataset, server, project="editor").project.id
     first, second = (same[0]["id"] for same in tasks_of(server, project).values())
@@ -125,6 +123,6 @@ def test_what_a_person_did_is_what_comes_back_and_nothing_else(
     assert gone.min(axis=0) == pytest.approx((290, 300), abs=15)
     assert gone.max(axis=0) == pytest.approx((310, 370), abs=15)
     assert kept == was.objects[3]
-    for thing, name in zip((moved, relabelled, erased), object_ids(was.objects), strict=False):
-        assert (thing.by["who"], thing.by["region"]) == (label_studio.email, name)
-        assert thing.by["when"]
+    for obj, name in zip((moved, relabelled, erased), object_ids(was.objects), strict=False):
+        assert (obj.by["who"], obj.by["region"]) == (label_studio.email, name)
+        assert obj.by["when"]

@@ -1,4 +1,4 @@
-"""Pull from a real server: what nobody touched is what it was, to the last bit."""
+"""Pull from a real server: untouched objects return exactly as they were."""
 
 import dataclasses
 import itertools
@@ -27,9 +27,9 @@ SIZE = 64, 48
 NUMBERS = itertools.count()
 
 
-def masked(mask, label="target", **told):
+def masked(mask, label="target", **fields):
     rle = masks.encode(np.asarray(mask, bool))
-    return Object(label, masks.box(rle), mask=rle, source="light", **told)
+    return Object(label, masks.box(rle), mask=rle, source="light", **fields)
 
 
 def donut(size_wh=SIZE):
@@ -63,17 +63,17 @@ OBJECTS = [
 
 @pytest.fixture
 def pushed(server, tmp_path):
-    """A dataset, its project, and a function that gives a frame's task."""
+    """A dataset, the title of its project, and a function from frame number to task id."""
     dataset = make_dataset(tmp_path / "frames", OBJECTS)
     title = f"pull {next(NUMBERS)}"
     project = push_dataset(dataset, server, project=title).project.id
-    there = tasks_of(server, project)
+    tasks = tasks_of(server, project)
 
-    def task(number):
-        [found] = there[external_id(dataset, "dock.mp4", 5 * number)]
-        return found["id"]
+    def task_id(number):
+        [task] = tasks[external_id(dataset, "dock.mp4", 5 * number)]
+        return task["id"]
 
-    return dataset, title, task
+    return dataset, title, task_id
 
 
 def result_of(server, task):
@@ -86,10 +86,10 @@ def items(path):
 
 
 @pytest.mark.parametrize("polygons", [False, True], ids=["brush", "polygons"])
-def test_what_nobody_touched_comes_back_to_the_last_bit(server, tmp_path, polygons):
+def test_untouched_objects_return_exactly(server, tmp_path, polygons):
     dataset = make_dataset(tmp_path / "frames", OBJECTS)
     push_dataset(dataset, server, project=f"as is {polygons}", polygons=polygons)
-    for [task] in tasks_of(server, server.find(f"as is {polygons}").id).values():
+    for [task] in tasks_of(server, server.find_project(f"as is {polygons}").id).values():
         submit(server, task["id"])
     done = pull_dataset(dataset, server, tmp_path / "out", project=f"as is {polygons}")
     assert done.frame_counts == {"submitted": 4} and not done.notes
@@ -98,29 +98,29 @@ def test_what_nobody_touched_comes_back_to_the_last_bit(server, tmp_path, polygo
         dataset.items.read_text().splitlines()[1:]
     )
     for sample in dataset:
-        there = (tmp_path / "out/images" / sample.image).read_bytes()
-        assert there == (dataset.images / sample.image).read_bytes()
+        pulled = (tmp_path / "out/images" / sample.image).read_bytes()
+        assert pulled == (dataset.images / sample.image).read_bytes()
 
 
-def test_what_changed_says_who_and_when(server, pushed, tmp_path):
-    """A box is moved, one relabelled, one deleted, one added, a mask erased in part."""
-    dataset, title, task = pushed
-    result = result_of(server, task(0))
+def test_changed_objects_record_who_and_when(server, pushed, tmp_path):
+    """A box is moved, one relabelled, one deleted, one added, and a mask erased in part."""
+    dataset, title, task_id = pushed
+    result = result_of(server, task_id(0))
     result[0]["value"]["x"] += 100 / 64
     result[1]["value"]["rectanglelabels"] = ["mech"]
     del result[2]
     new = dict(result[0], id="brandnew", value=dict(result[0]["value"], width=10.0, x=0.0))
-    made = submit(server, task(0), [*result, {**new, "origin": "manual"}])
-    masked_result = result_of(server, task(1))
+    made = submit(server, task_id(0), [*result, {**new, "origin": "manual"}])
+    masked_result = result_of(server, task_id(1))
     erased = donut()
     erased[:20] = False
     masked_result[0]["value"]["rle"] = regions.encode_brush(erased)
-    submit(server, task(1), masked_result)
+    submit(server, task_id(1), masked_result)
 
     pull_dataset(dataset, server, tmp_path / "out", project=title)
     (first, second), (was_first, was_second) = items(tmp_path / "out"), items(dataset.path)[:2]
     moved, relabelled, added = first.objects
-    who = {"who": server.who()["email"], "when": made["updated_at"]}
+    who = {"who": server.current_user()["email"], "when": made["updated_at"]}
     assert moved.box == (11.0, 8.5, 31.25, 40.0)
     assert moved.by == {**who, "region": object_ids(was_first.objects)[0]}
     assert (moved.source, moved.score) == ("colour", None)
@@ -139,27 +139,27 @@ def test_what_changed_says_who_and_when(server, pushed, tmp_path):
     assert second.objects[1:] == was_second.objects[1:]
 
 
-def test_what_is_not_certain_is_left_out_and_said(server, pushed, tmp_path):
-    dataset, title, task = pushed
+def test_unclear_frames_are_left_out_and_noted(server, pushed, tmp_path):
+    dataset, title, task_id = pushed
     with pytest.raises(DatasetError, match="nothing of project .* has been submitted yet"):
         pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert not (tmp_path / "out").exists()
-    submit(server, task(0))
-    submit(server, task(0), [])  # a second opinion
-    submit(server, task(1), [], was_cancelled=True)
-    server.send("POST", f"/api/tasks/{task(2)}/drafts", {"result": [], "lead_time": 1.0})
-    submit(server, task(3), [])
+    submit(server, task_id(0))
+    submit(server, task_id(0), [])  # a second opinion
+    submit(server, task_id(1), [], was_cancelled=True)
+    server.send("POST", f"/api/tasks/{task_id(2)}/drafts", {"result": [], "lead_time": 1.0})
+    submit(server, task_id(3), [])
     done = pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert done.frame_counts == {"several": 1, "skipped": 1, "begun": 1, "submitted": 1}
-    email = server.who()["email"]
-    assert sorted(why for _, why in done.notes) == [
+    email = server.current_user()["email"]
+    assert sorted(reason for _, reason in done.notes) == [
         "begun: a draft is not submitted",
         f"several: 2 annotations, by {email}: delete all but one, or star it",
         f"skipped: by {email}",
     ]
     [empty] = items(tmp_path / "out")
     assert (empty.frame, empty.objects) == (15, ())  # a confirmed negative
-    first, _ = server.get(f"/api/tasks/{task(0)}/annotations/")
+    first, _ = server.get(f"/api/tasks/{task_id(0)}/annotations/")
     server.send("PATCH", f"/api/annotations/{first['id']}/", {"ground_truth": True})
     done = pull_dataset(dataset, server, tmp_path / "out", project=title, force=True)
     assert done.frame_counts["several"] == 0 and done.frame_counts["submitted"] == 2
@@ -167,7 +167,7 @@ def test_what_is_not_certain_is_left_out_and_said(server, pushed, tmp_path):
 
 @pytest.fixture
 def ada(label_studio, server):
-    """A client of a second person, who came by the invitation."""
+    """A client of a second person, who signed up by invitation."""
     import httpx
 
     invitation = server.get("/api/invite")["invite_url"]
@@ -183,102 +183,102 @@ def ada(label_studio, server):
 
 
 def test_two_people_on_one_task(server, ada, pushed, tmp_path):
-    """Who agree are heard; who differ are named, until one of the two is starred."""
-    dataset, title, task = pushed
-    submit(server, task(0))
-    submit(ada, task(0))
-    submit(server, task(1))
-    result = result_of(ada, task(1))
-    theirs = submit(ada, task(1), result[1:])
+    """Equal annotations count; different ones are noted, until one of them is starred."""
+    dataset, title, task_id = pushed
+    submit(server, task_id(0))
+    submit(ada, task_id(0))
+    submit(server, task_id(1))
+    result = result_of(ada, task_id(1))
+    theirs = submit(ada, task_id(1), result[1:])
     done = pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert items(tmp_path / "out") == items(dataset.path)[:1]
-    me = server.who()["email"]
-    why = f"several: 2 annotations, by ada@example.com, {me}: delete all but one, or star it"
-    assert done.notes == [("dock.mp4#5@5e1f5e1f", why)]
+    me = server.current_user()["email"]
+    reason = f"several: 2 annotations, by ada@example.com, {me}: delete all but one, or star it"
+    assert done.notes == [("dock.mp4#5@5e1f5e1f", reason)]
     server.send("PATCH", f"/api/annotations/{theirs['id']}/", {"ground_truth": True})
     pull_dataset(dataset, server, tmp_path / "out", project=title, force=True)
     assert items(tmp_path / "out")[1].objects == items(dataset.path)[1].objects[1:]
     assert push_dataset(dataset, server, project=title).frame_counts["annotated"] == 2
 
 
-def test_a_draft_on_top_of_what_was_submitted_is_said(server, pushed, tmp_path):
-    dataset, title, task = pushed
-    said = submit(server, task(0))
-    path = f"/api/tasks/{task(0)}/annotations/{said['id']}/drafts"
+def test_a_draft_after_a_submission_is_noted(server, pushed, tmp_path):
+    dataset, title, task_id = pushed
+    annotation = submit(server, task_id(0))
+    path = f"/api/tasks/{task_id(0)}/annotations/{annotation['id']}/drafts"
     server.send("POST", path, {"result": [], "lead_time": 1.0})
     done = pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert done.frame_counts["submitted"] == 1 and done.frame_counts["draft"] == 1
     assert items(tmp_path / "out") == items(dataset.path)[:1]
 
 
-def test_since_last_asks_for_what_changed_and_keeps_the_rest(server, pushed, tmp_path):
-    dataset, title, task = pushed
+def test_since_last_fetches_changes_and_keeps_the_rest(server, pushed, tmp_path):
+    dataset, title, task_id = pushed
     out = tmp_path / "out"
     with pytest.raises(DatasetError, match="nothing was pulled there yet"):
         pull_dataset(dataset, server, out, project=title, since_last=True)
-    said = submit(server, task(0))
-    submit(server, task(1))
+    annotation = submit(server, task_id(0))
+    submit(server, task_id(1))
     pull_dataset(dataset, server, out, project=title)
     with pytest.raises(OutputError, match="already there"):
         pull_dataset(dataset, server, out, project=title)
-    submit(server, task(3), [])
+    submit(server, task_id(3), [])
     pull_dataset(dataset, server, out, project=title, since_last=True)
     assert items(out) == [items(dataset.path)[n] for n in (0, 1, 3)]
-    server.send("DELETE", f"/api/annotations/{said['id']}/")
+    server.send("DELETE", f"/api/annotations/{annotation['id']}/")
     pull_dataset(dataset, server, out, project=title, since_last=True)
     assert [item.frame for item in items(out)] == [5, 15]
-    bulk_action(server, server.find(title).id, "delete_tasks", [task(1)])
+    bulk_action(server, server.find_project(title).id, "delete_tasks", [task_id(1)])
     done = pull_dataset(dataset, server, out, project=title, since_last=True)
     assert [item.frame for item in items(out)] == [15]
     assert done.frame_counts["deleted"] == 1 and done.frame_counts["not pushed"] == 0
-    assert any("5@" in name and "gone from the project" in why for name, why in done.notes)
+    assert any("5@" in name and "gone from the project" in reason for name, reason in done.notes)
     other = make_dataset(tmp_path / "other", OBJECTS)
     push_dataset(other, server, project=f"{title} 2")
     with pytest.raises(DatasetError, match="pulled from project"):
         pull_dataset(other, server, out, project=f"{title} 2", since_last=True)
 
 
-def test_another_size_is_refused(server, pushed, tmp_path):
-    """As when the picture was turned by its EXIF, and percents are of its other side."""
-    dataset, title, task = pushed
-    result = result_of(server, task(0))
+def test_a_region_of_another_size_is_refused(server, pushed, tmp_path):
+    """This happens when an image was turned by its EXIF tag: percents are of the other side."""
+    dataset, title, task_id = pushed
+    result = result_of(server, task_id(0))
     for region in result:
         region["original_width"], region["original_height"] = 48, 64
-    submit(server, task(0), result)
-    with pytest.raises(StudioError, match=r"dock.mp4#0: a region of a picture of 48x64"):
+    submit(server, task_id(0), result)
+    with pytest.raises(StudioError, match=r"dock.mp4#0: a region of an image of 48x64"):
         pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert not (tmp_path / "out").exists()
 
 
-def test_regions_that_are_no_object_are_said_and_relations_passed_over(server, pushed, tmp_path):
-    dataset, title, task = pushed
+def test_bad_regions_are_noted_and_relations_ignored(server, pushed, tmp_path):
+    dataset, title, task_id = pushed
     for number, change in enumerate(
         [
             lambda region: region["value"].pop("rectanglelabels"),
             lambda region: region["value"].update(rle=[1, 2, 3]),
         ]
     ):
-        result = result_of(server, task(number))
+        result = result_of(server, task_id(number))
         change(result[0])
-        submit(server, task(number), result)
-    result = result_of(server, task(2))
+        submit(server, task_id(number), result)
+    result = result_of(server, task_id(2))
     between = {"type": "relation", "from_id": result[0]["id"], "to_id": result[1]["id"]}
-    submit(server, task(2), [*result, {**between, "direction": "right"}])
+    submit(server, task_id(2), [*result, {**between, "direction": "right"}])
     done = pull_dataset(dataset, server, tmp_path / "out", project=title)
-    assert sorted(why for _, why in done.notes) == [
-        "unclear: a brush mask whose bytes are cut short or damaged",
+    assert sorted(reason for _, reason in done.notes) == [
+        "unclear: a brush mask whose bytes are truncated or damaged",
         "unclear: a region with no label",
     ]
     assert items(tmp_path / "out") == items(dataset.path)[2:3]
 
 
-def test_a_task_of_another_dataset_is_said(server, pushed, tmp_path):
-    _, title, task = pushed
-    submit(server, task(0))
+def test_a_task_of_another_dataset_is_noted(server, pushed, tmp_path):
+    _, title, task_id = pushed
+    submit(server, task_id(0))
     less = make_dataset(tmp_path / "less", OBJECTS[:3])
     done = pull_dataset(less, server, tmp_path / "out", project=title)
     assert done.notes == [
-        ("dock.mp4#15@5e1f5e1f", "strange: a task that is of no frame of this dataset")
+        ("dock.mp4#15@5e1f5e1f", "strange: a task of a frame that this dataset does not have")
     ]
     with pytest.raises(StudioError, match="there is no project called 'less'; push to it first"):
         pull_dataset(less, server, tmp_path / "out2")
@@ -289,7 +289,7 @@ sides = st.floats(0, 1, width=32)
 
 @st.composite
 def any_box(draw):
-    """Boxes of any place and size, at the edges too; a corner may lie between pixels."""
+    """Draw boxes of any position and size, also at the edges and between pixels."""
     (x1, x2), (y1, y2) = (sorted((draw(sides) * s, draw(sides) * s)) for s in SIZE)
     return Object(draw(st.sampled_from(["mech", "Gelände wagen"])), (x1, y1, x2, y2), None)
 
@@ -303,12 +303,12 @@ def any_mask(draw):
 
 @given(st.lists(any_box() | any_mask(), max_size=6), st.booleans())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_object_survives_the_way_through_json(objects, polygons):
+def test_any_object_survives_conversion_through_json(objects, polygons):
     item = Item("dock.mp4", 5, Fraction(1, 6), *SIZE, tuple(objects))
-    told = json.loads(json.dumps(to_regions(item, polygons=polygons)))
-    back = [to_object(r, was, item) for r, was in zip(told, objects, strict=True)]
+    sent = json.loads(json.dumps(to_regions(item, polygons=polygons)))
+    back = [to_object(r, was, item) for r, was in zip(sent, objects, strict=True)]
     assert all(one is other for one, other in zip(back, objects, strict=True))
-    for region, was in zip(told, objects, strict=True):  # and almost, where it is not known
+    for region, was in zip(sent, objects, strict=True):  # nearly, without the original
         new = to_object(region, None, item)
         assert new.label == was.label
         if region["type"] == "brushlabels":
@@ -317,8 +317,8 @@ def test_any_object_survives_the_way_through_json(objects, polygons):
             assert np.allclose(new.box, was.box, atol=6e-4)
 
 
-def test_many_pictures_of_many_shapes_through_the_server(server, tmp_path):
-    """Boxes at the edges and between pixels, masks ragged, large and full: 40 frames, one push."""
+def test_many_images_of_many_shapes_return_exactly(server, tmp_path):
+    """40 frames: boxes at the edges and between pixels, masks ragged, large and full."""
     noise = np.random.default_rng(3)
     frames = []
     for _ in range(40):
@@ -327,13 +327,13 @@ def test_many_pictures_of_many_shapes_through_the_server(server, tmp_path):
         frames.append([*(boxed(box=tuple(c)) for c in corners.tolist()), *ragged])
     dataset = make_dataset(tmp_path / "many", frames)
     push_dataset(dataset, server, project="many shapes")
-    submit_all(server, server.find("many shapes").id)
+    submit_all(server, server.find_project("many shapes").id)
     pull_dataset(dataset, server, tmp_path / "out", project="many shapes")
     assert items(tmp_path / "out") == items(dataset.path)
 
 
-def test_as_many_names_are_asked_for_as_an_address_holds(server, tmp_path):
-    """Long ones, with what an address must escape: 40 would be 9 kB."""
+def test_long_external_ids_are_requested_in_batches(server, tmp_path):
+    """40 ids with escaped characters would make a URL of 9 kB."""
     video = "Übergrößenträger, Halle 7 #2 " * 4 + ".mp4"
     dataset = make_dataset(tmp_path / "names", [[boxed()]] * 40, video=video)
     done = push_dataset(dataset, server, project="long names")
@@ -341,16 +341,16 @@ def test_as_many_names_are_asked_for_as_an_address_holds(server, tmp_path):
     assert len(tasks_of(server, done.project.id)) == 40
 
 
-def test_a_large_picture(server, tmp_path):
+def test_a_large_image(server, tmp_path):
     size = 4000, 3000
-    things = [
+    frame_objects = [
         masked(donut(size)),
         masked(np.ones(size[::-1], bool)),
         boxed(box=(0.5, 0.5, 3999.5, 3000)),
     ]
-    dataset = make_dataset(tmp_path / "large", [things], size)
+    dataset = make_dataset(tmp_path / "large", [frame_objects], size)
     push_dataset(dataset, server)
-    [[task]] = tasks_of(server, server.find("large").id).values()
+    [[task]] = tasks_of(server, server.find_project("large").id).values()
     result = result_of(server, task["id"])
     erased = donut(size)
     erased[:, :1700] = False
@@ -358,18 +358,18 @@ def test_a_large_picture(server, tmp_path):
     submit(server, task["id"], result)
     pull_dataset(dataset, server, tmp_path / "out")
     [item] = items(tmp_path / "out")
-    assert item.objects[1:] == tuple(things[1:])
+    assert item.objects[1:] == tuple(frame_objects[1:])
     assert np.array_equal(masks.decode(item.objects[0].mask), erased)
 
 
-def test_a_box_that_was_turned_is_enclosed(server):
+def test_a_rotated_box_is_enclosed(server):
     item = Item("dock.mp4", 0, Fraction(0), 100, 200)
     value = {"x": 50.0, "y": 25.0, "width": 20.0, "height": 5.0, "rotation": 90}
     region = {"type": "rectanglelabels", "value": {**value, "rectanglelabels": ["mech"]}}
     assert to_object(region, None, item).box == (40.0, 50.0, 50.0, 70.0)
 
 
-def test_a_mask_that_was_erased_wholly_is_no_object():
+def test_a_fully_erased_mask_is_no_object():
     item = Item("dock.mp4", 0, Fraction(0), *SIZE, (masked(donut()),))
     [region] = to_regions(item)
     region["value"]["rle"] = regions.encode_brush(np.zeros(SIZE[::-1], bool))

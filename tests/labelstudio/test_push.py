@@ -1,4 +1,4 @@
-"""Push to a real server: each frame once, whatever happens, and no person's work lost."""
+"""Push to a real server: each frame once, whatever happens, and no work of a person lost."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.studio]
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Twelve frames: the third is empty, the others have a box each."""
+    """A dataset of twelve frames: the third is empty, the others have a box each."""
     return make_dataset(tmp_path / "mechs", [[boxed()] if n != 2 else [] for n in range(12)])
 
 
@@ -48,12 +48,12 @@ def name_of(dataset, number):
 
 
 def once_each(server, project, dataset):
-    """Whether each frame of the dataset is there once, with one prediction, and nothing else."""
-    there = tasks_of(server, project)
+    """Return whether each frame of the dataset has one task with one prediction."""
+    tasks = tasks_of(server, project)
     names = {external_id(dataset, s.item.video, s.item.frame) for s in dataset}
-    told = [each["task"] for each in server.get("/api/predictions", {"project": project})]
-    ids = sorted(task["id"] for same in there.values() for task in same)
-    return there.keys() == names and len(ids) == len(names) and sorted(told) == ids
+    predicted = [each["task"] for each in server.get("/api/predictions", {"project": project})]
+    ids = sorted(task["id"] for same in tasks.values() for task in same)
+    return tasks.keys() == names and len(ids) == len(names) and sorted(predicted) == ids
 
 
 def test_a_second_push_adds_only_what_is_new(server, dataset, tmp_path):
@@ -67,11 +67,11 @@ def test_a_second_push_adds_only_what_is_new(server, dataset, tmp_path):
 
 
 def test_predictions_are_refreshed_on_untouched_tasks_only(server, dataset, tmp_path):
-    """What a person has annotated, skipped or begun stays as it is, prediction and all."""
+    """Tasks that a person annotated, skipped or began stay unchanged, with their predictions."""
     title = "touch"
     project = push_dataset(dataset, server, project=title).project.id
-    there = tasks_of(server, project)
-    annotated, skipped, begun = (there[name_of(dataset, n)][0]["id"] for n in (0, 1, 3))
+    tasks = tasks_of(server, project)
+    annotated, skipped, begun = (tasks[name_of(dataset, n)][0]["id"] for n in (0, 1, 3))
     submit(server, annotated)
     submit(server, skipped, [], was_cancelled=True)
     server.send("POST", f"/api/tasks/{begun}/drafts", {"result": [], "lead_time": 1.0})
@@ -85,15 +85,15 @@ def test_predictions_are_refreshed_on_untouched_tasks_only(server, dataset, tmp_
     after = {p["task"]: p["result"] for p in server.get("/api/predictions", {"project": project})}
     for task in (annotated, skipped, begun):
         assert after[task] == before[task]
-    untouched = there[name_of(dataset, 5)][0]["id"]
+    untouched = tasks[name_of(dataset, 5)][0]["id"]
     assert after[untouched][0]["value"]["x"] == pytest.approx(100 / 64)
     assert len(server.get("/api/predictions", {"project": project})) == 12
-    [said] = server.get(f"/api/tasks/{annotated}/annotations/")
-    assert said["result"] == before[annotated]
+    [annotation] = server.get(f"/api/tasks/{annotated}/annotations/")
+    assert annotation["result"] == before[annotated]
 
 
-def test_an_answer_lost_after_the_commit_costs_nothing(label_studio, dataset, small_batches):
-    """The second import is done, and its answer dropped."""
+def test_a_lost_response_of_an_import_is_recovered(label_studio, dataset, small_batches):
+    """The second import is done, but its response is dropped."""
     lose = lambda when, n: "drop" if (when, n) == ("after", 2) else None  # noqa: E731
     with through(label_studio, lose) as (server, proxy):
         done = push_dataset(dataset, server, project="lost answer")
@@ -102,9 +102,7 @@ def test_an_answer_lost_after_the_commit_costs_nothing(label_studio, dataset, sm
         assert once_each(server, done.project.id, dataset)
 
 
-def test_a_request_that_never_arrived_is_sent_again(
-    label_studio, dataset, small_batches, monkeypatch
-):
+def test_a_lost_request_is_sent_again(label_studio, dataset, small_batches, monkeypatch):
     monkeypatch.setattr(sync, "_MAX_CHECKS", 2)
     lose = lambda when, n: "drop" if (when, n) == ("before", 2) else None  # noqa: E731
     with through(label_studio, lose) as (server, proxy):
@@ -113,10 +111,10 @@ def test_a_request_that_never_arrived_is_sent_again(
         assert once_each(server, done.project.id, dataset)
 
 
-def test_a_batch_that_arrives_after_all_is_not_there_twice(
+def test_a_batch_that_arrives_late_is_not_there_twice(
     label_studio, dataset, small_batches, monkeypatch
 ):
-    """The server finishes long after our patience has ended and the batch was sent again."""
+    """The server finishes the first request after the batch was sent again."""
     monkeypatch.setattr(sync, "_MAX_CHECKS", 1)
 
     def slow(when, number):
@@ -144,16 +142,19 @@ def test_a_timeout_after_which_the_server_finishes(label_studio, dataset, small_
 
 PUSH = """
 import sys
-from annotate import folder, push, sending
-from annotate.labelstudio.client import Server
-sending._BATCH = sending._FIRST = 5
-with Server(sys.argv[1], sys.argv[2], sys.argv[3] and __import__("pathlib").Path(sys.argv[3])) as s:
-    push.push(folder.load(sys.argv[4]), s, project="killed")
+from pathlib import Path
+from annotate.dataset.folder import load_dataset
+from annotate.labelstudio import sync
+from annotate.labelstudio.client import StudioClient
+from annotate.labelstudio.push import push_dataset
+sync._MAX_BATCH_TASKS = sync._FIRST_BATCH_TASKS = 5
+with StudioClient(sys.argv[1], sys.argv[2], Path(sys.argv[3])) as client:
+    push_dataset(load_dataset(sys.argv[4]), client, project="killed")
 """
 
 
-def test_a_push_that_is_killed_is_gone_on_with(label_studio, server, dataset):
-    """SIGKILL as the second batch has been committed."""
+def test_a_killed_push_can_be_continued(label_studio, server, dataset):
+    """SIGKILL comes when the second batch has been committed."""
     children = []
 
     def kill(when, number):
@@ -161,17 +162,17 @@ def test_a_push_that_is_killed_is_gone_on_with(label_studio, server, dataset):
             os.kill(children[0].pid, signal.SIGKILL)
 
     with Proxy(label_studio.url, "/import", kill) as proxy:
-        words = [proxy.url, label_studio.token, str(label_studio.documents), str(dataset.path)]
+        words = [proxy.url, label_studio.token, str(label_studio.document_root), str(dataset.path)]
         children.append(subprocess.Popen([sys.executable, "-c", PUSH, *words]))
         assert children[0].wait(120) == -signal.SIGKILL
     assert push_dataset(dataset, server, project="killed").frame_counts == {
         "unchanged": 10,
         "new": 2,
     }
-    assert once_each(server, server.find("killed").id, dataset)
+    assert once_each(server, server.find_project("killed").id, dataset)
 
 
-def test_a_server_that_is_killed_amid_a_push(program, dataset, tmp_path, small_batches):
+def test_a_push_is_continued_after_the_server_was_killed(program, dataset, tmp_path, small_batches):
     data = tmp_path / "data"
     shutil.copytree(migrated(program), data)
     port = free_port()
@@ -187,7 +188,7 @@ def test_a_server_that_is_killed_amid_a_push(program, dataset, tmp_path, small_b
         push_dataset(dataset, server, project="struck")
     running, process = start(program, data, port)
     try:
-        with running.server() as server:
+        with running.client() as server:
             done = push_dataset(dataset, server, project="struck")
             assert done.frame_counts["new"] + done.frame_counts["unchanged"] == 12
             assert done.frame_counts["new"] in (2, 7)
@@ -198,7 +199,7 @@ def test_a_server_that_is_killed_amid_a_push(program, dataset, tmp_path, small_b
 
 
 @pytest.mark.parametrize(
-    "spoil, message",
+    "damage, message",
     [
         (lambda d: (d.images / "dock-000005.png").unlink(), "dock-000005.png: the picture"),
         (
@@ -207,16 +208,16 @@ def test_a_server_that_is_killed_amid_a_push(program, dataset, tmp_path, small_b
         ),
         (lambda d: d.items.write_text(d.items.read_text().replace('"mech"', '"tank"', 1)), "tank"),
     ],
-    ids=["missing picture", "damaged picture", "unknown label"],
+    ids=["missing image", "damaged image", "unknown label"],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_sent(server, dataset, spoil, message):
-    spoil(dataset)
+def test_a_bad_dataset_is_refused_before_anything_is_sent(server, dataset, damage, message):
+    damage(dataset)
     with pytest.raises(DatasetError, match=message):
         push_dataset(load_dataset(dataset.path), server, project="refused")
-    assert server.find("refused") is None
+    assert server.find_project("refused") is None
 
 
-def test_a_picture_of_another_size_is_refused(server, dataset):
+def test_an_image_of_another_size_is_refused(server, dataset):
     from PIL import Image
 
     Image.new("RGB", (48, 64)).save(dataset.images / "dock-000005.png")
@@ -224,20 +225,20 @@ def test_a_picture_of_another_size_is_refused(server, dataset):
         push_dataset(dataset, server, project="refused")
 
 
-def test_more_than_a_server_takes_is_refused_and_much_is_sent_in_parts(monkeypatch):
+def test_tasks_are_batched_by_size_and_too_large_ones_refused(monkeypatch):
     task = "a", b"0" * 6000
     monkeypatch.setattr(sync, "_MAX_BATCH_BYTES", 13_000)
     assert [len(batch.names) for batch in sync.batch_tasks([task] * 5)] == [2, 2, 1]
     monkeypatch.setattr(sync, "_MAX_TASK_BYTES", 5_000)
-    with pytest.raises(DatasetError, match="a: 0 MB as a task, more than"):
+    with pytest.raises(DatasetError, match="a: a task of 0 MB, but Label Studio accepts"):
         list(sync.batch_tasks([task]))
 
 
-def test_a_project_deleted_underneath(label_studio, dataset, small_batches):
+def test_a_project_deleted_during_a_push(label_studio, dataset, small_batches):
     def delete(when, number):
         if (when, number) == ("before", 2):
-            with label_studio.server() as other:
-                other.send("DELETE", f"/api/projects/{other.find('doomed').id}/")
+            with label_studio.client() as other:
+                other.send("DELETE", f"/api/projects/{other.find_project('doomed').id}/")
 
     with through(label_studio, delete) as (server, _):
         with pytest.raises(StudioError, match="/import: 404"):
@@ -247,7 +248,7 @@ def test_a_project_deleted_underneath(label_studio, dataset, small_batches):
 
 
 def test_a_config_that_a_person_edited_is_kept_and_completed(server, dataset, tmp_path):
-    """Their label and colour stay; a class that the vocabulary gained is added."""
+    """The label and colour of the person stay; a new class of the vocabulary is added."""
     title = "edited"
     project = push_dataset(dataset, server, project=title).project
     theirs = project.config.replace("#00D9FF", "#123456").replace(
@@ -271,30 +272,30 @@ def test_a_config_that_a_person_edited_is_kept_and_completed(server, dataset, tm
 
 
 @pytest.mark.parametrize("title", ["ab", "a" * 51])
-def test_a_name_that_no_project_can_have(server, dataset, title):
-    with pytest.raises(StudioError, match="a project's name has 3 to 50 letters"):
+def test_a_title_of_wrong_length_is_refused(server, dataset, title):
+    with pytest.raises(StudioError, match="a project's title has 3 to 50 characters"):
         push_dataset(dataset, server, project=title)
 
 
-def test_two_projects_of_one_name_are_not_guessed_between(server, dataset):
+def test_two_projects_of_the_same_title_are_refused(server, dataset):
     first = push_dataset(dataset, server, project="twins").project
     body = {"title": "twins", "label_config": first.config}
     server.send("POST", "/api/projects/", body)
-    with pytest.raises(StudioError, match=f"give the number: --project {first.id}"):
+    with pytest.raises(StudioError, match=f"give the number as `project`, such as {first.id}"):
         push_dataset(dataset, server, project="twins")
     assert push_dataset(dataset, server, project=str(first.id)).frame_counts == {"unchanged": 12}
 
 
-def test_nothing_is_asked_twice_that_may_have_been_done(label_studio):
-    """The SDK would: it sends a POST three times over."""
+def test_a_post_is_never_sent_twice(label_studio):
+    """The SDK sends a POST three times."""
     with through(label_studio, lambda when, n: "drop") as (server, proxy):
         with pytest.raises(LostResponse):
             server.send("POST", "/api/projects/1/import", [])
         assert proxy.count == 1
 
 
-def test_pictures_are_uploaded_to_a_server_elsewhere(label_studio, dataset):
-    """It has no folder of ours: what it shows is what we sent."""
+def test_images_are_uploaded_to_a_remote_server(label_studio, dataset):
+    """Without a document root, images can only be uploaded."""
     with StudioClient(label_studio.url, label_studio.token) as server:
         project = push_dataset(dataset, server, project="elsewhere").project.id
         [task] = tasks_of(server, project)[name_of(dataset, 4)]
@@ -304,7 +305,7 @@ def test_pictures_are_uploaded_to_a_server_elsewhere(label_studio, dataset):
         assert push_dataset(dataset, server, project="elsewhere").frame_counts == {"unchanged": 12}
 
 
-def test_the_token_comes_from_the_environment_or_a_file_that_is_ours_alone(tmp_path, monkeypatch):
+def test_the_token_is_read_from_the_environment_or_a_private_file(tmp_path, monkeypatch):
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     with pytest.raises(StudioError, match="no token: set LABEL_STUDIO_API_KEY"):
         read_token(None)

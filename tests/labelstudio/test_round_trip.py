@@ -1,4 +1,4 @@
-"""The demo's dataset through the loop: pushed, corrected a little, pulled, compared, exported."""
+"""The dataset of the demo is pushed, corrected, pulled, compared and exported."""
 
 import pytest
 from labelstudio_fixtures import submit_all, tasks_of
@@ -13,25 +13,21 @@ from annotate.labelstudio.push import push_dataset
 pytestmark = [pytest.mark.timeout(900), pytest.mark.studio, pytest.mark.slow]
 
 
-def test_the_demo_s_dataset_goes_through_the_loop(server, tmp_path):
+def test_the_demo_dataset_goes_through_the_loop(server, tmp_path):
     demo.run_demo(tmp_path / "demo")
     dataset = load_dataset(tmp_path / "demo" / "dataset")
     project = push_dataset(dataset, server, project="the loop").project.id
     assert len(tasks_of(server, project)) == len(dataset) == 28
     submit_all(server, project)
-    [some] = tasks_of(server, project)[next(iter(tasks_of(server, project)))]
-    [said] = server.get(f"/api/tasks/{some['id']}/annotations/")
-    server.send("PATCH", f"/api/annotations/{said['id']}/", {"result": said["result"][1:]})
+    [task] = tasks_of(server, project)[next(iter(tasks_of(server, project)))]
+    [made] = server.get(f"/api/tasks/{task['id']}/annotations/")
+    server.send("PATCH", f"/api/annotations/{made['id']}/", {"result": made["result"][1:]})
 
-    assert (
-        pull_dataset(dataset, server, tmp_path / "out", project="the loop").frame_counts[
-            "submitted"
-        ]
-        == 28
-    )
+    report = pull_dataset(dataset, server, tmp_path / "out", project="the loop")
+    assert report.frame_counts["submitted"] == 28
     corrected = load_dataset(tmp_path / "out")
-    found = diff.diff_datasets(dataset, corrected)
-    assert [change.kind for change in found if change.kind != "kept"] == ["deleted"]
-    for way in ("coco", "yolo"):
-        export_dataset(corrected, FORMATS.load(way), tmp_path / way)
+    changes = diff.diff_datasets(dataset, corrected)
+    assert [change.kind for change in changes if change.kind != "kept"] == ["deleted"]
+    for name in ("coco", "yolo"):
+        export_dataset(corrected, FORMATS.load(name), tmp_path / name)
     assert push_dataset(corrected, server, project="the loop").frame_counts == {"annotated": 28}

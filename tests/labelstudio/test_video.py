@@ -1,4 +1,4 @@
-"""Tracks on a video: to sequences of keys, through a real server, and back to every frame."""
+"""Tracks on a video: to keyframes, through a real server, and back to every frame."""
 
 import copy
 from dataclasses import replace
@@ -19,11 +19,11 @@ from annotate.video import reader
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.studio]
 RATE, SIZE, COUNT = 25, (64, 48), 20
-REEL = VideoTask("dock.mp4", SIZE, Fraction(RATE), [Fraction(n, RATE) for n in range(COUNT)])
+VIDEO_TASK = VideoTask("dock.mp4", SIZE, Fraction(RATE), [Fraction(n, RATE) for n in range(COUNT)])
 BY = {"who": "ada@example.com", "when": "2026-01-02", "region": "r"}
 
 
-def thing(x, track=7, label="mech", y=10.0):
+def boxed(x, track=7, label="mech", y=10.0):
     return Object(label, (x, y, x + 10, y + 10), 0.5, track, source="light")
 
 
@@ -31,24 +31,24 @@ def frame(number, *objects):
     return Item("dock.mp4", number, Fraction(number, RATE), *SIZE, objects)
 
 
-# Looked at every fourth frame: track 7 is away on frame 8, and gone after 12; 9 comes late.
+# Every fourth frame: track 7 is absent on frame 8 and after 12; track 9 starts on frame 8.
 ITEMS = [
-    frame(0, thing(0.0)),
-    frame(4, thing(8.125)),
-    frame(8, thing(30.0, 9)),
-    frame(12, thing(20.0), thing(31.0, 9)),
-    frame(16, thing(32.0, 9)),
+    frame(0, boxed(0.0)),
+    frame(4, boxed(8.125)),
+    frame(8, boxed(30.0, 9)),
+    frame(12, boxed(20.0), boxed(31.0, 9)),
+    frame(16, boxed(32.0, 9)),
 ]
 
 
-def expand(region, sent, was):
+def expand(region, sent, originals):
     track = int(region["id"].split("-")[0][5:])
-    own = {item.frame: t for item in was for t in item.objects if t.track == track}
-    return video.expand_track(region, track, own, sent, REEL, BY)
+    own = {item.frame: t for item in originals for t in item.objects if t.track == track}
+    return video.expand_track(region, track, own, sent, VIDEO_TASK, BY)
 
 
-def test_frames_count_from_one_and_the_last_that_is_seen_is_not_enabled():
-    first, second = video.tracks_to_regions(ITEMS, REEL)
+def test_frames_count_from_one_and_the_last_visible_keyframe_is_not_enabled():
+    first, second = video.tracks_to_regions(ITEMS, VIDEO_TASK)
     keys = [(key["frame"], key["enabled"]) for key in first["value"]["sequence"]]
     assert keys == [(1, True), (5, False), (13, False)]
     assert first["value"]["sequence"][1]["time"] == 5 / 25
@@ -56,51 +56,51 @@ def test_frames_count_from_one_and_the_last_that_is_seen_is_not_enabled():
     assert (first["value"]["framesCount"], first["value"]["duration"]) == (20, 0.8)
 
 
-def test_untouched_keys_are_the_objects_themselves_and_between_is_a_line():
-    first, _ = video.tracks_to_regions(ITEMS, REEL)
-    seen = expand(first, first, ITEMS)
-    assert sorted(seen) == [0, 1, 2, 3, 4, 12]
+def test_untouched_keyframes_are_the_originals_and_boxes_between_are_interpolated():
+    first, _ = video.tracks_to_regions(ITEMS, VIDEO_TASK)
+    objects = expand(first, first, ITEMS)
+    assert sorted(objects) == [0, 1, 2, 3, 4, 12]
     for item in ITEMS:
-        if item.frame in seen:
-            assert seen[item.frame] is item.objects[0]
-    assert seen[2].box == pytest.approx((4.0625, 10, 14.0625, 20), abs=6e-4)
-    assert seen[2].score is None and seen[2].by is None
+        if item.frame in objects:
+            assert objects[item.frame] is item.objects[0]
+    assert objects[2].box == pytest.approx((4.0625, 10, 14.0625, 20), abs=6e-4)
+    assert objects[2].score is None and objects[2].by is None
 
 
-def test_a_key_that_a_person_set_tells_who_and_so_does_what_it_bends():
-    first, _ = video.tracks_to_regions(ITEMS, REEL)
+def test_a_new_keyframe_records_who_set_it_and_changes_its_neighbours():
+    first, _ = video.tracks_to_regions(ITEMS, VIDEO_TASK)
     theirs = copy.deepcopy(first)
     key = {"frame": 3, "enabled": True, "x": 50.0, "y": 0.0, "width": 10.0, "height": 10.0}
     theirs["value"]["sequence"].insert(1, key)
-    seen = expand(theirs, first, ITEMS)
-    assert seen[2].box == (32.0, 0.0, 38.4, 4.8) and seen[2].by == BY
-    assert seen[1].by == seen[3].by == BY
-    assert seen[0] is ITEMS[0].objects[0] and seen[4] is ITEMS[1].objects[0]
+    objects = expand(theirs, first, ITEMS)
+    assert objects[2].box == (32.0, 0.0, 38.4, 4.8) and objects[2].by == BY
+    assert objects[1].by == objects[3].by == BY
+    assert objects[0] is ITEMS[0].objects[0] and objects[4] is ITEMS[1].objects[0]
     theirs["value"]["labels"] = ["crate"]
     assert {(each.label, each.by["who"]) for each in expand(theirs, first, ITEMS).values()} == {
         ("crate", "ada@example.com")
     }
 
 
-def test_a_track_that_a_person_lets_run_to_the_end():
-    first, _ = video.tracks_to_regions(ITEMS, REEL)
+def test_a_track_that_a_person_extends_to_the_end():
+    first, _ = video.tracks_to_regions(ITEMS, VIDEO_TASK)
     theirs = copy.deepcopy(first)
     theirs["value"]["sequence"][-1]["enabled"] = True
-    seen = expand(theirs, first, ITEMS)
-    assert max(seen) == COUNT - 1
-    assert seen[12] is ITEMS[3].objects[0] and seen[19].by == BY
+    objects = expand(theirs, first, ITEMS)
+    assert max(objects) == COUNT - 1
+    assert objects[12] is ITEMS[3].objects[0] and objects[19].by == BY
 
 
-def test_one_track_has_one_class():
-    items = [frame(0, thing(0.0)), frame(4, thing(1.0, label="crate"))]
+def test_a_track_has_one_class():
+    items = [frame(0, boxed(0.0)), frame(4, boxed(1.0, label="crate"))]
     with pytest.raises(DatasetError, match="dock.mp4#4: track 7 is a "):
-        video.tracks_to_regions(items, REEL)
+        video.tracks_to_regions(items, VIDEO_TASK)
     with pytest.raises(DatasetError, match="dock.mp4#0: track 7 is there twice"):
-        video.tracks_to_regions([frame(0, thing(0.0), thing(9.0))], REEL)
+        video.tracks_to_regions([frame(0, boxed(0.0), boxed(9.0))], VIDEO_TASK)
 
 
-def film(path, pts=None):
-    """A clip of 20 frames; `pts` places them in hundredths of a second."""
+def write_clip(path, pts=None):
+    """Write a clip of 20 frames; `pts` are their times in hundredths of a second."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE)
         stream.width, stream.height = SIZE
@@ -117,7 +117,7 @@ def film(path, pts=None):
 
 
 def made(tmp_path, clip, items=ITEMS):
-    """A dataset of the clip and the items."""
+    """Build a dataset of the clip and the items."""
     header = Header(
         "propagate", vocabulary={"labels": ["mech"]}, videos=reader.header_entry(reader.probe(clip))
     )
@@ -128,8 +128,8 @@ def made(tmp_path, clip, items=ITEMS):
     return build_dataset([tmp_path / "items.jsonl"], tmp_path / "tracks")
 
 
-def test_through_the_server_and_back(server, tmp_path):
-    dataset = made(tmp_path, film(tmp_path / "dock.mp4"))
+def test_clips_are_pushed_and_pulled(server, tmp_path):
+    dataset = made(tmp_path, write_clip(tmp_path / "dock.mp4"))
     done = video.push_clips(dataset, server)
     assert done.frame_counts == {"new": 1} and done.project.title == "tracks video"
     assert video.push_clips(dataset, server).frame_counts == {"unchanged": 1}
@@ -161,28 +161,28 @@ UNEVEN = [0, 4, 8, 13, 16, 20, 25, 28, 33, 40, 44, 48, 53, 56, 60, 66, 70, 75, 8
     [(UNEVEN, "its frame rate varies"), ([100 + 4 * n for n in range(COUNT)], "first frame is at")],
     ids=["variable", "late"],
 )
-def test_a_clip_that_would_show_other_frames_is_refused_or_written_anew(
+def test_a_clip_that_would_show_wrong_frames_is_refused_or_transcoded(
     server, tmp_path, pts, message
 ):
-    clip = film(tmp_path / "dock.mp4", pts)
+    clip = write_clip(tmp_path / "dock.mp4", pts)
     dataset = made(tmp_path, clip)
     title = f"spoilt {pts[0]}"
-    with pytest.raises(VideoError, match=f"{message}.*--transcode"):
+    with pytest.raises(VideoError, match=f"{message}.*`transcode`"):
         video.push_clips(dataset, server, project=title)
-    assert server.find(title) is None
+    assert server.find_project(title) is None
     done = video.push_clips(dataset, server, project=title, transcode=True)
     [[task]] = tasks_of(server, done.project.id).values()
     _, shown = server.fetch(task["data"]["video"])
     (tmp_path / "shown.mp4").write_bytes(shown)
-    anew = reader.probe(tmp_path / "shown.mp4")
-    assert not anew.variable_rate and anew.frame_count == COUNT
-    assert float(anew.rate) == pytest.approx(float(task["data"]["fps"]), abs=1e-4)
-    greys = [[each.image.mean() for each in reader.frames(p)] for p in (clip, anew.path)]
+    transcoded = reader.probe(tmp_path / "shown.mp4")
+    assert not transcoded.variable_rate and transcoded.frame_count == COUNT
+    assert float(transcoded.rate) == pytest.approx(float(task["data"]["fps"]), abs=1e-4)
+    greys = [[each.image.mean() for each in reader.frames(p)] for p in (clip, transcoded.path)]
     assert np.allclose(*greys, atol=4)
 
 
-def test_without_tracks_there_is_nothing_to_send(server, tmp_path):
-    items = [frame(0, thing(0.0, None))]
-    dataset = made(tmp_path, film(tmp_path / "dock.mp4"), items)
+def test_a_dataset_without_tracks_is_refused(server, tmp_path):
+    items = [frame(0, boxed(0.0, None))]
+    dataset = made(tmp_path, write_clip(tmp_path / "dock.mp4"), items)
     with pytest.raises(DatasetError, match="none of its objects has a track"):
         video.push_clips(dataset, server)

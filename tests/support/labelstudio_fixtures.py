@@ -1,4 +1,4 @@
-"""A real Label Studio for the tests, a proxy that loses its answers, and datasets to send."""
+"""A real Label Studio for the tests, a proxy that drops requests, and datasets to push."""
 
 import http.client
 import shutil
@@ -26,7 +26,7 @@ from annotate.labelstudio.server import (
     wait_until_ready,
 )
 
-CACHE = environment_dir()  # now: tests have another HOME
+CACHE = environment_dir()  # read now, because tests have another HOME
 INSTALL = "uv tool install label-studio==1.23.2, and LABEL_STUDIO_BIN=$(which label-studio)"
 
 
@@ -47,7 +47,7 @@ def start(program, data, port=None):
 
 
 def migrated(program):
-    """A data folder with an empty database of this version: made once, then copied."""
+    """Make a data folder with an empty database of this version, once; tests copy it."""
     ready = CACHE.with_name(CACHE.name + "-migrated")
     with FileLock(ready.with_name(ready.name + ".lock")):
         if not ready.exists():
@@ -71,7 +71,7 @@ def program():
 
 @pytest.fixture(scope="session")
 def label_studio(program, tmp_path_factory):
-    """A Label Studio 1.23.2 of this run's own: one a worker."""
+    """A running Label Studio 1.23.2, one per test worker."""
     data = tmp_path_factory.mktemp("studio") / "data"
     shutil.copytree(migrated(program), data)
     running, process = start(program, data)
@@ -82,7 +82,7 @@ def label_studio(program, tmp_path_factory):
 
 @pytest.fixture
 def server(label_studio):
-    with label_studio.server() as client:
+    with label_studio.client() as client:
         yield client
 
 
@@ -91,28 +91,31 @@ FINGERPRINT = "5e1f" * 16
 
 
 def make_dataset(path, objects, size_wh=(64, 48), classes=CLASSES, video="dock.mp4"):
-    """A dataset of one frame for each list of objects; no two pictures are the same."""
+    """Make a dataset with a frame for each list of objects; all images differ."""
     clips = {video: {"fingerprint": FINGERPRINT, "frame_count": 900, "width": 64, "height": 48}}
     made = Dataset(path, tuple(classes), clips)
     noise = np.random.default_rng(7)
-    with create_dataset(made, Header("build", videos=clips), force=True) as draft:
-        for number, things in enumerate(objects):
+    with create_dataset(made, Header("build", videos=clips), force=True) as writer:
+        for number, frame_objects in enumerate(objects):
             frame = 5 * number
             name = f"dock-{frame:06d}.png"
-            draft.add(name, Item(video, frame, Fraction(frame, 30), *size_wh, tuple(things)))
+            writer.add(
+                name, Item(video, frame, Fraction(frame, 30), *size_wh, tuple(frame_objects))
+            )
             colour = tuple(noise.integers(0, 255, 3).tolist())
-            Image.new("RGB", size_wh, colour).save(draft.images / name)
+            Image.new("RGB", size_wh, colour).save(writer.images / name)
     return load_dataset(path)
 
 
-def boxed(label="mech", box=(10.0, 8.5, 30.25, 40.0), **told):
-    return Object(label, box, **{"score": 0.75, "source": "colour", **told})
+def boxed(label="mech", box=(10.0, 8.5, 30.25, 40.0), **fields):
+    return Object(label, box, **{"score": 0.75, "source": "colour", **fields})
 
 
 class Proxy(ThreadingHTTPServer):
-    """Hands requests on to a server. `fault` is called before and after each `method` to `where`.
+    """Forwards requests to a server, and calls `fault` before and after each `method` to `where`.
 
-    It is told ("before" or "after", how many there were); what it returns as "drop" is dropped.
+    `fault` gets "before" or "after" and the number of such requests. If it returns "drop", the
+    request or the response is dropped.
     """
 
     daemon_threads = True
@@ -140,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *words):
         pass
 
-    def _hand_on(self):
+    def _forward(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         target = self.server.target
         link = http.client.HTTPConnection(target.hostname, target.port, timeout=60)
@@ -170,38 +173,38 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             pass  # the client has given up
 
-    do_GET = do_POST = do_PATCH = do_DELETE = _hand_on  # noqa: N815
+    do_GET = do_POST = do_PATCH = do_DELETE = _forward  # noqa: N815
 
 
 @contextmanager
 def through(running, fault, timeout_seconds=120.0):
-    """A client of a server behind a proxy which spoils imports, and the proxy."""
+    """Yield a client of a server behind a proxy with a fault in imports, and the proxy."""
     with (
         Proxy(running.url, "/import", fault) as proxy,
-        StudioClient(proxy.url, running.token, running.documents, timeout_seconds) as server,
+        StudioClient(proxy.url, running.token, running.document_root, timeout_seconds) as server,
     ):
         yield server, proxy
 
 
-def submit(server, task, result=None, **told):
-    """What a person submits through the editor: by default, the prediction as it is."""
+def submit(server, task, result=None, **fields):
+    """Submit an annotation, as the editor does: by default, the prediction unchanged."""
     if result is None:
         [prediction] = server.get("/api/predictions", {"task": task})
         result = prediction["result"]
-    return server.send("POST", f"/api/tasks/{task}/annotations/", {"result": result, **told})
+    return server.send("POST", f"/api/tasks/{task}/annotations/", {"result": result, **fields})
 
 
 def tasks_of(server, project):
-    """The tasks of a project by their external ids, each a list."""
-    found = {}
+    """List the tasks of a project by external id."""
+    tasks = {}
     include = "id,data,total_annotations,cancelled_annotations,draft_exists,updated_at"
     for task in server.tasks(project, include):
-        found.setdefault(task["data"]["ext_id"], []).append(task)
-    return found
+        tasks.setdefault(task["data"]["ext_id"], []).append(task)
+    return tasks
 
 
 def submit_all(server, project):
-    """A person submits each task of a project as it was proposed."""
+    """Submit the prediction of each task of a project unchanged."""
     chosen = {"selectedItems": {"all": True, "excluded": []}}
     params = {"id": "predictions_to_annotations", "project": project}
     server.send("POST", "/api/dm/actions", chosen, params=params)
