@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from annotate.api.stages import detect, frames, propagate, segment
     from annotate.dataset.folder import Dataset
     from annotate.items.records import Frame, Item, Vocabulary
+    from annotate.video.reader import FrameSelection
 
 __version__ = "0.1.0"
 __all__ = [
     "Dataset",
     "Frame",
+    "FrameSelection",
     "Item",
     "Vocabulary",
     "build",
@@ -55,6 +57,7 @@ _HOMES = {
     **dict.fromkeys(["detect", "frames", "propagate", "segment"], "annotate.api.stages"),
     "Dataset": "annotate.dataset.folder",
     "Frame": "annotate.items.records",
+    "FrameSelection": "annotate.video.reader",
     "Item": "annotate.items.records",
     "Vocabulary": "annotate.items.records",
 }
