@@ -1,10 +1,10 @@
-"""From footage to every shot of what is rare: what each step leaves, and what asking costs.
+"""Find every shot of a rare target in footage: what each step leaves, and what asking costs.
 
     python benchmarks/find.py EP1.mp4 EP2.mp4 ... --truth EP1.gt.json EP2.gt.json ...
 
-A local server that speaks the protocol answers from the truth, and errs in one verdict of twenty.
-The reference is cut from the first frame that shows the thing well. A question is a request of up
-to ten pictures. `--seeds` repeats it with other errors, in settling alone: then nothing is sent.
+A local server that speaks the protocol answers from the ground truth; one answer in twenty is
+wrong. The reference is cropped from the largest box of the target. A question is a request of up
+to ten pictures. `--seeds` repeats the shot queries alone with other errors: then nothing is sent.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from PIL import Image
 
 from annotate.search import judge
 from annotate.search.judge import Judgement
-from annotate.search.run import ClipShots, ask_shots, cut_into_shots, rank_shots
+from annotate.search.ask import ask_shots, rank_shots
+from annotate.search.clip_shots import ClipShots, cut_into_shots
 from annotate.video import reader
 from annotate.vlm.client import Chat
 
@@ -32,7 +33,7 @@ Truths = dict[str, dict[str, Any]]
 
 
 def reference(clips: list[Path], truths: Truths) -> Path:
-    """A crop of the largest box of the thing on any frame that shows it."""
+    """Crop the largest box of the target on any frame that shows it."""
     best: tuple[float, Path, dict[str, Any]] | None = None
     for clip in clips:
         record = truths[clip.stem]
@@ -50,25 +51,25 @@ def reference(clips: list[Path], truths: Truths) -> Path:
     return path
 
 
-def steps(clips: list[Path], truths: Truths, most: int | None) -> ClipShots:
-    """Every step once, with its time and what it leaves."""
+def steps(clips: list[Path], truths: Truths, max_pictures: int | None) -> ClipShots:
+    """Run every step once; print its time and what it leaves."""
     frames = sum(truths[clip.stem]["info"]["frames"] for clip in clips)
     begun = time.perf_counter()
     keys = sum(1 for clip in clips for _ in reader.FrameSelection(keyframes=True).frames(clip))
-    told("keyframes", keys, begun, f"of {frames} frames")
+    print_step("keyframes", keys, begun, f"of {frames} frames")
     begun = time.perf_counter()
     cut = cut_into_shots(clips)
-    told("shots", len(cut.shots), begun, "")
+    print_step("shots", len(cut.shots), begun, "")
     crop = judge.read_reference(reference(clips, truths))
     begun = time.perf_counter()
     order = list(rank_shots(cut, [crop]))
     rare = [n for n, number in enumerate(order, 1) if is_rare(cut, number, truths)]
-    told("ranked", len(order), begun, f"without a model; the rare ones come at {rare}")
+    print_step("ranked", len(order), begun, f"without a model; the rare ones come at {rare}")
     with search_server.serving(errors=ERRORS) as model:
         for clip in clips:
             model.learn(clip, search_server.rare_frames(truths[clip.stem]))
         chat = Chat(model.url, "knows", cached=False)
-        who = judge.VlmJudge(chat, "the robot", [crop], cut.paths)
+        vlm_judge = judge.VlmJudge(chat, "the robot", [crop], cut.paths)
         asked = 0
 
         def count(pictures: int) -> None:
@@ -76,60 +77,66 @@ def steps(clips: list[Path], truths: Truths, most: int | None) -> ClipShots:
             asked += pictures
 
         def left() -> int | None:
-            return None if most is None else most - asked
+            return None if max_pictures is None else max_pictures - asked
 
         begun = time.perf_counter()
-        found = ask_shots(cut, who, order=order, pictures_left=left, on_pictures=count)
-        bill = chat.meter.total
-        told("asked", found.picture_count, begun, f"pictures in {bill.questions} questions; a picture for "
-             f"{frames / found.picture_count:.0f} frames, a question for {frames / bill.questions:.0f}; "
-             f"{bill.tokens_in:,} tokens in, {bill.tokens_out:,} out; "
-             f"{model.wrong} of {model.answered} verdicts wrong")  # fmt: skip
+        found = ask_shots(cut, vlm_judge, order=order, pictures_left=left, on_pictures=count)
+        usage = chat.meter.total
+        more = (
+            f"pictures in {usage.questions} questions; "
+            f"a picture for {frames / found.picture_count:.0f} frames, "
+            f"a question for {frames / usage.questions:.0f}; "
+            f"{usage.tokens_in:,} tokens in, {usage.tokens_out:,} out; "
+            f"{model.wrong} of {model.answered} answers wrong"
+        )
+        print_step("asked", found.picture_count, begun, more)
     right = {n for n in found.occurrences if is_rare(cut, n, truths)}
-    told("found", len(found.occurrences), begun, f"hits, {len(right)} right, of {len(rare)} shots")
+    print_step(
+        "found", len(found.occurrences), begun, f"hits, {len(right)} right, of {len(rare)} shots"
+    )
     return cut
 
 
 def is_rare(cut: ClipShots, number: int, truths: Truths) -> bool:
-    """Whether a shot shows the thing on any frame."""
+    """Check whether a shot shows the target on any frame."""
     shot = cut.shots[number]
     seen = search_server.rare_frames(truths[Path(shot.video).stem])
     return any(frame in seen for frame in range(shot.start, shot.stop))
 
 
-def told(step: str, left: int, begun: float, more: str) -> None:
-    """A line of the table."""
+def print_step(step: str, left: int, begun: float, more: str) -> None:
+    """Print a line of the table."""
     print(f"{step:10} {left:6} {time.perf_counter() - begun:7.1f} s  {more}")
 
 
-def repeat(cut: ClipShots, truths: Truths, seeds: int, looks: int) -> None:
-    """Recall and precision over many draws of errors."""
+def repeat(cut: ClipShots, truths: Truths, seeds: int, frames_per_shot: int) -> None:
+    """Measure recall and precision over many draws of errors."""
 
-    class Erring:
+    class ErringJudge:
         def __init__(self, seed: int) -> None:
             self.rng = np.random.default_rng(seed)
 
-        def ask(self, looks: Any, told: Any) -> Any:
-            wrong = self.rng.random(len(looks)) < ERRORS
-            said = {}
-            for (clip, frame), flip in zip(looks, wrong, strict=True):
-                said[clip, frame] = Judgement((frame in rare[clip]) ^ bool(flip), 0.9)
-            told(said)
-            return said
+        def ask(self, frame_refs: Any, on_answers: Any) -> Any:
+            wrong = self.rng.random(len(frame_refs)) < ERRORS
+            answers = {}
+            for (clip, frame), flip in zip(frame_refs, wrong, strict=True):
+                answers[clip, frame] = Judgement((frame in rare[clip]) ^ bool(flip), 0.9)
+            on_answers(answers)
+            return answers
 
     rare = {name: search_server.rare_frames(truths[path.stem]) for name, path in cut.paths.items()}
     right = hits = pictures = 0
     there = sum(is_rare(cut, n, truths) for n in range(len(cut.shots)))
     for seed in range(seeds):
-        who = Erring(seed)
+        erring_judge = ErringJudge(seed)
         for shot in cut.shots:
             shot.answers.clear()
             shot.accepted = False
-        found = ask_shots(cut, who, looks)
+        found = ask_shots(cut, erring_judge, frames_per_shot)
         right += sum(is_rare(cut, n, truths) for n in found.occurrences)
         hits, pictures = hits + len(found.occurrences), pictures + found.picture_count
     frames = cut.frame_count * seeds
-    print(f"{looks} looks, {seeds} times: recall {right / (there * seeds):.4f}, precision "
+    print(f"{frames_per_shot} frames a shot, {seeds} times: recall {right / (there * seeds):.4f}, precision "
           f"{right / max(hits, 1):.4f}, {frames / pictures:.1f} frames to a picture")  # fmt: skip
 
 
@@ -139,12 +146,12 @@ def main() -> None:
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--truth", nargs="+", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=300)
-    parser.add_argument("--max", type=int, default=None, help="pictures to be asked at most")
-    given = parser.parse_args()
-    truths = {p.name.split(".")[0]: json.loads(p.read_text("utf-8")) for p in given.truth}
-    cut = steps(given.clips, truths, given.max)
-    for looks in (1, 2, 3):
-        repeat(cut, truths, given.seeds, looks)
+    parser.add_argument("--max-pictures", type=int, default=None, help="pictures to ask at most")
+    arguments = parser.parse_args()
+    truths = {p.name.split(".")[0]: json.loads(p.read_text("utf-8")) for p in arguments.truth}
+    cut = steps(arguments.clips, truths, arguments.max_pictures)
+    for frames_per_shot in (1, 2, 3):
+        repeat(cut, truths, arguments.seeds, frames_per_shot)
 
 
 if __name__ == "__main__":

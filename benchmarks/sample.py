@@ -40,13 +40,13 @@ def naive(frames: list[Frame]) -> list[int]:
 
 def ours(frames: list[Frame]) -> list[int]:
     """The frames that ours keeps."""
-    kept, memory = [], duplicates.kept_frames("ssim", THRESHOLD)
+    kept, kept_frames = [], duplicates.kept_frames("ssim", THRESHOLD)
     for frame in frames:
-        glance = Thumbnail(frame)
-        like = memory.nearest(glance)
-        if like is None or like.similarity < THRESHOLD:
+        thumbnail = Thumbnail(frame)
+        nearest = kept_frames.nearest(thumbnail)
+        if nearest is None or nearest.similarity < THRESHOLD:
             kept.append(frame.index)
-            memory.add(glance)
+            kept_frames.add(thumbnail)
     return kept
 
 
@@ -57,16 +57,16 @@ def timed(work: Callable[..., Any], *given: Any) -> tuple[Any, float]:
     return found, time.process_time() - start
 
 
-def shots(clip: Path) -> tuple[list[int], float, int, int, int]:
+def sample_shots(clip: Path) -> tuple[list[int], float, int, int, int]:
     """Frames kept by default, and seconds; of the shots that a truth tells of, those with one."""
-    found, seconds = timed(
+    decisions, seconds = timed(
         lambda: list(filter_frames(sampled_frames(clip, SamplingOptions()), FilterOptions()))
     )
-    kept = [verdict.frame.index for verdict in found if not verdict.dropped]
+    kept = [decision.frame.index for decision in decisions if not decision.drop_reason]
     truth = clip.with_suffix(".gt.json")
-    told = json.loads(truth.read_text()).get("shots", []) if truth.is_file() else []
-    seen = {s["scene"] for s in told for index in kept if s["start"] <= index < s["end"]}
-    return kept, seconds, len(seen), len({s["scene"] for s in told}), len(told)
+    shots = json.loads(truth.read_text()).get("shots", []) if truth.is_file() else []
+    covered = {s["scene"] for s in shots for index in kept if s["start"] <= index < s["end"]}
+    return kept, seconds, len(covered), len({s["scene"] for s in shots}), len(shots)
 
 
 if __name__ == "__main__":
@@ -78,13 +78,13 @@ if __name__ == "__main__":
         ours(frames[:3])
         (mine, quick), (theirs, slow) = timed(ours, frames), timed(naive, frames)
         each = 1000 / len(frames)
-        told = (
+        cells = (
             f"{len(frames)}\t{len(mine)}\t{mine == theirs}\t{slow * each:.2f}\t{quick * each:.2f}"
         )
-        print(f"{clip.name}\t{told}\t{slow / quick:.0f}")
+        print(f"{clip.name}\t{cells}\t{slow / quick:.0f}")
     print("\nclip\tkept\tscenes with one\tframes a shot\tframes decoded a second")
     for clip in clips:
-        kept, seconds, seen, scenes, count = shots(clip)
+        kept, seconds, seen, scenes, count = sample_shots(clip)
         speed = (reader.probe(clip).frame_count or 0) / seconds
         a_shot = f"{len(kept) / count:.2f}" if count else ""
         print(f"{clip.name}\t{len(kept)}\t{seen} of {scenes}\t{a_shot}\t{speed:.0f}")

@@ -1,4 +1,4 @@
-"""Scenes: how fast they are asked and added, and how often the answer is right.
+"""Measure scenes: the speed of queries and of adding, and how often the result is right.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/scenes.py EPISODE [EPISODE ...] \
         [--foreign CLIP ...] [--queries FOLDER]
@@ -118,12 +118,12 @@ def speed() -> None:
 
 
 def pictures(clip: Path, rng: Random, count: int) -> Iterator[tuple[Frame, str, Picture]]:
-    """Drawn frames of a clip, each altered in every way: (index, way, picture)."""
+    """Drawn frames of a clip, each altered in every way: (frame, alteration, picture)."""
     frames = reader.probe(clip).frame_count or 0
     drawn = rng.choice(frames, min(count, frames), replace=False)
     for frame in reader.frames_at(clip, drawn.tolist()):
-        for way, alter in ALTERED.items():
-            yield frame, way, np.ascontiguousarray(alter(frame.image, rng))
+        for name, alter in ALTERED.items():
+            yield frame, name, np.ascontiguousarray(alter(frame.image, rng))
 
 
 def right(answer: SceneResult, name: str, seconds: Fraction) -> bool:
@@ -145,9 +145,9 @@ def accuracy(episodes: list[Path], foreign: list[Path], folder: Path) -> None:
         index = library.SceneIndex(db)
         start, count = time.perf_counter(), 0
         for clip in episodes:
-            for frame, way, picture in pictures(clip, rng, DRAWN):
+            for frame, name, picture in pictures(clip, rng, DRAWN):
                 answer = index.find(picture)
-                found[way].append(right(answer, clip.name, frame.seconds))
+                found[name].append(right(answer, clip.name, frame.seconds))
                 far["of the show"].append(answer.nearest.distance)
                 count += 1
         each = (time.perf_counter() - start) / count
@@ -162,8 +162,8 @@ def accuracy(episodes: list[Path], foreign: list[Path], folder: Path) -> None:
             index = library.SceneIndex(db)
             for _, _, picture in pictures(left_out, rng, 15):
                 far["foreign"].append(index.find(picture).nearest.distance)
-    for way, each in found.items():
-        print(f"{way}\t{np.mean(each):.3f} of {len(each)}")
+    for name, each in found.items():
+        print(f"{name}\t{np.mean(each):.3f} of {len(each)}")
     for kind, each in far.items():
         levels = np.quantile(each, (0, 0.01, 0.5, 0.99, 1))
         print(f"distance, {kind}: " + " ".join(f"{level:.2f}" for level in levels), len(each))
@@ -186,8 +186,8 @@ def queries(place: Path, episodes: list[Path], folder: Path) -> None:
             name = next(clip.name for clip in episodes if clip.stem == query["episode"])
             found.append((cropped, right(answer, name, at)))
     whole = [good for cropped, good in found if not cropped]
-    told = f"{np.mean([good for _, good in found]):.3f} of {len(found)}"
-    print(f"queries: {told}; not cropped {np.mean(whole):.3f}; false {sum(false)} of {len(false)}")
+    share = f"{np.mean([good for _, good in found]):.3f} of {len(found)}"
+    print(f"queries: {share}; not cropped {np.mean(whole):.3f}; false {sum(false)} of {len(false)}")
 
 
 if __name__ == "__main__":
@@ -196,9 +196,9 @@ if __name__ == "__main__":
     parser.add_argument("episodes", nargs="+", type=Path)
     parser.add_argument("--foreign", nargs="*", type=Path, default=[])
     parser.add_argument("--queries", type=Path)
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     speed()
     with tempfile.TemporaryDirectory() as place:
-        accuracy(told.episodes, told.foreign, Path(place))
-        if told.queries:
-            queries(told.queries, told.episodes, Path(place))
+        accuracy(arguments.episodes, arguments.foreign, Path(place))
+        if arguments.queries:
+            queries(arguments.queries, arguments.episodes, Path(place))
