@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 from annotate.search import judge
-from annotate.search.judge import Judgement
 from annotate.search.ask import ask_shots, rank_shots
 from annotate.search.clip_shots import ClipShots, cut_into_shots
+from annotate.search.judge import Judgement
 from annotate.video import reader
 from annotate.vlm.client import Chat
 
@@ -136,8 +136,10 @@ def repeat(cut: ClipShots, truths: Truths, seeds: int, frames_per_shot: int) -> 
         right += sum(is_rare(cut, n, truths) for n in found.occurrences)
         hits, pictures = hits + len(found.occurrences), pictures + found.picture_count
     frames = cut.frame_count * seeds
-    print(f"{frames_per_shot} frames a shot, {seeds} times: recall {right / (there * seeds):.4f}, precision "
-          f"{right / max(hits, 1):.4f}, {frames / pictures:.1f} frames to a picture")  # fmt: skip
+    print(
+        f"{frames_per_shot} frames a shot, {seeds} times: recall {right / (there * seeds):.4f}, "
+        f"precision {right / max(hits, 1):.4f}, {frames / pictures:.1f} frames to a picture"
+    )
 
 
 def main() -> None:
