@@ -10,9 +10,7 @@ import base64
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from fractions import Fraction
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import cv2
@@ -34,96 +32,82 @@ from annotate.footage_map.atlas import (
 )
 from annotate.items.records import Header, Picture
 from annotate.viewing.contact_sheet import BACKGROUND, letterbox
+from annotate.web.template import fill_template
 
-MAX_PAGE_SIDE = 2048  # pixels of a page, at most
+PAGE_NAME = "index.html"
+MAX_SHEET_SIDE = 2048  # pixels of a sprite sheet
 _MAX_PIXELS = 64e6  # of all thumbnails together
-_MIN_THUMBNAIL_WIDTH, _MAX_THUMBNAIL_WIDTH = 32, 160  # a thumbnail, in pixels
-_JPEG_QUALITY = 72  # of the JPEG
+_MIN_THUMBNAIL_WIDTH, _MAX_THUMBNAIL_WIDTH = 32, 160  # pixels
+_JPEG_QUALITY = 72
+_MAX_COORDINATE = 65535  # coordinates are rounded to a grid of so many steps
 _POSTER_TILE_WIDTH = 120  # pixels
 
 
 def thumbnail_size_wh(count: int, picture_size_wh: tuple[int, int]) -> tuple[int, int]:
-    """The size of each of `count` thumbnails of pictures of that size."""
-    shape = picture_size_wh[0] / picture_size_wh[1]
-    width = min(
-        max((_MAX_PIXELS / max(count, 1) * shape) ** 0.5, _MIN_THUMBNAIL_WIDTH),
-        _MAX_THUMBNAIL_WIDTH,
-    )
-    return round(width), max(round(width / shape), 1)
+    """Choose the size of each of `count` thumbnails of images of that size."""
+    aspect = picture_size_wh[0] / picture_size_wh[1]
+    width = (_MAX_PIXELS / max(count, 1) * aspect) ** 0.5
+    width = min(max(width, _MIN_THUMBNAIL_WIDTH), _MAX_THUMBNAIL_WIDTH)
+    return round(width), max(round(width / aspect), 1)
 
 
 class SpriteSheets:
-    """Thumbnails of `cell_wh` pixels in rows, page after page; only the last page is held open."""
+    """Packs thumbnails of `cell_wh` pixels row by row into sheets; full sheets are kept as JPEG."""
 
     def __init__(self, cell_wh: tuple[int, int]) -> None:
         self.cell_wh = cell_wh
-        self.columns, self.rows = (max(MAX_PAGE_SIDE // side, 1) for side in cell_wh)
-        self._full_pages: list[bytes] = []
+        self.columns, self.rows = (max(MAX_SHEET_SIDE // side, 1) for side in cell_wh)
+        self._full_sheets: list[bytes] = []
         self._pending: list[Picture] = []
 
     def add(self, picture: Picture) -> None:
-        """One more, in the middle of its cell and as large as fits."""
+        """Add an image, scaled to fit into the next cell."""
         self._pending.append(letterbox(picture, self.cell_wh))
         if len(self._pending) == self.columns * self.rows:
-            self._full_pages.append(self._encode_page())
+            self._full_sheets.append(self._encode_sheet())
             self._pending = []
 
-    def pages(self) -> list[bytes]:
-        """All pages, as JPEG."""
-        return [*self._full_pages, *([self._encode_page()] if self._pending else [])]
+    def sheets(self) -> list[bytes]:
+        """Return all sheets, as JPEG files."""
+        return [*self._full_sheets, *([self._encode_sheet()] if self._pending else [])]
 
-    def _encode_page(self) -> bytes:
+    def _encode_sheet(self) -> bytes:
         width, height = self.cell_wh
         rows = -(-len(self._pending) // self.columns)
-        page = np.empty((rows * height, self.columns * width, 3), np.uint8)
-        page[:] = BACKGROUND
-        for place, picture in enumerate(self._pending):
-            row, column = divmod(place, self.columns)
-            page[row * height :, column * width :][:height, :width] = picture
-        return encode_jpeg(page, _JPEG_QUALITY)
+        sheet = np.empty((rows * height, self.columns * width, 3), np.uint8)
+        sheet[:] = BACKGROUND
+        for index, picture in enumerate(self._pending):
+            row, column = divmod(index, self.columns)
+            sheet[row * height :, column * width :][:height, :width] = picture
+        return encode_jpeg(sheet, _JPEG_QUALITY)
 
 
 def encode_jpeg(picture: Picture, quality: int) -> bytes:
-    """The picture as a JPEG file; the same pixels give the same bytes."""
+    """Encode an image as a JPEG file; the same pixels give the same bytes."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     return encoded.tobytes()
 
 
-PAGE_NAME = "index.html"
-_MAX_COORDINATE = 65535  # a place on the plane is kept to so fine a grid
-
-
 def write_page(atlas: Atlas, sprite_sheets: SpriteSheets, folder: Path, title: str) -> None:
-    """Write `index.html`; nothing on it is fetched from anywhere.
+    """Write the page `index.html`, which fetches nothing from anywhere.
 
-    `sprites` are the thumbnails of the atlas's rows, in their order.
+    `sprite_sheets` hold the thumbnails of the rows of the atlas, in order.
 
     Raises:
         OutputError: nothing can be written there.
     """
-    page = Template(Path(__file__).with_name("map.html").read_text(encoding="utf-8"))
-    told = json_for_script(_page_data(atlas, sprite_sheets, title))
+    page = fill_template("map.html", title, _page_data(atlas, sprite_sheets, title))
     with atomic_file(folder / PAGE_NAME) as draft:
-        draft.write_text(page.substitute(title=escape_html(title), data=told), encoding="utf-8")
-
-
-def json_for_script(record: Any) -> str:
-    """A record as JSON that cannot end the element it stands in."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def escape_html(text: str) -> str:
-    """Text as HTML shows it."""
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+        draft.write_text(page, encoding="utf-8")
 
 
 def _page_data(atlas: Atlas, sprite_sheets: SpriteSheets, title: str) -> dict[str, Any]:
-    rows = np.clip(np.rint(atlas.xy * _MAX_COORDINATE), 0, _MAX_COORDINATE).astype(np.uint16)
-    counted, per_second = _clip_ticks(atlas)
+    xy = np.clip(np.rint(atlas.xy * _MAX_COORDINATE), 0, _MAX_COORDINATE).astype(np.uint16)
+    ticks, ticks_per_second = _clip_ticks(atlas)
     clips = [
         {"name": name, "facts": facts, "ticks_a_second": rate}
-        for (name, facts), rate in zip(atlas.clips.items(), per_second, strict=True)
+        for (name, facts), rate in zip(atlas.clips.items(), ticks_per_second, strict=True)
     ]
     header = json.loads(Header("map", atlas.settings).to_json())
     return {
@@ -133,31 +117,30 @@ def _page_data(atlas: Atlas, sprite_sheets: SpriteSheets, title: str) -> dict[st
         "cell": sprite_sheets.cell_wh,
         "columns": sprite_sheets.columns,
         "rows": sprite_sheets.rows,
-        "x": _base64_array(rows[:, 0]),
-        "y": _base64_array(rows[:, 1]),
+        "x": _base64_array(xy[:, 0]),
+        "y": _base64_array(xy[:, 1]),
         "clip": _base64_array(atlas.clip_index.astype(np.uint16)),
         "frame": _base64_array(atlas.frame_index.astype(np.uint32)),
-        "ticks": _base64_array(np.array(counted, np.float64)),
-        "pages": [base64.b64encode(page).decode() for page in sprite_sheets.pages()],
+        "ticks": _base64_array(np.array(ticks, np.float64)),
+        "pages": [base64.b64encode(sheet).decode() for sheet in sprite_sheets.sheets()],
     }
 
 
 def _clip_ticks(atlas: Atlas) -> tuple[list[int], list[int]]:
-    """When each row is, in its clip's ticks, and how many of them a second has, clip by clip."""
-    counted = [0] * len(atlas.seconds)
-    per_second = []
+    """Convert the time of each row to ticks of its clip; also the ticks a second, by clip."""
+    ticks = [0] * len(atlas.seconds)
+    ticks_per_second = []
     for name in atlas.clip_names:
         rows = atlas.clip_rows(name)
-        times: Sequence[Fraction] = [atlas.seconds[row] for row in rows]
-        mine, rate = to_ticks(times)
-        per_second.append(rate)
-        for row, tick in zip(rows, mine, strict=True):
-            counted[row] = tick
-    return counted, per_second
+        clip_ticks, rate = to_ticks([atlas.seconds[row] for row in rows])
+        ticks_per_second.append(rate)
+        for row, tick in zip(rows, clip_ticks, strict=True):
+            ticks[row] = tick
+    return ticks, ticks_per_second
 
 
 def _base64_array(numbers: npt.NDArray[Any]) -> str:
-    """Numbers as little-endian bytes in base64."""
+    """Encode numbers as little-endian bytes in base64."""
     little = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("<"))
     return base64.b64encode(little.tobytes()).decode()
 
