@@ -4,13 +4,14 @@ Boxes are matched frame by frame, and never from later frames. A box is compared
 its class. A box that overlaps a visible track confirms that track. A box that overlaps no visible
 track repairs, if it can:
 
-- a visible track that lies in the box, or the box in the track: a part of the object was followed,
-  or too much;
+- a visible track that lies in the box, or contains it: a part of the object was tracked, or too
+  much;
 - a lost track that may have moved to the box, or a visible track that no box has matched for
-  several frames: it follows something else by now.
+  several frames: by now it is on another object.
 
 Otherwise the box starts a new object. An object that a box started is shown as long as boxes
-confirm it. The matching threshold is that of SORT (Bewley 2016).
+confirm it. The matching threshold is that of SORT (Bewley et al., "Simple Online and Realtime
+Tracking", ICIP 2016).
 """
 
 from __future__ import annotations
@@ -23,38 +24,46 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from annotate.errors import ItemsError, PromptError, UnknownName
-from annotate.items import journal
-from annotate.items.records import Box, Item, Object, Prompt
+from annotate.items import boxes, journal
+from annotate.items.records import Box, Item, Object, Prompt, State
 from annotate.prompts import DEFAULT_LABEL
 from annotate.video.reader import Video
 
-MIN_SCORE = 0.25  # score below which a box is ignored
+MIN_SCORE = 0.25  # a box with a lower score is ignored
+MATCH_IOU = 0.3  # a box with this IoU confirms a track, as in SORT
+_DUPLICATE_IOU = 0.5  # a second box with this IoU on a track is the same object, detected twice
+_MIN_OVERLAP_SHARE = 0.5  # of the smaller box: track and box are one object, badly tracked
+_DOUBTED_AFTER_FRAMES = 3  # frames with boxes, none on the track: a visible track is doubted
+_MAX_SPEED = 0.25  # own sizes per frame: of true monsters in games 19 steps in 20 are shorter
+_MAX_OFFSET = 1.0  # own sizes, at once
+_FORGOTTEN_AFTER_FRAMES = 60  # a track last seen longer ago (two seconds) may be anywhere
+_HIDDEN_AFTER_FRAMES = 10  # frames with boxes, none on the track: it is no longer shown
+_MAX_AREA_RATIO = 4.0
 
 
 @dataclass(frozen=True)
 class DetectedBoxes:
-    """The boxes of a clip in a file of items; those with a score below `least` are ignored.
-
-    `digest` stands for the file, `labels` are its classes, `tracks` those that it names: such a box
-    is of that object, whatever else it looks like. `video` is the clip's name there.
-    """
+    """The boxes of one clip in a file of items."""
 
     path: Path
-    min_score: float
-    digest: str
-    labels: tuple[str, ...]
-    track_ids: frozenset[int]
-    video: str
+    min_score: float  # boxes with a lower score are ignored
+    digest: str  # a hash of the file
+    labels: tuple[str, ...]  # all classes in the file
+    track_ids: frozenset[int]  # all tracks in the file: such a box belongs to that object
+    video: str  # the clip's name in the file
 
     def header_settings(self) -> dict[str, Any]:
-        """What the header of a file of items says of them."""
+        """Return the settings for the header of a file of items."""
         return {"boxes": self.digest, "least": self.min_score}
 
     def items(self) -> Iterator[Item]:
-        """The frames that were looked at, in order, each with the boxes that count."""
+        """Yield the items of the clip in order, with the boxes that are not ignored.
+
+        Raises:
+            ItemsError: the frames are not in the order of the clip.
+        """
         last = -1
         for item in journal.read(self.path):
             if self.video and item.video != self.video:
@@ -65,11 +74,11 @@ class DetectedBoxes:
                     "in the order of the clip, one item a frame"
                 )
             last = item.frame
-            strong = (o for o in item.objects if o.score is None or o.score >= self.min_score)
-            yield replace(item, objects=tuple(strong))
+            kept = (o for o in item.objects if o.score is None or o.score >= self.min_score)
+            yield replace(item, objects=tuple(kept))
 
     def first_frame(self, start: int, stop: int | None) -> int | None:
-        """The first frame from `start` on, and before `stop`, with a box that counts."""
+        """Find the first frame from `start` on and before `stop` with a box; None without one."""
         for item in self.items():
             if stop is not None and item.frame >= stop:
                 return None
@@ -81,27 +90,27 @@ class DetectedBoxes:
 def read(
     path: Path, clip: Video, min_score: float = MIN_SCORE, classes: tuple[str, ...] | None = None
 ) -> DetectedBoxes:
-    """The boxes in a file of items, checked to be of `clip`, and of `classes` if there are any.
+    """Read the boxes of a clip from a file of items.
 
     Raises:
         ItemsError: no file of items, one of another clip, or of pictures of another size.
-        PromptError: a box of another class.
+        PromptError: a box of a class that is not in `classes`.
     """
-    book = journal.read(path)
-    known = book.header.videos
-    same = [name for name, told in known.items() if told.get("fingerprint") == clip.fingerprint]
-    if known and not same:
-        there = ", ".join(known)
-        raise ItemsError(f"{path}: boxes of {there}, not of {clip.path}: give the clip's own boxes")
+    items = journal.read(path)
+    videos = items.header.videos
+    same = [name for name, entry in videos.items() if entry.get("fingerprint") == clip.fingerprint]
+    if videos and not same:
+        names = ", ".join(videos)
+        raise ItemsError(f"{path}: boxes of {names}, not of {clip.path}: give the clip's own boxes")
     tracks, labels = set[int](), set[str]()
-    for item in book:
+    for item in items:
         if same and item.video != same[0]:
             continue
         if (item.width, item.height) != (clip.width, clip.height):
-            got, want = f"{item.width}x{item.height}", f"{clip.width}x{clip.height}"
-            raise ItemsError(f"{path}: boxes on pictures of {got}, but the clip is {want}")
-        tracks |= {thing.track for thing in item.objects if thing.track is not None}
-        labels |= {thing.label for thing in item.objects}
+            actual, expected = f"{item.width}x{item.height}", f"{clip.width}x{clip.height}"
+            raise ItemsError(f"{path}: boxes on pictures of {actual}, but the clip is {expected}")
+        tracks |= {obj.track for obj in item.objects if obj.track is not None}
+        labels |= {obj.label for obj in item.objects}
     for label in sorted(labels - set(classes or labels)):
         raise PromptError(f"{path}: {UnknownName('class', label, classes or ())}")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -109,54 +118,23 @@ def read(
     return DetectedBoxes(path, min_score, digest, tuple(sorted(labels)), frozenset(tracks), name)
 
 
-def iou(one: Box, other: Box) -> float:
-    """Intersection over union, 0..1."""
-    both = intersection_area(one, other)
-    return both and both / (area(one) + area(other) - both)
-
-
-def intersection_area(one: Box, other: Box) -> float:
-    """Pixels that both have."""
-    wide = min(one[2], other[2]) - max(one[0], other[0])
-    high = min(one[3], other[3]) - max(one[1], other[1])
-    return max(wide, 0.0) * max(high, 0.0)
-
-
-def area(box: Box) -> float:
-    """Pixels."""
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-State = Mapping[str, npt.NDArray[Any]]
-
-MATCH_IOU = 0.3  # IoU of boxes from which a track covers a box: what SORT (Bewley 2016) takes
-_DUPLICATE_IOU = 0.5  # IoU from which a second box on a track is the same thing, detected twice
-_MIN_OVERLAP_SHARE = 0.5  # share of the smaller box that makes the two one thing, badly seen
-_DOUBTED_AFTER_FRAMES = 3  # frames with boxes, none of them on it, until a living track is doubted
-_MAX_SPEED = 0.25  # own sizes a frame: of true monsters in games 19 steps in 20 are shorter
-_MAX_OFFSET = 1.0  # own sizes that a thing may be off at once
-_FORGOTTEN_AFTER_FRAMES = 60  # frames: after two seconds nothing is known of where a thing went
-_HIDDEN_AFTER_FRAMES = 10  # frames with boxes, none of them on it, until it is no longer shown
-_MAX_AREA_RATIO = 4.0  # times as many pixels
-
-
 @dataclass(frozen=True)
 class _Track:
-    """What is known of an object: where it was last seen, and since when no box has been on it."""
+    """The last known boxes of an object."""
 
     label: str
-    box: Box  # where it was last seen by the engine
-    seen_frame: int  # frame
-    detector_box: Box  # where it was last by the detector
-    detector_frame: int  # frame
-    unmatched_frames: int = 0  # frames with boxes
+    box: Box  # by the engine
+    seen_frame: int
+    detector_box: Box  # by the detector
+    detector_frame: int
+    unmatched_frames: int = 0  # frames with boxes since one matched
 
 
 class BoxAssociator:
-    """Makes prompts of boxes, frame by frame.
+    """Associate boxes with tracks, frame by frame, and make prompts of those that need it.
 
-    `labels` are the classes of the objects that a person prompts. Their numbers, and those of the
-    tracks that the boxes name, are no ids for new objects.
+    `labels` are the classes of the prompted objects by id. These ids, and the track ids in the file
+    of boxes, are never given to a new object.
     """
 
     def __init__(self, boxes: DetectedBoxes, labels: Mapping[int, str]) -> None:
@@ -168,11 +146,11 @@ class BoxAssociator:
         self.labels: dict[int, str] = {}  # of the objects that boxes started
 
     def boxes_at(self, frame: int) -> Sequence[Object] | None:
-        """The boxes on a frame; None where the detector did not look. Frames only go up."""
+        """Return the boxes on a frame, None if there is no item. Frames must be in order."""
         while self._next_item is not None and self._next_item.frame < frame:
             self._next_item = next(self._items, None)
-        there = self._next_item
-        return there.objects if there is not None and there.frame == frame else None
+        item = self._next_item
+        return item.objects if item is not None and item.frame == frame else None
 
     def make_prompts(
         self,
@@ -181,140 +159,164 @@ class BoxAssociator:
         seen_boxes: Mapping[int, Box],
         prompted_ids: Collection[int],
     ) -> list[Prompt]:
-        """What the boxes say that the engine does not know; at most one prompt an object.
+        """Make a prompt of each box that starts or repairs an object; at most one per object.
 
-        `seen` are the objects that the engine sees on this frame. `told` are those which a person
-        prompts on it: they are left alone.
+        Args:
+            frame: Index of the frame.
+            detections: The boxes of the detector on it.
+            seen_boxes: The objects that the engine sees on it.
+            prompted_ids: Objects that are prompted on it already: they get no prompt.
         """
         confirmed = self._match(detections, seen_boxes)
-        for of, track in self._tracks.items():
-            self._tracks[of] = replace(
-                track, unmatched_frames=0 if of in prompted_ids else track.unmatched_frames + 1
-            )
-        for row, of in confirmed.items():
-            self._tracks[of] = replace(
-                self._tracks.get(of) or self._new_track(of, frame, seen_boxes[of]),
+        for object_id, track in self._tracks.items():
+            unmatched = 0 if object_id in prompted_ids else track.unmatched_frames + 1
+            self._tracks[object_id] = replace(track, unmatched_frames=unmatched)
+        for row, object_id in confirmed.items():
+            self._tracks[object_id] = replace(
+                self._tracks.get(object_id)
+                or self._new_track(object_id, frame, seen_boxes[object_id]),
                 detector_box=detections[row].box,
                 detector_frame=frame,
                 unmatched_frames=0,
             )
-        busy = {*prompted_ids, *confirmed.values()}
-        made = []
-        rest = [thing for row, thing in enumerate(detections) if row not in confirmed]
-        for thing in sorted(rest, key=lambda each: -_confidence(each)):
-            whose = self._assign_object(frame, thing, seen_boxes, busy)
-            if whose is not None and whose not in busy:
-                busy.add(whose)
-                if whose not in self._prompted_labels:
-                    self.labels.setdefault(whose, thing.label)
-                self._tracks[whose] = self._new_track(whose, frame, thing.box)
-                made.append(Prompt(frame, whose, box=thing.box))
-        return made
+        busy_ids = {*prompted_ids, *confirmed.values()}
+        prompts = []
+        rest = [obj for row, obj in enumerate(detections) if row not in confirmed]
+        for obj in sorted(rest, key=lambda obj: -_confidence(obj)):
+            assigned = self._assign_object(frame, obj, seen_boxes, busy_ids)
+            if assigned is not None and assigned not in busy_ids:
+                busy_ids.add(assigned)
+                if assigned not in self._prompted_labels:
+                    self.labels.setdefault(assigned, obj.label)
+                self._tracks[assigned] = self._new_track(assigned, frame, obj.box)
+                prompts.append(Prompt(frame, assigned, box=obj.box))
+        return prompts
 
     def record(self, frame: int, seen_boxes: Mapping[int, Box]) -> None:
-        """Where the engine saw the objects in the end."""
-        for of, box in seen_boxes.items():
-            known = self._tracks.get(of) or self._new_track(of, frame, box)
-            self._tracks[of] = replace(known, box=box, seen_frame=frame)
+        """Record where the engine sees the objects, after all prompts of the frame."""
+        for object_id, box in seen_boxes.items():
+            track = self._tracks.get(object_id) or self._new_track(object_id, frame, box)
+            self._tracks[object_id] = replace(track, box=box, seen_frame=frame)
 
     def _new_track(self, object_id: int, frame: int, box: Box) -> _Track:
-        return _Track(
-            self._prompted_labels.get(object_id) or self.labels[object_id], box, frame, box, frame
-        )
+        label = self._prompted_labels.get(object_id) or self.labels[object_id]
+        return _Track(label, box, frame, box, frame)
 
     def unconfirmed(self) -> set[int]:
-        """Objects that boxes started, and that so many have passed over that they count as lost.
+        """List objects that boxes started and that no box has matched for ten frames with boxes.
 
-        Of a detector that misses three things in ten, one in 170,000 is passed over ten times.
+        They count as lost. A detector that misses three objects in ten misses the same one ten
+        times in a row once in 170,000 times.
         """
         return {
-            of for of in self.labels if self._tracks[of].unmatched_frames >= _HIDDEN_AFTER_FRAMES
+            object_id
+            for object_id in self.labels
+            if self._tracks[object_id].unmatched_frames >= _HIDDEN_AFTER_FRAMES
         }
 
     def state(self) -> State:
-        """All that is held, as arrays."""
+        """Return the tracks and the labels as arrays."""
         tracks = self._tracks
         counts = [
-            (of, t.seen_frame, t.detector_frame, t.unmatched_frames) for of, t in tracks.items()
+            (object_id, track.seen_frame, track.detector_frame, track.unmatched_frames)
+            for object_id, track in tracks.items()
         ]
-        places = [(*track.box, *track.detector_box) for track in tracks.values()]
+        boxes = [(*track.box, *track.detector_box) for track in tracks.values()]
         return {
             "tracks": np.array(counts, np.int64).reshape(-1, 4),
-            "places": np.array(places, float).reshape(-1, 8),
+            "places": np.array(boxes, float).reshape(-1, 8),
             "classes": np.array([track.label for track in tracks.values()], np.str_),
             "started": np.array(list(self.labels), np.int64),
             "labels": np.array(list(self.labels.values()), np.str_),
         }
 
     def restore(self, state: State) -> None:
-        """Take up what `state` gave."""
+        """Restore what `state` returned."""
         columns = (state[key].tolist() for key in ("classes", "places", "tracks"))
         rows = zip(*columns, strict=True)
         self._tracks = {
-            of: _Track(label, _as_box(place[:4]), seen, _as_box(place[4:]), told_at, passed_over)
-            for label, place, (of, seen, told_at, passed_over) in rows
+            object_id: _Track(
+                label,
+                _as_box(boxes[:4]),
+                seen_frame,
+                _as_box(boxes[4:]),
+                detector_frame,
+                unmatched_frames,
+            )
+            for label, boxes, (object_id, seen_frame, detector_frame, unmatched_frames) in rows
         }
         started = zip(state["started"].tolist(), state["labels"].tolist(), strict=True)
         self.labels = dict(started)
 
     def _match(self, detections: Sequence[Object], seen_boxes: Mapping[int, Box]) -> dict[int, int]:
-        """Box -> the track it confirms, the best fit first, each at most once."""
-        fits = [
-            (iou(thing.box, box), row, of)
-            for row, thing in enumerate(detections)
-            for of, box in seen_boxes.items()
-            if self._is_compatible(thing, of)
+        """Match boxes to visible tracks, greedily by IoU: row of the box -> object id."""
+        ious = boxes.iou_matrix([obj.box for obj in detections], list(seen_boxes.values())).tolist()
+        pairs = [
+            (ious[row][column], row, object_id)
+            for row, obj in enumerate(detections)
+            for column, object_id in enumerate(seen_boxes)
+            if self._is_compatible(obj, object_id)
         ]
         matched: dict[int, int] = {}
-        for fit, row, of in sorted(fits, key=lambda each: (-each[0], *each[1:])):
-            if fit >= MATCH_IOU and row not in matched and of not in matched.values():
-                matched[row] = of
+        for iou, row, object_id in sorted(pairs, key=lambda pair: (-pair[0], *pair[1:])):
+            if iou >= MATCH_IOU and row not in matched and object_id not in matched.values():
+                matched[row] = object_id
         return matched
 
     def _is_compatible(self, detection: Object, object_id: int) -> bool:
+        """True if a box may be of an object: by its track id, or else by its class."""
         if detection.track is not None:
             return detection.track == object_id
-        label = (
-            self._tracks[object_id].label
-            if object_id in self._tracks
-            else self._prompted_labels[object_id]
-        )
+        track = self._tracks.get(object_id)
+        label = self._prompted_labels[object_id] if track is None else track.label
         return DEFAULT_LABEL in (detection.label, label) or detection.label == label
 
     def _assign_object(
         self, frame: int, detection: Object, seen_boxes: Mapping[int, Box], busy_ids: set[int]
     ) -> int | None:
-        """The object that a box without a match is of; None if it is one more box on another."""
+        """Assign an unmatched box to an object, old or new; None if it is a duplicate."""
         if detection.track is not None:
             return detection.track
-        here = {
-            of: box
-            for of, box in seen_boxes.items()
-            if of in busy_ids and self._is_compatible(detection, of)
-        }
-        here |= {
-            of: self._tracks[of].box for of in busy_ids - set(seen_boxes) if of in self._tracks
-        }
-        if any(iou(detection.box, box) >= _DUPLICATE_IOU for box in here.values()):
+        if self._is_duplicate(detection, seen_boxes, busy_ids):
             return None
-        free = [
-            of for of in self._tracks if of not in busy_ids and self._is_compatible(detection, of)
-        ]
-        badly = [
-            (-inside, of)
-            for of in free
-            if of in seen_boxes
-            if (inside := _overlap_share(detection.box, seen_boxes[of]))
+        free = {
+            object_id: track
+            for object_id, track in self._tracks.items()
+            if object_id not in busy_ids and self._is_compatible(detection, object_id)
+        }
+        badly_tracked = [
+            (-share, object_id)
+            for object_id in free
+            if object_id in seen_boxes
+            if (share := _overlap_share(detection.box, seen_boxes[object_id]))
         ]
         lost = [
-            (apart, of)
-            for of in free
-            if of not in seen_boxes or self._tracks[of].unmatched_frames >= _DOUBTED_AFTER_FRAMES
-            if (apart := _track_displacement(self._tracks[of], detection.box, frame)) is not None
+            (displacement, object_id)
+            for object_id, track in free.items()
+            if object_id not in seen_boxes or track.unmatched_frames >= _DOUBTED_AFTER_FRAMES
+            if (displacement := _track_displacement(track, detection.box, frame)) is not None
         ]
-        return min(badly or lost)[1] if badly or lost else self._next_object_id()
+        candidates = badly_tracked or lost
+        return min(candidates)[1] if candidates else self._next_object_id()
+
+    def _is_duplicate(
+        self, detection: Object, seen_boxes: Mapping[int, Box], busy_ids: set[int]
+    ) -> bool:
+        """True if a box overlaps an object that has a box or a prompt on this frame already."""
+        busy_boxes = [
+            box
+            for object_id, box in seen_boxes.items()
+            if object_id in busy_ids and self._is_compatible(detection, object_id)
+        ]
+        busy_boxes += [
+            self._tracks[object_id].box
+            for object_id in busy_ids - set(seen_boxes)
+            if object_id in self._tracks
+        ]
+        return any(boxes.iou(detection.box, box) >= _DUPLICATE_IOU for box in busy_boxes)
 
     def _next_object_id(self) -> int:
+        """Return the lowest id that is neither reserved nor taken."""
         return next(n for n in count(1) if n not in self._reserved_ids and n not in self.labels)
 
 
@@ -323,28 +325,32 @@ def _confidence(detection: Object) -> float:
 
 
 def _track_displacement(track: _Track, box: Box, frame: int) -> float | None:
-    """How far, in own sizes, the track would have gone to be at `box`; None if that is too far."""
-    known = ((track.box, track.seen_frame), (track.detector_box, track.detector_frame))
-    ways = [_box_displacement(place, box, frame - then) for place, then in known]
-    return min((way for way in ways if way is not None), default=None)
+    """Compute how far, in own sizes, a track moved if it is at `box`; None if too far."""
+    last_boxes = ((track.box, track.seen_frame), (track.detector_box, track.detector_frame))
+    displacements = [
+        _box_displacement(last_box, box, frame - last_frame) for last_box, last_frame in last_boxes
+    ]
+    return min((each for each in displacements if each is not None), default=None)
 
 
 def _box_displacement(last_box: Box, box: Box, frames: int) -> float | None:
-    (x, y, size), (now_x, now_y, now_size) = _centre_and_size(last_box), _centre_and_size(box)
-    apart = float(np.hypot(now_x - x, now_y - y)) / size
-    near = apart <= _MAX_OFFSET + _MAX_SPEED * frames
-    alike = 1 / _MAX_AREA_RATIO <= (now_size / size) ** 2 <= _MAX_AREA_RATIO
-    return apart if near and alike and frames <= _FORGOTTEN_AFTER_FRAMES else None
+    """Compute the distance of two boxes in sizes of the first; None if it cannot be one object."""
+    (last_x, last_y, last_size), (x, y, size) = _centre_and_size(last_box), _centre_and_size(box)
+    displacement = float(np.hypot(x - last_x, y - last_y)) / last_size
+    near = displacement <= _MAX_OFFSET + _MAX_SPEED * frames
+    similar = 1 / _MAX_AREA_RATIO <= (size / last_size) ** 2 <= _MAX_AREA_RATIO
+    return displacement if near and similar and frames <= _FORGOTTEN_AFTER_FRAMES else None
 
 
 def _overlap_share(one: Box, other: Box) -> float:
-    """What the boxes share of the smaller one; 0 where that is too little."""
-    share = intersection_area(one, other) / max(min(area(one), area(other)), 1.0)
+    """Compute the share of the smaller box that two boxes have in common; 0 if it is too little."""
+    intersection = float(boxes.intersection_matrix([one], [other])[0, 0])
+    share = intersection / max(min(boxes.area(one), boxes.area(other)), 1.0)
     return share if share >= _MIN_OVERLAP_SHARE else 0.0
 
 
 def _centre_and_size(box: Box) -> tuple[float, float, float]:
-    """Centre, and the root of the area, at least a pixel."""
+    """Compute the centre of a box, and the root of its area, at least 1."""
     x1, y1, x2, y2 = box
     return (x1 + x2) / 2, (y1 + y2) / 2, max(float(np.sqrt((x2 - x1) * (y2 - y1))), 1.0)
 

@@ -2,7 +2,7 @@
 
 A propagator opens one session per pass over a clip; a session steps from frame to frame and keeps
 only what it needs to go on. A job is a propagator, a clip and the prompts. The plan of an update
-says which objects of an existing file of items stay, and which must be followed again, because
+says which objects of an existing file of items stay, and which must be tracked again, because
 their prompts have changed.
 """
 
@@ -15,11 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy.typing as npt
-
 from annotate.errors import ItemsError, PromptError, SettingsDiffer
-from annotate.items import journal, records
-from annotate.items.records import Frame, Header, Prompt, Vocabulary
+from annotate.items import journal
+from annotate.items.records import Frame, Header, Prompt, State, Vocabulary
 from annotate.plugins import FAMILIES, Family, optional_member
 from annotate.prompts import PromptTable
 from annotate.propagators.boxes import DetectedBoxes
@@ -29,51 +27,58 @@ if TYPE_CHECKING:
     import supervision as sv
 
 
-State = Mapping[str, npt.NDArray[Any]]
-
-
 @dataclass(frozen=True)
 class PromptedFrame:
-    """A frame and the prompts that a person gave on it."""
+    """A frame and the prompts on it."""
 
     frame: Frame
     prompts: tuple[Prompt, ...]
 
 
 class Session(Protocol):
-    """One pass over a clip, in one direction; it holds what must be remembered and no more."""
+    """One pass over a clip, in one direction; its memory does not grow with the clip."""
 
     def step(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
-        """Follow every object that has started onto the next frame of the pass.
+        """Track every object that has started onto the next frame of the pass.
 
-        `prompts` are those given on this very frame: the first ones of an object start it, later
-        ones correct it. Some no lesson told of: boxes of a detector, found as the pass goes on.
-        Returns the objects seen: `xyxy`, `mask` (n, H, W) bool, `confidence` in
-        0..1, `tracker_id` = object_id; nothing for an object that is lost, or has not started.
+        Args:
+            frame: The next frame; in a backward pass the one before.
+            prompts: The prompts on this frame. The first ones of an object start it, later ones
+                correct it. Boxes of a detector come only here, not in `Propagator.begin`.
+
+        Returns:
+            The visible objects: `xyxy`, `mask` (n, H, W) bool, `confidence` in 0..1, `tracker_id`
+            = object_id. An object that is lost or has not started has no row.
         """
 
     def state(self) -> State:
-        """All that the pass remembers, as arrays, such that `restore` goes on exactly from here."""
+        """Return the memory of the pass as arrays; `restore` continues exactly from here."""
 
     def restore(self, state: State) -> None:
-        """Take up the pass where `state` was taken, in a session just begun or one further on."""
+        """Continue where `state` was taken, in a session that was just begun or is further on."""
 
 
 class Propagator(Protocol):
     """An engine: a frozen dataclass whose fields are its options.
 
-    `independent`, a class attribute, says that an object's masks are the same whoever else is
-    followed; without it, they are not. Then objects can be followed anew one by one. An engine with
-    a field `phrase` that is set finds things itself: every id that it gives is an object of that
-    class, and no prompts are needed. What it lacks, as weights, it says in `begin`, and before a
-    file is begun in `ready()`, if it has that.
+    It may have the optional members of `annotate.plugins.OPTIONAL_MEMBERS`:
+
+    - `independent`: a class attribute, True if an object's masks are the same whichever others are
+      tracked. Then an update tracks only the objects whose prompts have changed.
+    - `phrase`: a field. An engine whose phrase is set finds objects itself: every id that it
+      returns is an object of that class, and no prompts are needed.
+    - `ready()`: raises what is missing, such as weights, before a file is begun.
     """
 
     def begin(self, prompted_frames: Iterable[PromptedFrame]) -> Session:
-        """Open a pass. `lessons`, in order of frames, may be learnt from before the first step.
+        """Open a pass.
 
-        Every object may learn from all its prompts, but starts at its own first prompt of the pass.
-        `lessons` is read once, frame by frame, so that only what is learnt stays in memory.
+        `prompted_frames`, in order of frames, may be fitted to before the first step: an object may
+        use all its prompts, but it starts at its own first prompt of the pass. Read it once, frame
+        by frame, and keep none of the frames, so that memory stays constant.
+
+        Raises:
+            MissingWeights, MissingPackage: what the engine needs is not there.
         """
 
 
@@ -81,64 +86,61 @@ PROPAGATORS: Family[Propagator] = FAMILIES["propagators"]
 
 
 def propagator_settings(engine: Propagator) -> Mapping[str, Any]:
-    """The engine's options as they are set: what a file of items is stamped with."""
+    """Return the values of the engine's options, for the header of a file of items."""
     return dataclasses.asdict(engine)  # type: ignore[call-overload,no-any-return]  # a dataclass
 
 
 @dataclass(frozen=True)
 class Job:
-    """An engine, a clip, and what a person said of it.
-
-    Frames from `start` up to, not including, `stop` are looked at. `both` follows each object also
-    backward from its first prompt. Prompts outside the range teach, but start nothing. `boxes` of a
-    detector start and repair objects on the way.
-    """
+    """An engine, a clip and the prompts."""
 
     engine: Propagator
-    source: str
+    source: str  # the engine's name, as it stands in the items
     clip: Path
-    prompts: PromptTable
-    start: int = 0
-    stop: int | None = None
-    both_directions: bool = False
+    prompts: PromptTable  # those outside the range may be fitted to, but start no object
+    start: int = 0  # the first frame
+    stop: int | None = None  # the frame after the last one
+    both_directions: bool = False  # track each object backward from its first prompt too
     vocabulary: Vocabulary | None = None
-    boxes: DetectedBoxes | None = None
+    boxes: DetectedBoxes | None = None  # of a detector: start and repair objects
 
-    def header(self) -> records.Header:
-        """What the file of items is stamped with: everything that shapes it."""
+    def header(self) -> Header:
+        """Make the header of the file of items: everything that the items depend on."""
         labels = [*self.prompts.labels.values(), *(self.boxes.labels if self.boxes else ())]
         labels += [self.phrase] if self.phrase else []
-        words = Vocabulary("", {label: {} for label in labels}, "")
-        told = {"engine": self.source, "prompts": self.prompt_digests(), "start": self.start}
-        told |= {
+        vocabulary = self.vocabulary or Vocabulary("", {label: {} for label in labels}, "")
+        settings = {
+            "engine": self.source,
+            "prompts": self.prompt_digests(),
+            "start": self.start,
             "stop": self.stop,
             "both": self.both_directions,
             **propagator_settings(self.engine),
+            **({} if self.boxes is None else self.boxes.header_settings()),
         }
-        told |= {} if self.boxes is None else self.boxes.header_settings()
-        clip = reader.header_entry(reader.probe(self.clip))
-        stamp = (self.vocabulary or words).header_entry()
-        return records.Header("propagate", told, vocabulary=stamp, videos=clip)
+        videos = reader.header_entry(reader.probe(self.clip))
+        return Header("propagate", settings, vocabulary=vocabulary.header_entry(), videos=videos)
 
     @property
     def phrase(self) -> str:
-        """What the engine looks for itself, without prompts; mostly nothing."""
+        """Return the phrase of an engine that finds objects itself; "" for any other."""
         return str(optional_member(self.engine, "phrase") or "")
 
     def prompt_digests(self) -> dict[str, str]:
-        """Object -> a short hash of its class and of all that a person said of it."""
+        """Hash the class and the prompts of each object: object id -> 8 hex digits."""
         return {
-            str(of): self.select_prompts({of}).digest()[:8] for of in sorted(self.prompts.labels)
+            str(object_id): self.select_prompts({object_id}).digest()[:8]
+            for object_id in sorted(self.prompts.labels)
         }
 
     def select_prompts(self, object_ids: Collection[int]) -> PromptTable:
-        """The prompts of these objects."""
+        """Select the prompts of some objects."""
         prompts = tuple(each for each in self.prompts.prompts if each.object_id in object_ids)
-        labels = {of: label for of, label in self.prompts.labels.items() if of in object_ids}
+        labels = {key: label for key, label in self.prompts.labels.items() if key in object_ids}
         return PromptTable(prompts, labels)
 
     def count_frames(self, clip: reader.Video) -> int | None:
-        """How many frames both passes look at together, where it can be told."""
+        """Count the frames of both passes together; None if the clip's length is unknown."""
         if clip.frame_count is None:
             return None
         stop = clip.frame_count if self.stop is None else min(self.stop, clip.frame_count)
@@ -146,7 +148,7 @@ class Job:
         return stop - self.first_frame() + backward
 
     def first_frames(self) -> dict[int, int]:
-        """Object -> the frame on which its first prompt between `start` and `stop` lies."""
+        """Find the frame of each object's first prompt between `start` and `stop`, by object id."""
         firsts: dict[int, int] = {}
         for prompt in self.prompts.prompts:
             if self.start <= prompt.frame and (self.stop is None or prompt.frame < self.stop):
@@ -154,20 +156,22 @@ class Job:
         return firsts
 
     def first_frame(self) -> int:
-        """The first frame that gets a line.
+        """Return the first frame that gets an item.
 
         Raises:
-            PromptError: when nothing starts between `start` and `stop`, or could go both ways.
+            PromptError: no object starts between `start` and `stop`; or `both_directions` with an
+                engine or boxes that start objects on the way.
         """
         if self.both_directions and (self.phrase or self.boxes is not None):
-            what = "--phrase" if self.phrase else "--from"
-            raise PromptError(f"with {what} objects start as they come: leave out --both")
+            what = "`phrase`" if self.phrase else "`boxes`"
+            raise PromptError(f"with {what} objects start as they come: leave out `both`")
         starts = [self.start] if self.phrase else list(self.first_frames().values())
         boxed = None if self.boxes is None else self.boxes.first_frame(self.start, self.stop)
         starts += [] if boxed is None else [boxed]
         if not starts and optional_member(self.engine, "phrase") is not None:
-            told = '--phrase, such as "blue robot"'
-            raise PromptError(f"{self.source} is told what to look for by {told}: give one")
+            raise PromptError(
+                f'{self.source} finds objects by a phrase, such as "blue robot": give `phrase`'
+            )
         if not starts:
             end = "the end" if self.stop is None else f"frame {self.stop}"
             what = "prompt" if self.boxes is None else "prompt and no box"
@@ -175,64 +179,61 @@ class Job:
         return self.start if self.both_directions else min(starts)
 
     def prompted_frames(self) -> Iterator[PromptedFrame]:
-        """The prompted frames, in order, with all their prompts."""
-        on = self.prompts_by_frame()
-        for frame in reader.frames_at(self.clip, sorted(on)):
-            yield PromptedFrame(frame, tuple(on[frame.index]))
+        """Yield the prompted frames, in order, with all their prompts."""
+        by_frame = self.prompts_by_frame()
+        for frame in reader.frames_at(self.clip, sorted(by_frame)):
+            yield PromptedFrame(frame, tuple(by_frame[frame.index]))
 
     def prompts_by_frame(self) -> dict[int, list[Prompt]]:
-        """Frame -> its prompts."""
-        on = defaultdict(list)
+        """Group the prompts by frame index."""
+        by_frame = defaultdict(list)
         for prompt in self.prompts.prompts:
-            on[prompt.frame].append(prompt)
-        return on
+            by_frame[prompt.frame].append(prompt)
+        return by_frame
 
 
-_FORCE_HINT = "--force follows all objects anew"
+_FORCE_HINT = "`force` tracks all objects again"
 
 
 @dataclass(frozen=True)
 class UpdatePlan:
-    """What prompts have changed: the objects that stay as they are, and those to follow anew.
-
-    `anew` follows only the latter; None where none of them starts.
-    """
+    """Which objects stay as they are, and which are tracked again."""
 
     kept_ids: frozenset[int]
-    update_job: Job | None
+    update_job: Job | None  # tracks the others; None if none of them starts
 
 
 def plan_update(job: Job, out: Path) -> UpdatePlan | None:
-    """What must be done so that `out` is what `job` makes; None where the prompts are the same.
+    """Plan how to turn the items in `out` into those of `job`; None if the prompts are the same.
 
     Raises:
         SettingsDiffer: more than the prompts differs.
         ItemsError: the run that wrote `out` has not reached its end.
-        PromptError: no object can be followed without the others.
+        PromptError: no object can be tracked without the others.
     """
-    header, there = job.header(), journal.read(out).header
-    known, now = there.settings.get("prompts"), job.prompt_digests()
-    same = replace(there, settings={**there.settings, "prompts": now})
-    if not isinstance(known, dict) or (differ := same.differences(header)):
-        more = "; ".join(differ) if isinstance(known, dict) else "prompts that it does not name"
-        raise SettingsDiffer(f"{out}: made with {more}: only prompts may change; {_FORCE_HINT}")
-    if known == now:
+    header, old_header = job.header(), journal.read(out).header
+    old, new = old_header.settings.get("prompts"), job.prompt_digests()
+    adapted = replace(old_header, settings={**old_header.settings, "prompts": new})
+    if not isinstance(old, dict) or (differences := adapted.differences(header)):
+        what = "; ".join(differences) if isinstance(old, dict) else "prompts that it does not name"
+        raise SettingsDiffer(f"{out}: made with {what}: only prompts may change; {_FORCE_HINT}")
+    if old == new:
         return None
-    _check_can_update(job, out, there)
+    _check_can_update(job, out, old_header)
     job.first_frame()
-    kept = {int(of) for of in now if known.get(of) == now[of]} & set(job.first_frames())
-    fresh = replace(job, prompts=job.select_prompts(set(job.prompts.labels) - kept))
-    return UpdatePlan(frozenset(kept), fresh if fresh.first_frames() else None)
+    kept = {int(key) for key in new if old.get(key) == new[key]} & set(job.first_frames())
+    changed = replace(job, prompts=job.select_prompts(set(job.prompts.labels) - kept))
+    return UpdatePlan(frozenset(kept), changed if changed.first_frames() else None)
 
 
 def _check_can_update(job: Job, out: Path, header: Header) -> None:
     if not optional_member(job.engine, "independent"):
         raise PromptError(f"with {job.source} objects depend on each other: {_FORCE_HINT}")
     if job.boxes is not None:
-        raise PromptError(f"with --from objects depend on each other: {_FORCE_HINT}")
+        raise PromptError(f"with `boxes` objects depend on each other: {_FORCE_HINT}")
     with journal.append(out, header) as file:
         if not file.complete:
             raise ItemsError(
                 f"{out}: its run has not reached its end: finish it with the prompts that it "
-                f"began with, then --update; or {_FORCE_HINT}"
+                f"began with, then give `update`; or {_FORCE_HINT}"
             )

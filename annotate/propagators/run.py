@@ -1,33 +1,37 @@
 """Run a propagation job into a file of items, resume it, and update it.
 
-A pass leads the propagator over the clip in one direction. Its state is saved beside the file of
-items at intervals, so a run that was stopped goes on exactly from its last checkpoint. An update
-follows only the objects whose prompts have changed, and merges them with the items of the others.
+A pass runs the propagator over the clip in one direction. Its state is saved beside the file of
+items at intervals, so a run that was stopped continues exactly from its last checkpoint. An update
+tracks only the objects whose prompts have changed, and merges them with the items of the others.
 """
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from annotate.errors import ItemsError
 from annotate.items import detections, journal, records
-from annotate.items.journal import STDIO, Appender
-from annotate.items.records import Box, Frame, Item, Prompt, item_from_json
+from annotate.items.journal import Appender
+from annotate.items.records import Box, Frame, Item, Prompt, State
 from annotate.plugins import optional_member
 from annotate.propagators import flags
 from annotate.propagators.boxes import BoxAssociator
+from annotate.propagators.checkpoint import (
+    ItemsByFrame,
+    RunFiles,
+    open_run_files,
+    read_checkpoint,
+    write_checkpoint,
+)
 from annotate.propagators.job import Job, plan_update
 from annotate.video import reader
 
@@ -37,112 +41,13 @@ if TYPE_CHECKING:
     from annotate.propagators.job import Session
 
 
-State = Mapping[str, npt.NDArray[Any]]
-_OFFSET_KEY = "journal.offset"
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """The files beside a file of items that only a run in progress needs."""
-
-    folder: Path
-    name: str
-
-    @property
-    def forward_state(self) -> Path:
-        """The state of the forward pass."""
-        return self.folder / f"{self.name}.state.npz"
-
-    @property
-    def backward_state(self) -> Path:
-        """The state of the backward pass."""
-        return self.folder / f"{self.name}.backward.state.npz"
-
-    @property
-    def backward_items(self) -> Path:
-        """The items of the backward pass, waiting for the forward pass."""
-        return self.folder / f"{self.name}.backward.jsonl"
-
-    @property
-    def update_items(self) -> Path:
-        """The items of the objects that are followed anew."""
-        return self.folder / f"{self.name}.update.jsonl"
-
-    def clear(self) -> None:
-        """Remove them, but for an update's, which has files of its own aside."""
-        for path in (self.forward_state, self.backward_state, self.backward_items):
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def open_run_files(out: Path) -> Iterator[RunFiles]:
-    """The files aside of `out`; those of standard output do not outlive the run."""
-    if out != STDIO:
-        yield RunFiles(out.parent, out.name)
-        return
-    with TemporaryDirectory() as folder:
-        yield RunFiles(Path(folder), "items")
-
-
-def write_checkpoint(path: Path, state: State, out: Appender) -> None:
-    """Keep `state`, taken when `out` stood at its present end; replaces the one before at once."""
-    if not out.resumable:
-        return
-    draft = path.with_name(path.name + ".part")
-    with draft.open("wb") as file:
-        np.savez(file, **{_OFFSET_KEY: np.array(out.offset)}, **state)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def read_checkpoint(path: Path, out: Appender) -> State | None:
-    """The state kept at `path`, `out` being cut back to where it was taken; None without one."""
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            state = {key: saved[key] for key in saved.files}
-    except (OSError, ValueError, BadZipFile):
-        return None
-    offset = int(state.pop(_OFFSET_KEY))
-    if offset > out.offset:
-        return None
-    out.rewind(offset)
-    return state
-
-
-class ItemsByFrame(Mapping[int, Item]):
-    """The items of a file, by frame; only where each line begins is held in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offsets: dict[int, int] = {}
-        with path.open("rb") as file:
-            at = len(file.readline())
-            for line in file:
-                if not line.startswith(b'{"end"'):
-                    self._offsets[item_from_json(line.decode(), str(path)).frame] = at
-                at += len(line)
-
-    def __getitem__(self, frame: int) -> Item:
-        with self._path.open("rb") as file:
-            file.seek(self._offsets[frame])
-            return item_from_json(file.readline().decode(), str(self._path))
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._offsets)
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-
-# between two states on disk, whichever is sooner: what a killed run does again, at most
-CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 100, 20.0  # frames; the clock shapes nothing in the items
+# A checkpoint is written after so many frames or seconds, whichever is sooner: what a killed run
+# computes again, at most. The items do not depend on the clock.
+CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 100, 20.0
 
 
 class PropagationPass:
-    """`job` in one direction, with the prompts `on` frames; every so often its state is `saved`."""
+    """Run a job in one direction; the state is saved to `checkpoint_path` at intervals."""
 
     def __init__(
         self,
@@ -153,11 +58,8 @@ class PropagationPass:
         *,
         backward: bool = False,
     ) -> None:
-        self._job, self._prompts_by_frame, self._checkpoint_path = (
-            job,
-            prompts_by_frame,
-            checkpoint_path,
-        )
+        self._job, self._prompts_by_frame = job, prompts_by_frame
+        self._checkpoint_path = checkpoint_path
         self._progress, self._backward = progress, backward
         self._first_frames = job.first_frames()
         self._flagger = flags.AnomalyFlagger()
@@ -171,7 +73,11 @@ class PropagationPass:
         frames_after: Callable[[int], Iterator[Frame]],
         finish_item: Callable[[Item], Item],
     ) -> None:
-        """Write an item for each frame; goes on from the state that was saved, if there is one."""
+        """Write an item for each frame, from the last checkpoint on if there is one.
+
+        `frames_after` yields the frames after an index, -1 for all; `finish_item` is applied to
+        each item before it is written.
+        """
         session = self._job.engine.begin(self._job.prompted_frames())
         if (state := read_checkpoint(self._checkpoint_path, out)) is not None:
             self._restore(session, state)
@@ -187,51 +93,54 @@ class PropagationPass:
                 saved = monotonic()
 
     def make_item(self, session: Session, frame: Frame) -> Item:
-        """The item of one frame; at its own first frame an object belongs to the forward pass."""
-        found, prompts = self._step(session, frame)
-        ids, phrase = list(_boxes_by_object(found)), self._job.phrase
+        """Track onto one frame and make its item; the backward pass leaves out first frames."""
+        tracked, prompts = self._step(session, frame)
+        ids, phrase = list(_boxes_by_object(tracked)), self._job.phrase
         if phrase:
             self._first_frames = {**dict.fromkeys(ids, frame.index), **self._first_frames}
-        on_its_way = {
-            of for of, first in self._first_frames.items() if self._has_started(frame, first)
+        started = {
+            key for key, first in self._first_frames.items() if self._has_started(frame, first)
         }
-        shown = on_its_way - (self._associator.unconfirmed() if self._associator else set())
-        mine = np.array([of in shown for of in ids], bool)
+        shown = started - (self._associator.unconfirmed() if self._associator else set())
+        is_shown = np.array([object_id in shown for object_id in ids], bool)
         labels = {**dict.fromkeys(ids, phrase), **self._job.prompts.labels}
         labels |= self._associator.labels if self._associator else {}
-        kept = cast("sv.Detections", found[mine])
-        item = detections.item_from_detections(frame, kept, labels, self._job.source)
-        item = replace(item, lost=tuple(sorted(on_its_way - (shown & set(ids)))))
+        visible = cast("sv.Detections", tracked[is_shown])
+        item = detections.item_from_detections(frame, visible, labels, self._job.source)
+        item = replace(item, lost=tuple(sorted(started - (shown & set(ids)))))
         return self._flagger.flag_item(item, [prompt.object_id for prompt in prompts])
 
     def _has_started(self, frame: Frame, first_frame: int) -> bool:
         return frame.index < first_frame if self._backward else frame.index >= first_frame
 
     def _step(self, session: Session, frame: Frame) -> tuple[sv.Detections, list[Prompt]]:
-        """What the engine finds, and what it was told; boxes are held against what it sees itself.
+        """Step the engine; returns its detections and the prompts that it was given.
 
-        Where they say more than that, the step is taken back, and done again with them as prompts.
+        Boxes of a detector are compared with what the engine sees without them. If they start or
+        repair an object, the step is undone and repeated with these boxes as prompts.
         """
         prompts = list(self._prompts_by_frame.get(frame.index, ()))
         if self._associator is None:
             return session.step(frame, prompts), prompts
         boxes = self._associator.boxes_at(frame.index)
         before = {key: np.array(array) for key, array in session.state().items()} if boxes else {}
-        found = session.step(frame, prompts)
+        tracked = session.step(frame, prompts)
         if boxes is not None:
-            told = {prompt.object_id for prompt in prompts}
-            made = self._associator.make_prompts(frame.index, boxes, _boxes_by_object(found), told)
-            if made:
-                prompts += made
+            prompted_ids = {prompt.object_id for prompt in prompts}
+            box_prompts = self._associator.make_prompts(
+                frame.index, boxes, _boxes_by_object(tracked), prompted_ids
+            )
+            if box_prompts:
+                prompts += box_prompts
                 session.restore(before)
-                found = session.step(frame, prompts)
-                for prompt in made:
+                tracked = session.step(frame, prompts)
+                for prompt in box_prompts:
                     self._first_frames.setdefault(prompt.object_id, frame.index)
-        self._associator.record(frame.index, _boxes_by_object(found))
-        return found, prompts
+        self._associator.record(frame.index, _boxes_by_object(tracked))
+        return tracked, prompts
 
     def _state(self, session: Session) -> State:
-        """All that the pass remembers, the engine's part and its own."""
+        """Collect the state of the engine and of the pass itself."""
         firsts = np.array(list(self._first_frames.items()), np.int64).reshape(-1, 2)
         parts = {"engine": session.state(), "watch": self._flagger.state()}
         parts |= {"pass": {"firsts": firsts}}
@@ -239,6 +148,7 @@ class PropagationPass:
         return {f"{part}.{key}": parts[part][key] for part in parts for key in parts[part]}
 
     def _restore(self, session: Session, state: State) -> None:
+        """Restore what `_state` returned."""
         parts: dict[str, dict[str, npt.NDArray[Any]]] = defaultdict(dict)
         for name, array in state.items():
             part, _, key = name.partition(".")
@@ -251,18 +161,18 @@ class PropagationPass:
 
 
 def _boxes_by_object(detections: sv.Detections) -> dict[int, Box]:
-    """Object -> its box, in the engine's order."""
+    """Map object ids to boxes, in the engine's order."""
     ids = [] if detections.tracker_id is None else detections.tracker_id.tolist()
     boxes = [tuple(box) for box in detections.xyxy.tolist()]
     return dict(zip(ids, boxes, strict=True))
 
 
 def merge_items(item: Item, other: Item | None) -> Item:
-    """What two passes know of one frame, as one item: objects in the order of their tracks."""
+    """Merge the items of two passes on one frame: objects in the order of their tracks."""
     objects, lost = item.objects, item.lost
     if other is not None:
         objects, lost = (*objects, *other.objects), (*lost, *other.lost)
-    ordered = sorted(objects, key=lambda thing: -1 if thing.track is None else thing.track)
+    ordered = sorted(objects, key=lambda obj: -1 if obj.track is None else obj.track)
     return flags.flag_overlaps(replace(item, objects=tuple(ordered), lost=tuple(sorted(lost))))
 
 
@@ -273,11 +183,11 @@ def run_to_file(
     force: bool = False,
     progress: Callable[[Item], None] = lambda item: None,
 ) -> bool:
-    """Propagate `job`'s prompts into a file of items; goes on where an equal run was stopped.
+    """Propagate the prompts of a job into a file of items, or continue an equal run.
 
-    The file has a line for each frame from the first prompt on (with `both`: from `job.start` on),
-    objects in the order of their tracks. What a stopped run needs to go on exactly lies beside
-    `out` until the run is complete. Returns False when the file was complete already.
+    The file has a line for each frame from the first prompt on (with `both_directions`: from
+    `job.start` on), objects in the order of their tracks. The checkpoint of an unfinished run lies
+    beside `out`. Returns False if the file was complete already.
 
     Raises:
         PromptError, SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
@@ -305,18 +215,18 @@ def run_to_file(
 def _run_backward(
     job: Job, run_files: RunFiles, header: records.Header, progress: Callable[[Item], None]
 ) -> Mapping[int, Item]:
-    """Follow each object backward from its start, into a file aside; frame -> item."""
+    """Track each object backward from its first prompt, into a file; returns items by frame."""
     firsts = job.first_frames()
-    on: dict[int, list[Prompt]] = defaultdict(list)
+    by_frame: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in job.prompts.prompts:
         if firsts.get(prompt.object_id) == prompt.frame:
-            on[prompt.frame].append(prompt)
-    top = max(firsts.values())
+            by_frame[prompt.frame].append(prompt)
+    last = max(firsts.values())
 
     def run(backward: Appender) -> None:
-        PropagationPass(job, on, run_files.backward_state, progress, backward=True).run(
+        PropagationPass(job, by_frame, run_files.backward_state, progress, backward=True).run(
             backward,
-            lambda after: reader.backward(job.clip, top if after < 0 else after - 1, job.start),
+            lambda after: reader.backward(job.clip, last if after < 0 else after - 1, job.start),
             lambda item: item,
         )
 
@@ -325,33 +235,37 @@ def _run_backward(
 
 
 def update(job: Job, out: Path, *, progress: Callable[[Item], None] = lambda item: None) -> bool:
-    """Make `out` what `job` would make it, from what it was made with other prompts.
+    """Update a file of items that was made with other prompts to those of a job.
 
-    Objects whose prompts did not change keep their lines' words; the others are followed anew from
-    their own start, alone, into a file aside, with which a stopped update goes on. Returns False
-    when there was nothing to do.
+    Objects whose prompts did not change stay as they are; the others are tracked again, alone, from
+    their own first prompt. Returns False if there was nothing to do.
 
     Raises:
-        As `change` and `propagate.into`.
+        As `plan_update` and `run_to_file`.
     """
-    aside = RunFiles(out.parent, out.name).update_items
-    what = plan_update(job, out) if out.exists() else None
-    if what is None:
-        aside.unlink(missing_ok=True)
+    # a file of its own, with which a stopped update continues
+    update_path = RunFiles(out.parent, out.name).update_items
+    plan = plan_update(job, out) if out.exists() else None
+    if plan is None:
+        update_path.unlink(missing_ok=True)
         return run_to_file(job, out, progress=progress)
-    fresh: Mapping[int, Item] = {}
-    if what.update_job is not None:
+    updated: Mapping[int, Item] = {}
+    if plan.update_job is not None:
         run_to_file(
-            what.update_job, aside, force=_is_stale(aside, what.update_job), progress=progress
+            plan.update_job,
+            update_path,
+            force=_is_stale(update_path, plan.update_job),
+            progress=progress,
         )
-        fresh = ItemsByFrame(aside)
-    journal.write(out, job.header(), _merge_update(job, ItemsByFrame(out), what.kept_ids, fresh))
-    aside.unlink(missing_ok=True)
+        updated = ItemsByFrame(update_path)
+    merged = _merge_update(job, ItemsByFrame(out), plan.kept_ids, updated)
+    journal.write(out, job.header(), merged)
+    update_path.unlink(missing_ok=True)
     return True
 
 
 def _is_stale(update_path: Path, job: Job) -> bool:
-    """Whether an update that was stopped had other prompts than this one."""
+    """True if the file of a stopped update was made with other prompts than this one."""
     if not update_path.exists():
         return False
     try:
@@ -366,7 +280,7 @@ def _merge_update(
     kept_ids: Collection[int],
     updated_items: Mapping[int, Item],
 ) -> Iterator[Item]:
-    """The frames of both, in order: of `old` what is kept, of `fresh` everything."""
+    """Merge, frame by frame, the objects of old items that stay with the updated ones."""
     first = job.first_frame()
     for frame in sorted({*old_items, *updated_items}):
         if frame >= first:
@@ -378,26 +292,27 @@ def _merge_update(
 
 
 def _keep_objects(item: Item, kept_ids: Collection[int]) -> Item:
-    objects = tuple(thing for thing in item.objects if thing.track in kept_ids)
-    return replace(item, objects=objects, lost=tuple(of for of in item.lost if of in kept_ids))
+    objects = tuple(obj for obj in item.objects if obj.track in kept_ids)
+    lost = tuple(track for track in item.lost if track in kept_ids)
+    return replace(item, objects=objects, lost=lost)
 
 
 def propagate_frames(job: Job) -> Iterator[tuple[Frame, Item]]:
-    """Propagate `job`'s prompts frame by frame, without a file; yields each frame and its item.
+    """Propagate the prompts of a job without a file; yields each frame and its item.
 
-    Backward passes, where the job has them, run first, into a temporary folder.
+    A backward pass, if the job has one, runs first, into a temporary folder.
 
     Raises:
         PromptError, VideoError: see `annotate.errors`.
     """
     first, header = job.first_frame(), job.header()
     with TemporaryDirectory() as folder:
-        aside = RunFiles(Path(folder), "items")
+        run_files = RunFiles(Path(folder), "items")
         before: Mapping[int, Item] = {}
         if job.both_directions:
-            before = _run_backward(job, aside, header, lambda item: None)
+            before = _run_backward(job, run_files, header, lambda item: None)
         forward = PropagationPass(
-            job, job.prompts_by_frame(), aside.forward_state, lambda item: None
+            job, job.prompts_by_frame(), run_files.forward_state, lambda item: None
         )
         session = job.engine.begin(job.prompted_frames())
         for frame in reader.frames(job.clip, start=first, stop=job.stop):

@@ -43,51 +43,51 @@ def lines(by_frame):
 def boxes_of(tmp_path, demo):
     """Write frame -> objects as a file of items of the demo clip, and read it as boxes."""
 
-    def write(by_frame, least=0.25, name="boxes.jsonl"):
+    def write(by_frame, min_score=0.25, name="boxes.jsonl"):
         header = Header("detect", videos=reader.header_entry(reader.probe(demo)))
         journal.write(tmp_path / name, header, lines(by_frame))
-        return propagators_boxes.read(tmp_path / name, reader.probe(demo), least)
+        return propagators_boxes.read(tmp_path / name, reader.probe(demo), min_score)
 
     return write
 
 
 @pytest.fixture
-def keeper(boxes_of):
-    """A keeper that has started object 1, a mech at HOME, on frame 0; a person has object 7."""
+def associator(boxes_of):
+    """A associator that has started object 1, a mech at HOME, on frame 0; a person has object 7."""
     boxes = boxes_of({0: [mech(HOME)]})
-    keeper = BoxAssociator(boxes, {7: "raine"})
-    [first] = keeper.make_prompts(0, [mech(HOME)], {}, ())
+    associator = BoxAssociator(boxes, {7: "raine"})
+    [first] = associator.make_prompts(0, [mech(HOME)], {}, ())
     assert (first.object_id, first.frame, first.box) == (1, 0, HOME)
-    keeper.record(0, {1: HOME})
-    return keeper
+    associator.record(0, {1: HOME})
+    return associator
 
 
 def ids(prompts):
     return [prompt.object_id for prompt in prompts]
 
 
-def test_a_box_that_a_living_track_covers_starts_nothing(keeper):
-    assert keeper.prompts(1, [mech(moved(5))], {1: HOME}, ()) == []
+def test_a_box_that_a_living_track_covers_starts_nothing(associator):
+    assert associator.make_prompts(1, [mech(moved(5))], {1: HOME}, ()) == []
 
 
 @pytest.mark.parametrize("x, started", [(21, []), (22, [2])], ids=["IoU 0.31", "IoU 0.29"])
-def test_how_much_covers(keeper, x, started):
-    assert ids(keeper.prompts(1, [mech(moved(x))], {1: HOME}, ())) == started
+def test_how_much_covers(associator, x, started):
+    assert ids(associator.make_prompts(1, [mech(moved(x))], {1: HOME}, ())) == started
 
 
-def test_a_box_of_another_class_is_another_thing(keeper):
-    assert ids(keeper.prompts(1, [mech(HOME, label="raine")], {1: HOME}, ())) == [2]
-    assert keeper.labels == {1: "mech", 2: "raine"}
+def test_a_box_of_another_class_is_another_thing(associator):
+    assert ids(associator.make_prompts(1, [mech(HOME, label="raine")], {1: HOME}, ())) == [2]
+    assert associator.labels == {1: "mech", 2: "raine"}
 
 
 def test_an_object_without_a_class_may_be_any(boxes_of):
-    keeper = BoxAssociator(boxes_of({0: []}), {7: "object"})
-    keeper.record(0, {7: HOME})
-    assert keeper.make_prompts(1, [mech(HOME)], {7: HOME}, ()) == []
+    associator = BoxAssociator(boxes_of({0: []}), {7: "object"})
+    associator.record(0, {7: HOME})
+    assert associator.make_prompts(1, [mech(HOME)], {7: HOME}, ()) == []
 
 
-def test_a_new_detection_repairs_a_lost_track(keeper):
-    [prompt] = keeper.prompts(4, [mech(moved(70))], {}, ())
+def test_a_new_detection_repairs_a_lost_track(associator):
+    [prompt] = associator.make_prompts(4, [mech(moved(70))], {}, ())
     assert prompt.object_id == 1 and prompt.box == moved(70)
 
 
@@ -102,31 +102,31 @@ def test_a_new_detection_repairs_a_lost_track(keeper):
     ],
     ids=["too far", "another class", "much larger", "much smaller", "long ago"],
 )
-def test_what_the_lost_track_cannot_be_is_new(keeper, frame, box, label):
-    assert ids(keeper.prompts(frame, [mech(box, label=label)], {}, ())) == [2]
+def test_what_the_lost_track_cannot_be_is_new(associator, frame, box, label):
+    assert ids(associator.make_prompts(frame, [mech(box, label=label)], {}, ())) == [2]
 
 
-def test_the_nearest_lost_track_is_repaired(keeper):
+def test_the_nearest_lost_track_is_repaired(associator):
     far = moved(80)
-    keeper.prompts(1, [mech(far)], {1: HOME}, ())
-    keeper.note(1, {1: HOME, 2: far})
-    assert ids(keeper.prompts(3, [mech(moved(60))], {}, ())) == [2]
-    assert ids(keeper.prompts(3, [mech(moved(30)), mech(moved(90))], {}, ())) == [1, 2]
+    associator.make_prompts(1, [mech(far)], {1: HOME}, ())
+    associator.record(1, {1: HOME, 2: far})
+    assert ids(associator.make_prompts(3, [mech(moved(60))], {}, ())) == [2]
+    assert ids(associator.make_prompts(3, [mech(moved(30)), mech(moved(90))], {}, ())) == [1, 2]
 
 
-def test_a_living_track_that_boxes_pass_over_sits_on_something_else(keeper):
+def test_a_living_track_that_boxes_pass_over_sits_on_something_else(associator):
     apart = moved(41)
     for frame in range(1, 3):  # the detector sees nothing at all on these frames
-        assert keeper.prompts(frame, [], {1: HOME}, ()) == []
-        keeper.note(frame, {1: HOME})
-    assert ids(keeper.prompts(3, [mech(apart)], {1: HOME}, ())) == [1]
+        assert associator.make_prompts(frame, [], {1: HOME}, ()) == []
+        associator.record(frame, {1: HOME})
+    assert ids(associator.make_prompts(3, [mech(apart)], {1: HOME}, ())) == [1]
 
 
-def test_a_confirmed_track_is_left_where_it_is(keeper):
+def test_a_confirmed_track_is_left_where_it_is(associator):
     for frame in range(1, 10):
-        assert keeper.prompts(frame, [mech(HOME)], {1: HOME}, ()) == []
-        keeper.note(frame, {1: HOME})
-    assert ids(keeper.prompts(10, [mech(HOME), mech(moved(41))], {1: HOME}, ())) == [2]
+        assert associator.make_prompts(frame, [mech(HOME)], {1: HOME}, ()) == []
+        associator.record(frame, {1: HOME})
+    assert ids(associator.make_prompts(10, [mech(HOME), mech(moved(41))], {1: HOME}, ())) == [2]
 
 
 @pytest.mark.parametrize(
@@ -134,49 +134,49 @@ def test_a_confirmed_track_is_left_where_it_is(keeper):
     [moved(5, 5, side=0.4), moved(-40, -40, side=3.0), moved(30, side=0.5)],
     ids=["a part", "too much", "a part, half beside it"],
 )
-def test_a_mask_that_lies_in_the_box_or_it_in_that_is_mended(keeper, mask):
-    keeper.note(1, {1: mask})
-    assert ids(keeper.prompts(2, [mech(HOME)], {1: mask}, ())) == [1]
+def test_a_mask_that_lies_in_the_box_or_it_in_that_is_mended(associator, mask):
+    associator.record(1, {1: mask})
+    assert ids(associator.make_prompts(2, [mech(HOME)], {1: mask}, ())) == [1]
 
 
-def test_a_mask_that_is_mostly_beside_the_box_is_not(keeper):
-    assert ids(keeper.prompts(2, [mech(HOME)], {1: moved(31, side=0.5)}, ())) == [2]
+def test_a_mask_that_is_mostly_beside_the_box_is_not(associator):
+    assert ids(associator.make_prompts(2, [mech(HOME)], {1: moved(31, side=0.5)}, ())) == [2]
 
 
-def test_a_lost_track_is_also_looked_for_where_the_detector_saw_it(keeper):
+def test_a_lost_track_is_also_looked_for_where_the_detector_saw_it(associator):
     """The engine shrank to a dot in the corner before it lost it; the box knew better."""
-    keeper.prompts(3, [mech(HOME)], {1: HOME}, ())
-    keeper.note(4, {1: moved(-90, side=0.1)})
-    assert ids(keeper.prompts(6, [mech(moved(10))], {}, ())) == [1]
+    associator.make_prompts(3, [mech(HOME)], {1: HOME}, ())
+    associator.record(4, {1: moved(-90, side=0.1)})
+    assert ids(associator.make_prompts(6, [mech(moved(10))], {}, ())) == [1]
 
 
-def test_one_thing_detected_twice_is_one(keeper):
+def test_one_thing_detected_twice_is_one(associator):
     twice = [mech(moved(200)), mech(moved(205), 0.8)]
-    assert ids(keeper.prompts(1, twice, {1: HOME}, ())) == [2]
-    assert ids(keeper.prompts(2, [mech(HOME), mech(moved(4), 0.8)], {1: HOME}, ())) == []
+    assert ids(associator.make_prompts(1, twice, {1: HOME}, ())) == [2]
+    assert ids(associator.make_prompts(2, [mech(HOME), mech(moved(4), 0.8)], {1: HOME}, ())) == []
 
 
-def test_two_things_close_together_are_two(keeper):
-    assert ids(keeper.prompts(1, [mech(HOME), mech(moved(20))], {1: HOME}, ())) == [2]
+def test_two_things_close_together_are_two(associator):
+    assert ids(associator.make_prompts(1, [mech(HOME), mech(moved(20))], {1: HOME}, ())) == [2]
 
 
 def test_no_id_is_taken_twice(boxes_of):
-    keeper = BoxAssociator(boxes_of({0: [mech(HOME, track=2)]}), {1: "mech", 3: "mech"})
-    assert ids(keeper.make_prompts(0, [mech(HOME), mech(moved(100))], {}, ())) == [4, 5]
+    associator = BoxAssociator(boxes_of({0: [mech(HOME, track=2)]}), {1: "mech", 3: "mech"})
+    assert ids(associator.make_prompts(0, [mech(HOME), mech(moved(100))], {}, ())) == [4, 5]
 
 
 def test_a_box_that_names_its_track_is_of_that_object(boxes_of):
-    keeper = BoxAssociator(boxes_of({0: [mech(HOME, track=2)]}), {})
-    assert ids(keeper.make_prompts(0, [mech(HOME, track=2)], {}, ())) == [2]
-    keeper.record(0, {2: HOME})
-    assert keeper.make_prompts(1, [mech(HOME, track=2)], {2: HOME}, ()) == []
-    assert ids(keeper.make_prompts(2, [mech(moved(400), track=2)], {2: HOME}, ())) == [2]
-    assert ids(keeper.make_prompts(3, [mech(moved(400), track=9)], {2: moved(400)}, ())) == [9]
+    associator = BoxAssociator(boxes_of({0: [mech(HOME, track=2)]}), {})
+    assert ids(associator.make_prompts(0, [mech(HOME, track=2)], {}, ())) == [2]
+    associator.record(0, {2: HOME})
+    assert associator.make_prompts(1, [mech(HOME, track=2)], {2: HOME}, ()) == []
+    assert ids(associator.make_prompts(2, [mech(moved(400), track=2)], {2: HOME}, ())) == [2]
+    assert ids(associator.make_prompts(3, [mech(moved(400), track=9)], {2: moved(400)}, ())) == [9]
 
 
-def test_what_a_person_prompts_is_left_alone(keeper):
+def test_what_a_person_prompts_is_left_alone(associator):
     box = moved(0, 200)
-    assert ids(keeper.prompts(1, [mech(box, track=7)], {7: HOME}, told={7})) == []
+    assert ids(associator.make_prompts(1, [mech(box, track=7)], {7: HOME}, prompted_ids={7})) == []
 
 
 def test_a_keeper_goes_on_from_its_state(boxes_of):
@@ -188,24 +188,24 @@ def test_a_keeper_goes_on_from_its_state(boxes_of):
         for _ in range(20)
     ]
 
-    def follow(keeper, first, stop):
-        said = []
+    def follow(associator, first, stop):
+        made_ids = []
         for frame in range(first, stop):
             alive = {n: t for n, t in seen.items() if n % 3 != frame % 3}
-            made = keeper.prompts(frame, found[frame], alive, ())
+            made = associator.make_prompts(frame, found[frame], alive, ())
             seen.update({prompt.object_id: prompt.box for prompt in made})
-            keeper.note(frame, alive)
-            said += ids(made)
-        return said
+            associator.record(frame, alive)
+            made_ids += ids(made)
+        return made_ids
 
     seen = {}
     whole = follow(BoxAssociator(boxes, {}), 0, 20)
     for stop in (0, 5, 13):
         seen = {}
         before, after = BoxAssociator(boxes, {}), BoxAssociator(boxes, {})
-        said = follow(before, 0, stop)
+        made_ids = follow(before, 0, stop)
         after.restore(before.state())
-        assert said + follow(after, stop, 20) == whole
+        assert made_ids + follow(after, stop, 20) == whole
         assert after.labels.keys() >= before.labels.keys()
 
 
@@ -215,7 +215,7 @@ class Sitter:
 
     lives: int = 6
 
-    def begin(self, lessons):
+    def begin(self, prompted_frames):
         return SitterSession(self.lives)
 
 
@@ -354,8 +354,8 @@ def test_other_boxes_are_other_settings(demo, boxes_of, tmp_path):
 
 
 def test_boxes_do_not_go_both_ways(demo, boxes_of, tmp_path):
-    with pytest.raises(PromptError, match="with --from objects start as they come"):
-        run.run_to_file(a_job(demo, boxes_of(WALK), both=True), tmp_path / "m.jsonl")
+    with pytest.raises(PromptError, match="with `boxes` objects start as they come"):
+        run.run_to_file(a_job(demo, boxes_of(WALK), both_directions=True), tmp_path / "m.jsonl")
 
 
 def test_boxes_of_another_clip(demo, tmp_path):
@@ -399,6 +399,6 @@ def test_from_the_command_line(annotate, demo, boxes_of, tmp_path):
     code, _, err = annotate(*words, "--least", "0.6", "-o", "n.jsonl")
     assert code == 1 and "no prompt and no box lies between frame 0 and frame 6" in err
     code, _, err = annotate(*words, "--box", "2,7,10,10,90,90", "--update", "-o", "m.jsonl")
-    assert code == 1 and "with light objects depend on each other: --force" in err
+    assert code == 1 and "with light objects depend on each other: `force`" in err
     code, _, err = annotate(*words, "--device", "cuda", "-o", "n.jsonl")
     assert code == 1 and "no option of light 'device'" in err

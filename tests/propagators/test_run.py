@@ -59,7 +59,7 @@ def test_a_lost_object_is_said_to_be(job, tmp_path):
 
 def test_both_ways_reaches_back_to_the_beginning(job, tmp_path):
     run.run_to_file(job, tmp_path / "forward.jsonl")
-    run.run_to_file(dataclasses.replace(job, both=True), tmp_path / "both.jsonl")
+    run.run_to_file(dataclasses.replace(job, both_directions=True), tmp_path / "both.jsonl")
     forward, both = (objects_by_frame(tmp_path / f"{name}.jsonl") for name in ("forward", "both"))
     assert list(both) == list(range(50))
     assert 1 in both[9] and 2 in both[24] and 2 in both[0]
@@ -70,9 +70,11 @@ def test_both_ways_reaches_back_to_the_beginning(job, tmp_path):
 
 def test_backward_goes_backward(job, tmp_path):
     """The square's place on frame 9 depends on frames 10 and 9 alone."""
-    one = dataclasses.replace(job, prompts=PromptTable((point(10, 1),), {1: "mech"}), both=True)
+    one = dataclasses.replace(
+        job, prompts=PromptTable((point(10, 1),), {1: "mech"}), both_directions=True
+    )
     run.run_to_file(one, tmp_path / "m.jsonl")
-    session = one.engine.begin(one.lessons())
+    session = one.engine.begin(one.prompted_frames())
     session.step(reader.seek(one.clip, 10), [point(10, 1)])
     found = session.step(reader.seek(one.clip, 9), [])
     there = objects_by_frame(tmp_path / "m.jsonl")[9][1]
@@ -81,7 +83,7 @@ def test_backward_goes_backward(job, tmp_path):
 
 @pytest.mark.parametrize("both", [False, True], ids=["forward", "both"])
 def test_stopped_anywhere_it_ends_with_the_same_bytes(job, tmp_path, both):
-    job = dataclasses.replace(job, both=both)
+    job = dataclasses.replace(job, both_directions=both)
     run.run_to_file(job, tmp_path / "whole.jsonl")
     expected = (tmp_path / "whole.jsonl").read_bytes()
     for after in (1, 3, 7, 8, 20, 27, 41, 60):
@@ -164,7 +166,7 @@ def test_prompts_outside_the_range_teach_but_start_nothing(job, tmp_path):
     run.run_to_file(later, tmp_path / "m.jsonl")
     there = objects_by_frame(tmp_path / "m.jsonl")
     assert list(there) == [25, 26, 27] and all(set(found) == {2} for found in there.values())
-    assert [lesson.frame.index for lesson in later.lessons()] == [10, 25, 30]
+    assert [prompted.frame.index for prompted in later.prompted_frames()] == [10, 25, 30]
 
 
 def test_nothing_to_start_with(job, tmp_path):
@@ -189,7 +191,7 @@ class Finder(Wanderer):
 
     phrase: str = ""
 
-    def begin(self, lessons):
+    def begin(self, prompted_frames):
         return FinderSession(self.side, [])
 
 
@@ -219,9 +221,9 @@ def test_an_engine_with_a_phrase_needs_no_prompts(job, tmp_path):
         run.run_to_file(job, tmp_path / "m.jsonl", progress=kill)
     run.run_to_file(job, tmp_path / "m.jsonl")
     assert (tmp_path / "m.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    with pytest.raises(PromptError, match="with --phrase objects start as they come"):
-        run.run_to_file(dataclasses.replace(job, both=True), tmp_path / "b.jsonl")
-    with pytest.raises(PromptError, match="what to look for by --phrase"):
+    with pytest.raises(PromptError, match="with `phrase` objects start as they come"):
+        run.run_to_file(dataclasses.replace(job, both_directions=True), tmp_path / "b.jsonl")
+    with pytest.raises(PromptError, match="finds objects by a phrase"):
         run.run_to_file(dataclasses.replace(job, engine=Finder()), tmp_path / "n.jsonl")
 
 

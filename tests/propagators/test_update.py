@@ -21,7 +21,7 @@ class Loner(Wanderer):
     side: int = 150
     independent: ClassVar[bool] = True
 
-    def begin(self, lessons):
+    def begin(self, prompted_frames):
         return WandererSession(self.side, [])
 
 
@@ -59,7 +59,7 @@ CHANGES = {
 @pytest.mark.parametrize("both", [False, True], ids=["forward", "both"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_it_ends_with_the_bytes_of_a_run_from_scratch(job, tmp_path, name, both):
-    job = dataclasses.replace(job, both=both)
+    job = dataclasses.replace(job, both_directions=both)
     prompts, first = CHANGES[name]
     new = prompted(job, *prompts, labels={**LABELS, 4: "raine"})
     run.run_to_file(job, tmp_path / "m.jsonl")
@@ -131,7 +131,7 @@ def test_stopped_it_goes_on_and_the_file_is_whole_until_then(job, tmp_path):
 def test_objects_that_depend_on_each_other_cannot_be_followed_alone(job, tmp_path):
     job = dataclasses.replace(job, engine=Wanderer())
     run.run_to_file(job, tmp_path / "m.jsonl")
-    with pytest.raises(PromptError, match="depend on each other: --force"):
+    with pytest.raises(PromptError, match="depend on each other: `force`"):
         run.update(prompted(job, *OLD[:3]), tmp_path / "m.jsonl")
 
 

@@ -20,8 +20,8 @@ class Wanderer:
 
     side: int = 9
 
-    def begin(self, lessons):
-        return WandererSession(self.side, [len(lesson.prompts) for lesson in lessons])
+    def begin(self, prompted_frames):
+        return WandererSession(self.side, [len(prompted.prompts) for prompted in prompted_frames])
 
 
 class WandererSession:
