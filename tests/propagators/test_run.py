@@ -12,6 +12,7 @@ from annotate.errors import BrokenVideo, MissingWeights, PromptError, SettingsDi
 from annotate.items import journal
 from annotate.prompts import PromptTable
 from annotate.propagators import run
+from annotate.propagators.checkpoint import open_run_files
 from annotate.propagators.job import PROPAGATORS, Job
 from annotate.video import reader
 
@@ -138,8 +139,8 @@ def test_other_prompts_are_refused(job, tmp_path):
 def test_a_stale_checkpoint_is_not_believed(job, tmp_path):
     out = tmp_path / "m.jsonl"
     run.run_to_file(job, tmp_path / "whole.jsonl")
-    with run.open_run_files(out) as aside:
-        aside.forward_state.write_bytes(b"not an archive")
+    with open_run_files(out) as run_files:
+        run_files.forward_state.write_bytes(b"not an archive")
         run.run_to_file(job, out)
         assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
