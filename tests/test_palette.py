@@ -15,7 +15,7 @@ def lab(colour):
     return cv2.cvtColor(pixel, cv2.COLOR_RGB2LAB)[0, 0]
 
 
-def test_classes_are_told_apart_and_bright():
+def test_classes_are_distinct_and_bright():
     colours = class_colours(TEN)
     nearest = min(np.linalg.norm(lab(a) - lab(b)) for a, b in combinations(colours, 2))
     assert nearest > 25  # ΔE 2.3 is just noticeable
@@ -54,5 +54,5 @@ def test_hex_is_red_green_blue():
 
 
 @pytest.mark.parametrize("colour", [*class_colours(TEN), Colour(0, 0, 0), Colour(255, 255, 255)])
-def test_ink_can_be_read(colour):
-    assert abs(lab(colour)[0] - lab(colour.ink)[0]) > 40
+def test_text_can_be_read(colour):
+    assert abs(lab(colour)[0] - lab(colour.text_colour)[0]) > 40

@@ -29,10 +29,10 @@ def test_what_is_no_phrase_is_refused(told):
 
 
 def test_nothing_told_says_where_to_write_it():
-    with pytest.raises(PromptError, match=r"yoloe nothing: .* yoloe = .* under \[classes.mug\]"):
+    with pytest.raises(PromptError, match=r"no phrase for yoloe: .* yoloe = .* under \[classes.mug\]"):
         detector_phrases(words(mug={"vlm": "a mug"}), "yoloe")
 
 
 def test_a_phrase_stands_for_one_class_only():
-    with pytest.raises(PromptError, match="'mug' and 'jug' tell yoloe the same, 'pot'"):
+    with pytest.raises(PromptError, match="'mug' and 'jug' have the same phrase for yoloe, 'pot'"):
         detector_phrases(words(mug={"yoloe": "pot"}, jug={"yoloe": ["jug", "pot"]}), "yoloe")

@@ -8,6 +8,7 @@ below a threshold of 0.7.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from annotate.items.records import Box
 
 BoxArray = npt.NDArray[np.float64]  # (N, 4), xyxy
-Boxes = BoxArray | Sequence[Box]
+Boxes = npt.NDArray[Any] | Sequence[Box]
 
 
 def as_array(boxes: Boxes) -> BoxArray:

@@ -8,50 +8,43 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from annotate.errors import DatasetError
-from annotate.items import masks
-from annotate.items.records import Box, Frame, Item, Object
+from annotate.items import boxes, masks
+from annotate.items.records import Frame, Item, Object
 
 if TYPE_CHECKING:
     import supervision as sv
 
 
-_PIXEL_DIGITS = 3  # a box's corners are kept to a thousandth of a pixel
+_PIXEL_DIGITS = 3  # of the corners of a box
 _SCORE_DIGITS = 6
 
 
 def item_from_detections(
     frame: Frame, detections: sv.Detections, labels: Mapping[int, str], source: str
 ) -> Item:
-    """What was found on a frame, as an item; boxes are cut off at the picture's edge.
+    """Convert the detections of one frame to an item; boxes are clipped to the picture.
 
     `labels` names the classes of a detector's boxes by `class_id`, those of a propagator's objects
-    by `tracker_id`. A confidence of NaN becomes a score of None. `data["phrase"]`, where it is,
-    says what each box was found by.
+    by `tracker_id`. A confidence of NaN becomes a score of None. `data["phrase"]`, where there is
+    one, is the phrase that found each box.
     """
-    width, height = frame.size_wh
     tracks, ids = detections.tracker_id, detections.class_id
+    xyxy = boxes.clip(detections.xyxy, frame.size_wh).tolist()
     phrases = detections.data.get("phrase")
     objects = []
     for row in range(len(detections)):
         track = None if tracks is None else int(tracks[row])
         label = labels[int(ids[row]) if track is None and ids is not None else int(track or 0)]
         mask = None if detections.mask is None else masks.encode(np.asarray(detections.mask[row]))
-        box = _clip_box(detections.xyxy[row], width, height)
+        x1, y1, x2, y2 = (round(side, _PIXEL_DIGITS) for side in xyxy[row])
         score = (
             None
             if detections.confidence is None
             else _rounded_score(float(detections.confidence[row]))
         )
         phrase = "" if phrases is None else str(phrases[row])
-        objects.append(Object(label, box, score, track, mask, source, phrase=phrase))
-    return Item(frame.video, frame.index, frame.seconds, width, height, tuple(objects))
-
-
-def _clip_box(xyxy: Sequence[float], width: int, height: int) -> Box:
-    limits = (width, height, width, height)
-    sides = zip(xyxy, limits, strict=True)
-    x1, y1, x2, y2 = (round(min(max(float(s), 0.0), most), _PIXEL_DIGITS) for s, most in sides)
-    return x1, y1, x2, y2
+        objects.append(Object(label, (x1, y1, x2, y2), score, track, mask, source, phrase=phrase))
+    return Item(frame.video, frame.index, frame.seconds, *frame.size_wh, tuple(objects))
 
 
 def _rounded_score(confidence: float) -> float | None:
@@ -59,35 +52,35 @@ def _rounded_score(confidence: float) -> float | None:
 
 
 def item_to_detections(item: Item, labels: Sequence[str]) -> sv.Detections:
-    """An item's objects as one Detections; `class_id` is the label's place in `labels`.
+    """Convert an item's objects to one Detections; `class_id` is the position in `labels`.
 
-    `confidence` is NaN where an item has no score. `tracker_id` is -1 and the mask is the box
-    filled where only some of the objects have them.
+    `confidence` is NaN where an object has no score. Where only some of the objects have a track or
+    a mask, the `tracker_id` of the others is -1, and their mask is their filled box.
 
     Raises:
-        DatasetError: for a label that is not among `labels`.
+        DatasetError: an object's label is not in `labels`.
     """
     import supervision as sv
 
-    things = item.objects
-    for thing in things:
-        if thing.label not in labels:
-            known = ", ".join(labels)
+    objects = item.objects
+    for obj in objects:
+        if obj.label not in labels:
             raise DatasetError(
-                f"{item.video}#{item.frame}: unknown class {thing.label!r}. There are: {known}"
+                f"{item.video}#{item.frame}: unknown class {obj.label!r}. "
+                f"There are: {', '.join(labels)}"
             )
-    found = sv.Detections(
-        xyxy=np.array([thing.box for thing in things], float).reshape(-1, 4),
-        class_id=np.array([labels.index(thing.label) for thing in things], int),
-        confidence=np.array([_confidence_or_nan(thing) for thing in things], float),
-        data={"class_name": np.array([thing.label for thing in things], str)},
+    detections = sv.Detections(
+        xyxy=boxes.as_array([obj.box for obj in objects]),
+        class_id=np.array([labels.index(obj.label) for obj in objects], int),
+        confidence=np.array([_confidence_or_nan(obj) for obj in objects], float),
+        data={"class_name": np.array([obj.label for obj in objects], str)},
     )
-    if any(thing.track is not None for thing in things):
-        tracks = [-1 if thing.track is None else thing.track for thing in things]
-        found.tracker_id = np.array(tracks, int)
-    if any(thing.mask is not None for thing in things):
-        found.mask = np.stack([object_mask(thing, item) for thing in things])
-    return found
+    if any(obj.track is not None for obj in objects):
+        tracks = [-1 if obj.track is None else obj.track for obj in objects]
+        detections.tracker_id = np.array(tracks, int)
+    if any(obj.mask is not None for obj in objects):
+        detections.mask = np.stack([object_mask(obj, item) for obj in objects])
+    return detections
 
 
 def _confidence_or_nan(obj: Object) -> float:
@@ -95,7 +88,7 @@ def _confidence_or_nan(obj: Object) -> float:
 
 
 def object_mask(obj: Object, item: Item) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """The object's mask, (H, W) bool; its box filled where it has none."""
+    """Return the object's mask, (H, W) bool; its filled box where it has none."""
     if obj.mask is not None:
         return masks.decode(obj.mask)
     filled = np.zeros((item.height, item.width), bool)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from annotate.errors import ItemsError, OutputError, SettingsDiffer
-from annotate.files import OVERWRITE_HINT
+from annotate.files import OVERWRITE_HINT, atomic_file
 from annotate.items.records import Header, Item, item_from_json, item_to_json, record_to_json
 
 STDIO = Path("-")  # standard input, standard output
@@ -24,9 +24,9 @@ _MAX_HEADER_BYTES = 1 << 24  # bytes
 
 
 class Journal:
-    """A file of items, read: its header, and its items as often as it is iterated.
+    """A file of items to read: its header, and its items each time that it is iterated.
 
-    A half-written last line is passed over; any other damage is an error that names its line.
+    A half-written last line is skipped; any other damage is an error that names the line.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -64,7 +64,7 @@ class Journal:
 
 
 def read(path: Path | str) -> Journal:
-    """Open a file of items; `-` is standard input.
+    """Open a file of items to read; `-` is standard input.
 
     Raises:
         ItemsError: no such file, not a file of items, or a newer format.
@@ -73,12 +73,12 @@ def read(path: Path | str) -> Journal:
 
 
 def _can_resume(path: Path) -> bool:
-    """Whether what is written there can be gone on with: not so for a stream or a device."""
+    """Whether a run can be resumed in this file: not in a stream or a device."""
     return path != STDIO and (path.is_file() or not path.exists())
 
 
 class Appender:
-    """A file of items, being written; every line is flushed before the next is begun."""
+    """A file of items that is being written; each line is flushed before the next begins."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._file, self.name = file, name
@@ -88,12 +88,12 @@ class Appender:
 
     @property
     def resumable(self) -> bool:
-        """Whether what is written can be gone on with: a file, not standard output."""
+        """Whether a run can be resumed in this file: not on standard output or a device."""
         return _can_resume(Path(self.name))
 
     @property
     def offset(self) -> int:
-        """Bytes up to the end of the last whole line."""
+        """The size in bytes, up to the end of the last whole line."""
         return self._file.tell()
 
     def write(self, item: Item) -> None:
@@ -102,17 +102,17 @@ class Appender:
         self.count, self.last = self.count + 1, item
 
     def finish(self) -> None:
-        """Say that the run reached its end."""
+        """Mark the run as complete."""
         self._write_line(record_to_json({"end": self.count}))
         self.complete = True
 
     def rewind(self, offset: int) -> None:
-        """Forget what stands behind `offset`, the end of a line written earlier."""
+        """Remove what is behind `offset`, the end of a line written earlier."""
         self._file.truncate(offset)
         self._recover()
 
     def rewind_all(self) -> None:
-        """Forget every item."""
+        """Remove all items."""
         if self.last is not None:
             self._file.seek(0)
             self.rewind(len(self._file.readline()))
@@ -130,7 +130,7 @@ class Appender:
             raise OutputError(f"{self.name}: cannot write: {error.strerror}{kept}") from None
 
     def _recover(self) -> None:
-        """Count the whole lines, cut off a half-written one, and stand behind the last."""
+        """Count the whole lines, cut off a half-written one, and seek to the end."""
         self._file.seek(0)
         end = len(self._file.readline())
         self.count, last, self.complete = 0, b"", False
@@ -149,21 +149,21 @@ class Appender:
 
 
 def append(path: Path | str, header: Header, *, force: bool = False) -> AppendContext:
-    """Start a file of items, or go on with the one that an equal run left; `-` is standard output.
+    """Start a file of items, or continue the one that an equal run left; `-` is standard output.
 
     >>> with append("boxes.jsonl", header) as out:  # doctest: +SKIP
     ...     for item in items:
     ...         out.write(item)
 
     Raises:
-        SettingsDiffer: the file was written under other settings; says which.
-        OutputError: there is another kind of file, or nothing can be written there.
+        SettingsDiffer: the file was written with other settings; lists them.
+        OutputError: another kind of file is there, or nothing can be written there.
     """
     return AppendContext(Path(path), header, force)
 
 
 class AppendContext:
-    """The open file of `append`, as a context."""
+    """The context manager of `append`; it yields an Appender."""
 
     def __init__(self, path: Path, header: Header, force: bool) -> None:
         self._path, self._header = path, header
@@ -209,7 +209,7 @@ class AppendContext:
         return "r+b" if self._path.exists() else "w+b"
 
     def _holds_partial_header(self, file: IO[bytes]) -> bool:
-        """Whether the file holds no more than a part of our header; refuse what is not ours."""
+        """Whether the file holds at most a part of this header; refuse other files and settings."""
         first = file.readline(_MAX_HEADER_BYTES)
         if not first.endswith(b"\n") and self._header.to_json().encode().startswith(first):
             return True
@@ -289,19 +289,18 @@ def resume_items(
 
 
 def write(path: Path | str, header: Header, items: Iterable[Item]) -> None:
-    """Write a whole file of items at once, under a temporary name first."""
+    """Write a whole file of items atomically; `-` is standard output.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
     path = Path(path)
     if path == STDIO:
         with append(path, header) as out:
             _write_all(out, items)
         return
-    draft = path.with_name(path.name + ".part")
-    try:
-        with append(draft, header, force=True) as out:
-            _write_all(out, items)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic_file(path) as draft, append(draft, header, force=True) as out:
+        _write_all(out, items)
 
 
 def _write_all(out: Appender, items: Iterable[Item]) -> None:

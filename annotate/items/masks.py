@@ -24,7 +24,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Polygon:
-    """One part of a mask: its outline and the outlines of its holes.
+    """One part of a mask: its outline, and the outlines of its holes.
 
     Rings are (N, 2), xy in pixels, not closed: the first point is not repeated. Walking along one
     of `to_polygons`, the mask is on the right hand.
@@ -40,21 +40,16 @@ class Polygon:
 
 
 def encode(mask: Mask) -> Rle:
-    """A mask, (H, W) bool, as `{"size": [height, width], "counts": str}`."""
+    """Encode a mask, (H, W) bool, as `{"size": [height, width], "counts": str}`."""
     columns = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8))
     return _json_rle(_coco.encode(columns.T))
 
 
-def encode_many(masks: npt.NDArray[np.bool_]) -> list[Rle]:
-    """The masks of (n, H, W), one by one."""
-    return [encode(mask) for mask in masks]
-
-
 def decode(rle: Rle) -> Mask:
-    """The mask, (H, W) bool.
+    """Decode run lengths to a mask, (H, W) bool.
 
     Raises:
-        ItemsError: when the run lengths do not fill its size.
+        ItemsError: the run lengths do not fill the size.
     """
     height, width = rle["size"]
     check(rle, (width, height))
@@ -65,12 +60,12 @@ def decode(rle: Rle) -> Mask:
 
 
 def area(rle: Rle) -> int:
-    """How many pixels the mask has."""
+    """Count the pixels of a mask."""
     return int(_coco.area(dict(rle)))
 
 
 def box(mask: Rle | Mask) -> Box | None:
-    """The tightest xyxy round a mask, x2 and y2 exclusive; None when the mask is empty."""
+    """Find the tightest xyxy of a mask, x2 and y2 exclusive; None where the mask is empty."""
     if not isinstance(mask, np.ndarray):
         x, y, width, height = _coco.toBbox(dict(mask)).tolist()
         return (x, y, x + width, y + height) if width else None
@@ -81,10 +76,10 @@ def box(mask: Rle | Mask) -> Box | None:
 
 
 def iou(a: Rle, b: Rle) -> float:
-    """Intersection over union, 0..1; two empty masks are the same mask, so 1.
+    """Compute the intersection over union, 0..1; it is 1 for two empty masks.
 
     Raises:
-        ItemsError: when the masks are of pictures of different sizes.
+        ItemsError: the masks have different sizes.
     """
     check(a, (b["size"][1], b["size"][0]))
     if not area(a) and not area(b):
@@ -93,10 +88,10 @@ def iou(a: Rle, b: Rle) -> float:
 
 
 def check(rle: Rle, size_wh: tuple[int, int]) -> None:
-    """Accept the mask of a picture of `size_wh`, and nothing else.
+    """Check that a record is the mask of a picture of `size_wh`.
 
     Raises:
-        ItemsError: when it is of another size, or its run lengths do not fill that size.
+        ItemsError: it has another size, or its run lengths do not fill that size.
     """
     width, height = size_wh
     try:
@@ -113,7 +108,10 @@ def check(rle: Rle, size_wh: tuple[int, int]) -> None:
 
 
 def crop(rle: Rle) -> tuple[Mask, tuple[int, int]]:
-    """The mask inside its box, (h, w) bool, and the xy where the box starts; (0, 0) when empty."""
+    """Decode the mask inside its box only, (h, w) bool, with the xy of the box's top left corner.
+
+    The corner is (0, 0) where the mask is empty.
+    """
     tight = box(rle)
     if tight is None:
         return np.zeros((0, 0), np.bool_), (0, 0)
@@ -126,9 +124,9 @@ def crop(rle: Rle) -> tuple[Mask, tuple[int, int]]:
 
 
 def to_polygons(mask: Rle | Mask) -> list[Polygon]:
-    """Every part of a mask, with its holes, along the edges of its pixels.
+    """Trace every part of a mask, with its holes, along the edges of its pixels.
 
-    Pixels that touch at a corner only are two parts. `from_polygons` gives the mask back exactly.
+    Pixels that touch only at a corner are in two parts. `from_polygons` restores the mask exactly.
     """
     if not isinstance(mask, np.ndarray):
         part, start_xy = crop(mask)
@@ -142,24 +140,24 @@ def to_polygons(mask: Rle | Mask) -> list[Polygon]:
 
 
 def from_polygons(polygons: Iterable[Polygon], size_wh: tuple[int, int]) -> Mask:
-    """The pixels of a picture of `size_wh` that lie in any of the polygons, by COCO's rule."""
+    """Fill polygons in a picture of `size_wh`, by COCO's rule: a mask, (H, W) bool."""
     return decode(polygons_to_rle(polygons, size_wh))
 
 
 def polygons_to_rle(polygons: Iterable[Polygon], size_wh: tuple[int, int]) -> Rle:
-    """`from_polygons`, as run lengths."""
+    """Fill polygons in a picture of `size_wh`, by COCO's rule: run lengths."""
     width, height = size_wh
     rings = [bridge_rings([polygon]).ravel().tolist() for polygon in polygons]
-    solid = [ring for ring in rings if len(ring) >= 6]  # less than three points enclose nothing
+    solid = [ring for ring in rings if len(ring) >= 6]  # fewer than three points enclose nothing
     if not solid:
         return encode(np.zeros((height, width), np.bool_))
     return _json_rle(_coco.merge(_coco.frPyObjects(solid, height, width)))
 
 
 def through_pixel_centres(polygons: Iterable[Polygon]) -> list[Polygon]:
-    """The polygons of `to_polygons`, moved half a pixel inwards, onto centres of the mask's pixels.
+    """Move the polygons of `to_polygons` half a pixel inwards, onto the centres of pixels.
 
-    That is what to give a reader which paints the outline itself, as `cv2.fillPoly` does.
+    A reader that also fills the outline itself, as `cv2.fillPoly` does, needs them so.
     """
     return [
         Polygon(_shrink_half_pixel(polygon.outer), tuple(map(_shrink_half_pixel, polygon.holes)))
@@ -168,9 +166,10 @@ def through_pixel_centres(polygons: Iterable[Polygon]) -> list[Polygon]:
 
 
 def bridge_rings(polygons: Sequence[Polygon]) -> Ring:
-    """All parts and holes as one ring, (N, 2): each joined to the nearest by a bridge of no width.
+    """Join all parts and holes into one ring, (N, 2), by bridges of zero width to the nearest ring.
 
-    A bridge is walked there and back, so the pixels inside (even-odd) are those of the polygons.
+    The ring runs along each bridge twice, so by the even-odd rule its inside is that of the
+    polygons.
     """
     rings = [ring for polygon in polygons for ring in polygon.rings]
     if not rings:
@@ -199,7 +198,7 @@ def bridge_rings(polygons: Sequence[Polygon]) -> Ring:
 
 
 def _minimum_spanning_tree(points: Ring, starts: IntArray) -> Iterable[tuple[int, int]]:
-    """The shortest tree over the rings: (point in the tree, point of the ring it takes in)."""
+    """Yield the edges of the minimum spanning tree of the rings: (point in it, new point)."""
     from scipy.spatial import cKDTree  # slow to import, and few masks need it
 
     ring_count = len(starts) - 1
@@ -221,11 +220,11 @@ def _minimum_spanning_tree(points: Ring, starts: IntArray) -> Iterable[tuple[int
 
 
 def _trace_rings(mask: Mask) -> Iterable[tuple[int, Ring]]:
-    """Each ring of a mask and the number of its part; a part's outline comes before its holes.
+    """Trace the rings of a mask, each with the number of its part; a part's outline comes first.
 
     In a row of the lattice the corners pair up into horizontal edges, in a column into vertical
-    ones; a ring takes one and the other in turn. Where two pixels touch at a corner, the lattice
-    point is two corners, and each stays with its own pixel.
+    edges; a ring takes them in turn. Where two pixels touch at a corner, the lattice point is two
+    corners, one for each pixel.
     """
     if not mask.any():
         return
@@ -244,15 +243,15 @@ def _trace_rings(mask: Mask) -> Iterable[tuple[int, Ring]]:
     _, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     part_ids = parts[ys[lefts] - ~below, xs[lefts]].tolist()
     points = np.stack([xs, ys], axis=1).astype(np.float64)
-    seen = bytearray(len(points))
+    visited = bytearray(len(points))
     for part_id, start in zip(part_ids, np.where(below, lefts, rights).tolist(), strict=True):
-        if seen[start]:
+        if visited[start]:
             continue
         ring = []
         corner = start
-        while not seen[corner]:
+        while not visited[corner]:
             other = across[corner]
-            seen[corner] = seen[other] = 1
+            visited[corner] = visited[other] = 1
             ring += [corner, other]
             corner = along[other]
         yield part_id, points[ring]
@@ -274,17 +273,21 @@ def _shrink_half_pixel(ring: Ring) -> Ring:
 
 
 def _decode_counts(counts: str | bytes) -> IntArray:
-    """COCO's compressed counts as lengths of runs: five bits a character, differences of twos."""
+    """Decode COCO's compressed counts to lengths of runs.
+
+    A character holds five bits; from the third run on, a number is the difference to the run two
+    before it.
+    """
     raw = counts.encode("ascii") if isinstance(counts, str) else counts
     characters = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     lasts = np.flatnonzero(characters & 0x20 == 0)
     if not len(lasts) or lasts[-1] != len(characters) - 1:
         raise ValueError("the counts end in the middle of a number")
     starts = np.concatenate([[0], lasts[:-1] + 1])
-    places = np.arange(len(characters)) - np.repeat(starts, lasts - starts + 1)
-    runs = np.add.reduceat((characters & 0x1F) << (5 * places), starts)
+    digits = np.arange(len(characters)) - np.repeat(starts, lasts - starts + 1)
+    runs = np.add.reduceat((characters & 0x1F) << (5 * digits), starts)
     negative = characters[lasts] & 0x10 != 0
-    runs[negative] -= np.int64(1) << (5 * (places[lasts[negative]] + 1))
+    runs[negative] -= np.int64(1) << (5 * (digits[lasts[negative]] + 1))
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
     return runs

@@ -26,10 +26,10 @@ Rle = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture from a video, and where in the video it stood.
+    """One picture of a video, and its position in the video.
 
     `image` is RGB, (H, W, 3), uint8. `index` counts the pictures of a full decode from 0. `seconds`
-    is exact, so that two samplers landing on the same picture give it the same name.
+    is exact, so that two ways of sampling give the same picture the same time.
 
     >>> frame = Frame("dock.mp4", 75, Fraction(5, 2), np.zeros((4, 6, 3), np.uint8))
     >>> frame.name, frame.size_wh
@@ -48,25 +48,25 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """What a person calls it: `dock.mp4#75`."""
+        """The name of the frame in messages: `dock.mp4#75`."""
         return f"{self.video}#{self.index}"
 
     @property
     def size_wh(self) -> tuple[int, int]:
-        """Width, then height: the order used everywhere here."""
+        """Width and height, in this order everywhere."""
         height, width = self.image.shape[:2]
         return width, height
 
 
 @dataclass(frozen=True)
 class Object:
-    """One thing on one frame.
+    """One annotated object on one frame.
 
     `box` is xyxy in pixels, x2 and y2 exclusive. `score` is None when the model gives none. `mask`
-    is COCO compressed RLE, `counts` a str. `track` stays with the thing through the video. `flags`
-    say what looks wrong with it: see `annotate.propagators.flags`. `by` tells of the person who changed it:
-    {"who", "when", "region"}; None when nobody has. `phrase` is what a detector was told when it
-    found it.
+    is COCO compressed RLE, `counts` a str. `track` is the id of the same object through the video.
+    `flags` are what looks wrong with it: see `annotate.propagators.flags`. `by` names the person
+    who changed it: {"who", "when", "region"}; None when nobody has. `phrase` is the phrase by
+    which a detector found it.
     """
 
     label: str
@@ -82,11 +82,11 @@ class Object:
 
 @dataclass(frozen=True)
 class Item:
-    """What is known of one frame: a line in a file of items.
+    """The objects of one frame: a line in a file of items.
 
-    No objects means "looked at, nothing here". `lost` are the tracks which a propagator has started
-    and does not see on this frame. `dropped` says why a frame is not to be used, where it is not:
-    {"why", and for a duplicate "video", "frame", "similarity" of the one that is kept}.
+    An item without objects is a frame that was looked at and is empty. `lost` are the tracks that
+    a propagator has started and does not see on this frame. `dropped` is the reason not to use the
+    frame: {"why", and for a duplicate "video", "frame", "similarity" of the one that is kept}.
     """
 
     video: str
@@ -101,7 +101,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The classes, in the order of their ids, and what each detector is told of each.
+    """The classes, in the order of their ids, and each detector's phrases for them.
 
     >>> words = Vocabulary("mugs.v1", {"plate": {}, "mug": {"yolo-world": ["cup"]}}, "5e1f")
     >>> words.labels, words.phrases("yolo-world")
@@ -114,27 +114,27 @@ class Vocabulary:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes; a class's place is its id."""
+        """The classes; the position of a class is its id."""
         return tuple(self.classes)
 
     @property
     def detectors(self) -> tuple[str, ...]:
-        """The detectors that it tells anything."""
+        """The detectors that have phrases in it."""
         return tuple(dict.fromkeys(name for words in self.classes.values() for name in words))
 
     def header_entry(self) -> dict[str, Any]:
-        """What a file of items records of it."""
+        """Return what the header of a file of items records of the vocabulary."""
         return {"name": self.name, "sha256": self.sha256, "labels": list(self.labels)}
 
     def phrases(self, detector: str) -> dict[int, Any]:
-        """Class id -> what `detector` is told, for the classes that tell it anything."""
-        told = enumerate(self.classes.values())
-        return {class_id: words[detector] for class_id, words in told if detector in words}
+        """Return class id -> the entry of `detector`, for the classes that have one."""
+        entries = enumerate(self.classes.values())
+        return {class_id: words[detector] for class_id, words in entries if detector in words}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """All that a person says of one object on one frame: points, a box, a mask, or several of them.
+    """A person's prompts of one object on one frame: points, a box, a mask, or several of them.
 
     `points_xy` is (N, 2) in pixels, `point_labels` is (N,), 1 inside and 0 outside. `box` is xyxy.
     `mask` is (H, W) bool.
@@ -154,9 +154,9 @@ _MAX_OVERHANG_PX = 0.51  # pixels by which a box may overhang its picture: half 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file of items was made from, and how.
+    """The sources and settings of a file of items: its first line.
 
-    `settings` are all the options that shape the result. `vocabulary` is {"name", "sha256",
+    `settings` are all options that shape the result. `vocabulary` is {"name", "sha256",
     "labels"}. `videos` is name -> {"path", "fingerprint", "frame_count", "width", "height"}.
     """
 
@@ -168,19 +168,24 @@ class Header:
     version: str = __version__
 
     def to_json(self) -> str:
-        """The header's line, without the line's end."""
+        """Format the header as a line, without the line end."""
         return record_to_json({"annotate": FORMAT_VERSION, **asdict(self)})
 
     @classmethod
     def from_json(cls, line: str, where: str) -> "Header":
-        """Read a header's line; `where` begins the error."""
+        """Parse a header's line; `where` begins the error.
+
+        Raises:
+            ItemsError: not a header, or one of a newer version.
+        """
         record = record_from_json(line, where)
         if "annotate" not in record:
             raise ItemsError(f"{where}: not a file of items: its first line is no header")
         if record["annotate"] > FORMAT_VERSION:
             raise ItemsError(
                 f"{where}: written by a newer annotate ({record.get('version')}, format "
-                f"{record['annotate']}; this one reads {FORMAT_VERSION}): pip install -U annotate-local"
+                f"{record['annotate']}; this one reads {FORMAT_VERSION}): "
+                "pip install -U annotate-local"
             )
         try:
             return cls(**{key: value for key, value in record.items() if key != "annotate"})
@@ -188,7 +193,7 @@ class Header:
             raise ItemsError(f"{where}: a damaged header: {error}") from None
 
     def differences(self, other: "Header") -> list[str]:
-        """What differs between two runs, in words; where a video lies does not count."""
+        """List what differs between two runs, in words; the paths of videos do not count."""
         mine, theirs = self._compared_values(), other._compared_values()
         return [
             f"{key}: {mine.get(key, 'not set')} in the file, {theirs.get(key, 'not set')} now"
@@ -197,23 +202,27 @@ class Header:
         ]
 
     def _compared_values(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {"annotate": self.version, "stage": self.stage, "model": self.model}
-        facts |= {"vocabulary": self.vocabulary.get("name")}
-        facts |= {"vocabulary's content": str(self.vocabulary.get("sha256"))[:12]}
-        facts |= {f"clip {name}": video["fingerprint"][:12] for name, video in self.videos.items()}
-        return {**facts, **json.loads(record_to_json(self.settings))}
+        values: dict[str, Any] = {
+            "annotate": self.version,
+            "stage": self.stage,
+            "model": self.model,
+        }
+        values |= {"vocabulary": self.vocabulary.get("name")}
+        values |= {"vocabulary's content": str(self.vocabulary.get("sha256"))[:12]}
+        values |= {f"clip {name}": video["fingerprint"][:12] for name, video in self.videos.items()}
+        return {**values, **json.loads(record_to_json(self.settings))}
 
 
 def record_to_json(record: Mapping[str, Any]) -> str:
-    """A record as a line, without the line's end."""
+    """Format a record as a line of JSON, without the line end."""
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def record_from_json(line: str, where: str) -> dict[str, Any]:
-    """What a line says; `where` begins the error.
+    """Parse a line of JSON; `where` begins the error.
 
     Raises:
-        ItemsError: not a JSON object.
+        ItemsError: the line is not a JSON object.
     """
     try:
         record = json.loads(line)
@@ -225,20 +234,20 @@ def record_from_json(line: str, where: str) -> dict[str, Any]:
 
 
 def item_to_json(item: Item) -> str:
-    """An item's line, without the line's end; keys that say nothing are left out."""
+    """Format an item as a line, without the line end; empty optional keys are left out."""
     objects = []
-    for thing in item.objects:
+    for obj in item.objects:
         record: dict[str, Any] = {
-            "label": thing.label,
-            "box": list(thing.box),
-            "score": thing.score,
+            "label": obj.label,
+            "box": list(obj.box),
+            "score": obj.score,
         }
-        record |= {"track": thing.track} if thing.track is not None else {}
-        record |= {"mask": dict(thing.mask)} if thing.mask is not None else {}
-        flags = {"flags": list(thing.flags)} if thing.flags else {}
-        by = {"by": dict(thing.by)} if thing.by is not None else {}
-        phrase = {"phrase": thing.phrase} if thing.phrase else {}
-        objects.append(record | {"source": thing.source} | phrase | flags | by)
+        record |= {"track": obj.track} if obj.track is not None else {}
+        record |= {"mask": dict(obj.mask)} if obj.mask is not None else {}
+        flags = {"flags": list(obj.flags)} if obj.flags else {}
+        by = {"by": dict(obj.by)} if obj.by is not None else {}
+        phrase = {"phrase": obj.phrase} if obj.phrase else {}
+        objects.append(record | {"source": obj.source} | phrase | flags | by)
     head = {"video": item.video, "frame": item.frame, "seconds": str(item.seconds)}
     size = {"width": item.width, "height": item.height}
     lost = {"lost": list(item.lost)} if item.lost else {}
@@ -247,7 +256,7 @@ def item_to_json(item: Item) -> str:
 
 
 def item_from_json(line: str, where: str) -> Item:
-    """Read and check an item's line; `where` begins the error.
+    """Parse and check an item's line; `where` begins the error.
 
     Raises:
         ItemsError: not an item, a box outside the picture, a mask of another size.
@@ -256,13 +265,15 @@ def item_from_json(line: str, where: str) -> Item:
 
 
 def item_from_record(record: Mapping[str, Any], where: str) -> Item:
-    """Check what an item's line says; as `item_from_json` does."""
+    """Check the parsed line of an item, as `item_from_json` does."""
     try:
         width, height = int(record["width"]), int(record["height"])
         objects = tuple(_object_from_record(each, width, height) for each in record["objects"])
         seconds = Fraction(record["seconds"])
-        told = tuple(record.get("lost", ())), record.get("dropped")
-        return Item(record["video"], record["frame"], seconds, width, height, objects, *told)
+        lost, dropped = tuple(record.get("lost", ())), record.get("dropped")
+        return Item(
+            record["video"], record["frame"], seconds, width, height, objects, lost, dropped
+        )
     except KeyError as error:
         raise ItemsError(f"{where}: an item without {error}") from None
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -282,15 +293,14 @@ def _object_from_record(record: Mapping[str, Any], width: int, height: int) -> O
     mask = record.get("mask")
     if mask is not None and list(mask["size"]) != [height, width]:
         raise ValueError(f"a mask of size {mask['size']}, but the picture is {[height, width]}")
-    told = record.get
     return Object(
         record["label"],
         (x1, y1, x2, y2),
-        score=told("score"),
-        track=told("track"),
+        score=record.get("score"),
+        track=record.get("track"),
         mask=mask,
-        source=told("source", ""),
-        phrase=told("phrase", ""),
-        flags=tuple(told("flags", ())),
-        by=told("by"),
+        source=record.get("source", ""),
+        phrase=record.get("phrase", ""),
+        flags=tuple(record.get("flags", ())),
+        by=record.get("by"),
     )

@@ -64,7 +64,7 @@ def test_without_calibration_it_refuses_before_a_file_is_begun(demo, tmp_path):
     assert not (tmp_path / "boxes.jsonl").exists() and not model.requests
     with pytest.raises(AnswerError, match="which model"):
         DETECTORS.load("vlm", WORDS).ready()
-    with pytest.raises(PromptError, match="tells vlm nothing"):
+    with pytest.raises(PromptError, match="has no phrase for vlm"):
         DETECTORS.load("vlm", Vocabulary("a", {"mug": {}}, ""), model="m").ready()
 
 

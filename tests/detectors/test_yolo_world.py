@@ -137,7 +137,7 @@ def test_alone_or_with_others_it_finds_the_same(network, encoder, noise):
 
 
 def test_a_vocabulary_that_tells_it_nothing(network):
-    with pytest.raises(PromptError, match="tells yolo-world nothing: give a class a phrase"):
+    with pytest.raises(PromptError, match="has no phrase for yolo-world: give a class a phrase"):
         DETECTORS.load("yolo-world", words())
 
 

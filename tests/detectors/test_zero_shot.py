@@ -201,7 +201,7 @@ def test_with_the_network_cut_it_finds_the_same(folder):
 
 
 def test_a_vocabulary_that_tells_it_nothing():
-    with pytest.raises(PromptError, match="tells zero-shot nothing: give a class a phrase"):
+    with pytest.raises(PromptError, match="has no phrase for zero-shot: give a class a phrase"):
         DETECTORS.load("zero-shot", Vocabulary("mugs.v1", {"mug": {}}, "5e" * 32))
 
 

@@ -9,7 +9,7 @@ from vlm_server import serving
 @contextmanager
 def _moondream():
     with serving() as model:
-        yield {"endpoint": model.url, "wait": 0.01}
+        yield {"endpoint": model.url, "wait_seconds": 0.01}
 
 
 @contextmanager
@@ -18,8 +18,8 @@ def _vlm():
         yield {
             "url": model.url,
             "model": "sees",
-            "convention": "relative 1000 xyxy",
-            "wait": 0.01,
+            "box_format": "relative 1000 xyxy",
+            "wait_seconds": 0.01,
         }
 
 
