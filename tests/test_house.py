@@ -386,6 +386,7 @@ def reference():
     return pages[0]
 
 
+@STILL_OPEN
 def test_every_command_and_option_is_explained():
     """Each has help, and stands in the page of the commands."""
     wrong = []
