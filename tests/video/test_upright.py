@@ -171,7 +171,7 @@ COMMANDS = {
         "map shots data --method pca -o out",
         "poster out -o out.png",
     ],
-    "find": ["find shots --reference reference.jpg --name mark -o out --looks 1"],
+    "find": ["find shots --reference reference.jpg --name mark -o out --frames-per-shot 1"],
     "scenes": ["scenes add shots --db out.db", "scenes find upright --db out.db --json"],
 }
 
