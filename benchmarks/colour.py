@@ -1,9 +1,9 @@
-"""Frames a second of the colour detector on one core, decoding not counted.
+"""Measure the speed of the colour detector on one core, in frames a second, without decoding.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/colour.py CLIP [CLIP ...]
 
-Every third frame of each clip is held in memory and looked at three times; the quickest pass
-counts, as the others shared the machine with something. Clips of 1280x720 are those of
+Every third frame of each clip is held in memory and processed three times; the quickest pass
+counts, because other processes may slow the others down. The 1280x720 clips are
 `shared/gameplay/dev/easy.mp4` and `hard.mp4`.
 """
 
@@ -17,8 +17,8 @@ from annotate.detectors.run import DETECTORS
 from annotate.video import reader
 
 
-def frames_a_second(clip: str) -> float:
-    """Of the quickest of three passes."""
+def frames_per_second(clip: str) -> float:
+    """Measure frames a second in the quickest of three passes."""
     detector = DETECTORS.load("colour", vocabulary.read_vocabulary("designator.v1"))
     frames = list(reader.frames(clip, every=3))
     detector.propose(frames[:3])
@@ -34,4 +34,4 @@ if __name__ == "__main__":
     cv2.setNumThreads(1)
     for name in sys.argv[1:]:
         clip = reader.probe(name)
-        print(f"{clip.name} {clip.width}x{clip.height} {frames_a_second(name):.0f} frames/s")
+        print(f"{clip.name} {clip.width}x{clip.height} {frames_per_second(name):.0f} frames/s")

@@ -1,14 +1,15 @@
-"""How well `annotate review` finds what is wrong, against looking at evenly spaced frames.
+"""Measure how well `annotate review` finds errors, against evenly spaced frames.
 
     python benchmarks/review.py ../shared/gameplay/dev/{easy,medium,hard}.mp4 [--engine light]
 
-For each clip two lines. In the first the items are the ground truth's monsters, with an error put
-in for every forty frames: a mask that leaps away, drifts off, covers the picture, is another one's,
-or is missing, for 8 to 24 frames. In the second they are what the engine makes of one click an
-object, and an error is a stretch of frames on which a clicked object's J is below 0.5, or which
-claim it though it is hidden. So many looks are had as there are errors, 24 at most. `precision` is
-the share of looks within three frames of an error, `recall` the share of errors that have such a
-look; behind the stroke stands what evenly spaced looks get.
+The script prints two lines for each clip. In the first, the items are the monsters of the ground
+truth, with one error inserted for every forty frames: for 8 to 24 frames a mask jumps away, drifts
+off, covers the image, is that of another object, or is missing. In the second, the items are the
+engine's result for one click an object, and an error is a run of frames on which the J of a clicked
+object is below 0.5, or on which a hidden object has a mask. As many frames are reviewed as there
+are errors, at most 24. `precision` is the share of reviewed frames within three frames of an error,
+`recall` the share of errors with such a frame; after the slash are the values for evenly spaced
+frames.
 """
 
 import argparse
@@ -31,24 +32,26 @@ from annotate.propagators.run import run_to_file
 from annotate.video import reader
 from annotate.viewing import review
 
-NEAR, MOST = 3, 24  # frames; looks
+TOLERANCE_FRAMES, MAX_REVIEWED = 3, 24
 Truth = dict[int, list[dict[str, Any]]]  # frame -> annotations
 Error = range  # of frames
 
 
 def read(path: Path) -> tuple[Truth, list[str]]:
-    """The monsters by frame, and the names of the kinds of error that are put in."""
+    """Read the monsters by frame, and list the kinds of error to insert."""
     record = json.loads(path.read_text())
     monsters = {c["id"]: c["name"] for c in record["categories"] if c["supercategory"] == "Monster"}
     truth: Truth = {image["id"]: [] for image in record["images"]}
     for each in record["annotations"]:
         if each["category_id"] in monsters and each["area"] >= 64:
             truth[each["image_id"]].append({**each, "label": monsters[each["category_id"]]})
-    return truth, ["leaps", "drifts", "covers", "another's", "missing"]
+    return truth, ["jumps", "drifts", "covers", "another's", "missing"]
 
 
-def spoilt(truth: Truth, kinds: list[str], clip: reader.Video) -> tuple[list[Item], list[Error]]:
-    """The true items with errors put in, and where those are."""
+def insert_errors(
+    truth: Truth, kinds: list[str], clip: reader.Video
+) -> tuple[list[Item], list[Error]]:
+    """Insert errors into the true items; returns the items and the frames of the errors."""
     random = np.random.default_rng(0)
     found = {n: {a["track_id"]: _object(a) for a in anns} for n, anns in truth.items()}
     frames, errors = sorted(found), list[Error]()
@@ -59,7 +62,7 @@ def spoilt(truth: Truth, kinds: list[str], clip: reader.Video) -> tuple[list[Ite
         if tracks:
             track, kind = int(random.choice(tracks)), kinds[turn % len(kinds)]
             for n in stretch:
-                _spoil(found[n], track, kind, n - first, clip)
+                _insert_error(found[n], track, kind, n - first, clip)
             errors.append(stretch)
     started: set[int] = set()
     items = []
@@ -77,37 +80,39 @@ def _object(each: dict[str, Any]) -> Object:
     return Object(each["label"], box, 0.9, each["track_id"], each["segmentation"])
 
 
-def _spoil(there: dict[int, Object], track: int, kind: str, age: int, clip: reader.Video) -> None:
-    thing = there[track]
+def _insert_error(
+    objects_by_track: dict[int, Object], track: int, kind: str, age: int, clip: reader.Video
+) -> None:
+    obj = objects_by_track[track]
     if kind == "missing":
-        del there[track]
+        del objects_by_track[track]
         return
-    others = [each for of, each in there.items() if of != track]
+    others = [each for other, each in objects_by_track.items() if other != track]
     if kind == "another's" and others:
-        there[track] = replace(others[0], track=track, label=thing.label)
+        objects_by_track[track] = replace(others[0], track=track, label=obj.label)
         return
-    dense = masks.decode(thing.mask)
-    width = int(thing.box[2] - thing.box[0])
+    dense = masks.decode(obj.mask)
+    width = int(obj.box[2] - obj.box[0])
     if kind == "covers":
         dense[: int(0.9 * clip.height)] = True
     else:
-        shift = 3 * width if kind == "leaps" else round(0.08 * age * width)
-        room = clip.width - int(thing.box[2])
-        dense = np.roll(dense, shift if shift < room else -min(shift, int(thing.box[0])), axis=1)
-    there[track] = replace(thing, mask=masks.encode(dense), box=masks.box(dense))
+        shift = 3 * width if kind == "jumps" else round(0.08 * age * width)
+        room = clip.width - int(obj.box[2])
+        dense = np.roll(dense, shift if shift < room else -min(shift, int(obj.box[0])), axis=1)
+    objects_by_track[track] = replace(obj, mask=masks.encode(dense), box=masks.box(dense))
 
 
-def mistakes(items: Iterable[Item], truth: Truth, asked: Sequence[int]) -> list[Error]:
-    """Stretches of frames on which an asked object is badly followed."""
+def find_errors(items: Iterable[Item], truth: Truth, clicked: Sequence[int]) -> list[Error]:
+    """Find runs of frames on which a clicked object is badly tracked."""
     real = {n: {a["track_id"]: a["segmentation"] for a in anns} for n, anns in truth.items()}
     wrong = defaultdict(list)
     for item in items:
-        found = {thing.track: thing.mask for thing in item.objects}
-        for of in asked:
-            mine, true = found.get(of), real[item.frame].get(of)
-            good = masks.iou(mine, true) >= 0.5 if mine and true else mine is None and true is None
-            if not good and (mine or of in item.lost):
-                wrong[of].append(item.frame)
+        proposed = {obj.track: obj.mask for obj in item.objects}
+        for track in clicked:
+            mask, true = proposed.get(track), real[item.frame].get(track)
+            good = masks.iou(mask, true) >= 0.5 if mask and true else mask is None and true is None
+            if not good and (mask or track in item.lost):
+                wrong[track].append(item.frame)
     return [stretch for frames in wrong.values() for stretch in _stretches(frames)]
 
 
@@ -117,50 +122,58 @@ def _stretches(frames: list[int]) -> list[Error]:
     return [range(int(part[0]), int(part[-1]) + 1) for part in parts]
 
 
-def measured(looks: Sequence[int], errors: Sequence[Error]) -> tuple[float, float]:
-    """Precision and recall of frames looked at."""
-    hit = [any(e.start - NEAR <= n < e.stop + NEAR for e in errors) for n in looks]
-    had = [any(e.start - NEAR <= n < e.stop + NEAR for n in looks) for e in errors]
+def precision_recall(reviewed: Sequence[int], errors: Sequence[Error]) -> tuple[float, float]:
+    """Compute precision and recall of reviewed frames."""
+    hit = [
+        any(e.start - TOLERANCE_FRAMES <= n < e.stop + TOLERANCE_FRAMES for e in errors)
+        for n in reviewed
+    ]
+    had = [
+        any(e.start - TOLERANCE_FRAMES <= n < e.stop + TOLERANCE_FRAMES for n in reviewed)
+        for e in errors
+    ]
     return float(np.mean(hit)), float(np.mean(had))
 
 
-def tell(name: str, items: list[Item], errors: list[Error], flagged: bool) -> None:
-    """One line."""
-    count = min(len(errors), MOST)
-    looks = [look.item.frame for look in review.find_frames(items, count, flagged=flagged)]
+def print_row(name: str, items: list[Item], errors: list[Error], flagged: bool) -> None:
+    """Measure and print one line."""
+    count = min(len(errors), MAX_REVIEWED)
+    reviewed = [each.item.frame for each in review.find_frames(items, count, flagged=flagged)]
     first, last = items[0].frame, items[-1].frame
     evenly = np.linspace(first, last, count + 2).round().astype(int)[1:-1].tolist()
-    (p, r), (p_evenly, r_evenly) = (measured(n, errors) for n in (looks or [-99], evenly))
+    (p, r), (p_evenly, r_evenly) = (
+        precision_recall(n, errors) for n in (reviewed or [-99], evenly)
+    )
     share = len({n for e in errors for n in e}) / len(items)
     print(
-        f"{name:26} errors {len(errors):3} on {share:4.0%} of frames  looks {len(looks):3}  "
+        f"{name:26} errors {len(errors):3} on {share:4.0%} of frames  reviewed {len(reviewed):3}  "
         f"precision {p:.2f} / {p_evenly:.2f}  recall {r:.2f} / {r_evenly:.2f}",
         flush=True,
     )
 
 
 def main() -> None:
-    """Two lines for each clip."""
+    """Print two lines for each clip."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", type=Path, nargs="+")
     parser.add_argument("--engine", default="light")
     parser.add_argument("--keep", type=Path, help="Folder for the engine's items; used again.")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        kept = asked.keep or Path(folder)
-        for path in asked.clips:
+        kept = args.keep or Path(folder)
+        for path in args.clips:
             clip, (truth, kinds) = reader.probe(path), read(path.with_suffix(".gt.json"))
-            tell(f"{path.stem}, errors put in", *spoilt(truth, kinds, clip), False)
+            print_row(f"{path.stem}, errors inserted", *insert_errors(truth, kinds, clip), False)
             scope = prompts.PromptScope((clip.width, clip.height), clip.frame_count)
             points = prompts.read_points(path.with_suffix(".points.csv"), scope)
             table, out = prompts.prompt_table(points, scope=scope), kept / f"{path.stem}.jsonl"
-            job = Job(PROPAGATORS.load(asked.engine), asked.engine, path, table)
+            job = Job(PROPAGATORS.load(args.engine), args.engine, path, table)
             run_to_file(job, out)
             items = list(journal.read(out))
-            tell(
-                f"{path.stem}, {asked.engine}",
+            print_row(
+                f"{path.stem}, {args.engine}",
                 items,
-                mistakes(items, truth, list(table.labels)),
+                find_errors(items, truth, list(table.labels)),
                 True,
             )
 
