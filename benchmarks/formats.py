@@ -1,11 +1,11 @@
-"""100,000 objects written and read back, beside supervision's own writers and readers.
+"""Time the export formats on 100,000 objects, compared with the writers and readers of supervision.
 
-    python benchmarks/formats.py [--objects 100000] [--pictures 400]
+    python benchmarks/formats.py [--objects 100000] [--images 400]
 
-Each picture is the same blank PNG; each object is a blob with, now and then, a second part and a
-hole. Ours includes reading everything back with another reader and comparing it object by object;
-supervision compares nothing. It holds a whole picture for every mask, so it works picture by
-picture here, from masks that are already decoded (decoding is not counted). Single-threaded.
+Every image is the same blank PNG; every object is a blob, some with a second part or a hole. The
+time of the export includes reading everything back with another reader and comparing it object by
+object; supervision compares nothing. Supervision holds masks of the whole image in memory, so it
+works image by image here, from decoded masks (decoding is not counted). Single-threaded.
 """
 
 import argparse
@@ -39,7 +39,7 @@ LABELS = ("plate", "mug", "spoon")
 
 
 def blob(random: np.random.Generator) -> np.ndarray:
-    """A mask of about 30 pixels across; one in four has a second part, one in four a hole."""
+    """Make a mask about 30 pixels wide; one in four has a second part, one in four a hole."""
     width, height = SIZE_WH
     canvas = np.zeros((height, width), np.uint8)
     x, y = random.integers(40, width - 40), random.integers(40, height - 40)
@@ -52,65 +52,69 @@ def blob(random: np.random.Generator) -> np.ndarray:
     return canvas.astype(bool)
 
 
-def made(path: Path, object_count: int, picture_count: int) -> Dataset:
-    """A dataset of blobs."""
+def make_dataset(path: Path, object_count: int, image_count: int) -> Dataset:
+    """Make a dataset of blobs."""
     random = np.random.default_rng(0)
     blobs = [masks.encode(blob(random)) for _ in range(2000)]
     boxes = [masks.box(rle) for rle in blobs]
-    each = object_count // picture_count
-    made = Dataset(path, LABELS, {"bench": {"fingerprint": "0"}})
+    objects_per_image = object_count // image_count
+    dataset = Dataset(path, LABELS, {"bench": {"fingerprint": "0"}})
     _, blank = cv2.imencode(".png", np.zeros((SIZE_WH[1], SIZE_WH[0], 3), np.uint8))
-    with create_dataset(made, Header("bench")) as draft:
-        for frame in range(picture_count):
-            picks = random.integers(0, len(blobs), each)
-            things = [Object(LABELS[p % 3], boxes[p], None, None, blobs[p]) for p in picks]
+    with create_dataset(dataset, Header("bench")) as writer:
+        for frame in range(image_count):
+            picks = random.integers(0, len(blobs), objects_per_image)
+            objects = [Object(LABELS[p % 3], boxes[p], None, None, blobs[p]) for p in picks]
             name = f"bench-{frame:06d}.png"
-            draft.add(name, Item("bench", frame, Fraction(frame), *SIZE_WH, (*things,)))
-            (draft.images / name).write_bytes(blank.tobytes())
-    return made
+            writer.add(name, Item("bench", frame, Fraction(frame), *SIZE_WH, (*objects,)))
+            (writer.images / name).write_bytes(blank.tobytes())
+    return dataset
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes."""
+    """Measure the seconds of `work`."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def ours(data: Dataset, name: str, out: Path) -> tuple[float, float, float]:
-    """Seconds to write, to compare through the other reader, and to read in."""
-    way = FORMATS.load(name)
+def time_format(data: Dataset, name: str, out: Path) -> tuple[float, float, float]:
+    """Measure the seconds to write, to verify with the other reader, and to import."""
+    dataset_format = FORMATS.load(name)
     out.mkdir()
-    write = seconds(lambda: way.write(data, out))
-    check = seconds(lambda: verify_export(data, way, out))
-    read = seconds(lambda: [sample for _, sample in way.read(out).samples])
+    write = seconds(lambda: dataset_format.write(data, out))
+    check = seconds(lambda: verify_export(data, dataset_format, out))
+    read = seconds(lambda: [sample for _, sample in dataset_format.read(out).samples])
     return write, check, read
 
 
-def supervisions(data: Dataset, name: str, file: Path) -> tuple[float, float]:
-    """Seconds for supervision to write and to read the same objects, picture by picture."""
+def time_supervision(data: Dataset, name: str, file: Path) -> tuple[float, float]:
+    """Measure the seconds of supervision to write and read the same objects, image by image."""
     written = read = 0.0
     for number, sample in enumerate(data, start=1):
-        found = detections.item_to_detections(sample.item, LABELS)
+        image_detections = detections.item_to_detections(sample.item, LABELS)
         if name == "yolo":
-            found.mask = None
-        written += seconds(partial(write_theirs, found, number, name, file))
-        read += seconds(partial(read_theirs, name, file))
+            image_detections.mask = None
+        written += seconds(partial(write_supervision, image_detections, number, name, file))
+        read += seconds(partial(read_supervision, name, file))
     return written, read
 
 
-def write_theirs(found: sv.Detections, image_id: int, name: str, file: Path) -> None:
-    """Supervision writes the objects of one picture."""
+def write_supervision(
+    image_detections: sv.Detections, image_id: int, name: str, file: Path
+) -> None:
+    """Write the objects of one image with supervision."""
     if name == "coco":
-        annotations, _ = detections_to_coco_annotations(found, image_id, 1, 0.0, 1.0, 0.0)
+        annotations, _ = detections_to_coco_annotations(
+            image_detections, image_id, 1, 0.0, 1.0, 0.0
+        )
         file.write_text(json.dumps(annotations, default=float))
     else:
-        lines = detections_to_yolo_annotations(found, SIZE_WH[::-1], 0.0, 1.0, 0.0)
+        lines = detections_to_yolo_annotations(image_detections, SIZE_WH[::-1], 0.0, 1.0, 0.0)
         file.write_text("\n".join(lines))
 
 
-def read_theirs(name: str, file: Path) -> None:
-    """Supervision reads the objects of one picture."""
+def read_supervision(name: str, file: Path) -> None:
+    """Read the objects of one image with supervision."""
     if name == "coco":
         coco_annotations_to_detections(json.loads(file.read_text()), SIZE_WH, with_masks=True)
     else:
@@ -119,23 +123,23 @@ def read_theirs(name: str, file: Path) -> None:
 
 
 def main() -> None:
-    """Print a table."""
+    """Print the table of times."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--objects", type=int, default=100_000)
-    parser.add_argument("--pictures", type=int, default=400)
-    given = parser.parse_args()
+    parser.add_argument("--images", type=int, default=400)
+    arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    print(f"{given.objects} objects on {given.pictures} pictures of {SIZE_WH[0]}x{SIZE_WH[1]}")
+    print(f"{arguments.objects} objects on {arguments.images} images of {SIZE_WH[0]}x{SIZE_WH[1]}")
     print("format    |  ours: write  check   read | supervision: write   read | write+read ratio")
     with tempfile.TemporaryDirectory() as home:
-        data = made(Path(home) / "data", given.objects, given.pictures)
+        data = make_dataset(Path(home) / "data", arguments.objects, arguments.images)
         for name in ("coco", "yolo", "yolo-seg"):
-            write, check, read = ours(data, name, Path(home) / name)
-            their_write, their_read = supervisions(data, name, Path(home) / "theirs.txt")
-            ratio = (their_write + their_read) / (write + read)
+            write, check, read = time_format(data, name, Path(home) / name)
+            sv_write, sv_read = time_supervision(data, name, Path(home) / "supervision.txt")
+            ratio = (sv_write + sv_read) / (write + read)
             print(
                 f"{name:9} | {write:11.1f} {check:6.1f} {read:6.1f} s | "
-                f"{their_write:18.1f} {their_read:6.1f} s | {ratio:.2f}x"
+                f"{sv_write:18.1f} {sv_read:6.1f} s | {ratio:.2f}x"
             )
 
 

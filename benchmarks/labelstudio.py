@@ -1,10 +1,10 @@
-"""Push, push again and pull 2,000 frames of 10 objects, beside one raw POST of the same JSON.
+"""Time a push, a second push and a pull of 2,000 frames, compared with one raw POST of the JSON.
 
     python benchmarks/labelstudio.py [FRAMES]
 
-It needs a Label Studio of its own for the time: one is started in a temporary folder, installed
-apart on first use. The raw POST is what nothing that sends the same tasks can beat: no checks, no
-pictures put in place, no look at what is there. Also the codec of brush masks beside the SDK's.
+A Label Studio server is started in a temporary folder, and installed on first use. The raw POST
+is a lower bound for sending the same tasks: no checks, no images put in place, no request for
+existing tasks. The codec of brush masks is compared with that of the SDK.
 """
 
 import json
@@ -42,27 +42,27 @@ OBJECTS = 10
 ROUNDS = 5
 
 
-def dataset(path: Path, frames: int) -> Dataset:
-    """Frames that share one picture on disk, with boxes anywhere."""
+def make_dataset(path: Path, frames: int) -> Dataset:
+    """Make a dataset of frames that share one image on disk, with random boxes."""
     noise = np.random.default_rng(1)
     clips = {
         "run.mp4": {"fingerprint": "ab" * 32, "frame_count": frames, "width": 640, "height": 360}
     }
     made = Dataset(path, ("mech", "crate"), clips)
     Image.fromarray(noise.integers(0, 255, (360, 640, 3), np.uint8)).save(path.with_suffix(".png"))
-    with create_dataset(made, Header("build", videos=clips)) as draft:
+    with create_dataset(made, Header("build", videos=clips)) as writer:
         for number in range(frames):
             name = f"run-{number:06d}.png"
-            (draft.images / name).hardlink_to(path.with_suffix(".png"))
+            (writer.images / name).hardlink_to(path.with_suffix(".png"))
             corners = np.sort(noise.uniform(0, 1, (OBJECTS, 2, 2)) * SIZE, axis=1).round(2)
             boxes = corners.reshape(-1, 4).tolist()
-            things = tuple(Object("mech", tuple(box), 0.5, None, None, "noise") for box in boxes)
-            draft.add(name, Item("run.mp4", number, Fraction(number, 30), *SIZE, things))
+            objects = tuple(Object("mech", tuple(box), 0.5, None, None, "noise") for box in boxes)
+            writer.add(name, Item("run.mp4", number, Fraction(number, 30), *SIZE, objects))
     return load_dataset(path)
 
 
 def raw_post(own: LocalStudio, project: int, made: Dataset) -> float:
-    """Seconds for all tasks in one request, by the standard library."""
+    """Measure the seconds of one request with all tasks, by the standard library."""
     body = []
     for sample in made:
         data = {
@@ -78,25 +78,25 @@ def raw_post(own: LocalStudio, project: int, made: Dataset) -> float:
     return time.perf_counter() - start
 
 
-def told(what: str, frames: int, seconds: float) -> None:
-    """Print how long it took, and how many frames a second that is."""
-    print(f"{what:34} {seconds:7.1f} s {frames / seconds:8.0f} frames/s", flush=True)
+def report(step: str, frames: int, seconds: float) -> None:
+    """Print the seconds of a step, and its frames per second."""
+    print(f"{step:34} {seconds:7.1f} s {frames / seconds:8.0f} frames/s", flush=True)
 
 
-def loop(own: LocalStudio, made: Dataset, out: Path) -> None:
-    """Push, push again, pull."""
+def time_loop(own: LocalStudio, made: Dataset, out: Path) -> None:
+    """Time push, second push and pull."""
     frames, ratios = len(made), []
     with own.client() as server:
-        for turn in range(1, ROUNDS + 1):  # in turns: the machine is seldom quiet
+        for turn in range(1, ROUNDS + 1):  # alternating, because the load of the machine varies
             ready = [
-                open_project(server, f"{who} {turn}", made.classes)[0] for who in ("raw", "push")
+                open_project(server, f"{name} {turn}", made.classes)[0] for name in ("raw", "push")
             ]
             raw = raw_post(own, ready[0].id, made)
             start, busy = time.perf_counter(), time.process_time()
             done = push_dataset(made, server, project=f"push {turn}")
             ours, busy = time.perf_counter() - start, time.process_time() - busy
-            told("one raw POST", frames, raw)
-            told(f"push ({busy:.1f} s of our own CPU)", frames, ours)
+            report("one raw POST", frames, raw)
+            report(f"push ({busy:.1f} s of own CPU)", frames, ours)
             ratios.append(raw / ours)
         print(f"{'push, of the raw POST':34} {statistics.median(ratios):7.2f}", end="")
         print(f"   (median of {', '.join(f'{each:.2f}' for each in sorted(ratios))})", flush=True)
@@ -104,7 +104,7 @@ def loop(own: LocalStudio, made: Dataset, out: Path) -> None:
         assert push_dataset(made, server, project=f"push {turn}").frame_counts == {
             "unchanged": frames
         }
-        told("push again, nothing new", frames, time.perf_counter() - start)
+        report("second push, nothing new", frames, time.perf_counter() - start)
         params = {"id": "predictions_to_annotations", "project": done.project.id}
         everything = {"selectedItems": {"all": True, "excluded": []}}
         server.send("POST", "/api/dm/actions", everything, params=params)
@@ -112,14 +112,14 @@ def loop(own: LocalStudio, made: Dataset, out: Path) -> None:
         assert pull_dataset(made, server, out, project=f"push {turn}").frame_counts == {
             "submitted": frames
         }
-        told("pull", frames, time.perf_counter() - start)
+        report("pull", frames, time.perf_counter() - start)
         start = time.perf_counter()
         pull_dataset(made, server, out, project=f"push {turn}", since_last=True)
-        told("pull --since last", frames, time.perf_counter() - start)
+        report("pull --since last", frames, time.perf_counter() - start)
 
 
-def codec() -> None:
-    """Milliseconds to encode and decode masks, least of five, beside the SDK's."""
+def time_codec() -> None:
+    """Print the milliseconds to encode and decode masks, with ours and the codec of the SDK."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from label_studio_sdk.converter import brush as sdk
@@ -135,34 +135,34 @@ def codec() -> None:
         size_wh = mask.shape[::-1]
         rgba = np.repeat(mask.ravel() * np.uint8(255), 4)
         rle = regions.encode_brush(mask)
-        ways = (
+        calls = (
             lambda mask=mask: regions.encode_brush(mask),
             lambda rgba=rgba: sdk.encode_rle(rgba),
             lambda rle=rle, size_wh=size_wh: regions.decode_brush(rle, size_wh),
             lambda rle=rle: sdk.decode_rle(rle),
         )
-        print(f"{name:28}", *(f"{least(way) * 1000:8.1f}" for way in ways), flush=True)
+        print(f"{name:28}", *(f"{best_seconds(call) * 1000:8.1f}" for call in calls), flush=True)
 
 
-def least(way: Callable[[], object]) -> float:
-    """Seconds of the fastest of five."""
+def best_seconds(call: Callable[[], object]) -> float:
+    """Measure the seconds of the fastest of five calls."""
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        way()
+        call()
         times.append(time.perf_counter() - start)
     return min(times)
 
 
 def main() -> None:
-    """Measure the codec, then a server of its own."""
+    """Measure the codec, then the loop with a server."""
     frames = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    codec()
+    time_codec()
     here = Path(tempfile.mkdtemp())
     own, process = launch(ensure_program(print), here / "data")
     try:
         wait_until_ready(own, process)
-        loop(own, dataset(here / "frames", frames), here / "out")
+        time_loop(own, make_dataset(here / "frames", frames), here / "out")
     finally:
         stop_process(process.pid)
         process.wait()

@@ -152,7 +152,7 @@ def _add_clip(
 
 
 def save_image(image: Picture, path: Path) -> None:
-    """Save an RGB picture as PNG, or as JPEG with colour at full resolution."""
+    """Save an RGB image as PNG, or as JPEG with colour at full resolution."""
     import cv2
 
     flags = [cv2.IMWRITE_PNG_COMPRESSION, 3]

@@ -128,14 +128,14 @@ def _samples(
         yield image_path, _with_origin(sample, image) if with_origin else sample
 
 
-def _check_image_size(picture: Path, size_wh: tuple[int, int], file: CocoFile) -> None:
+def _check_image_size(image_path: Path, size_wh: tuple[int, int], file: CocoFile) -> None:
     try:
-        seen, _ = read_header(picture)
+        actual_wh, _ = read_header(image_path)
     except VideoError as error:
         raise DatasetError(str(error)) from None
-    if sorted(seen) != sorted(size_wh):  # a camera's picture may lie on its side
-        says = "{}x{}".format(*size_wh)
-        raise DatasetError(f"{file.path}: {picture.name} is {seen[0]}x{seen[1]}, not {says}")
+    if sorted(actual_wh) != sorted(size_wh):  # a file may give the size before the EXIF turn
+        actual, expected = ("x".join(map(str, each)) for each in (actual_wh, size_wh))
+        raise DatasetError(f"{file.path}: {image_path.name} is {actual}, not {expected}")
 
 
 def _has_origin(image: Record) -> bool:

@@ -126,10 +126,10 @@ def _read_features(dataset: Dataset) -> _FrameFeatures:
 
 @dataclass(frozen=True)
 class DatasetShot:
-    """The frames of a clip from `start` up to, not including, `stop`; `rows` is their place.
+    """The frames of a clip from `start` up to, not including, `stop`.
 
-    `rows` are row numbers of the dataset. Shots of one `group` share an image, and stay in the same
-    split.
+    `rows` are their row numbers in the dataset. Shots of one `group` share an image, and stay in
+    the same split.
     """
 
     clip: str

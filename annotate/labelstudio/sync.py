@@ -40,15 +40,15 @@ from annotate.video.images import open_upright, read_header
 
 
 def check_image(path: Path, item: Item) -> bool:
-    """Accept a picture that is there and, the right way up, of its item's size.
+    """Check that an image is there and, upright, has the size of its item.
 
-    True where it must be turned for that, as its EXIF says.
+    Returns True where the EXIF tag says that the image must be turned.
 
     Raises:
-        DatasetError: missing, unreadable or of another size.
+        DatasetError: the image is missing, unreadable or of another size.
     """
     if not path.exists():
-        raise DatasetError(f"{path}: the picture of {item.video}#{item.frame} is missing")
+        raise DatasetError(f"{path}: the image of {item.video}#{item.frame} is missing")
     try:
         (width, height), turned = read_header(path)
     except VideoError as error:
@@ -56,7 +56,7 @@ def check_image(path: Path, item: Item) -> bool:
     if (width, height) != (item.width, item.height):
         raise DatasetError(
             f"{path}: {width}x{height}, but its item says {item.width}x{item.height}; build the "
-            "dataset anew"
+            "dataset again"
         )
     return turned
 

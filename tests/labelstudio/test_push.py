@@ -201,7 +201,7 @@ def test_a_push_is_continued_after_the_server_was_killed(program, dataset, tmp_p
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda d: (d.images / "dock-000005.png").unlink(), "dock-000005.png: the picture"),
+        (lambda d: (d.images / "dock-000005.png").unlink(), "dock-000005.png: the image"),
         (
             lambda d: (d.images / "dock-000005.png").write_bytes(b"no"),
             "cannot? be read|can be read",
