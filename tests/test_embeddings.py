@@ -1,4 +1,4 @@
-"""Frames as vectors: what is alike is near, wide pictures have halves, nothing is made twice."""
+"""Embeddings: similar frames are near, wide pictures have two squares, nothing is made twice."""
 
 from fractions import Fraction
 
@@ -19,7 +19,7 @@ class Counting:
     def __init__(self):
         self.seen = 0
 
-    def look(self, pictures):
+    def encode(self, pictures):
         self.seen += len(pictures)
         return np.stack([picture.mean((0, 1)) + 1 for picture in pictures])
 
@@ -34,7 +34,7 @@ def frame(index, colour=(10, 20, 30), size_wh=(64, 48)):
     [((64, 48), (0, 64, 0, 64)), ((80, 45), (0, 45, 35, 80)), ((120, 50), (0, 60, 60, 120))],
     ids=["4:3 is whole", "16:9 two squares", "wider two halves"],
 )
-def test_a_wide_picture_is_seen_as_two(size_wh, parts):
+def test_a_wide_picture_is_split_into_two_squares(size_wh, parts):
     picture = np.zeros((*size_wh[::-1], 3), np.uint8)
     picture[..., 0] = np.arange(size_wh[0])
     left, right = embeddings.split_halves(picture)
@@ -42,7 +42,7 @@ def test_a_wide_picture_is_seen_as_two(size_wh, parts):
     assert (right[0, 0, 0], right[0, -1, 0] + 1) == parts[2:]
 
 
-def test_left_and_right_keep_their_places():
+def test_the_left_square_comes_before_the_right_one():
     picture = np.zeros((45, 80, 3), np.uint8)
     picture[:, :40], picture[:, 40:] = (200, 0, 0), (0, 200, 0)
     [row] = embeddings.embed([picture], Counting())
@@ -50,7 +50,7 @@ def test_left_and_right_keep_their_places():
     assert np.linalg.norm(row) == pytest.approx(1)
 
 
-def test_frames_of_a_shot_are_nearer_than_of_another(demo):
+def test_frames_of_one_shot_are_more_similar_than_frames_of_two(demo):
     frames = list(reader.frames_at(demo, [0, 4, 100, 104]))
     rows = embeddings.embed([f.image for f in frames], embeddings.load())
     alike = rows @ rows.T
@@ -58,7 +58,7 @@ def test_frames_of_a_shot_are_nearer_than_of_another(demo):
     assert min(alike[0, 1], alike[2, 3]) > max(alike[0, 2], alike[0, 3], alike[1, 2])
 
 
-def test_what_was_made_is_not_made_again_and_is_the_same():
+def test_cached_vectors_are_not_computed_again_and_are_the_same():
     network = Counting()
     frames = [frame(n, (n, 50, 200 - n)) for n in range(40)]
     first = embeddings.VectorCache(network, "ab" * 32, 40).for_frames(frames[:30])
@@ -68,7 +68,7 @@ def test_what_was_made_is_not_made_again_and_is_the_same():
     np.testing.assert_array_equal(again[:30], first)
 
 
-def test_other_clips_and_other_networks_are_kept_apart():
+def test_clips_and_networks_have_caches_of_their_own():
     one, other = Counting(), Counting()
     other.name = "another"
     embeddings.VectorCache(one, "ab" * 32, 5).for_frames([frame(3)])
@@ -77,7 +77,7 @@ def test_other_clips_and_other_networks_are_kept_apart():
     assert (one.seen, other.seen) == (2, 1)
 
 
-def test_a_row_cut_off_is_made_again():
+def test_a_damaged_row_is_computed_again():
     network = Counting()
     made = embeddings.VectorCache(network, "ab" * 32, 5).for_frames([frame(3)])
     [path] = (files.cache_dir() / "embeddings" / "counting").glob("*.f16")
@@ -97,13 +97,13 @@ def test_a_clip_that_grew_keeps_its_rows():
     assert network.seen == 2
 
 
-def test_where_nothing_can_be_kept_it_works_all_the_same(tmp_path, monkeypatch):
+def test_an_unwritable_cache_folder_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "blocked").write_text("a file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
     assert embeddings.VectorCache(Counting(), "ab" * 32, 5).for_frames([frame(3)]).shape == (1, 6)
 
 
-def test_a_name_that_is_none_is_refused_and_weights_are_asked_for():
+def test_an_unknown_name_is_refused_and_missing_weights_are_named():
     pytest.importorskip("torch")
     with pytest.raises(UnknownName, match="dinov2-small"):
         embeddings.load("dinov2-smal")
@@ -131,7 +131,7 @@ def _save_tiny(kind, folder, transformers):
 
 @pytest.mark.filterwarnings("ignore")  # the packages' own
 @pytest.mark.parametrize("kind, width", [("dinov2", 16), ("siglip", 16), ("clip", 24)])
-def test_models_of_transformers_see_pictures(kind, width, tmp_path):
+def test_models_of_transformers_embed_pictures(kind, width, tmp_path):
     transformers = pytest.importorskip("transformers")
     random_networks = pytest.importorskip("random_networks")
     with random_networks.seeded():
@@ -147,7 +147,7 @@ def test_models_of_transformers_see_pictures(kind, width, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the packages' own
-def test_xception_is_a_file_of_its_weights(tmp_path):
+def test_xception_is_loaded_from_a_file(tmp_path):
     torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
     from random_networks import seeded
 
@@ -160,7 +160,7 @@ def test_xception_is_a_file_of_its_weights(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # the packages' own
-def test_the_whole_efficientnet_comes_as_a_package(demo):
+def test_the_whole_efficientnet_comes_as_a_python_package(demo):
     pytest.importorskip("efficientnet_lite_pytorch")
     frames = list(reader.frames_at(demo, [0, 4, 100]))
     rows = embeddings.embed([f.image for f in frames], embeddings.load("efficientnet-lite0", "cpu"))
