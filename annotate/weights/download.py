@@ -1,8 +1,11 @@
 """Download one file of a model, or copy it from this machine, and verify its sha256.
 
 The source is a mirror, the cache of the Hugging Face hub, the hub itself, or a plain URL. A file
-grows under the name `X.part`, which a later run continues, and is renamed only when its size and
-its sha256 are right. Two runs must not share a `.part` file: the caller holds a lock.
+is written under the name `X.part`, which a later run continues, and is renamed only when its size
+and its sha256 are right. Two runs must not share a `.part` file: the caller holds a lock.
+
+`huggingface_hub.hf_hub_download` does not serve here: it gives a file its name after checking the
+size alone, and it reads neither mirrors nor plain URLs.
 """
 
 import errno
@@ -20,8 +23,8 @@ from annotate.files import sha256
 from annotate.weights.manifest import RECEIPT_NAME, Model, ModelFile, receipt_from_json
 
 ProgressCallback = Callable[[str, int, int | None], None]
-_CHUNK_BYTES = 1 << 16  # what a cut connection can lose, bytes
-_TIMEOUT_SECONDS = (10, 60)  # seconds to connect, seconds without a byte
+_CHUNK_BYTES = 1 << 16  # most that is lost when a connection breaks
+_TIMEOUT_SECONDS = (10, 60)  # to connect, and between two chunks
 _MISSING_STATUSES = (404, 410)
 _DENIED_STATUSES = (401, 403)
 _RANGE_NOT_SATISFIABLE = 416
@@ -29,7 +32,7 @@ _RANGE_NOT_SATISFIABLE = 416
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """An address; `denied` is what to tell a person whom the server refuses."""
+    """An address with its headers; `denied_message` is the error text if access is denied."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -37,22 +40,22 @@ class RemoteFile:
 
 
 def find_problem(path: Path, file: ModelFile) -> str:
-    """What is wrong with the file at `path`, were it to be `file`; "" when nothing is."""
+    """Compare the file at `path` with the size and sha256 of `file`; "" if it is intact."""
     if not path.is_file():
         return "not there"
     size = path.stat().st_size
     if file.bytes is not None and size != file.bytes:
         return f"{size:,} bytes, not {file.bytes:,}"
-    if file.sha256 and not file.matches(found := sha256(path)):
-        return f"its sha256 is {found}, not {file.sha256}"
+    if file.sha256 and not file.matches(actual := sha256(path)):
+        return f"its sha256 is {actual}, not {file.sha256}"
     return ""
 
 
 def read_remote(remote: RemoteFile) -> bytes:
-    """What little the server says at an address.
+    """Read a small file from an address.
 
     Raises:
-        WeightsError: refused, not there, cut off.
+        WeightsError: access denied, not there, connection failed.
     """
     requests = needs("requests")
     try:
@@ -66,33 +69,37 @@ def read_remote(remote: RemoteFile) -> bytes:
 def download_file(
     remote: RemoteFile, file: ModelFile, target: Path, progress: ProgressCallback | None = None
 ) -> None:
-    """Bring `file` from an address to `target`, going on from what an earlier run has left.
+    """Download `file` to `target`, and resume the `.part` file of an earlier run.
 
     Raises:
-        WeightsError: refused, not there, cut off, of another size or another sha256.
-        OutputError: no room for it, or no right to write there.
+        WeightsError: access denied, not there, connection failed, wrong size or sha256.
+        OutputError: the disk is full, or the folder cannot be written.
     """
     part = _part_path(target)
     with guarded_write(target):
         if file.bytes is not None and _size_bytes(part) > file.bytes:
             part.unlink()
         while file.bytes is None or _size_bytes(part) < file.bytes:
-            had = _size_bytes(part)
-            cut = _receive(remote, file, part, progress)
-            if not cut:
+            before = _size_bytes(part)
+            failure = _receive(remote, file, part, progress)
+            if not failure:
                 break
-            if _size_bytes(part) <= had:
-                rest = f" and it goes on at {had / 1e6:,.1f} MB" if had else ", or give a --mirror"
-                raise WeightsError(f"{remote.url}: {cut}; run the same command again{rest}")
+            if _size_bytes(part) <= before:
+                hint = (
+                    f" and it goes on at {before / 1e6:,.1f} MB"
+                    if before
+                    else ", or give a `mirror`"
+                )
+                raise WeightsError(f"{remote.url}: {failure}; run the same command again{hint}")
         _verify_and_rename(part, file, target, remote.url)
 
 
 def link_or_copy(source: Path, file: ModelFile, target: Path) -> None:
-    """Bring `file` from elsewhere on this machine to `target`: a hard link where that can be.
+    """Place the file `source` of this machine at `target`: a hard link, else a copy.
 
     Raises:
-        WeightsError: it is of another size or another sha256.
-        OutputError: no room for it, or no right to write there.
+        WeightsError: wrong size or sha256.
+        OutputError: the disk is full, or the folder cannot be written.
     """
     part = _part_path(target)
     with guarded_write(target):
@@ -106,7 +113,7 @@ def link_or_copy(source: Path, file: ModelFile, target: Path) -> None:
 
 @contextmanager
 def guarded_write(target: Path) -> Iterator[None]:
-    """Make the folder of `target`; what the disk then refuses becomes an OutputError."""
+    """Create the folder of `target`, and turn OSErrors of the block into an OutputError."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -135,10 +142,10 @@ def _disk_full_error(target: Path, needed_bytes: int = 0) -> OutputError:
 def _receive(
     remote: RemoteFile, file: ModelFile, part: Path, progress: ProgressCallback | None
 ) -> str:
-    """Append what comes to `part`; returns why it broke off, "" when it came to its end."""
+    """Append a download to `part`; return why the connection failed, or "" if it is complete."""
     requests = needs("requests")
     start = _size_bytes(part)
-    # The hub packs small texts unless told not to, and then sizes and ranges mean something else.
+    # The hub compresses small texts by default: sizes and ranges would be of the compressed text.
     headers = {**remote.headers, "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -163,7 +170,9 @@ def _write_response(
     part: Path,
     progress: ProgressCallback | None,
 ) -> None:
-    start = _size_bytes(part) if response.status_code == 206 else 0  # 200: it sends all of it again
+    start = (
+        _size_bytes(part) if response.status_code == 206 else 0
+    )  # 200: the server ignores ranges
     length = response.headers.get("Content-Length")
     total = start + int(length) if length else file.bytes
     if file.bytes is not None and total != file.bytes:
@@ -186,45 +195,43 @@ def _write_response(
 def _verify_and_rename(part: Path, file: ModelFile, target: Path, source: str) -> None:
     if wrong := find_problem(part, file):
         part.unlink(missing_ok=True)
-        doubt = " (a hash of confidence B: it may be at fault)" * (file.hash_confidence == "B")
+        doubt = " (a hash of confidence B: the hash may be wrong)" * (file.hash_confidence == "B")
         raise WeightsError(f"{source}: not {file.path}: {wrong}{doubt}; nothing was kept")
     part.replace(target)
-    part.unlink(missing_ok=True)  # where both were one file already, the renaming did nothing
+    part.unlink(missing_ok=True)  # `replace` does nothing if both are hard links to one file
 
 
 def _check_status(response: Any, remote: RemoteFile) -> None:
     status = response.status_code
     if status in _DENIED_STATUSES:
-        raise WeightsError(
-            remote.denied_message or f"{remote.url}: the server refuses it ({status})"
-        )
+        raise WeightsError(remote.denied_message or f"{remote.url}: access denied ({status})")
     if status in _MISSING_STATUSES:
-        raise WeightsError(f"{remote.url}: not there ({status}); is there a --mirror that has it?")
+        raise WeightsError(f"{remote.url}: not there ({status}); give a `mirror` that has it")
     if status >= 400:
         raise WeightsError(f"{remote.url}: the server answers {status}; try again later")
 
 
 def _root_cause(error: Exception) -> str:
-    """The root of a pile of wrapped network errors, in one line."""
+    """Describe the innermost of nested network errors in one line."""
     while error.__context__ and isinstance(error.__context__, Exception):
         error = error.__context__
     return f"the connection failed ({type(error).__name__}: {error})"
 
 
 def side_files(model: Model, mirror: str | None = None) -> list[ModelFile]:
-    """The small files that `model.also` means, of the pinned revision.
+    """List the small files that match `model.also`, in the mirror or the pinned revision.
 
     Raises:
-        WeightsError: when neither the mirror nor the hub can say.
+        WeightsError: neither the mirror nor the hub can list them.
     """
     if not model.also:
         return []
-    offered = _mirror_receipt(model, mirror) if mirror else _list_repository(model)
-    return [file for file in offered if model.includes_side_file(file.path)]
+    available = _mirror_receipt(model, mirror) if mirror else _list_repository(model)
+    return [file for file in available if model.includes_side_file(file.path)]
 
 
 def locate_file(model: Model, file: ModelFile, mirror: str | None = None) -> Path | RemoteFile:
-    """Where to take a file of a model from: a path on this machine, or an address."""
+    """Choose the source of a model's file: a path on this machine, or an address."""
     if mirror:
         return _in_mirror(model, file.path, mirror)
     if model.url:
@@ -245,17 +252,17 @@ def _is_url(mirror: str) -> bool:
 
 
 def _in_mirror(model: Model, path: str, mirror: str) -> Path | RemoteFile:
-    """A mirror is laid out as the folder of weights of a machine that has fetched them."""
+    """Locate a file in a mirror, which is laid out as a folder of weights."""
     if _is_url(mirror):
-        place = f"{mirror.rstrip('/')}/{model.name}/{model.revision[:12]}"
-        return RemoteFile(f"{place}/{path}")
-    found = model.folder_in(Path(mirror).expanduser()) / path
-    if not found.is_file():
+        folder_url = f"{mirror.rstrip('/')}/{model.name}/{model.revision[:12]}"
+        return RemoteFile(f"{folder_url}/{path}")
+    file_path = model.folder_in(Path(mirror).expanduser()) / path
+    if not file_path.is_file():
         raise WeightsError(
-            f"{found}: not there; a mirror is a copy of the folder of weights of a machine which "
-            f"has fetched {model.name}; files from elsewhere: annotate models add PATH"
+            f"{file_path}: not there; a mirror is a copy of the folder of weights of a machine "
+            f"that has fetched {model.name}; register other files with `annotate models add PATH`"
         )
-    return found
+    return file_path
 
 
 def _mirror_receipt(model: Model, mirror: str) -> list[ModelFile]:
@@ -270,7 +277,7 @@ def _hub_endpoint() -> str:
 
 
 def _list_repository(model: Model) -> list[ModelFile]:
-    """The files at the top of the repository; the hub gives the sha256 of large ones alone."""
+    """List the files at the top of a repository; the hub gives the sha256 of large files only."""
     url = f"{_hub_endpoint()}/api/models/{model.repo}/tree/{model.revision}"
     try:
         records = json.loads(read_remote(_hub_remote(model, url)))
@@ -280,18 +287,18 @@ def _list_repository(model: Model) -> list[ModelFile]:
             if record["type"] == "file"
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{url}: not the hub's list of a repository's files: {error}") from None
+        raise WeightsError(f"{url}: not a list of files as the hub gives it: {error}") from None
 
 
 def _hub_remote(model: Model, url: str) -> RemoteFile:
     headers = needs("huggingface_hub.utils").build_hf_headers(library_name="annotate-local")
     page = f"https://huggingface.co/{model.repo}"
-    login = "make a token there and say it to `hf auth login` (or set HF_TOKEN)"
+    login = "create a token there and give it to `hf auth login` (or set HF_TOKEN)"
     if model.gated:
         denied = (
-            f"{model.name} is gated ({model.licence}): ask for access on {page}, {login}, wait "
+            f"{model.name} is gated ({model.licence}): request access on {page}, {login}, wait "
             f"until access is given, then: annotate models fetch {model.name}"
         )
     else:
-        denied = f"{page}: the hub refuses it: it may have become gated; if so, {login}"
+        denied = f"{page}: access denied; the model may have become gated; if so, {login}"
     return RemoteFile(url, headers, denied)

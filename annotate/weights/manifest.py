@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from annotate.errors import UnknownName, WeightsError
-from annotate.files import packaged_file
+from annotate.files import cache_dir, packaged_file
 
 WEIGHTS_VARIABLE = "ANNOTATE_WEIGHTS"
 USER_MANIFEST = "manifest.json"
@@ -29,8 +29,8 @@ _SHA256_PATTERN = re.compile(r"[0-9a-f]{8,64}")
 class ModelFile:
     """One file of a model; `path` is relative, "/" between its parts.
 
-    `sha256` is "" and `bytes` None where nobody has published them; where only its first digits are
-    known, as torch.hub has them in a file's name, it is those. `hash_confidence` is A (the
+    `sha256` is "" and `bytes` None where they are not published. `sha256` may be the first digits
+    of the hash only, as torch.hub publishes them in a file's name. `hash_confidence` is A (the
     publisher's page, or two sources that agree) or B (one third party).
     """
 
@@ -44,21 +44,21 @@ class ModelFile:
         if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in self.path:
             raise WeightsError(f"{self.path!r} is no path inside a folder of weights")
         if self.sha256 and not _SHA256_PATTERN.fullmatch(self.sha256):
-            raise WeightsError(f"{self.path}: {self.sha256!r} is no sha256: 64 of 0-9 and a-f")
+            raise WeightsError(f"{self.path}: {self.sha256!r} is no sha256: 64 digits 0-9, a-f")
 
     def matches(self, sha256: str) -> bool:
-        """Whether a file of that hash is this one, as far as is published."""
+        """Return True if a file's sha256 agrees with all digits that are published."""
         return bool(self.sha256) and sha256.startswith(self.sha256)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model's weights: the same name, the same bytes.
+    """A model's weights: one name always means the same bytes.
 
-    They come from `repo` on the Hugging Face hub at `revision`, or from `url`, the folder they are
-    in; a user's own lie in the folder `path`. `also` are patterns of small files (a config, a
-    tokenizer's) that go with them and that only the pinned revision vouches for. `card` is a file
-    in models/.
+    The files come from `repo` on the Hugging Face hub at `revision`, or from the address `url` of
+    their folder; a user's own lie in the folder `path`. `also` are patterns of small files beside
+    them (a config, a tokenizer), which have no published hash: the pinned revision fixes them.
+    `card` is a file in models/.
     """
 
     name: str
@@ -77,72 +77,77 @@ class Model:
 
     def __post_init__(self) -> None:
         if not _NAME_PATTERN.fullmatch(self.name):
-            raise WeightsError(f"{self.name!r} cannot name a model: letters, digits, '.', '_', '-'")
+            raise WeightsError(
+                f"{self.name!r} cannot name a model: use letters, digits, '.', '_', '-'"
+            )
         if sum(map(bool, (self.repo, self.url, self.path))) != 1:
             raise WeightsError(f"{self.name}: give one of repo, url, path")
         if not self.path and not _NAME_PATTERN.fullmatch(self.revision):
-            raise WeightsError(f"{self.name}: {self.revision!r} is no revision")
+            raise WeightsError(f"{self.name}: {self.revision!r} is not a revision")
 
     @property
     def bytes(self) -> int:
-        """The size of all its files, as far as it is known."""
+        """The size of its files in bytes; files of unknown size count 0."""
         return sum(file.bytes or 0 for file in self.files)
 
     @property
     def page(self) -> str:
-        """Where a person reads about it and takes it from."""
+        """The web page, address or folder of the model."""
         return self.path or self.url or f"https://huggingface.co/{self.repo}"
 
     def includes_side_file(self, path: str) -> bool:
-        """Whether `also` means the file `path`."""
-        named = {file.path for file in self.files}
-        meant = any(fnmatchcase(path, pattern) for pattern in self.also)
-        return meant and "/" not in path and path not in named
+        """Return True if the file `path` matches a pattern of `also`."""
+        listed = {file.path for file in self.files}
+        matches = any(fnmatchcase(path, pattern) for pattern in self.also)
+        return matches and "/" not in path and path not in listed
 
     def folder_in(self, weights_folder: Path) -> Path:
-        """Where its files, of this very revision, lie if they lie in a `folder` of weights."""
+        """Return the folder of this revision's files in a folder of weights."""
         return Path(self.path) if self.path else weights_folder / self.name / self.revision[:12]
 
 
 def weights_folders() -> list[Path]:
-    """Where weights are looked for: $ANNOTATE_WEIGHTS (a shared folder), then the user's own."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    own = Path(caches) / "annotate" / "weights"
+    """List the folders of weights: $ANNOTATE_WEIGHTS (a shared folder), then the user's own."""
+    own = cache_dir("weights")
     shared = os.environ.get(WEIGHTS_VARIABLE)
     return [Path(shared).expanduser(), own] if shared else [own]
 
 
 def install_folder() -> Path:
-    """The first of `folders()`: what is fetched or added goes there."""
+    """Return the folder that fetched and added weights are written to."""
     return weights_folders()[0]
 
 
 def all_models() -> dict[str, Model]:
-    """Every model that has a name here: the shipped ones, then the user's own.
+    """Read the shipped manifest and the user's own; return the models by name.
 
     Raises:
         WeightsError: when a manifest is damaged.
     """
-    known = dict(_shipped_models())
+    models = dict(_shipped_models())
     for folder in weights_folders():
-        known = user_models(folder) | known
-    return dict(sorted(known.items()))
+        models = user_models(folder) | models
+    return dict(sorted(models.items()))
 
 
 def find_model(name: str) -> Model:
-    """The model of that name.
+    """Look up a model by name.
 
     Raises:
-        UnknownName: when there is none; names the nearest.
+        UnknownName: there is none; the error names the nearest.
     """
-    known = all_models()
-    if name not in known:
-        raise UnknownName("model", name, known)
-    return known[name]
+    models = all_models()
+    if name not in models:
+        raise UnknownName("model", name, models)
+    return models[name]
 
 
 def user_models(weights_folder: Path) -> dict[str, Model]:
-    """The models that users have added to a `folder` of weights."""
+    """Read the models that a user has added to a folder of weights.
+
+    Raises:
+        WeightsError: its manifest is damaged or cannot be read.
+    """
     path = weights_folder / USER_MANIFEST
     try:
         return _parse_models(json.loads(path.read_bytes()), str(path))
@@ -155,7 +160,7 @@ def user_models(weights_folder: Path) -> dict[str, Model]:
 
 
 def user_models_to_json(models: Mapping[str, Model]) -> str:
-    """The text of a user's `manifest.json`."""
+    """Format a user's `manifest.json`."""
     records = {name: asdict(model) for name, model in sorted(models.items())}
     for record in records.values():
         del record["name"]
@@ -163,12 +168,16 @@ def user_models_to_json(models: Mapping[str, Model]) -> str:
 
 
 def receipt_to_json(files: Iterable[ModelFile]) -> str:
-    """The text of a `fetched.json`: what came, all of it checked."""
+    """Format a receipt, `fetched.json`: the files of a model, all verified."""
     return json.dumps([asdict(file) for file in files], indent=1) + "\n"
 
 
 def receipt_from_json(text: str | bytes, source: str) -> list[ModelFile]:
-    """Read a `fetched.json`; `where` begins the error."""
+    """Parse a receipt, `fetched.json`; `source` begins the error message.
+
+    Raises:
+        WeightsError: the receipt is damaged.
+    """
     try:
         return [ModelFile(**record) for record in json.loads(text)]
     except (ValueError, TypeError) as error:

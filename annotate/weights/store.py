@@ -1,7 +1,8 @@
 """Find, fetch, verify and add the weights of a model on this machine.
 
-Only `fetch_weights` uses the network, and only a person calls it. A folder of weights counts as
-complete when it has a receipt, `fetched.json`, that lists the size and the sha256 of every file.
+Only `fetch_weights` uses the network; nothing calls it but the user's own command. The folder of a
+model is complete when it has a receipt, `fetched.json`, that lists the size and the sha256 of every
+file.
 
 `add_weights` registers weights that the user already has: under the name in the manifest if their
 sha256 is in it, otherwise under a name of the user's own.
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from annotate.errors import MissingWeights, WeightsError, needs
-from annotate.files import sha256
+from annotate.files import sha256, write_text
 from annotate.weights.download import (
     ProgressCallback,
     RemoteFile,
@@ -42,7 +43,7 @@ from annotate.weights.manifest import (
 
 @dataclass(frozen=True)
 class FileCheck:
-    """One file of a model, looked at; `problem` is "" when it is sound."""
+    """The result of verifying one file of a model; `problem` is "" if it is intact."""
 
     model: str
     path: Path
@@ -50,41 +51,42 @@ class FileCheck:
 
 
 def weights_path(name: str) -> Path:
-    """The model's file, or its folder when it has several; a path stands for itself.
+    """Return the path of a model's file, or of its folder if it has several files.
 
-    Sizes are checked, hashes are not (`verify` does).
+    `name` may also be a path, which is returned. Sizes are checked; hashes are checked by
+    `verify_weights`.
 
     Raises:
         UnknownName: no such model.
-        MissingWeights: not on this machine; the text names the command which fetches it.
+        MissingWeights: not on this machine; the error names the command that fetches it.
     """
     path = Path(name).expanduser()
     if name not in all_models() and path.exists():
         return path
     model = find_model(name)
-    place = _installed_folder(model)
-    if place is None:
+    folder = _installed_folder(model)
+    if folder is None:
         raise MissingWeights(_missing_message(model))
-    alone = len(model.files) == 1 and not model.also
-    return place / model.files[0].path if alone else place
+    single_file = len(model.files) == 1 and not model.also
+    return folder / model.files[0].path if single_file else folder
 
 
 def list_models() -> list[tuple[Model, bool]]:
-    """Every model that has a name, and whether it is on this machine."""
+    """List every model of the manifests, and whether it is on this machine."""
     return [(model, _installed_folder(model) is not None) for model in all_models().values()]
 
 
 def describe_model(model: Model) -> str:
-    """What a person should read before a fetch: what, how much, from where, which licence."""
+    """Describe a model before it is fetched: task, size, source, licence."""
     lines = [f"{model.name}: {model.task}"]
     lines += [f"{size_text(model)} from {model.page} {model.revision}", f"licence: {model.licence}"]
-    lines += ["gated: its owner must give you access first"] if model.gated else []
+    lines += ["gated: its owner must grant you access first"] if model.gated else []
     lines += [model.notes] if model.notes else []
     return "\n".join(lines)
 
 
 def size_text(model: Model) -> str:
-    """The size of its files, in words; "+" where some are of unknown size."""
+    """Format the size of a model; "+" if some files are of unknown size."""
     more = "+" * (bool(model.also) or any(file.bytes is None for file in model.files))
     return f"{model.bytes / 1e6:,.0f} MB{more}" if model.bytes else "size unknown"
 
@@ -92,15 +94,15 @@ def size_text(model: Model) -> str:
 def fetch_weights(
     name: str, mirror: str | None = None, progress: ProgressCallback | None = None
 ) -> Path:
-    """Bring a model's files to this machine, each checked; what is there and sound is kept.
+    """Download a model's files and verify each; files that are intact are kept.
 
-    `mirror` is a copy of another machine's folder of weights, or the address of one. `progress` is
-    told the file, the bytes that are there and the bytes that there will be, if known.
+    `mirror` is a copy of another machine's folder of weights, or its address. `progress` is called
+    with the file's path, the bytes received and the total, None if unknown.
 
     Raises:
         UnknownName: no such model.
-        WeightsError: refused, cut off, of another size or sha256.
-        OutputError: no room, no right to write.
+        WeightsError: access denied, connection failed, wrong size or sha256.
+        OutputError: the disk is full, or the folder cannot be written.
     """
     model = find_model(name)
     if not model.path:
@@ -111,7 +113,7 @@ def fetch_weights(
 
 
 def verify_weights(names: Iterable[str] | None = None) -> list[FileCheck]:
-    """Read every file again, of the named models or of all that are on this machine.
+    """Verify the sha256 of every file, of the named models or of all on this machine.
 
     Raises:
         UnknownName: no such model.
@@ -128,7 +130,7 @@ def verify_weights(names: Iterable[str] | None = None) -> list[FileCheck]:
 
 @contextmanager
 def model_lock(name: str) -> Iterator[None]:
-    """Nobody else writes what `name` stands for until this is over; waits for whoever does."""
+    """Hold the file lock of a model, so that one process at a time writes its files."""
     path = install_folder() / ".locks" / f"{name}.lock"
     with guarded_write(path):
         lock = needs("filelock").FileLock(path)
@@ -140,13 +142,12 @@ def model_lock(name: str) -> Iterator[None]:
 
 
 def write_receipt(model_folder: Path, files: Collection[ModelFile]) -> None:
-    """Write down what lies in a model's folder, which is how the folder counts as whole."""
-    placed = [(file, model_folder / file.path) for file in files]
-    whole = [ModelFile(file.path, at.stat().st_size, _file_sha256(file, at)) for file, at in placed]
-    part = model_folder / f"{RECEIPT_NAME}.part"
-    with guarded_write(part):
-        part.write_text(receipt_to_json(whole), "utf-8")
-        part.replace(model_folder / RECEIPT_NAME)
+    """Write the receipt of a model's folder: its files with their sizes and hashes."""
+    installed = [
+        ModelFile(file.path, path.stat().st_size, _file_sha256(file, path))
+        for file, path in ((file, model_folder / file.path) for file in files)
+    ]
+    write_text(model_folder / RECEIPT_NAME, receipt_to_json(installed))
 
 
 def _file_sha256(file: ModelFile, path: Path) -> str:
@@ -154,11 +155,11 @@ def _file_sha256(file: ModelFile, path: Path) -> str:
 
 
 def _fetch_files(model: Model, mirror: str | None, progress: ProgressCallback | None) -> None:
-    place = model.folder_in(install_folder())
-    expected = _expected_files(model, place)
+    folder = model.folder_in(install_folder())
+    expected = _expected_files(model, folder)
     files = [*model.files, *side_files(model, mirror)]
     for file in files:
-        target = place / file.path
+        target = folder / file.path
         if not find_problem(target, expected.get(file.path, file)):
             continue
         source = locate_file(model, file, mirror)
@@ -166,11 +167,11 @@ def _fetch_files(model: Model, mirror: str | None, progress: ProgressCallback | 
             download_file(source, file, target, progress)
         else:
             link_or_copy(source, file, target)
-    write_receipt(place, files)
+    write_receipt(folder, files)
 
 
 def _read_receipt(model_folder: Path) -> dict[str, ModelFile]:
-    """What a folder says it holds; nothing where it says nothing that can be read."""
+    """Read the receipt of a folder by path; empty if there is none or it is damaged."""
     try:
         files = receipt_from_json((model_folder / RECEIPT_NAME).read_bytes(), str(model_folder))
     except (FileNotFoundError, NotADirectoryError, WeightsError):
@@ -179,12 +180,12 @@ def _read_receipt(model_folder: Path) -> dict[str, ModelFile]:
 
 
 def _expected_files(model: Model, model_folder: Path) -> dict[str, ModelFile]:
-    """The files of a model: the manifest's word goes before the receipt's."""
+    """List the files of a model by path: those of the receipt, as the manifest overrides them."""
     return _read_receipt(model_folder) | {file.path: file for file in model.files}
 
 
 def _has_full_receipt(model: Model, model_folder: Path) -> bool:
-    """Whether the fetch came to its end, and brought what the manifest means today."""
+    """Return True if the receipt lists every file with the hash in the current manifest."""
     receipt = _read_receipt(model_folder)
     return bool(model.path) or all(
         file.path in receipt and file.matches(receipt[file.path].sha256) for file in model.files
@@ -199,13 +200,13 @@ def _is_intact(model: Model, model_folder: Path) -> bool:
 
 
 def _installed_folder(model: Model) -> Path | None:
-    """The folder of a model that is whole, by name and size."""
-    for place in _candidate_folders(model):
-        sizes = {path: file.bytes for path, file in _expected_files(model, place).items()}
-        if _has_full_receipt(model, place) and all(
-            _has_size(place / path, sizes[path]) for path in sizes
+    """Find the folder in which a model is complete, by the names and sizes of its files."""
+    for folder in _candidate_folders(model):
+        expected = _expected_files(model, folder)
+        if _has_full_receipt(model, folder) and all(
+            _has_size(folder / path, file.bytes) for path, file in expected.items()
         ):
-            return place
+            return folder
     return None
 
 
@@ -218,38 +219,38 @@ def _candidate_folders(model: Model) -> list[Path]:
 
 
 def _is_begun(model: Model) -> bool:
-    return bool(model.path) or any(place.exists() for place in _candidate_folders(model))
+    return bool(model.path) or any(folder.exists() for folder in _candidate_folders(model))
 
 
 def _check_files(model: Model) -> list[FileCheck]:
-    places = _candidate_folders(model)
-    place = next((place for place in places if place.exists()), None)
-    if place is None:
-        return [FileCheck(model.name, places[0], "not on this machine")]
-    expected = _expected_files(model, place)
+    folders = _candidate_folders(model)
+    folder = next((folder for folder in folders if folder.exists()), None)
+    if folder is None:
+        return [FileCheck(model.name, folders[0], "not on this machine")]
+    expected = _expected_files(model, folder)
     return [
-        FileCheck(model.name, place / path, find_problem(place / path, file))
+        FileCheck(model.name, folder / path, find_problem(folder / path, file))
         for path, file in expected.items()
     ]
 
 
 def _missing_message(model: Model) -> str:
     if model.path:
-        gone = f"{model.name}: {model.path} does not hold what was added from it"
-        return f"{gone}: annotate models add PATH --name {model.name}"
-    state = "not whole" if _is_begun(model) else "not"
-    about = f"({size_text(model)}, {model.licence})"
-    return f"{model.name} is {state} on this machine {about}: annotate models fetch {model.name}"
+        missing = f"{model.name}: {model.path} no longer holds the files that were added"
+        return f"{missing}: annotate models add PATH --name {model.name}"
+    state = "not complete" if _is_begun(model) else "not"
+    terms = f"({size_text(model)}, {model.licence})"
+    return f"{model.name} is {state} on this machine {terms}: annotate models fetch {model.name}"
 
 
 def add_weights(path: str | Path, name: str | None = None) -> Model:
     """Register a file or a folder of weights, which stays where it is.
 
-    Weights that the manifest knows by their sha256 join the folder of weights under the manifest's
-    name (a hard link where that can be). Others are written down under `name`, or the file's own.
+    Weights whose sha256 is in the manifest are linked or copied into the folder of weights, under
+    the manifest's name. Others are registered under `name`, by default the name of the file.
 
     Raises:
-        WeightsError: nothing there; or `name` is a model of the manifest, and these are not it.
+        WeightsError: no files there; or `name` is in the manifest with other hashes.
     """
     path = Path(path).expanduser().resolve()
     folder = path if path.is_dir() else path.parent
@@ -265,20 +266,20 @@ def add_weights(path: str | Path, name: str | None = None) -> Model:
 
 
 def _hash_files(path: Path, folder: Path) -> list[ModelFile]:
-    """Every file there that is not hidden, hashed."""
-    found = [path] if path.is_file() else sorted(path.rglob("*"))
-    names = [each.relative_to(folder) for each in found if each.is_file()]
-    shown = [each for each in names if not any(part.startswith(".") for part in each.parts)]
-    if not shown:
+    """Hash every file at `path` that is not hidden."""
+    candidates = [path] if path.is_file() else sorted(path.rglob("*"))
+    names = [each.relative_to(folder) for each in candidates if each.is_file()]
+    visible = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    if not visible:
         raise WeightsError(f"{path}: no weights there: name a file, or a folder with files in it")
     return [
-        ModelFile(each.as_posix(), (folder / each).stat().st_size, sha256(folder / each))
-        for each in shown
+        ModelFile(name.as_posix(), (folder / name).stat().st_size, sha256(folder / name))
+        for name in visible
     ]
 
 
 def _mismatch(model: Model, files: list[ModelFile]) -> str:
-    """What of a model is not among `files`, in words; "" when all of it is."""
+    """Say why `files` do not make up the model; "" if they do."""
     for file in model.files:
         if not any(file.matches(each.sha256) for each in files):
             return f"no file there has the sha256 of its {file.path}, {file.sha256}"
@@ -290,26 +291,26 @@ def _mismatch(model: Model, files: list[ModelFile]) -> str:
 
 
 def _link_known_model(model: Model, folder: Path, files: list[ModelFile]) -> Model:
-    if lacks := _mismatch(model, files):
+    if reason := _mismatch(model, files):
         raise WeightsError(
-            f"{folder}: not {model.name}: {lacks}; to use your own, give it another --name"
+            f"{folder}: not {model.name}: {reason}; to use your own, give another `name`"
         )
-    wanted = {
+    sources = {
         file: next(each.path for each in files if file.matches(each.sha256)) for file in model.files
     }
-    wanted |= {file: file.path for file in files if model.includes_side_file(file.path)}
-    place = model.folder_in(install_folder())
+    sources |= {file: file.path for file in files if model.includes_side_file(file.path)}
+    target = model.folder_in(install_folder())
     with model_lock(model.name):
-        for file, source in wanted.items():
-            link_or_copy(folder / source, file, place / file.path)
-        write_receipt(place, wanted)
+        for file, source in sources.items():
+            link_or_copy(folder / source, file, target / file.path)
+        write_receipt(target, sources)
     return model
 
 
 def _record_user_model(name: str, folder: Path, files: list[ModelFile]) -> Model:
     model = Model(name, "own", "your own", "your own", tuple(files), path=str(folder))
-    part = install_folder() / f"{USER_MANIFEST}.part"
-    with model_lock(USER_MANIFEST), guarded_write(part):
-        part.write_text(user_models_to_json(user_models(install_folder()) | {name: model}), "utf-8")
-        part.replace(install_folder() / USER_MANIFEST)
+    path = install_folder() / USER_MANIFEST
+    with model_lock(USER_MANIFEST):
+        models = user_models(install_folder()) | {name: model}
+        write_text(path, user_models_to_json(models), parents=True)
     return find_model(name)

@@ -1,4 +1,4 @@
-"""Weights: what is known of them, and how they come to this machine from a server in here."""
+"""Weights: the manifest, downloads from a test server, verification and adding."""
 
 import errno
 import hashlib
@@ -34,7 +34,7 @@ def sha256(body):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `bodies` with ranges; what it is asked is in `asked`, as (path, Range)."""
+    """Serves `bodies` with ranges; the requests are in `asked`, as (path, Range)."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -45,7 +45,7 @@ class Server(ThreadingHTTPServer):
         self.ranges = True
 
     def handle_error(self, request, client_address):
-        """A client that hangs up is none of the tests' business."""
+        """Ignore clients that close the connection."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -84,7 +84,7 @@ def server():
 
 @pytest.fixture
 def home(tmp_path, monkeypatch, server):
-    """A folder of weights of our own, a hub of our own, and nothing of this machine's user."""
+    """A folder of weights and a hub for the test alone, without the settings of the user."""
     home = tmp_path / "shared" / "weights"
     for name in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -95,28 +95,28 @@ def home(tmp_path, monkeypatch, server):
     return home
 
 
-def know(home, name, files, **how):
-    """Tell the user's own manifest of a model."""
-    facts = {"family": "test", "task": "test", "licence": "MIT", "revision": REVISION}
+def register(home, name, files, **how):
+    """Add a model to the user's own manifest."""
+    record = {"family": "test", "task": "test", "licence": "MIT", "revision": REVISION}
     path = home / manifest.USER_MANIFEST
-    known = json.loads(path.read_text()) if path.exists() else {}
-    known[name] = facts | {"files": files} | how
+    models = json.loads(path.read_text()) if path.exists() else {}
+    models[name] = record | {"files": files} | how
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(known))
+    path.write_text(json.dumps(models))
 
 
 @pytest.fixture
 def small(home, server):
-    """A model of one file at an address; returns the path that the server is asked for."""
+    """A model of one file at an address; returns the path of its request."""
     server.bodies["/release/small.pt"] = BODY
     file = {"path": "small.pt", "bytes": len(BODY), "sha256": sha256(BODY)}
-    know(home, "small", [file], url=f"{server.url}/release")
+    register(home, "small", [file], url=f"{server.url}/release")
     return "/release/small.pt"
 
 
 @pytest.fixture
 def folder(home, server):
-    """A model on the hub: weights with a hash, and what goes with them without one."""
+    """A model on the hub: weights with a hash, and side files without one."""
     tree = f"/api/models/us/folder/tree/{REVISION}"
     files = {"model.safetensors": BODY, "config.json": CONFIG, "README.md": b"# hello"}
     for path, body in files.items():
@@ -125,12 +125,12 @@ def folder(home, server):
     rows.append({"type": "directory", "path": "onnx.json", "size": 0})
     server.bodies[tree] = json.dumps(rows).encode()
     file = {"path": "model.safetensors", "bytes": len(BODY), "sha256": sha256(BODY)}
-    know(home, "folder", [file], repo="us/folder", also=["*.json"])
+    register(home, "folder", [file], repo="us/folder", also=["*.json"])
     return f"/us/folder/resolve/{REVISION}/model.safetensors"
 
 
 def left(home):
-    """Every file below a folder of weights, without the manifest and the locks."""
+    """List every file below a folder of weights but the manifest and the locks."""
     paths = (path.relative_to(home) for path in home.rglob("*") if path.is_file())
     return sorted(
         p.name for p in paths if p.name != manifest.USER_MANIFEST and p.parts[0] != ".locks"
@@ -160,7 +160,7 @@ def test_every_card_names_its_models(home):
         assert f"`{model.name}`" in card and model.licence.split()[0] in card, model.name
 
 
-def test_what_goes_along_lies_at_the_top_and_has_no_hash_of_its_own():
+def test_side_files_lie_at_the_top_and_have_no_hash():
     files = (manifest.ModelFile("config.json"),)
     model = manifest.Model("x", "x", "x", "MIT", files, "1", repo="us/x", also=("*.json", "*.txt"))
     paths = ["config.json", "vocab.json", "merges.txt", "onnx/vocab.json", "model.bin"]
@@ -170,7 +170,7 @@ def test_what_goes_along_lies_at_the_top_and_has_no_hash_of_its_own():
     ]
 
 
-def test_two_models_never_share_a_place(home):
+def test_no_two_models_share_a_folder(home):
     models = manifest.all_models().values()
     assert len({model.folder_in(home) for model in models}) == len(models)
     assert (
@@ -193,34 +193,34 @@ def test_a_file_of_a_model_stays_in_its_folder(path):
         ("[]", "list"),
     ],
 )
-def test_a_damaged_manifest_is_named(home, text, says):
+def test_the_error_names_a_damaged_manifest(home, text, says):
     home.mkdir(parents=True)
     (home / manifest.USER_MANIFEST).write_text(text)
     with pytest.raises(WeightsError, match=f"manifest.json: .*{says}"):
         manifest.all_models()
 
 
-def test_a_users_own_manifest_cannot_change_what_a_shipped_name_means(home):
-    know(home, "sam2.1-tiny", [{"path": "a.pt"}], url="https://example.org")
+def test_a_users_manifest_cannot_redefine_a_shipped_name(home):
+    register(home, "sam2.1-tiny", [{"path": "a.pt"}], url="https://example.org")
     assert manifest.find_model("sam2.1-tiny").repo == "facebook/sam2.1-hiera-tiny"
 
 
 # Where
 
 
-def test_a_miss_names_the_command_and_asks_nobody(small, server):
+def test_missing_weights_name_the_command_without_a_request(small, server):
     with pytest.raises(MissingWeights, match="annotate models fetch small") as error:
         weights_path("small")
     assert "MIT" in str(error.value) and "\n" not in str(error.value)
     assert server.asked == []
 
 
-def test_an_unknown_name_gets_the_nearest(home):
+def test_an_unknown_name_suggests_the_nearest(home):
     with pytest.raises(UnknownName, match=r"did you mean 'sam2\.1-tiny'"):
         weights_path("sam2.1-tinny")
 
 
-def test_a_path_stands_for_itself(home, tmp_path):
+def test_a_path_is_returned_as_it_is(home, tmp_path):
     (tmp_path / "mine.pt").write_bytes(b"x")
     assert weights_path(str(tmp_path / "mine.pt")) == tmp_path / "mine.pt"
 
@@ -230,7 +230,7 @@ def test_one_file_is_a_file_and_several_are_a_folder(small, folder):
     assert (fetch_weights("folder") / "config.json").read_bytes() == CONFIG
 
 
-def test_what_the_users_own_folder_holds_is_found_beside_a_shared_one(small, home, monkeypatch):
+def test_the_users_own_folder_is_searched_beside_a_shared_one(small, home, monkeypatch):
     shared = home / manifest.USER_MANIFEST
     monkeypatch.delenv("ANNOTATE_WEIGHTS")
     manifest.install_folder().mkdir(parents=True)
@@ -240,16 +240,16 @@ def test_what_the_users_own_folder_holds_is_found_beside_a_shared_one(small, hom
     assert weights_path("small") == mine and not mine.is_relative_to(home)
 
 
-def test_a_file_of_another_size_is_not_handed_out(small):
+def test_a_file_of_another_size_counts_as_missing(small):
     fetch_weights("small").write_bytes(b"short")
-    with pytest.raises(MissingWeights, match="not whole .*models fetch small"):
+    with pytest.raises(MissingWeights, match="not complete .*models fetch small"):
         weights_path("small")
 
 
-def test_a_hash_that_the_manifest_has_changed_is_not_handed_out(small, home):
+def test_a_file_with_an_outdated_hash_counts_as_missing(small, home):
     fetch_weights("small")
     other = {"path": "small.pt", "bytes": len(BODY), "sha256": sha256(b"other")}
-    know(home, "small", [other], url="https://example.org")
+    register(home, "small", [other], url="https://example.org")
     with pytest.raises(MissingWeights):
         weights_path("small")
 
@@ -266,7 +266,7 @@ def test_listing_and_terms(small, folder):
 # Fetch
 
 
-def test_the_right_file_comes_and_nothing_else(small, home, server):
+def test_the_file_is_downloaded_and_nothing_else(small, home, server):
     told = []
     path = fetch_weights("small", progress=lambda *now: told.append(now))
     assert path.read_bytes() == BODY
@@ -275,12 +275,12 @@ def test_the_right_file_comes_and_nothing_else(small, home, server):
     assert weights_path("small") == path and server.asked == [(small, None)]
 
 
-def test_of_a_repository_only_what_is_needed_comes(folder, home, server):
+def test_only_the_needed_files_of_a_repository_are_downloaded(folder, home, server):
     fetch_weights("folder")
     assert left(home) == ["config.json", "fetched.json", "model.safetensors"]
 
 
-def test_a_second_fetch_asks_nobody(folder, server):
+def test_a_second_fetch_sends_no_request(folder, server):
     fetch_weights("folder")
     asked = len(server.asked)
     fetch_weights("folder")
@@ -294,29 +294,29 @@ def test_a_wrong_hash_leaves_nothing(small, home, server):
     assert left(home) == []
 
 
-def test_the_first_digits_of_a_hash_are_checked_where_no_more_is_published(home, server, tmp_path):
+def test_a_hash_of_which_only_the_first_digits_are_published_is_checked(home, server, tmp_path):
     server.bodies["/release/net.pth"] = BODY
     file = {"path": "net.pth", "sha256": sha256(BODY)[:9]}
-    know(home, "net", [file], url=f"{server.url}/release")
+    register(home, "net", [file], url=f"{server.url}/release")
     path = fetch_weights("net")
     asked = len(server.asked)
     assert fetch_weights("net") == path and len(server.asked) == asked
     assert path.read_bytes() == BODY and not any(c.problem for c in verify_weights(["net"]))
     wrong = {"path": "net.pth", "sha256": sha256(b"other")[:9]}
-    know(home, "wrong", [wrong], url=f"{server.url}/release")
+    register(home, "wrong", [wrong], url=f"{server.url}/release")
     with pytest.raises(WeightsError, match="its sha256 is"):
         fetch_weights("wrong")
 
 
-def test_a_doubtful_hash_is_said_to_be_doubtful(home, server):
+def test_the_error_says_if_the_hash_is_of_confidence_b(home, server):
     server.bodies["/release/b.pt"] = BODY
     file = {"path": "b.pt", "sha256": sha256(b"b"), "hash_confidence": "B"}
-    know(home, "b", [file], url=f"{server.url}/release")
+    register(home, "b", [file], url=f"{server.url}/release")
     with pytest.raises(WeightsError, match="confidence B"):
         fetch_weights("b")
 
 
-def test_a_wrong_size_is_refused_before_it_comes(small, home, server):
+def test_a_wrong_size_is_refused_before_the_download(small, home, server):
     server.bodies[small] = BODY + b"more"
     told = []
     with pytest.raises(WeightsError, match="512,004 bytes are offered, the manifest says 512,000"):
@@ -324,7 +324,7 @@ def test_a_wrong_size_is_refused_before_it_comes(small, home, server):
     assert left(home) == [] and told == []
 
 
-def test_a_cut_connection_goes_on_where_it_broke(small, server):
+def test_a_broken_connection_is_resumed(small, server):
     server.cuts[small] = [300_000, 100_000]
     assert fetch_weights("small").read_bytes() == BODY
     starts = [int(wanted[6:-1]) for _, wanted in server.asked[1:]]
@@ -332,16 +332,16 @@ def test_a_cut_connection_goes_on_where_it_broke(small, server):
     assert 200_000 < starts[0] <= 300_000 < starts[1] <= 400_000
 
 
-def test_a_cut_of_a_file_of_unknown_size_is_noticed_too(home, server):
+def test_a_broken_connection_is_noticed_for_unknown_sizes_too(home, server):
     server.bodies["/release/free.pt"] = BODY
     server.cuts["/release/free.pt"] = [300_000]
     file = {"path": "free.pt", "sha256": sha256(BODY)}
-    know(home, "free", [file], url=f"{server.url}/release")
+    register(home, "free", [file], url=f"{server.url}/release")
     assert fetch_weights("free").read_bytes() == BODY
     assert server.asked[1][1].startswith("bytes=")
 
 
-def test_a_fetch_that_gave_up_is_taken_up_by_the_next(small, home, server):
+def test_a_failed_fetch_is_resumed_by_the_next(small, home, server):
     server.cuts[small] = [300_000, 0]
     with pytest.raises(WeightsError, match="connection failed .*goes on at 0.3 MB"):
         fetch_weights("small")
@@ -351,12 +351,12 @@ def test_a_fetch_that_gave_up_is_taken_up_by_the_next(small, home, server):
     assert server.asked[0][1].startswith("bytes=2") and left(home) == ["fetched.json", "small.pt"]
 
 
-def test_a_server_without_ranges_begins_again(small, server):
+def test_a_server_without_ranges_sends_the_file_again(small, server):
     server.ranges, server.cuts[small] = False, [300_000]
     assert fetch_weights("small").read_bytes() == BODY
 
 
-def test_what_is_left_of_another_file_does_not_get_through(small, home, server):
+def test_a_part_file_of_another_download_is_not_accepted(small, home, server):
     place = manifest.find_model("small").folder_in(home)
     place.mkdir(parents=True)
     (place / "small.pt.part").write_bytes(b"x" * 1000)
@@ -366,16 +366,18 @@ def test_what_is_left_of_another_file_does_not_get_through(small, home, server):
     assert fetch_weights("small").read_bytes() == BODY
 
 
-def test_more_than_there_should_be_is_begun_again(small, home):
+def test_a_part_file_that_is_too_long_is_downloaded_again(small, home):
     place = manifest.find_model("small").folder_in(home)
     place.mkdir(parents=True)
     (place / "small.pt.part").write_bytes(BODY + b"x")
     assert fetch_weights("small").read_bytes() == BODY
 
 
-def test_beyond_the_end_of_a_file_of_unknown_size(home, server):
+def test_a_range_beyond_the_end_starts_again(home, server):
     server.bodies["/release/free.pt"] = BODY
-    know(home, "free", [{"path": "free.pt", "sha256": sha256(BODY)}], url=f"{server.url}/release")
+    register(
+        home, "free", [{"path": "free.pt", "sha256": sha256(BODY)}], url=f"{server.url}/release"
+    )
     place = manifest.find_model("free").folder_in(home)
     place.mkdir(parents=True)
     (place / "free.pt.part").write_bytes(BODY)
@@ -385,7 +387,7 @@ def test_beyond_the_end_of_a_file_of_unknown_size(home, server):
 
 def test_not_there(small, home, server):
     del server.bodies[small]
-    with pytest.raises(WeightsError, match=r"small\.pt: not there \(404\).*--mirror"):
+    with pytest.raises(WeightsError, match=r"small\.pt: not there \(404\).*`mirror`"):
         fetch_weights("small")
     assert left(home) == []
 
@@ -397,8 +399,8 @@ def test_a_server_in_trouble(small, server):
 
 
 def test_no_network(small, server, home):
-    know(home, "small", [{"path": "small.pt"}], url="http://127.0.0.1:1/release")
-    with pytest.raises(WeightsError, match="failed .*[Rr]efused.*or give a --mirror") as error:
+    register(home, "small", [{"path": "small.pt"}], url="http://127.0.0.1:1/release")
+    with pytest.raises(WeightsError, match="failed .*[Rr]efused.*or give a `mirror`") as error:
         fetch_weights("small")
     assert "\n" not in str(error.value)
 
@@ -406,7 +408,7 @@ def test_no_network(small, server, home):
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_gated_model_is_explained(folder, home, server, status):
     file = {"path": "model.safetensors", "sha256": sha256(BODY)}
-    know(home, "locked", [file], repo="us/folder", gated=True, licence="Own Licence")
+    register(home, "locked", [file], repo="us/folder", gated=True, licence="Own Licence")
     server.status[folder] = status
     with pytest.raises(WeightsError) as error:
         fetch_weights("locked")
@@ -424,7 +426,7 @@ def test_the_users_token_goes_to_the_hub_and_not_elsewhere(folder, small, server
     assert server.authorised == [None]
 
 
-def test_what_the_hubs_cache_has_is_not_fetched_again(folder, tmp_path, server):
+def test_a_file_in_the_hub_cache_is_not_downloaded(folder, tmp_path, server):
     snapshot = tmp_path / "hub" / "models--us--folder" / "snapshots" / REVISION
     snapshot.mkdir(parents=True)
     (snapshot / "model.safetensors").write_bytes(BODY)
@@ -432,14 +434,14 @@ def test_what_the_hubs_cache_has_is_not_fetched_again(folder, tmp_path, server):
     assert folder not in [path for path, _ in server.asked]
 
 
-def test_a_damaged_file_in_the_hubs_cache_is_passed_over(folder, tmp_path):
+def test_a_damaged_file_in_the_hub_cache_is_ignored(folder, tmp_path):
     snapshot = tmp_path / "hub" / "models--us--folder" / "snapshots" / REVISION
     snapshot.mkdir(parents=True)
     (snapshot / "model.safetensors").write_bytes(BODY[:-1] + b"!")
     assert (fetch_weights("folder") / "model.safetensors").read_bytes() == BODY
 
 
-def test_a_full_disk_leaves_no_half_file(small, home, monkeypatch):
+def test_a_full_disk_leaves_only_a_part_file(small, home, monkeypatch):
     real = Path.open
 
     class Full:
@@ -472,7 +474,7 @@ def test_a_full_disk_leaves_no_half_file(small, home, monkeypatch):
     assert fetch_weights("small").read_bytes() == BODY
 
 
-def test_too_little_room_is_said_before_anything_comes(small, home, monkeypatch):
+def test_too_little_disk_space_is_an_error_before_the_download(small, home, monkeypatch):
     monkeypatch.setattr(
         download.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0)
     )
@@ -492,7 +494,7 @@ def _fetch(name):
     fetch_weights(name)
 
 
-def test_two_processes_at_once_fetch_it_once(small, home, server):
+def test_two_processes_download_it_once(small, home, server):
     spawn = multiprocessing.get_context("spawn")
     runs = [spawn.Process(target=_fetch, args=("small",)) for _ in range(2)]
     for run in runs:
@@ -504,7 +506,7 @@ def test_two_processes_at_once_fetch_it_once(small, home, server):
     assert server.asked == [(small, None)] and left(home) == ["fetched.json", "small.pt"]
 
 
-def test_many_threads_at_once_fetch_it_once(folder, server):
+def test_many_threads_download_it_once(folder, server):
     threads = [threading.Thread(target=_fetch, args=("folder",)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -535,7 +537,7 @@ def test_a_mirror_folder_needs_no_network(mirror, server):
     assert server.asked == []
 
 
-def test_a_mirror_folder_is_checked_too(mirror, home):
+def test_a_mirror_folder_is_verified_too(mirror, home):
     damaged = manifest.find_model("small").folder_in(mirror) / "small.pt"
     damaged.write_bytes(BODY[:-1] + b"!")
     with pytest.raises(WeightsError, match="not small.pt: its sha256"):
@@ -543,7 +545,7 @@ def test_a_mirror_folder_is_checked_too(mirror, home):
     assert left(home) == []
 
 
-def test_a_mirror_that_lacks_it(small, tmp_path):
+def test_a_mirror_without_the_model(small, tmp_path):
     with pytest.raises(WeightsError, match="a mirror is a copy of .*has fetched small"):
         fetch_weights("small", mirror=str(tmp_path))
 
@@ -562,7 +564,7 @@ def test_a_mirror_at_an_address(mirror, server):
 # Verify
 
 
-def test_verify_finds_the_damaged_one_and_fetch_mends_it(folder, small):
+def test_verify_finds_damaged_files_and_fetch_repairs_them(folder, small):
     place, path = fetch_weights("folder"), fetch_weights("small")
     assert [check.problem for check in verify_weights()] == ["", "", ""]
     path.write_bytes(BODY[:-1] + b"!")
@@ -575,7 +577,7 @@ def test_verify_finds_the_damaged_one_and_fetch_mends_it(folder, small):
     assert (place / "config.json").read_bytes() == CONFIG
 
 
-def test_verify_of_what_is_not_there(small):
+def test_verify_missing_weights(small):
     assert verify_weights() == []
     [check] = verify_weights(["small"])
     assert check.problem == "not on this machine"
@@ -586,7 +588,7 @@ def test_verify_of_what_is_not_there(small):
 # Add
 
 
-def test_a_users_own_file_gets_a_name_and_stays_where_it_is(home, tmp_path):
+def test_a_users_file_gets_a_name_and_stays_where_it_is(home, tmp_path):
     path = tmp_path / "best.pt"
     path.write_bytes(b"trained")
     model = add_weights(path, "designators")
@@ -600,7 +602,7 @@ def test_a_users_own_file_gets_a_name_and_stays_where_it_is(home, tmp_path):
         weights_path("designators")
 
 
-def test_without_a_name_a_file_has_its_own(home, tmp_path):
+def test_the_default_name_is_that_of_the_file(home, tmp_path):
     (tmp_path / "best.pt").write_bytes(b"trained")
     assert add_weights(tmp_path / "best.pt").name == "best"
     assert [model.name for model, there in list_models() if there] == ["best"]
@@ -617,7 +619,7 @@ def test_a_users_own_folder(home, tmp_path):
     assert len(verify_weights(["mine"])) == 2
 
 
-def test_what_the_manifest_knows_is_recognised_whatever_it_is_called(small, home, tmp_path):
+def test_known_weights_are_recognised_by_hash_under_any_file_name(small, home, tmp_path):
     (tmp_path / "renamed.bin").write_bytes(BODY)
     for _ in range(2):  # again is no different
         assert add_weights(tmp_path / "renamed.bin").name == "small"
@@ -626,7 +628,7 @@ def test_what_the_manifest_knows_is_recognised_whatever_it_is_called(small, home
     assert (tmp_path / "renamed.bin").read_bytes() == BODY
 
 
-def test_a_folder_that_the_manifest_knows(folder, tmp_path, server):
+def test_a_folder_of_known_weights(folder, tmp_path, server):
     mine = tmp_path / "download"
     mine.mkdir()
     (mine / "model.safetensors").write_bytes(BODY)
@@ -646,7 +648,7 @@ def test_a_shipped_name_is_only_for_the_shipped_bytes(home, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a b", "../x", "a/b", ".x"])
-def test_a_name_that_cannot_be_one(home, tmp_path, name):
+def test_an_invalid_name(home, tmp_path, name):
     (tmp_path / "best.pt").write_bytes(b"trained")
     with pytest.raises(WeightsError, match="cannot name a model"):
         add_weights(tmp_path / "best.pt", name)
