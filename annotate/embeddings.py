@@ -19,7 +19,6 @@ import contextlib
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +30,7 @@ from annotate import backbone, files
 from annotate.device import choose_device
 from annotate.errors import WeightsError, needs
 from annotate.items.records import Frame, Picture
+from annotate.items.sequences import chunks
 from annotate.weights.store import weights_path
 
 Vectors = npt.NDArray[np.float32]  # (n, width), rows of length 1
@@ -146,8 +146,7 @@ class VectorCache:
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Vectors]]:
         """Embed frames in batches; yield each frame with its vector, (2 * width,)."""
-        remaining = iter(frames)
-        while batch := list(islice(remaining, _STREAM_BATCH)):
+        for batch in chunks(frames, _STREAM_BATCH):
             yield from zip(batch, self.for_frames(batch), strict=True)
 
 

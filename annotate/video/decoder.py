@@ -22,22 +22,18 @@ from av.video.reformatter import VideoReformatter
 from annotate.errors import BrokenVideo, VideoError
 from annotate.items.records import Picture
 
-_SEEK_BACK_SECONDS = (
-    0,
-    1,
-    30,
-)  # how far before a keyframe to look for it, where seeking is inexact
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover of an album
+_SEEK_BACK_SECONDS = (0, 1, 30)  # tried in turn: some containers seek past the keyframe
+_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: cover art
 
 
 @dataclass
 class DecodingPass:
-    """One way through an open file, in the order of decoding; it ends where the file does.
+    """One pass through an open file, in decoding order.
 
-    A file that was cut short has lost packets: its last packet may be half, and a picture shown
-    after the next packet's dts may have lost the one before it. Neither is let through, so that
-    what is let through stands where it stood in the whole file. A packet that cannot be decoded is
-    passed over, as the `ffmpeg` command does: then the pass is `damaged`.
+    A truncated file has lost packets: its last packet may be incomplete, and a frame shown after
+    the dts of the first lost packet may have lost the frame before it. Both are left out, so that
+    every other frame has the index that it had in the complete file. A packet that cannot be
+    decoded is skipped, as the `ffmpeg` command does, and sets `damaged`.
     """
 
     container: Any
@@ -46,34 +42,34 @@ class DecodingPass:
     time_base: Fraction
     rate: Fraction | None  # frames per second, as the container says
     damaged: bool = False
-    _lost_from_dts: int | None = None  # no packet from this dts on has been seen
+    _lost_from_dts: int | None = None  # packets from this dts on may be lost
 
     @property
     def has_display_pts(self) -> bool:
-        """Whether pts tell when pictures are shown; AVI gives H.264 those of its decoding."""
+        """True if pts are in display order; AVI stores H.264 frames with those of decoding order."""
         return self.container.format.name != "avi" or self.codec != "h264"
 
     @property
     def codec(self) -> str:
-        """The decoder's name."""
+        """The name of the decoder."""
         return str(self.stream.codec_context.name)
 
     def packets(self) -> Iterator[Any]:
-        """Those of the video, from where the file stands."""
-        held = None
+        """Read the packets of the video stream from the current position."""
+        previous = None
         try:
             for packet in self.container.demux(self.stream):
-                if not packet.size:  # PyAV's sign that there are no more
+                if not packet.size:  # an empty packet is PyAV's end of the file
                     break
-                if held is not None:
-                    yield self._track_dts(held)
-                held = packet
+                if previous is not None:
+                    yield self._track_dts(previous)
+                previous = packet
         except av.FFmpegError:
             self.truncated = True
-        if held is not None and held.is_corrupt:
+        if previous is not None and previous.is_corrupt:
             self.truncated = True
-        elif held is not None:
-            yield self._track_dts(held)
+        elif previous is not None:
+            yield self._track_dts(previous)
 
     def _track_dts(self, packet: Any) -> Any:
         if packet.dts is not None:
@@ -81,7 +77,7 @@ class DecodingPass:
         return packet
 
     def packets_from(self, keyframe_pts: int) -> Iterator[Any]:
-        """Those from the keyframe with the pts `key` on; none where it is not found."""
+        """Seek to a keyframe and read the packets from it on; none if it is not found."""
         for seconds in _SEEK_BACK_SECONDS:
             try:
                 offset = keyframe_pts - int(seconds / self.time_base)
@@ -97,7 +93,7 @@ class DecodingPass:
                     break
 
     def is_certain(self, pts: int | None) -> bool:
-        """Whether it is sure that no lost picture belongs before this one."""
+        """Return True if no lost frame can be shown before the frame with this pts."""
         return (
             not self.truncated
             or pts is None
@@ -106,17 +102,17 @@ class DecodingPass:
         )
 
     def decode(self, packets: Iterator[Any]) -> Iterator[Any]:
-        """What the decoder makes of the packets, in the order of presentation."""
+        """Decode packets; yield the frames in display order."""
         for packet in packets:
             yield from self._decode_packet(packet)
-        for picture in self._decode_packet(None):
-            if self.is_certain(picture.pts):
-                yield picture
+        for av_frame in self._decode_packet(None):
+            if self.is_certain(av_frame.pts):
+                yield av_frame
 
     def decode_each(self, packets: Iterator[Any]) -> Iterator[Any]:
-        """What the decoder makes of each packet on its own.
+        """Decode each packet on its own, as keyframes need it.
 
-        Between pictures that do not follow each other it would guess their order, and some lost.
+        The decoder reorders frames that do not follow each other, and may lose some of them.
         """
         for packet in packets:
             yield from self._decode_packet(packet) + self._decode_packet(None)
@@ -132,9 +128,9 @@ class DecodingPass:
 
 @dataclass
 class PtsClock:
-    """The pts of picture after picture: its own, or a step after the last if it is not later.
+    """Gives frames ascending pts: their own, or one step after the last where that is not later.
 
-    `true` tells whether all of them were their own.
+    `exact` is True while every frame had its own.
     """
 
     step_pts: int
@@ -143,7 +139,7 @@ class PtsClock:
     last_pts: int | None = None
 
     def next_pts(self, av_frame: Any) -> int:
-        """Of the next picture."""
+        """Return the pts of the next frame."""
         own = av_frame.pts if self.has_display_pts else None
         if own is not None and (self.last_pts is None or own > self.last_pts):
             self.last_pts = own
@@ -154,7 +150,7 @@ class PtsClock:
 
 
 def make_clock(decoding_pass: DecodingPass) -> PtsClock:
-    """For the pictures of a pass, from its first on."""
+    """Make a clock for the frames of a pass."""
     return PtsClock(
         max(round(1 / ((decoding_pass.rate or 25) * decoding_pass.time_base)), 1),
         decoding_pass.has_display_pts,
@@ -163,20 +159,20 @@ def make_clock(decoding_pass: DecodingPass) -> PtsClock:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[DecodingPass]:
-    """The file at its beginning; whatever PyAV says of it becomes a VideoError."""
-    cut = False
+    """Open a video file at its beginning; errors of PyAV are raised as VideoError."""
+    truncated = False
     try:
-        cut = is_truncated(path)
+        truncated = is_truncated(path)
         with av.open(f"file:{path}", metadata_errors="replace") as container:
-            stream = _video_stream(container, path, cut)
+            stream = _video_stream(container, path, truncated)
             rate = stream.average_rate or stream.guessed_rate or None
-            yield DecodingPass(container, stream, cut, stream.time_base, rate)
+            yield DecodingPass(container, stream, truncated, stream.time_base, rate)
     except (av.FFmpegError, OSError, UnicodeError) as error:
-        if cut:
+        if truncated:
             raise truncated_error(path, 0) from error
-        why = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
         raise VideoError(
-            f"{path}: not a video that can be read ({why}); give a file that plays"
+            f"{path}: not a video that can be read ({reason}); give a file that plays"
         ) from error
 
 
@@ -184,7 +180,7 @@ def _video_stream(container: Any, path: Path, truncated: bool) -> Any:
     streams = [s for s in container.streams.video if not s.disposition.value & _ATTACHED_PICTURE]
     if not streams and truncated:
         raise truncated_error(path, 0)
-    if not streams or container.format.name == "tty":  # which shows any text as a film
+    if not streams or container.format.name == "tty":  # FFmpeg decodes any text file as "tty"
         kinds = sorted({stream.type for stream in container.streams} - {"video"})
         only = f", only {' and '.join(kinds)}" if kinds else ""
         raise VideoError(f"{path}: there is no video in it{only}; give a file with pictures")
@@ -195,7 +191,7 @@ def _video_stream(container: Any, path: Path, truncated: bool) -> Any:
 
 
 def truncated_error(path: Path, index: int) -> BrokenVideo:
-    """The error for a file that was cut short before `frame`."""
+    """Make the error for a file that ends before the frame `index`."""
     usable = f"the {index} frames before it can be used" if index else "nothing of it can be used"
     return BrokenVideo(
         f"{path}: the file is cut short at frame {index}: {usable}; copy or record it again",
@@ -208,9 +204,9 @@ _EBML_ID, _SEGMENT_ID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 def is_truncated(path: Path) -> bool:
-    """True where an mp4 box, a Matroska segment or an AVI chunk would end beyond the file.
+    """Return True if an MP4 box, a Matroska segment or an AVI chunk ends beyond the file.
 
-    Other containers do not say how long they are: False.
+    Other containers do not declare their length: False.
     """
     actual = path.stat().st_size
     with path.open("rb") as file:
@@ -256,7 +252,7 @@ def _riff_ends(file: BinaryIO, file_bytes: int) -> Iterator[int]:
 
 
 def _read_vint(file: BinaryIO) -> int | None:
-    """An EBML number, None for "unknown"."""
+    """Read an EBML variable-length integer; None for an unknown size."""
     first = file.read(1)
     if not first or not first[0]:
         return None
@@ -266,15 +262,15 @@ def _read_vint(file: BinaryIO) -> int | None:
 
 
 _SWS_DEFAULT = 5  # SWS_CS_DEFAULT, which is BT.601
-_SWS_MATRIX = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}  # AVCOL_SPC_ to SWS_CS_, where it is not BT.601
+_SWS_MATRIX = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}  # AVCOL_SPC_* -> SWS_CS_*, other than BT.601
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _BICUBIC = 4  # SWS_BICUBIC: for the chroma of pictures of more than 8 bits
 
 
 def upright_rgb(av_frame: Any, reformatter: VideoReformatter) -> Picture:
-    """(H, W, 3) uint8 of an `av.VideoFrame`, in memory of its own.
+    """Convert an `av.VideoFrame` to upright RGB: (H, W, 3) uint8, in memory of its own.
 
-    Colours are converted as the picture's tags say, and where it has none by swscale's defaults
+    Colours are converted as the tags of the frame say, and without tags by the defaults of swscale
     (BT.601, limited range), as the `ffmpeg` command does. Alpha is dropped, 16 bits scaled to 8.
     """
     converted = reformatter.reformat(av_frame, format="rgb24", **_colour_arguments(av_frame))
@@ -286,7 +282,7 @@ def upright_rgb(av_frame: Any, reformatter: VideoReformatter) -> Picture:
 
 
 def _colour_arguments(av_frame: Any) -> dict[str, int]:
-    """What swscale is told, for PyAV before 17 tells it nothing unless source and target differ."""
+    """Choose swscale's arguments: PyAV before 17 passes none unless source and target differ."""
     matrix = _SWS_MATRIX.get(int(av_frame.colorspace), _SWS_DEFAULT)
     full = int(av_frame.color_range) == _FULL_RANGE or av_frame.format.name.startswith("yuvj")
     return {
@@ -298,15 +294,15 @@ def _colour_arguments(av_frame: Any) -> dict[str, int]:
 
 
 def _apply_display_matrix(image: Picture, av_frame: Any) -> Picture:
-    """To the nearest quarter turn of the matrix [a b; c d]: x' = a x + c y, y' = b x + d y."""
-    # not `picture.side_data`: which ties picture and container together until the garbage is
-    # collected, and a hundred decoded pictures are in memory instead of a few
-    beside = SideDataContainer(av_frame)  # type: ignore[call-arg]  # left out of PyAV's stubs
-    matrix = beside.get("DISPLAYMATRIX")
+    """Turn an image by the nearest quarter turn of [a b; c d]: x' = a x + c y, y' = b x + d y."""
+    # Not `av_frame.side_data`: it makes a reference cycle of frame and container, and a hundred
+    # decoded frames would wait in memory for the garbage collector.
+    side_data = SideDataContainer(av_frame)  # type: ignore[call-arg]  # left out of PyAV's stubs
+    matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
     (a, b), (c, d) = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2].tolist()
-    lying = abs(b) > abs(a)
-    down, right = (b, c) if lying else (d, a)
-    image = image.swapaxes(0, 1) if lying else image
+    sideways = abs(b) > abs(a)
+    down, right = (b, c) if sideways else (d, a)
+    image = image.swapaxes(0, 1) if sideways else image
     return image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]

@@ -25,19 +25,19 @@ from annotate.video.decoder import (
     upright_rgb,
 )
 
-# Every packet of these that is shown is one picture; the pictures of other codecs are counted.
+# Every shown packet of these codecs is one frame; for other codecs the frames are counted.
 _ONE_FRAME_PER_PACKET = frozenset(
     {"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "libaom-av1", "mjpeg", "png", "gif"}
     | {"ffv1", "prores", "dnxhd", "huffyuv", "ffvhuff", "utvideo", "rawvideo"}
 )
-_CHECKED_FRAMES = 16  # pictures decoded to see that the packets tell the truth
+_CHECKED_FRAMES = 16  # frames decoded to verify the pts of the packets
 
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """Where the pictures are: `pts` by index, and `keys`, the sorted pts to start decoding at.
+    """The pts of each frame by index, and `keyframe_pts`, the sorted pts to start decoding at.
 
-    `end` is the pts at which the last picture ends; `whole` says that the file is all there.
+    `end_pts` is the pts at which the last frame ends; `complete` is False for a truncated file.
     """
 
     pts: list[int]
@@ -48,19 +48,22 @@ class FrameIndex:
     rate: Fraction | None
 
     def index_at(self, pts: int | None) -> int | None:
-        """Which picture has this pts."""
+        """Find the index of the frame with this pts; None if no frame has it."""
         index = bisect_left(self.pts, pts) if pts is not None else 0
         return index if self.pts[index : index + 1] == [pts] else None
 
     def seek_points(self, index: int) -> list[int]:
-        """The keyframes to decode the picture from, the nearest first; the next is for bad luck."""
-        upto = bisect_right(self.keyframe_pts, self.pts[index])
-        return self.keyframe_pts[max(upto - 2, 0) : upto][::-1]
+        """List the pts of the two keyframes to decode a frame from, the nearest first.
+
+        The second one serves where decoding from the first does not reach the frame.
+        """
+        end = bisect_right(self.keyframe_pts, self.pts[index])
+        return self.keyframe_pts[max(end - 2, 0) : end][::-1]
 
 
 @dataclass(frozen=True)
 class _DecodedVideoFrame:
-    """A `Shot`, see annotate.video.images."""
+    """A `DecodedFrame` of a video file, see `annotate.video.images`."""
 
     index: int
     seconds: Fraction
@@ -91,19 +94,17 @@ def _make_index(
     )
 
 
-_index_cache: dict[
-    tuple[Path, int, int], FrameIndex
-] = {}  # of files as they were: path, size, last change
-
-_unreliable_packets: set[tuple[Path, int, int]] = set()  # files whose packets do not tell the truth
+_FileKey = tuple[Path, int, int]  # path, size in bytes, time of the last change
+_index_cache: dict[_FileKey, FrameIndex] = {}
+_unreliable_packets: set[_FileKey] = set()  # files whose packets do not match the decoded frames
 
 
 class VideoFile:
-    """A video file. Picture n is the n-th that a full decode yields, whichever way it is reached.
+    """A video file. Frame n is the n-th frame of a full decode, however it is reached.
 
-    Which picture is where is told by the packets, without decoding them. Where they cannot be
-    believed (the codec hides pictures, pts are missing or doubled, the first pictures or those met
-    on the way are others than they say) the pictures are counted by decoding them all, once.
+    The positions of the frames are read from the packets, without decoding. Where the packets are
+    not reliable (the codec hides frames, pts are missing or doubled, a decoded frame has another
+    pts than its packet), the frames are counted by decoding the whole file once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,87 +114,88 @@ class VideoFile:
 
     @property
     def count(self) -> int:
-        """How many pictures can be had."""
+        """The number of frames that can be read."""
         return len(self.table.pts)
 
     @property
     def table(self) -> FrameIndex:
-        """Made at the first use and kept as long as the file does not change."""
+        """The frame index, built at the first use and cached until the file changes."""
         if self._file_key not in _index_cache:
-            told = None if self._file_key in _unreliable_packets else self._index_from_packets()
-            _index_cache[self._file_key] = told or self._index_from_decoding()
+            reliable = self._file_key not in _unreliable_packets
+            index = self._index_from_packets() if reliable else None
+            _index_cache[self._file_key] = index or self._index_from_decoding()
         return _index_cache[self._file_key]
 
     def _distrust_packets(self) -> None:
-        """Count the pictures, from now on."""
+        """Index this file by decoding from now on."""
         if self._file_key not in _unreliable_packets:
             _unreliable_packets.add(self._file_key)
             _index_cache.pop(self._file_key, None)
 
     def frames_from(self, start: int = 0) -> Iterator[_DecodedVideoFrame]:
-        """The pictures from `start` on; then BrokenVideo if the file goes on and cannot be read."""
+        """Decode the frames from `start` on; raise BrokenVideo at the end of a truncated file."""
         if start == 0:
             yield from self._decode_all()
             return
         table, index = self.table, start
-        for key in table.seek_points(start) if start < len(table.pts) else []:
-            for shot in self._decode_from_keyframe(table, key, index):
-                yield shot
-                index = shot.index + 1
+        for keyframe_pts in table.seek_points(start) if start < len(table.pts) else []:
+            for frame in self._decode_from_keyframe(table, keyframe_pts, index):
+                yield frame
+                index = frame.index + 1
             if index > start:
                 break
-        if index < len(table.pts):  # the packets lied, or it cannot be reached directly
+        if index < len(table.pts):  # the packets are not reliable, or seeking failed
             self._distrust_packets()
             yield from islice(self._decode_all(), index, None)
         elif not table.complete:
             raise truncated_error(self.path, index)
 
     def keyframes(self) -> Iterator[_DecodedVideoFrame]:
-        """The keyframes; nothing else is decoded."""
+        """Decode the keyframes alone."""
         if not self.table.keyframe_pts:
-            yield from (shot for shot in self._decode_all() if shot.av_frame.key_frame)
+            yield from (frame for frame in self._decode_all() if frame.av_frame.key_frame)
             return
-        with open_video(self.path) as here:
+        with open_video(self.path) as decoding:
             reformatter = VideoReformatter()
-            here.stream.codec_context.skip_frame = "NONKEY"
-            for picture in here.decode_each(p for p in here.packets() if p.is_keyframe):
-                index = self.table.index_at(picture.pts)
+            decoding.stream.codec_context.skip_frame = "NONKEY"
+            packets = (packet for packet in decoding.packets() if packet.is_keyframe)
+            for av_frame in decoding.decode_each(packets):
+                index = self.table.index_at(av_frame.pts)
                 if index is None:
                     self._distrust_packets()
-                    index = self.table.index_at(picture.pts)
+                    index = self.table.index_at(av_frame.pts)
                 if index is not None:
-                    yield _indexed_frame(self.table, index, picture, reformatter)
+                    yield _indexed_frame(self.table, index, av_frame, reformatter)
         if not self.table.complete:
             raise truncated_error(self.path, self.count)
 
     def keyframe_at_or_before(self, index: int) -> int:
-        """The keyframe that decoding starts at to reach a picture; 0 where it cannot be told."""
+        """Find the keyframe that decoding a frame starts at; 0 where it is not known."""
         starts = self.table.seek_points(index)
         return (self.table.index_at(starts[0]) or 0) if starts else 0
 
     def keyframe_at_or_after(self, index: int) -> int:
-        """The first keyframe from a picture on; the number of pictures where there is none."""
+        """Find the first keyframe at or after a frame; the frame count if there is none."""
         table = self.table
-        after = bisect_left(table.keyframe_pts, table.pts[index])
-        return (
-            bisect_left(table.pts, table.keyframe_pts[after])
-            if after < len(table.keyframe_pts)
-            else self.count
-        )
+        position = bisect_left(table.keyframe_pts, table.pts[index])
+        if position == len(table.keyframe_pts):
+            return self.count
+        return bisect_left(table.pts, table.keyframe_pts[position])
 
     def _decode_all(self) -> Iterator[_DecodedVideoFrame]:
-        """A full decode: the truth."""
-        with open_video(self.path) as here:
-            index, first, time, reformatter = 0, None, make_clock(here), VideoReformatter()
-            for picture in here.decode(here.packets()):
-                pts = time.next_pts(picture)
-                first = pts if first is None else first
-                seconds = (pts - first) * here.time_base
-                yield _DecodedVideoFrame(index, seconds, picture, reformatter)
+        """Decode the whole file: this defines the indices of its frames."""
+        with open_video(self.path) as decoding:
+            clock, reformatter = make_clock(decoding), VideoReformatter()
+            index, first_pts = 0, None
+            for av_frame in decoding.decode(decoding.packets()):
+                pts = clock.next_pts(av_frame)
+                first_pts = pts if first_pts is None else first_pts
+                seconds = (pts - first_pts) * decoding.time_base
+                yield _DecodedVideoFrame(index, seconds, av_frame, reformatter)
                 index += 1
-                if here.damaged:
+                if decoding.damaged:
                     self._distrust_packets()
-        if here.truncated:
+        if decoding.truncated:
             raise truncated_error(self.path, index)
         if not index:
             raise self._no_frames_error()
@@ -201,58 +203,60 @@ class VideoFile:
     def _decode_from_keyframe(
         self, table: FrameIndex, keyframe_pts: int, start: int
     ) -> Iterator[_DecodedVideoFrame]:
-        """Pictures from `start` on, decoded from a keyframe, as long as they are those expected."""
+        """Decode from a keyframe; yield the frames from `start` on until one has another pts."""
         first = bisect_left(table.pts, keyframe_pts)
-        with open_video(self.path) as here:
-            reformatter, wanted = VideoReformatter(), table.pts[first]
-            pictures = dropwhile(
-                lambda picture: picture.pts is None or picture.pts < wanted,
-                here.decode(here.packets_from(keyframe_pts)),
+        with open_video(self.path) as decoding:
+            reformatter, first_pts = VideoReformatter(), table.pts[first]
+            av_frames = dropwhile(
+                lambda av_frame: av_frame.pts is None or av_frame.pts < first_pts,
+                decoding.decode(decoding.packets_from(keyframe_pts)),
             )
-            for index, picture in zip(range(first, len(table.pts)), pictures, strict=False):
-                if picture.pts != table.pts[index] or (index == start and picture.is_corrupt):
+            for index, av_frame in zip(range(first, len(table.pts)), av_frames, strict=False):
+                if av_frame.pts != table.pts[index] or (index == start and av_frame.is_corrupt):
                     return
                 if index >= start:
-                    yield _indexed_frame(table, index, picture, reformatter)
+                    yield _indexed_frame(table, index, av_frame, reformatter)
 
     def _index_from_packets(self) -> FrameIndex | None:
-        """The table that the packets tell, or None if they are not to be believed."""
-        with open_video(self.path) as here:
-            if here.codec not in _ONE_FRAME_PER_PACKET or not here.has_display_pts:
+        """Index the file by its packets; None if they are not reliable."""
+        with open_video(self.path) as decoding:
+            if decoding.codec not in _ONE_FRAME_PER_PACKET or not decoding.has_display_pts:
                 return None
             packets = [
                 (packet.pts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
-                for packet in here.packets()
+                for packet in decoding.packets()
             ]
         if any(packet[0] is None for packet in packets) or not any(p[2] for p in packets):
             return None
-        keys = sorted(pts for pts, _, is_key, _ in packets if is_key)
-        shown = sorted(p[:2] for p in packets if not p[3] and here.is_certain(p[0]))
+        keyframe_pts = sorted(pts for pts, _, is_keyframe, _ in packets if is_keyframe)
+        shown = sorted(p[:2] for p in packets if not p[3] and decoding.is_certain(p[0]))
         pts = [pts for pts, _ in shown]
         if not pts or len(set(pts)) < len(pts):
             return None
-        with open_video(self.path) as proof:
-            first = [p.pts for p in islice(proof.decode(proof.packets()), _CHECKED_FRAMES)]
-        if first != pts[:_CHECKED_FRAMES]:
+        with open_video(self.path) as check:
+            decoded = [each.pts for each in islice(check.decode(check.packets()), _CHECKED_FRAMES)]
+        if decoded != pts[:_CHECKED_FRAMES]:
             return None
-        return _make_index(here, pts, keys, pts[-1] + shown[-1][1])
+        return _make_index(decoding, pts, keyframe_pts, pts[-1] + shown[-1][1])
 
     def _index_from_decoding(self) -> FrameIndex:
-        """The table that a full decode gives."""
-        keys: list[int] = []
+        """Index the file by a full decode."""
+        keyframe_pts: list[int] = []
 
-        def noted(packets: Iterator[Any]) -> Iterator[Any]:
+        def note_keyframes(packets: Iterator[Any]) -> Iterator[Any]:
             for packet in packets:
                 if packet.is_keyframe and packet.pts is not None:
-                    keys.append(packet.pts)
+                    keyframe_pts.append(packet.pts)
                 yield packet
 
-        with open_video(self.path) as here:
-            time = make_clock(here)
-            pts = [time.next_pts(picture) for picture in here.decode(noted(here.packets()))]
+        with open_video(self.path) as decoding:
+            clock = make_clock(decoding)
+            av_frames = decoding.decode(note_keyframes(decoding.packets()))
+            pts = [clock.next_pts(av_frame) for av_frame in av_frames]
         if not pts:
-            raise truncated_error(self.path, 0) if here.truncated else self._no_frames_error()
-        return _make_index(here, pts, sorted(keys) if time.exact else [], pts[-1] + time.step_pts)
+            raise truncated_error(self.path, 0) if decoding.truncated else self._no_frames_error()
+        seek_pts = sorted(keyframe_pts) if clock.exact else []
+        return _make_index(decoding, pts, seek_pts, pts[-1] + clock.step_pts)
 
     def _no_frames_error(self) -> VideoError:
-        return VideoError(f"{self.path}: no picture in it can be decoded; give a file that plays")
+        return VideoError(f"{self.path}: no frame of it can be decoded; give a file that plays")

@@ -1,15 +1,16 @@
 """Read the frames of a clip: in order, at given indices, keyframes only, or backward.
 
 A clip is a file that PyAV opens, a folder of images in name order, or a still image. Frame n is the
-n-th picture of a full decode, whichever way it is reached. Its `seconds` are exact: its pts minus
-the pts of frame 0, in the time base of the stream. Images have no clock: one a second. Pictures are
-RGB, 8 bits a channel, without alpha, and upright as the display matrix or the EXIF tag says.
+n-th picture of a full decode, however it is reached. Its `seconds` are exact: its pts minus the pts
+of frame 0, in the time base of the stream. Images have no timestamps: they count one a second.
+Pictures are RGB, 8 bits a channel, without alpha, and upright as the display matrix or the EXIF tag
+says.
 
-A truncated file gives the frames that are certain, then raises `BrokenVideo`. Damage in the middle
-of a file is skipped, as in a full decode. A frame that is lost by such damage is noticed only when
-that part is decoded: until then `seek` beyond it counts the packets, and so the lost frame too.
+A truncated file gives the frames whose index is certain, then raises `BrokenVideo`. Damage in the
+middle of a file is skipped, as in a full decode. A frame lost by such damage is noticed only when
+that part is decoded: until then, `seek` to a later frame counts the lost frame too.
 
-Frames are decoded ahead in a thread. `FrameSelection` holds which frames of a clip to take.
+Frames are decoded ahead in a thread. `FrameSelection` says which frames of a clip to take.
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ from math import floor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from annotate.errors import VideoError
 from annotate.items.records import Frame
+from annotate.items.sequences import evenly_spaced
 from annotate.video.images import (
     IMAGE_SUFFIXES,
     DecodedFrame,
@@ -40,19 +40,17 @@ from annotate.video.images import (
 from annotate.video.index import FrameIndex, VideoFile
 
 _MIB = 2**20
-_BACKWARD_FRAMES, _BACKWARD_BYTES = (
-    48,
-    256 * _MIB,
-)  # what `backward` holds: pictures, and bytes of them
+_BACKWARD_FRAMES, _BACKWARD_BYTES = 48, 256 * _MIB  # most that `backward` holds in memory
 
 
 @dataclass(frozen=True)
 class Video:
-    """What a clip is. `name` is that of the file or folder, with its suffix, as items carry it.
+    """The properties of a clip.
 
-    `width` and `height` are as shown, turned upright. `rate` is the average of frames per second.
-    `frame_count` is how many can be had. `fingerprint` is the same for the same clip: a SHA-256 of
-    a file's size, first and last MiB, or of a folder's names and sizes.
+    `name` is the name of the file or folder, with its suffix, as items carry it. `width` and
+    `height` are those of the upright frames. `rate` is the average number of frames per second.
+    `frame_count` is the number of frames that can be read. `fingerprint` identifies the content: a
+    SHA-256 of a file's size, first and last MiB, or of a folder's file names and sizes.
     """
 
     path: Path
@@ -67,10 +65,10 @@ class Video:
 
 
 def probe(path: str | os.PathLike[str]) -> Video:
-    """What a clip is; counts its packets, and decodes no more than its first pictures.
+    """Read the properties of a clip: count its packets, and decode only its first frames.
 
     Raises:
-        VideoError: nothing there, no video in it, no pictures, images of different sizes.
+        VideoError: not there, no video stream, no frames, images of different sizes.
     """
     path = _absolute_path(path)
     clip = _open_clip(path)
@@ -95,14 +93,15 @@ def frames(
     start: int = 0,
     stop: int | None = None,
 ) -> Iterator[Frame]:
-    """The frames of `range(start, stop, every)`, or `rate` of them a second, decoded ahead.
+    """Read the frames `range(start, stop, every)`, or `rate` frames a second, decoded ahead.
 
-    With a rate, the first frame at or after each tick; ticks are counted from frame 0, so that any
-    range gives the same frames. `start` may be the number of frames: then there are none.
+    With a rate, the first frame at or after each tick is taken; ticks are counted from frame 0, so
+    that every range gives the same frames. `start` may be the number of frames: then there are
+    none.
 
     Raises:
         VideoError: as `probe`, or there is no frame `start`.
-        BrokenVideo: after the frames that can be had.
+        BrokenVideo: after the last frame that can be read, if the file is cut off or damaged.
     """
     path = _absolute_path(path)
     if every < 1 or start < 0 or (rate is not None and not 0 < rate < float("inf")):
@@ -116,33 +115,33 @@ def frames(
     if start:
         _check_index(path, clip, start, clip.count)
     if rate is None:
-        shots = _decode_range(clip, start, stop)
-        chosen = (shot for shot in shots if (shot.index - start) % every == 0)
-    else:  # the frame before the range tells which tick it has passed
-        shots = _at_rate(_decode_range(clip, max(start - 1, 0), stop), Fraction(rate))
-        chosen = (shot for shot in shots if shot.index >= start)
-    return prefetch(_to_frames(path.name, chosen))
+        decoded = _decode_range(clip, start, stop)
+        selected = (each for each in decoded if (each.index - start) % every == 0)
+    else:  # the frame before the range is needed to know which tick it has passed
+        decoded = _at_rate(_decode_range(clip, max(start - 1, 0), stop), Fraction(rate))
+        selected = (each for each in decoded if each.index >= start)
+    return prefetch(_to_frames(path.name, selected))
 
 
 def frames_at(path: str | os.PathLike[str], indices: Iterable[int]) -> Iterator[Frame]:
-    """The frames of these indices, each once, in order; far ones are sought, near ones decoded to.
+    """Read the frames of these indices, each once, in ascending order, by the shortest decode.
 
     Raises:
-        VideoError: as `probe`, or an index that no frame has.
+        VideoError: as `probe`, or there is no frame of an index.
     """
     path = _absolute_path(path)
     clip = _open_clip(path)
-    wanted = sorted(set(indices))
-    for index in wanted[:1] + wanted[-1:]:
+    ascending = sorted(set(indices))
+    for index in ascending[:1] + ascending[-1:]:
         _check_index(path, clip, index, clip.count - 1)
-    return prefetch(_to_frames(path.name, _decode_at(clip, wanted)))
+    return prefetch(_to_frames(path.name, _decode_at(clip, ascending)))
 
 
 def seek(path: str | os.PathLike[str], index: int) -> Frame:
-    """The frame of this index, exactly.
+    """Read the frame of an index, exactly.
 
     Raises:
-        VideoError: as `probe`, or no frame has this index.
+        VideoError: as `probe`, or there is no frame of this index.
     """
     path = _absolute_path(path)
     clip = _open_clip(path)
@@ -151,13 +150,17 @@ def seek(path: str | os.PathLike[str], index: int) -> Frame:
 
 
 def keyframes(path: str | os.PathLike[str]) -> Iterator[Frame]:
-    """The keyframes, by their indices; nothing else is decoded."""
+    """Read the keyframes; no other frame is decoded.
+
+    Raises:
+        VideoError: as `probe`.
+    """
     path = _absolute_path(path)
     return prefetch(_to_frames(path.name, _open_clip(path).keyframes()))
 
 
 def backward(path: str | os.PathLike[str], start: int, stop: int = 0) -> Iterator[Frame]:
-    """The frames start, start - 1, ..., stop; at most 48 of them, or 256 MiB, are held.
+    """Read the frames start, start - 1, ..., stop; at most 48 of them or 256 MiB are in memory.
 
     Raises:
         VideoError: as `probe`, or there is no frame `start` or `stop`.
@@ -174,26 +177,26 @@ def _decode_backward(
 ) -> Generator[Frame]:
     window = 1
     while start >= stop:
-        least = max(start - window + 1, stop)
-        key = clip.keyframe_at_or_after(least)  # from a keyframe on, nothing is decoded for nothing
-        least = key if key <= start else least
-        held = deque(_to_frames(clip_name, _decode_range(clip, least, start + 1)))
+        first = max(start - window + 1, stop)
+        keyframe = clip.keyframe_at_or_after(first)  # decoding from a keyframe wastes no frame
+        first = keyframe if keyframe <= start else first
+        held = deque(_to_frames(clip_name, _decode_range(clip, first, start + 1)))
         window = min(max(_BACKWARD_BYTES // held[0].image.nbytes, 1), _BACKWARD_FRAMES)
-        start = least - 1
+        start = first - 1
         while held:
             yield held.pop()
 
 
 def _decode_at(clip: VideoFile | ImageSequence, indices: list[int]) -> Generator[DecodedFrame]:
-    shots: Iterator[DecodedFrame] = iter(())
-    at = -1
+    decoded: Iterator[DecodedFrame] = iter(())
+    position = -1
     for index in indices:
-        if at < 0 or clip.keyframe_at_or_before(index) > at:
-            shots = clip.frames_from(index)
-        for shot in shots:
-            at = shot.index
-            if at == index:
-                yield shot
+        if position < 0 or clip.keyframe_at_or_before(index) > position:
+            decoded = clip.frames_from(index)
+        for frame in decoded:
+            position = frame.index
+            if position == index:
+                yield frame
                 break
 
 
@@ -202,28 +205,28 @@ def _decode_range(
 ) -> Iterator[DecodedFrame]:
     if stop is not None and stop <= start:
         return
-    for shot in clip.frames_from(start):
-        yield shot
-        if shot.index + 1 == stop:
+    for frame in clip.frames_from(start):
+        yield frame
+        if frame.index + 1 == stop:
             break
 
 
 def _at_rate(decoded_frames: Iterator[DecodedFrame], rate: Fraction) -> Iterator[DecodedFrame]:
-    tick = 0  # which any frame has passed: the first of all is a tick's, or only tells the next
-    for shot in decoded_frames:
-        passed = shot.seconds * rate
-        if passed >= tick:
-            yield shot
-            tick = floor(passed) + 1
+    next_tick = 0
+    for frame in decoded_frames:
+        ticks = frame.seconds * rate
+        if ticks >= next_tick:
+            yield frame
+            next_tick = floor(ticks) + 1
 
 
 def _to_frames(clip_name: str, decoded_frames: Iterable[DecodedFrame]) -> Generator[Frame]:
-    for shot in decoded_frames:
-        yield Frame(clip_name, shot.index, shot.seconds, shot.rgb())
+    for frame in decoded_frames:
+        yield Frame(clip_name, frame.index, frame.seconds, frame.rgb())
 
 
 def _absolute_path(path: str | os.PathLike[str]) -> Path:
-    path = Path(path).absolute()  # a link keeps its own name
+    path = Path(path).absolute()  # not resolved: a link keeps its own name
     return path.resolve() if ".." in path.parts else path
 
 
@@ -243,14 +246,14 @@ def _check_index(path: Path, clip: VideoFile | ImageSequence, index: int, last_i
 
 
 def _frame_rate(table: FrameIndex) -> tuple[Fraction, bool]:
-    """Frames per second, and whether they vary by more than the rounding of pts to ticks."""
+    """Compute the frame rate, and whether it varies by more than the rounding of pts."""
     pts, steps = table.pts, len(table.pts) - 1
     span = pts[-1] - pts[0]
     if steps < 1 or span <= 0:
         return table.rate or Fraction(1), False
     for rate in filter(None, (table.rate, 1 / (Fraction(span, steps) * table.time_base))):
         step = 1 / (rate * table.time_base)
-        if all(abs(at - pts[0] - n * step) <= 1 for n, at in enumerate(pts)):
+        if all(abs(each - pts[0] - n * step) <= 1 for n, each in enumerate(pts)):
             return rate, False
     return rate, True
 
@@ -271,11 +274,11 @@ def _fingerprint(path: Path, clip: VideoFile | ImageSequence) -> str:
 
 
 _PREFETCH_BYTES = 64 * 2**20
-_MIN_PREFETCH, _MAX_PREFETCH = 2, 16  # frames waiting, however large or small they are
+_MIN_PREFETCH, _MAX_PREFETCH = 2, 16  # frames in the queue, whatever their size
 
 
 class _FrameQueue:
-    """Frames waiting to be taken; whoever is too early waits, until the other side has left."""
+    """A bounded queue of frames between two threads; closing either side ends it."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -284,14 +287,14 @@ class _FrameQueue:
         self._ended = self._closed = False
 
     def fill(self, frames: Generator[Frame]) -> None:
-        """Put frames in until they end, break, or nobody takes them any more."""
+        """Put frames into the queue until they end, raise an error, or the queue is closed."""
         error: BaseException | None = None
         try:
             for frame in frames:
                 if not self._put(frame):
                     break
             frames.close()
-        except BaseException as raised:  # whatever it is, it is the taker's to see
+        except BaseException as raised:  # raised again in the thread that takes the frames
             error = raised
         with self._condition:
             self._error, self._ended = error, True
@@ -306,7 +309,7 @@ class _FrameQueue:
             return not self._closed
 
     def take(self) -> Iterator[Frame]:
-        """Every frame in order, then the error that ended them, if one did."""
+        """Take the frames in order, then raise the error that ended them, if any."""
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._queue or self._ended)
@@ -319,7 +322,7 @@ class _FrameQueue:
             raise self._error
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop taking frames: the filling thread ends."""
         with self._condition:
             self._closed = True
             self._queue.clear()
@@ -327,27 +330,27 @@ class _FrameQueue:
 
 
 def prefetch(frames: Generator[Frame]) -> Generator[Frame, None, None]:
-    """The same frames, made by a thread that runs a few frames ahead.
+    """Run a generator of frames in a thread, a few frames ahead.
 
-    Its errors are raised here, after the frames before them. It ends when this generator does: at
-    the last frame, at an error, or when it is closed.
+    Its errors are raised here, after the frames before them. The thread ends with this generator:
+    after the last frame, at an error, or when the generator is closed.
     """
-    line = _FrameQueue()
-    thread = threading.Thread(target=line.fill, args=(frames,), name="annotate-ahead", daemon=True)
+    queue = _FrameQueue()
+    thread = threading.Thread(target=queue.fill, args=(frames,), name="annotate-ahead", daemon=True)
     thread.start()
     try:
-        yield from line.take()
+        yield from queue.take()
     finally:
-        line.close()
+        queue.close()
         thread.join()
 
 
 @dataclass(frozen=True)
 class FrameSelection:
-    """Which frames of a clip to take: from `start` up to, not including, `stop`.
+    """Which frames of a clip to take, from `start` up to but not including `stop`.
 
-    Every `every`-th, or `rate` a second, or only the keyframes (which alone are decoded); of these
-    at most `maximum`, spread evenly.
+    Every `every`-th frame, or `rate` frames a second, or only the keyframes; of these at most
+    `maximum`, evenly spaced.
     """
 
     every: int = 1
@@ -358,22 +361,21 @@ class FrameSelection:
     maximum: int | None = None
 
     def frames(self, path: Path | str) -> Iterator[Frame]:
-        """The frames chosen, in order."""
-        chosen = self._all_matching(path)
+        """Read the selected frames in order."""
+        matching = self._all_matching(path)
         if self.maximum is None:
-            return chosen
-        indices = [frame.index for frame in chosen]
-        places = np.linspace(0, len(indices) - 1, min(self.maximum, len(indices)))
-        return frames_at(path, [indices[place] for place in places.round().astype(int)])
+            return matching
+        indices = [frame.index for frame in matching]
+        return frames_at(path, [indices[n] for n in evenly_spaced(len(indices), self.maximum)])
 
     def _all_matching(self, path: Path | str) -> Iterator[Frame]:
         if not self.keyframes:
             return frames(path, every=self.every, rate=self.rate, start=self.start, stop=self.stop)
-        inside = range(self.start, 2**63 if self.stop is None else self.stop)
-        return (frame for frame in keyframes(path) if frame.index in inside)
+        indices = range(self.start, 2**63 if self.stop is None else self.stop)
+        return (frame for frame in keyframes(path) if frame.index in indices)
 
     def count(self, clip: Video) -> int | None:
-        """How many frames that will be, where it can be told without decoding."""
+        """Count the selected frames; an upper limit or None where only decoding could tell."""
         if self.keyframes or clip.frame_count is None:
             return self.maximum
         stop = clip.frame_count if self.stop is None else min(self.stop, clip.frame_count)
@@ -385,7 +387,7 @@ class FrameSelection:
 
 
 def header_entry(clip: Video) -> dict[str, dict[str, Any]]:
-    """What a header says of a clip."""
-    facts = ("fingerprint", "frame_count", "width", "height")
-    told = {fact: getattr(clip, fact) for fact in facts}
-    return {clip.name: {"path": clip.path.as_posix(), **told}}
+    """Describe a clip as the header of a file of items does: name -> its properties."""
+    names = ("fingerprint", "frame_count", "width", "height")
+    properties = {name: getattr(clip, name) for name in names}
+    return {clip.name: {"path": clip.path.as_posix(), **properties}}

@@ -16,21 +16,22 @@ import numpy as np
 from annotate.errors import OutputError
 from annotate.items.records import Picture
 
-_ENCODER_THREADS = 4  # of the encoder: fixed, for its bytes depend on their number
+_ENCODER_THREADS = 4  # fixed, because the encoded bytes depend on it
 _BT709, _LIMITED_RANGE = 1, 1
 
 
 class VideoWriter:
     """A video of RGB pictures: H.264, 4:2:0, BT.709 and tagged so, constant `rate`.
 
-    An odd width or height is made even by repeating its last column or row. It is written under
-    another name and renamed when it is whole; after an error nothing is left of it.
+    An odd width or height is made even by repeating the last column or row. The file is written
+    under a temporary name and renamed when it is complete; after an error it is removed. (Not by
+    `files.atomic_file`, which would report an OSError of the caller's block as a failed write.)
 
-    >>> with Writer("overlay.mp4", 30, (1280, 720)) as video:  # doctest: +SKIP
+    >>> with VideoWriter("overlay.mp4", 30, (1280, 720)) as video:  # doctest: +SKIP
     ...     video.write(image)
 
     Raises:
-        OutputError: cannot write there, no picture written, a picture of another size.
+        OutputError: it cannot be written, no picture was written, a picture has another size.
     """
 
     def __init__(
@@ -104,9 +105,9 @@ class VideoWriter:
 
     @contextmanager
     def _as_output_error(self) -> Iterator[None]:
-        """What the system or PyAV refuses becomes an OutputError."""
+        """Turn the errors of the system and of PyAV into an OutputError."""
         try:
             yield
         except (av.FFmpegError, OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise OutputError(f"{self.path}: the video cannot be written ({why})") from error
+            reason = getattr(error, "strerror", None) or error
+            raise OutputError(f"{self.path}: the video cannot be written ({reason})") from error
