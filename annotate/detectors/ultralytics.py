@@ -22,6 +22,7 @@ from PIL import Image
 from annotate.detectors.tiling import BoxTable
 from annotate.device import choose_device
 from annotate.errors import AnnotateError, MissingPackage, WeightsError, needs
+from annotate.files import cache_dir
 from annotate.items.records import Picture
 from annotate.weights import manifest
 from annotate.weights.store import weights_path
@@ -67,7 +68,7 @@ def import_ultralytics() -> Any:
     """
     for name, value in _OFFLINE_ENV.items():
         os.environ.setdefault(name, value)
-    own = manifest.weights_folders()[-1].parent / "ultralytics"
+    own = cache_dir("ultralytics")
     os.environ.setdefault("YOLO_CONFIG_DIR", str(own))
     opener = Image.open
     found = needs("ultralytics")

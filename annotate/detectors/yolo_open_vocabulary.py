@@ -97,7 +97,7 @@ def encode_phrases(encoder: str, texts: Iterable[str]) -> TextVectors:
 
 def vector_cache_dir() -> Path:
     """The folder of what was encoded on this machine."""
-    return manifest.weights_folders()[-1].parent / "phrases"
+    return files.cache_dir("phrases")
 
 
 def _encoder_key(encoder: str) -> str:

@@ -46,7 +46,7 @@ class DecodingPass:
 
     @property
     def has_display_pts(self) -> bool:
-        """True if pts are in display order; AVI stores H.264 frames with those of decoding order."""
+        """True if pts are in display order; those of H.264 in AVI are in decoding order."""
         return self.container.format.name != "avi" or self.codec != "h264"
 
     @property
