@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import supervision as sv
+from PIL import Image
 
 import annotate as door
 from annotate.errors import AnnotateError, DatasetError, PromptError
@@ -149,3 +150,11 @@ def test_from_clip_to_split_export_and_diff(demo, tmp_path):
     assert door.export(tmp_path / "dataset", "yolo", tmp_path / "yolo").objects > 0
     corrected = door.build(boxes, tmp_path / "corrected", min_score=0.99)
     assert {change.kind for change in door.diff(dataset, corrected)} == {"deleted"}
+
+
+def test_find_ranks_shots_by_likeness_to_a_reference(demo, tmp_path):
+    [frame] = door.frames(demo, start=70, stop=71)
+    Image.fromarray(frame.image[200:320, 540:680]).save(tmp_path / "reference.png")
+    found = door.find([demo], [tmp_path / "reference.png"], "Demon", output=tmp_path / "found")
+    assert [hit.video for hit in found.hits] == ["demo.mp4"]
+    assert (tmp_path / "found" / "items.jsonl").exists()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from annotate.labelstudio.client import StudioClient
     from annotate.labelstudio.pull import PullReport
     from annotate.labelstudio.sync import PushReport
+    from annotate.search.run import FoundShots
 
 Clip = str | Path
 Pairs = Iterator[tuple[Frame, "sv.Detections"]]
@@ -53,6 +54,37 @@ def read_items(path: str | Path, clip: Clip | None = None) -> Pairs:
     frames_read = reader.frames_at(located.path, numbers)
     for item, frame in zip(located.items(), frames_read, strict=True):
         yield frame, item_detections.item_to_detections(item, labels)
+
+
+def find(
+    clips: Sequence[Clip],
+    references: Sequence[str | Path],
+    target: str,
+    *,
+    output: str | Path | None = None,
+    force: bool = False,
+    **options: Any,
+) -> FoundShots:
+    """Find the shots of clips that show what the reference pictures show.
+
+    `target` names it, and is the label of the items in the folder `output`. `options` are the
+    fields of `annotate.search.run.SearchOptions`: `method` ("local" ranks by similarity, "vlm" asks
+    a model), `max_shots`, `max_pictures`, `budget` and others.
+
+    Raises:
+        AnswerError: a reference cannot be read, or the model does not answer.
+        SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
+    """
+    from annotate.search.run import SearchOptions, find_shots
+
+    return find_shots(
+        list(clips),
+        list(references),
+        target,
+        SearchOptions(**options),
+        output=output,
+        force=force,
+    )
 
 
 def build(items: str | Path | Iterable[str | Path], output: str | Path, **options: Any) -> Dataset:
