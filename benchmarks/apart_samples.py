@@ -1,10 +1,10 @@
-"""Views of all things of generated clips, as `train_apart.py` learns from them.
+"""Make the training data of `train_apart.py`: views of the objects of generated clips.
 
     python benchmarks/apart_samples.py clips views [--part 0 --parts 2] [--rounds 1]
 
-The clips are what `make_gameplay.py` and `make_composites.py` wrote, disturbed as for
-`follow_samples.py`. Of each clip a file: windows about its things, a quarter of these lit as by
-their own shots, and a few about nothing; of each the trunk's maps, and the masks of all things.
+The clips are by `make_gameplay.py` and `make_composites.py`, augmented as for `follow_samples.py`.
+A file per clip: windows around its objects, a quarter of them lit as by a muzzle flash, and a few
+windows anywhere; for each the backbone's maps, and the masks of all objects.
 """
 
 import pickle

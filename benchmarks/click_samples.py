@@ -1,12 +1,12 @@
-"""Clicks on generated gameplay, as `train_refine.py` learns from them.
+"""Make the training data of the click model for `train_refine.py`.
 
     python benchmarks/click_samples.py clips samples [--part 0 --parts 2] [--rounds 2]
 
-The clips are what `make_gameplay.py` and `make_composites.py` wrote. A few frames of each are
-disturbed: recoloured, zoomed, flashed, drawn over by target designators, squeezed by JPEG. Each
-thing, a quarter of them lit as by their own shots, is clicked, mostly on its deepest point, and
-seen in windows of many sizes: about the click, and about a spoilt mask of it, as what was found at
-a first look.
+The clips are by `make_gameplay.py` and `make_composites.py`. A few frames of each are augmented:
+recoloured, zoomed, flashed, overdrawn with target designators, compressed by JPEG. Each object, a
+quarter of them lit as by a muzzle flash, is clicked, mostly on the point furthest from its edge. It
+is cropped in windows of many sizes around the click, and around a degraded mask, as the first round
+of prediction would give.
 """
 
 import argparse

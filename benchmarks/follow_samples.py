@@ -1,12 +1,12 @@
-"""What the engine sees as it follows and searches, as `train_refine.py` learns from it.
+"""Make the training data of the follow model for `train_refine.py`.
 
     python benchmarks/follow_samples.py clips followed [--part 0 --parts 2] [--rounds 1]
 
-The clips are what `make_gameplay.py` wrote. `light` is taught a thing by a mask that is often
-spoilt and now and then a click, and follows it: its own errors are in what is learnt from (Ross,
-Gordon, Bagnell, "A Reduction of Imitation Learning and Structured Prediction to No-Regret Online
-Learning", AISTATS 2011). Where it has been wrong for long it is put back. Clips are zoomed,
-flashed and interrupted by another; now and then a look is taken elsewhere, as a search would.
+The clips are by `make_gameplay.py`. `light` is prompted with a mask, often degraded, or sometimes
+with a click, and tracks the object, so the data contain its own errors (Ross, Gordon and Bagnell,
+"A Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning", AISTATS
+2011). After it was wrong for several frames it is prompted again. Clips are zoomed, flashed and
+interrupted by another clip; some windows lie elsewhere, as a search would propose them.
 """
 
 from collections.abc import Iterator, Sequence

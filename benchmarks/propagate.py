@@ -1,16 +1,18 @@
-"""What following costs: ours beside the packages' own predictors, on the same random weights.
+"""Measure speed and memory of our SAM 2 loop and of the packages' own predictors.
+
+All have the same random weights.
 
     python benchmarks/propagate.py speed CLIP [--size 1024] [--objects 1 8] [--frames 2]
     python benchmarks/propagate.py flat CLIP [--frames 3060] [--stock-frames 600] [--plot flat.png]
 
-`speed` is at the true architectures: milliseconds a frame, the median of `--frames` with full
-memories, on the wall's clock and in the processor's time, which a busy machine changes less; of the
-former what the encoder, the memory attention, the decoder and the memory encoder took; and the peak
-of resident memory. One object is followed until its memory is full; then it is given
-as many twins as there are to be objects. `flat` is with small networks: resident memory all along
-the clip, our engines to its end, the stock ones, which keep every frame, stopped where they are
-told; and of reading the clip alone. Every row runs in a process of its own. The stock predictor of
-`sam2` is given the clip as a folder of JPEG, as it wants it, already at the size of the network.
+`speed` uses the true architectures. It prints the median milliseconds per frame over `--frames`
+with full memories, as wall time and as CPU time, which a busy machine changes less; the share of the
+wall time of encoder, memory attention, decoder and memory encoder; and the peak resident memory.
+One object is tracked until its memory is full; then it is copied to get `--objects`. `flat` uses
+small networks: resident memory along the clip, for our engines to its end, for the stock ones,
+which keep every frame, to `--stock-frames`, and for reading the clip alone. Every row runs in a
+process of its own. The stock predictor of `sam2` gets the clip as a folder of JPEG files, already
+at the network's size.
 """
 
 import argparse
@@ -48,7 +50,7 @@ WARM = 8  # frames until the mask memories are full
 
 
 def clock(follower: Any, spent: dict[str, float]) -> None:
-    """Add up the seconds that each part of the network takes."""
+    """Add up the seconds of each part of the network."""
 
     def add(part: str, seconds: float) -> None:
         spent[part] += seconds
@@ -72,7 +74,7 @@ def clock(follower: Any, spent: dict[str, float]) -> None:
 
 
 def run(row: dict[str, Any]) -> None:
-    """One row in this process; a line of JSON for each frame."""
+    """Run one row in this process; prints a line of JSON for each frame."""
     import torch
 
     warnings.simplefilter("ignore")
@@ -94,46 +96,46 @@ def run(row: dict[str, Any]) -> None:
                     follower.step()
                 except StopIteration:
                     return
-                told = {"frame": frame, "objects": objects, "seconds": time.perf_counter() - began}
-                told["cpu"] = time.process_time() - worked
+                line = {"frame": frame, "objects": objects, "seconds": time.perf_counter() - began}
+                line["cpu"] = time.process_time() - worked
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-                print(json.dumps(told | spent | {"rss": resident(), "peak": peak}), flush=True)
+                print(json.dumps(line | spent | {"rss": resident(), "peak": peak}), flush=True)
                 frame += 1
 
 
 def resident() -> float:
-    """MiB of this process in memory now."""
+    """Return the resident memory of this process in MiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def measure(row: dict[str, Any]) -> list[dict[str, float]]:
-    """What `run` told, run in a process of its own."""
+    """Call `run` in a process of its own; returns its lines."""
     row["frames"] = sum(frames for _, frames in row["turns"])
     command = [sys.executable, __file__, "run", json.dumps(row)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        told = [json.loads(line) for line in process.stdout if line.startswith("{")]
+        rows = [json.loads(line) for line in process.stdout if line.startswith("{")]
     if process.returncode:
         raise SystemExit(f"{row['engine']} failed")
-    return told
+    return rows
 
 
 def row_of(args: argparse.Namespace, engine: str, small: bool, objects: int) -> dict[str, Any]:
-    """What `run` must know."""
-    told = {key: vars(args)[key] for key in ("clip", "threads", "batch", "size")}
-    return told | {"engine": engine, "small": small, "objects": objects}
+    """Collect the settings of one row for `run`."""
+    settings = {key: vars(args)[key] for key in ("clip", "threads", "batch", "size")}
+    return settings | {"engine": engine, "small": small, "objects": objects}
 
 
 def speed(args: argparse.Namespace) -> None:
-    """The table of milliseconds a frame."""
+    """Print the table of milliseconds per frame."""
     print(f"| engine | size | objects | ms/frame | CPU ms | {' | '.join(PARTS)} | peak MiB |")
     print("|---" + "|---:" * (len(PARTS) + 5) + "|")
     for engine in args.engines:
         row = row_of(args, engine, False, 1)
         row["turns"] = [(1, WARM), *((objects, args.frames) for objects in args.objects)]
-        told = measure(row)[WARM:]
+        rows = measure(row)[WARM:]
         for objects in args.objects:
-            mine = [each for each in told if each["objects"] == objects]
+            mine = [each for each in rows if each["objects"] == objects]
             parts = [1000 * median(each.get(part, 0) for each in mine) for part in PARTS]
             total, worked = (1000 * median(e[key] for e in mine) for key in ("seconds", "cpu"))
             cells = [f"{value:,.0f}" for value in (total, worked, *parts, mine[-1]["peak"])]
@@ -142,7 +144,7 @@ def speed(args: argparse.Namespace) -> None:
 
 
 def flat(args: argparse.Namespace) -> None:
-    """Resident memory all along the clip: figures and a plot."""
+    """Print and plot the resident memory along the clip."""
     lines = {}
     for engine in args.engines:
         row = row_of(args, engine, True, 3)
@@ -160,7 +162,7 @@ def flat(args: argparse.Namespace) -> None:
 
 
 def plot(lines: dict[str, dict[int, float]], path: Path) -> None:
-    """Resident memory over frames, a line each."""
+    """Plot resident memory over frames."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")

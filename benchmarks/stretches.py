@@ -1,12 +1,12 @@
-"""How well single monsters are followed, over many short stretches of gameplay.
+"""Measure how well single monsters are tracked, over many short segments of gameplay.
 
     python benchmarks/stretches.py SHARED/gameplay/dev [--every 2] [--fast]
 
-A stretch starts where a monster is first seen on 400 pixels, and lasts for 90 frames at most. Each
-is followed alone, from its true first mask and from one click on the deepest point of that. Printed
-are the mean J over the frames that show it, the share of such frames on which it was called lost,
-and the share on which the mask was elsewhere (J under 0.1). Three clips with seven objects can't
-tell a better engine from a lucky one; these can sooner.
+A segment starts where a monster first covers 400 pixels, and lasts for at most 90 frames. Each
+monster is tracked alone, from its true first mask, and from one click on the point of that mask
+that is furthest from its edge. Printed are the mean J over the frames that show it, the share of these
+frames on which it was lost, and the share on which the mask was elsewhere (J below 0.1). With three
+clips and seven objects a better engine cannot be told from a lucky one; with these segments it can.
 """
 
 import argparse
@@ -33,7 +33,7 @@ LONGEST, SHORTEST, SEEN = 90, 36, 400  # frames, frames, pixels
 
 @dataclass(frozen=True)
 class Stretch:
-    """One monster of a clip, and its mask on each frame that shows it."""
+    """A monster of a clip, and its true mask on each frame that shows it."""
 
     clip: Path
     start: int
@@ -42,13 +42,15 @@ class Stretch:
 
 
 def stretches(folder: Path, name: str) -> Iterator[Stretch]:
-    """Those of one clip."""
+    """Yield the segments of one clip."""
     plain, packed = folder / f"{name}.gt.json", folder / f"{name}.gt.json.gz"
     text = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
-    told = json.loads(text)
-    monsters = {each["id"] for each in told["categories"] if each["supercategory"] == "Monster"}
+    truth_json = json.loads(text)
+    monsters = {
+        each["id"] for each in truth_json["categories"] if each["supercategory"] == "Monster"
+    }
     tracks: dict[int, dict[int, dict]] = {}
-    for each in told["annotations"]:
+    for each in truth_json["annotations"]:
         if each["category_id"] in monsters and "segmentation" in each and "track_id" in each:
             tracks.setdefault(each["track_id"], {})[each["image_id"]] = each
     for _, track in sorted(tracks.items()):
@@ -62,14 +64,14 @@ def stretches(folder: Path, name: str) -> Iterator[Stretch]:
 
 
 def deepest(mask: Mask) -> tuple[float, float]:
-    """The point furthest from the mask's edge."""
+    """Find the point of a mask that is furthest from its edge."""
     depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     return float(x), float(y)
 
 
 def followed(stretch: Stretch, *, clicked: bool, fast: bool) -> tuple[float, float, float]:
-    """Mean J, share of lost frames, share of frames where the mask is elsewhere."""
+    """Track one segment: mean J, share of lost frames, share of frames with the mask elsewhere."""
     frames = reader.frames(stretch.clip, start=stretch.start, stop=stretch.stop)
     first, mask = next(frames), masks.decode(stretch.truth[stretch.start])
     prompt = Prompt(first.index, 1, mask=mask)
@@ -89,16 +91,16 @@ def followed(stretch: Stretch, *, clicked: bool, fast: bool) -> tuple[float, flo
 
 
 def main() -> None:
-    """Parse, follow, print."""
+    """Parse, track, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--every", type=int, default=2, help="take one stretch of so many")
     parser.add_argument("--fast", action="store_true")
-    told = parser.parse_args()
-    chosen = [each for clip in CLIPS for each in stretches(told.folder, clip)][:: told.every]
+    args = parser.parse_args()
+    chosen = [each for clip in CLIPS for each in stretches(args.folder, clip)][:: args.every]
     for clicked in (False, True):
         with ProcessPoolExecutor() as pool:
-            found = list(pool.map(partial(followed, clicked=clicked, fast=told.fast), chosen))
+            found = list(pool.map(partial(followed, clicked=clicked, fast=args.fast), chosen))
         overlap, lost, elsewhere = np.mean(found, axis=0)
         print(
             f"{'one click' if clicked else 'true first mask':16} {len(found)} stretches"

@@ -1,14 +1,14 @@
-"""Train the maps by which `light` tells what it was shown from the rest, `annotate/apart.py`.
+"""Train the feature maps of `annotate.propagators.light.appearance`.
 
     python -m venv trained && trained/bin/pip install -e . torch onnx==1.22.0
     trained/bin/python benchmarks/train_apart.py views models/light-apart.onnx --minutes 20
 
-The views are what `apart_samples.py` wrote. An episode: a classifier is fitted in closed form to
-one view of a thing, as `annotate.propagators.light.ridge_classifier` does it, on the maps of the trunk, on colour, and on those
-of the network; others of the same clip, with and without the thing, are what it should be right on.
-The error goes back through the fit (Bertinetto et al., "Meta-learning with Differentiable
-Closed-form Solvers", ICLR 2019; Bhat et al., "Learning What to Learn for Video Object
-Segmentation", ECCV 2020).
+The views are by `apart_samples.py`. In an episode a ridge classifier is fitted in closed form to
+one view of an object, as in `annotate.propagators.light.ridge_classifier`, on the maps of the
+backbone, on colour, and on the maps of the network. The loss is that of its scores on other views
+of the same clip, with and without the object, and is propagated back through the fit (Bertinetto et
+al., "Meta-learning with Differentiable Closed-form Solvers", ICLR 2019; Bhat et al., "Learning What
+to Learn for Video Object Segmentation", ECCV 2020).
 """
 
 import cv2

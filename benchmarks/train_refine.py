@@ -1,12 +1,12 @@
-"""Train the networks that `light` asks: what a click means, and what a search found.
+"""Train the click model and the follow model of `annotate.propagators.light.refine`.
 
     python -m venv trained && trained/bin/pip install -e . torch onnx==1.22.0
     trained/bin/python benchmarks/train_refine.py clicks models/light-click.onnx --minutes 60
     trained/bin/python benchmarks/train_refine.py followed models/light-follow.onnx --minutes 13
 
-The samples are what `click_samples.py` and `follow_samples.py` wrote. A U-Net of half a million
-parameters, on the picture and on two maps of the trunk that ships. Beside the mask it says how good
-that is, as IoU, which is taught by the IoU it has (Huang et al., "Mask Scoring R-CNN", CVPR 2019).
+The samples are by `click_samples.py` and `follow_samples.py`. The network is a U-Net of half a
+million parameters, on the picture and on two maps of the backbone. It predicts a mask and the IoU
+of that mask, trained on the actual IoU (Huang et al., "Mask Scoring R-CNN", CVPR 2019).
 """
 
 import argparse
@@ -49,8 +49,8 @@ def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequen
 class Refiner(nn.Module):
     """A mask, and the IoU it should have, as logits.
 
-    In: the picture, (n, 3, 128, 128) in 0..1; of the trunk's maps (n, 40, 32, 32) and
-    (n, 112, 16, 16); what `annotate.propagators.light.refine.build_network_input` draws, (n, 6, 64, 64). Out: (n, 1, 128, 128)
+    Inputs: the picture, (n, 3, 128, 128) in 0..1; two maps of the backbone, (n, 40, 32, 32) and
+    (n, 112, 16, 16); and (n, 6, 64, 64) by `refine.build_network_input`. Outputs: (n, 1, 128, 128)
     and (n,).
     """
 
