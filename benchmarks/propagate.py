@@ -6,8 +6,8 @@ All have the same random weights.
     python benchmarks/propagate.py flat CLIP [--frames 3060] [--stock-frames 600] [--plot flat.png]
 
 `speed` uses the true architectures. It prints the median milliseconds per frame over `--frames`
-with full memories, as wall time and as CPU time, which a busy machine changes less; the share of the
-wall time of encoder, memory attention, decoder and memory encoder; and the peak resident memory.
+with full memories, as wall time and as CPU time, which a busy machine changes less; the share of
+the wall time of encoder, memory attention, decoder and memory encoder; and the peak resident memory.
 One object is tracked until its memory is full; then it is copied to get `--objects`. `flat` uses
 small networks: resident memory along the clip, for our engines to its end, for the stock ones,
 which keep every frame, to `--stock-frames`, and for reading the clip alone. Every row runs in a

@@ -66,21 +66,21 @@ def ids(prompts):
     return [prompt.object_id for prompt in prompts]
 
 
-def test_a_box_that_a_living_track_covers_starts_nothing(associator):
+def test_a_box_on_a_visible_track_makes_no_prompt(associator):
     assert associator.make_prompts(1, [mech(moved(5))], {1: HOME}, ()) == []
 
 
 @pytest.mark.parametrize("x, started", [(21, []), (22, [2])], ids=["IoU 0.31", "IoU 0.29"])
-def test_how_much_covers(associator, x, started):
+def test_match_threshold(associator, x, started):
     assert ids(associator.make_prompts(1, [mech(moved(x))], {1: HOME}, ())) == started
 
 
-def test_a_box_of_another_class_is_another_thing(associator):
+def test_a_box_of_another_class_starts_a_new_object(associator):
     assert ids(associator.make_prompts(1, [mech(HOME, label="raine")], {1: HOME}, ())) == [2]
     assert associator.labels == {1: "mech", 2: "raine"}
 
 
-def test_an_object_without_a_class_may_be_any(boxes_of):
+def test_an_object_without_a_class_matches_any_box(boxes_of):
     associator = BoxAssociator(boxes_of({0: []}), {7: "object"})
     associator.record(0, {7: HOME})
     assert associator.make_prompts(1, [mech(HOME)], {7: HOME}, ()) == []
@@ -102,7 +102,7 @@ def test_a_new_detection_repairs_a_lost_track(associator):
     ],
     ids=["too far", "another class", "much larger", "much smaller", "long ago"],
 )
-def test_what_the_lost_track_cannot_be_is_new(associator, frame, box, label):
+def test_a_box_that_cannot_be_the_lost_track_starts_a_new_object(associator, frame, box, label):
     assert ids(associator.make_prompts(frame, [mech(box, label=label)], {}, ())) == [2]
 
 
@@ -114,7 +114,7 @@ def test_the_nearest_lost_track_is_repaired(associator):
     assert ids(associator.make_prompts(3, [mech(moved(30)), mech(moved(90))], {}, ())) == [1, 2]
 
 
-def test_a_living_track_that_boxes_pass_over_sits_on_something_else(associator):
+def test_a_visible_track_that_no_box_matched_for_frames_is_repaired(associator):
     apart = moved(41)
     for frame in range(1, 3):  # the detector sees nothing at all on these frames
         assert associator.make_prompts(frame, [], {1: HOME}, ()) == []
@@ -134,12 +134,12 @@ def test_a_confirmed_track_is_left_where_it_is(associator):
     [moved(5, 5, side=0.4), moved(-40, -40, side=3.0), moved(30, side=0.5)],
     ids=["a part", "too much", "a part, half beside it"],
 )
-def test_a_mask_that_lies_in_the_box_or_it_in_that_is_mended(associator, mask):
+def test_a_mask_inside_the_box_or_around_it_is_repaired(associator, mask):
     associator.record(1, {1: mask})
     assert ids(associator.make_prompts(2, [mech(HOME)], {1: mask}, ())) == [1]
 
 
-def test_a_mask_that_is_mostly_beside_the_box_is_not(associator):
+def test_a_mask_mostly_beside_the_box_is_not_repaired(associator):
     assert ids(associator.make_prompts(2, [mech(HOME)], {1: moved(31, side=0.5)}, ())) == [2]
 
 
@@ -150,13 +150,13 @@ def test_a_lost_track_is_also_looked_for_where_the_detector_saw_it(associator):
     assert ids(associator.make_prompts(6, [mech(moved(10))], {}, ())) == [1]
 
 
-def test_one_thing_detected_twice_is_one(associator):
+def test_a_duplicate_box_starts_nothing(associator):
     twice = [mech(moved(200)), mech(moved(205), 0.8)]
     assert ids(associator.make_prompts(1, twice, {1: HOME}, ())) == [2]
     assert ids(associator.make_prompts(2, [mech(HOME), mech(moved(4), 0.8)], {1: HOME}, ())) == []
 
 
-def test_two_things_close_together_are_two(associator):
+def test_two_close_boxes_are_two_objects(associator):
     assert ids(associator.make_prompts(1, [mech(HOME), mech(moved(20))], {1: HOME}, ())) == [2]
 
 
@@ -174,12 +174,12 @@ def test_a_box_that_names_its_track_is_of_that_object(boxes_of):
     assert ids(associator.make_prompts(3, [mech(moved(400), track=9)], {2: moved(400)}, ())) == [9]
 
 
-def test_what_a_person_prompts_is_left_alone(associator):
+def test_a_prompted_object_gets_no_box_prompt(associator):
     box = moved(0, 200)
     assert ids(associator.make_prompts(1, [mech(box, track=7)], {7: HOME}, prompted_ids={7})) == []
 
 
-def test_a_keeper_goes_on_from_its_state(boxes_of):
+def test_an_associator_continues_from_its_state(boxes_of):
     random = np.random.default_rng(3)
     boxes = boxes_of({0: []})
     labels = ["mech", "raine"]
@@ -278,7 +278,7 @@ def test_boxes_start_confirm_and_repair(demo, boxes_of, tmp_path):
     assert lost[10] == () and lost[11] == lost[13] == lost[16] == (1,) and lost[17] == ()
 
 
-def test_what_no_box_confirms_any_more_is_not_shown(demo, boxes_of, tmp_path):
+def test_an_unconfirmed_object_is_not_shown(demo, boxes_of, tmp_path):
     """On frames 1 to 29 the detector sees nothing there; the person's own object stays."""
     boxes = boxes_of({0: [mech(HOME)], **{n: [] for n in range(1, 20)}, 30: [mech(HOME)]})
     click = point(0, 4, x=300.0, y=300.0)

@@ -33,21 +33,21 @@ def square(x, y, side=20):
     return x, y, x + side, y + side
 
 
-def test_a_steady_way_is_no_jump():
+def test_steady_motion_is_no_jump():
     assert flags_of([square(4 * n, 2 * n) for n in range(30)]) == [set()] * 30
 
 
-def test_a_leap_is_a_jump_once():
+def test_a_jump_is_flagged_once():
     places = [square(10, 10)] * 5 + [square(90, 40)] * 5
     assert [n for n, flags in enumerate(flags_of(places)) if flags == {JUMP}] == [5]
 
 
-def test_half_its_own_size_off_is_the_limit():
+def test_the_limit_is_half_of_its_own_size():
     for step, flags in ((10, set()), (11, {JUMP})):
         assert flags_of([square(10, 10)] * 5 + [square(10 + step, 10)])[-1] == flags
 
 
-def test_what_always_darts_about_may_go_on_so():
+def test_an_object_that_always_moves_fast_may_continue():
     """What is a jump for something at rest is none for something that keeps darting about."""
     places = [square(50 + 9 * (n % 2), 10) for n in range(40)]
     assert flags_of([*places, square(50 + 25, 10)])[-1] == set()
@@ -59,13 +59,13 @@ def test_a_change_of_size_is_a_jump():
     assert flags_of([square(40, 10)] * 5 + [square(39, 9, 23)])[-1] == set()
 
 
-def test_the_longer_it_was_not_seen_the_further_it_may_be():
+def test_the_limit_grows_with_frames_unseen():
     near, gap = square(10, 10), [None] * 9
     assert flags_of([near, near, *gap, square(90, 10)])[-1] == set()
     assert flags_of([near, near, square(90, 10)])[-1] == {JUMP}
 
 
-def test_where_a_prompt_says_it_is_is_no_surprise():
+def test_a_prompted_frame_is_no_jump():
     watch = AnomalyFlagger()
     watch.flag_item(item(0, thing(*square(10, 10))))
     assert (
@@ -79,13 +79,13 @@ def test_a_first_mask_of_most_of_the_picture(first, flag):
     assert flags_of([first])[0] == flag
 
 
-def test_suddenly_most_of_the_picture_is_flagged_until_it_could_have_grown_so():
+def test_a_sudden_large_mask_is_flagged_until_it_could_have_grown():
     found = flags_of([square(90, 40)] * 3 + [(0, 0, 200, 100)] * 60)
     covers = [n for n, flags in enumerate(found) if COVERS in flags]
     assert covers == list(range(3, covers[-1] + 1)) and 20 < len(covers) < 45
 
 
-def test_what_comes_near_by_and_by_may_fill_the_picture():
+def test_an_object_that_grows_slowly_may_fill_the_picture():
     sides = [20 * 1.04**n for n in range(42)]
     places = [(0, 0, round(min(2 * side, 200)), round(side)) for side in sides]
     assert places[-1] == (0, 0, 200, 100) and flags_of(places) == [set()] * 42
@@ -104,12 +104,12 @@ def test_boxes_may_share_what_masks_do_not():
     assert flag_overlaps(item(0, one, other)).objects == (one, other)
 
 
-def test_overlap_is_said_anew_and_other_flags_stay():
+def test_overlap_is_computed_again_and_other_flags_stay():
     stale = replace(thing(0, 0, 20, 20), flags=(JUMP, OVERLAP))
     assert flag_overlaps(item(0, stale)).objects[0].flags == (JUMP,)
 
 
-def test_a_watch_goes_on_from_its_state():
+def test_a_flagger_continues_from_its_state():
     random = np.random.default_rng(1)
     ways = [square(*map(int, random.integers(0, (180, 80)))) for _ in range(40)]
     whole = flags_of(ways)
@@ -122,6 +122,6 @@ def test_a_watch_goes_on_from_its_state():
         assert [set(second.flag_item(each).objects[0].flags) for each in items] == whole[stop:]
 
 
-def test_a_thing_without_a_track_is_not_watched():
+def test_an_object_without_a_track_is_not_flagged():
     bare = Object("mug", (0, 0, 200, 100), 0.5)
     assert AnomalyFlagger().flag_item(item(0, bare)).objects == (bare,)

@@ -1,4 +1,4 @@
-"""The lean memory attention against the package's own, on weights that know nothing."""
+"""The lean memory attention against that of the package, with random weights."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def lean(attention, coarse, place, tokens, places):
 
 
 @torch.inference_mode()
-def test_it_is_the_packages(attention, seen):
+def test_the_output_equals_that_of_the_package(attention, seen):
     coarse, place, tokens, places = seen
     theirs = attention([coarse], tokens, [place], places, num_obj_ptr_tokens=POINTERS)
     ours = lean(attention, *seen)
@@ -56,7 +56,7 @@ def test_it_is_the_packages(attention, seen):
 
 
 @torch.inference_mode()
-def test_what_is_begun_serves_every_object(attention, seen):
+def test_the_first_self_attention_serves_every_object(attention, seen):
     coarse, place, tokens, places = seen
     made = LeanAttention(attention)
     begun = made.self_attend(coarse, place)

@@ -1,4 +1,4 @@
-"""What is kept of an object is what a keeper of everything would read."""
+"""The memory bank keeps what a predictor that keeps everything would read."""
 
 import numpy as np
 from hypothesis import given
@@ -23,7 +23,7 @@ def follow(bank, frames):
     return bank
 
 
-def read_by_a_keeper_of_everything(frames, limits):
+def read_from_all_frames(frames, limits):
     """The predictor's rule, over all frames: prompted ones, then the last few by number."""
     now = len(frames)
     prompted = [index for index, (given, _) in enumerate(frames) if given or index == 0]
@@ -38,11 +38,11 @@ def read_by_a_keeper_of_everything(frames, limits):
 @given(FRAMES, LIMITS)
 def test_everything_that_can_be_read_is_kept(frames, limits):
     recall = follow(MemoryBank(limits, FOREVER), frames).build_context()
-    assert (recall.memories, recall.pointers) == read_by_a_keeper_of_everything(frames, limits)
+    assert (recall.memories, recall.pointers) == read_from_all_frames(frames, limits)
 
 
 @given(FRAMES, LIMITS, st.integers(1, 20))
-def test_no_more_is_kept_than_is_read_now_or_when_lost(frames, limits, patience):
+def test_only_memories_that_can_be_read_are_kept(frames, limits, patience):
     bank = follow(MemoryBank(limits, patience), frames)
     prompted = sum(memory.prompted for memory in bank.memories)
     whole = sum(memory.features is not None for memory in bank.memories)
@@ -70,7 +70,7 @@ def test_an_absence_that_is_short_is_remembered():
     assert bank.build_context().memories == [(0, 0), (2, 1), (1, 2)]
 
 
-def test_a_prompt_or_a_sight_ends_being_lost():
+def test_a_prompt_or_a_visible_frame_ends_being_lost():
     frames = [(True, True)] + 5 * [(False, False)]
     for prompted, present in [(True, False), (False, True)]:
         bank = follow(MemoryBank(MemoryLimits(), 3), frames)

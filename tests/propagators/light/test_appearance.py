@@ -1,4 +1,4 @@
-"""What was shown, told apart by maps learnt on gameplay."""
+"""The learned feature maps and the discriminative classifier."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ def test_there_are_maps_of_any_crop(size):
     assert np.isfinite(maps).all() and maps.std(axis=(0, 1)).min() > 0
 
 
-def test_a_thing_shown_once_is_found_sooner_with_them(monster, monkeypatch):
+def test_the_learned_maps_raise_the_iou_on_later_views(monster, monkeypatch):
     with_them = found(monster)
     monkeypatch.setattr(
         appearance, "discriminative_features", lambda sight: np.zeros((*sight.grid.shape[:2], 32))
@@ -78,12 +78,12 @@ def test_a_thing_shown_once_is_found_sooner_with_them(monster, monkeypatch):
     assert with_them > 0.6 and with_them > found(monster) + 0.05
 
 
-def test_nothing_is_found_where_it_is_not(monster):
+def test_few_cells_score_positive_where_the_object_is_absent(monster):
     (picture, mask), *_ = monster
     assert (taught(picture, mask).scores(floor(picture, mask)) > 0).mean() < 0.12
 
 
-def test_what_is_refuted_is_less_like_it(monster):
+def test_negatives_lower_the_score(monster):
     (picture, mask), *_ = monster
     shown, rest = taught(picture, mask), floor(picture, mask)
     before = shown.scores(rest).mean()
@@ -92,7 +92,7 @@ def test_what_is_refuted_is_less_like_it(monster):
     assert shown.scores(rest).mean() < before
 
 
-def test_a_restored_one_says_the_same(monster):
+def test_a_restored_classifier_gives_the_same_scores(monster):
     (picture, mask), (other, there), *_ = monster
     shown, fresh = taught(picture, mask), DiscriminativeClassifier()
     fresh.restore({"mean": np.zeros(3), **shown.state()})
@@ -100,7 +100,7 @@ def test_a_restored_one_says_the_same(monster):
     np.testing.assert_array_equal(fresh.scores(sight), shown.scores(sight))
 
 
-def test_it_counts_as_long_as_what_was_shown_holds(monster, monkeypatch):
+def test_the_score_counts_as_far_as_the_prompted_appearance_holds(monster, monkeypatch):
     (picture, mask), *_ = monster
     engine = Tracker(QUICK)
     engine.fit(picture, mask.astype(np.float32))

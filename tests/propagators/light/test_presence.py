@@ -1,4 +1,4 @@
-"""A shape that outlasts a flash is learnt anew, and nothing else is."""
+"""A shape whose appearance changed in place is fitted again, and nothing else is."""
 
 import numpy as np
 import pytest
@@ -32,21 +32,21 @@ def lit(apart=True, like=0.0, elsewhere=0.0):
     return Observation(None, window, soft, score, score, score, expanded, inside, prior), ridge
 
 
-def test_a_shape_in_another_light_outlasts_and_says_what_it_is_now():
+def test_a_separable_shape_in_another_light_is_found():
     was, weight = same_shape_new_appearance(*lit())
     assert (was == SHAPE).all()
     assert weight.shape == (GRID * GRID,) and (weight.reshape(GRID, GRID)[SHAPE] == 1).all()
 
 
 @pytest.mark.parametrize(("like", "outlasts"), [(0.25, True), (0.5, False)])
-def test_what_still_looks_like_itself_needs_no_learning_anew(like, outlasts):
+def test_a_similar_appearance_is_not_fitted_again(like, outlasts):
     assert (same_shape_new_appearance(*lit(like=like)) is not None) == outlasts
 
 
 @pytest.mark.parametrize(("elsewhere", "outlasts"), [(0.42, True), (0.6, False)])
-def test_what_is_found_elsewhere_has_moved(elsewhere, outlasts):
+def test_an_object_found_elsewhere_has_moved(elsewhere, outlasts):
     assert (same_shape_new_appearance(*lit(elsewhere=elsewhere)) is not None) == outlasts
 
 
-def test_a_shape_that_is_not_apart_from_the_rest_is_gone():
+def test_a_shape_that_is_not_separable_is_gone():
     assert same_shape_new_appearance(*lit(apart=False)) is None

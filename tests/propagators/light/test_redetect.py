@@ -1,4 +1,4 @@
-"""What a search found must be a thing."""
+"""A search result must be an object."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def taught(picture, mask, effort):
 
 
 @pytest.mark.parametrize("effort", [THOROUGH, QUICK])
-def test_a_monster_is_a_thing_and_a_floor_is_none(monsters, effort):
+def test_a_monster_is_an_object_and_a_floor_is_not(monsters, effort):
     picture, shown = monsters
     for mask in shown:
         engine, window = taught(picture, mask, effort), window_around_mask(mask)
@@ -25,7 +25,7 @@ def test_a_monster_is_a_thing_and_a_floor_is_none(monsters, effort):
         assert not is_object(engine.observe_window(picture, CropWindow(100, 450, window.side)))
 
 
-def test_what_the_network_is_told_of_a_guess(monsters):
+def test_network_input_of_an_observation(monsters):
     picture, [mask, *_] = monsters
     engine, window = taught(picture, mask, QUICK), window_around_mask(mask)
     prior = window.crop(mask.astype(np.float32), QUICK.crop_side // 2, replicate_border=False)
@@ -44,7 +44,7 @@ def test_what_the_network_is_told_of_a_guess(monsters):
     assert layers[1][there].mean() > layers[1][~there].mean() + 0.5
 
 
-def test_what_is_no_thing_is_not_found_again_unless_it_was_none_when_shown(monsters, monkeypatch):
+def test_a_search_result_must_be_an_object_if_the_prompt_was_one(monsters, monkeypatch):
     picture, [mask, *_] = monsters
     size_wh, grey = picture.shape[1::-1], picture.mean(axis=2).astype(np.uint8)
     found = []

@@ -1,4 +1,4 @@
-"""What a network makes of a click, and that it has a vote in the first mask."""
+"""Masks from clicks by the click model, and its votes in the first mask."""
 
 import csv
 import hashlib
@@ -58,7 +58,7 @@ def test_a_click_on_a_monster_gives_the_monster_among_others(clicks):
     assert min(bests) > 0.4 and np.median(bests) > 0.5 and np.mean(bests) > 0.6
 
 
-def test_it_is_surer_of_good_masks(clicks):
+def test_the_predicted_iou_is_higher_for_good_masks(clicks):
     found = [(*each, true) for p, at, true in clicks for each in masks_from_clicks(p, at, NOWHERE)]
     said = np.array([worth for _, worth, _ in found])
     real = np.array([overlap(mask, true) for mask, _, true in found])
@@ -76,7 +76,7 @@ def test_a_point_outside_takes_away_what_is_round_it(clicks):
     assert not less[int(lowest[0, 1]), int(lowest[0, 0])]
 
 
-def test_what_a_network_is_told():
+def test_network_input():
     one, other = (np.zeros((64, 64), np.float32) for _ in range(2))
     one[10, 20] = other[5, 6] = 1
     on_picture, prior = np.ones((64, 64), bool), np.zeros((64, 64), np.float32)
@@ -125,7 +125,7 @@ def test_the_network_has_a_vote_and_no_more(clicks, monkeypatch):
         )
 
 
-def test_a_box_does_not_ask_it(clicks, monkeypatch):
+def test_a_box_prompt_does_not_use_the_click_model(clicks, monkeypatch):
     picture, _, true = clicks[0]
     monkeypatch.setattr(
         initial_mask, "masks_from_clicks", lambda *_: pytest.fail("it knows no boxes")

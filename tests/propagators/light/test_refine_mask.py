@@ -1,4 +1,4 @@
-"""What is followed is drawn anew, finer, and only to be shown."""
+"""Masks of tracked objects are refined for output only."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def iou(one, other):
     return (one & other).sum() / (one | other).sum()
 
 
-def test_a_mask_too_thick_or_too_thin_is_drawn_better(monsters):
+def test_a_dilated_or_eroded_mask_is_improved(monsters):
     picture, shown = monsters
     before, after = [], []
     for mask in shown:
@@ -45,7 +45,7 @@ def test_a_mask_too_thick_or_too_thin_is_drawn_better(monsters):
 
 
 @pytest.mark.parametrize(("worth", "kept"), [(0.0, 1.0), (0.5, 0.875), (1.0, 0.0)])
-def test_the_network_counts_as_far_as_it_believes_itself(monsters, monkeypatch, worth, kept):
+def test_the_refined_mask_is_weighted_by_the_predicted_iou(monsters, monkeypatch, worth, kept):
     picture, [mask, *_] = monsters
     _, guess, soft = seen(picture, mask)
     nothing = np.full((128, 128), -50.0, np.float32)
@@ -53,7 +53,7 @@ def test_the_network_counts_as_far_as_it_believes_itself(monsters, monkeypatch, 
     np.testing.assert_allclose(refine.refine_mask(guess, soft), kept * soft, atol=1e-6)
 
 
-def test_of_nothing_nothing_is_asked(monsters, monkeypatch):
+def test_an_empty_mask_is_not_refined(monsters, monkeypatch):
     picture, [mask, *_] = monsters
     _, guess, soft = seen(picture, mask)
     monkeypatch.setattr(refine, "predict_mask", lambda *_: pytest.fail("asked"))
@@ -61,7 +61,7 @@ def test_of_nothing_nothing_is_asked(monsters, monkeypatch):
 
 
 @pytest.mark.parametrize(("effort", "redraws"), [(THOROUGH, True), (QUICK, False)])
-def test_it_is_shown_and_not_remembered(monsters, monkeypatch, effort, redraws):
+def test_the_refined_mask_is_output_and_not_learned_from(monsters, monkeypatch, effort, redraws):
     picture, [mask, *_] = monsters
     size_wh, states, found = picture.shape[1::-1], [], []
     for corner in (False, True):
@@ -80,7 +80,7 @@ def test_it_is_shown_and_not_remembered(monsters, monkeypatch, effort, redraws):
         np.testing.assert_array_equal(value, states[1][name])
 
 
-def test_what_another_has_is_not_drawn_over(monsters, monkeypatch):
+def test_a_refined_mask_leaves_out_pixels_of_other_objects(monsters, monkeypatch):
     picture, [mask, *_] = monsters
     engine, guess, soft = seen(picture, mask)
     monkeypatch.setattr(tracker, "refine_mask", lambda _, soft: np.ones_like(soft))
@@ -91,7 +91,7 @@ def test_what_another_has_is_not_drawn_over(monsters, monkeypatch):
     assert found.sum() > mask.sum() and not (found & others).any()
 
 
-def test_masks_that_meet_are_the_better_fitting_ones():
+def test_overlapping_pixels_go_to_the_higher_score():
     one, other, third = (np.zeros((4, 12), bool) for _ in range(3))
     one[:, 0:5], other[:, 3:9], third[:, 8:12] = True, True, True
     apart = _resolve_overlaps({1: (one, 0.2), 2: (other, 0.9), 3: (third, 0.1)})

@@ -1,4 +1,4 @@
-"""Several things at a time."""
+"""Callables run in parallel."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
