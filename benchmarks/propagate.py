@@ -7,9 +7,9 @@ All have the same random weights.
 
 `speed` uses the true architectures. It prints the median milliseconds per frame over `--frames`
 with full memories, as wall time and as CPU time, which a busy machine changes less; the share of
-the wall time of encoder, memory attention, decoder and memory encoder; and the peak resident memory.
-One object is tracked until its memory is full; then it is copied to get `--objects`. `flat` uses
-small networks: resident memory along the clip, for our engines to its end, for the stock ones,
+the wall time of encoder, memory attention, decoder and memory encoder; and the peak resident
+memory. One object is tracked until its memory is full; then it is copied to get `--objects`. `flat`
+uses small networks: resident memory along the clip, for our engines to its end, for the stock ones,
 which keep every frame, to `--stock-frames`, and for reading the clip alone. Every row runs in a
 process of its own. The stock predictor of `sam2` gets the clip as a folder of JPEG files, already
 at the network's size.

@@ -4,9 +4,10 @@
 
 A segment starts where a monster first covers 400 pixels, and lasts for at most 90 frames. Each
 monster is tracked alone, from its true first mask, and from one click on the point of that mask
-that is furthest from its edge. Printed are the mean J over the frames that show it, the share of these
-frames on which it was lost, and the share on which the mask was elsewhere (J below 0.1). With
-three clips and seven objects a better engine cannot be told from a lucky one; with these segments it can.
+that is furthest from its edge. Printed are the mean J over the frames that show it, the share of
+these frames on which it was lost, and the share on which the mask was elsewhere (J below 0.1). With
+three clips and seven objects a better engine cannot be told from a lucky one; with these segments
+it can.
 """
 
 import argparse
