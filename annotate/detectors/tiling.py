@@ -2,7 +2,7 @@
 
 Tiles help with small objects. A box that a tile's inner edge may have cut off ranks below every
 uncut box, and is dropped if enough of its own area (intersection over smaller area) lies in
-another.
+another box.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ if TYPE_CHECKING:
     import supervision as sv
 
 
-BoxTable = npt.NDArray[np.float64]  # (n, 6): xyxy in pixels, score, the phrase's number
+BoxTable = npt.NDArray[np.float64]  # (n, 6): xyxy in pixels, score, index of the phrase
 Tile = tuple[int, int, int, int]  # xyxy, whole pixels
-_EDGE_PX = 2.0  # pixels from a window's edge within which a box may be cut off by it
+_EDGE_PX = 2.0  # a box within this distance of a tile's inner edge may be cut off by it
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How to look, and what counts as the same thing.
+    """How a picture is cut into tiles, and when two boxes are one object.
 
-    `tile` is the side of the squares, in pixels; 0 looks at whole pictures only. Squares overlap
-    by the part `overlap` of their side. Of two boxes whose IoU is over `iou` the worse is dropped;
-    whether of one class only or of all says `agnostic`. `batch` pictures are looked at together.
-    With `done`, the network has seen to that itself within a picture: for each phrase, or for all.
+    `tile` is the side of the square tiles in pixels; 0 uses the whole picture only. Tiles overlap
+    by `overlap`, a fraction of their side. Of two boxes with an IoU over `nms_iou`, the one with
+    the lower score is dropped: among boxes of all classes if `agnostic`, else of one class.
+    `batch_size` pictures go through the network together. With `network_does_nms`, boxes of one
+    tile are not compared again (those of one phrase, or all if `agnostic`).
     """
 
     tile: int
@@ -47,22 +48,22 @@ class Tiling:
     network_does_nms: bool = True
 
     def __post_init__(self) -> None:
-        for name, good, expected in (
+        for name, valid, expected in (
             ("tile", self.tile == 0 or self.tile >= 32, "0, or 32 pixels or more"),
             ("overlap", 0 <= self.overlap <= 0.9, "0 to 0.9"),
-            ("iou", 0 < self.nms_iou <= 1, "over 0, to 1"),
-            ("batch", self.batch_size >= 1, "1 or more"),
+            ("nms_iou", 0 < self.nms_iou <= 1, "over 0, to 1"),
+            ("batch_size", self.batch_size >= 1, "1 or more"),
         ):
-            if not good:
+            if not valid:
                 raise AnnotateError(f"{name} must be {expected}, got {getattr(self, name)}")
 
 
 def tiles(size_wh: tuple[int, int], tile: int, overlap: float) -> list[Tile]:
-    """The whole picture and, where it is larger than a tile, the squares which cover it.
+    """List the whole picture and, if it is larger than a tile, the tiles that cover it.
 
-    The last of a row or a column ends with the picture.
+    The last tile of a row or a column ends at the edge of the picture.
 
-    >>> windows((100, 60), 60, 0.25)
+    >>> tiles((100, 60), 60, 0.25)
     [(0, 0, 100, 60), (0, 0, 60, 60), (40, 0, 100, 60)]
     """
     width, height = size_wh
@@ -70,9 +71,9 @@ def tiles(size_wh: tuple[int, int], tile: int, overlap: float) -> list[Tile]:
     if not tile or max(width, height) <= tile:
         return [whole]
     step = max(round(tile * (1 - overlap)), 1)
-    across, down = (_starts(length, tile, step) for length in size_wh)
+    lefts, tops = (_starts(length, tile, step) for length in size_wh)
     return [whole] + [
-        (x, y, min(x + tile, width), min(y + tile, height)) for y in down for x in across
+        (x, y, min(x + tile, width), min(y + tile, height)) for y in tops for x in lefts
     ]
 
 
@@ -82,10 +83,10 @@ def _starts(length: int, tile: int, step: int) -> list[int]:
 
 
 class PhraseDetector(ABC):
-    """What detectors that are told phrases do alike; each has its own network."""
+    """The common part of detectors that are prompted by phrases; each has its own network."""
 
     def ready(self) -> None:
-        """Refuse to begin without weights of the right kind, or without what reads the phrases.
+        """Check for weights of the right kind, and for the encoder of the phrases.
 
         Raises:
             WeightsError, MissingPackage, AnnotateError: say what is missing.
@@ -93,7 +94,7 @@ class PhraseDetector(ABC):
         _ = self._network
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """Boxes for each frame, best first; `data["phrase"]` says what found them."""
+        """Propose boxes for each frame, best first; `data["phrase"]` is the phrase of each."""
         return detect_tiled(frames, self._phrases, self._tiling, self._predict) if frames else []
 
     @property
@@ -118,34 +119,37 @@ def detect_tiled(
     tiling: Tiling,
     network: Callable[[list[Picture]], list[BoxTable]],
 ) -> list[sv.Detections]:
-    """What `network` finds, a table for each of at most `batch` pictures of one size.
+    """Detect with `network` on whole frames and tiles, and merge the boxes; best first.
 
-    Boxes are cut off at the picture's edge; best first. `data["phrase"]` says what found them.
+    `network` gets up to `batch_size` pictures of one size, and returns a table for each. Boxes are
+    clipped to the picture. `data["phrase"]` is the phrase that found each box.
     """
-    views = [
-        (number, window)
-        for number, frame in enumerate(frames)
-        for window in tiles(frame.size_wh, tiling.tile, tiling.overlap)
+    frame_tiles = [
+        (row, tile)
+        for row, frame in enumerate(frames)
+        for tile in tiles(frame.size_wh, tiling.tile, tiling.overlap)
     ]
-    seen: dict[int, list[tuple[Tile, BoxTable]]] = defaultdict(list)
-    for some in _batches(views, tiling.batch_size):
-        cut = [_crop(frames[number].image, window) for number, window in some]
-        for (number, window), table in zip(some, network(cut), strict=True):
-            seen[number].append((window, table))
+    tables: dict[int, list[tuple[Tile, BoxTable]]] = defaultdict(list)
+    for batch in _batches(frame_tiles, tiling.batch_size):
+        crops = [_crop(frames[row].image, tile) for row, tile in batch]
+        for (row, tile), table in zip(batch, network(crops), strict=True):
+            tables[row].append((tile, table))
     return [
-        _to_detections(_merge_tiles(seen[number], frame.size_wh, phrases, tiling), phrases)
-        for number, frame in enumerate(frames)
+        _to_detections(_merge_tiles(tables[row], frame.size_wh, phrases, tiling), phrases)
+        for row, frame in enumerate(frames)
     ]
 
 
-def _batches(views: list[tuple[int, Tile]], batch_size: int) -> Iterator[list[tuple[int, Tile]]]:
-    """Pictures of one size together: else what is padded round one would depend on the others."""
+def _batches(
+    frame_tiles: list[tuple[int, Tile]], batch_size: int
+) -> Iterator[list[tuple[int, Tile]]]:
+    """Batch tiles of one size: with others, the padding of a picture would depend on them."""
     by_size: dict[tuple[int, int], list[tuple[int, Tile]]] = defaultdict(list)
-    for number, (x1, y1, x2, y2) in views:
-        by_size[x2 - x1, y2 - y1].append((number, (x1, y1, x2, y2)))
-    for alike in by_size.values():
-        for start in range(0, len(alike), batch_size):
-            yield alike[start : start + batch_size]
+    for row, (x1, y1, x2, y2) in frame_tiles:
+        by_size[x2 - x1, y2 - y1].append((row, (x1, y1, x2, y2)))
+    for same_size in by_size.values():
+        for start in range(0, len(same_size), batch_size):
+            yield same_size[start : start + batch_size]
 
 
 def _crop(image: Picture, tile: Tile) -> Picture:
@@ -159,27 +163,27 @@ def _merge_tiles(
     phrases: Sequence[Phrase],
     tiling: Tiling,
 ) -> BoxTable:
-    """The tables of a picture's windows as one, each thing once."""
-    placed = [_to_full_image(window, part, size_wh) for window, part in parts]
+    """Merge the tables of the tiles of one picture, without duplicates."""
+    placed = [_to_full_image(tile, part, size_wh) for tile, part in parts]
     table, cut = (np.concatenate(each) for each in zip(*placed, strict=True))
-    view = np.repeat(np.arange(len(parts)), [len(part) for _, part in parts])
-    there = (table[:, 0] < table[:, 2]) & (table[:, 1] < table[:, 3])
-    table, cut, view = table[there], cut[there], view[there]
+    tile_of_row = np.repeat(np.arange(len(parts)), [len(part) for _, part in parts])
+    has_area = (table[:, 0] < table[:, 2]) & (table[:, 1] < table[:, 3])
+    table, cut, tile_of_row = table[has_area], cut[has_area], tile_of_row[has_area]
     classes = np.array([phrases[int(number)].class_id for number in table[:, 5]], int)
     rivals = np.ones((len(table), len(table)), bool)
     if not tiling.agnostic:
         rivals &= classes[:, None] == classes
     if tiling.network_does_nms:
-        settled = view[:, None] == view
-        rivals &= ~(settled if tiling.agnostic else settled & (table[:, 5:] == table[:, 5]))
-    kept: BoxTable = table[_nms(table, cut, rivals, tiling.nms_iou)]
-    return kept
+        compared = tile_of_row[:, None] == tile_of_row
+        rivals &= ~(compared if tiling.agnostic else compared & (table[:, 5:] == table[:, 5]))
+    merged: BoxTable = table[_nms(table, cut, rivals, tiling.nms_iou)]
+    return merged
 
 
 def _to_full_image(
     tile: Tile, tile_table: BoxTable, size_wh: tuple[int, int]
 ) -> tuple[BoxTable, npt.NDArray[np.bool_]]:
-    """A window's boxes in the whole picture, and which of them its inner edges may have cut off."""
+    """Move a tile's boxes to the whole picture; also returns which may be cut off by its edges."""
     x1, y1, x2, y2 = tile
     inner = np.array([x1 > 0, y1 > 0, x2 < size_wh[0], y2 < size_wh[1]])
     sides = np.array([x1, y1, x2, y2], float)
@@ -192,10 +196,10 @@ def _to_full_image(
 def _nms(
     table: BoxTable, cut: npt.NDArray[np.bool_], rivals: npt.NDArray[np.bool_], nms_iou: float
 ) -> npt.NDArray[np.intp]:
-    """Rows to keep, best first: of two rivals that overlap too much the better.
+    """Return the rows to keep, best first; `rivals[i, j]` says which pairs are compared.
 
-    What an edge has cut off is worse than what is whole, whatever its score; and it goes when that
-    much of it lies in another.
+    A box that was cut off ranks below every whole box, whatever its score. It is dropped if more
+    than `nms_iou` of the smaller area lies in the other box.
     """
     import supervision as sv
 
@@ -214,10 +218,10 @@ def _nms(
 def _to_detections(table: BoxTable, phrases: Sequence[Phrase]) -> sv.Detections:
     import supervision as sv
 
-    told = [phrases[int(number)] for number in table[:, 5]]
+    row_phrases = [phrases[int(number)] for number in table[:, 5]]
     return sv.Detections(
         table[:, :4],
         confidence=table[:, 4],
-        class_id=np.array([phrase.class_id for phrase in told], int),
-        data={"phrase": np.array([phrase.text for phrase in told], str)},
+        class_id=np.array([phrase.class_id for phrase in row_phrases], int),
+        data={"phrase": np.array([phrase.text for phrase in row_phrases], str)},
     )

@@ -21,7 +21,7 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens that one question took, as the server counted them."""
+    """Tokens of one request, as the server counted them."""
 
     tokens_in: int = 0
     tokens_out: int = 0
@@ -29,20 +29,20 @@ class Usage:
 
 @dataclass(frozen=True)
 class Prices:
-    """Money for a million tokens, in whatever currency the budget is."""
+    """Prices for a million tokens, in the currency of the budget."""
 
     per_million_in: float = 0.0
     per_million_out: float = 0.0
 
     def cost(self, usage: Usage) -> float:
-        """What a question cost."""
-        paid = usage.tokens_in * self.per_million_in + usage.tokens_out * self.per_million_out
-        return paid / _MILLION
+        """Compute the cost of a request."""
+        total = usage.tokens_in * self.per_million_in + usage.tokens_out * self.per_million_out
+        return total / _MILLION
 
 
 @dataclass(frozen=True)
 class UsageTotal:
-    """What has been asked, how much of it the cache knew, and what the rest cost."""
+    """Requests that were sent, requests that the cache answered, and the tokens and cost."""
 
     questions: int = 0
     cached: int = 0
@@ -55,21 +55,21 @@ class UsageTotal:
         return UsageTotal(*(one + two for one, two in pairs))
 
     def summary(self, pictures: int, boxes: int) -> str:
-        """A line for a person; `boxes` are those that were kept."""
+        """Format the totals as one line; `boxes` counts the boxes that were kept."""
         tokens = f"{self.tokens_in:,} tokens in, {self.tokens_out:,} out"
         line = f"{self.questions} questions, {self.cached} more answered by the cache; {tokens}"
         if not self.cost:
             return line
-        each = f"{self.cost / max(pictures, 1):.4f} a picture"
-        box = f", {self.cost / boxes:.4f} a box" if boxes else ""
-        return f"{line}; {self.cost:.4f} in all, {each}{box}"
+        per_picture = f"{self.cost / max(pictures, 1):.4f} a picture"
+        per_box = f", {self.cost / boxes:.4f} a box" if boxes else ""
+        return f"{line}; {self.cost:.4f} in all, {per_picture}{per_box}"
 
 
 class UsageMeter:
-    """Counts what one run asks; shared by its threads.
+    """Counts the requests of one run; shared by the threads of the run.
 
-    No question is begun which, with those under way and at the dearest price so far, would pass the
-    budget.
+    A request is not begun if it, together with those in flight and at the highest cost so far,
+    could exceed the budget.
     """
 
     def __init__(self, prices: Prices, budget: float | None = None) -> None:
@@ -79,49 +79,49 @@ class UsageMeter:
         self.total = UsageTotal()
 
     def expect_cost(self, cost: float) -> None:
-        """Say what a question may cost, before any has been asked."""
+        """Set what a request may cost, before the first one has been answered."""
         with self._lock:
             self._max_cost = max(self._max_cost, cost)
 
     def begin(self) -> None:
-        """Say that a question is about to be asked.
+        """Count a request as in flight.
 
         Raises:
-            BudgetSpent: it might pass the budget.
+            BudgetExceeded: the request could exceed the budget.
         """
         with self._lock:
-            likely = self.total.cost + self._max_cost * (self._in_flight + 1)
-            if self.budget is not None and likely > self.budget:
+            possible_cost = self.total.cost + self._max_cost * (self._in_flight + 1)
+            if self.budget is not None and possible_cost > self.budget:
                 raise BudgetExceeded(
                     f"the budget of {self.budget:g} is spent ({self.total.cost:.4f}, and the next "
-                    "question may pass it); what was answered is kept: the same command goes on"
+                    "question may exceed it); the answers are kept: run the same again to continue"
                 )
             self._in_flight += 1
 
     def end(self, usage: Usage | None) -> None:
-        """Say what the question took; None when no answer came."""
+        """Count a request as done; `usage` is None when no answer came."""
         with self._lock:
             self._in_flight -= 1
             if usage is not None:
-                money = self.prices.cost(usage)
-                self._max_cost = max(self._max_cost, money)
-                self.total += UsageTotal(1, 0, usage.tokens_in, usage.tokens_out, money)
+                cost = self.prices.cost(usage)
+                self._max_cost = max(self._max_cost, cost)
+                self.total += UsageTotal(1, 0, usage.tokens_in, usage.tokens_out, cost)
 
     def count_cached(self) -> None:
-        """Say that the cache knew an answer."""
+        """Count a request that the cache answered."""
         with self._lock:
             self.total += UsageTotal(cached=1)
 
 
 class ItemCounter:
-    """Counts the pictures and boxes of items as they pass on their way."""
+    """Counts the pictures and boxes of the items that are passed through it."""
 
     def __init__(self, callback: Callable[[Item], object]) -> None:
         self._callback = callback
         self.pictures = self.boxes = 0
 
     def __call__(self, item: Item) -> None:
-        """Count an item, and hand it on."""
+        """Count an item, and pass it to the callback."""
         self.pictures, self.boxes = self.pictures + 1, self.boxes + len(item.objects)
         self._callback(item)
 

@@ -36,15 +36,15 @@ from annotate.vlm.messages import (
 )
 from annotate.vlm.retry import RetryPolicy, TransientError
 
-# Whose key is sent unasked, and only there; to any other address none is, unless it is named.
+# Host -> the variable whose key is sent there by default; other hosts get only a key that is named.
 _KEY_VARIABLES = {"api.openai.com": "OPENAI_API_KEY", "api.moondream.ai": "MOONDREAM_API_KEY"}
 
 
 def api_key_for(url: str, env_variable: str) -> str | None:
-    """The key for an address, from the environment variable named, or its owner's usual one.
+    """Read the API key for an address from `env_variable`, or from the host's usual variable.
 
     Raises:
-        AnswerError: the variable that was named is not set, or the address is none.
+        AnswerError: `env_variable` is not set, or `url` is not an address.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -59,55 +59,52 @@ def api_key_for(url: str, env_variable: str) -> str | None:
 
 
 def is_openai(url: str) -> bool:
-    """Whether an address is OpenAI's own."""
+    """Return whether an address is OpenAI's own."""
     return urlsplit(url).hostname == "api.openai.com"
 
 
 def redact_key(text: str, key: str | None) -> str:
-    """Words of a server, short, without the key that it may repeat."""
+    """Redact the API key in a server's message, and shorten the message to 200 characters."""
     return " ".join(text.replace(key, "***").split() if key else text.split())[:200]
 
 
 def read_model_notes(url: str, model: str) -> dict[str, Any]:
-    """What is known; nothing where nothing is, or what is there is damaged."""
+    """Read what is remembered of a model; empty if there is nothing, or the file is damaged."""
     try:
-        known = json.loads(_notes_path(url, model).read_text("utf-8"))
+        notes = json.loads(_notes_path(url, model).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return notes if isinstance(notes, dict) else {}
 
 
 def write_model_notes(url: str, model: str, **facts: Any) -> Path:
-    """Remember facts beside those that are known; gives the file.
+    """Add facts to the notes of a model, and return the path of the file.
 
     Raises:
-        OutputError: nothing can be written there.
+        OutputError: the file cannot be written.
     """
     path = _notes_path(url, model)
-    write_json(
-        path, {"url": url.rstrip("/"), "model": model} | read_model_notes(url, model) | facts
-    )
+    notes = {"url": url.rstrip("/"), "model": model} | read_model_notes(url, model) | facts
+    write_json(path, notes)
     return path
 
 
 def _notes_path(url: str, model: str) -> Path:
-    both = f"{url.rstrip('/')} {model}"
+    digest = hashlib.sha256(f"{url.rstrip('/')} {model}".encode()).hexdigest()
     readable = re.sub(r"\W+", "-", model).strip("-")[:60]
-    return (
-        cache_dir() / "models" / f"{readable}-{hashlib.sha256(both.encode()).hexdigest()[:12]}.json"
-    )
+    return cache_dir() / "models" / f"{readable}-{digest[:12]}.json"
 
 
 def cached_answer(digest: str) -> dict[str, Any] | None:
-    """What was answered; None where nothing was, or what is there is damaged."""
+    """Read a cached answer; None if there is none, or the file is damaged."""
     return read_json(_answer_path(digest))
 
 
 def cache_answer(digest: str, answer: Mapping[str, Any]) -> None:
-    """Write down what was answered.
+    """Write an answer to the cache.
 
     Raises:
-        OutputError: nothing can be written there.
+        OutputError: the file cannot be written.
     """
     write_json(_answer_path(digest), answer)
 
@@ -118,28 +115,19 @@ def _answer_path(digest: str) -> Path:
 
 T = TypeVar("T")
 
-MODES = ("tool", "schema", "json")  # how an answer's form is asked for, the strictest first
-_UNSUPPORTED_STATUSES = {
-    400,
-    404,
-    405,
-    415,
-    422,
-    501,
-}  # what servers say to a form of answer that they lack
-_NEW_TOKEN_LIMIT = (
-    "max_completion_tokens"  # what OpenAI's newer models call max_tokens, and insist on
-)
+MODES = ("tool", "schema", "json")  # how a format of answers is requested, the strictest first
+_UNSUPPORTED_STATUSES = {400, 404, 405, 415, 422, 501}  # replies to a mode that a server lacks
+_NEW_TOKEN_LIMIT = "max_completion_tokens"  # the only name that newer models of OpenAI accept
 _AUTH_ERRORS = {401: "the key is not accepted", 403: "the key may not do this"}
 
-_OPENAI_HEADERS = ("OpenAI-Organization", "OpenAI-Project")  # which the client sends to any address
+_OPENAI_HEADERS = ("OpenAI-Organization", "OpenAI-Project")  # the client sends them to any host
 
-MessageParts = Sequence[Mapping[str, Any]]  # of a message: text and pictures
+MessageParts = Sequence[Mapping[str, Any]]  # texts and pictures of one message
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's words, or its tool calls' arguments, one a line; `refused` in its own words."""
+    """A model's text, or the arguments of its tool calls, one a line; `refusal` is a text too."""
 
     text: str
     usage: Usage
@@ -148,7 +136,13 @@ class Reply:
 
 @dataclass(frozen=True)
 class Chat:
-    """One model at one address; `key` names an environment variable."""
+    """One model at one address.
+
+    `key` names the environment variable that holds the API key. `mode` is how the format of an
+    answer is requested: "tool", "schema", "json", or "auto" to try them in this order. With
+    `cached`, answers are kept on disk. An answer that cannot be parsed is requested again, up to
+    `parse_attempts` times in all.
+    """
 
     url: str
     model: str
@@ -160,19 +154,19 @@ class Chat:
     retry_policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(4, 1.0), compare=False)
     meter: UsageMeter = field(default_factory=lambda: UsageMeter(Prices()), compare=False)
     cached: bool = True
-    parse_attempts: int = 2  # times that an unreadable answer is asked for anew, the first included
+    parse_attempts: int = 2
 
     @cached_property
     def _client(self) -> Any:
         openai = needs("openai")
         key = api_key_for(self.url, self.key) or "none"
-        whose = {} if is_openai(self.url) else dict.fromkeys(_OPENAI_HEADERS, openai.Omit())
+        omitted = {} if is_openai(self.url) else dict.fromkeys(_OPENAI_HEADERS, openai.Omit())
         return openai.OpenAI(
             api_key=key,
             base_url=self.url,
             timeout=self.timeout_seconds,
-            max_retries=0,
-            default_headers=whose,
+            max_retries=0,  # `retry_policy` retries, for all threads together
+            default_headers=omitted,
         )
 
     @cached_property
@@ -181,14 +175,14 @@ class Chat:
 
     @cached_property
     def _server_facts(self) -> dict[str, str]:
-        """What this run has found out: the way in which the server answers."""
-        known = read_model_notes(self.url, self.model).get("way")
-        return {"way": known} if self.mode == "auto" and known in MODES else {}
+        """What is known of the server: `way`, a supported mode; `limit`, its name of max_tokens."""
+        mode = read_model_notes(self.url, self.model).get("way")
+        return {"way": mode} if self.mode == "auto" and mode in MODES else {}
 
     def ask_boxes(
         self, parts: MessageParts, phrases: Sequence[str], context: str
     ) -> list[ParsedBox]:
-        """The boxes that the model gives of `things`; see `ask`."""
+        """Ask for boxes of `phrases`; see `ask`."""
         return self.ask(parts, boxes_format(phrases), parse_boxes, context)
 
     def ask(
@@ -198,48 +192,50 @@ class Chat:
         parse: Callable[[str], T],
         context: str,
     ) -> T:
-        """What `reading` makes of the answer, which is of that form; `what` begins the errors.
+        """Ask for an answer in a format, and return what `parse` makes of it.
+
+        Messages of errors begin with `context`.
 
         Raises:
-            UnreadableAnswer: `reading` raised `Unreadable`, of answers given anew too.
+            UnreadableAnswer: `parse` raised `AnswerParseError` for every answer.
             AnswerError: no answer came.
-            BudgetSpent: the question might cost more than is left.
+            BudgetExceeded: the request could exceed the budget.
         """
-        asked = {"url": self.url.rstrip("/"), "way": self.mode, **self._settings()}
-        asked |= {"parts": list(parts), **response_format.request_fields("tool")}
-        name = files.json_digest(asked)
-        if self.cached and (known := cached_answer(name)) is not None:
+        question = {"url": self.url.rstrip("/"), "way": self.mode, **self._settings()}
+        question |= {"parts": list(parts), **response_format.request_fields("tool")}
+        digest = files.json_digest(question)
+        if self.cached and (answer := cached_answer(digest)) is not None:
             self.meter.count_cached()
-            return parse(known["text"])
-        text, found = self._ask_until_readable(parts, response_format, parse, context)
+            return parse(answer["text"])
+        text, value = self._ask_until_readable(parts, response_format, parse, context)
         if self.cached:
-            cache_answer(name, {"text": text})
-        return found
+            cache_answer(digest, {"text": text})
+        return value
 
     def ask_text(self, parts: MessageParts, context: str) -> str:
-        """The answer in the model's own words, of no form; `what` begins the errors.
+        """Ask for an answer in free text; messages of errors begin with `context`.
 
         Raises:
-            UnreadableAnswer: it refuses, or says nothing.
+            UnreadableAnswer: the model refuses, or the answer is empty.
             AnswerError: no answer came.
-            BudgetSpent: the question might cost more than is left.
+            BudgetExceeded: the request could exceed the budget.
         """
         messages = [{"role": "user", "content": list(parts)}]
         request = self._settings() | {"messages": messages}
-        name = files.json_digest({"url": self.url.rstrip("/"), **request})
-        if self.cached and (known := cached_answer(name)) is not None:
+        digest = files.json_digest({"url": self.url.rstrip("/"), **request})
+        if self.cached and (answer := cached_answer(digest)) is not None:
             self.meter.count_cached()
-            return str(known["text"])
+            return str(answer["text"])
         try:
             reply = self.retry_policy.run(partial(self._send_metered, request, ""), context)
-        except TransientError as trouble:
-            raise AnswerError(f"{context}: {trouble}") from None
+        except TransientError as error:
+            raise AnswerError(f"{context}: {error}") from None
         text = reply.text.strip()
         if reply.refusal or not text:
-            said = redact_key(reply.refusal, api_key_for(self.url, self.key)) or "nothing"
-            raise UnreadableAnswer(f"{context}: {self.model} says {said!r}")
+            refusal = redact_key(reply.refusal, api_key_for(self.url, self.key)) or "nothing"
+            raise UnreadableAnswer(f"{context}: {self.model} says {refusal!r}")
         if self.cached:
-            cache_answer(name, {"text": text})
+            cache_answer(digest, {"text": text})
         return text
 
     def _ask_until_readable(
@@ -249,43 +245,45 @@ class Chat:
         parse: Callable[[str], T],
         context: str,
     ) -> tuple[str, T]:
-        """The first answer that can be read, and what it says."""
+        """Return the first answer that can be parsed, and its parsed value."""
         messages: list[dict[str, Any]] = [{"role": "user", "content": list(parts)}]
-        for number in range(1, self.parse_attempts + 1):
+        for attempt in range(1, self.parse_attempts + 1):
             reply = self._reply_in_supported_mode(messages, response_format, context)
             try:
                 if reply.refusal:
                     raise AnswerParseError(reply.refusal)
                 return reply.text, parse(reply.text)
             except AnswerParseError as error:
-                said = redact_key(str(error), api_key_for(self.url, self.key))
-                if number == self.parse_attempts:
-                    gave = f"{context}: {self.model} gives no {response_format.name} that can be read: {said!r}"
-                    raise UnreadableAnswer(gave) from None
-            anew = [text_part(load_template(response_format.retry_template).text)]
-            answer = {"role": "assistant", "content": reply.text or said}
-            messages = [messages[0], answer, {"role": "user", "content": anew}]
-        raise AssertionError("the last reading returns or raises")
+                excerpt = redact_key(str(error), api_key_for(self.url, self.key))
+                if attempt == self.parse_attempts:
+                    raise UnreadableAnswer(
+                        f"{context}: {self.model} gives no {response_format.name} that can be "
+                        f"read: {excerpt!r}"
+                    ) from None
+            answer = {"role": "assistant", "content": reply.text or excerpt}
+            request = [text_part(load_template(response_format.retry_template).text)]
+            messages = [messages[0], answer, {"role": "user", "content": request}]
+        raise AssertionError("the last attempt returns or raises")
 
     def _reply_in_supported_mode(
         self, messages: MessageParts, response_format: ResponseFormat, context: str
     ) -> Reply:
-        """The reply that the first way to ask brings that the server has."""
-        found = self._server_facts.get("way", "") if self.mode == "auto" else self.mode
-        ways = (found,) if found else MODES
-        for way in ways:
-            request = self._request(messages, response_format, way)
+        """Send the messages in the known mode, or in the first mode that the server supports."""
+        known = self._server_facts.get("way", "") if self.mode == "auto" else self.mode
+        modes = (known,) if known else MODES
+        for mode in modes:
+            request = self._request(messages, response_format, mode)
             try:
                 reply = self.retry_policy.run(
                     partial(self._send_metered, request, response_format.function), context
                 )
-            except TransientError as trouble:
-                if way == ways[-1] or trouble.status not in _UNSUPPORTED_STATUSES:
-                    raise AnswerError(f"{context}: {trouble}") from None
+            except TransientError as error:
+                if mode == modes[-1] or error.status not in _UNSUPPORTED_STATUSES:
+                    raise AnswerError(f"{context}: {error}") from None
                 continue
-            self._remember_mode(way)
+            self._remember_mode(mode)
             return reply
-        raise AssertionError("the last way returns or raises")
+        raise AssertionError("the last mode returns or raises")
 
     def _remember_mode(self, mode: str) -> None:
         with self._lock:
@@ -298,8 +296,8 @@ class Chat:
     ) -> dict[str, Any]:
         if mode == "json":
             first, *rest = messages
-            told = text_part(load_template(response_format.json_template).text)
-            messages = [{**first, "content": [*first["content"], told]}, *rest]
+            instruction = text_part(load_template(response_format.json_template).text)
+            messages = [{**first, "content": [*first["content"], instruction]}, *rest]
         return (
             self._settings() | {"messages": list(messages)} | response_format.request_fields(mode)
         )
@@ -321,30 +319,32 @@ class Chat:
         openai = needs("openai")
         key = api_key_for(self.url, self.key)
         try:
-            made = self._client.chat.completions.create(
+            completion = self._client.chat.completions.create(
                 **_with_token_limit_name(request, self._server_facts)
             )
-            return _parse_completion(made, function)
+            return _parse_completion(completion, function)
         except openai.APITimeoutError:
             raise TransientError(
                 f"{self.url}: no answer within {self.timeout_seconds:g} s"
             ) from None
         except openai.APIStatusError as error:
-            said = redact_key(error.message, key)
-            if _NEW_TOKEN_LIMIT in said and _NEW_TOKEN_LIMIT not in self._server_facts.values():
+            message = redact_key(error.message, key)
+            if _NEW_TOKEN_LIMIT in message and _NEW_TOKEN_LIMIT not in self._server_facts.values():
                 self._server_facts["limit"] = _NEW_TOKEN_LIMIT
                 return self._send(request, function)
-            raise _status_error(error.status_code, said, error.response.headers) from None
+            raise _status_error(error.status_code, message, error.response.headers) from None
         except openai.APIConnectionError as error:
-            why = redact_key(str(error.__cause__ or error), key)
-            again = "refused" not in why  # there is no server: it will not come while we wait
-            raise TransientError(f"nobody answers at {self.url}: {why}", retryable=again) from None
+            reason = redact_key(str(error.__cause__ or error), key)
+            raise TransientError(
+                f"nobody answers at {self.url}: {reason}",
+                retryable="refused" not in reason,  # no server listens there: waiting is in vain
+            ) from None
         except (openai.OpenAIError, ValueError) as error:
             raise TransientError(f"{self.url}: {redact_key(str(error), key)}") from None
 
 
 def _status_error(status: int, message: str, headers: Mapping[str, str]) -> TransientError:
-    """What an error of the server means; some say as one of their own that they lack tools."""
+    """Make an error of an HTTP status; some servers answer 500 where they lack tool calls."""
     if status >= 500 and "tool" in message:
         return TransientError(message, retryable=False, status=501)
     return TransientError.from_status(status, _AUTH_ERRORS.get(status, message), headers)
@@ -353,21 +353,21 @@ def _status_error(status: int, message: str, headers: Mapping[str, str]) -> Tran
 def _with_token_limit_name(
     request: Mapping[str, Any], server_facts: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The request with the limit on tokens under the name that the server has asked for."""
-    limit = server_facts.get("limit", "max_tokens")
-    return {limit if key == "max_tokens" else key: value for key, value in request.items()}
+    """Return the request with `max_tokens` under the name that the server accepts."""
+    name = server_facts.get("limit", "max_tokens")
+    return {name if key == "max_tokens" else key: value for key, value in request.items()}
 
 
 def _parse_completion(completion: Any, function: str) -> Reply:
-    """What a completion says, of whichever of its parts are there."""
+    """Read the text, token counts and refusal of a completion; any of them may be missing."""
     choices = getattr(completion, "choices", None)
     if not choices or getattr(choices[0], "message", None) is None:
         raise TransientError("an answer without a message")
     message = choices[0].message
     calls = getattr(message, "tool_calls", None) or []
     functions = [call.function for call in calls if getattr(call, "function", None)]
-    called = [str(f.arguments) for f in functions if f.name == function]
-    text = "\n".join(called) or getattr(message, "content", None) or ""
-    used = getattr(completion, "usage", None)
-    counts = (getattr(used, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))
+    arguments = [str(f.arguments) for f in functions if f.name == function]
+    text = "\n".join(arguments) or getattr(message, "content", None) or ""
+    usage = getattr(completion, "usage", None)
+    counts = (getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))
     return Reply(str(text), Usage(*counts), str(getattr(message, "refusal", None) or ""))

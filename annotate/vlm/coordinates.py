@@ -17,34 +17,32 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate.errors import AnswerError, UnknownName
+from annotate.items.boxes import BoxArray, iou_matrix
 from annotate.items.records import Box, Picture
 from annotate.vlm import messages
 from annotate.vlm.client import MODES, Chat, write_model_notes
 from annotate.vlm.messages import FourNumbers, ParsedBox
 from annotate.vlm.retry import map_threads
 
-BoxArray = npt.NDArray[np.float64]  # (n, 4)
-
 _ReferenceSize = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
-_UNITS: dict[
-    str, _ReferenceSize
-] = {  # from (width, height): the size of what is counted, up to a factor
-    "relative": lambda wh: np.ones(2),  # shares of the picture; "relative 1000" in thousandths
+# (width, height) of a picture -> the size, up to a factor, that its coordinates are counted in
+_UNITS: dict[str, _ReferenceSize] = {
+    "relative": lambda wh: np.ones(2),  # fractions of the picture; "relative 1000": thousandths
     "sent": lambda wh: wh,  # pixels of the picture as it was sent; "sent 1"
-    "longest": lambda wh: wh / wh.max(),  # pixels of it resized to a longest side
-    "padded": lambda wh: wh / wh.max(),  # shares of a square in the middle of which it stands
-    "shortest": lambda wh: wh / wh.min(),
-    "area": lambda wh: wh / np.sqrt(wh.prod()),  # to a number of pixels, given as its square root
+    "longest": lambda wh: wh / wh.max(),  # pixels after a resize to that longest side
+    "padded": lambda wh: wh / wh.max(),  # fractions of a square with the picture in its middle
+    "shortest": lambda wh: wh / wh.min(),  # pixels after a resize to that shortest side
+    "area": lambda wh: wh / np.sqrt(wh.prod()),  # after a resize to an area, given by its root
 }
 _ORDERS = ("xyxy", "yxyx", "xywh", "cxcywh")
 _COMMON_SCALES = (1.0, 100.0, 999.0, 1000.0, 1024.0)
 _SCALES_BY_UNIT = {"relative": _COMMON_SCALES, "padded": _COMMON_SCALES, "sent": (1.0,)}
-_SNAP_TOLERANCE = 0.02  # share by which a fitted factor may miss the usual one
-_MIN_FIT_IOU = 0.5  # mean IoU from which a fit is believed
-_IOU_MARGIN = 0.02  # IoU: a simpler way to count is taken before one that fits so much better
+_SNAP_TOLERANCE = 0.02  # relative distance within which a fitted scale is set to a common one
+_MIN_FIT_IOU = 0.5  # mean IoU below which no format fits
+_IOU_MARGIN = 0.02  # a simpler format is taken before one whose mean IoU is higher by up to this
 
 RECTANGLE_COLOURS = {"red": (214, 40, 40), "blue": (40, 70, 214), "green": (30, 150, 60)}
-_LAYOUTS = (  # shares of the picture, xyxy; no two alike, none mirrored in the diagonal
+_LAYOUTS = (  # xyxy as fractions of the picture; none is another one, or its transpose
     ((0.08, 0.55, 0.42, 0.71), (0.61, 0.09, 0.74, 0.48), (0.53, 0.66, 0.93, 0.94)),
     ((0.57, 0.06, 0.95, 0.24), (0.07, 0.12, 0.31, 0.58), (0.22, 0.74, 0.66, 0.87)),
     ((0.05, 0.71, 0.28, 0.95), (0.12, 0.08, 0.63, 0.19), (0.69, 0.37, 0.84, 0.86)),
@@ -53,9 +51,9 @@ _LAYOUTS = (  # shares of the picture, xyxy; no two alike, none mirrored in the 
 
 @dataclass(frozen=True)
 class BoxFormat:
-    """What four numbers mean: what they count, how much the whole picture is, in which order.
+    """How a model writes a box: the unit of its numbers, the number at full size, the order.
 
-    >>> Convention.parse("relative 1000 yxyx").xyxy((250, 0, 500, 100), (800, 600))
+    >>> BoxFormat.parse("relative 1000 yxyx").xyxy((250, 0, 500, 100), (800, 600))
     (0.0, 150.0, 80.0, 300.0)
     """
 
@@ -68,28 +66,28 @@ class BoxFormat:
 
     @classmethod
     def parse(cls, text: str) -> BoxFormat:
-        """A convention as it is written: `relative 1000 xyxy`, `sent 1 yxyx`.
+        """Parse a format as it is written: `relative 1000 xyxy`, `sent 1 yxyx`.
 
         Raises:
-            UnknownName, AnswerError: it is not one.
+            UnknownName, AnswerError: not a format.
         """
-        unit, full, order = (*text.split(), "", "", "")[:3]
-        for kind, word, known in (("unit", unit, _UNITS), ("order", order or "xyxy", _ORDERS)):
-            if word not in known:
-                raise UnknownName(f"coordinate {kind}", word, known)
+        unit, number, order = (*text.split(), "", "", "")[:3]
+        for kind, word, choices in (("unit", unit, _UNITS), ("order", order or "xyxy", _ORDERS)):
+            if word not in choices:
+                raise UnknownName(f"coordinate {kind}", word, choices)
         try:
-            size = float(full)
+            scale = float(number)
         except ValueError:
-            size = 0.0
-        if not size > 0:
-            raise AnswerError(f"convention {text!r}: expected one such as 'relative 1000 xyxy'")
-        return cls(unit, size, order or "xyxy")
+            scale = 0.0
+        if not scale > 0:
+            raise AnswerError(f"box format {text!r}: expected one such as 'relative 1000 xyxy'")
+        return cls(unit, scale, order or "xyxy")
 
     def xyxy(self, numbers: FourNumbers, size_wh: tuple[int, int], order: str = "") -> Box:
-        """A box in pixels of a picture of that size; `order` is what the model named, if it did.
+        """Convert a box to pixels of a picture of `size_wh`; `order` is the model's, if it names one.
 
-        Numbers that are all within 0..1 are shares of the picture, whatever was said before: as
-        pixels or thousandths they would be no box.
+        Numbers that are all within 0..1 are taken as fractions of the picture in every format: as
+        pixels or thousandths they would not make a box.
         """
         wh = np.array(size_wh, float)
         ordered = _to_xyxy(np.array([numbers], float), order or self.order)[0].reshape(2, 2)
@@ -103,20 +101,20 @@ class BoxFormat:
 
 @dataclass(frozen=True)
 class CalibrationImage:
-    """A picture with rectangles, and where each of them is, by name."""
+    """A picture of coloured rectangles, and the box of each by name."""
 
     image: Picture
     boxes: Mapping[str, Box]
 
     @property
     def size_wh(self) -> tuple[int, int]:
-        """Width and height."""
+        """Width and height in pixels."""
         return self.image.shape[1], self.image.shape[0]
 
 
 @dataclass(frozen=True)
 class BoxFormatFit:
-    """The convention that explains a model's answers best, and how well: a mean IoU."""
+    """The format that explains a model's answers best, its mean IoU, and the number of boxes."""
 
     box_format: BoxFormat
     iou: float
@@ -124,7 +122,7 @@ class BoxFormatFit:
 
 
 def calibration_images(side: int) -> list[CalibrationImage]:
-    """Three pictures, none of the shape of another, so that no two ways to count look alike."""
+    """Draw three pictures of different aspect ratios, which tell all box formats apart."""
     sizes = ((side, side * 3 // 4), (side * 9 // 16, side), (side * 5 // 8, side * 5 // 8))
     return [
         _draw_calibration_image(size, layout) for size, layout in zip(sizes, _LAYOUTS, strict=True)
@@ -135,8 +133,8 @@ def _draw_calibration_image(size_wh: tuple[int, int], layout: Sequence[Box]) -> 
     width, height = size_wh
     image = np.full((height, width, 3), 232, np.uint8)
     boxes = {}
-    for (name, colour), shares in zip(RECTANGLE_COLOURS.items(), layout, strict=True):
-        x1, y1, x2, y2 = (round(s * full) for s, full in zip(shares, size_wh * 2, strict=True))
+    for (name, colour), box in zip(RECTANGLE_COLOURS.items(), layout, strict=True):
+        x1, y1, x2, y2 = (round(f * side) for f, side in zip(box, size_wh * 2, strict=True))
         image[y1:y2, x1:x2] = colour
         boxes[f"{name} rectangle"] = (float(x1), float(y1), float(x2), float(y2))
     return CalibrationImage(image, boxes)
@@ -145,27 +143,27 @@ def _draw_calibration_image(size_wh: tuple[int, int], layout: Sequence[Box]) -> 
 def fit_box_format(
     images: Sequence[CalibrationImage], answers: Sequence[Sequence[ParsedBox]]
 ) -> BoxFormatFit:
-    """The convention by which `answers` are nearest the boxes that were drawn.
+    """Fit the box format by which `answers` are nearest to the drawn boxes.
 
     Raises:
-        AnswerError: too few of the boxes were named, or no convention fits.
+        AnswerError: too few of the boxes were named, or no format fits.
     """
     pairs = [
-        (box, said, picture.size_wh)
+        (box, parsed, picture.size_wh)
         for picture, answer in zip(images, answers, strict=True)
         for name, box in picture.boxes.items()
-        for said in [each for each in answer if each.label.strip().casefold() == name][:1]
+        for parsed in [each for each in answer if each.label.strip().casefold() == name][:1]
     ]
     drawn_count = sum(len(picture.boxes) for picture in images)
     if len(pairs) * 2 < drawn_count:
-        raise AnswerError(f"of {drawn_count} drawn boxes it named {len(pairs)}: too few to tell")
+        raise AnswerError(f"of {drawn_count} drawn boxes the model named {len(pairs)}: too few to fit a format")
     fits = [_fit_unit_and_order(pairs, unit, order) for unit, order in product(_UNITS, _ORDERS)]
     best = max(each.iou for each in fits)
     chosen = next(each for each in fits if each.iou >= best - _IOU_MARGIN)
     if chosen.iou < _MIN_FIT_IOU:
         raise AnswerError(
-            f"its boxes fit no way to count (best: {chosen.box_format}, mean IoU "
-            f"{chosen.iou:.2f}): it cannot place boxes, or not in this picture's size"
+            f"the model's boxes fit no box format (best: {chosen.box_format}, mean IoU "
+            f"{chosen.iou:.2f}): it cannot place boxes, or not in pictures of this size"
         )
     return chosen
 
@@ -175,26 +173,23 @@ def _fit_unit_and_order(
 ) -> BoxFormatFit:
     true = np.array([box for box, _, _ in pairs])
     wh = np.array([size for _, _, size in pairs], float)
-    said = np.concatenate(
+    answered = np.concatenate(
         [_to_xyxy(np.array([each.numbers]), each.order or order) for _, each, _ in pairs]
     )
     whole = np.tile(np.stack([_UNITS[unit](each) for each in wh]), 2)
     padding = np.tile(np.stack([_padding(unit, each) for each in wh]), 2)
-    full = float(np.median(said / (whole * (true + padding) / np.tile(wh, 2))))
-    usual = [
-        each for each in _SCALES_BY_UNIT.get(unit, ()) if abs(full / each - 1) < _SNAP_TOLERANCE
-    ]
-    full = min(usual, key=lambda each: abs(full - each)) if usual else float(round(full, 2))
-    if not full > 0:
+    scale = float(np.median(answered / (whole * (true + padding) / np.tile(wh, 2))))
+    common = [s for s in _SCALES_BY_UNIT.get(unit, ()) if abs(scale / s - 1) < _SNAP_TOLERANCE]
+    scale = min(common, key=lambda s: abs(scale - s)) if common else float(round(scale, 2))
+    if not scale > 0:
         return BoxFormatFit(BoxFormat(unit, 1.0, order), 0.0, len(pairs))
-    placed = said * np.tile(wh, 2) / (full * whole) - padding
-    return BoxFormatFit(
-        BoxFormat(unit, full, order), float(_paired_iou(placed, true).mean()), len(pairs)
-    )
+    placed = answered * np.tile(wh, 2) / (scale * whole) - padding
+    iou = float(np.diag(iou_matrix(placed, true)).mean())
+    return BoxFormatFit(BoxFormat(unit, scale, order), iou, len(pairs))
 
 
 def _padding(unit: str, wh: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Pixels of padding at the left and at the top, of whatever the model counts in."""
+    """Return the padding at the left and at the top, in pixels of the picture."""
     return (wh.max() - wh) / 2 if unit == "padded" else np.zeros(2)
 
 
@@ -210,17 +205,9 @@ def _to_xyxy(numbers: BoxArray, order: str) -> BoxArray:
     return numbers
 
 
-def _paired_iou(one: BoxArray, other: BoxArray) -> npt.NDArray[np.float64]:
-    """IoU of each pair of boxes, (n,)."""
-    low, high = np.maximum(one[:, :2], other[:, :2]), np.minimum(one[:, 2:], other[:, 2:])
-    common = (high - low).clip(0).prod(1)
-    areas = [(each[:, 2:] - each[:, :2]).clip(0).prod(1) for each in (one, other)]
-    return np.asarray(common / np.maximum(areas[0] + areas[1] - common, 1e-9))
-
-
 @dataclass(frozen=True)
 class Calibration:
-    """How a model counts and is best asked, and the file that remembers it."""
+    """The box format of a model, the mode to ask it in, and the file that remembers both."""
 
     fit: BoxFormatFit
     mode: str
@@ -228,36 +215,35 @@ class Calibration:
 
 
 def calibrate(chat: Chat, side: int = 1024, detail: str | None = "high") -> Calibration:
-    """Ask a model for boxes that are known, in each way until its answers fit; remember how.
+    """Ask a model for known boxes, in each mode until its answers fit, and write down the format.
 
-    A server may take tools and then not see the picture, so that a way counts only if the boxes
-    come out right.
+    A server may accept tool calls and then not see the picture, so a mode counts only if the boxes
+    are right. `side` is the longest side of the pictures in pixels.
 
     Raises:
-        AnswerError: in no way do its answers fit; says what was wrong in each.
+        AnswerError: the answers fit in no mode; says what was wrong in each.
     """
-    wrong: dict[str, list[str]] = {}  # what was wrong -> in which ways
-    for way in MODES if chat.mode == "auto" else (chat.mode,):
+    failures: dict[str, list[str]] = {}  # message -> the modes that failed with it
+    for mode in MODES if chat.mode == "auto" else (chat.mode,):
         try:
-            found = _ask_and_fit(replace(chat, mode=way, cached=False), side, detail)
+            fit = _ask_and_fit(replace(chat, mode=mode, cached=False), side, detail)
         except AnswerError as error:
-            wrong.setdefault(str(error), []).append(way)
+            failures.setdefault(str(error), []).append(mode)
             continue
-        facts = {"convention": str(found.box_format), "iou": round(found.iou, 4), "side": side}
-        return Calibration(found, way, write_model_notes(chat.url, chat.model, way=way, **facts))
-    said = [f"asked by {', '.join(ways)}: {error}" for error, ways in wrong.items()]
-    raise AnswerError(f"{chat.model} at {chat.url}, {'; '.join(said)}")
+        facts = {"convention": str(fit.box_format), "iou": round(fit.iou, 4), "side": side}
+        return Calibration(fit, mode, write_model_notes(chat.url, chat.model, way=mode, **facts))
+    reasons = [f"asked by {', '.join(modes)}: {error}" for error, modes in failures.items()]
+    raise AnswerError(f"{chat.model} at {chat.url}, {'; '.join(reasons)}")
 
 
 def _ask_and_fit(chat: Chat, side: int, detail: str | None) -> BoxFormatFit:
     pictures = calibration_images(side)
-    told = messages.load_template("boxes.v1")
+    template = messages.load_template("boxes.v1")
 
     def ask(picture: CalibrationImage) -> list[ParsedBox]:
-        things = list(picture.boxes)
-        shown = messages.image_part(messages.resize(picture.image, 0), detail)
-        return chat.ask_boxes(
-            [shown, messages.text_part(told.fill(things))], things, "a drawn picture"
-        )
+        phrases = list(picture.boxes)
+        image = messages.image_part(messages.resize(picture.image, 0), detail)
+        text = messages.text_part(template.fill(phrases))
+        return chat.ask_boxes([image, text], phrases, "a drawn picture")
 
     return fit_box_format(pictures, map_threads(ask, pictures, 1))

@@ -26,45 +26,45 @@ from annotate.errors import PromptError, UnknownName, needs
 from annotate.files import data_dir
 from annotate.items.records import Picture
 
-_JPEG_QUALITY = 95  # of the JPEG; its colours are kept whole, or thin coloured lines would fade
+_JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
 class Template:
-    """The words of a question, from a file that is never edited once used; `$things` is filled."""
+    """The text of a question, from a versioned file; `$things` stands for the list of phrases."""
 
     name: str
     text: str
     sha256: str
 
     def fill(self, phrases: Sequence[str]) -> str:
-        """The question after these things, one a line."""
+        """Return the question for these phrases, one a line."""
         return _Substitution(self.text).substitute(things="\n".join(f'- "{t}"' for t in phrases))
 
 
 def load_template(name: str) -> Template:
-    """A template by the name under which it ships (`boxes.v1`), or by its file.
+    """Load a prompt template by the name of a packaged one (`boxes.v1`), or by its path.
 
     Raises:
         UnknownName: no such template; names the nearest.
-        PromptError: not text, or it does not say where the things go.
+        PromptError: not UTF-8, or the file holds no `$things`.
     """
-    shipped = {p.name.removesuffix(".txt"): p for p in (data_dir("prompts") / "vlm").glob("*.txt")}
-    path = shipped.get(name, Path(name))
+    packaged = {p.name.removesuffix(".txt"): p for p in (data_dir("prompts") / "vlm").glob("*.txt")}
+    path = packaged.get(name, Path(name))
     if not path.is_file():
-        raise UnknownName("prompt template", name, shipped)
+        raise UnknownName("prompt template", name, packaged)
     data = path.read_bytes()
     try:
         text = data.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise PromptError(f"{path}: not text in UTF-8") from None
-    if name not in shipped and "$things" not in text:
-        raise PromptError(f"{path}: no $things: it must stand where the things looked for go")
+    if name not in packaged and "$things" not in text:
+        raise PromptError(f"{path}: no $things in it: write $things where the list of phrases goes")
     return Template(name, text, hashlib.sha256(data).hexdigest())
 
 
 def resize(image: Picture, side: int) -> Image.Image:
-    """The picture with its longest side made `side` pixels; as it is for 0."""
+    """Resize a picture so that its longest side is `side` pixels; 0 keeps its size."""
     picture = Image.fromarray(image)
     longest = max(picture.size)
     if side in (0, longest):
@@ -74,24 +74,24 @@ def resize(image: Picture, side: int) -> Image.Image:
 
 
 def image_part(picture: Image.Image, detail: str | None) -> dict[str, Any]:
-    """A picture as a part of a message; `detail` is what OpenAI's models take, None leaves it out.
+    """Encode a picture as a part of a message, in JPEG with full chroma resolution.
 
-    The same pixels give the same bytes.
+    `detail` is an option of OpenAI's models; None leaves it out. Equal pixels give equal bytes.
     """
     data = io.BytesIO()
     picture.convert("RGB").save(data, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    address = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-    image_url = {"url": address} | ({"detail": detail} if detail else {})
+    data_url = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+    image_url = {"url": data_url} | ({"detail": detail} if detail else {})
     return {"type": "image_url", "image_url": image_url}
 
 
 def text_part(text: str) -> dict[str, Any]:
-    """Text as a part of a message."""
+    """Make a text part of a message."""
     return {"type": "text", "text": text}
 
 
 def boxes_schema(phrases: Sequence[str]) -> dict[str, Any]:
-    """The form of an answer after these things, as a JSON schema that strict servers accept."""
+    """Make the JSON schema of an answer with boxes of these phrases, as strict servers accept it."""
     box = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
     label = {"type": "string", "enum": list(phrases)}
     entry = strict_object({"label": label, "box_2d": box})
@@ -99,17 +99,17 @@ def boxes_schema(phrases: Sequence[str]) -> dict[str, Any]:
 
 
 def strict_object(properties: dict[str, Any]) -> dict[str, Any]:
-    """An object of these properties, all of them needed, and no others."""
-    told = {"type": "object", "properties": properties, "required": list(properties)}
-    return told | {"additionalProperties": False}
+    """Make the JSON schema of an object that has all these properties, and no others."""
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    return schema | {"additionalProperties": False}
 
 
 @dataclass(frozen=True)
 class ResponseFormat:
-    """The form of an answer: a function to call, its arguments' schema, and templates' names.
+    """A format of answers: a function to call, the schema of its arguments, and prompt templates.
 
-    `of` is what an answer gives, in words; `plainly` says the form where nothing else does, and
-    `again` asks anew after an answer that could not be read.
+    `name` is what an answer holds ("boxes"). `json_template` describes the format in mode "json";
+    `retry_template` asks again after an answer that could not be parsed.
     """
 
     name: str
@@ -120,29 +120,30 @@ class ResponseFormat:
     retry_template: str
 
     def request_fields(self, mode: str) -> dict[str, Any]:
-        """What a request says of it: `tool`, `schema`, or nothing for `json`."""
+        """Return the fields of a request that ask for this format; none in mode "json"."""
         if mode == "tool":
-            told = {
+            function = {
                 "name": self.function,
                 "description": self.description,
                 "parameters": self.schema,
             }
             choice = {"type": "function", "function": {"name": self.function}}
-            return {"tools": [{"type": "function", "function": told}], "tool_choice": choice}
+            return {"tools": [{"type": "function", "function": function}], "tool_choice": choice}
         if mode == "schema":
-            named = {"name": self.name, "strict": True, "schema": self.schema}
-            return {"response_format": {"type": "json_schema", "json_schema": named}}
+            json_schema = {"name": self.name, "strict": True, "schema": self.schema}
+            return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
         return {}
 
 
 def boxes_format(phrases: Sequence[str]) -> ResponseFormat:
-    """An answer that gives boxes of these things."""
-    told = "Give the boxes."
-    return ResponseFormat("boxes", "give_boxes", told, boxes_schema(phrases), "json.v1", "again.v1")
+    """Make the format of an answer that holds boxes of these phrases."""
+    return ResponseFormat(
+        "boxes", "give_boxes", "Give the boxes.", boxes_schema(phrases), "json.v1", "again.v1"
+    )
 
 
 def verdicts_format(numbers: Sequence[int]) -> ResponseFormat:
-    """An answer that says of each numbered picture whether it shows what is looked for."""
+    """Make the format of an answer that judges each numbered picture."""
     entry = strict_object(
         {
             "id": {"type": "integer", "enum": list(numbers)},
@@ -150,9 +151,10 @@ def verdicts_format(numbers: Sequence[int]) -> ResponseFormat:
             "confidence": {"type": "number"},
         }
     )
-    told = strict_object({"pictures": {"type": "array", "items": entry}})
-    say = "Say of every numbered picture whether it shows what is looked for."
-    return ResponseFormat("verdicts", "judge_pictures", say, told, "find-json.v1", "find-again.v1")
+    schema = strict_object({"pictures": {"type": "array", "items": entry}})
+    description = "Say of every numbered picture whether it shows what is looked for."
+    templates = ("find-json.v1", "find-again.v1")
+    return ResponseFormat("verdicts", "judge_pictures", description, schema, *templates)
 
 
 FourNumbers = tuple[float, float, float, float]
@@ -171,7 +173,7 @@ _BOX_KEYS = (
 _LIST_KEYS = ("boxes", "objects", "detections", "bboxes", "bounding_boxes", "results", "items")
 _SCORE_KEYS = ("score", "confidence", "probability")
 _IMAGE_KEYS = ("picture", "image", "image_id", "picture_id", "image_index", "frame")
-_CORNER_KEYS = {  # keys that name the sides -> what four numbers in that order are
+_CORNER_KEYS = {  # keys of the four numbers -> the order of the numbers
     ("x_min", "y_min", "x_max", "y_max"): "xyxy",
     ("xmin", "ymin", "xmax", "ymax"): "xyxy",
     ("x1", "y1", "x2", "y2"): "xyxy",
@@ -185,12 +187,12 @@ _THINK_TAGS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL
 
 
 class AnswerParseError(Exception):
-    """There are no boxes in it, and it does not say that there are none."""
+    """An answer that holds no boxes, and does not say that there are none."""
 
 
 @dataclass(frozen=True)
 class ParsedBox:
-    """A box as a model said it; `order` is "" where nothing but their place tells the numbers."""
+    """A box as a model wrote it; `order` is "" where the numbers have no names."""
 
     label: str
     numbers: FourNumbers
@@ -200,46 +202,46 @@ class ParsedBox:
 
 
 def parse_boxes(text: str) -> list[ParsedBox]:
-    """The boxes in a model's words, in its order; none where it says that there are none.
+    """Parse the boxes of an answer, in its order; an empty list where it holds an empty one.
 
     Raises:
-        Unreadable: a refusal, other words, or JSON without boxes.
+        AnswerParseError: a refusal, other text, or JSON without boxes.
     """
     values = list(json_values(text))
-    found = [said for value in values for said in _find_boxes(value, "", "")]
-    if not found and not any(_is_empty_answer(value) for value in values):
+    boxes = [box for value in values for box in _find_boxes(value, "", "")]
+    if not boxes and not any(_is_empty_answer(value) for value in values):
         raise AnswerParseError(text.strip()[:120] or "an empty answer")
-    return found
+    return boxes
 
 
 def json_values(text: str) -> Iterator[Any]:
-    """The JSON values in a model's words, its thoughts left out; repaired where none is whole."""
+    """Find the JSON values in an answer, without its thoughts; repaired where none is valid."""
     return _scan_json(_THINK_TAGS.sub("", text))
 
 
 def _scan_json(text: str) -> Iterator[Any]:
-    decoder, place, found = json.JSONDecoder(), 0, False
-    while (opening := _next_bracket(text, place)) is not None:
+    decoder, position, any_valid = json.JSONDecoder(), 0, False
+    while (opening := _next_bracket(text, position)) is not None:
         try:
-            value, place = decoder.raw_decode(text, opening)
+            value, position = decoder.raw_decode(text, opening)
         except (ValueError, RecursionError):
-            place = opening + 1
-            if not found and (value := _repair_json(text[opening:])) is not None:
+            position = opening + 1
+            if not any_valid and (value := _repair_json(text[opening:])) is not None:
                 yield value
                 return
             continue
         if not _is_footnote(value):
-            found = True
+            any_valid = True
             yield value
 
 
 def _next_bracket(text: str, start: int) -> int | None:
-    found = re.compile(r"[\[{]").search(text, start)
-    return found.start() if found else None
+    match = re.compile(r"[\[{]").search(text, start)
+    return match.start() if match else None
 
 
 def _is_footnote(value: Any) -> bool:
-    """A bracket in prose, such as [1] or [sic]."""
+    """Return whether a JSON value is a bracket in prose, such as [1] or [sic]."""
     return isinstance(value, list) and 0 < len(value) < 4 and not _has_containers(value)
 
 
@@ -248,9 +250,9 @@ def _has_containers(value: Sequence[Any]) -> bool:
 
 
 def _repair_json(text: str) -> Any:
-    """What a damaged text most likely meant; None where it is not JSON-like at all.
+    """Repair damaged JSON; None where the text does not look like JSON.
 
-    What follows the last closed bracket is left out: a number at the very end may be half of one.
+    The text after the last closing bracket is dropped: a number at its end may be cut off.
     """
     end = max(text.rfind("]"), text.rfind("}"))
     if end < 0 or not re.match(r"[\[{]\s*[\[{\"'\w\]}+-]", text):
@@ -260,26 +262,27 @@ def _repair_json(text: str) -> Any:
 
 
 def _is_empty_answer(value: Any) -> bool:
-    """Whether it is an empty list, or an object that holds one or nothing."""
+    """Return whether a value is an empty list or object, or an object that holds an empty list."""
     if isinstance(value, dict):
-        held = [each for key, each in value.items() if key.lower() in _LIST_KEYS]
-        return not value or any(not each for each in held)
+        lists = [each for key, each in value.items() if key.lower() in _LIST_KEYS]
+        return not value or any(not each for each in lists)
     return isinstance(value, list) and not value
 
 
 def _find_boxes(value: Any, label: str, image_id: str) -> Iterator[ParsedBox]:
-    """The boxes in a value; `label` and `picture` are what it stands under."""
+    """Find the boxes in a JSON value; `label` and `image_id` come from the values around it."""
     if isinstance(value, dict):
-        keyed = {str(key).lower(): each for key, each in value.items()}
-        label = _first_text(keyed, _LABEL_KEYS) or label
-        image_id = _first_text(keyed, _IMAGE_KEYS) or image_id
-        here = _box_numbers(keyed)
-        if here is not None:
-            yield ParsedBox(label, *here, score=_reported_score(keyed), image_id=image_id)
+        fields = {str(key).lower(): each for key, each in value.items()}
+        label = _first_text(fields, _LABEL_KEYS) or label
+        image_id = _first_text(fields, _IMAGE_KEYS) or image_id
+        numbers_order = _box_numbers(fields)
+        if numbers_order is not None:
+            score = _reported_score(fields)
+            yield ParsedBox(label, *numbers_order, score=score, image_id=image_id)
             return
         for key, each in value.items():
-            inner = label if str(key).lower() in (*_LIST_KEYS, *_BOX_KEYS) else str(key)
-            yield from _find_boxes(each, label or inner, image_id)
+            is_label = str(key).lower() not in (*_LIST_KEYS, *_BOX_KEYS)
+            yield from _find_boxes(each, label or (str(key) if is_label else ""), image_id)
     elif isinstance(value, list):
         numbers = _four_numbers(value)
         if numbers is not None:
@@ -290,17 +293,17 @@ def _find_boxes(value: Any, label: str, image_id: str) -> Iterator[ParsedBox]:
 
 
 def _box_numbers(fields: Mapping[str, Any]) -> tuple[FourNumbers, str] | None:
-    """Four numbers and their order ("" if unsaid), from under any of the names that are used."""
+    """Find the four numbers of a box under any known key, and their order ("" if unknown)."""
     for names, order in _CORNER_KEYS.items():
         if all(name in fields for name in names):
             four = _four_numbers([fields[name] for name in names])
             if four is not None:
                 return four, order
     for name in _BOX_KEYS:
-        held = fields.get(name)
-        if isinstance(held, dict):
-            return _box_numbers({str(key).lower(): each for key, each in held.items()})
-        four = _four_numbers(held)
+        value = fields.get(name)
+        if isinstance(value, dict):
+            return _box_numbers({str(key).lower(): each for key, each in value.items()})
+        four = _four_numbers(value)
         if four is not None:
             return four, ""
     return None
@@ -330,11 +333,11 @@ def _to_float(value: Any) -> float:
 
 
 def _first_text(fields: Mapping[str, Any], keys: Sequence[str]) -> str:
-    said = [fields[name] for name in keys if isinstance(fields.get(name), str | int)]
-    return str(said[0]) if said else ""
+    texts = [fields[key] for key in keys if isinstance(fields.get(key), str | int)]
+    return str(texts[0]) if texts else ""
 
 
 def _reported_score(fields: Mapping[str, Any]) -> float | None:
-    """A score that the model gave of itself, if it is one."""
+    """Read the score that the model reports, if it is within 0..1."""
     numbers = [_to_float(fields[name]) for name in _SCORE_KEYS if name in fields]
     return numbers[0] if numbers and 0 <= numbers[0] <= 1 else None

@@ -29,8 +29,7 @@ from annotate.vlm.client import api_key_for, cache_answer, cached_answer, redact
 from annotate.vlm.retry import RetryPolicy, TransientError, with_timeout
 from annotate.weights.store import weights_path
 
-STATION_URL = "http://localhost:2020/v1"  # where a Moondream Station listens unless it is told else
-CLOUD = "https://api.moondream.ai/v1"
+STATION_URL = "http://localhost:2020/v1"  # the default address of a Moondream Station
 
 T = TypeVar("T")
 _AUTH_ERRORS = {401: "the key is not accepted", 403: "the key may not do this"}
@@ -38,13 +37,13 @@ _AUTH_ERRORS = {401: "the key is not accepted", 403: "the key may not do this"}
 
 @dataclass(frozen=True)
 class Moondream:
-    """Moondream behind an address; `key` names an environment variable.
+    """Moondream at an address; `key` names the environment variable of the API key.
 
-    The client that speaks for us waits for ever and asks once; the time-out and the tries are ours.
-    `speaker` is a model on this machine to be asked instead: `annotate.vlm.moondream.load_local`.
+    The `moondream` client has no time-out and no retries, so both are added here. `local_model` is
+    a model in this process that is asked instead: see `load_local`.
 
-    >>> seen = Moondream().see(frame.image)  # doctest: +SKIP
-    >>> seen.boxes("mech"), seen.query("Which colour is the mech?")  # doctest: +SKIP
+    >>> image = Moondream().encode_image(frame.image)  # doctest: +SKIP
+    >>> image.boxes("mech"), image.query("Which colour is the mech?")  # doctest: +SKIP
     """
 
     endpoint: str = STATION_URL
@@ -58,12 +57,12 @@ class Moondream:
     local_model: Any = field(default=None, compare=False, repr=False)
 
     def encode_image(self, image: Picture) -> MoondreamImage:
-        """A picture, RGB, to be asked about as often as one likes; it is encoded once."""
+        """Prepare a picture, (H, W, 3) RGB, for any number of questions; it is encoded once."""
         return MoondreamImage(self, image)
 
     @cached_property
     def client(self) -> Any:
-        """Whatever has `detect`, `point`, `caption` and `query`, each of which gives a dict."""
+        """The object with `detect`, `point`, `caption` and `query`, each of which returns a dict."""
         if self.local_model is not None:
             return self.local_model
         url = self.endpoint.rstrip("/")
@@ -73,14 +72,14 @@ class Moondream:
     def ask(
         self, skill: str, picture: Any, arguments: Mapping[str, Any], parse: Callable[[Any], T]
     ) -> T:
-        """What `read` makes of the answer to `what`, from the cache if it was asked before.
+        """Ask for a skill, or read the cached answer, and return what `parse` makes of it.
 
         Raises:
-            AnswerError: no answer came, or none that can be read.
+            AnswerError: no answer came, or none that can be parsed.
         """
-        who = {"endpoint": self.endpoint.rstrip("/"), "model": self.model, "what": skill}
-        name = files.json_digest({**who, **arguments})
-        if self.cached and (answer := cached_answer(name)) is not None:
+        question = {"endpoint": self.endpoint.rstrip("/"), "model": self.model, "what": skill}
+        digest = files.json_digest({**question, **arguments})
+        if self.cached and (answer := cached_answer(digest)) is not None:
             self.meter.count_cached()
             return parse(answer)
 
@@ -99,36 +98,33 @@ class Moondream:
 
         try:
             answer, value = self.retry_policy.run(call, f"moondream {skill}")
-        except TransientError as trouble:
-            raise AnswerError(f"moondream {skill}: {trouble}") from None
+        except TransientError as error:
+            raise AnswerError(f"moondream {skill}: {error}") from None
         if self.cached:
-            cache_answer(name, answer)
+            cache_answer(digest, answer)
         return value
 
     def _send(self, skill: str, picture: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        given = {key: value for key, value in arguments.items() if key != "image"}
+        options = {key: value for key, value in arguments.items() if key != "image"}
         method = getattr(self.client, skill)
         if self.local_model is not None:
-            return dict(method(picture, **given))
+            return dict(method(picture, **options))
         try:
-            return dict(with_timeout(self.timeout_seconds, lambda: method(picture, **given)))
+            return dict(with_timeout(self.timeout_seconds, lambda: method(picture, **options)))
         except HTTPError as error:
             error.close()
-            why = _AUTH_ERRORS.get(error.code) or str(error.reason)
-            raise TransientError.from_status(
-                error.code, self._redact(why), dict(error.headers)
-            ) from None
+            reason = self._redact(_AUTH_ERRORS.get(error.code) or str(error.reason))
+            raise TransientError.from_status(error.code, reason, dict(error.headers)) from None
         except URLError as error:
-            again = not isinstance(error.reason, ConnectionRefusedError)
-            why = self._redact(str(error.reason))
             raise TransientError(
-                f"nobody answers at {self.endpoint}: {why}", retryable=again
+                f"nobody answers at {self.endpoint}: {self._redact(str(error.reason))}",
+                retryable=not isinstance(error.reason, ConnectionRefusedError),
             ) from None
         except KeyError as error:
             raise TransientError(f"an answer without {error}") from None
         except (OSError, ValueError) as error:
-            kind = "not JSON" if isinstance(error, json.JSONDecodeError) else "cut off"
-            raise TransientError(f"an answer that is {kind}: {self._redact(str(error))}") from None
+            defect = "not JSON" if isinstance(error, json.JSONDecodeError) else "cut off"
+            raise TransientError(f"an answer that is {defect}: {self._redact(str(error))}") from None
 
     def _redact(self, message: str) -> str:
         return redact_key(message, api_key_for(self.endpoint, self.key))
@@ -136,15 +132,14 @@ class Moondream:
 
 @dataclass(frozen=True)
 class MoondreamImage:
-    """A picture that Moondream is asked about; all coordinates are its pixels."""
+    """A picture that Moondream is asked about; all coordinates are in its pixels."""
 
     moondream: Moondream
     image: Picture = field(repr=False, compare=False)
 
     @cached_property
     def _data_url(self) -> str:
-        address = messages.image_part(Image.fromarray(self.image), None)["image_url"]["url"]
-        return str(address)
+        return str(messages.image_part(Image.fromarray(self.image), None)["image_url"]["url"])
 
     @cached_property
     def _encoded(self) -> Any:
@@ -153,23 +148,23 @@ class MoondreamImage:
         return needs("moondream").types.Base64EncodedImage(image_url=self._data_url)
 
     def boxes(self, phrase: str) -> list[Box]:
-        """Boxes of what a phrase names, xyxy, without scores: the model gives none."""
-        asked = {"object": phrase, "settings": {"max_objects": self.moondream.max_objects}}
-        return self._ask("detect", asked, lambda answer: list(map(self._box, answer["objects"])))
+        """Find the boxes, xyxy, of what a phrase names; the model gives no scores."""
+        question = {"object": phrase, "settings": {"max_objects": self.moondream.max_objects}}
+        return self._ask("detect", question, lambda answer: [*map(self._box, answer["objects"])])
 
     def points(self, phrase: str) -> list[tuple[float, float]]:
-        """A point (x, y) on each thing that a phrase names."""
-        asked = {"object": phrase, "settings": {"max_objects": self.moondream.max_objects}}
-        return self._ask("point", asked, lambda answer: list(map(self._point, answer["points"])))
+        """Find a point (x, y) on each object that a phrase names."""
+        question = {"object": phrase, "settings": {"max_objects": self.moondream.max_objects}}
+        return self._ask("point", question, lambda answer: [*map(self._point, answer["points"])])
 
     def caption(self, length: str = "normal") -> str:
-        """What is to be seen, in words: short, normal or long."""
+        """Describe the picture in words; `length` is short, normal or long."""
         return self._ask(
             "caption", {"length": length}, lambda answer: _checked_text(answer["caption"])
         )
 
     def query(self, question: str) -> str:
-        """The answer to a question about the picture."""
+        """Answer a question about the picture."""
         return self._ask(
             "query", {"question": question}, lambda answer: _checked_text(answer["answer"])
         )
@@ -179,7 +174,7 @@ class MoondreamImage:
         return self.moondream.ask(skill, self._encoded, {**arguments, "image": image}, parse)
 
     def _box(self, record: Mapping[str, Any]) -> Box:
-        """A box in pixels; the model may say a little less than 0 or more than 1."""
+        """Convert a box to pixels; the model may give a little less than 0 or more than 1."""
         x1, x2 = sorted(self._to_pixels(record[side], 1) for side in ("x_min", "x_max"))
         y1, y2 = sorted(self._to_pixels(record[side], 0) for side in ("y_min", "y_max"))
         return x1, y1, x2, y2
@@ -190,11 +185,8 @@ class MoondreamImage:
         return min(x, width - 1.0), min(y, height - 1.0)
 
     def _to_pixels(self, fraction: Any, axis: int) -> float:
-        if (
-            isinstance(fraction, bool)
-            or not isinstance(fraction, int | float)
-            or fraction != fraction
-        ):
+        is_number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+        if not is_number or fraction != fraction:
             raise ValueError(f"expected a number from 0 to 1, got {fraction!r}")
         if not -0.5 <= fraction <= 1.5:
             raise ValueError(f"{fraction} is far outside 0..1")
@@ -207,25 +199,25 @@ def _checked_text(value: Any) -> str:
     return value.strip()
 
 
-_TOKENIZER_REPO = "moondream/starmie-v1"  # what the model's own code asks the hub for, unpinned
+_TOKENIZER_REPO = "moondream/starmie-v1"  # the model's own code asks the hub for it, without a revision
 
 
 def load_local(
     name: str = "moondream2", *, trust_remote_code: bool = False, device: str = "cpu"
 ) -> Any:
-    """The model: an object with `detect`, `point`, `caption` and `query`.
+    """Load Moondream 2 in this process: an object with `detect`, `point`, `caption` and `query`.
 
     `name` is a model of the manifest, or a folder. Nothing is downloaded.
 
     Raises:
-        WeightsError: nobody has said that its own Python code may run.
+        WeightsError: `trust_remote_code` is not given.
         MissingWeights: the model, or its tokenizer, is not on this machine.
         MissingPackage: transformers or torch is not installed.
     """
     if not trust_remote_code:
         raise WeightsError(
             f"{name} runs Python code that comes with its weights: read it in the folder that "
-            f"`annotate models where {name}` names, then --set trust_remote_code=yes"
+            f"`annotate models where {name}` prints, then give `trust_remote_code`"
         )
     folder, tokenizer = weights_path(name), weights_path("starmie-v1")
     torch, transformers = needs("torch"), needs("transformers")
@@ -241,14 +233,14 @@ def load_local(
 
 @contextmanager
 def _pinned_tokenizer(repo: str, tokenizer: Path) -> Iterator[None]:
-    """Whoever asks the hub for a tokenizer gets our file, whose revision is pinned."""
+    """Let `hf_hub_download` return a local file, of a pinned revision, for the tokenizer `repo`."""
     hub: Any = needs("huggingface_hub")
     download = hub.hf_hub_download
 
-    def ours(repo_id: str, *args: Any, **kwargs: Any) -> Any:
+    def replacement(repo_id: str, *args: Any, **kwargs: Any) -> Any:
         return str(tokenizer) if repo_id == repo else download(repo_id, *args, **kwargs)
 
-    hub.hf_hub_download = ours
+    hub.hf_hub_download = replacement
     try:
         yield
     finally:

@@ -1,7 +1,10 @@
 """Retry requests to a server: back-off, Retry-After, time-outs and a thread pool.
 
-Only errors that a later attempt may mend are retried. The pause doubles with each attempt; what a
+Only errors that a later attempt may cure are retried. The pause doubles with each attempt; what a
 server asks for with Retry-After holds for all threads that share the policy.
+
+This is not left to the `max_retries` of the OpenAI client: that client counts for each request
+alone, so one thread's Retry-After would not hold back the others, and Moondream's client has none.
 """
 
 import threading
@@ -17,17 +20,12 @@ from annotate.errors import AnswerError
 S = TypeVar("S")
 T = TypeVar("T")
 
-_RETRY_STATUSES = {
-    408,
-    409,
-    425,
-    429,
-}  # of the 4xx, those that another time may mend; of the 5xx, all
-_MAX_WAIT_SECONDS = 300.0  # that a server may have us wait
+_RETRY_STATUSES = {408, 409, 425, 429}  # of the 4xx; all of the 5xx are retried too
+_MAX_WAIT_SECONDS = 300.0  # the longest Retry-After that is obeyed
 
 
 class TransientError(Exception):
-    """No answer came; whether asking again may help, and what the server said about it."""
+    """A request failed; says whether a retry may help, and what the server answered."""
 
     def __init__(
         self,
@@ -38,24 +36,23 @@ class TransientError(Exception):
         retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(reason)
-        self.retryable, self.status, self.retry_after_seconds = (
-            retryable,
-            status,
-            retry_after_seconds,
-        )
+        self.retryable = retryable
+        self.status = status
+        self.retry_after_seconds = retry_after_seconds
 
     @classmethod
     def from_status(cls, status: int, reason: str, headers: Mapping[str, str]) -> "TransientError":
-        """What a server's status code means for whoever asked."""
-        again = status in _RETRY_STATUSES or status >= 500
-        said = f"HTTP {status}{f': {reason}' if reason else ''}"
+        """Make the error that stands for a response with an HTTP status of 400 or more."""
         return cls(
-            said, retryable=again, status=status, retry_after_seconds=parse_retry_after(headers)
+            f"HTTP {status}{f': {reason}' if reason else ''}",
+            retryable=status in _RETRY_STATUSES or status >= 500,
+            status=status,
+            retry_after_seconds=parse_retry_after(headers),
         )
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a Retry-After header asks for, given as seconds or as a date."""
+    """Read a Retry-After header, given as seconds or as a date; returns seconds from now."""
     text = headers.get("retry-after") or headers.get("Retry-After")
     if not text:
         return None
@@ -70,10 +67,10 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 class RetryPolicy:
-    """How often one server is asked, and how long apart; shared by all threads that ask it.
+    """How often a request is tried, and how long to wait between tries; shared by threads.
 
-    What a server asks for with Retry-After holds for every thread. Otherwise the pause begins with
-    `wait_seconds` and doubles.
+    A server's Retry-After delays the requests of every thread. Without one, the first pause is
+    `wait_seconds`, and each further pause is twice as long.
     """
 
     def __init__(self, max_tries: int, wait_seconds: float) -> None:
@@ -81,39 +78,41 @@ class RetryPolicy:
         self._not_before = 0.0
 
     def run(self, call: Callable[[], T], context: str) -> T:
-        """What `call` gives; `what` begins the error.
+        """Return the result of `call`, tried again while that may help.
 
         Raises:
-            AnswerError: it never came, or asking again would not help.
-            Trouble: the same, where the caller may know another way to ask.
+            AnswerError: every try failed; its message begins with `context`.
+            TransientError: a retry would not help; the caller may know another way to ask.
         """
-        for number in range(1, self._max_tries + 1):
+        for attempt in range(1, self._max_tries + 1):
             time.sleep(max(self._not_before - time.monotonic(), 0.0))
             try:
                 return call()
-            except TransientError as trouble:
-                if not trouble.retryable:
+            except TransientError as error:
+                if not error.retryable:
                     raise
-                if number == self._max_tries:
-                    raise AnswerError(f"{context}: {trouble}; asked {number} times") from None
-                self._pause(trouble, self._wait_seconds * 2 ** (number - 1), context)
+                if attempt == self._max_tries:
+                    raise AnswerError(f"{context}: {error}; asked {attempt} times") from None
+                self._pause(error, self._wait_seconds * 2 ** (attempt - 1), context)
         raise AnswerError(f"{context}: tries must be 1 or more, got {self._max_tries}")
 
     def _pause(self, error: TransientError, backoff_seconds: float, context: str) -> None:
-        wanted = error.retry_after_seconds
-        if wanted is None:
+        requested = error.retry_after_seconds
+        if requested is None:
             time.sleep(backoff_seconds)
-        elif wanted > _MAX_WAIT_SECONDS:
-            raise AnswerError(f"{context}: {error}; asks to come back in {wanted:.0f} s") from None
+        elif requested > _MAX_WAIT_SECONDS:
+            raise AnswerError(
+                f"{context}: {error}; the server asks to come back in {requested:.0f} s"
+            ) from None
         else:
-            self._not_before = max(self._not_before, time.monotonic() + wanted)
+            self._not_before = max(self._not_before, time.monotonic() + requested)
 
 
 def with_timeout(seconds: float, call: Callable[[], T]) -> T:
-    """What `call` gives, for a client that would wait for ever.
+    """Return the result of `call`, for a client that has no time-out of its own.
 
     Raises:
-        Trouble: it took longer. The call is left behind in a thread that ends with the program.
+        TransientError: it took longer. The call goes on in a daemon thread, and is ignored.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -135,14 +134,14 @@ def with_timeout(seconds: float, call: Callable[[], T]) -> T:
 
 
 def map_threads(call: Callable[[S], T], values: Sequence[S], max_workers: int) -> list[T]:
-    """What `call` gives for each thing, in order, so many asked for at once.
+    """Return `call(value)` for each value, in order, computed in up to `max_workers` threads.
 
-    The first error ends it: what is under way is waited for, what has not begun is not begun.
+    The first error ends it: running calls are waited for, the others are not started.
     """
     with ThreadPoolExecutor(max(max_workers, 1)) as pool:
-        waiting = [pool.submit(call, thing) for thing in values]
+        futures = [pool.submit(call, value) for value in values]
         try:
-            return [each.result() for each in waiting]
+            return [future.result() for future in futures]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
