@@ -176,7 +176,7 @@ def owlv2(folder: Path) -> tuple[Any, int]:
     size = {"height": 960, "width": 960}
     transformers.Owlv2ImageProcessor(size=size).save_pretrained(place)
     _letters(transformers.CLIPTokenizer, place, "<|startoftext|>", "<|endoftext|>")
-    made = DETECTORS.load("zero-shot", words("zero-shot"), model=str(place), least=0.9)
+    made = DETECTORS.load("zero-shot", words("zero-shot"), model=str(place), min_score=0.9)
     return made, parameters(model)
 
 

@@ -17,8 +17,8 @@ import supervision as sv
 
 from annotate.detectors.phrases import PhraseBox, to_detections
 from annotate.detectors.run import DETECTORS, check_ready
-from annotate.errors import AnswerError, OutputError, needs
-from annotate.files import atomic_file
+from annotate.errors import AnswerError, needs
+from annotate.files import atomic_file, refuse_existing
 from annotate.items.records import Frame, Picture, Vocabulary
 from annotate.plugins import RUNTIME_ONLY
 from annotate.video import reader
@@ -32,62 +32,65 @@ if TYPE_CHECKING:
 
 
 _POINT_COLUMNS = ("frame_id", "object_id", "x", "y", "label", "class")
-_DUPLICATE_DISTANCE = (
-    0.02  # of the picture's diagonal: as near, two phrases of a class point at one thing
-)
-_PIXEL_DIGITS = 1  # of a pixel
+# As a fraction of the diagonal: nearer points of two phrases of a class are one object.
+_DUPLICATE_DISTANCE = 0.02
+_PIXEL_DIGITS = 1  # decimals of a coordinate in the points table
 
 
 def make_vocabulary(texts: Iterable[str], label: str | None = None) -> Vocabulary:
-    """A vocabulary of phrases asked for there and then; each is its own class, or all are `label`.
+    """Make a vocabulary of phrases; each phrase is its own class, or all are the class `label`.
 
-    >>> asked(["red mech"], "mech").classes
+    >>> make_vocabulary(["red mech"], "mech").classes
     {'mech': {'moondream': ['red mech']}}
     """
     classes: dict[str, dict[str, list[str]]] = {}
-    for phrase in texts:
-        classes.setdefault(label or phrase, {"moondream": []})["moondream"].append(phrase)
+    for text in texts:
+        classes.setdefault(label or text, {"moondream": []})["moondream"].append(text)
     return Vocabulary("asked", classes, "")
 
 
 def points_table(
     clip: Path, vocabulary: Vocabulary, frames: Iterable[int], options: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """A points table of what Moondream sees of the vocabulary on some frames of a clip.
+    """Make a points table by asking Moondream for the vocabulary's objects on some frames.
 
-    Every point is an object of its own, on whatever frame: give two that are one thing the same
-    `object_id` by hand. `options` are those of the detector `moondream`.
+    Every point is an object of its own, on whatever frame: edit `object_id` where two points are
+    one object. `options` are those of the detector `moondream`.
 
     Raises:
-        AnswerError: nothing at all is seen, or no answer came.
-        PromptError: the vocabulary tells Moondream nothing.
+        AnswerError: no point was found, or no answer came.
+        PromptError: the vocabulary has no phrases for Moondream.
     """
     import pandas as pd
 
     detector: Any = DETECTORS.load("moondream", vocabulary, **options)
     check_ready(detector)
-    wanted = sorted(set(frames))
+    indices = sorted(set(frames))
     rows = [
-        row for frame in reader.frames_at(clip, wanted) for row in _frame_points(frame, detector)
+        row for frame in reader.frames_at(clip, indices) for row in _frame_points(frame, detector)
     ]
     if not rows:
-        told = ", ".join(repr(phrase.text) for phrase in detector_phrases(vocabulary, "moondream"))
-        where = ", ".join(map(str, wanted))
-        raise AnswerError(f"{clip}: Moondream sees no {told} on frame {where}: try others of both")
+        phrases = detector_phrases(vocabulary, "moondream")
+        texts = ", ".join(repr(phrase.text) for phrase in phrases)
+        raise AnswerError(
+            f"{clip}: Moondream sees no {texts} on frame {', '.join(map(str, indices))}: "
+            "try other frames or other phrases"
+        )
     numbered = [(frame, number, *rest) for number, (frame, *rest) in enumerate(rows, start=1)]
     return pd.DataFrame(numbered, columns=list(_POINT_COLUMNS))
 
 
 def _frame_points(frame: Frame, detector: Any) -> Iterator[tuple[Any, ...]]:
-    """The rows of one frame, without the object's number."""
-    seen = detector.moondream.see(frame.image)
-    near = _DUPLICATE_DISTANCE * math.hypot(*frame.size_wh)
-    known: list[tuple[int, float, float]] = []
+    """Yield the rows of one frame, without the object ids."""
+    image = detector.moondream.encode_image(frame.image)
+    min_distance = _DUPLICATE_DISTANCE * math.hypot(*frame.size_wh)
+    kept: list[tuple[int, tuple[float, float]]] = []
     for phrase in detector_phrases(detector.vocabulary, "moondream"):
-        for x, y in seen.points(phrase.text):
-            if any(i == phrase.class_id and math.dist((x, y), at) < near for i, *at in known):
+        for x, y in image.points(phrase.text):
+            same_class = [xy for class_id, xy in kept if class_id == phrase.class_id]
+            if any(math.dist((x, y), xy) < min_distance for xy in same_class):
                 continue
-            known.append((phrase.class_id, x, y))
+            kept.append((phrase.class_id, (x, y)))
             label = detector.vocabulary.labels[phrase.class_id]
             yield frame.index, round(x, _PIXEL_DIGITS), round(y, _PIXEL_DIGITS), 1, label
 
@@ -96,21 +99,20 @@ def write_points(points: pd.DataFrame, out: Path, *, force: bool = False) -> Non
     """Write a points table as CSV.
 
     Raises:
-        OutputError: it is there already and `force` is not given, or nothing can be written there.
+        OutputError: the file exists and `force` is not given, or it cannot be written.
     """
-    if out.exists() and not force:
-        raise OutputError(f"{out}: is there already: give another -o, or --force to write over it")
+    refuse_existing(out, force)
     with atomic_file(out) as draft:
         points.to_csv(draft, index=False)
 
 
 @dataclass(frozen=True)
 class MoondreamDetector:
-    """Boxes that Moondream gives for each class's phrases, one question a phrase, without scores.
+    """Ask Moondream for the boxes of each phrase, one question a phrase, without scores.
 
-    `endpoint` is a Moondream Station, or https://api.moondream.ai/v1; `key` names an environment
-    variable. `local` asks the weights of that name on this machine instead, through transformers;
-    they bring Python code, which runs only with `trust_remote_code`.
+    `endpoint` is a Moondream Station, or https://api.moondream.ai/v1; `key` names the environment
+    variable of the API key. `local` names weights to run on this machine instead, through
+    transformers; they bring Python code, which runs only with `trust_remote_code`.
     """
 
     vocabulary: Vocabulary
@@ -129,25 +131,23 @@ class MoondreamDetector:
 
     @cached_property
     def moondream(self) -> Moondream:
-        """Who is asked; it points, captions and answers too."""
-        patience, meter = RetryPolicy(self.tries, self.wait_seconds), UsageMeter(Prices())
-        asked = (self.max_objects, self.timeout_seconds, patience, meter, self.cache)
+        """The model that is asked; it also points, captions and answers questions."""
+        retry_policy, meter = RetryPolicy(self.tries, self.wait_seconds), UsageMeter(Prices())
+        settings = (self.max_objects, self.timeout_seconds, retry_policy, meter, self.cache)
         if not self.local:
-            return Moondream(self.endpoint, self.key, self.model, *asked)
+            return Moondream(self.endpoint, self.key, self.model, *settings)
         from annotate.vlm.moondream import load_local
 
-        speaker = load_local(
-            self.local, trust_remote_code=self.trust_remote_code, device=self.device
-        )
-        return Moondream("transformers", "", self.local, *asked, speaker)
+        model = load_local(self.local, trust_remote_code=self.trust_remote_code, device=self.device)
+        return Moondream("transformers", "", self.local, *settings, model)
 
     @property
     def usage(self) -> UsageTotal:
-        """What this detector has asked so far."""
+        """Requests so far, and their tokens."""
         return self.moondream.meter.total
 
     def ready(self) -> None:
-        """Refuse to begin without words to ask with, or without what answers.
+        """Check for phrases, and for the package or the weights.
 
         Raises:
             PromptError, MissingPackage, WeightsError: say what is missing.
@@ -159,29 +159,29 @@ class MoondreamDetector:
             needs("moondream")
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """Boxes for each frame, those of a class's first phrase first.
+        """Propose boxes for each frame, those of a class's first phrase first.
 
         Raises:
-            AnswerError: no answer, or none that can be read.
+            AnswerError: no answer, or none that can be parsed.
         """
         self.ready()
-        asked, moondream = detector_phrases(self.vocabulary, "moondream"), self.moondream
+        phrases, moondream = detector_phrases(self.vocabulary, "moondream"), self.moondream
 
         def propose(frame: Frame) -> sv.Detections:
-            seen = moondream.encode_image(frame.image)
-            found = [PhraseBox(phrase, box) for phrase in asked for box in seen.boxes(phrase.text)]
+            image = moondream.encode_image(frame.image)
+            found = [PhraseBox(each, box) for each in phrases for box in image.boxes(each.text)]
             return to_detections(found, frame.size_wh)
 
         return map_threads(propose, frames, self.parallel)
 
     def caption(self, image: Picture, length: str = "normal") -> str:
-        """What is to be seen on a picture, RGB, in words: short, normal or long.
+        """Describe a picture, (H, W, 3) RGB, in words; `length` is short, normal or long.
 
         Raises:
-            AnswerError: no answer, or none that can be read.
+            AnswerError: no answer, or none that can be parsed.
         """
         return self.moondream.encode_image(image).caption(length)
 
     def query(self, image: Picture, question: str) -> str:
-        """The answer to a question about a picture, RGB."""
+        """Answer a question about a picture, (H, W, 3) RGB."""
         return self.moondream.encode_image(image).query(question)

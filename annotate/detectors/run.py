@@ -27,20 +27,21 @@ if TYPE_CHECKING:
 class Detector(Protocol):
     """A frozen dataclass whose first field is the vocabulary and whose other fields are options.
 
-    It can be made without a server, weights or a package; what it lacks it says in `propose`, and
-    before a file is begun in `ready()`, if it has that (see `plugins.OPTIONAL_MEMBERS`).
+    A detector can be made without a server, weights or a package. What is missing is an error in
+    `propose`, and, before a file is begun, in the optional method `ready()` (see
+    `plugins.OPTIONAL_MEMBERS`).
     """
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The classes it proposes."""
+        """The classes that the detector proposes."""
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """Boxes for each frame, in order.
+        """Propose boxes for each frame, in order.
 
         `class_id` and `confidence` are always set (NaN where the model gives no score). `data`
-        holds nothing but, where the detector was told words, `phrase`: what found each box, as an
-        array of str. `metadata` holds nothing.
+        holds nothing but, for a detector that is prompted by phrases, `phrase`: the phrase that
+        found each box, as an array of str. `metadata` is empty.
         """
 
 
@@ -48,19 +49,17 @@ DETECTORS: Family[Detector] = FAMILIES["detectors"]
 
 
 def detector_settings(detector: Detector) -> Mapping[str, Any]:
-    """The options that shape what it finds as they are set, those of detectors inside it too.
+    """Return the options that shape the boxes, with those of nested detectors.
 
-    An option whose field is marked `plugins.RUNTIME_ONLY` shapes nothing: a time-out, a budget.
+    An option whose field is marked `plugins.RUNTIME_ONLY`, such as a time-out, shapes nothing.
     """
     return {name: _setting_value(value) for name, value in _setting_fields(detector)}
 
 
 def _setting_fields(detector: Detector) -> Iterator[tuple[str, Any]]:
-    for field_ in dataclasses.fields(detector):  # type: ignore[arg-type]  # the contract
-        if (
-            field_.name != "vocabulary"
-            and not plugins.RUNTIME_ONLY.items() <= field_.metadata.items()
-        ):
+    for field_ in dataclasses.fields(detector):  # type: ignore[arg-type]  # a dataclass by contract
+        runtime_only = plugins.RUNTIME_ONLY.items() <= field_.metadata.items()
+        if field_.name != "vocabulary" and not runtime_only:
             yield field_.name, getattr(detector, field_.name)
 
 
@@ -71,25 +70,29 @@ def _setting_value(value: Any) -> Any:
 
 
 def check_ready(detector: Detector) -> None:
-    """Raise what a detector, or one inside it, lacks for a run: a server, weights, a package."""
-    for inner in plugins.nested_plugins(detector):
-        check_ready(inner)
+    """Check that a detector and its nested ones have what they need: weights, packages, a model.
+
+    Raises:
+        AnnotateError: says what is missing.
+    """
+    for nested in plugins.nested_plugins(detector):
+        check_ready(nested)
     plugins.optional_member(detector, "ready")()
 
 
 def detect_frames(
     detector: Detector, frames: Iterable[Frame], source: str, *, batch_size: int = 8
 ) -> Iterator[Item]:
-    """Items, one for each frame, in order; at most `batch` frames are held at a time."""
+    """Yield an item for each frame, in order; at most `batch_size` frames are in memory."""
     labels = dict(enumerate(detector.vocabulary.labels))
-    for held in chunks(frames, batch_size):
-        for frame, found in zip(held, detector.propose(held), strict=True):
+    for batch in chunks(frames, batch_size):
+        for frame, found in zip(batch, detector.propose(batch), strict=True):
             yield detections.item_from_detections(frame, found, labels, source)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A detector, a clip, and which of its frames to look at; `source` is the detector's name."""
+    """A detector, a clip, and a choice of its frames; `source` is the detector's name."""
 
     detector: Detector
     source: str
@@ -97,12 +100,12 @@ class Job:
     selection: FrameSelection = field(default_factory=FrameSelection)
 
     def header(self) -> records.Header:
-        """What the file of items is stamped with: everything that shapes it."""
-        told = {"detector": self.source, **detector_settings(self.detector)}
-        told |= dataclasses.asdict(self.selection)
+        """Make the header of the file of items: everything that shapes the file."""
+        settings = {"detector": self.source, **detector_settings(self.detector)}
+        settings |= dataclasses.asdict(self.selection)
         clip = reader.header_entry(reader.probe(self.clip))
         return records.Header(
-            "detect", told, vocabulary=self.detector.vocabulary.header_entry(), videos=clip
+            "detect", settings, vocabulary=self.detector.vocabulary.header_entry(), videos=clip
         )
 
 
@@ -113,9 +116,9 @@ def run_to_file(
     force: bool = False,
     progress: Callable[[Item], None] = lambda item: None,
 ) -> bool:
-    """Write a file of items; goes on behind the last frame that an equal run wrote.
+    """Write a file of items; continues after the last frame that an equal run wrote.
 
-    Returns False when the file was complete already.
+    Returns False when the file was already complete.
 
     Raises:
         SettingsDiffer, OutputError, VideoError: see `annotate.errors`.

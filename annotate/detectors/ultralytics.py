@@ -27,23 +27,24 @@ from annotate.items.records import Picture
 from annotate.weights import manifest
 from annotate.weights.store import weights_path
 
-MAX_BOXES = 300  # boxes of a picture
-BOX_TASKS = ("detect", "segment", "pose")  # tasks whose networks give boxes
+MAX_BOXES = 300  # of one picture
+BOX_TASKS = ("detect", "segment", "pose")  # tasks of networks that give boxes
 _OFFLINE_ENV = {
     "YOLO_OFFLINE": "True",
     "YOLO_AUTOINSTALL": "False",
     "YOLO_VERBOSE": "False",
-    "ULTRALYTICS_SAFE_LOAD": "True",  # a checkpoint is data: no code in it is run
+    "ULTRALYTICS_SAFE_LOAD": "True",  # no code in a checkpoint is run
 }
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """Where and how a network runs.
+    """The device, the input size and the NMS settings of a network.
 
-    `least` is the lowest score. Of two boxes with an IoU over `iou` the worse is dropped, among
-    those of one phrase or, if `agnostic`, among all. `size` is the side of its input; None is its
-    own. `half` is heeded on CUDA only.
+    Boxes with a score below `min_score` are dropped. Of two boxes with an IoU over `nms_iou`, the
+    one with the lower score is dropped, among those of one class or, if `agnostic`, among all.
+    `input_size` is the side of the network's input in pixels; None is that of the model. `half`
+    (float16) applies on CUDA only.
     """
 
     min_score: float
@@ -55,43 +56,44 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score < 1:
-            raise AnnotateError(f"least must be 0 to 1, got {self.min_score}")
+            raise AnnotateError(f"min_score must be 0 to 1, got {self.min_score}")
         if self.input_size is not None and (self.input_size < 32 or self.input_size % 32):
-            raise AnnotateError(f"size must be a multiple of 32 pixels, got {self.input_size}")
+            raise AnnotateError(
+                f"input_size must be a multiple of 32 pixels, got {self.input_size}"
+            )
 
 
 def import_ultralytics() -> Any:
-    """The module `ultralytics`, which leaves the network and the user's settings alone.
+    """Import `ultralytics` so that it uses no network and does not touch the user's settings.
 
     Raises:
         MissingPackage: it is not installed.
     """
     for name, value in _OFFLINE_ENV.items():
         os.environ.setdefault(name, value)
-    own = cache_dir("ultralytics")
-    os.environ.setdefault("YOLO_CONFIG_DIR", str(own))
-    opener = Image.open
-    found = needs("ultralytics")
-    # A program that had imported it before us may be counted until now, from here on it is not.
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_dir("ultralytics")))
+    image_open = Image.open
+    ultralytics = needs("ultralytics")
+    # The package may have been imported earlier, without the variables above: no statistics now.
     importlib.import_module("ultralytics.utils.events").events.enabled = False
-    Image.open = opener  # the package puts one of its own in, which would install what it misses
-    for handler in found.utils.LOGGER.handlers:
+    Image.open = image_open  # the package replaces it by one that installs missing packages
+    for handler in ultralytics.utils.LOGGER.handlers:
         if type(handler) is logging.StreamHandler:
-            handler.setStream(sys.stderr)  # stdout is for what was asked for
-    return found
+            handler.setStream(sys.stderr)  # stdout is for results
+    return ultralytics
 
 
 def find_weights(name: str, families: Sequence[str]) -> Path:
-    """The file or folder of a name in the manifest, of one of these families, or of a path.
+    """Find the file or folder of a model of one of `families` in the manifest, or of a path.
 
     Raises:
-        UnknownName, MissingWeights: see `weights.where`.
+        UnknownName, MissingWeights: see `weights_path`.
         AnnotateError: a model of another family.
     """
-    known = manifest.all_models()
-    model = known.get(name)
+    models = manifest.all_models()
+    model = models.get(name)
     if model is not None and not model.path and model.family not in families:
-        fitting = [each.name for each in known.values() if each.family in families]
+        fitting = [each.name for each in models.values() if each.family in families]
         raise AnnotateError(
             f"{name} is of the family {model.family}, which cannot be used here: "
             f"give the path of your own, or one of {', '.join(fitting)}"
@@ -100,22 +102,23 @@ def find_weights(name: str, families: Sequence[str]) -> Path:
 
 
 def load_model(class_name: str, path: Path) -> Any:
-    """The package's model of the class `kind` ("YOLO", "YOLOWorld", "YOLOE") from its file.
+    """Load a model of an `ultralytics` class ("YOLO", "YOLOWorld", "YOLOE") from its file.
 
     Raises:
-        MissingPackage: what the file's format needs is not installed.
-        WeightsError: it cannot be loaded as that.
+        MissingPackage: a package that the file's format needs is not installed.
+        WeightsError: the file cannot be loaded as that class.
+        AnnotateError: the network gives no boxes.
     """
     if class_name != "YOLO" and (path.is_dir() or path.suffix == ".onnx"):
         raise WeightsError(
-            f"{path} is an export, in which the phrases are fixed: "
-            "run it by the detector yolo, or give the .pt that it was made from"
+            f"{path} is an export, in which the phrases are fixed: run it with "
+            "the detector yolo, or give the .pt that it was exported from"
         )
-    made: Callable[[str], Any] = getattr(import_ultralytics(), class_name)
+    model_class: Callable[[str], Any] = getattr(import_ultralytics(), class_name)
     if path.is_dir() and any(path.glob("*.xml")):
         needs("openvino")
     with one_line_errors(path):
-        model = made(str(path))
+        model = model_class(str(path))
     if model.task not in BOX_TASKS:
         raise AnnotateError(
             f"{path} is a network for the task {model.task!r}, which gives no boxes: "
@@ -127,15 +130,15 @@ def load_model(class_name: str, path: Path) -> Any:
 def predict(
     model: Any, images: Sequence[Picture], options: InferenceOptions, **extra: Any
 ) -> list[BoxTable]:
-    """What the model finds on each picture; `more` goes to its `predict`."""
-    place, kind = resolve_device(options.device)
+    """Run the model on pictures; `extra` goes to the `predict` of the package."""
+    device, device_type = resolve_device(options.device)
     arguments = {
         "conf": options.min_score,
         "iou": options.nms_iou,
         "agnostic_nms": options.agnostic,
         "max_det": MAX_BOXES,
-        "device": place,
-        "quantize": 16 if options.half and kind == "cuda" else None,
+        "device": device,
+        "quantize": 16 if options.half and device_type == "cuda" else None,
         "save": False,
         "verbose": False,
     }
@@ -147,20 +150,20 @@ def predict(
 
 
 def resolve_device(name: str | None) -> tuple[str, str]:
-    """What the package calls a device, and its kind: "cuda", "cpu", ...; OpenVINO's as they are.
+    """Return a device's name for the package, and its type: "cuda", "cpu", or "intel" (OpenVINO).
 
     Raises:
         AnnotateError: there is no such device.
     """
     if name is not None and name.startswith("intel:"):
         return name, "intel"
-    place, _ = choose_device(name, None)
-    return str(place), place.type
+    device, _ = choose_device(name, None)
+    return str(device), device.type
 
 
 @contextmanager
 def one_line_errors(path: Path) -> Iterator[None]:
-    """Say in one sentence what the package says in many."""
+    """Turn any exception of the package into an error of one line."""
     try:
         yield
     except AnnotateError:
@@ -169,6 +172,6 @@ def one_line_errors(path: Path) -> Iterator[None]:
         raise MissingPackage(
             f"{path} needs {error.name}, which is not installed: pip install {error.name}"
         ) from error
-    except Exception as error:  # the package raises whatever it meets
+    except Exception as error:  # the package raises exceptions of many types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise WeightsError(f"{path} cannot be used by ultralytics: {reason}") from error

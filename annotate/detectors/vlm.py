@@ -1,12 +1,11 @@
 """Detect by asking a vision-language model behind an OpenAI-compatible endpoint.
 
-All phrases go into one question. Optionally a reference image is shown, and each box is refined by
-asking again on a crop round it.
+All phrases go into one question. Optionally a reference image is shown first, and each box is
+refined by asking again on a crop round it.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,8 +15,10 @@ from typing import Any
 import numpy as np
 import supervision as sv
 
-from annotate.detectors.phrases import PhraseBox, crop, iou, match_phrase, to_detections
+from annotate import files
+from annotate.detectors.phrases import PhraseBox, crop, match_phrase, to_detections
 from annotate.errors import AnswerError, UnreadableAnswer, VideoError, needs
+from annotate.items import boxes
 from annotate.items.records import Box, Frame, Picture, Vocabulary
 from annotate.plugins import RUNTIME_ONLY
 from annotate.video.images import read_image
@@ -29,20 +30,22 @@ from annotate.vlm.messages import ParsedBox
 from annotate.vlm.retry import RetryPolicy, map_threads
 from annotate.vocabulary import Phrase, detector_phrases
 
-_SEARCHED_IMAGE = "B"  # what a question with a reference calls the picture to be searched
+_SEARCHED_IMAGE = "B"  # the name of the searched picture in a question with a reference
 _CAPTION_PROMPT = "caption.v1"
 
 
 @dataclass(frozen=True)
 class VlmDetector:
-    """Boxes that a vision-language model gives for each class's phrases, all in one question.
+    """Ask a vision-language model for the boxes of all phrases, in one question a frame.
 
-    `key` names an environment variable. `convention` is how the model counts: what `annotate
-    calibrate` found out, or one such as "relative 1000 xyxy". `way` is tool, schema, json or auto.
-    The picture is sent with its longest side made `side` pixels (0: as it is), as a JPEG of full
-    colour. `refine` asks again on a crop round each box. `reference` is a picture of what is looked
-    for. `unreadable` is what becomes of a frame whose answer cannot be read: "stop", or "empty".
-    Prices are for a million tokens; `budget` is for one run, in their currency.
+    `key` names the environment variable of the API key. `box_format` is the format of the model's
+    coordinates: "calibrated", which is what `annotate calibrate` found, or one such as "relative
+    1000 xyxy". `mode` is how the format of the answer is requested: tool, schema, json or auto. The
+    picture is sent as a JPEG whose longest side is `side` pixels (0: its own size). `refine` asks
+    again on a crop round each box. `reference` is the path of a picture that shows an example.
+    `unreadable` is what happens to a frame whose answer cannot be parsed: "stop" ends the run,
+    "empty" leaves the frame without boxes. Prices are for a million tokens; `budget` is for one
+    run, in the currency of the prices.
     """
 
     vocabulary: Vocabulary
@@ -73,31 +76,29 @@ class VlmDetector:
 
     def __post_init__(self) -> None:
         self._check_choices()
-        found = self.box_format
-        if found == "calibrated":
-            found = str(read_model_notes(self.url, self.model).get("convention", ""))
-        object.__setattr__(self, "coordinates", str(BoxFormat.parse(found)) if found else "")
+        text = self.box_format
+        if text == "calibrated":
+            text = str(read_model_notes(self.url, self.model).get("convention", ""))
+        object.__setattr__(self, "coordinates", str(BoxFormat.parse(text)) if text else "")
         object.__setattr__(self, "prompt_sha256", self._template.sha256)
-        shown = Path(self.reference).read_bytes() if self._reference else b""
-        object.__setattr__(
-            self, "reference_sha256", hashlib.sha256(shown).hexdigest()[: 64 * bool(shown)]
-        )
+        digest = files.sha256(Path(self.reference)) if self._reference else ""
+        object.__setattr__(self, "reference_sha256", digest)
 
     def _check_model(self) -> None:
         if not self.model:
-            raise AnswerError("vlm: which model? --set model=NAME, and --set url=ADDRESS")
+            raise AnswerError("vlm: no model is named: give `model`, and its address as `url`")
 
     def _check_choices(self) -> None:
-        for name, value, known in (
-            ("way", self.mode, ("auto", "tool", "schema", "json")),
+        for name, value, choices in (
+            ("mode", self.mode, ("auto", "tool", "schema", "json")),
             ("unreadable", self.unreadable, ("stop", "empty")),
         ):
-            if value not in known:
-                raise AnswerError(f"vlm: {name} must be {' or '.join(known)}, got {value!r}")
+            if value not in choices:
+                raise AnswerError(f"vlm: {name} must be {' or '.join(choices)}, got {value!r}")
         if self.side < 0:
             raise AnswerError(f"vlm: side must be 0 or more pixels, got {self.side}")
         if self.budget is not None and not self.price_in + self.price_out > 0:
-            raise AnswerError("vlm: a budget needs prices: --set price_in=... --set price_out=...")
+            raise AnswerError("vlm: a budget needs prices: give `price_in` and `price_out`")
 
     @cached_property
     def _template(self) -> messages.Template:
@@ -109,14 +110,14 @@ class VlmDetector:
         if not self.reference:
             return None
         try:
-            shown = read_image(Path(self.reference))
+            picture = read_image(Path(self.reference))
         except VideoError as error:
-            raise AnswerError(str(error)) from None
-        return messages.image_part(messages.resize(shown, self.side), self.detail)
+            raise AnswerError(f"reference: {error}") from None
+        return messages.image_part(messages.resize(picture, self.side), self.detail)
 
     @cached_property
     def chat(self) -> Chat:
-        """The model that it asks, and what counts what that costs."""
+        """The model that is asked, with the meter of its cost."""
         return Chat(
             self.url,
             self.model,
@@ -132,11 +133,11 @@ class VlmDetector:
 
     @property
     def usage(self) -> UsageTotal:
-        """What this detector has asked so far, and what it cost."""
+        """Requests so far, and their tokens and cost."""
         return self.chat.meter.total
 
     def ready(self) -> None:
-        """Refuse to begin without a model, its way to count, or words to ask with.
+        """Check for a model, its box format, and phrases.
 
         Raises:
             AnswerError, PromptError, MissingPackage: say what is missing.
@@ -144,58 +145,54 @@ class VlmDetector:
         self._check_model()
         detector_phrases(self.vocabulary, "vlm")
         if not self.coordinates:
-            asked = f"annotate calibrate --model {self.model} --url {self.url}"
-            raise AnswerError(f"how {self.model} counts is not known: {asked}")
+            command = f"annotate calibrate --model {self.model} --url {self.url}"
+            raise AnswerError(f"the box format of {self.model} is not known: run {command}")
         needs("openai"), needs("json_repair")
-        _ = self.chat  # made once, before threads share it: it counts what they spend
+        _ = self.chat  # made once, before threads share it, so that one meter counts
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """Boxes for each frame, in the order of the model's answer.
+        """Propose boxes for each frame, in the order of the model's answer.
 
         Raises:
-            AnswerError: no answer, or none that can be read; see `unreadable`.
-            BudgetSpent: the next question might cost more than the budget leaves.
+            AnswerError: no answer, or none that can be parsed; see `unreadable`.
+            BudgetExceeded: the next request could exceed the budget.
         """
         self.ready()
-        asked = detector_phrases(self.vocabulary, "vlm")
-        return map_threads(lambda frame: self._propose(frame, asked), frames, self.parallel)
+        phrases = detector_phrases(self.vocabulary, "vlm")
+        return map_threads(lambda frame: self._propose(frame, phrases), frames, self.parallel)
 
     def caption(self, image: Picture) -> str:
-        """What is to be seen on a picture, RGB, in words.
+        """Describe a picture, (H, W, 3) RGB, in words.
 
         Raises:
-            AnswerError: no model is named, or it gives no answer.
+            AnswerError: no model is named, or no answer came.
         """
         return self.query(image, messages.load_template(_CAPTION_PROMPT).text)
 
     def query(self, image: Picture, question: str) -> str:
-        """The answer to a question about a picture, RGB."""
+        """Answer a question about a picture, (H, W, 3) RGB."""
         self._check_model()
-        shown = messages.image_part(messages.resize(image, self.side), self.detail)
-        return self.chat.ask_text([shown, messages.text_part(question)], "a picture")
+        part = messages.image_part(messages.resize(image, self.side), self.detail)
+        return self.chat.ask_text([part, messages.text_part(question)], "a picture")
 
     def _propose(self, frame: Frame, phrases: Sequence[Phrase]) -> sv.Detections:
-        found = self._ask(frame, phrases)
+        phrase_boxes = self._ask(frame, phrases)
         if self.refine:
-            found = [self._refine_box(frame, each) for each in found]
-        return to_detections(found, frame.size_wh)
+            phrase_boxes = [self._refine_box(frame, each) for each in phrase_boxes]
+        return to_detections(phrase_boxes, frame.size_wh)
 
     def _ask(self, frame: Frame, phrases: Sequence[Phrase]) -> list[PhraseBox]:
-        """The boxes on one picture, in its pixels."""
+        """Ask for the boxes of one frame, in its pixels."""
         picture = messages.resize(frame.image, self.side)
-        told = [phrase.text for phrase in phrases]
-        shown = [messages.image_part(picture, self.detail)]
+        texts = [phrase.text for phrase in phrases]
+        parts = [messages.image_part(picture, self.detail)]
         if self._reference:
-            named = (
-                messages.text_part("Picture A:"),
-                messages.text_part(f"Picture {_SEARCHED_IMAGE}:"),
-            )
-            shown = [named[0], self._reference, named[1], *shown]
+            searched = messages.text_part(f"Picture {_SEARCHED_IMAGE}:")
+            parts = [messages.text_part("Picture A:"), self._reference, searched, *parts]
+        parts.append(messages.text_part(self._template.fill(texts)))
         try:
-            said = self.chat.ask_boxes(
-                [*shown, messages.text_part(self._template.fill(told))], told, frame.name
-            )
-            return self._to_phrase_boxes(said, frame, phrases, picture.size)
+            parsed_boxes = self.chat.ask_boxes(parts, texts, frame.name)
+            return self._to_phrase_boxes(parsed_boxes, frame, phrases, picture.size)
         except UnreadableAnswer:
             if self.unreadable == "stop":
                 raise
@@ -208,43 +205,42 @@ class VlmDetector:
         phrases: Sequence[Phrase],
         sent_wh: tuple[int, int],
     ) -> list[PhraseBox]:
-        """What was said, in the frame's pixels; boxes of other things and pictures are left out."""
-        convention = BoxFormat.parse(self.coordinates)
+        """Convert parsed boxes to the frame's pixels; drops those of other objects or pictures."""
+        box_format = BoxFormat.parse(self.coordinates)
         scale = np.tile(np.array(frame.size_wh) / np.array(sent_wh), 2)
-        found, outside = [], 0
+        phrase_boxes, outside_count = [], 0
         for each in parsed_boxes:
             phrase = match_phrase(each.label, phrases)
-            elsewhere = self._reference and each.image_id.upper() not in ("", _SEARCHED_IMAGE)
-            if phrase is None or elsewhere:
+            in_reference = self._reference and each.image_id.upper() not in ("", _SEARCHED_IMAGE)
+            if phrase is None or in_reference:
                 continue
-            x1, y1, x2, y2 = (
-                np.array(convention.xyxy(each.numbers, sent_wh, each.order)) * scale
-            ).tolist()
+            sent_xyxy = np.array(box_format.xyxy(each.numbers, sent_wh, each.order))
+            x1, y1, x2, y2 = (sent_xyxy * scale).tolist()
             score = float("nan") if each.score is None else each.score
             if _fraction_inside((x1, y1, x2, y2), frame.size_wh) > 0.5:
-                found.append(PhraseBox(phrase, (x1, y1, x2, y2), score))
+                phrase_boxes.append(PhraseBox(phrase, (x1, y1, x2, y2), score))
             else:
-                outside += 1
-        if outside and not found:
-            how = f"it may count otherwise than {self.coordinates!r}: annotate calibrate"
-            raise UnreadableAnswer(f"{frame.name}: the boxes lie outside the picture; {how}")
-        return found
+                outside_count += 1
+        if outside_count and not phrase_boxes:
+            raise UnreadableAnswer(
+                f"{frame.name}: the boxes lie outside the picture; the model's box format may not "
+                f"be {self.coordinates!r}: run annotate calibrate"
+            )
+        return phrase_boxes
 
     def _refine_box(self, frame: Frame, phrase_box: PhraseBox) -> PhraseBox:
-        """The box as a second look sees it, at a crop round it; as it was if that sees none."""
-        x1, y1, x2, y2 = phrase_box.box
-        more = max(x2 - x1, y2 - y1, 32.0)  # pixels on each side: three boxes wide
-        shown, (left, top) = crop(frame, phrase_box.box, more)
-        seen = [
+        """Ask again on a crop round a box; returns the box unchanged if none overlaps it there."""
+        first = phrase_box.box
+        x1, y1, x2, y2 = first
+        margin_px = max(x2 - x1, y2 - y1, 32.0)  # on each side: the crop is three boxes wide
+        cropped, (left, top) = crop(frame, first, margin_px)
+        refined = [
             (each.box[0] + left, each.box[1] + top, each.box[2] + left, each.box[3] + top)
-            for each in self._ask(shown, [phrase_box.phrase])
+            for each in self._ask(cropped, [phrase_box.phrase])
         ]
-        best = max(seen, key=lambda box: iou(box, phrase_box.box), default=phrase_box.box)
-        return replace(phrase_box, box=best) if iou(best, phrase_box.box) > 0 else phrase_box
+        best = max(refined, key=lambda box: boxes.iou(box, first), default=first)
+        return replace(phrase_box, box=best) if boxes.iou(best, first) > 0 else phrase_box
 
 
 def _fraction_inside(box: Box, size_wh: tuple[int, int]) -> float:
-    x1, y1, x2, y2 = box
-    width = min(x2, size_wh[0]) - max(x1, 0.0)
-    height = min(y2, size_wh[1]) - max(y1, 0.0)
-    return max(width, 0.0) * max(height, 0.0) / max((x2 - x1) * (y2 - y1), 1e-9)
+    return boxes.area(boxes.clip_box(box, size_wh)) / max(boxes.area(box), 1e-9)

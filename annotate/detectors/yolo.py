@@ -18,15 +18,15 @@ from annotate.vocabulary import Phrase, detector_phrases
 
 
 def find_class(name: str, names: Sequence[str], model: str) -> int:
-    """The number of a class of the model by its name, however it is written.
+    """Find the index of a class by its name, whatever its case, hyphens and underscores.
 
     Raises:
-        UnknownName: it knows no such class; names the nearest.
+        UnknownName: the model has no such class; names the nearest.
     """
-    plain = {_normalise(each): number for number, each in enumerate(names)}
-    if _normalise(name) not in plain:
+    index_by_name = {_normalise(each): index for index, each in enumerate(names)}
+    if _normalise(name) not in index_by_name:
         raise UnknownName(f"class of {model}", name, names)
-    return plain[_normalise(name)]
+    return index_by_name[_normalise(name)]
 
 
 def _normalise(name: str) -> str:
@@ -35,14 +35,15 @@ def _normalise(name: str) -> str:
 
 @dataclass(frozen=True)
 class YoloDetector:
-    """Boxes of a YOLO's own classes, under the vocabulary's names.
+    """Find boxes of a YOLO's own classes, under the vocabulary's names.
 
-    A class of the vocabulary says which of the model's it is (`yolo = "person"`, or a list), or has
-    the same name. `model` is a name in the manifest or a path: a checkpoint, or what was exported
-    from one. `least` is the lowest score. Of two boxes of a class with an IoU over `iou` the worse
-    is dropped. `size` is the side of the network's input. With a `tile`, pixels, it looks at the
-    whole picture and at squares of that side which overlap by the part `overlap`. `batch` pictures
-    go through at once, in half precision on CUDA.
+    A class of the vocabulary names the class of the model (`yolo = "person"`, or a list), or has
+    the same name. `model` is a name in the manifest or a path: a checkpoint or an export. Boxes
+    with a score below `min_score` are dropped. Of two boxes of a class with an IoU over `nms_iou`,
+    the one with the lower score is dropped. `input_size` is the side of the network's input in
+    pixels. With `tile`, in pixels, the network runs on the whole picture and on square tiles of
+    that side, which overlap by the fraction `overlap`. `batch_size` pictures go through together,
+    with `half` in float16 on CUDA.
     """
 
     vocabulary: Vocabulary
@@ -57,12 +58,12 @@ class YoloDetector:
     half: bool = True
 
     def __post_init__(self) -> None:
-        _ = self._tiling, self._inference  # what cannot be is said at once
+        _ = self._tiling, self._inference  # raises for wrong options at once
         if "yolo" in self.vocabulary.detectors:
             detector_phrases(self.vocabulary, "yolo")
 
     def ready(self) -> None:
-        """Refuse to begin without weights, or with classes that they do not know.
+        """Check for weights that know the classes.
 
         Raises:
             WeightsError, UnknownName, PromptError, MissingPackage: say what is missing.
@@ -70,20 +71,20 @@ class YoloDetector:
         _ = self._classes
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """Boxes for each frame, best first."""
+        """Propose boxes for each frame, best first."""
         if not frames:
             return []
-        known = self._classes
-        told = tuple(known.values())
-        number = {of_model: row for row, of_model in enumerate(known)}
+        model_classes = list(self._classes)
+        phrases = tuple(self._classes.values())
+        phrase_index = {number: row for row, number in enumerate(model_classes)}
 
         def network(images: list[Picture]) -> list[BoxTable]:
-            tables = predict(self._network, images, self._inference, classes=list(known))
+            tables = predict(self._network, images, self._inference, classes=model_classes)
             for table in tables:
-                table[:, 5] = [number[int(of_model)] for of_model in table[:, 5]]
+                table[:, 5] = [phrase_index[int(number)] for number in table[:, 5]]
             return tables
 
-        return detect_tiled(frames, told, self._tiling, network)
+        return detect_tiled(frames, phrases, self._tiling, network)
 
     @cached_property
     def _tiling(self) -> Tiling:
@@ -102,36 +103,36 @@ class YoloDetector:
 
     @cached_property
     def _classes(self) -> dict[int, Phrase]:
-        """The model's classes that are looked for, by number, and what each stands for."""
+        """The model's classes to look for, by number, with the phrase of each."""
         names = list(self._network.names.values())
         return match_classes(self.vocabulary, names, Path(self.model).name)
 
 
 def match_classes(vocabulary: Vocabulary, names: list[str], model: str) -> dict[int, Phrase]:
-    """Which of a model's classes, by number, stand for which of the vocabulary's.
+    """Match a model's classes, by number, to the classes of the vocabulary.
 
     Raises:
         UnknownName: the vocabulary names a class that the model does not know.
-        PromptError: no class of the vocabulary is one of the model's.
+        PromptError: no class of the vocabulary is a class of the model.
     """
-    told = detector_phrases(vocabulary, "yolo") if "yolo" in vocabulary.detectors else ()
-    found = {}
-    for phrase in told:
+    phrases = detector_phrases(vocabulary, "yolo") if "yolo" in vocabulary.detectors else ()
+    matches = {}
+    for phrase in phrases:
         number = find_class(phrase.text, names, model)
-        found[number] = Phrase(names[number], phrase.class_id)
-    spoken_for = {phrase.class_id for phrase in told}
+        matches[number] = Phrase(names[number], phrase.class_id)
+    prompted = {phrase.class_id for phrase in phrases}
     for class_id, label in enumerate(vocabulary.labels):
-        if class_id in spoken_for:
+        if class_id in prompted:
             continue
         try:
             number = find_class(label, names, model)
         except UnknownName:
-            continue  # other detectors know it
-        found.setdefault(number, Phrase(names[number], class_id))
-    if not found:
+            continue  # a class for other detectors
+        matches.setdefault(number, Phrase(names[number], class_id))
+    if not matches:
         raise PromptError(
-            f"vocabulary {vocabulary.name}: none of its classes is one that {model} knows: say "
-            f'which, such as yolo = "{names[0]}", under [classes.{vocabulary.labels[0]}]. '
+            f"vocabulary {vocabulary.name}: none of its classes is one that {model} knows: name "
+            f'one, such as yolo = "{names[0]}", under [classes.{vocabulary.labels[0]}]. '
             f"It knows: {', '.join(names)}"
         )
-    return found
+    return matches

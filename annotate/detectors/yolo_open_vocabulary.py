@@ -1,7 +1,7 @@
 """Detect by phrases with YOLO-World v2 and YOLOE, or by an example box with YOLOE.
 
 Phrases are encoded by CLIP for YOLO-World and by MobileCLIP for YOLOE. A phrase's vector is cached
-on this machine under the SHA-256 of the encoder and of the phrase: what was encoded before
+on this machine under the SHA-256 of the encoder and of the phrase: a phrase that was encoded before
 needs neither weights nor packages. An example is an image and the box in it that shows the object.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -24,8 +23,16 @@ from annotate import files
 from annotate.detectors import ultralytics
 from annotate.detectors.tiling import BoxTable, PhraseDetector, Tiling
 from annotate.detectors.ultralytics import InferenceOptions, one_line_errors
-from annotate.errors import AnnotateError, MissingPackage, PromptError, WeightsError, needs
+from annotate.errors import (
+    AnnotateError,
+    MissingPackage,
+    OutputError,
+    PromptError,
+    WeightsError,
+    needs,
+)
 from annotate.items.records import Box, Picture, Vocabulary
+from annotate.items.sequences import chunks
 from annotate.video import reader
 from annotate.vocabulary import Phrase, detector_phrases
 from annotate.weights import manifest
@@ -34,25 +41,25 @@ from annotate.weights.store import weights_path
 
 @dataclass(frozen=True)
 class Example:
-    """A picture, and the box, xyxy in its pixels, of what it shows."""
+    """A picture, and the box of an object in it, xyxy in pixels."""
 
     picture: Picture = field(repr=False, compare=False)
     box: Box
 
     @property
     def sha256(self) -> str:
-        """The picture's, of its size and pixels: what it shows, wherever it lies."""
+        """The SHA-256 of the picture's size and pixels, wherever its file is."""
         content = hashlib.sha256(repr(self.picture.shape).encode())
         content.update(self.picture.tobytes())
         return content.hexdigest()
 
     @staticmethod
     def parse(text: str) -> Example:
-        """`PICTURE:X1,Y1,X2,Y2`, the picture being an image, or a clip by its first picture.
+        """Parse `PICTURE:X1,Y1,X2,Y2`; the picture is an image, or the first frame of a clip.
 
         Raises:
-            PromptError: not so written, or the box is not inside the picture.
-            VideoError: no such picture, or none that can be read.
+            PromptError: not in this form, or the box is not inside the picture.
+            VideoError: there is no such picture, or it cannot be read.
         """
         path, _, corners = text.rpartition(":")
         try:
@@ -65,7 +72,7 @@ class Example:
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
             raise PromptError(
                 f"reference {text!r}: expected a box inside the picture of {width}x{height}, "
-                "the left top corner first"
+                "with its top left corner first"
             )
         return Example(picture, (x1, y1, x2, y2))
 
@@ -76,34 +83,35 @@ _LOAD_ERRORS = (RuntimeError, OSError, pickle.UnpicklingError, LookupError, Type
 
 
 def encode_phrases(encoder: str, texts: Iterable[str]) -> TextVectors:
-    """A vector for each phrase, in order; `encoder` is a name in the manifest, or a path.
+    """Encode phrases into vectors, (n, width), from the cache where possible.
+
+    `encoder` is a name in the manifest, or a path.
 
     Raises:
-        UnknownName, MissingWeights: see `weights.where`.
+        UnknownName, MissingWeights: see `weights_path`.
         MissingPackage: `clip` or PyTorch is not installed.
-        WeightsError: the file is no text encoder.
+        WeightsError: the file is not a text encoder.
     """
-    wanted = list(texts)
+    phrases = list(texts)
     folder = vector_cache_dir() / _encoder_key(encoder)
-    known = {text: _read_vector(_vector_path(folder, text)) for text in wanted}
-    missing = [text for text, vector in known.items() if vector is None]
-    for start in range(0, len(missing), _BATCH_SIZE):
-        some = missing[start : start + _BATCH_SIZE]
-        for text, vector in zip(some, _run_encoder(weights_path(encoder), some), strict=True):
-            known[text] = vector
+    vectors = {text: _read_vector(_vector_path(folder, text)) for text in phrases}
+    missing = [text for text, vector in vectors.items() if vector is None]
+    for batch in chunks(missing, _BATCH_SIZE):
+        for text, vector in zip(batch, _run_encoder(weights_path(encoder), batch), strict=True):
+            vectors[text] = vector
             _write_vector(_vector_path(folder, text), vector)
-    return np.stack([np.asarray(known[text], np.float32) for text in wanted])
+    return np.stack([np.asarray(vectors[text], np.float32) for text in phrases])
 
 
 def vector_cache_dir() -> Path:
-    """The folder of what was encoded on this machine."""
+    """Return the cache folder of encoded phrases."""
     return files.cache_dir("phrases")
 
 
 def _encoder_key(encoder: str) -> str:
     model = manifest.all_models().get(encoder)
-    listed = "" if model is None else model.files[0].sha256
-    return (listed or files.sha256(weights_path(encoder)))[:16]
+    manifest_sha256 = "" if model is None else model.files[0].sha256
+    return (manifest_sha256 or files.sha256(weights_path(encoder)))[:16]
 
 
 def _vector_path(folder: Path, text: str) -> Path:
@@ -115,18 +123,17 @@ def _read_vector(path: Path) -> TextVectors | None:
         vector = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    good = vector.ndim == 1 and vector.dtype == np.float32 and np.isfinite(vector).all()
-    return vector if good else None
+    valid = vector.ndim == 1 and vector.dtype == np.float32 and np.isfinite(vector).all()
+    return vector if valid else None
 
 
 def _write_vector(path: Path, vector: TextVectors) -> None:
-    """Keep a vector; where nothing can be written it is made again the next time."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.save(file, vector)
-        part.replace(path)
+    """Write a vector to the cache; if that fails, the phrase is encoded again the next time."""
+    with (
+        contextlib.suppress(OutputError),
+        files.atomic_file(path, parents=True, concurrent=True) as draft,
+    ):
+        np.save(draft, vector)
 
 
 def _run_encoder(path: Path, texts: list[str]) -> TextVectors:
@@ -137,44 +144,44 @@ def _run_encoder(path: Path, texts: list[str]) -> TextVectors:
             vectors = _load_encoder(path)(tokens).float()
     except _LOAD_ERRORS as error:
         reason = " ".join(str(error).split())
-        raise WeightsError(f"{path} is no text encoder that can be used: {reason}") from error
+        raise WeightsError(f"{path} is not a text encoder that can be used: {reason}") from error
     return np.asarray(vectors.cpu().numpy(), np.float32)
 
 
 @lru_cache(maxsize=1)
 def _load_encoder(path: Path) -> Any:
-    """What makes vectors of tokens: MobileCLIP as TorchScript, else CLIP; on the CPU."""
+    """Load the text encoder on the CPU: MobileCLIP as TorchScript, or else CLIP."""
     if path.suffix == ".ts":
         return needs("torch").jit.load(path, map_location="cpu")
     model, _ = _import_clip().load(str(path), device="cpu")
 
-    def unit(tokens: Any) -> Any:
+    def encode(tokens: Any) -> Any:
         vectors = model.eval().encode_text(tokens).float()
         return vectors / vectors.norm(p=2, dim=-1, keepdim=True)
 
-    return unit
+    return encode
 
 
 def _import_clip() -> Any:
-    """OpenAI's package of that name; there is another, which manages the clipboard."""
-    found = needs("clip")
-    if not hasattr(found, "tokenize"):
+    """Import OpenAI's `clip`; another package of that name manages the clipboard."""
+    clip = needs("clip")
+    if not hasattr(clip, "tokenize"):
         raise MissingPackage(
-            "the package `clip` that is installed is another one, for the clipboard: "
+            "the installed package `clip` is another one, for the clipboard: "
             "pip uninstall clip, then pip install --force-reinstall 'annotate-local[clip]'"
         )
-    return found
+    return clip
 
 
 @dataclass(frozen=True)
 class YoloWorldDetector(PhraseDetector):
-    """Boxes for phrases, which the vocabulary gives: `yolo-world = "red square"`, or a list.
+    """Find boxes of the vocabulary's phrases (`yolo-world = "red square"`, or a list).
 
-    `model` and `encoder`, what reads the phrases, are names in the manifest, or paths. Scores are
-    low for things that the model was not trained on: so is `least`. Of two boxes with an IoU over
-    `iou`, of whatever class, the worse is dropped. With `background`, what looks more like nothing
-    at all (an empty phrase) than like any of the phrases is dropped. `size`, `tile`, `overlap`,
-    `batch` and `half` are those of the detector `yolo`.
+    `model` and the text `encoder` are names in the manifest, or paths. Scores are low for objects
+    that the model was not trained on, and so is `min_score`. Of two boxes with an IoU over
+    `nms_iou`, of whatever class, the one with the lower score is dropped. With `background`, a box
+    that fits an empty phrase better than each of the phrases is dropped. `input_size`, `tile`,
+    `overlap`, `batch_size` and `half` are those of the detector `yolo`.
     """
 
     vocabulary: Vocabulary
@@ -191,11 +198,11 @@ class YoloWorldDetector(PhraseDetector):
     half: bool = True
 
     def __post_init__(self) -> None:
-        _ = self._phrases, self._tiling, self._inference  # what cannot be is said at once
+        _ = self._phrases, self._tiling, self._inference  # raises for wrong options at once
 
     def _predict(self, images: list[Picture]) -> list[BoxTable]:
-        shown = list(range(len(self._phrases)))  # without the background
-        return ultralytics.predict(self._network, images, self._inference, classes=shown)
+        classes = list(range(len(self._phrases)))  # without the background
+        return ultralytics.predict(self._network, images, self._inference, classes=classes)
 
     @cached_property
     def _phrases(self) -> tuple[Phrase, ...]:
@@ -217,8 +224,10 @@ class YoloWorldDetector(PhraseDetector):
         model = ultralytics.load_model("YOLOWorld", path)
         texts = [phrase.text for phrase in self._phrases] + [""] * self.background
         if not hasattr(model.model, "txt_feats"):
-            raise AnnotateError(f"{path} is no YOLO-World: what is no such network is run by yolo")
-        # What its `set_classes` does, with vectors that need no encoder to be loaded.
+            raise AnnotateError(
+                f"{path} is not a YOLO-World network: run it with the detector yolo"
+            )
+        # As the package's `set_classes`, but with cached vectors, which need no encoder.
         vectors = encode_phrases(self.encoder, texts)
         model.model.txt_feats = needs("torch").from_numpy(vectors)[None]
         model.model.model[-1].nc = len(texts)
@@ -235,12 +244,12 @@ TEXT_ENCODERS = {
 
 @dataclass(frozen=True)
 class YoloeDetector(PhraseDetector):
-    """Boxes for phrases (`yoloe = "red square"`, or a list), or for what looks like an example.
+    """Find boxes of phrases (`yoloe = "red square"`, or a list), or of objects like an example.
 
-    The example is `reference`, PICTURE:X1,Y1,X2,Y2, and shows the vocabulary's one class, or the
-    one that tells `yoloe` anything. `model` is a name in the manifest or a path; `encoder`, what
-    reads the phrases, too: None is the one that the model was trained with. `least`, `iou`, `size`,
-    `tile`, `overlap`, `batch` and `half` are those of the detector `yolo-world`.
+    The example is `reference`, PICTURE:X1,Y1,X2,Y2. It shows the vocabulary's only class, or the
+    only class with a `yoloe` entry. `model` is a name in the manifest or a path, and so is the text
+    `encoder`: None is the one that the model was trained with. `min_score`, `nms_iou`,
+    `input_size`, `tile`, `overlap`, `batch_size` and `half` are those of the detector `yolo-world`.
     """
 
     vocabulary: Vocabulary
@@ -273,13 +282,14 @@ class YoloeDetector(PhraseDetector):
     def _phrases(self) -> tuple[Phrase, ...]:
         if self.reference is None:
             return detector_phrases(self.vocabulary, "yoloe")
-        told = list(self.vocabulary.phrases("yoloe")) or list(range(len(self.vocabulary.labels)))
-        if len(told) != 1:
+        labels = self.vocabulary.labels
+        class_ids = list(self.vocabulary.phrases("yoloe")) or list(range(len(labels)))
+        if len(class_ids) != 1:
             raise AnnotateError(
                 f"reference shows one class, and vocabulary {self.vocabulary.name} has "
-                f"{len(told)}: let only the class that it shows tell yoloe a phrase"
+                f"{len(class_ids)}: give a yoloe phrase only to the class that it shows"
             )
-        return (Phrase(self.reference, told[0]),)
+        return (Phrase(self.reference, class_ids[0]),)
 
     @cached_property
     def _tiling(self) -> Tiling:
@@ -297,7 +307,7 @@ class YoloeDetector(PhraseDetector):
         model = ultralytics.load_model("YOLOE", path)
         head = model.model.model[-1] if hasattr(model.model, "get_visual_pe") else None
         if head is None or hasattr(head, "lrpc"):
-            raise AnnotateError(f"{path} is no YOLOE that can be told anything: give one that can")
+            raise AnnotateError(f"{path} is not a YOLOE that takes prompts: give one that does")
         with one_line_errors(path):
             if self._example is not None:
                 self._set_example(model, self._example)
@@ -306,21 +316,21 @@ class YoloeDetector(PhraseDetector):
         return model
 
     def _set_phrases(self, model: Any) -> None:
-        """Give it the phrases, as its `set_classes` does."""
+        """Set the phrases of the model, as `set_classes` of the package does."""
         torch = needs("torch")
         texts = [phrase.text for phrase in self._phrases]
-        asked = getattr(model.model, "text_model", "mobileclip:blt")
-        vectors = encode_phrases(self.encoder or TEXT_ENCODERS[asked], texts)
+        text_model = getattr(model.model, "text_model", "mobileclip:blt")
+        vectors = encode_phrases(self.encoder or TEXT_ENCODERS[text_model], texts)
         with torch.no_grad():
-            told = model.model.model[-1].get_tpe(torch.from_numpy(vectors)[None])
-        model.set_classes(texts, told)
+            prompts = model.model.model[-1].get_tpe(torch.from_numpy(vectors)[None])
+        model.set_classes(texts, prompts)
 
     def _set_example(self, model: Any, example: Example) -> None:
-        """Give it the example, as a prompt of its own kind."""
+        """Set the example of the model, as a visual prompt."""
         bgr = np.ascontiguousarray(example.picture[..., ::-1])
         prompts = {"bboxes": np.array([example.box]), "cls": np.array([0])}
-        place, _ = ultralytics.resolve_device(self.device)
+        device, _ = ultralytics.resolve_device(self.device)
         size = {} if self.input_size is None else {"imgsz": self.input_size}
         model.predict(
-            bgr, refer_image=bgr, visual_prompts=prompts, device=place, verbose=False, **size
+            bgr, refer_image=bgr, visual_prompts=prompts, device=device, verbose=False, **size
         )

@@ -22,21 +22,18 @@ from annotate.items.records import Picture, Vocabulary
 from annotate.vocabulary import Phrase, detector_phrases
 from annotate.weights.store import weights_path
 
-MULTI_PHRASE_MODELS = ("owlv2", "owlvit")  # read all phrases at once, each on its own
-SINGLE_PHRASE_MODELS = (
-    "grounding-dino",
-    "mm-grounding-dino",
-)  # read one text, so are asked for each phrase
+MULTI_PHRASE_MODELS = ("owlv2", "owlvit")  # score all phrases in one run
+SINGLE_PHRASE_MODELS = ("grounding-dino", "mm-grounding-dino")  # one run for each phrase
 
 
 @dataclass(frozen=True)
 class ZeroShotDetector(PhraseDetector):
-    """Boxes for phrases, which the vocabulary gives: `zero-shot = "red square"`, or a list.
+    """Find boxes of the vocabulary's phrases (`zero-shot = "red square"`, or a list).
 
     `model` is a name in the manifest or the folder of an OWL-ViT, OWLv2, Grounding DINO or MM
-    Grounding DINO. Scores are as the model gives them; none is lower than `least`. Of two boxes
-    with an IoU over `iou`, of whatever class, the worse is dropped; 1 keeps all. `tile`, `overlap`
-    and `batch` are those of the detector `yolo`; `dtype` is what the network counts in.
+    Grounding DINO. Boxes with a score below `min_score` are dropped. Of two boxes with an IoU over
+    `nms_iou`, of whatever class, the one with the lower score is dropped; 1 keeps all. `tile`,
+    `overlap` and `batch_size` are those of the detector `yolo`; `dtype` is that of the network.
     """
 
     vocabulary: Vocabulary
@@ -50,9 +47,9 @@ class ZeroShotDetector(PhraseDetector):
     dtype: str | None = "float32"
 
     def __post_init__(self) -> None:
-        _ = self._phrases, self._tiling  # what cannot be is said at once
+        _ = self._phrases, self._tiling  # raises for wrong options at once
         if not 0 <= self.min_score < 1:
-            raise AnnotateError(f"least must be 0 to 1, got {self.min_score}")
+            raise AnnotateError(f"min_score must be 0 to 1, got {self.min_score}")
 
     @cached_property
     def _phrases(self) -> tuple[Phrase, ...]:
@@ -72,9 +69,9 @@ class ZeroShotDetector(PhraseDetector):
         texts = [phrase.text for phrase in self._phrases]
         tables: list[list[BoxTable]] = [[np.zeros((0, 6))] for _ in images]
         for number, results in self._network.detect(images, texts, self.min_score):
-            for table, found in zip(tables, results, strict=True):
-                scores = found["scores"].float().cpu().numpy()
-                boxes = found["boxes"].float().cpu().numpy().reshape(-1, 4)
+            for table, result in zip(tables, results, strict=True):
+                scores = result["scores"].float().cpu().numpy()
+                boxes = result["boxes"].float().cpu().numpy().reshape(-1, 4)
                 table.append(np.column_stack([boxes, scores, np.full(len(scores), number)]))
         return [np.concatenate(table).astype(np.float64) for table in tables]
 
@@ -87,47 +84,51 @@ class _Network:
 
     @staticmethod
     def load(name: str, device: str | None, dtype: str | None) -> _Network:
-        """A model, and what goes before it, from files on this machine alone."""
+        """Load a model with its image processor and tokenizer, from local files only."""
         needs("torch")
         package = needs("transformers")
-        package.utils.logging.disable_progress_bar()  # ours is shown
+        package.utils.logging.disable_progress_bar()  # the command line shows its own
         folder = weights_path(name)
         if not (folder / "config.json").is_file():
-            raise WeightsError(f"{folder} is no folder of a model of transformers: no config.json")
-        place, kind = choose_device(device, dtype)
-        here = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
+            raise WeightsError(
+                f"{folder} is not a folder of a transformers model: no config.json in it"
+            )
+        torch_device, torch_dtype = choose_device(device, dtype)
+        source = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
         try:
-            _check_model_type(package.AutoConfig.from_pretrained(**here).model_type, folder)
-            model = package.AutoModelForZeroShotObjectDetection.from_pretrained(**here, dtype=kind)
-            prepare = package.AutoImageProcessor.from_pretrained(**here)
-            tokenize = package.AutoTokenizer.from_pretrained(**here)
+            _check_model_type(package.AutoConfig.from_pretrained(**source).model_type, folder)
+            model = package.AutoModelForZeroShotObjectDetection.from_pretrained(
+                **source, dtype=torch_dtype
+            )
+            image_processor = package.AutoImageProcessor.from_pretrained(**source)
+            tokenizer = package.AutoTokenizer.from_pretrained(**source)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise WeightsError(f"{folder} cannot be used by transformers: {reason}") from error
-        return _Network(model.eval().to(place), prepare, tokenize)
+        return _Network(model.eval().to(torch_device), image_processor, tokenizer)
 
     def detect(
         self, images: list[Picture], texts: list[str], min_score: float
     ) -> Iterator[tuple[int, list[Any]]]:
-        """For the number of each text, what it finds on each picture, as the pipeline's parts do.
+        """Yield the index of each text, and its results on each picture as of the pipeline.
 
-        Nothing is looked at together that would change what is found.
+        Texts share a run only where that does not change the results.
         """
         torch = needs("torch")
-        together = self.model.config.model_type in MULTI_PHRASE_MODELS
+        multi_phrase = self.model.config.model_type in MULTI_PHRASE_MODELS
         pixels = self.image_processor(images=images, return_tensors="pt").to(self.model.device)
         pixels = pixels.to(self.model.dtype)
         sizes = torch.tensor([image.shape[:2] for image in images])
-        questions = [texts] if together else [[_grounding_dino_prompt(text)] for text in texts]
-        for first, question in enumerate(questions):
-            told = self.tokenizer(question * len(images), padding=True, return_tensors="pt")
+        groups = [texts] if multi_phrase else [[_grounding_dino_prompt(text)] for text in texts]
+        for first, group in enumerate(groups):
+            tokens = self.tokenizer(group * len(images), padding=True, return_tensors="pt")
             with torch.inference_mode():
-                answer = self.model(**told.to(self.model.device), **pixels)
-            for place in range(len(question)):
-                logits = answer.logits[..., [place]] if together else answer.logits
+                answer = self.model(**tokens.to(self.model.device), **pixels)
+            for column in range(len(group)):
+                logits = answer.logits[..., [column]] if multi_phrase else answer.logits
                 output = SimpleNamespace(logits=logits, pred_boxes=answer.pred_boxes)
                 yield (
-                    first + place,
+                    first + column,
                     self.image_processor.post_process_object_detection(
                         output, threshold=min_score, target_sizes=sizes.to(self.model.device)
                     ),
@@ -137,11 +138,9 @@ class _Network:
 def _check_model_type(model_type: str, folder: Path) -> None:
     if model_type not in MULTI_PHRASE_MODELS + SINGLE_PHRASE_MODELS:
         known = ", ".join(MULTI_PHRASE_MODELS + SINGLE_PHRASE_MODELS)
-        raise AnnotateError(
-            f"{folder} is a model of the kind {model_type}; zero-shot knows {known}"
-        )
+        raise AnnotateError(f"{folder} is a model of the type {model_type}; zero-shot runs {known}")
 
 
 def _grounding_dino_prompt(text: str) -> str:
-    """A phrase as Grounding DINO was taught to read them: small letters, a full stop."""
+    """Format a phrase as in the training of Grounding DINO: lower case, with a full stop."""
     return f"{text.lower().rstrip('. ')}."

@@ -127,8 +127,8 @@ class ItemCounter:
 
 
 def total_usage(detector: Any) -> UsageTotal | None:
-    """What a detector and those inside it have spent; None where nothing counts it."""
-    usages = [total_usage(inner) for inner in plugins.nested_plugins(detector)]
+    """Add up the usage of a detector and its nested ones; None where no requests are counted."""
+    usages = [total_usage(nested) for nested in plugins.nested_plugins(detector)]
     usages.append(plugins.optional_member(detector, "usage"))
     counted = [usage for usage in usages if usage is not None]
     return sum(counted, UsageTotal()) if counted else None

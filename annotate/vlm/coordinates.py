@@ -84,7 +84,7 @@ class BoxFormat:
         return cls(unit, scale, order or "xyxy")
 
     def xyxy(self, numbers: FourNumbers, size_wh: tuple[int, int], order: str = "") -> Box:
-        """Convert a box to pixels of a picture of `size_wh`; `order` is the model's, if it names one.
+        """Convert a box to pixels of a picture of `size_wh`; a model may name the `order`.
 
         Numbers that are all within 0..1 are taken as fractions of the picture in every format: as
         pixels or thousandths they would not make a box.
@@ -156,7 +156,9 @@ def fit_box_format(
     ]
     drawn_count = sum(len(picture.boxes) for picture in images)
     if len(pairs) * 2 < drawn_count:
-        raise AnswerError(f"of {drawn_count} drawn boxes the model named {len(pairs)}: too few to fit a format")
+        raise AnswerError(
+            f"of {drawn_count} drawn boxes the model named {len(pairs)}: too few to fit a format"
+        )
     fits = [_fit_unit_and_order(pairs, unit, order) for unit, order in product(_UNITS, _ORDERS)]
     best = max(each.iou for each in fits)
     chosen = next(each for each in fits if each.iou >= best - _IOU_MARGIN)

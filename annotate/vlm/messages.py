@@ -91,7 +91,7 @@ def text_part(text: str) -> dict[str, Any]:
 
 
 def boxes_schema(phrases: Sequence[str]) -> dict[str, Any]:
-    """Make the JSON schema of an answer with boxes of these phrases, as strict servers accept it."""
+    """Make the JSON schema of an answer with boxes of these phrases, for strict servers too."""
     box = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
     label = {"type": "string", "enum": list(phrases)}
     entry = strict_object({"label": label, "box_2d": box})

@@ -62,7 +62,7 @@ class Moondream:
 
     @cached_property
     def client(self) -> Any:
-        """The object with `detect`, `point`, `caption` and `query`, each of which returns a dict."""
+        """The object with `detect`, `point`, `caption` and `query`, which return dicts."""
         if self.local_model is not None:
             return self.local_model
         url = self.endpoint.rstrip("/")
@@ -124,7 +124,9 @@ class Moondream:
             raise TransientError(f"an answer without {error}") from None
         except (OSError, ValueError) as error:
             defect = "not JSON" if isinstance(error, json.JSONDecodeError) else "cut off"
-            raise TransientError(f"an answer that is {defect}: {self._redact(str(error))}") from None
+            raise TransientError(
+                f"an answer that is {defect}: {self._redact(str(error))}"
+            ) from None
 
     def _redact(self, message: str) -> str:
         return redact_key(message, api_key_for(self.endpoint, self.key))
@@ -199,7 +201,9 @@ def _checked_text(value: Any) -> str:
     return value.strip()
 
 
-_TOKENIZER_REPO = "moondream/starmie-v1"  # the model's own code asks the hub for it, without a revision
+_TOKENIZER_REPO = (
+    "moondream/starmie-v1"  # the model's own code asks the hub for it, without a revision
+)
 
 
 def load_local(

@@ -49,8 +49,12 @@ class Says:
 @pytest.mark.parametrize(
     "name, options, told",
     [
-        ("ensemble", {"members": "a=says, b=says", "votes": 3}, "votes must be 1 to 2, got 3"),
-        ("ensemble", {"members": "says", "iou": 0.0}, "iou must be over 0, to 1"),
+        (
+            "ensemble",
+            {"members": "a=says, b=says", "min_votes": 3},
+            "min_votes must be 1 to 2, got 3",
+        ),
+        ("ensemble", {"members": "says", "min_iou": 0.0}, "min_iou must be over 0, to 1"),
         ("cascade", {"margin": -1.0}, "margin must be 0 or more"),
     ],
 )
@@ -105,7 +109,7 @@ def test_no_score_is_made_up():
 
 def test_votes_weights_and_thresholds():
     one, other = "1 10 10 30 30 0.9;0 40 10 60 30 0.9", "1 12 10 32 30 0.3"
-    [found] = ensemble(one, other, votes=2).propose([FRAME])
+    [found] = ensemble(one, other, min_votes=2).propose([FRAME])
     assert found.class_id.tolist() == [1]
     [found] = ensemble(one, other, score="votes").propose([FRAME])
     assert sorted(found.confidence.tolist()) == [0.5, 1.0]
@@ -126,13 +130,13 @@ def test_settings_tell_of_all_members_and_wrong_ones_are_named():
         DETECTORS.load("ensemble", WORDS, members="says", thresholds="mgu=0.5")
     with pytest.raises(AnnotateError, match="two members are 'says'"):
         DETECTORS.load("ensemble", WORDS, members="says, says")
-    with pytest.raises(AnnotateError, match="which detectors"):
+    with pytest.raises(AnnotateError, match="no detectors are named"):
         check_ready(DETECTORS.load("ensemble", WORDS))
 
 
 def test_options_may_hold_spaces():
-    found = parse_pairs("a.convention='relative 1000 xyxy', b.model=x", "A=B")
-    assert found == {"a.convention": "relative 1000 xyxy", "b.model": "x"}
+    found = parse_pairs("a.box_format='relative 1000 xyxy', b.model=x", "A=B")
+    assert found == {"a.box_format": "relative 1000 xyxy", "b.model": "x"}
 
 
 # A straightforward weighted boxes fusion of two boxes, by the paper's formulas.
@@ -159,13 +163,13 @@ def test_only_what_is_seen_again_in_the_crop_is_kept():
     [found] = cascade(first, "1 16 16 37 36 0.8").propose([FRAME])
     assert found.xyxy.tolist() == [[20, 20, 40, 40]] and found.confidence.tolist() == [0.5]
     assert found.class_id.tolist() == [1] and found.data["phrase"].tolist() == ["cup"]
-    [found] = cascade(first, "1 16 16 37 36 0.8", box="second").propose([FRAME])
+    [found] = cascade(first, "1 16 16 37 36 0.8", box_from="second").propose([FRAME])
     assert found.xyxy.tolist() == [[20, 20, 41, 40]] and found.confidence.tolist() == [0.8]
     [found] = cascade(first, "1 0 0 9 9 0.8").propose([FRAME])
     assert len(found) == 0
     [found] = cascade("", "1 0 0 9 9 0.8").propose([FRAME])
     assert len(found) == 0
-    with pytest.raises(AnnotateError, match="second=vlm"):
+    with pytest.raises(AnnotateError, match="give both detectors"):
         check_ready(DETECTORS.load("cascade", WORDS, first="says"))
 
 

@@ -116,7 +116,7 @@ def test_a_file_that_is_no_encoder(tmp_path):
     pytest.importorskip("clip")
     for name in ("mine.ts", "mine.pt"):
         (tmp_path / name).write_bytes(b"no weights")
-        with pytest.raises(WeightsError, match=f"{name} is no text encoder"):
+        with pytest.raises(WeightsError, match=f"{name} is not a text encoder"):
             yolo_open_vocabulary.encode_phrases(str(tmp_path / name), ["a"])
 
 

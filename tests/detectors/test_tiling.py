@@ -148,8 +148,8 @@ def test_nothing_found_is_nothing_with_its_columns():
     [
         ((8, 0.2, 0.5, 4), "tile must be 0, or 32"),
         ((64, 1, 0.5, 4), "overlap must be 0 to 0.9"),
-        ((64, 0.2, 0, 4), "iou must be over 0"),
-        ((64, 0.2, 0.5, 0), "batch must be 1"),
+        ((64, 0.2, 0, 4), "nms_iou must be over 0"),
+        ((64, 0.2, 0.5, 0), "batch_size must be 1"),
     ],
 )
 def test_what_cannot_be_is_said(given, says):

@@ -87,7 +87,7 @@ def test_squares_find_what_is_too_small_for_a_look_at_the_whole(bus):
 
 def test_the_boxes_are_the_packages_own(ultralytics, random_yolo, bus):
     told = words(lamp={"yolo": "traffic light"}, bus={})
-    detector = DETECTORS.load("yolo", told, model=str(random_yolo), least=0.6, size=160)
+    detector = DETECTORS.load("yolo", told, model=str(random_yolo), min_score=0.6, input_size=160)
     [found] = detector.propose([bus])
     model = ultralytics.YOLO(random_yolo)
     bgr = np.ascontiguousarray(bus.image[..., ::-1])
@@ -163,8 +163,8 @@ def test_a_network_that_gives_no_boxes(ultralytics, bus, tmp_path):
 @pytest.mark.parametrize(
     "options, says",
     [
-        ({"least": 1.5}, "least must be 0 to 1"),
-        ({"size": 100}, "size must be a multiple of 32"),
+        ({"min_score": 1.5}, "min_score must be 0 to 1"),
+        ({"input_size": 100}, "input_size must be a multiple of 32"),
         ({"tile": 5}, "tile must be 0"),
     ],
 )

@@ -21,7 +21,7 @@ from annotate.items.records import Frame, Vocabulary
 pytestmark = pytest.mark.filterwarnings("ignore")  # the packages' own
 
 TEXTS = ["red square", "corner brackets", "health bar", ""]
-LEAST = {"least": 0.6, "size": 160}
+SMALL_INPUT = {"min_score": 0.6, "input_size": 160}
 
 
 def words(**told):
@@ -103,7 +103,7 @@ def theirs(ultralytics, path, texts, frame, **given):
 
 
 def test_the_boxes_are_the_packages_own(ultralytics, network, encoder, noise):
-    given = {"model": str(network), "encoder": encoder, "background": False, **LEAST}
+    given = {"model": str(network), "encoder": encoder, "background": False, **SMALL_INPUT}
     [found] = DETECTORS.load("yolo-world", HUD, **given).propose(noise[:1])
     number = same(found, theirs(ultralytics, network, TEXTS[:3], noise[0]))
     assert len(found) > 5 and set(number) == {0, 1, 2}
@@ -112,7 +112,7 @@ def test_the_boxes_are_the_packages_own(ultralytics, network, encoder, noise):
 
 
 def test_what_looks_more_like_nothing_is_dropped(ultralytics, network, encoder, noise):
-    given = {"model": str(network), "encoder": encoder, **LEAST}
+    given = {"model": str(network), "encoder": encoder, **SMALL_INPUT}
     [found] = DETECTORS.load("yolo-world", HUD, **given).propose(noise[:1])
     boxes = theirs(ultralytics, network, TEXTS, noise[0], classes=[0, 1, 2])
     assert set(same(found, boxes)) <= {0, 1, 2} and len(found) > 5
@@ -121,16 +121,18 @@ def test_what_looks_more_like_nothing_is_dropped(ultralytics, network, encoder, 
 
 
 def test_it_keeps_to_the_contract_whole_and_in_squares(network, encoder, noise):
-    given = {"model": str(network), "encoder": encoder, **LEAST}
+    given = {"model": str(network), "encoder": encoder, **SMALL_INPUT}
     whole = detector_contract.check(DETECTORS.load("yolo-world", HUD, **given), noise)
     assert all(len(each) for each in whole)
-    detector_contract.check(DETECTORS.load("yolo-world", HUD, tile=96, batch=2, **given), noise[:2])
+    detector_contract.check(
+        DETECTORS.load("yolo-world", HUD, tile=96, batch_size=2, **given), noise[:2]
+    )
 
 
 def test_alone_or_with_others_it_finds_the_same(network, encoder, noise):
-    given = {"model": str(network), "encoder": encoder, **LEAST}
+    given = {"model": str(network), "encoder": encoder, **SMALL_INPUT}
     together = DETECTORS.load("yolo-world", HUD, **given).propose(noise)
-    alone = DETECTORS.load("yolo-world", HUD, batch=1, **given).propose(noise)
+    alone = DETECTORS.load("yolo-world", HUD, batch_size=1, **given).propose(noise)
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_allclose(one.xyxy, other.xyxy, atol=0.01)
         assert one.data["phrase"].tolist() == other.data["phrase"].tolist()
@@ -155,7 +157,7 @@ def test_a_missing_encoder_names_its_cure(network, noise):
 def test_another_kind_of_network(ultralytics, encoder, noise, tmp_path):
     ultralytics.YOLO("yolo11n.yaml").save(tmp_path / "other.pt")
     given = {"model": str(tmp_path / "other.pt"), "encoder": encoder}
-    with pytest.raises(AnnotateError, match=r"other.pt is no YOLO-World"):
+    with pytest.raises(AnnotateError, match=r"other.pt is not a YOLO-World"):
         DETECTORS.load("yolo-world", HUD, **given).propose(noise)
 
 
@@ -177,10 +179,10 @@ class Refusing(socket.socket):
 
 socket.socket, socket.create_connection, socket.getaddrinfo = Refusing, refuse, refuse
 sys.path.insert(0, {tests!r})
-from test_yolo_world import HUD, LEAST, noisy
-from annotate import detect
-given = dict(model={model!r}, encoder={encoder!r}, **LEAST)
-[found] = detect.load("yolo-world", HUD, **given).propose([noisy(0)])
+from test_yolo_world import HUD, SMALL_INPUT, noisy
+from annotate.detectors.run import DETECTORS
+given = dict(model={model!r}, encoder={encoder!r}, **SMALL_INPUT)
+[found] = DETECTORS.load("yolo-world", HUD, **given).propose([noisy(0)])
 print(len(found))
 """
 
@@ -189,7 +191,7 @@ def test_with_the_network_cut_it_finds_the_same_and_writes_nothing_of_the_users(
     network, encoder, noise, tmp_path
 ):
     """In a process that cannot open a socket, in a home where Ultralytics was never set up."""
-    given = {"model": str(network), "encoder": encoder, **LEAST}
+    given = {"model": str(network), "encoder": encoder, **SMALL_INPUT}
     [found] = DETECTORS.load("yolo-world", HUD, **given).propose(noise[:1])
     code = ALONE.format(
         tests=str(Path(__file__).parents[1] / "support"), model=str(network), encoder=encoder

@@ -21,7 +21,7 @@ TEXTS = ["red square", "health bar"]
 HUD = Vocabulary("hud.v1", {"bar": {"yoloe": TEXTS[1]}, "plate": {"yoloe": TEXTS[0]}}, "5e" * 32)
 ONE = Vocabulary("mech.v1", {"mech": {}}, "5e" * 32)
 BOX = (20, 10, 90, 80)
-GIVEN = {"least": 0.6, "size": 160}
+GIVEN = {"min_score": 0.6, "input_size": 160}
 THEIRS = {"conf": 0.6, "imgsz": 160, "iou": 0.5, "device": "cpu", "verbose": False}
 
 
@@ -174,5 +174,5 @@ def test_the_encoder_is_the_one_that_the_model_was_trained_with(ultralytics, net
 
 def test_another_kind_of_network(ultralytics, tmp_path):
     ultralytics.YOLO("yolo11n.yaml").save(tmp_path / "other.pt")
-    with pytest.raises(AnnotateError, match=r"other.pt is no YOLOE that can be told"):
+    with pytest.raises(AnnotateError, match=r"other.pt is not a YOLOE that takes prompts"):
         DETECTORS.load("yoloe", HUD, model=str(tmp_path / "other.pt")).propose([noisy(0)])

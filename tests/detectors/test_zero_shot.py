@@ -108,14 +108,14 @@ def folder(request, tmp_path_factory):
     return path
 
 
-def theirs(folder, frame, least):
+def theirs(folder, frame, min_score):
     """What the pipeline finds, as rows of whole pixels cut off at the picture's edge."""
     import transformers
 
     texts = TEXTS if folder.name.startswith("owl") else [f"{text}." for text in TEXTS]
     run = transformers.pipeline("zero-shot-object-detection", model=str(folder), device="cpu")
     rows = []
-    for each in run(Image.fromarray(frame.image), candidate_labels=texts, threshold=least):
+    for each in run(Image.fromarray(frame.image), candidate_labels=texts, threshold=min_score):
         box = [each["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")]
         box = np.clip(box, 0, [*frame.size_wh] * 2)
         if box[0] < box[2] and box[1] < box[3]:
@@ -134,11 +134,11 @@ def as_rows(found):
 
 
 def test_all_that_the_pipeline_finds(folder):
-    least = middling(folder)
-    detector = DETECTORS.load("zero-shot", HUD, model=str(folder), least=least, iou=1)
+    min_score = middling(folder)
+    detector = DETECTORS.load("zero-shot", HUD, model=str(folder), min_score=min_score, nms_iou=1)
     frames, counts = [noisy(n) for n in range(3)], []
     for frame, found in zip(frames, detector.propose(frames), strict=True):
-        ours, expected = np.array(as_rows(found)), np.array(theirs(folder, frame, least))
+        ours, expected = np.array(as_rows(found)), np.array(theirs(folder, frame, min_score))
         counts.append(len(expected))
         np.testing.assert_allclose(np.sort(ours[:, 4]), np.sort(expected[:, 4]), atol=2e-4)
         np.testing.assert_allclose(ours, expected, atol=1.01)  # a pixel of rounding
@@ -149,28 +149,31 @@ def test_all_that_the_pipeline_finds(folder):
 
 def middling(folder):
     """A score that most, not all, of what it sees on noise is above."""
-    detector = DETECTORS.load("zero-shot", HUD, model=str(folder), least=0, iou=1)
+    detector = DETECTORS.load("zero-shot", HUD, model=str(folder), min_score=0, nms_iou=1)
     scores = [found.confidence for found in detector.propose([noisy(n) for n in range(3)])]
     return float(np.quantile(np.concatenate(scores), 0.25))
 
 
 def test_it_keeps_to_the_contract_whole_and_in_squares(folder):
     frames = [noisy(n) for n in range(3)]
-    least = middling(folder)
+    min_score = middling(folder)
     whole = detector_contract.check(
-        DETECTORS.load("zero-shot", HUD, model=str(folder), least=least), frames
+        DETECTORS.load("zero-shot", HUD, model=str(folder), min_score=min_score), frames
     )
     assert all(len(each) for each in whole)
     detector_contract.check(
-        DETECTORS.load("zero-shot", HUD, model=str(folder), least=least, tile=40, batch=3), frames
+        DETECTORS.load(
+            "zero-shot", HUD, model=str(folder), min_score=min_score, tile=40, batch_size=3
+        ),
+        frames,
     )
 
 
 def test_of_what_overlaps_the_best_is_kept(folder):
-    [every] = DETECTORS.load("zero-shot", HUD, model=str(folder), least=0, iou=1).propose(
+    [every] = DETECTORS.load("zero-shot", HUD, model=str(folder), min_score=0, nms_iou=1).propose(
         [noisy(0)]
     )
-    [best] = DETECTORS.load("zero-shot", HUD, model=str(folder), least=0).propose([noisy(0)])
+    [best] = DETECTORS.load("zero-shot", HUD, model=str(folder), min_score=0).propose([noisy(0)])
     assert 0 < len(best) < len(every)
     assert best.confidence[0] == every.confidence.max()
 
@@ -187,8 +190,8 @@ class Refusing(socket.socket):
 socket.socket, socket.create_connection, socket.getaddrinfo = Refusing, refuse, refuse
 sys.path.insert(0, {tests!r})
 from test_zero_shot import HUD, noisy
-from annotate import detect
-[found] = detect.load("zero-shot", HUD, model={model!r}, least=0).propose([noisy(0)])
+from annotate.detectors.run import DETECTORS
+[found] = DETECTORS.load("zero-shot", HUD, model={model!r}, min_score=0).propose([noisy(0)])
 print(len(found))
 """
 
@@ -196,7 +199,7 @@ print(len(found))
 def test_with_the_network_cut_it_finds_the_same(folder):
     code = ALONE.format(tests=str(Path(__file__).parents[1] / "support"), model=str(folder))
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    [found] = DETECTORS.load("zero-shot", HUD, model=str(folder), least=0).propose([noisy(0)])
+    [found] = DETECTORS.load("zero-shot", HUD, model=str(folder), min_score=0).propose([noisy(0)])
     assert (ran.returncode, ran.stdout) == (0, f"{len(found)}\n"), ran.stderr
 
 
@@ -211,7 +214,7 @@ def test_a_vocabulary_that_tells_it_nothing():
         ("owlv2-base-ensemble", MissingWeights, "annotate models fetch owlv2-base-ensemble"),
         ("grounding-dino-tiny", MissingWeights, "annotate models fetch grounding-dino-tiny"),
         ("owlv2-base", UnknownName, "did you mean 'owlv2-base-ensemble'"),
-        (".", WeightsError, "no folder of a model of transformers"),
+        (".", WeightsError, "is not a folder of a transformers model"),
     ],
 )
 def test_weights_that_are_not_there(model, error, says):
@@ -225,7 +228,7 @@ def test_a_model_of_another_kind(tmp_path):
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     transformers.DetrConfig().save_pretrained(tmp_path)
-    with pytest.raises(AnnotateError, match="of the kind detr; zero-shot knows owlv2"):
+    with pytest.raises(AnnotateError, match="of the type detr; zero-shot runs owlv2"):
         DETECTORS.load("zero-shot", HUD, model=str(tmp_path)).propose([noisy(0)])
 
 

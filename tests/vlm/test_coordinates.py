@@ -60,9 +60,9 @@ def test_a_model_that_cannot_place_boxes_is_refused():
         [ParsedBox(name, tuple(rng.uniform(0, 1000, 4))) for name in each.boxes]
         for each in pictures
     ]
-    with pytest.raises(AnswerError, match="fit no way to count"):
+    with pytest.raises(AnswerError, match="fit no box format"):
         fit_box_format(pictures, answers)
-    with pytest.raises(AnswerError, match="of 9 drawn boxes it named 0"):
+    with pytest.raises(AnswerError, match="of 9 drawn boxes the model named 0"):
         fit_box_format(pictures, [[ParsedBox("a cat", (1, 2, 3, 4))], [], []])
 
 

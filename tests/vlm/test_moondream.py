@@ -31,7 +31,9 @@ def frame(demo):
 
 
 def load(server, **options):
-    return DETECTORS.load("moondream", WORDS, **{"endpoint": server.url, "wait": 0.01, **options})
+    return DETECTORS.load(
+        "moondream", WORDS, **{"endpoint": server.url, "wait_seconds": 0.01, **options}
+    )
 
 
 def client(server, **options):
@@ -89,7 +91,7 @@ def test_asked_again_it_costs_nothing(frame):
         first = load(model).propose([frame])
         again = load(model)
         np.testing.assert_array_equal(again.propose([frame])[0].xyxy, first[0].xyxy)
-        assert len(model.requests) == 3 and again.bill.known == 3
+        assert len(model.requests) == 3 and again.usage.cached == 3
 
 
 def test_what_is_known_of_one_picture_is_not_said_of_another(demo):
@@ -135,7 +137,7 @@ def test_a_vocabulary_that_tells_it_nothing():
 
 
 def test_code_that_comes_with_weights_runs_only_when_a_person_says_so():
-    with pytest.raises(WeightsError, match="set trust_remote_code=yes"):
+    with pytest.raises(WeightsError, match="give `trust_remote_code`"):
         DETECTORS.load("moondream", WORDS, local="moondream2").ready()
     with pytest.raises(MissingWeights, match="annotate models fetch moondream2"):
         moondream.load_local(trust_remote_code=True)
