@@ -335,11 +335,7 @@ def test_a_reference_is_shown_first_and_is_not_searched(frame, tmp_path):
     assert_right(found)
     assert parts[:4] == ["text", "image_url", "text", "image_url"]
     assert len(detector_settings(detector)["reference_sha256"]) == 64
-<<<<<<< HEAD
     with pytest.raises(AnswerError, match="no.png: not an image"):
-=======
-    with pytest.raises(AnswerError, match="reference: .*no.png"):
->>>>>>> 7884870 (Detectors: options, messages and docstrings by the field's words; shared helpers for boxes, chunks and cached files)
         load(model, reference="no.png")
 
 

@@ -9,6 +9,7 @@ import detector_contract
 import numpy as np
 import pytest
 from PIL import Image
+from random_networks import as_rows, assert_close
 
 from annotate.detectors.run import DETECTORS
 from annotate.errors import AnnotateError, MissingWeights, PromptError, UnknownName, WeightsError
@@ -109,7 +110,7 @@ def folder(request, tmp_path_factory):
 
 
 def theirs(folder, frame, min_score):
-    """What the pipeline finds, as rows of whole pixels cut off at the picture's edge."""
+    """The boxes of the pipeline, as rows of whole pixels clipped to the picture, score and class."""
     import transformers
 
     texts = TEXTS if folder.name.startswith("owl") else [f"{text}." for text in TEXTS]
@@ -118,30 +119,30 @@ def theirs(folder, frame, min_score):
     for each in run(Image.fromarray(frame.image), candidate_labels=texts, threshold=min_score):
         box = [each["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")]
         box = np.clip(box, 0, [*frame.size_wh] * 2)
-        if box[0] < box[2] and box[1] < box[3]:
-            rows.append([*box, round(each["score"], 4), LABELS[each["label"].rstrip(".")]])
-    return sorted(rows)
+        rows.append([*box, each["score"], LABELS[each["label"].rstrip(".")]])
+    return np.array([row for row in rows if row[0] < row[2] and row[1] < row[3]], float)
 
 
-def as_rows(found):
-    """The same of ours."""
-    rows = []
-    for box, score, class_id in zip(found.xyxy, found.confidence, found.class_id, strict=True):
-        whole = box.astype(int)
-        if whole[0] < whole[2] and whole[1] < whole[3]:
-            rows.append([*whole, round(float(score), 4), int(class_id)])
-    return sorted(rows)
+def ours(found):
+    """The same of our detections."""
+    rows = as_rows(found, found.class_id)
+    rows[:, :4] = rows[:, :4].astype(int)
+    return rows[(rows[:, 0] < rows[:, 2]) & (rows[:, 1] < rows[:, 3])]
 
 
 def test_all_that_the_pipeline_finds(folder):
+    """Ours runs three frames at once, the pipeline one: other last bits, see `random_networks`.
+
+    A coordinate that is nearly whole may be cut to the next pixel. The boxes are fractions of 80
+    pixels after a few narrow layers, so scores agree to 2e-4.
+    """
     min_score = middling(folder)
     detector = DETECTORS.load("zero-shot", HUD, model=str(folder), min_score=min_score, nms_iou=1)
     frames, counts = [noisy(n) for n in range(3)], []
     for frame, found in zip(frames, detector.propose(frames), strict=True):
-        ours, expected = np.array(as_rows(found)), np.array(theirs(folder, frame, min_score))
+        expected = theirs(folder, frame, min_score)
         counts.append(len(expected))
-        np.testing.assert_allclose(np.sort(ours[:, 4]), np.sort(expected[:, 4]), atol=2e-4)
-        np.testing.assert_allclose(ours, expected, atol=1.01)  # a pixel of rounding
+        assert_close(ours(found), expected, min_score, pixel_atol=1, score_atol=2e-4)
         for text, class_id in zip(found.data["phrase"], found.class_id, strict=True):
             assert LABELS[text] == class_id
     assert min(counts) > 0 and sum(counts) > 20
@@ -188,7 +189,7 @@ class Refusing(socket.socket):
     __init__ = refuse
 
 socket.socket, socket.create_connection, socket.getaddrinfo = Refusing, refuse, refuse
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_zero_shot import HUD, noisy
 from annotate.detectors.run import DETECTORS
 [found] = DETECTORS.load("zero-shot", HUD, model={model!r}, min_score=0).propose([noisy(0)])
@@ -197,7 +198,10 @@ print(len(found))
 
 
 def test_with_the_network_cut_it_finds_the_same(folder):
-    code = ALONE.format(tests=str(Path(__file__).parents[1] / "support"), model=str(folder))
+    code = ALONE.format(
+        tests=[str(Path(__file__).parents[1] / "support"), str(Path(__file__).parent)],
+        model=str(folder),
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     [found] = DETECTORS.load("zero-shot", HUD, model=str(folder), min_score=0).propose([noisy(0)])
     assert (ran.returncode, ran.stdout) == (0, f"{len(found)}\n"), ran.stderr

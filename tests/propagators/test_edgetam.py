@@ -243,8 +243,9 @@ def test_the_true_edgetam_runs_at_half_size(frames):
         given = [FIRST] if frame.index == 0 else []
         assert session.step(frame, given).tracker_id.tolist() == [1]
         again.step(frame, given)
+    # two networks lie elsewhere in memory: sums of float32 in another order, as above
     for name, array in session.state().items():
-        np.testing.assert_array_equal(array, again.state()[name])
+        np.testing.assert_allclose(array, again.state()[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

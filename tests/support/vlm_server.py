@@ -1,7 +1,7 @@
 """A server that speaks OpenAI's chat protocol and Moondream's, sees, and misbehaves when told to.
 
-What it sees are the rectangles drawn in `annotate.vlm.coordinates.RECTANGLE_COLOURS`, and on frames of the bundled
-clip what the ground truth says is there, by the category's name.
+It sees the rectangles of the colours `annotate.vlm.coordinates.RECTANGLE_COLOURS`, and on frames of
+the bundled clip the boxes of the ground truth, by the name of the category.
 """
 
 import base64
