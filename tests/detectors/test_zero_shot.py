@@ -110,7 +110,7 @@ def folder(request, tmp_path_factory):
 
 
 def theirs(folder, frame, min_score):
-    """The boxes of the pipeline, as rows of whole pixels clipped to the picture, score and class."""
+    """The boxes of the pipeline, as rows: whole pixels clipped to the picture, score, class."""
     import transformers
 
     texts = TEXTS if folder.name.startswith("owl") else [f"{text}." for text in TEXTS]
