@@ -2,24 +2,28 @@
 
 import shutil
 import sys
+from collections.abc import Iterable, Mapping
 from importlib import metadata, util
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command_name
 
 from annotate import files, plugins
 from annotate.cli import clip, compare, dataset, find, frames, models, studio
 from annotate.cli import map as map_commands
-from annotate.cli.options import Force
+from annotate.cli.options import RENAMED_COMMANDS, Force, renamed_option
 from annotate.errors import EXTRAS, AnnotateError
 
 OK, MISSING = "ok", "missing"
+USAGE_EXIT_CODE = 2
 CheckRow = tuple[str, str, str]
 
 
 def check_installation() -> list[CheckRow]:
-    """For each part: its name, its state, and what to do about it."""
+    """List each part of the installation: its name, its state, and what to do about it."""
     return [
         _python_row(),
         *_required_rows(),
@@ -55,7 +59,7 @@ def _package_version(name: str) -> str:
 
 
 def _opencv_row() -> CheckRow:
-    """Two OpenCVs write over each other's files in one folder."""
+    """Check that one OpenCV is installed: two write their files into the same folder."""
     dists = sorted(set(metadata.packages_distributions().get("cv2", [])))
     if not dists:
         return "cv2", MISSING, "pip install opencv-python-headless"
@@ -78,7 +82,11 @@ def _plugin_rows() -> list[CheckRow]:
                 rows.append((f"{family.noun} {name}", OK, ""))
             except (ImportError, AttributeError, AnnotateError) as error:
                 rows.append(
-                    (f"{family.noun} {name}", f"broken: {error}", "reinstall what it came with")
+                    (
+                        f"{family.noun} {name}",
+                        f"broken: {error}",
+                        "reinstall the package that it came with",
+                    )
                 )
     return rows
 
@@ -102,13 +110,16 @@ about_app = typer.Typer()
 
 @about_app.command()
 def detectors() -> None:
-    """List the installed detectors, with their options and defaults."""
+    """List the detectors and their options."""
     _print_plugins("detectors")
 
 
 @about_app.command()
 def propagators() -> None:
-    """List the installed propagation engines, with their options and defaults."""
+    """List the propagation engines.
+
+    Show their options and defaults.
+    """
     _print_plugins("propagators")
 
 
@@ -121,18 +132,24 @@ def _print_plugins(family: str) -> None:
 
 @about_app.command()
 def vocabularies() -> None:
-    """List the vocabularies that ship, with their classes and the detectors they speak to."""
+    """List the packaged vocabularies.
+
+    Show their classes, and the detectors that they have phrases for.
+    """
     from annotate import vocabulary
     from annotate.cli import console
 
-    words = [vocabulary.read_vocabulary(name) for name in vocabulary.packaged_vocabularies()]
-    rows = [(each.name, ", ".join(each.labels), ", ".join(each.detectors)) for each in words]
-    console.print_table(("name", "classes", "speaks to"), rows)
+    packaged = [vocabulary.read_vocabulary(name) for name in vocabulary.packaged_vocabularies()]
+    rows = [(each.name, ", ".join(each.labels), ", ".join(each.detectors)) for each in packaged]
+    console.print_table(("name", "classes", "detectors"), rows)
 
 
 @about_app.command()
 def doctor() -> None:
-    """Say what is installed, what is missing, and the command that gets it."""
+    """Check the installation.
+
+    Show what is missing, and the command that installs it.
+    """
     from annotate.cli import console
 
     console.print_table(("part", "state", "what to do"), check_installation())
@@ -140,12 +157,15 @@ def doctor() -> None:
 
 @about_app.command()
 def demo(
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for what it makes.")
-    ] = Path("demo"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path(
+        "demo"
+    ),
     force: Force = False,
 ) -> None:
-    """Run the whole way on the clip that ships, and hold the result against its ground truth."""
+    """Run all stages on the packaged clip.
+
+    Compare the result with its ground truth.
+    """
     from annotate.cli import console
     from annotate.cli.demo import run_demo
 
@@ -154,26 +174,110 @@ def demo(
     )
 
 
-app = typer.Typer(
-    name="annotate",
-    help="A gameplay clip goes in, a labelled dataset comes out; local models do the work.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+STAGES: Mapping[str, str] = {
+    "Look at footage": "frames restore find gallery map poster similar unlike scenes",
+    "Propose": "detect segment colours calibrate calibrate-scores propose-points phrases study"
+    " compare",
+    "Propagate": "propagate review",
+    "Dataset": "build split export import draw",
+    "Label Studio": "studio push pull diff",
+    "Models": "models",
+    "About": "detectors propagators vocabularies doctor demo",
+}
+STAGE_OF = {command: stage for stage, names in STAGES.items() for command in names.split()}
+
+
+class StageGroup(TyperGroup):
+    """The group of all commands: its help lists them by stage, without importing rich."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """List the commands in the order of `STAGES`; those of no stage come last."""
+        order = list(STAGE_OF)
+        return sorted(self.commands, key=lambda name: [*order, name].index(name))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section of the help for each stage."""
+        width = max(map(len, self.commands)) + 2
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            summary = self.commands[name].get_short_help_str(formatter.width - width - 6)
+            panels.setdefault(STAGE_OF.get(name, "Other"), []).append((name.ljust(width), summary))
+        for stage, rows in panels.items():
+            with formatter.section(stage):
+                formatter.write_dl(rows)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Refuse the old name of a command with a line that names the new one."""
+        if args and args[0] in RENAMED_COMMANDS:
+            _refuse(f"annotate {args[0]} was renamed: use annotate {RENAMED_COMMANDS[args[0]]}")
+        return super().resolve_command(ctx, args)
+
+
+class StageCommand(TyperCommand):
+    """A command: refuses the old names of options, and names its flags in the errors of a run."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command line."""
+        if line := renamed_option(self.name or "", args):
+            _refuse(line)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command.
+
+        Raises:
+            AnnotateError: as the command, with flags in place of the arguments' names.
+        """
+        try:
+            return super().invoke(ctx)
+        except AnnotateError as error:
+            from annotate.cli import console
+
+            raise AnnotateError(console.name_flags(str(error), ctx)) from error
+
+
+def _refuse(line: str) -> NoReturn:
+    from annotate.cli import console
+
+    console.print_status(f"annotate: {line}")
+    raise typer.Exit(USAGE_EXIT_CODE)
+
+
+def _assemble(
+    top_level: Iterable[typer.Typer], subcommands: Mapping[str, typer.Typer]
+) -> typer.Typer:
+    main = typer.Typer(
+        name="annotate",
+        cls=StageGroup,
+        help="Make labelled datasets from gameplay clips with local models.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for each in top_level:
+        for command in each.registered_commands:
+            name = command.name or get_command_name(getattr(command.callback, "__name__", ""))
+            command.cls, command.rich_help_panel = StageCommand, STAGE_OF[name]
+        main.add_typer(each)
+    for name, each in subcommands.items():
+        for command in each.registered_commands:
+            command.cls = StageCommand
+        main.add_typer(each, name=name, rich_help_panel=STAGE_OF[name])
+    return main
+
+
+app = _assemble(
+    [
+        frames.app,
+        clip.app,
+        models.app,
+        dataset.app,
+        compare.app,
+        find.app,
+        map_commands.app,
+        studio.app,
+        about_app,
+    ],
+    {"models": models.models_app, "scenes": find.scenes_app, "studio": studio.studio_app},
 )
-for family in (
-    frames.app,
-    clip.app,
-    models.app,
-    dataset.app,
-    compare.app,
-    find.app,
-    map_commands.app,
-    studio.app,
-    about_app,
-):
-    app.add_typer(family)
-app.add_typer(models.models_app, name="models")
-app.add_typer(find.scenes_app, name="scenes")
-app.add_typer(studio.studio_app, name="studio")

@@ -32,7 +32,7 @@ def compare(
             "--detector",
             metavar="[TITLE=]NAME[:KEY=VALUE,...]",
             autocompletion=complete_detector,
-            help="A detector, with options if wanted; repeatable.",
+            help="A detector, with its options; repeatable.",
         ),
     ],
     vocabulary: OptionalVocabulary = None,
@@ -50,11 +50,14 @@ def compare(
     stop: Stop = None,
     max_frames: MaxFrames = None,
     min_score: MinScore = 0.0,
-    batch: Annotated[int, typer.Option(min=1, help="Frames that a detector sees at a time.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Frames in a batch of a detector.")] = 8,
     rows: Annotated[int, typer.Option(min=1, help="Frames on the sheet.")] = 8,
     force: Force = False,
 ) -> None:
-    """Compare detectors on the same frames: what each finds, its time, memory and cost."""
+    """Compare detectors on the same frames.
+
+    Show what each finds, its time, memory and cost.
+    """
     from annotate.cli import console
     from annotate.errors import AnnotateError
     from annotate.evaluation.comparison import compare_detectors
@@ -70,7 +73,7 @@ def compare(
         selection=FrameSelection(every, start=start, stop=stop, maximum=max_frames),
         each_phrase=each_phrase,
         min_score=min_score,
-        batch_size=batch,
+        batch_size=batch_size,
         rows=rows,
         force=force,
         progress=console.progress,
@@ -81,7 +84,7 @@ def compare(
     console.print_result(str(output))
     if comparison.failed:
         names = ", ".join(comparison.failed)
-        raise AnnotateError(f"{names}: failed; the same command tries again")
+        raise AnnotateError(f"{names}: failed; run the same command to try again")
 
 
 @app.command()
@@ -94,7 +97,10 @@ def phrases(
         bool, typer.Option(help="Also search by meaning, where MiniLM is installed.")
     ] = True,
 ) -> None:
-    """Search the classes that detectors are trained on: LVIS, COCO and Objects365."""
+    """Search the class names of public data sets.
+
+    Search LVIS, COCO and Objects365, which detectors are trained on.
+    """
     from annotate.cli import console
     from annotate.evaluation import class_names
 
@@ -145,7 +151,10 @@ def study(
     settings: Settings = None,
     force: Force = False,
 ) -> None:
-    """Have a model describe crops round an object: which words it uses, and at which crop sizes."""
+    """Have a model describe crops of an object.
+
+    Show which words it uses, and at which crop sizes.
+    """
     from annotate import prompts
     from annotate.cli import console
     from annotate.evaluation import caption_terms, captions

@@ -1,9 +1,10 @@
-"""Print to the terminal: progress on stderr, tables and results on stdout."""
+"""Print to the terminal: progress on stderr, tables and results on stdout; flags in errors."""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,33 +14,32 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
-INTERRUPTED_EXIT_CODE = 130  # what a shell says of a program that Ctrl-C ended
+INTERRUPTED_EXIT_CODE = 130  # the shells' code for a program that Ctrl-C ended
 
 
 @contextmanager
 def progress(
     description: str, total: int | None, unit: str = "frames"
 ) -> Iterator[Callable[..., None]]:
-    """A bar with a rate and the time left, on stderr; call what it yields once for each thing done.
+    """Show a bar with the rate and the time left, on stderr; yield a callable that advances it.
 
-    `told=TEXT` given to it stands at the end of the bar.
-
-    Ctrl-C ends the program with one line that says how to go on.
+    The callable is called once for each unit; `detail=TEXT` is shown at the end of the bar. Ctrl-C
+    ends the program with one line that says how to continue.
     """
     with _progress_bar(unit) as bar:
-        task = bar.add_task(description, total=total, told="")
+        task = bar.add_task(description, total=total, detail="")
         try:
-            yield lambda *done, told="": bar.update(task, advance=1, told=told)
+            yield lambda *done, detail="": bar.update(task, advance=1, detail=detail)
         except KeyboardInterrupt:
             count = int(bar.tasks[0].completed)
             bar.stop()
-            print_status(f"stopped after {count} {unit}; the same command goes on from here")
+            print_status(f"stopped after {count} {unit}; the same command continues from here")
             raise SystemExit(INTERRUPTED_EXIT_CODE) from None
 
 
 @contextmanager
 def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar for each file, told (file, bytes there, bytes in all), on stderr."""
+    """Show a bar for each file, on stderr; yield a callable that takes (file, bytes, all bytes)."""
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
@@ -47,10 +47,10 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         tasks: dict[str, TaskID] = {}
 
-        def progress(file: str, there: int, total: int | None) -> None:
+        def progress(file: str, received: int, total: int | None) -> None:
             if file not in tasks:
                 tasks[file] = bar.add_task(file, total=total)
-            bar.update(tasks[file], completed=there, total=total)
+            bar.update(tasks[file], completed=received, total=total)
 
         yield progress
 
@@ -79,32 +79,32 @@ def _progress_bar(unit: str) -> Progress:
         MofNCompleteColumn(),
         Rate(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[detail]}"),
         console=console,
         disable=not console.is_terminal,
     )
 
 
 def print_status(text: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     print(text, file=sys.stderr)  # noqa: T201
 
 
 def print_result(text: str) -> None:
-    """One line of data on stdout."""
+    """Print one line of data on stdout."""
     print(text)  # noqa: T201
 
 
 def print_output_path(output: Path, is_new: bool) -> None:
-    """Say where the result is, or that it was there already."""
+    """Print the path of the result, and a note if it was complete before."""
     if str(output) != "-":
         print_result(str(output))
     if not is_new:
-        print_status(f"{output} was complete already; --force makes it anew")
+        print_status(f"{output} was complete already; --force makes it again")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on stdout: ruled for a person, tab-separated for a program."""
+    """Print a table on stdout: ruled on a terminal, tab-separated for a program."""
     if not sys.stdout.isatty():
         for row in [columns, *rows]:
             print_result("\t".join(str(cell) for cell in row))
@@ -119,7 +119,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def print_dataframe(data: pd.DataFrame) -> None:
-    """A DataFrame, its index first, as a table on stdout."""
+    """Print a DataFrame as a table on stdout, its index first."""
     flat = data.reset_index()
     rows = [[_format_cell(cell) for cell in row] for row in flat.itertuples(index=False)]
     print_table([str(column) for column in flat.columns], rows)
@@ -127,3 +127,43 @@ def print_dataframe(data: pd.DataFrame) -> None:
 
 def _format_cell(cell: Any) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+# Command -> the family of the plugin that takes its `--set`, and the parameter with its name.
+_PLUGIN_PARAMETERS: Mapping[str, tuple[str, str]] = {
+    "detect": ("detectors", "detector"),
+    "export": ("formats", "to"),
+    "find": ("detectors", "method"),
+    "propagate": ("propagators", "engine"),
+    "propose-points": ("detectors", "moondream"),  # always this one
+    "segment": ("segmenters", "engine"),
+    "study": ("detectors", "describe"),
+}
+
+
+def name_flags(text: str, context: Any) -> str:
+    """Replace the arguments that a library error names in backticks by the command's flags.
+
+    `context` is the click context of the command that ran. Of "give `force`" this makes "give
+    --force"; an option of the plugin becomes `--set NAME=...`. Other names stay as they are.
+    """
+    flags = {f"`{option}`": f"--set {option}=..." for option in _plugin_option_names(context)}
+    for parameter in context.command.params:
+        is_argument = parameter.param_type_name == "argument"
+        flag = parameter.metavar or parameter.name.upper() if is_argument else parameter.opts[0]
+        flags[f"`{parameter.name}`"] = flag
+    return re.sub(r"`\w+`", lambda match: flags.get(match[0], match[0]), text)
+
+
+def _plugin_option_names(context: Any) -> list[str]:
+    from annotate.errors import AnnotateError
+    from annotate.plugins import FAMILIES, option_fields
+
+    if context.command.name not in _PLUGIN_PARAMETERS:
+        return []
+    family, parameter = _PLUGIN_PARAMETERS[context.command.name]
+    try:
+        plugin = FAMILIES[family].plugin_class(context.params.get(parameter, parameter))
+    except (AnnotateError, ImportError):
+        return []
+    return list(option_fields(plugin))

@@ -25,18 +25,20 @@ app = typer.Typer()
 
 @app.command()
 def build(
-    items: Annotated[list[Path], typer.Argument(help="Files of items, of one or more clips.")],
+    items: Annotated[list[Path], typer.Argument(help="Files of items of one or more clips.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the dataset.")],
     every: Every = 1,
     rate: Rate = None,
     max_frames: MaxFrames = None,
-    frame: Annotated[list[int] | None, typer.Option(help="Take this frame; repeatable.")] = None,
+    frames: Annotated[
+        list[int] | None, typer.Option("--frame", help="Take only this frame; repeatable.")
+    ] = None,
     image_format: PictureFormat = ImageFormat.png,
-    least: MinScore = 0.0,
+    min_score: MinScore = 0.0,
     videos: VideoPaths = None,
     force: Force = False,
 ) -> None:
-    """Build a dataset from files of items and the clips that they are of."""
+    """Build a dataset from items and their clips."""
     from annotate.cli import console
     from annotate.dataset.build import build_dataset
 
@@ -47,8 +49,8 @@ def build(
         every=every,
         rate=rate,
         max_frames=max_frames,
-        frames=frame,
-        min_score=least,
+        frames=frames,
+        min_score=min_score,
         image_format=image_format.value,
         force=force,
     )
@@ -58,11 +60,14 @@ def build(
 @app.command()
 def split(
     dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")],
-    val: Annotated[float, typer.Option(min=0, max=1, help="Share of frames to validate on.")] = 0.2,
-    test: Annotated[float, typer.Option(min=0, max=1, help="Share of frames to test on.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Another seed deals the shots out otherwise.")] = 0,
+    val: Annotated[float, typer.Option(min=0, max=1, help="Share of frames for validation.")] = 0.2,
+    test: Annotated[float, typer.Option(min=0, max=1, help="Share of frames for tests.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Another seed gives another split.")] = 0,
 ) -> None:
-    """Split a dataset by clip and shot; report how near the training frames come to the others."""
+    """Split a dataset by clip and shot.
+
+    Report how similar the training frames are to the others.
+    """
     from annotate.cli import console
     from annotate.dataset.folder import load_dataset
     from annotate.dataset.split import find_leaks, split_dataset
@@ -83,28 +88,30 @@ def export(
     settings: Settings = None,
     force: Force = False,
 ) -> None:
-    """Write a dataset in a format that others read; read it back and compare each object."""
+    """Export a dataset to another format.
+
+    Read it back, and compare each object.
+    """
     from annotate.cli import console
     from annotate.dataset.export import FORMATS, export_dataset
     from annotate.dataset.folder import load_dataset
 
-    told = FORMATS.parse_options(to, key_value_pairs(settings))
-    way = FORMATS.load(to, **told)
-    held = export_dataset(load_dataset(dataset), way, output, force=force)
-    console.print_dataframe(held.table())
+    options = FORMATS.parse_options(to, key_value_pairs(settings))
+    report = export_dataset(load_dataset(dataset), FORMATS.load(to, **options), output, force=force)
+    console.print_dataframe(report.table())
     console.print_result(str(output))
 
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="What another program wrote: a folder or file.")],
+    source: Annotated[Path, typer.Argument(help="The dataset to import: a folder or file.")],
     format_: Annotated[
         str, typer.Option("--from", autocompletion=complete_format, help="The format.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the dataset.")],
     force: Force = False,
 ) -> None:
-    """Read a dataset that another program wrote."""
+    """Import a dataset of another program."""
     from annotate.cli import console
     from annotate.dataset.export import FORMATS, import_dataset
 
@@ -116,17 +123,26 @@ def import_(
 def draw(
     items: Annotated[list[Path], typer.Argument(help="Files of items; - is standard input.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="overlay.mp4, sheet.png, or a folder.")
+        Path,
+        typer.Option(
+            "-o", "--output", help="Video .mp4, contact sheet .png, or a folder of images."
+        ),
     ],
     points: Annotated[
-        Path | None, typer.Option("-p", "--points", help="Draw these prompts and what they gave.")
+        Path | None,
+        typer.Option("-p", "--points", help="Draw these prompts and the resulting masks."),
     ] = None,
-    least: MinScore = 0.0,
-    clip: Annotated[str | None, typer.Option(help="Of several clips, the one to draw.")] = None,
+    min_score: MinScore = 0.0,
+    clip: Annotated[
+        str | None, typer.Option(help="The clip to draw, if the items have several.")
+    ] = None,
     videos: VideoPaths = None,
     force: Force = False,
 ) -> None:
-    """Draw items on their clip: a video, a contact sheet, pictures, or the grid of prompts."""
+    """Draw items on their clip.
+
+    Make a video, a contact sheet, images, or a grid of prompts.
+    """
     from annotate import prompts
     from annotate.cli import console
     from annotate.dataset import frame_sources
@@ -134,16 +150,16 @@ def draw(
     from annotate.video import reader
     from annotate.viewing.draw import draw_prompts, overlay
 
-    chosen = frame_sources.locate_clip(
-        [journal.read(path) for path in items], clip, clip_paths(videos), least
+    located = frame_sources.locate_clip(
+        [journal.read(path) for path in items], clip, clip_paths(videos), min_score
     )
-    book, path = frame_sources.MergedItems(chosen), chosen.path
+    merged = frame_sources.MergedItems(located)
     if points is not None:
-        seen = reader.probe(path)
-        scope = prompts.PromptScope((seen.width, seen.height), seen.frame_count)
-        told = prompts.prompt_table(prompts.read_points(points, scope), scope=scope)
-        draw_prompts(told, path, book, output, force=force)
+        video = reader.probe(located.path)
+        scope = prompts.PromptScope((video.width, video.height), video.frame_count)
+        table = prompts.prompt_table(prompts.read_points(points, scope), scope=scope)
+        draw_prompts(table, located.path, merged, output, force=force)
     else:
         with console.progress("draw", None) as advance:
-            overlay(book, path, output, force=force, progress=advance)
+            overlay(merged, located.path, output, force=force, progress=advance)
     console.print_result(str(output))

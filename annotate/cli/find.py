@@ -21,11 +21,13 @@ app = typer.Typer()
 @app.command()
 def find(
     clips: Annotated[list[Path], typer.Argument(help="Videos, or folders of images.")],
-    reference: Annotated[
+    references: Annotated[
         list[Path],
-        typer.Option(help="A picture that shows the target, cropped close; repeatable."),
+        typer.Option(
+            "--reference", help="A picture that shows the target, cropped close; repeatable."
+        ),
     ],
-    name: Annotated[str, typer.Option(help="The target in words; also its class.")],
+    target: Annotated[str, typer.Option("--name", help="The target in words; also its class.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")],
     method: Annotated[
         str,
@@ -41,7 +43,9 @@ def find(
     budget: Annotated[
         float | None, typer.Option(min=0, help="vlm: spend no more; needs prices.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=100, help="vlm: pictures a question.")] = 10,
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=100, help="vlm: pictures in a question.")
+    ] = 10,
     workers: Annotated[int, typer.Option(min=1, help="vlm: questions asked in parallel.")] = 15,
     forecast: Annotated[
         bool, typer.Option("--forecast", help="vlm: print the expected cost; ask nothing.")
@@ -52,7 +56,10 @@ def find(
     settings: Settings = None,
     force: Force = False,
 ) -> None:
-    """Find the shots that show a target: ask a model, or rank shots by similarity."""
+    """Find the shots that show a target.
+
+    Ask a model, or rank the shots by similarity.
+    """
     from annotate.cli import console
     from annotate.errors import AnnotateError
     from annotate.search.run import SearchOptions, estimate_search, find_shots
@@ -68,12 +75,14 @@ def find(
         key_value_pairs(settings),
     )
     if forecast:
-        _print_estimate(estimate_search(clips, reference, name, options, progress=console.progress))
+        _print_estimate(
+            estimate_search(clips, references, target, options, progress=console.progress)
+        )
         return
     found = find_shots(
         clips,
-        reference,
-        name,
+        references,
+        target,
         options,
         output=output,
         force=force,
@@ -142,10 +151,15 @@ def _print_usage(found: FoundShots) -> None:
 @app.command()
 def gallery(
     folder: Annotated[Path, typer.Argument(help="A folder that `annotate find` filled.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page; 0: any free one.")
+    ] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
-    """Look through the hits on a local page: keep or reject each one by a key."""
+    """Review the hits of find on a local page.
+
+    Keep or reject each one by a key.
+    """
     import threading
     import webbrowser
 
@@ -157,7 +171,7 @@ def gallery(
     try:
         with serving(folder, port) as address:
             console.print_result(address)
-            console.print_status("Ctrl-C ends it; decisions are saved as they are made")
+            console.print_status("Ctrl-C stops the server; decisions are saved as they are made")
             if browser:
                 webbrowser.open(address)
             threading.Event().wait()
@@ -167,11 +181,13 @@ def gallery(
         counts = f"{kept} kept, {len(decisions) - kept} rejected"
         console.print_status(f"{counts}; {folder / results.ITEMS_FILE}")
     except OSError as error:
-        raise OutputError(f"port {port}: cannot be served there: {error.strerror}") from None
+        raise OutputError(
+            f"`port` {port}: the page cannot be served there: {error.strerror}"
+        ) from None
 
 
 scenes_app = typer.Typer(
-    help="Find the clip, and the time in it, that a picture is from.",
+    help="Find the clip and the time of a picture.",
     no_args_is_help=True,
 )
 DatabasePath = Annotated[Path, typer.Option("--db", help="The database file of scenes.")]
@@ -188,7 +204,10 @@ def add(
     rate: Rate = None,
     keyframes: Keyframes = False,
 ) -> None:
-    """Add the frames of clips to the database; clips that it holds are skipped."""
+    """Add the frames of clips to the database.
+
+    Skip clips that it holds already.
+    """
     from annotate.cli import console
     from annotate.scenes import library
     from annotate.video import reader
@@ -211,7 +230,10 @@ def find_scenes(
         bool, typer.Option("--json", help="Print a line of JSON for each on stdout.")
     ] = False,
 ) -> None:
-    """Find the clip and time that pictures are from, or report them as unknown."""
+    """Find the clip and time of pictures.
+
+    Report a picture of no known clip as unknown.
+    """
     from annotate.video.images import IMAGE_SUFFIXES
 
     clips = [

@@ -80,7 +80,10 @@ def frames(
     image_format: PictureFormat = ImageFormat.png,
     force: Force = False,
 ) -> None:
-    """Save the frames of clips that are worth having; report what was dropped, and why."""
+    """Save the frames worth keeping.
+
+    Report what was dropped, and why.
+    """
     from annotate.cli import console
     from annotate.sampling.filter import FilterOptions, SamplingOptions
     from annotate.sampling.folder import summarize_folder
@@ -134,7 +137,10 @@ def restore(
     ] = None,
     videos: VideoPaths = None,
 ) -> None:
-    """Restore dropped frames; without options, count the frames by drop reason."""
+    """Restore dropped frames.
+
+    Without options, count the frames by drop reason.
+    """
     from annotate.cli import console
     from annotate.sampling.folder import count_by_reason, restore_frames, summarize_folder
 

@@ -13,7 +13,8 @@ app = typer.Typer()
 
 SourcePaths = Annotated[list[Path], typer.Argument(help="Clips, folders of images, or datasets.")]
 OptionalEvery = Annotated[
-    int | None, typer.Option(min=1, help="Take every N-th frame; else 2 a second, or --rate.")
+    int | None,
+    typer.Option(min=1, help="Take every N-th frame; default: 2 frames a second, or --rate."),
 ]
 MaxClips = Annotated[int, typer.Option("--max-clips", min=1, help="List at most N clips.")]
 EmbeddingModel = Annotated[
@@ -33,13 +34,18 @@ def map_(
     model: EmbeddingModel = _DEFAULT_MODEL,
     method: Annotated[
         str | None,
-        typer.Option(help="pacmap, umap, autoencoder or pca; else the first that is installed."),
+        typer.Option(
+            help="pacmap, umap, autoencoder or pca; default: the first that is installed."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed draws another map.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed gives another map.")] = 0,
     device: Device = None,
     force: Force = False,
 ) -> None:
-    """Lay out footage by similarity: a page to pan through it, a poster, and each clip's path."""
+    """Lay out footage by similarity.
+
+    Write an interactive page, a poster, and the path of each clip.
+    """
     from annotate.cli import console
     from annotate.web.map import PAGE_NAME, build_map
 
@@ -65,15 +71,21 @@ def poster_(
     folder: Annotated[Path, typer.Argument(help="A folder that `annotate map` made.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG, JPEG or TIFF.")],
     x: Annotated[float, typer.Option(help="Left edge of the part shown, 0 to 1.")] = 0.0,
-    y: Annotated[float, typer.Option(help="Its upper edge, 0 to 1.")] = 0.0,
-    width: Annotated[float, typer.Option(help="How wide and high it is; 1 is the map.")] = 1.0,
+    y: Annotated[float, typer.Option(help="Upper edge of the part, 0 to 1.")] = 0.0,
+    width: Annotated[
+        float, typer.Option(help="Width and height of the part; 1 is the whole map.")
+    ] = 1.0,
     tiles_across: Annotated[
-        int | None, typer.Option(min=1, help="Frames in a row; else as many as fill it, up to 24.")
+        int | None,
+        typer.Option(min=1, help="Frames in a row; default: as many as fill it, up to 24."),
     ] = None,
     tile_width: Annotated[int, typer.Option(min=16, help="Width of a frame, in pixels.")] = 320,
     force: Force = False,
 ) -> None:
-    """Draw a part of a map as an image: frames of any size, read from the clips."""
+    """Draw a part of a map as an image.
+
+    The frames are read from the clips, and may have any size.
+    """
     from annotate.cli import console
     from annotate.files import refuse_existing
     from annotate.footage_map import atlas, poster
@@ -100,7 +112,10 @@ def similar(
     model: EmbeddingModel = _DEFAULT_MODEL,
     device: Device = None,
 ) -> None:
-    """List the clips most similar to a clip, and which part of each is similar."""
+    """List the clips most similar to a clip.
+
+    Show which part of each is similar.
+    """
     from annotate import embeddings
     from annotate.cli import console
     from annotate.footage_map import atlas, similarity
@@ -120,7 +135,7 @@ def similar(
         )
         for each in similarity.similar_clips(gathered, name, max_clips, method)
     ]
-    console.print_table(("clip", "likeness", "from seconds", "to seconds"), rows)
+    console.print_table(("clip", "similarity", "from seconds", "to seconds"), rows)
 
 
 @app.command()
@@ -133,7 +148,7 @@ def unlike(
     model: EmbeddingModel = _DEFAULT_MODEL,
     device: Device = None,
 ) -> None:
-    """List the clips that differ most from each other: a few that stand for many."""
+    """List clips that differ most from each other."""
     from annotate import embeddings
     from annotate.cli import console
     from annotate.footage_map import atlas, similarity
@@ -145,4 +160,4 @@ def unlike(
         (name, "" if distance != distance else f"{distance:.3f}")
         for name, distance in similarity.diverse_clips(gathered, max_clips)
     ]
-    console.print_table(("clip", "unlike the nearest before"), rows)
+    console.print_table(("clip", "distance to the nearest above"), rows)

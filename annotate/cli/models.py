@@ -1,4 +1,4 @@
-"""Commands about models: their weights, their coordinates and their scores."""
+"""Commands about models: weights (models), coordinates, scores, points of Moondream."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,16 +14,17 @@ from annotate.cli.options import (
     key_value_pairs,
 )
 
-models_app = typer.Typer(
-    help="Weights: list, fetch, verify, find and add them.", no_args_is_help=True
-)
+models_app = typer.Typer(help="List, fetch, verify and add model weights.", no_args_is_help=True)
 
 ModelName = Annotated[str, typer.Argument(autocompletion=complete_model, help="A model's name.")]
 
 
 @models_app.command("list")
 def list_() -> None:
-    """List the models that the manifest names, and whether they are on this machine."""
+    """List the models of the manifest.
+
+    Show whether their weights are on this machine.
+    """
     from annotate.cli import console
     from annotate.weights.store import list_models, size_text
 
@@ -37,11 +38,12 @@ def list_() -> None:
 @models_app.command()
 def fetch(
     name: ModelName,
-    mirror: Annotated[
-        str | None, typer.Option(help="A folder, or an address, to fetch from instead.")
-    ] = None,
+    mirror: Annotated[str | None, typer.Option(help="Another folder or URL to fetch from.")] = None,
 ) -> None:
-    """Fetch a model's weights: pinned, checked, resumable; its licence is shown first."""
+    """Fetch a model's weights.
+
+    Print the licence first, and check the hash.
+    """
     from annotate.cli import console
     from annotate.weights import manifest
     from annotate.weights.store import describe_model, fetch_weights
@@ -56,15 +58,20 @@ def fetch(
 def verify(
     names: Annotated[
         list[str] | None,
-        typer.Argument(autocompletion=complete_model, help="Models; all that are here if none."),
+        typer.Argument(
+            autocompletion=complete_model, help="Models; default: all that are on this machine."
+        ),
     ] = None,
 ) -> None:
-    """Hash the weights on this machine anew, and say which are damaged."""
+    """Check the hashes of the weights here.
+
+    List the damaged files.
+    """
     from annotate.cli import console
     from annotate.weights.store import verify_weights
 
     checks = verify_weights(names or None)
-    rows = [(check.model, check.path, check.problem or "sound") for check in checks]
+    rows = [(check.model, check.path, check.problem or "ok") for check in checks]
     console.print_table(("name", "file", "state"), rows)
     if any(check.problem for check in checks):
         raise typer.Exit(1)
@@ -72,7 +79,10 @@ def verify(
 
 @models_app.command()
 def where(name: ModelName) -> None:
-    """Say where a model's weights lie; nothing is downloaded."""
+    """Print the path of a model's weights.
+
+    Download nothing.
+    """
     from annotate.cli import console
     from annotate.weights.store import weights_path
 
@@ -82,9 +92,9 @@ def where(name: ModelName) -> None:
 @models_app.command()
 def add(
     path: Annotated[Path, typer.Argument(help="A file or folder of weights.")],
-    name: Annotated[str | None, typer.Option(help="What to call them.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name to register them under.")] = None,
 ) -> None:
-    """Make weights of your own known by a name."""
+    """Register your own weights under a name."""
     from annotate.cli import console
     from annotate.weights.store import add_weights
 
@@ -96,62 +106,72 @@ app = typer.Typer()
 
 @app.command()
 def calibrate(
-    model: Annotated[str, typer.Option(help="The model's name, as its server knows it.")],
+    model: Annotated[str, typer.Option(help="The model's name on its server.")],
     url: Annotated[
-        str, typer.Option(help="The server's OpenAI-compatible address, such as .../v1.")
+        str, typer.Option(help="OpenAI-compatible URL of the server, such as .../v1.")
     ] = "http://localhost:11434/v1",
     key: Annotated[
         str, typer.Option(metavar="VARIABLE", help="Environment variable that holds the key.")
     ] = "",
     side: Annotated[
-        int, typer.Option(min=128, help="Pixels of the pictures' longest side, as for vlm.")
+        int, typer.Option(min=128, help="Longest side of the images, in pixels, as for vlm.")
     ] = 1024,
-    way: Annotated[
-        str, typer.Option(help="How to ask: tool, schema, json, or auto, which tries them.")
+    mode: Annotated[
+        str, typer.Option(help="Response format: tool, schema, json, or auto, which tries them.")
     ] = "auto",
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 60.0,
 ) -> None:
-    """Find out how a model counts coordinates, by pictures drawn for it; remembered for vlm."""
+    """Measure the coordinate format of a model.
+
+    The model finds boxes on drawn images; the detector vlm then uses the result.
+    """
     from annotate.cli import console
     from annotate.vlm import coordinates
     from annotate.vlm.client import Chat
 
-    asked = Chat(url, model, key, way, timeout_seconds=timeout)
-    found = coordinates.calibrate(asked, side)
-    fit = found.fit
-    row = (model, fit.box_format, found.mode, f"{fit.iou:.3f}", fit.box_count)
-    console.print_table(("model", "counts", "asked by", "mean IoU", "boxes"), [row])
-    console.print_result(str(found.notes_path))
+    chat = Chat(url, model, key, mode, timeout_seconds=timeout)
+    calibration = coordinates.calibrate(chat, side)
+    fit = calibration.fit
+    row = (model, fit.box_format, calibration.mode, f"{fit.iou:.3f}", fit.box_count)
+    console.print_table(("model", "box format", "mode", "mean IoU", "boxes"), [row])
+    console.print_result(str(calibration.notes_path))
 
 
-@app.command()
-def points(
+@app.command("propose-points")
+def propose_points(
     clip: ClipPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="CSV for the points.")],
-    ask: Annotated[
-        list[str] | None, typer.Option(help="What to point at, in words; repeatable.")
+    output: Annotated[Path, typer.Option("-o", "--output", help="CSV file for the points.")],
+    phrase: Annotated[
+        list[str] | None, typer.Option(help="What to point at, such as 'a blue robot'; repeatable.")
     ] = None,
     label: Annotated[
-        str | None, typer.Option("--class", help="The class of all that is asked for.")
+        str | None, typer.Option("--class", help="The class of the points of --phrase.")
     ] = None,
     vocabulary: OptionalVocabulary = None,
-    frame: Annotated[list[int] | None, typer.Option(help="Frame to ask of; repeatable.")] = None,
+    frames: Annotated[
+        list[int] | None, typer.Option("--frame", help="Frame to point in; repeatable; default: 0.")
+    ] = None,
     settings: Settings = None,
     force: Force = False,
 ) -> None:
-    """Let Moondream point at what words name: a table of points for propagate."""
+    """Propose points by phrases, with Moondream.
+
+    Write a table of points for propagate.
+    """
     from annotate.cli import console
     from annotate.detectors import moondream
     from annotate.detectors.run import DETECTORS
     from annotate.vocabulary import read_vocabulary
 
-    if (vocabulary is None) == (not ask):
-        raise typer.BadParameter("give words to --ask, or a vocabulary to -v", param_hint="--ask")
-    told = (
-        read_vocabulary(vocabulary) if vocabulary else moondream.make_vocabulary(ask or (), label)
+    if (vocabulary is None) == (not phrase):
+        raise typer.BadParameter("give --phrase, or a vocabulary by -v", param_hint="--phrase")
+    classes = (
+        read_vocabulary(vocabulary)
+        if vocabulary
+        else moondream.make_vocabulary(phrase or (), label)
     )
     options = DETECTORS.parse_options("moondream", key_value_pairs(settings))
-    table = moondream.points_table(clip, told, frame or [0], options)
+    table = moondream.points_table(clip, classes, frames or [0], options)
     moondream.write_points(table, output, force=force)
     console.print_status(f"{len(table)} points")
     console.print_result(str(output))
@@ -159,34 +179,39 @@ def points(
 
 @app.command("calibrate-scores")
 def calibrate_scores(
-    items: Annotated[list[Path], typer.Argument(help="Files of items, as detectors wrote them.")],
-    truth: Annotated[
-        Path, typer.Option(help="The same frames, corrected: a dataset, or a file of items.")
+    items: Annotated[
+        list[Path], typer.Argument(help="Files of items that `annotate detect` wrote.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="JSON for the curves.")],
+    truth: Annotated[
+        Path, typer.Option(help="Correct objects on the same frames: a dataset or a file of items.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON file for the curves.")],
     method: Annotated[
-        str, typer.Option(help="isotonic, platt, or auto: isotonic from 1000 boxes on.")
+        str, typer.Option(help="isotonic, platt, or auto: isotonic for 1000 boxes or more.")
     ] = "auto",
     force: Force = False,
 ) -> None:
-    """Learn how often a box of a score is right, for each detector and class, from corrections."""
+    """Fit score curves from corrections.
+
+    They give, by detector and class, how often a box of a score is correct.
+    """
     from annotate.cli import console
     from annotate.evaluation import calibration
 
-    learnt = calibration.fit_curves(items, truth, method=method)
-    calibration.write_curves(learnt, output, force=force)
+    curves = calibration.fit_curves(items, truth, method=method)
+    calibration.write_curves(curves, output, force=force)
     rows = [
         (
             each.source,
             each.label,
             each.box_count,
             each.correct_count,
-            each.curve.method if each.curve else "too few: left as it is",
+            each.curve.method if each.curve else "too few boxes: unchanged",
             f"{each.brier_before:.4f}",
             f"{each.brier_after:.4f}",
         )
-        for each in learnt
+        for each in curves
     ]
-    columns = ("detector", "class", "boxes", "right", "fitted", "Brier before", "after")
+    columns = ("detector", "class", "boxes", "correct", "method", "Brier before", "Brier after")
     console.print_table(columns, rows)
     console.print_result(str(output))

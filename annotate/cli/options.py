@@ -1,6 +1,7 @@
-"""Define the options that several commands share, and their shell completion."""
+"""Define the options that several commands share, their shell completion, and old option names."""
 
 import enum
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -8,95 +9,138 @@ import typer
 
 
 def complete_detector() -> list[str]:
-    """The installed detectors."""
+    """List the installed detectors."""
     from annotate.plugins import FAMILIES
 
     return FAMILIES["detectors"].names()
 
 
 def complete_engine() -> list[str]:
-    """The installed engines."""
+    """List the installed propagation engines."""
     from annotate.plugins import FAMILIES
 
     return FAMILIES["propagators"].names()
 
 
 def complete_segmenter() -> list[str]:
-    """The installed segmenters."""
+    """List the installed segmenters."""
     from annotate.plugins import FAMILIES
 
     return FAMILIES["segmenters"].names()
 
 
 def complete_format() -> list[str]:
-    """The installed formats."""
+    """List the installed dataset formats."""
     from annotate.plugins import FAMILIES
 
     return FAMILIES["formats"].names()
 
 
 def complete_vocabulary() -> list[str]:
-    """The vocabularies that ship."""
+    """List the packaged vocabularies."""
     from annotate import vocabulary
 
     return list(vocabulary.packaged_vocabularies())
 
 
 def complete_model() -> list[str]:
-    """The models that the manifest names."""
+    """List the models of the manifest."""
     from annotate.weights import manifest
 
     return list(manifest.all_models())
 
 
 class ImageFormat(enum.StrEnum):
-    """How pictures are written."""
+    """The file format of images."""
 
     png = "png"
     jpg = "jpg"
 
 
 ClipPath = Annotated[Path, typer.Argument(help="A video, a folder of images, or one image.")]
-Force = Annotated[bool, typer.Option("--force", help="Write over whatever is at -o.")]
-Start = Annotated[int, typer.Option(min=0, help="First frame to look at.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Start = Annotated[int, typer.Option(min=0, help="First frame to read.")]
 Stop = Annotated[int | None, typer.Option(min=1, help="Frame to stop before.")]
 Every = Annotated[int, typer.Option(min=1, help="Take every N-th frame.")]
-Rate = Annotated[float | None, typer.Option(min=0.001, help="Take so many frames a second.")]
+Rate = Annotated[float | None, typer.Option(min=0.001, help="Take N frames a second.")]
 Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take keyframes only: fast.")]
 MaxFrames = Annotated[
-    int | None, typer.Option("--max-frames", min=1, help="At most N, spread evenly.")
+    int | None, typer.Option("--max-frames", min=1, help="Take at most N frames, spread evenly.")
 ]
-PictureFormat = Annotated[ImageFormat, typer.Option("--format", help="How pictures are written.")]
+PictureFormat = Annotated[ImageFormat, typer.Option("--format", help="File format of the images.")]
 VideoPaths = Annotated[
     list[str] | None,
-    typer.Option(
-        "--video", metavar="NAME=PATH", help="A clip not where its items say; repeatable."
-    ),
+    typer.Option("--video", metavar="NAME=PATH", help="Path of a clip that was moved; repeatable."),
 ]
 MinScore = Annotated[
-    float, typer.Option(min=0, max=1, help="Leave out what scores below; no score stays.")
+    float,
+    typer.Option(
+        min=0, max=1, help="Leave out objects with a lower score; those without a score stay."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="An option of the plugin; repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set an option of the plugin; repeatable."),
 ]
-Device = Annotated[str | None, typer.Option(help="Where PyTorch runs: cpu, cuda, mps.")]
+Device = Annotated[str | None, typer.Option(help="Device for PyTorch: cpu, cuda, mps.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Size = Annotated[int | None, typer.Option(min=32, help="Side of the network's input, in pixels.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the network first.")]
 RandomWeights = Annotated[
     int | None,
-    typer.Option(metavar="SEED", help="Weights that know nothing, to try the machinery."),
+    typer.Option(metavar="SEED", help="Use random weights: to test without a download."),
 ]
 _vocabulary_option = typer.Option(
-    "-v", "--vocabulary", autocompletion=complete_vocabulary, help="A name, or a TOML file."
+    "-v",
+    "--vocabulary",
+    autocompletion=complete_vocabulary,
+    help="A vocabulary: name or TOML file.",
 )
 VocabularyOption = Annotated[str, _vocabulary_option]
 OptionalVocabulary = Annotated[str | None, _vocabulary_option]
 
+# Command -> its options that had other names in earlier versions: old -> new.
+_MAX_FRAMES = {"--max": "--max-frames"}
+_MIN_SCORE = {"--least": "--min-score"}
+_MAX_CLIPS = {"--max": "--max-clips"}
+RENAMED_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "build": {**_MAX_FRAMES, **_MIN_SCORE},
+    "calibrate": {"--way": "--mode"},
+    "compare": {**_MAX_FRAMES, **_MIN_SCORE, "--batch": "--batch-size"},
+    "draw": _MIN_SCORE,
+    "find": {
+        "--chunk": "--batch-size",
+        "--looks": "--frames-per-shot",
+        "--max": "--max-shots (local) or --max-pictures (vlm)",
+    },
+    "frames": _MAX_FRAMES,
+    "phrases": {"--max": "--max-matches"},
+    "poster": {"--tile": "--tile-width", "--tiles": "--tiles-across"},
+    "propagate": _MIN_SCORE,
+    "propose-points": {"--ask": "--phrase"},
+    "restore": {"--why": "--reason"},
+    "review": _MAX_FRAMES,
+    "segment": _MAX_FRAMES,
+    "similar": {**_MAX_CLIPS, "--way": "--method"},
+    "unlike": _MAX_CLIPS,
+}
+RENAMED_COMMANDS: Mapping[str, str] = {"points": "propose-points"}
+
+
+def renamed_option(command: str, words: Sequence[str]) -> str | None:
+    """Return a line that names the new option if the words of a command hold an old one."""
+    renamed = RENAMED_OPTIONS.get(command, {})
+    for word in words:
+        if word == "--":
+            break
+        old = word.partition("=")[0]
+        if old in renamed:
+            return f"{old} was renamed: use {renamed[old]}"
+    return None
+
 
 def key_value_pairs(values: list[str] | None, option: str = "--set") -> dict[str, str]:
-    """What an option given several times as KEY=VALUE says."""
+    """Parse an option that is given several times as KEY=VALUE."""
     from annotate.errors import AnnotateError
     from annotate.plugins import split_pair
 
@@ -107,14 +151,15 @@ def key_value_pairs(values: list[str] | None, option: str = "--set") -> dict[str
 
 
 def plugin_options(settings: list[str] | None, **options: object) -> dict[str, str]:
-    """What `--set` and options of their own say to a plugin; those not given are left out."""
-    said = {key: value for key, value in options.items() if value is not None}
-    return {
-        **key_value_pairs(settings),
-        **{key: str(v) for key, v in said.items() if v is not False},
+    """Merge `--set` and the options of a command that were given into plugin options."""
+    given = {
+        key: str(value)
+        for key, value in options.items()
+        if value is not None and value is not False
     }
+    return {**key_value_pairs(settings), **given}
 
 
 def clip_paths(values: list[str] | None) -> dict[str, Path]:
-    """Where several `--video NAME=PATH` say that clips are."""
+    """Parse `--video NAME=PATH`: the path of each named clip."""
     return {name: Path(path) for name, path in key_value_pairs(values, "--video").items()}

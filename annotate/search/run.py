@@ -253,7 +253,7 @@ def _ask(
             asked_count += count
             usage = judge.chat.meter.total
             for _ in range(count):
-                advance(told=f"{usage.questions} questions, {usage.cost:.4f}")
+                advance(detail=f"{usage.questions} questions, {usage.cost:.4f}")
 
         return ask_shots(
             clip_shots, judge, options.frames_per_shot, order, pictures_left, on_pictures

@@ -39,7 +39,7 @@ def test_the_same_again_says_that_it_is_complete(annotate, demo, tmp_path):
     annotate(*words)
     before = (tmp_path / "b.jsonl").read_bytes()
     code, _, err = annotate(*words)
-    assert code == 0 and "b.jsonl was complete already; --force makes it anew" in err
+    assert code == 0 and "b.jsonl was complete already; --force makes it again" in err
     assert (tmp_path / "b.jsonl").read_bytes() == before
 
 
@@ -77,7 +77,7 @@ def test_ctrl_c_leaves_a_file_to_go_on_with(demo, tmp_path):
         os.kill(run.pid, signal.SIGINT)
         said = run.stderr.read().decode()
         assert run.wait() == 130
-    assert "stopped after" in said and "the same command goes on from here" in said
+    assert "stopped after" in said and "the same command continues from here" in said
     assert "Traceback" not in said
     subprocess.run(words, check=True, capture_output=True)
     there = [item.frame for item in journal.read("b.jsonl")]

@@ -14,10 +14,10 @@ SCOPE = PromptScope((800, 600), 140)
 def test_asked_for_there_and_then_they_start_an_object_each(demo, tmp_path, annotate):
     with serving() as model:
         words = ("--set", f"endpoint={model.url}", "-o", "points.csv")
-        code, out, err = annotate("points", demo, "--ask", "Demon", "--ask", "designator", *words)
+        code, out, err = annotate("propose-points", demo, "--phrase", "Demon", "--phrase", "designator", *words)
         assert code == 0 and out.strip() == "points.csv" and "2 points" in err
-        assert annotate("points", demo, "--ask", "Demon", *words)[0] == 1, "it is there already"
-        assert annotate("points", demo, "--ask", "Demon", *words, "--force", "--frame", 30)[0] == 0
+        assert annotate("propose-points", demo, "--phrase", "Demon", *words)[0] == 1, "it is there already"
+        assert annotate("propose-points", demo, "--phrase", "Demon", *words, "--force", "--frame", 30)[0] == 0
     table = read_points("points.csv", SCOPE)
     assert table["frame_id"].tolist() == [30] and table["class"].tolist() == ["Demon"]
     code, _, err = annotate("propagate", demo, "-p", "points.csv", "-o", "m.jsonl", "--stop", 32)
@@ -33,7 +33,7 @@ def test_a_vocabulary_says_what_and_of_which_class(demo, tmp_path, annotate):
     )
     with serving() as model:
         told = ("-v", "my.v1.toml", "--set", f"endpoint={model.url}", "--frame", 0, "--frame", 30)
-        assert annotate("points", demo, *told, "-o", "points.csv")[0] == 0
+        assert annotate("propose-points", demo, *told, "-o", "points.csv")[0] == 0
     table = read_points("points.csv", SCOPE)
     assert set(table["class"]) == {"mark", "monster"}
     assert table["object_id"].tolist() == list(range(1, len(table) + 1))
@@ -61,11 +61,11 @@ def test_a_class_for_all_that_is_asked():
 
 def test_nothing_seen_is_said_and_nothing_written(demo, tmp_path, annotate):
     with serving() as model:
-        words = ("--ask", "unicorn", "--set", f"endpoint={model.url}")
-        code, _, err = annotate("points", demo, *words, "-o", "p.csv")
+        words = ("--phrase", "unicorn", "--set", f"endpoint={model.url}")
+        code, _, err = annotate("propose-points", demo, *words, "-o", "p.csv")
         with pytest.raises(AnswerError, match="sees no 'unicorn' on frame 0, 30"):
             moondream.points_table(
                 demo, moondream.make_vocabulary(["unicorn"]), [30, 0], {"endpoint": model.url}
             )
     assert code == 1 and "sees no 'unicorn' on frame 0" in err and not (tmp_path / "p.csv").exists()
-    assert annotate("points", demo, "-o", "p.csv")[0] == 2
+    assert annotate("propose-points", demo, "-o", "p.csv")[0] == 2

@@ -257,7 +257,7 @@ def test_other_settings_are_refused(annotate, demo):
 def test_a_dataset_is_compared_on_its_own_truth(annotate, demo):
     words = ("detect", demo, "-d", "colour", "-v", "designator.v1", "-o", "b.jsonl", "--stop", 9)
     annotate(*words)
-    annotate("build", "b.jsonl", "-o", "set", "--every", 3, "--least", 0.6)
+    annotate("build", "b.jsonl", "-o", "set", "--every", 3, "--min-score", 0.6)
     code, _, err = annotate("compare", "set", *TWICE, "-o", "out")
     assert code == 0, err
     table = pd.read_csv("out/table.csv", index_col="detector")

@@ -173,7 +173,7 @@ def test_up_and_down(program, monkeypatch, annotate, tmp_path):
         code, out, _ = annotate("diff", tmp_path / "frames", tmp_path / "out")
         assert code == 0 and out.splitlines()[1].startswith("mech\tcolour\t1\t0")
         code, out, _ = annotate("studio", "doctor", tmp_path / "frames")
-        assert code == 0 and all(line.endswith("sound") for line in out.splitlines()[1:])
+        assert code == 0 and all(line.endswith("ok") for line in out.splitlines()[1:])
     finally:
         code, out, _ = annotate("studio", "down")
     assert (code, Path(out.strip())) == (0, tmp_path / "data")

@@ -396,7 +396,7 @@ def test_from_the_command_line(annotate, demo, boxes_of, tmp_path):
     code, out, err = annotate(*words, "-o", "m.jsonl")
     assert (code, out.strip()) == (0, "m.jsonl"), err
     assert [item.frame for item in journal.read(tmp_path / "m.jsonl")] == [2, 3, 4, 5]
-    code, _, err = annotate(*words, "--least", "0.6", "-o", "n.jsonl")
+    code, _, err = annotate(*words, "--min-score", "0.6", "-o", "n.jsonl")
     assert code == 1 and "no prompt and no box lies between frame 0 and frame 6" in err
     code, _, err = annotate(*words, "--box", "2,7,10,10,90,90", "--update", "-o", "m.jsonl")
     assert code == 1 and "with light objects depend on each other: `force`" in err

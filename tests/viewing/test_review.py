@@ -129,14 +129,14 @@ def test_from_the_command_line(annotate, flagged, tmp_path):
     code, out, err = annotate("review", flagged, "-o", "sheet.png")
     rows = [line.split("\t") for line in out.splitlines()]
     assert code == 0, err
-    assert rows[0] == ["frame", "seconds", "worth", "why"]
+    assert rows[0] == ["frame", "seconds", "priority", "reasons"]
     assert {row[0]: row[3] for row in rows[1:3]} == {"60": "mech #1 jumps", "100": "mech #1 lost"}
     assert rows[3] == ["sheet.png"]
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 900 and np.asarray(sheet).std() > 20
     code, _, err = annotate("review", flagged, "-o", "sheet.png")
     assert code == 1 and "--force" in err
-    code, out, _ = annotate("review", flagged, "--max", "1")
+    code, out, _ = annotate("review", flagged, "--max-frames", "1")
     assert code == 0 and len(out.splitlines()) == 2
 
 
