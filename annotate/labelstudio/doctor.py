@@ -29,55 +29,55 @@ class DoctorCheck:
 
 
 def run_checks(
-    server: StudioClient, dataset: Dataset | None = None, project: str | None = None
+    client: StudioClient, dataset: Dataset | None = None, project: str | None = None
 ) -> list[DoctorCheck]:
     """Check the server, and the project of a dataset where one is given.
 
     Raises:
         StudioError: the server does not answer, or refuses the token: the error names the cure.
     """
-    user = server.current_user()
+    user = client.current_user()
     checks = [
-        DoctorCheck("address", server.url),
-        _check_version(server),
-        _check_token(server, user),
+        DoctorCheck("address", client.url),
+        _check_version(client),
+        _check_token(client, user),
     ]
-    checks += [_check_permissions(server), _check_clock(server), _check_document_root(server)]
+    checks += [_check_permissions(client), _check_clock(client), _check_document_root(client)]
     name = project or (dataset and dataset.path.absolute().name)
     if name:
-        checks += _check_project(server, name, dataset)
+        checks += _check_project(client, name, dataset)
     return checks
 
 
-def _check_version(server: StudioClient) -> DoctorCheck:
-    version = str(server.get("/api/version").get("release", "unknown"))
+def _check_version(client: StudioClient) -> DoctorCheck:
+    version = str(client.get("/api/version").get("release", "unknown"))
     tested = LABEL_STUDIO_VERSION
     cure = "" if version == tested else f"tested with {tested} only; or use `annotate studio up`"
     return DoctorCheck("version", version, cure)
 
 
-def _check_token(server: StudioClient, user: dict[str, object]) -> DoctorCheck:
-    return DoctorCheck("token", f"{server.token_kind}, of {user['email']}")
+def _check_token(client: StudioClient, user: dict[str, object]) -> DoctorCheck:
+    return DoctorCheck("token", f"{client.token_kind}, of {user['email']}")
 
 
-def _check_permissions(server: StudioClient) -> DoctorCheck:
+def _check_permissions(client: StudioClient) -> DoctorCheck:
     try:
-        count = server.get("/api/projects", {"page_size": 1, "include": "id"})["count"]
+        count = client.get("/api/projects", {"page_size": 1, "include": "id"})["count"]
     except StudioError as error:
         return DoctorCheck("rights", str(error), "use a token that may list and create projects")
     return DoctorCheck("rights", f"sees {count} projects")
 
 
-def _check_clock(server: StudioClient) -> DoctorCheck:
-    headers, _ = server.fetch("/health")
+def _check_clock(client: StudioClient) -> DoctorCheck:
+    headers, _ = client.fetch("/health")
     offset = abs(parsedate_to_datetime(headers["date"]).timestamp() - time.time())
     late = offset >= _MAX_CLOCK_OFFSET_SECONDS
     cure = "set the clocks: a pull of changes since the last one uses the server's" if late else ""
     return DoctorCheck("clock", f"{offset:.0f} s apart", cure)
 
 
-def _check_document_root(server: StudioClient) -> DoctorCheck:
-    root = server.document_root
+def _check_document_root(client: StudioClient) -> DoctorCheck:
+    root = client.document_root
     if root is None:
         return DoctorCheck("document root", "not on this machine: images are uploaded")
     mode = stat.S_IMODE(root.parent.stat().st_mode)
@@ -89,16 +89,16 @@ def _check_document_root(server: StudioClient) -> DoctorCheck:
 
 
 def _check_project(
-    server: StudioClient, name: str, dataset: Dataset | None
+    client: StudioClient, name: str, dataset: Dataset | None
 ) -> Iterator[DoctorCheck]:
-    project = server.find_project(name)
+    project = client.find_project(name)
     if project is None:
         yield DoctorCheck("project", f"none called {name!r}", "`annotate push` creates it")
         return
     yield DoctorCheck("project", f"{project.id}: {project.title}")
     if dataset is not None:
         yield _check_config(project, dataset)
-    yield _check_first_task(server, project)
+    yield _check_first_task(client, project)
 
 
 def _check_config(project: Project, dataset: Dataset) -> DoctorCheck:
@@ -113,16 +113,16 @@ def _check_config(project: Project, dataset: Dataset) -> DoctorCheck:
     return DoctorCheck("labelling config", ", ".join(offered), cure)
 
 
-def _check_first_task(server: StudioClient, project: Project) -> DoctorCheck:
+def _check_first_task(client: StudioClient, project: Project) -> DoctorCheck:
     """Fetch the image or video of the first task, as the editor would."""
-    listed = server.get("/api/tasks", {"project": project.id, "page_size": 1, "fields": "all"})
+    listed = client.get("/api/tasks", {"project": project.id, "page_size": 1, "fields": "all"})
     if not listed["tasks"]:
         return DoctorCheck("first task", "no tasks yet", "`annotate push` creates them")
     data = listed["tasks"][0]["data"]
     address = str(data.get("image") or data.get("video") or "")
     cure = "put the file back into the folder of the server, or push to a new project"
     try:
-        _, content = server.fetch(address)
+        _, content = client.fetch(address)
     except StudioError as error:
         return DoctorCheck("first task", f"cannot be shown: {error}", cure)
     if "image" in data:

@@ -58,7 +58,7 @@ class Verdict:
 class AnnotationReader:
     """Reads the annotations of a project, counts frames by state, and notes unclear ones."""
 
-    server: StudioClient
+    client: StudioClient
     project: int
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[tuple[str, str]] = field(default_factory=list)
@@ -73,7 +73,7 @@ class AnnotationReader:
         ids = (str(task["id"]) for task in task_states if task_status(task))
         for batch in chunks(ids, _IDS_PER_REQUEST):
             params = {"exportType": "JSON", "download_all_tasks": "true", "ids[]": batch}
-            listed = self.server.get(f"/api/projects/{self.project}/export", params)
+            listed = self.client.get(f"/api/projects/{self.project}/export", params)
             annotated |= {task["id"]: task for task in listed}
         return annotated
 
@@ -122,7 +122,7 @@ class AnnotationReader:
     def _author(self, annotation: Mapping[str, Any]) -> str:
         user_id = annotation["completed_by"]
         if not self._emails:
-            self._emails = {each["id"]: each["email"] for each in self.server.get("/api/users/")}
+            self._emails = {each["id"]: each["email"] for each in self.client.get("/api/users/")}
         return self._emails.get(user_id, f"user {user_id}")
 
 
@@ -142,7 +142,7 @@ class PullReport:
 
 def pull_dataset(
     dataset: Dataset,
-    server: StudioClient,
+    client: StudioClient,
     out: Path | str,
     *,
     project: str | None = None,
@@ -159,9 +159,9 @@ def pull_dataset(
         DatasetError: no frame has been submitted.
         OutputError: `out` exists, or cannot be written.
     """
-    found = server.require_project(project or dataset.path.absolute().name)
-    earlier = _read_earlier_pull(Path(out), server, found) if since_last else None
-    return _PullRun(dataset, server, found, Path(out), earlier).run(force or since_last, progress)
+    found = client.require_project(project or dataset.path.absolute().name)
+    earlier = _read_earlier_pull(Path(out), client, found) if since_last else None
+    return _PullRun(dataset, client, found, Path(out), earlier).run(force or since_last, progress)
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,13 @@ class _EarlierPull:
     samples: Mapping[str, Sample]
 
 
-def _read_earlier_pull(out: Path, server: StudioClient, project: Project) -> _EarlierPull:
+def _read_earlier_pull(out: Path, client: StudioClient, project: Project) -> _EarlierPull:
     try:
         record = json.loads((out / PULL_FILE).read_text(encoding="utf-8"))
         origin, newest = (record["url"], record["project"]), record["newest"]
     except (OSError, ValueError, KeyError):
         raise DatasetError(f"{out}: nothing was pulled there yet; pull without `since`") from None
-    if origin != (server.url, project.id):
+    if origin != (client.url, project.id):
         raise DatasetError(f"{out}: pulled from project {origin[1]} of {origin[0]}, not this one")
     pulled = load_dataset(out)
     samples = {external_id(pulled, s.item.video, s.item.frame): s for s in pulled}
@@ -191,17 +191,17 @@ class _PullRun:
     def __init__(
         self,
         dataset: Dataset,
-        server: StudioClient,
+        client: StudioClient,
         project: Project,
         out: Path,
         earlier: _EarlierPull | None,
     ) -> None:
-        self._dataset, self._server = dataset, server
+        self._dataset, self._client = dataset, client
         self._project, self._earlier = project, earlier
         offered = config_labels(project.config)
         added = tuple(label for label in offered if label not in dataset.classes)
         self._corrected = replace(dataset, path=out, classes=(*dataset.classes, *added))
-        self._reader = reader = AnnotationReader(server, project.id)
+        self._reader = reader = AnnotationReader(client, project.id)
         self._report = PullReport(reader.counts, reader.notes, added)
         self._newest = earlier.newest if earlier else ""
 
@@ -221,10 +221,10 @@ class _PullRun:
                 link_or_copy(dataset.images / sample.image, writer.images / sample.image)
             if not writer.count:
                 raise DatasetError(
-                    f"{self._server.url}: nothing of project {self._project.id} "
+                    f"{self._client.url}: nothing of project {self._project.id} "
                     f"({self._project.title}) has been submitted yet"
                 )
-            origin = {"url": self._server.url, "project": self._project.id, "newest": self._newest}
+            origin = {"url": self._client.url, "project": self._project.id, "newest": self._newest}
             pull_file = writer.images.parent / PULL_FILE
             pull_file.write_text(json.dumps(origin) + "\n", encoding="utf-8")
         return self._report
@@ -243,7 +243,7 @@ class _PullRun:
                 }
             ]
         states: dict[str, list[Task]] = {}
-        for task in self._server.tasks(self._project.id, STATE_COLUMNS, filters):
+        for task in self._client.tasks(self._project.id, STATE_COLUMNS, filters):
             states.setdefault(str(task["data"].get("ext_id")), []).append(task)
             self._newest = max(self._newest, task["updated_at"])
         return states
@@ -275,7 +275,7 @@ class _PullRun:
         names = (
             [name for name in self._earlier.samples if name not in states] if self._earlier else []
         )
-        return set(find_tasks(self._server, self._project.id, names))
+        return set(find_tasks(self._client, self._project.id, names))
 
     def _earlier_item(self, name: str, unchanged_names: set[str]) -> Item | None:
         """Return the item of the earlier pull for a frame without changes on the server."""

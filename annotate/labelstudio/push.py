@@ -69,7 +69,7 @@ _MIN_TITLE_CHARS, _MAX_TITLE_CHARS = 3, 50
 
 def push_dataset(
     dataset: Dataset,
-    server: StudioClient,
+    client: StudioClient,
     *,
     project: str | None = None,
     polygons: bool = False,
@@ -86,10 +86,10 @@ def push_dataset(
     """
     name = project or dataset.path.absolute().name
     with ThreadPoolExecutor(1) as pool:  # a read-only request: nothing is sent before the checks
-        finding = pool.submit(server.find_project, name)
+        finding = pool.submit(client.find_project, name)
         turned_images = check_dataset(dataset)
-    found, added = prepare_project(server, name, finding.result(), dataset.classes)
-    report = PushReport(found, server.url, added_classes=added)
+    found, added = prepare_project(client, name, finding.result(), dataset.classes)
+    report = PushReport(found, client.url, added_classes=added)
 
     def list_specs() -> Iterator[TaskSpec]:
         for sample in dataset:
@@ -98,7 +98,7 @@ def push_dataset(
             turned = sample.image in turned_images
             yield TaskSpec(data, IMAGE_TAG, file, regions, apply_exif=turned)
 
-    sync_tasks(server, list_specs, report, progress)
+    sync_tasks(client, list_specs, report, progress)
     return report
 
 
@@ -129,18 +129,18 @@ def check_dataset(dataset: Dataset) -> set[str]:
 
 
 def open_project(
-    server: StudioClient, name: str, classes: Sequence[str], *, video: bool = False
+    client: StudioClient, name: str, classes: Sequence[str], *, video: bool = False
 ) -> tuple[Project, tuple[str, ...]]:
     """Find a project by title or id, or create it; return it and the classes added to it.
 
     Raises:
         StudioError: there is no such id, the title is not allowed, or the config lacks a control.
     """
-    return prepare_project(server, name, server.find_project(name), classes, video=video)
+    return prepare_project(client, name, client.find_project(name), classes, video=video)
 
 
 def prepare_project(
-    server: StudioClient,
+    client: StudioClient,
     name: str,
     project: Project | None,
     classes: Sequence[str],
@@ -159,29 +159,29 @@ def prepare_project(
                 f"{name!r}: a project's title has {_MIN_TITLE_CHARS} to {_MAX_TITLE_CHARS} "
                 "characters; give another `project`"
             )
-        return _create_project(server, name, template), ()
+        return _create_project(client, name, template), ()
     try:
         config = complete_config(project.config, classes, template)
     except StudioError as error:
         raise StudioError(
-            f"{server.url}: project {project.id} ({project.title}): {error}"
+            f"{client.url}: project {project.id} ({project.title}): {error}"
         ) from None
     known = config_labels(project.config)
     added = tuple(label for label in classes if label not in known)
     if same_config(config, project.config):
         return project, ()
-    server.send("PATCH", f"/api/projects/{project.id}/", {"label_config": config})
-    return server.get_project(project.id), added
+    client.send("PATCH", f"/api/projects/{project.id}/", {"label_config": config})
+    return client.get_project(project.id), added
 
 
-def _create_project(server: StudioClient, name: str, config: str) -> Project:
+def _create_project(client: StudioClient, name: str, config: str) -> Project:
     body = {"title": name, "label_config": config, "show_collab_predictions": True}
     body["model_version"] = MODEL_VERSION
     try:
-        response = server.send("POST", "/api/projects/", body)
+        response = client.send("POST", "/api/projects/", body)
     except LostResponse:
         time.sleep(_PAUSE_SECONDS)
-        project = server.find_project(name)
+        project = client.find_project(name)
         if project is None:
             raise
         return project

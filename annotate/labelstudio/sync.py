@@ -68,18 +68,18 @@ class FileStore:
     server they are uploaded.
     """
 
-    def __init__(self, server: StudioClient, project: Project) -> None:
-        self._server, self._project = server, project
+    def __init__(self, client: StudioClient, project: Project) -> None:
+        self._client, self._project = client, project
         self._folder, self._new = None, False
-        if server.document_root is not None:
-            self._folder = server.document_root / f"project-{project.id}"
+        if client.document_root is not None:
+            self._folder = client.document_root / f"project-{project.id}"
             self._new = not self._folder.exists()
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, path: Path, ext_id: str, apply_exif: bool) -> str:
         """Put the file of a task in place, turned upright on request, and return its URL."""
         if self._folder is None:
-            return _upload_file(self._server, self._project, path, apply_exif)
+            return _upload_file(self._client, self._project, path, apply_exif)
         digest = hashlib.sha256(ext_id.encode()).hexdigest()[
             :8
         ]  # file names are unique in one dataset only
@@ -93,9 +93,9 @@ class FileStore:
         """Let the project read the folder: a storage record is enough, without a sync."""
         if self._folder is None:
             return
-        server, path, storages = self._server, str(self._folder), "/api/storages/localfiles"
+        client, path, storages = self._client, str(self._folder), "/api/storages/localfiles"
         if not self._new:  # a killed push may not have come so far
-            listed = server.get(storages, {"project": self._project.id})
+            listed = client.get(storages, {"project": self._project.id})
             if any(each.get("path") == path for each in listed):
                 return
         body = {
@@ -105,7 +105,7 @@ class FileStore:
             "use_blob_urls": True,
             "regex_filter": "never-synced",
         }
-        server.send("POST", storages, body)
+        client.send("POST", storages, body)
 
 
 def _place_file(source: Path, target: Path, apply_exif: bool) -> None:
@@ -116,7 +116,7 @@ def _place_file(source: Path, target: Path, apply_exif: bool) -> None:
         image.save(target, image.format, quality=95)
 
 
-def _upload_file(server: StudioClient, project: Project, path: Path, apply_exif: bool) -> str:
+def _upload_file(client: StudioClient, project: Project, path: Path, apply_exif: bool) -> str:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -124,8 +124,8 @@ def _upload_file(server: StudioClient, project: Project, path: Path, apply_exif:
         _place_file(path, upright, apply_exif)
         files = {"file": (path.name, upright.read_bytes())}
         url, params = f"/api/projects/{project.id}/import", {"commit_to_project": "false"}
-        response = server.send("POST", url, params=params, files=files)
-    upload = server.get(f"/api/import/file-upload/{response['file_upload_ids'][0]}")
+        response = client.send("POST", url, params=params, files=files)
+    upload = client.get(f"/api/import/file-upload/{response['file_upload_ids'][0]}")
     return f"/data/{quote(upload['file'])}"
 
 
@@ -172,7 +172,7 @@ class PushReport:
 
 
 def sync_tasks(
-    server: StudioClient,
+    client: StudioClient,
     list_specs: Callable[[], Iterable[TaskSpec]],
     report: PushReport,
     progress: Callable[[], None],
@@ -180,18 +180,18 @@ def sync_tasks(
     """Create the tasks that the project of `report` lacks, and refresh predictions of others."""
     project = report.project
     names = [each.external_id for each in list_specs()] if project.task_count else []
-    existing = find_tasks(server, project.id, names)
-    existing = _delete_duplicates(server, project.id, existing, report)
-    store = FileStore(server, project)
+    existing = find_tasks(client, project.id, names)
+    existing = _delete_duplicates(client, project.id, existing, report)
+    store = FileStore(client, project)
     new_tasks = (
         (each.external_id, _encode_task(each, store))
         for each in list_specs()
         if each.external_id not in existing
     )
-    _create_tasks(server, store, new_tasks, report, progress)
-    _refresh_predictions(server, project.id, list_specs(), existing, report, progress)
+    _create_tasks(client, store, new_tasks, report, progress)
+    _refresh_predictions(client, project.id, list_specs(), existing, report, progress)
     if project.model_version != MODEL_VERSION and report.frame_counts:
-        server.send("PATCH", f"/api/projects/{project.id}/", {"model_version": MODEL_VERSION})
+        client.send("PATCH", f"/api/projects/{project.id}/", {"model_version": MODEL_VERSION})
 
 
 def _encode_task(spec: TaskSpec, store: FileStore) -> bytes:
@@ -240,7 +240,7 @@ def batch_tasks(new_tasks: Iterable[tuple[str, bytes]]) -> Iterator[TaskBatch]:
 
 
 def _create_tasks(
-    server: StudioClient,
+    client: StudioClient,
     store: FileStore,
     new_tasks: Iterable[tuple[str, bytes]],
     report: PushReport,
@@ -258,21 +258,21 @@ def _create_tasks(
             body = batch.body
             finish(*under_way)
             sent = sender.submit(
-                _ensure_imported, server, report.project.id, batch.names, body, report
+                _ensure_imported, client, report.project.id, batch.names, body, report
             )
             under_way = batch.names, sent
         finish(*under_way)
 
 
 def _ensure_imported(
-    server: StudioClient, project: int, names: list[str], body: bytes, report: PushReport
+    client: StudioClient, project: int, names: list[str], body: bytes, report: PushReport
 ) -> None:
     """Import a batch, and make sure that each task is there exactly once."""
-    if not _import_batch(server, project, names, body):
-        _delete_duplicates(server, project, find_tasks(server, project, names), report)
+    if not _import_batch(client, project, names, body):
+        _delete_duplicates(client, project, find_tasks(client, project, names), report)
 
 
-def _import_batch(server: StudioClient, project: int, names: list[str], body: bytes) -> bool:
+def _import_batch(client: StudioClient, project: int, names: list[str], body: bytes) -> bool:
     """Send a batch, which is imported as a whole or not at all; False if perhaps twice.
 
     When the response is lost, the server is asked for the tasks; the batch is sent again only when
@@ -280,19 +280,19 @@ def _import_batch(server: StudioClient, project: int, names: list[str], body: by
     """
     for attempt in range(1, _MAX_TRIES + 1):
         try:
-            server.send("POST", f"/api/projects/{project}/import", body)
+            client.send("POST", f"/api/projects/{project}/import", body)
             return attempt == 1
         except LostResponse as error:
             lost = error
         for _ in range(_MAX_CHECKS):
             time.sleep(_PAUSE_SECONDS)
-            if set(names) <= find_tasks(server, project, names).keys():
+            if set(names) <= find_tasks(client, project, names).keys():
                 return False
     raise LostResponse(f"{lost}; {len(names)} tasks did not arrive; push again to send them")
 
 
 def _delete_duplicates(
-    server: StudioClient, project: int, existing: dict[str, list[Task]], report: PushReport
+    client: StudioClient, project: int, existing: dict[str, list[Task]], report: PushReport
 ) -> dict[str, list[Task]]:
     """Delete surplus tasks of the same external id, but none that a person worked on."""
     kept, surplus = {}, list[int]()
@@ -302,13 +302,13 @@ def _delete_duplicates(
         ids = {task["id"] for task in kept[name]}
         surplus += [task["id"] for task in same if task["id"] not in ids]
     if surplus:
-        bulk_action(server, project, "delete_tasks", surplus)
+        bulk_action(client, project, "delete_tasks", surplus)
         report.frame_counts["doubles deleted"] += len(surplus)
     return kept
 
 
 def _refresh_predictions(
-    server: StudioClient,
+    client: StudioClient,
     project: int,
     specs: Iterable[TaskSpec],
     existing: Mapping[str, list[Task]],
@@ -319,7 +319,7 @@ def _refresh_predictions(
     if not existing:
         return
     predictions: dict[int, list[Any]] = {}
-    for each in server.get("/api/predictions", {"project": project}):
+    for each in client.get("/api/predictions", {"project": project}):
         predictions.setdefault(each["task"], []).append(each)
     stale: list[tuple[int, TaskSpec]] = []
     for spec in specs:
@@ -331,17 +331,17 @@ def _refresh_predictions(
                 status = "refreshed"
             report.frame_counts[status or "unchanged"] += 1
             progress()
-    _replace_predictions(server, project, stale)
+    _replace_predictions(client, project, stale)
 
 
 def _replace_predictions(
-    server: StudioClient, project: int, stale: Sequence[tuple[int, TaskSpec]]
+    client: StudioClient, project: int, stale: Sequence[tuple[int, TaskSpec]]
 ) -> None:
     """Delete the predictions of tasks, and send the new ones.
 
     If this is interrupted in between, the next push sends the missing predictions.
     """
-    bulk_action(server, project, "delete_tasks_predictions", [task_id for task_id, _ in stale])
+    bulk_action(client, project, "delete_tasks_predictions", [task_id for task_id, _ in stale])
     for batch in chunks(stale, _MAX_BATCH_TASKS):
         body = [{"task": task_id, **prediction(spec.regions())} for task_id, spec in batch]
-        server.send("POST", f"/api/projects/{project}/import/predictions", body)
+        client.send("POST", f"/api/projects/{project}/import/predictions", body)

@@ -136,7 +136,7 @@ def prediction(regions: Sequence[Region]) -> dict[str, Any]:
     return record | ({"score": min(scores)} if scores else {})
 
 
-def find_tasks(server: StudioClient, project: int, ext_ids: Sequence[str]) -> dict[str, list[Task]]:
+def find_tasks(client: StudioClient, project: int, ext_ids: Sequence[str]) -> dict[str, list[Task]]:
     """Find the tasks of external ids; after a lost response an id may have several tasks."""
     tasks: dict[str, list[Task]] = {}
     for batch in _url_batches(ext_ids):
@@ -148,7 +148,7 @@ def find_tasks(server: StudioClient, project: int, ext_ids: Sequence[str]) -> di
                 "value": batch,
             }
         ]
-        for task in server.tasks(project, STATE_COLUMNS, filters):
+        for task in client.tasks(project, STATE_COLUMNS, filters):
             tasks.setdefault(task["data"]["ext_id"], []).append(task)
     return tasks
 
@@ -177,12 +177,12 @@ def task_status(task: Task) -> str:
     return "begun" if task["draft_exists"] else ""
 
 
-def bulk_action(server: StudioClient, project: int, action: str, task_ids: Iterable[int]) -> None:
+def bulk_action(client: StudioClient, project: int, action: str, task_ids: Iterable[int]) -> None:
     """Apply an action of the Data Manager to tasks, in batches."""
     for batch in chunks(task_ids, _ACTION_BATCH):
         body = {"selectedItems": {"all": False, "included": batch}}
         params = {"id": action, "project": project}
-        server.send("POST", "/api/dm/actions", body, params=params)
+        client.send("POST", "/api/dm/actions", body, params=params)
 
 
 def same_predictions(predictions: Iterable[Mapping[str, Any]], regions: Sequence[Region]) -> bool:

@@ -198,7 +198,7 @@ def default_title(dataset: Dataset) -> str:
 
 def push_clips(
     dataset: Dataset,
-    server: StudioClient,
+    client: StudioClient,
     *,
     project: str | None = None,
     videos: Mapping[str, Path] | None = None,
@@ -220,9 +220,9 @@ def push_clips(
         if not any(spec.regions() for spec in specs):
             raise DatasetError(f"{dataset.path}: none of its objects has a track; push its frames")
         title = project or default_title(dataset)
-        opened, added = open_project(server, title, dataset.classes, video=True)
-        report = PushReport(opened, server.url, added_classes=added)
-        sync_tasks(server, lambda: specs, report, progress)
+        opened, added = open_project(client, title, dataset.classes, video=True)
+        report = PushReport(opened, client.url, added_classes=added)
+        sync_tasks(client, lambda: specs, report, progress)
     return report
 
 
@@ -289,7 +289,7 @@ def _transcode(source: Path, video_task: VideoTask, target: Path) -> None:
 
 def pull_clips(
     dataset: Dataset,
-    server: StudioClient,
+    client: StudioClient,
     out: Path | str,
     *,
     project: str | None = None,
@@ -307,12 +307,12 @@ def pull_clips(
     out = Path(out)
     refuse_existing(out, force)
     source = journal.read(dataset.items)
-    found = server.require_project(project or default_title(dataset))
-    reader = AnnotationReader(server, found.id)
+    found = client.require_project(project or default_title(dataset))
+    reader = AnnotationReader(client, found.id)
     located_clips = frame_sources.locate_clips([source], videos)
     verdicts = list(_read_verdicts(dataset, located_clips, reader))
     if not verdicts:
-        raise StudioError(f"{server.url}: nothing of project {found.id} has been submitted yet")
+        raise StudioError(f"{client.url}: nothing of project {found.id} has been submitted yet")
     entries = {clip.name: source.header.videos[clip.sources[0].clip] for clip, _ in verdicts}
     vocabulary = {"labels": list(dict.fromkeys([*dataset.classes, *config_labels(found.config)]))}
     header = Header("pull", {"project": found.title}, vocabulary=vocabulary, videos=entries)
@@ -331,7 +331,7 @@ def _read_verdicts(
     dataset: Dataset, located_clips: Sequence[frame_sources.LocatedClip], reader: AnnotationReader
 ) -> Iterator[tuple[frame_sources.LocatedClip, Verdict]]:
     names = {external_id(dataset, clip.name): clip for clip in located_clips}
-    states = find_tasks(reader.server, reader.project, list(names))
+    states = find_tasks(reader.client, reader.project, list(names))
     annotated = reader.fetch_annotated(task for tasks in states.values() for task in tasks)
     for name, clip in names.items():
         verdict = reader.read_verdict(name, states.get(name, ()), annotated)
