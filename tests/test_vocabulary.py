@@ -29,7 +29,9 @@ def test_what_is_no_phrase_is_refused(told):
 
 
 def test_nothing_told_says_where_to_write_it():
-    with pytest.raises(PromptError, match=r"no phrase for yoloe: .* yoloe = .* under \[classes.mug\]"):
+    with pytest.raises(
+        PromptError, match=r"no phrase for yoloe: .* yoloe = .* under \[classes.mug\]"
+    ):
         detector_phrases(words(mug={"vlm": "a mug"}), "yoloe")
 
 

@@ -118,16 +118,17 @@ def _select_listed(
     frame_times: Mapping[str, Mapping[int, Fraction]], listed: FrameNumbers
 ) -> dict[str, list[int]]:
     if isinstance(listed, Mapping):
-        if strange := [name for name in listed if name not in frame_times]:
-            raise DatasetError(f"no clip {strange[0]!r}. There are: {', '.join(frame_times)}")
+        if unknown := [name for name in listed if name not in frame_times]:
+            clips = ", ".join(frame_times)
+            raise DatasetError(f"`frames` names the clip {unknown[0]!r}. There are: {clips}")
         by_clip = {name: set(listed.get(name, ())) for name in frame_times}
     else:
         by_clip = {name: set(listed) & times.keys() for name, times in frame_times.items()}
         if missing := set(listed) - set().union(*by_clip.values()):
-            raise DatasetError(f"frame {min(missing)} was not looked at: no item speaks of it")
+            raise DatasetError(f"frame {min(missing)} was not looked at: it has no item")
     for name, frames in by_clip.items():
         if missing := frames - frame_times[name].keys():
-            raise DatasetError(f"{name}#{min(missing)} was not looked at: no item speaks of it")
+            raise DatasetError(f"{name}#{min(missing)} was not looked at: it has no item")
     return {name: sorted(frames) for name, frames in by_clip.items()}
 
 

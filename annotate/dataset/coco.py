@@ -24,15 +24,17 @@ from annotate.dataset.export import (
     assign_frames,
     clip_imported_box,
     split_from_name,
+    turn_upright,
 )
 from annotate.dataset.folder import Dataset, Sample, link_or_copy
 from annotate.errors import DatasetError, ItemsError, VideoError
 from annotate.items import masks
 from annotate.items.records import Box, Object, Rle
-from annotate.video.images import read_header
+from annotate.video.images import ImageHeader, read_header
 
 _coco_mask: Any = pycocotools.mask
 Record = Mapping[str, Any]
+_BBOX_DIGITS = 6  # decimals of a pixel that survive x1 + (x2 - x1)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def load_file(path: Path) -> CocoFile:
         table = json.loads(path.read_text(encoding="utf-8-sig"))
         categories = sorted(table["categories"], key=lambda category: category["id"])
         labels = {category["id"]: str(category["name"]) for category in categories}
-        images = table["images"]
+        images, annotations = table["images"], table["annotations"]
+        image_ids = {image["id"] for image in images}
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DatasetError(f"{path}: not JSON: {error}") from None
     except (KeyError, TypeError) as error:
@@ -99,8 +102,7 @@ def load_file(path: Path) -> CocoFile:
     if len(set(labels.values())) != len(labels):
         raise DatasetError(f"{path}: two categories have the same name")
     by_image = defaultdict(list)
-    image_ids = {image["id"] for image in images}
-    for annotation in table["annotations"]:
+    for annotation in annotations:
         if annotation.get("image_id") not in image_ids:
             where = annotation_location(path, annotation)
             raise DatasetError(f"{where}: there is no image with its image_id")
@@ -120,22 +122,32 @@ def _samples(
     image_paths = [_find_image(each, image, folder) for each, image in rows]
     frames = assign_frames(image_paths, folder.resolve().name)
     for image_path, frame, (file, image) in zip(image_paths, frames, rows, strict=True):
-        size_wh = (int(image["width"]), int(image["height"]))
-        _check_image_size(image_path, size_wh, file)
+        recorded_wh, header = _recorded_size(image, file), _read_image_header(image_path)
         annotations = file.annotations.get(image["id"], ())
-        objects = [_read_object(each, size_wh, file) for each in annotations]
-        sample = frame.to_sample(size_wh, objects, file.split)
+        objects = [_read_object(each, recorded_wh, file) for each in annotations]
+        if recorded_wh != header.size_wh:
+            if header.orientation < 5 or recorded_wh != header.size_wh[::-1]:
+                sizes = ("x".join(map(str, wh)) for wh in (header.size_wh, recorded_wh))
+                raise DatasetError(f"{file.path}: {image_path.name} is {', not '.join(sizes)}")
+            objects = [turn_upright(obj, recorded_wh, header.orientation) for obj in objects]
+        sample = frame.to_sample(header.size_wh, objects, file.split)
         yield image_path, _with_origin(sample, image) if with_origin else sample
 
 
-def _check_image_size(image_path: Path, size_wh: tuple[int, int], file: CocoFile) -> None:
+def _recorded_size(image: Record, file: CocoFile) -> tuple[int, int]:
     try:
-        actual_wh, _ = read_header(image_path)
+        return int(image["width"]), int(image["height"])
+    except (KeyError, TypeError, ValueError):
+        raise DatasetError(
+            f"{file.path}: image {image['id']}: width and height must be whole numbers"
+        ) from None
+
+
+def _read_image_header(image_path: Path) -> ImageHeader:
+    try:
+        return read_header(image_path)
     except VideoError as error:
         raise DatasetError(str(error)) from None
-    if sorted(actual_wh) != sorted(size_wh):  # a file may give the size before the EXIF turn
-        actual, expected = ("x".join(map(str, each)) for each in (actual_wh, size_wh))
-        raise DatasetError(f"{file.path}: {image_path.name} is {actual}, not {expected}")
 
 
 def _has_origin(image: Record) -> bool:
@@ -233,9 +245,6 @@ def read_mask(segmentation: Any, size_wh: tuple[int, int], where: str) -> Rle | 
     return {"size": list(segmentation["size"]), "counts": segmentation["counts"]}
 
 
-_BBOX_DIGITS = 6  # decimals of a pixel that survive x1 + (x2 - x1)
-
-
 @dataclass(frozen=True)
 class CocoFormat:
     """`images/` and `annotations/instances_SPLIT.json`.
@@ -315,7 +324,10 @@ class CocoFormat:
         """Read a COCO file, or a folder of COCO files, written by any program.
 
         Masks may be polygons, or compressed or uncompressed RLE. Annotations marked `iscrowd` are
-        objects too, because some programs mark a mask with several parts or holes that way.
+        objects too, because some programs mark a mask with several parts or holes that way. Where
+        the EXIF tag of an image turns it, and the file gives the size before the turn, boxes and
+        masks are turned upright; with the size after the turn, or of a square image, they are
+        taken as upright.
 
         Raises:
             DatasetError: names the file and the annotation.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 _OWN_NAME = re.compile(r"(.+)-(\d{6})")  # dock-000075, as sampling and building name images
 _SPLIT_NAMES = {"valid": "val", "validation": "val", "train": "train", "val": "val", "test": "test"}
 _MAX_OVERHANG = 0.01  # of the image's size: how far a box may reach out of it before it is refused
+MAX_BOX_ERROR_PX = 0.5  # of each side of a box
+# EXIF orientation of pixels that are stored on their side -> flips of x and y after a transpose
+_FLIPS_AFTER_TRANSPOSE = {5: (False, False), 6: (True, False), 7: (True, True), 8: (False, True)}
+_ROUNDING_PX = 0.011  # coordinates of eight decimals, and the nudge of pixel centres
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,21 @@ def clip_imported_box(box: Box, size_wh: tuple[int, int], where: str) -> Box:
     return x1, y1, x2, y2
 
 
-MAX_BOX_ERROR_PX = 0.5  # of each side of a box
-_ROUNDING_PX = 0.011  # coordinates of eight decimals, and the nudge of pixel centres
+def turn_upright(obj: Object, stored_wh: tuple[int, int], orientation: int) -> Object:
+    """Turn the box and mask of an object that were annotated on the pixels as they are stored.
+
+    `stored_wh` is the size of the image before the turn, and `orientation` its EXIF orientation, 5
+    to 8: the pixels are stored on their side.
+    """
+    width, height = stored_wh
+    flip_x, flip_y = _FLIPS_AFTER_TRANSPOSE[orientation]
+    y1, x1, y2, x2 = obj.box
+    x1, x2 = (height - x2, height - x1) if flip_x else (x1, x2)
+    y1, y2 = (width - y2, width - y1) if flip_y else (y1, y2)
+    if obj.mask is None:
+        return replace(obj, box=(x1, y1, x2, y2))
+    turned = masks.decode(obj.mask).T[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+    return replace(obj, box=(x1, y1, x2, y2), mask=masks.encode(turned))
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,8 @@ class Dataset:
                 raise DatasetError(f"{where}: the item does not name its image under images/")
             for obj in item.objects:
                 if obj.label not in self.classes:
-                    known = ", ".join(self.classes)
-                    raise DatasetError(f"{where}: unknown class {obj.label!r}. There are: {known}")
+                    names = ", ".join(self.classes)
+                    raise DatasetError(f"{where}: unknown class {obj.label!r}. There are: {names}")
             yield Sample(image, item, self.find_split(item.video, item.frame))
 
     def _lines(self) -> Iterator[tuple[int, str]]:

@@ -26,6 +26,7 @@ from annotate.video.images import read_image
 from annotate.video.reader import FrameSelection
 
 _METADATA_KEYS = ("fingerprint", "frame_count", "width", "height")
+FrameKey = tuple[str, int]  # name of the video, frame index
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class LocatedClip:
         """Iterate over one item per frame, with the objects of all files."""
         streams = [source.items() for source in self.sources]
         merged = heapq.merge(*streams, key=lambda item: item.frame)
-        for _, same in groupby(merged, key=lambda item: item.frame):
-            item = merge_items(same)
+        for _, items_of_frame in groupby(merged, key=lambda item: item.frame):
+            item = merge_items(items_of_frame)
             kept = (o for o in item.objects if o.score is None or o.score >= self.min_score)
             yield replace(item, video=self.name, objects=tuple(kept))
 
@@ -206,11 +207,11 @@ def collect_classes(
     """
     classes = list(pinned or ())
     for each in journals:
-        known = list(pinned or each.header.vocabulary.get("labels", ()))
-        labels = dict.fromkeys(known) if known else _sorted_labels(each)
+        allowed = list(pinned or each.header.vocabulary.get("labels", ()))
+        labels = dict.fromkeys(allowed) if allowed else _sorted_labels(each)
         classes += [label for label in labels if label not in classes]
-        if known:
-            _check_labels(each, known)
+        if allowed:
+            _check_labels(each, allowed)
     return tuple(classes)
 
 
@@ -218,13 +219,13 @@ def _sorted_labels(items: Iterable[Item]) -> list[str]:
     return sorted({obj.label for item in items for obj in item.objects})
 
 
-def _check_labels(items: journal.Journal, known_classes: Sequence[str]) -> None:
+def _check_labels(items: journal.Journal, allowed_classes: Sequence[str]) -> None:
     for line, item in enumerate(items, start=2):
         for obj in item.objects:
-            if obj.label not in known_classes:
+            if obj.label not in allowed_classes:
                 raise DatasetError(
                     f"{items.path}:{line}: unknown class {obj.label!r}. There are: "
-                    f"{', '.join(known_classes)}; add it to the vocabulary or to `classes`"
+                    f"{', '.join(allowed_classes)}; add it to the vocabulary or to `classes`"
                 )
 
 
@@ -260,9 +261,6 @@ def locate_clip(
     if name is not None and name not in clips:
         raise UnknownName("clip", name, clips)
     return next(iter(clips.values())) if name is None else clips[name]
-
-
-FrameKey = tuple[str, int]  # name of the video, frame index
 
 
 class FrameSource(Protocol):

@@ -33,6 +33,12 @@ Float32Array = npt.NDArray[np.float32]
 _THUMBNAIL_WH = (16, 12)
 _HISTOGRAM_WH = (80, 60)
 _BATCH_ROWS = 1024
+DEFAULT_FRACTIONS = {"train": 0.8, "val": 0.2}
+DUPLICATE_RMS = 5.0  # of 255, between thumbnails: below it, two images count as the same
+_MIN_CUT_CHANGE = 0.3  # share of the colour histogram that changes at a cut
+_CUT_WINDOW_FRAMES = 3  # frames on either side that must all differ, so that a flash is not a cut
+_MIN_SHOT_SECONDS = Fraction(1, 2)
+_SAMPLES_PER_SHOT = 16  # frames of a shot that are compared with other shots
 
 
 def thumbnail_and_histogram(path: Path) -> tuple[Float32Array, Float32Array]:
@@ -73,20 +79,9 @@ def _nearest_batches(
     queries: Float32Array, candidates: Float32Array
 ) -> Iterator[tuple[npt.NDArray[np.int64], Float32Array]]:
     lengths = (candidates**2).sum(axis=1)
-    for start in range(0, len(queries), _BATCH_ROWS):
-        batch = queries[start : start + _BATCH_ROWS]
+    for batch in np.split(queries, range(_BATCH_ROWS, len(queries), _BATCH_ROWS)):
         rows = (lengths - 2 * batch @ candidates.T).argmin(axis=1)
         yield rows, np.sqrt(((batch - candidates[rows]) ** 2).mean(axis=1))
-
-
-DEFAULT_FRACTIONS = {"train": 0.8, "val": 0.2}
-DUPLICATE_RMS = (
-    5.0  # of 255, root mean square of thumbnails: below it, two images count as the same
-)
-_MIN_CUT_CHANGE = 0.3  # share of the colour histogram that changes at a cut
-_CUT_WINDOW_FRAMES = 3  # frames on either side that must all differ, so that a flash is not a cut
-_MIN_SHOT_SECONDS = Fraction(1, 2)
-_SAMPLES_PER_SHOT = 16  # frames of a shot that are compared with other shots
 
 
 @dataclass
@@ -156,9 +151,10 @@ def _find_shots(features: _FrameFeatures, cuts: Mapping[str, Sequence[int]]) -> 
     for clip in clips:
         rows = [row for row, name in enumerate(features.clips) if name == clip]
         rows.sort(key=features.frames.__getitem__)
-        given = cuts.get(clip)
         starts = (
-            _detect_cuts(features, rows) if given is None else _given_cuts(features, rows, given)
+            _given_cuts(features, rows, cuts[clip])
+            if clip in cuts
+            else _detect_cuts(features, rows)
         )
         for start, end in pairwise([0, *starts, len(rows)]):
             frames = [features.frames[row] for row in rows[start:end]]
@@ -199,9 +195,9 @@ def _group_shots(ungrouped: Sequence[DatasetShot], thumbnails: Float32Array) -> 
         earlier = [row for rows in sampled[:later] for row in rows]
         owners = np.repeat(np.arange(later), [len(rows) for rows in sampled[:later]])
         nearest, distances = nearest_rows(thumbnails[sampled[later]], thumbnails[earlier])
-        for same in {groups[owners[row]] for row in nearest[distances < DUPLICATE_RMS]}:
-            kept = min(same, groups[later])
-            groups = [kept if g in (same, groups[later]) else g for g in groups]
+        for other in {groups[owners[row]] for row in nearest[distances < DUPLICATE_RMS]}:
+            joined = (other, groups[later])
+            groups = [min(joined) if group in joined else group for group in groups]
     return [replace(shot, group=group) for shot, group in zip(ungrouped, groups, strict=True)]
 
 

@@ -1,7 +1,8 @@
 """Write and read YOLO text files, of boxes and of segmentation outlines.
 
 An export is read back with supervision, and checked with Ultralytics where that is installed. The
-reader also takes YOLO datasets of other programs, with `data.yaml` or `classes.txt`.
+reader also takes YOLO datasets of other programs, with `data.yaml` or `classes.txt`. The fractions
+in a label file are of the upright image, as Ultralytics takes them.
 """
 
 import importlib.util
@@ -22,10 +23,15 @@ from annotate.detectors import ultralytics
 from annotate.errors import DatasetError, ExportDiffers, VideoError, needs
 from annotate.items import boxes, masks
 from annotate.items.records import Box, Item, Object
+from annotate.items.sequences import chunks
 from annotate.video.images import read_header
 
 _IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _SPLIT_KEYS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+FloatArray = npt.NDArray[np.float64]
+_NUDGE_PX = 0.01  # so that readers that round and readers that truncate find the same pixel
+_COORDINATE_DIGITS = 8
+_LINES_PER_BATCH = 32  # supervision makes a mask of the whole image for each line
 
 
 def read(path: Path) -> ImportedDataset:
@@ -90,7 +96,7 @@ def _resolve_entry(entry: str, root: Any, folder: Path) -> Path:
         for base in roots:
             if (base / tail).exists():
                 return base / tail
-    raise DatasetError(f"{folder}: its entry {entry} is not there")
+    raise DatasetError(f"{folder}: the YAML file names {entry}, which is not there")
 
 
 def _list_images(source: Path) -> list[Path]:
@@ -131,15 +137,17 @@ def _source_label_path(image_path: Path) -> Path:
     return Path(*parts)
 
 
-def _read_objects(labels: Path, size_wh: tuple[int, int], classes: Sequence[str]) -> list[Object]:
-    if not labels.is_file():
+def _read_objects(
+    label_path: Path, size_wh: tuple[int, int], classes: Sequence[str]
+) -> list[Object]:
+    if not label_path.is_file():
         return []
     try:
-        lines = labels.read_text(encoding="utf-8-sig").splitlines()
+        lines = label_path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise DatasetError(f"{labels}: not text") from None
+        raise DatasetError(f"{label_path}: not UTF-8 text") from None
     return [
-        _parse_line(line, size_wh, classes, f"{labels}:{number}")
+        _parse_line(line, size_wh, classes, f"{label_path}:{number}")
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
@@ -185,12 +193,6 @@ def _object_from_outline(
     cv2.fillPoly(canvas, [np.round(ring).astype(np.int32)], [1])
     mask = masks.encode(canvas.astype(np.bool_))
     return Object(label, masks.box(mask) or box, score, track, mask)
-
-
-_NUDGE_PX = 0.01  # so that readers that round and readers that truncate find the same pixel
-FloatArray = npt.NDArray[np.float64]
-_COORDINATE_DIGITS = 8
-_LINES_PER_BATCH = 32  # supervision makes a mask of the whole image for each line
 
 
 @dataclass(frozen=True)
@@ -335,12 +337,11 @@ def _reread_samples(
     verify = _ultralytics_check()
     for sample in samples:
         image_path = path / "images" / sample.split / sample.image
-        labels = _export_label_path(path, sample)
-        verify(image_path, labels, len(names))
+        label_path = _export_label_path(path, sample)
+        verify(image_path, label_path, len(names))
         size_wh, _ = read_header(image_path)
-        lines, objects = labels.read_text(encoding="ascii").splitlines(), list[Object]()
-        for start in range(0, len(lines), _LINES_PER_BATCH):
-            batch = lines[start : start + _LINES_PER_BATCH]
+        lines, objects = label_path.read_text(encoding="ascii").splitlines(), list[Object]()
+        for batch in chunks(lines, _LINES_PER_BATCH):
             objects += _reread_objects(batch, size_wh, names, outlines)
         yield sample, objects
 
@@ -360,14 +361,14 @@ def _reread_objects(
 def _ultralytics_check() -> Callable[[Path, Path, int], None]:
     """Return the check of an image and its labels by Ultralytics; no check where not installed."""
     if importlib.util.find_spec("ultralytics") is None:
-        return lambda image_path, labels, class_count: None
+        return lambda image_path, label_path, class_count: None
     ultralytics.import_ultralytics()  # offline and silent, before anything else imports it
     check: Any = importlib.import_module("ultralytics.data.utils").verify_image_label
 
-    def verify(image_path: Path, labels: Path, class_count: int) -> None:
-        arguments = (str(image_path), str(labels), "", False, class_count, 0, 0, False)
+    def verify(image_path: Path, label_path: Path, class_count: int) -> None:
+        arguments = (str(image_path), str(label_path), "", False, class_count, 0, 0, False)
         *_, corrupt, message = check(arguments)
         if corrupt:
-            raise ExportDiffers(f"ultralytics refuses {labels.name}: {message}")
+            raise ExportDiffers(f"Ultralytics refuses {label_path.name}: {message}")
 
     return verify

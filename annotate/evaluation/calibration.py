@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 Scores = npt.NDArray[np.float64]
+METHODS = ("auto", "isotonic", "platt")
+MIN_BOXES = 10  # a class with fewer boxes gets no curve
+_MIN_ISOTONIC_BOXES = 1000  # with fewer boxes, isotonic regression would follow their noise
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,6 @@ def curves_to_json(curves: Mapping[str, Mapping[str, CalibrationCurve]], iou: fl
         json.dumps({"annotate": FORMAT_VERSION, "iou": iou, "detectors": detectors}, indent=1)
         + "\n"
     )
-
-
-METHODS = ("auto", "isotonic", "platt")
-MIN_BOXES = 10  # a class with fewer boxes gets no curve
-_MIN_ISOTONIC_BOXES = 1000  # with fewer boxes, isotonic regression would follow their noise
 
 
 @dataclass(frozen=True)

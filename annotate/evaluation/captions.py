@@ -23,6 +23,9 @@ from annotate.items.records import Box, Header, Picture, Vocabulary, record_to_j
 from annotate.video import reader
 
 _DUMMY_VOCABULARY = Vocabulary("nothing to look for", {"object": {}}, "")
+WindowXyxy = tuple[int, int, int, int]  # xyxy, whole pixels
+MIN_OFFSET = 2.0  # pixels: the margin of the closest crop, on each side of the box
+_MAX_ASPECT_RATIO = 2.0  # of a crop, where the picture allows
 
 
 @runtime_checkable
@@ -46,12 +49,6 @@ def load_captioner(name: str, options: Mapping[str, str]) -> tuple[Captioner, Ma
         name, _DUMMY_VOCABULARY, **DETECTORS.parse_options(name, options)
     )
     return captioner, detector_settings(captioner)
-
-
-WindowXyxy = tuple[int, int, int, int]  # xyxy, whole pixels
-
-MIN_OFFSET = 2.0  # pixels: the margin of the closest crop, on each side of the box
-_MAX_ASPECT_RATIO = 2.0  # of a crop, where the picture allows
 
 
 @dataclass(frozen=True)

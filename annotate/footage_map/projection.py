@@ -25,6 +25,13 @@ _TRAINING_STEPS = 2000
 _BATCH_SIZE = 512
 _MAX_TIME_GAP_SECONDS = 30.0  # a larger gap counts as this one
 _TRIPLET_WEIGHT, _CODE_WEIGHT = 1.0, 1.0  # of the losses; the reconstruction loss weighs 1
+VectorBatches = Callable[[], Iterable[Vectors]]  # gives all rows in order, in batches, each time
+PlanePoints = npt.NDArray[np.float64]  # (n, 2)
+PROJECTION_METHODS = ("pacmap", "umap", "autoencoder", "pca")
+_METHOD_PACKAGES = {"pacmap": "pacmap", "umap": "umap", "autoencoder": "torch"}
+MAX_COMPONENTS = 256
+_UMAP_NEIGHBOURS = 15
+_MIN_FRAMES = 12  # fewer frames have no useful neighbourhoods: PCA is used
 
 
 def project_autoencoder(
@@ -122,16 +129,6 @@ def _target_distances(data: Any, clip: Any, time: Any, anchor: Any, other: Any) 
     gap = ((time[anchor] - time[other]).abs() / _MAX_TIME_GAP_SECONDS).clamp(max=1)
     gap = torch.where(clip[anchor] == clip[other], gap, torch.ones_like(gap))
     return (appearance / appearance.mean().clamp(min=1e-6) + gap) / 2
-
-
-VectorBatches = Callable[[], Iterable[Vectors]]  # gives all rows in order, in batches, each time
-PlanePoints = npt.NDArray[np.float64]  # (n, 2)
-
-PROJECTION_METHODS = ("pacmap", "umap", "autoencoder", "pca")
-_METHOD_PACKAGES = {"pacmap": "pacmap", "umap": "umap", "autoencoder": "torch"}
-MAX_COMPONENTS = 256
-_UMAP_NEIGHBOURS = 15
-_MIN_FRAMES = 12  # fewer frames have no useful neighbourhoods: PCA is used
 
 
 def principal_components(

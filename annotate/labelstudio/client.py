@@ -186,7 +186,7 @@ class StudioClient:
         listed = self.get(
             "/api/projects", {"title": project, "page_size": 1000, "include": "id,title"}
         )
-        ids = [each["id"] for each in listed["results"] if each["title"] == project]
+        ids = [record["id"] for record in listed["results"] if record["title"] == project]
         if len(ids) > 1:
             raise StudioError(
                 f"{self.url}: projects {', '.join(map(str, sorted(ids)))} are all called "
@@ -200,12 +200,12 @@ class StudioClient:
         Raises:
             StudioError: there is no such project, or several have the title.
         """
-        found = self.find_project(project)
-        if found is None:
+        existing = self.find_project(project)
+        if existing is None:
             raise StudioError(
                 f"{self.url}: there is no project called {project!r}; push to it first"
             )
-        return found
+        return existing
 
     def get_project(self, project_id: int) -> Project:
         """Get a project by its id.
@@ -267,7 +267,10 @@ def read_token(file: Path | None) -> str:
 
 def _check_token(token: str) -> None:
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise StudioError("the token is empty, or has characters that a token cannot have")
+        raise StudioError(
+            "the token is empty, or has characters that a token cannot have; copy it again from "
+            "Account & Settings > Personal Access Token"
+        )
 
 
 def _token_refused_message(body: Any) -> str:

@@ -71,8 +71,10 @@ def _check_permissions(client: StudioClient) -> DoctorCheck:
 def _check_clock(client: StudioClient) -> DoctorCheck:
     headers, _ = client.fetch("/health")
     offset = abs(parsedate_to_datetime(headers["date"]).timestamp() - time.time())
-    late = offset >= _MAX_CLOCK_OFFSET_SECONDS
-    cure = "set the clocks: a pull of changes since the last one uses the server's" if late else ""
+    wrong = offset >= _MAX_CLOCK_OFFSET_SECONDS
+    cure = (
+        "set the clocks: a pull of the changes since the last pull compares both" if wrong else ""
+    )
     return DoctorCheck("clock", f"{offset:.0f} s apart", cure)
 
 
@@ -104,9 +106,9 @@ def _check_project(
 def _check_config(project: Project, dataset: Dataset) -> DoctorCheck:
     offered = config_labels(project.config)
     missing = [label for label in dataset.classes if label not in offered]
-    make = video_config if "<VideoRectangle" in project.config else image_config
+    make_config = video_config if "<VideoRectangle" in project.config else image_config
     try:
-        complete_config(project.config, dataset.classes, make(dataset.classes))
+        complete_config(project.config, dataset.classes, make_config(dataset.classes))
     except StudioError as error:
         return DoctorCheck("labelling config", ", ".join(offered), str(error))
     cure = f"`annotate push` adds {', '.join(missing)}" if missing else ""

@@ -39,6 +39,9 @@ from annotate.labelstudio.tasks import (
 )
 
 _IDS_PER_REQUEST = 200  # task ids that fit into a URL
+PULL_FILE = "pulled.json"  # in a corrected dataset: server, project and time of the last change
+_BATCH_FRAMES = 200  # frames whose annotations are held in memory
+_SINCE_OVERLAP = timedelta(seconds=10)  # to get what was saved during the last pull
 
 
 @dataclass(frozen=True)
@@ -126,11 +129,6 @@ class AnnotationReader:
         return self._emails.get(user_id, f"user {user_id}")
 
 
-PULL_FILE = "pulled.json"  # in a corrected dataset: server, project and time of the last change
-_BATCH_FRAMES = 200  # frames whose annotations are held in memory
-_SINCE_OVERLAP = timedelta(seconds=10)  # to get what was saved during the last pull
-
-
 @dataclass
 class PullReport:
     """The result of a pull: counts of frames by state, and notes (frame, reason) to look at."""
@@ -159,9 +157,11 @@ def pull_dataset(
         DatasetError: no frame has been submitted.
         OutputError: `out` exists, or cannot be written.
     """
-    found = client.require_project(project or dataset.path.absolute().name)
-    earlier = _read_earlier_pull(Path(out), client, found) if since_last else None
-    return _PullRun(dataset, client, found, Path(out), earlier).run(force or since_last, progress)
+    studio_project = client.require_project(project or dataset.path.absolute().name)
+    earlier = _read_earlier_pull(Path(out), client, studio_project) if since_last else None
+    return _PullRun(dataset, client, studio_project, Path(out), earlier).run(
+        force or since_last, progress
+    )
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,12 @@ def _read_earlier_pull(out: Path, client: StudioClient, project: Project) -> _Ea
         record = json.loads((out / PULL_FILE).read_text(encoding="utf-8"))
         origin, newest = (record["url"], record["project"]), record["newest"]
     except (OSError, ValueError, KeyError):
-        raise DatasetError(f"{out}: nothing was pulled there yet; pull without `since`") from None
+        raise DatasetError(f"{out}: nothing was pulled there yet; pull all frames first") from None
     if origin != (client.url, project.id):
-        raise DatasetError(f"{out}: pulled from project {origin[1]} of {origin[0]}, not this one")
+        raise DatasetError(
+            f"{out}: pulled from project {origin[1]} of {origin[0]}, not from {project.id} of "
+            f"{client.url}; give another output path"
+        )
     pulled = load_dataset(out)
     samples = {external_id(pulled, s.item.video, s.item.frame): s for s in pulled}
     return _EarlierPull(newest, samples)
@@ -252,13 +255,13 @@ class _PullRun:
         self, states: Mapping[str, list[Task]], progress: Callable[[], None]
     ) -> Iterator[tuple[Sample, Item]]:
         """Iterate over the submitted frames, in the order of the dataset."""
-        known, unchanged = set(), self._unchanged_names(states)
+        dataset_names, unchanged = set(), self._unchanged_names(states)
         for samples in chunks(self._dataset, _BATCH_FRAMES):
             names = [external_id(self._dataset, s.item.video, s.item.frame) for s in samples]
             tasks = (task for name in names for task in states.get(name, ()))
             annotated = self._reader.fetch_annotated(tasks)
             for name, sample in zip(names, samples, strict=True):
-                known.add(name)
+                dataset_names.add(name)
                 item = (
                     self._submitted_item(name, sample, states[name], annotated)
                     if name in states
@@ -267,7 +270,7 @@ class _PullRun:
                 if item is not None:
                     yield sample, item
                 progress()
-        for name in states.keys() - known:
+        for name in states.keys() - dataset_names:
             self._reader.note(name, "strange", "a task of a frame that this dataset does not have")
 
     def _unchanged_names(self, states: Mapping[str, list[Task]]) -> set[str]:

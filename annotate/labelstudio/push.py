@@ -29,6 +29,9 @@ from annotate.labelstudio.tasks import (
     video_config,
 )
 
+_PAUSE_SECONDS = 1.0
+_MIN_TITLE_CHARS, _MAX_TITLE_CHARS = 3, 50
+
 
 def _registry_file() -> Path:
     return user_data_dir() / "pushed.json"
@@ -63,10 +66,6 @@ def find_pushed_dataset(url: str, project: int) -> Path:
     return Path(dataset)
 
 
-_PAUSE_SECONDS = 1.0
-_MIN_TITLE_CHARS, _MAX_TITLE_CHARS = 3, 50
-
-
 def push_dataset(
     dataset: Dataset,
     client: StudioClient,
@@ -86,10 +85,10 @@ def push_dataset(
     """
     name = project or dataset.path.absolute().name
     with ThreadPoolExecutor(1) as pool:  # a read-only request: nothing is sent before the checks
-        finding = pool.submit(client.find_project, name)
+        project_search = pool.submit(client.find_project, name)
         turned_images = check_dataset(dataset)
-    found, added = prepare_project(client, name, finding.result(), dataset.classes)
-    report = PushReport(found, client.url, added_classes=added)
+    prepared, added = prepare_project(client, name, project_search.result(), dataset.classes)
+    report = PushReport(prepared, client.url, added_classes=added)
 
     def list_specs() -> Iterator[TaskSpec]:
         for sample in dataset:
@@ -166,8 +165,8 @@ def prepare_project(
         raise StudioError(
             f"{client.url}: project {project.id} ({project.title}): {error}"
         ) from None
-    known = config_labels(project.config)
-    added = tuple(label for label in classes if label not in known)
+    existing = config_labels(project.config)
+    added = tuple(label for label in classes if label not in existing)
     if same_config(config, project.config):
         return project, ()
     client.send("PATCH", f"/api/projects/{project.id}/", {"label_config": config})

@@ -28,6 +28,16 @@ from annotate.items.boxes import clip_box
 from annotate.items.records import Box, Item, Mask, Object, Rle
 
 Bits = npt.NDArray[np.uint8]
+Region = dict[str, Any]
+REGION_TYPES = {  # name of a control in the labelling config -> type of its regions
+    "box": "rectanglelabels",
+    "polygon": "polygonlabels",
+    "brush": "brushlabels",
+}
+IMAGE_TAG = "image"
+PERSON_SOURCE = "person"  # source of objects that a person added
+_PIXEL_DIGITS = 3
+_SIMPLIFY_PX = 1.0  # how far a simplified polygon may be from the outline
 
 _LENGTH_WIDTHS = (3, 4, 8, 16)  # possible widths of a run length, in bits
 _HEAD_BITS = 32 + 5 + 4 * len(_LENGTH_WIDTHS)
@@ -109,13 +119,13 @@ class _BitReader:
     """Reads bits from the front of bytes."""
 
     def __init__(self, data: bytes) -> None:
-        self._data, self._at, self._end = data + bytes(8), 0, 8 * len(data)
+        self._data, self._position, self._end = data + bytes(8), 0, 8 * len(data)
 
     def read_bits(self, bits: int) -> int:
-        if self._at + bits > self._end:
+        if self._position + bits > self._end:
             raise ValueError("truncated")
-        first, shift = self._at >> 3, 64 - (self._at & 7) - bits
-        self._at += bits
+        first, shift = self._position >> 3, 64 - (self._position & 7) - bits
+        self._position += bits
         window = int.from_bytes(self._data[first : first + 8], "big")
         return window >> shift & (1 << bits) - 1
 
@@ -138,18 +148,6 @@ class _BitReader:
         if total != count:
             raise ValueError("too long")
         return np.frombuffer(values, np.uint8), np.array(lengths)
-
-
-Region = dict[str, Any]
-REGION_TYPES = {  # name of a control in the labelling config -> type of its regions
-    "box": "rectanglelabels",
-    "polygon": "polygonlabels",
-    "brush": "brushlabels",
-}
-IMAGE_TAG = "image"
-PERSON_SOURCE = "person"  # source of objects that a person added
-_PIXEL_DIGITS = 3
-_SIMPLIFY_PX = 1.0  # how far a simplified polygon may be from the outline
 
 
 def to_regions(item: Item, *, polygons: bool = False) -> list[Region]:

@@ -28,6 +28,9 @@ LABEL_STUDIO_VERSION = "1.23.2"
 BINARY_VARIABLE = "LABEL_STUDIO_BIN"  # environment variable: the path of your own label-studio
 _MAX_ERROR_CHARS = 400
 _REQUIREMENT = f"label-studio=={LABEL_STUDIO_VERSION}"
+_PORT_RANGE = range(8080, 8180)
+_START_TIMEOUT_SECONDS = 600.0  # a first start migrates its database: 45 s, more on a busy machine
+_EMAIL = "me@localhost.localdomain"
 
 
 def environment_dir() -> Path:
@@ -74,19 +77,14 @@ def _install(target: Path) -> None:
             [python, "-m", "pip", "install", "--quiet", "--no-input", _REQUIREMENT],
         ]
     for step in steps:
-        done = subprocess.run(step, capture_output=True, text=True, check=False)
-        if done.returncode:
+        completed = subprocess.run(step, capture_output=True, text=True, check=False)
+        if completed.returncode:
             shutil.rmtree(target, ignore_errors=True)
-            reason = " ".join((done.stderr or done.stdout).split())[-_MAX_ERROR_CHARS:]
+            reason = " ".join((completed.stderr or completed.stdout).split())[-_MAX_ERROR_CHARS:]
             raise StudioError(
                 f"Label Studio cannot be installed: {' '.join(step)}: {reason}; or install it "
                 f"yourself (uv tool install {_REQUIREMENT}), and set {BINARY_VARIABLE} to its path"
             )
-
-
-_PORT_RANGE = range(8080, 8180)
-_START_TIMEOUT_SECONDS = 600.0  # a first start migrates its database: 45 s, more on a busy machine
-_EMAIL = "me@localhost.localdomain"
 
 
 @dataclass(frozen=True)

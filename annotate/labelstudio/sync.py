@@ -38,6 +38,12 @@ from annotate.labelstudio.tasks import (
 )
 from annotate.video.images import open_upright, read_header
 
+_MAX_BATCH_TASKS = 1000
+_FIRST_BATCH_TASKS, _BATCH_GROWTH = 100, 4  # small at first: the server waits for the first batch
+_MAX_BATCH_BYTES = 20 * 2**20
+_MAX_TASK_BYTES = 200 * 2**20  # of one request to the server
+_MAX_TRIES, _MAX_CHECKS, _PAUSE_SECONDS = 3, 20, 1.0  # for a batch whose response was lost
+
 
 def check_image(path: Path, item: Item) -> bool:
     """Check that an image is there and, upright, has the size of its item.
@@ -50,15 +56,16 @@ def check_image(path: Path, item: Item) -> bool:
     if not path.exists():
         raise DatasetError(f"{path}: the image of {item.video}#{item.frame} is missing")
     try:
-        (width, height), turned = read_header(path)
+        header = read_header(path)
     except VideoError as error:
         raise DatasetError(str(error)) from None
+    width, height = header.size_wh
     if (width, height) != (item.width, item.height):
         raise DatasetError(
             f"{path}: {width}x{height}, but its item says {item.width}x{item.height}; build the "
             "dataset again"
         )
-    return turned
+    return header.turned
 
 
 class FileStore:
@@ -80,12 +87,11 @@ class FileStore:
         """Put the file of a task in place, turned upright on request, and return its URL."""
         if self._folder is None:
             return _upload_file(self._client, self._project, path, apply_exif)
-        digest = hashlib.sha256(ext_id.encode()).hexdigest()[
-            :8
-        ]  # file names are unique in one dataset only
+        # a file name alone is unique in one dataset only
+        digest = hashlib.sha256(ext_id.encode()).hexdigest()[:8]
         name = f"{path.stem}-{digest}{path.suffix}"
         with atomic_file(self._folder / name) as draft:
-            draft.unlink(missing_ok=True)  # of a push that was killed
+            draft.unlink(missing_ok=True)  # a push that was killed may have left it
             _place_file(path, draft, apply_exif)
         return f"/data/local-files/?d={quote(f'{self._folder.name}/{name}')}"
 
@@ -94,7 +100,7 @@ class FileStore:
         if self._folder is None:
             return
         client, path, storages = self._client, str(self._folder), "/api/storages/localfiles"
-        if not self._new:  # a killed push may not have come so far
+        if not self._new:  # a push that was killed may have left a folder without a record
             listed = client.get(storages, {"project": self._project.id})
             if any(each.get("path") == path for each in listed):
                 return
@@ -127,13 +133,6 @@ def _upload_file(client: StudioClient, project: Project, path: Path, apply_exif:
         response = client.send("POST", url, params=params, files=files)
     upload = client.get(f"/api/import/file-upload/{response['file_upload_ids'][0]}")
     return f"/data/{quote(upload['file'])}"
-
-
-_MAX_BATCH_TASKS = 1000
-_FIRST_BATCH_TASKS, _BATCH_GROWTH = 100, 4  # small at first: the server waits for the first batch
-_MAX_BATCH_BYTES = 20 * 2**20
-_MAX_TASK_BYTES = 200 * 2**20  # of one request to the server
-_MAX_TRIES, _MAX_CHECKS, _PAUSE_SECONDS = 3, 20, 1.0  # for a batch whose response was lost
 
 
 @dataclass(frozen=True)
@@ -179,14 +178,14 @@ def sync_tasks(
 ) -> None:
     """Create the tasks that the project of `report` lacks, and refresh predictions of others."""
     project = report.project
-    names = [each.external_id for each in list_specs()] if project.task_count else []
+    names = [spec.external_id for spec in list_specs()] if project.task_count else []
     existing = find_tasks(client, project.id, names)
     existing = _delete_duplicates(client, project.id, existing, report)
     store = FileStore(client, project)
     new_tasks = (
-        (each.external_id, _encode_task(each, store))
-        for each in list_specs()
-        if each.external_id not in existing
+        (spec.external_id, _encode_task(spec, store))
+        for spec in list_specs()
+        if spec.external_id not in existing
     )
     _create_tasks(client, store, new_tasks, report, progress)
     _refresh_predictions(client, project.id, list_specs(), existing, report, progress)
@@ -296,11 +295,11 @@ def _delete_duplicates(
 ) -> dict[str, list[Task]]:
     """Delete surplus tasks of the same external id, but none that a person worked on."""
     kept, surplus = {}, list[int]()
-    for name, same in existing.items():
-        worked_on = [task for task in same if task_status(task)]
-        kept[name] = worked_on or [min(same, key=lambda task: int(task["id"]))]
+    for name, tasks in existing.items():
+        worked_on = [task for task in tasks if task_status(task)]
+        kept[name] = worked_on or [min(tasks, key=lambda task: int(task["id"]))]
         ids = {task["id"] for task in kept[name]}
-        surplus += [task["id"] for task in same if task["id"] not in ids]
+        surplus += [task["id"] for task in tasks if task["id"] not in ids]
     if surplus:
         bulk_action(client, project, "delete_tasks", surplus)
         report.frame_counts["doubles deleted"] += len(surplus)

@@ -26,6 +26,11 @@ _HOTKEYS = {"box": "1234567890", "polygon": "asdfg", "brush": "qtyilnjcxz"}
 _HEADERS = {"box": "Boxes", "polygon": "Outlines", "brush": "Masks"}
 _CONTROL_OPTIONS = {"box": {"canRotate": "false"}, "polygon": {"opacity": "0.3"}, "brush": {}}
 VIDEO_TAG, TRACKS_TAG, TRACK_LABELS_TAG = "video", "track", "label"
+Task = dict[str, Any]
+MODEL_VERSION = "annotate"  # of all predictions: a project shows those of one version
+STATE_COLUMNS = "id,data,updated_at,total_annotations,cancelled_annotations,draft_exists"
+_ACTION_BATCH = 500  # tasks per bulk action
+_MAX_URL_BYTES = 6000  # of external ids in a URL; proxies accept URLs of 8 kB
 
 
 def image_config(classes: Sequence[str]) -> str:
@@ -78,8 +83,8 @@ def complete_config(config: str, classes: Sequence[str], template: str) -> str:
                 "in Settings > Labeling Interface, or push to another `project`"
             )
         if control.find("Label") is not None:
-            known = {label.get("value") for label in edited.iter("Label")}
-            _add_labels(edited, [label for label in classes if label not in known], classes, "")
+            present = {label.get("value") for label in edited.iter("Label")}
+            _add_labels(edited, [label for label in classes if label not in present], classes, "")
     return _to_xml(view)
 
 
@@ -109,13 +114,6 @@ def _parse_config(config: str) -> ET.Element:
 def _to_xml(view: ET.Element) -> str:
     ET.indent(view)
     return ET.tostring(view, encoding="unicode")
-
-
-Task = dict[str, Any]
-MODEL_VERSION = "annotate"  # of all predictions: a project shows those of one version
-STATE_COLUMNS = "id,data,updated_at,total_annotations,cancelled_annotations,draft_exists"
-_ACTION_BATCH = 500  # tasks per bulk action
-_MAX_URL_BYTES = 6000  # of external ids in a URL; proxies accept URLs of 8 kB
 
 
 def task_data(dataset: Dataset, item: Item) -> dict[str, Any]:

@@ -33,9 +33,15 @@ from annotate.labelstudio.push import open_project
 from annotate.labelstudio.regions import PERSON_SOURCE, Region, round_box
 from annotate.labelstudio.sync import PushReport, TaskSpec, sync_tasks
 from annotate.labelstudio.tasks import TRACKS_TAG, VIDEO_TAG, config_labels, find_tasks
+from annotate.video import reader
+from annotate.video.index import VideoFile
+from annotate.video.writer import VideoWriter
 
 Keyframe = Mapping[str, Any]
 TRACK_REGION_TYPE = "videorectangle"
+_SIDES = ("x", "y", "width", "height")
+_BROWSER_CODECS = {"h264", "vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d"}
+_TRACK_ID = re.compile(r"track(\d+)-")
 
 
 @dataclass(frozen=True)
@@ -116,9 +122,6 @@ def _to_keyframe(frame: int, box: Box, video_task: VideoTask) -> dict[str, Any]:
     }
 
 
-_SIDES = ("x", "y", "width", "height")
-
-
 def expand_track(
     region: Mapping[str, Any],
     track: int,
@@ -187,10 +190,6 @@ def _interpolate_box(
     return round_box(clip_box((x1, y1, x2, y2), size_wh))
 
 
-_BROWSER_CODECS = {"h264", "vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d"}
-_TRACK_ID = re.compile(r"track(\d+)-")
-
-
 def default_title(dataset: Dataset) -> str:
     """Return the default title of a project of clips; frames go to another project."""
     return f"{dataset.path.absolute().name} video"
@@ -249,9 +248,6 @@ def _task_spec(
 
 
 def _video_task(clip: frame_sources.LocatedClip) -> VideoTask:
-    from annotate.video import reader
-    from annotate.video.index import VideoFile
-
     info = reader.probe(clip.path)
     if clip.path.is_dir() or info.frame_count is None:
         raise VideoError(f"{clip.path}: images are not a video; push their frames")
@@ -263,8 +259,6 @@ def _video_task(clip: frame_sources.LocatedClip) -> VideoTask:
 def _unsupported_reason(path: Path) -> str:
     """Say why Label Studio would show wrong frames of a clip; "" where it would not."""
     import av
-
-    from annotate.video import reader
 
     if reader.probe(path).variable_rate:
         return "its frame rate varies, and Label Studio finds frames by a constant rate"
@@ -280,9 +274,7 @@ def _unsupported_reason(path: Path) -> str:
 
 
 def _transcode(source: Path, video_task: VideoTask, target: Path) -> None:
-    from annotate.video import reader, writer
-
-    with writer.VideoWriter(target, video_task.rate, video_task.size_wh) as out:
+    with VideoWriter(target, video_task.rate, video_task.size_wh) as out:
         for frame in reader.frames(source):
             out.write(frame.image)
 
@@ -307,18 +299,24 @@ def pull_clips(
     out = Path(out)
     refuse_existing(out, force)
     source = journal.read(dataset.items)
-    found = client.require_project(project or default_title(dataset))
-    reader = AnnotationReader(client, found.id)
+    studio_project = client.require_project(project or default_title(dataset))
+    annotations = AnnotationReader(client, studio_project.id)
     located_clips = frame_sources.locate_clips([source], videos)
-    verdicts = list(_read_verdicts(dataset, located_clips, reader))
+    verdicts = list(_read_verdicts(dataset, located_clips, annotations))
     if not verdicts:
-        raise StudioError(f"{client.url}: nothing of project {found.id} has been submitted yet")
+        raise StudioError(
+            f"{client.url}: nothing of project {studio_project.id} has been submitted yet"
+        )
     entries = {clip.name: source.header.videos[clip.sources[0].clip] for clip, _ in verdicts}
-    vocabulary = {"labels": list(dict.fromkeys([*dataset.classes, *config_labels(found.config)]))}
-    header = Header("pull", {"project": found.title}, vocabulary=vocabulary, videos=entries)
+    vocabulary = {
+        "labels": list(dict.fromkeys([*dataset.classes, *config_labels(studio_project.config)]))
+    }
+    header = Header(
+        "pull", {"project": studio_project.title}, vocabulary=vocabulary, videos=entries
+    )
     items = (item for clip, verdict in verdicts for item in _corrected_items(clip, verdict))
-    journal.write(out, header, _count_items(items, reader.counts))
-    return PullReport(reader.counts, reader.notes)
+    journal.write(out, header, _count_items(items, annotations.counts))
+    return PullReport(annotations.counts, annotations.notes)
 
 
 def _count_items(items: Iterable[Item], counts: Counter[str]) -> Iterator[Item]:
@@ -328,13 +326,15 @@ def _count_items(items: Iterable[Item], counts: Counter[str]) -> Iterator[Item]:
 
 
 def _read_verdicts(
-    dataset: Dataset, located_clips: Sequence[frame_sources.LocatedClip], reader: AnnotationReader
+    dataset: Dataset,
+    located_clips: Sequence[frame_sources.LocatedClip],
+    annotations: AnnotationReader,
 ) -> Iterator[tuple[frame_sources.LocatedClip, Verdict]]:
     names = {external_id(dataset, clip.name): clip for clip in located_clips}
-    states = find_tasks(reader.client, reader.project, list(names))
-    annotated = reader.fetch_annotated(task for tasks in states.values() for task in tasks)
+    states = find_tasks(annotations.client, annotations.project, list(names))
+    annotated = annotations.fetch_annotated(task for tasks in states.values() for task in tasks)
     for name, clip in names.items():
-        verdict = reader.read_verdict(name, states.get(name, ()), annotated)
+        verdict = annotations.read_verdict(name, states.get(name, ()), annotated)
         if verdict is not None:
             yield clip, verdict
 
@@ -355,12 +355,12 @@ def _corrected_items(clip: frame_sources.LocatedClip, verdict: Verdict) -> Itera
             continue
         if not region["value"].get("labels"):
             raise StudioError(f"{clip.name}: a track without a label; label it, submit, pull")
-        known = _TRACK_ID.match(str(region["id"])) if region["id"] in sent else None
-        last_track += known is None
-        track = int(known[1]) if known else last_track
-        own = tracks.get(track, {}) if known else {}
+        match = _TRACK_ID.match(str(region["id"])) if region["id"] in sent else None
+        last_track += match is None
+        track = int(match[1]) if match else last_track
+        track_objects = tracks.get(track, {}) if match else {}
         by = verdict.provenance(str(region["id"]))
-        objects = expand_track(region, track, own, sent.get(region["id"]), video_task, by)
+        objects = expand_track(region, track, track_objects, sent.get(region["id"]), video_task, by)
         for frame, obj in objects.items():
             frames.setdefault(frame, []).append(obj)
     for frame, seconds in enumerate(video_task.seconds):

@@ -61,10 +61,18 @@ def read_image(path: Path) -> Picture:
 
 
 class ImageHeader(NamedTuple):
-    """The size of an image as shown upright, and whether its EXIF tag turns or mirrors it."""
+    """The size of an image as shown upright, and the EXIF orientation of the file, 1 to 8.
+
+    The pixels of orientation 1 are stored upright; those of 5 to 8 are stored on their side.
+    """
 
     size_wh: tuple[int, int]
-    turned: bool
+    orientation: int = 1
+
+    @property
+    def turned(self) -> bool:
+        """True where the stored pixels must be turned or mirrored to be upright."""
+        return self.orientation != 1
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -78,8 +86,8 @@ def read_header(path: Path) -> ImageHeader:
     with _as_video_error(path), Image.open(path) as image:
         exif = Image.Image.getexif(image)  # `image.getexif()` decodes a PNG
         orientation = exif.get(_EXIF_ORIENTATION, 1)
-        size_wh = image.size[::-1] if 5 <= orientation <= 8 else image.size  # 5 to 8: on the side
-        return ImageHeader(size_wh, 2 <= orientation <= 8)
+        size_wh = image.size[::-1] if 5 <= orientation <= 8 else image.size
+        return ImageHeader(size_wh, orientation if 1 <= orientation <= 8 else 1)
 
 
 @contextmanager

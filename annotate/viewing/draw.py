@@ -31,6 +31,7 @@ from annotate.viewing.overlay import draw_item
 
 Progress = Callable[[int], None]
 FrameAndItem = tuple[Frame, Item | None]
+DrawFunction = Callable[["_AnnotatedClip", Path, Progress], None]
 _PNG_COMPRESSION = 3  # of 9; quick
 
 
@@ -59,9 +60,6 @@ def overlay(
     draw = _draw_function(out, count)
     _check_output(out, force)
     draw(_AnnotatedClip(video_path, items), out, progress or (lambda done: None))
-
-
-DrawFunction = Callable[["_AnnotatedClip", Path, Progress], None]
 
 
 class _AnnotatedClip:

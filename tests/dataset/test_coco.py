@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import supervision as sv
 from coco_samples import scattered
-from dataset_samples import PLATE, clip, item, items, mug
+from dataset_samples import PLATE, clip, item, items, mug, save_turned
+from PIL import Image, ImageOps
 from pycocotools import mask as pycocotools_mask
 from pycocotools.coco import COCO
 
@@ -230,6 +231,45 @@ def test_a_damaged_annotation_is_named(tmp_path, damage, message):
 def test_an_image_of_another_size_is_named(tmp_path):
     source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, width=128)
     with pytest.raises(DatasetError, match=r"val2017.json: a.png is 64x48, not 128x48"):
+        imported(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "orientation", [5, 6, 7, 8], ids=["transpose", "clockwise", "transverse", "counter-clockwise"]
+)
+def test_annotations_of_the_size_before_the_exif_turn_are_turned(tmp_path, orientation):
+    mask = masks.decode(mug().mask)  # 64x48, as the picture is stored
+    source = foreign(tmp_path / "x", {"segmentation": mug().mask})
+    save_turned(source / "images" / "a.png", orientation)
+    [sample] = imported(source, tmp_path)
+    [obj] = sample.item.objects
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    drawn = Image.fromarray(mask)
+    drawn.info["exif"] = exif.tobytes()
+    upright = np.asarray(ImageOps.exif_transpose(drawn))
+    assert (sample.item.width, sample.item.height) == upright.shape[::-1] == (48, 64)
+    np.testing.assert_array_equal(masks.decode(obj.mask), upright)
+    assert obj.box == masks.box(upright)
+
+
+def test_annotations_of_the_size_after_the_exif_turn_stay(tmp_path):
+    source = foreign(tmp_path / "x", {"bbox": [10, 50, 20, 10]}, width=48, height=64)
+    save_turned(source / "images" / "a.png", orientation=6)
+    [sample] = imported(source, tmp_path)
+    assert (sample.item.width, sample.item.height) == (48, 64)
+    assert sample.item.objects[0].box == (10, 50, 30, 60)
+
+
+def test_swapped_sides_without_an_exif_turn_are_refused(tmp_path):
+    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, width=48, height=64)
+    with pytest.raises(DatasetError, match=r"a.png is 64x48, not 48x64"):
+        imported(source, tmp_path)
+
+
+def test_a_missing_size_is_named(tmp_path):
+    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, width=None)
+    with pytest.raises(DatasetError, match="image 5: width and height must be whole numbers"):
         imported(source, tmp_path)
 
 

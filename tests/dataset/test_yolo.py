@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import supervision as sv
 from coco_samples import scattered
-from dataset_samples import PLATE, clip, item, items, mug
+from dataset_samples import PLATE, clip, item, items, mug, save_turned
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -213,6 +213,14 @@ def test_an_outline_is_filled_with_its_own_points(tmp_path):
     assert obj.box == (10, 10, 20, 20) and masks.area(obj.mask) == 100
 
 
+def test_labels_are_of_the_upright_picture(tmp_path):
+    source = foreign(tmp_path / "x", "0 0.25 0.5 0.5 0.25\n", NAMES + "train: images/train\n")
+    save_turned(source / "images" / "train" / "a.png", orientation=6)  # stored 64x48
+    [sample] = imported(source, tmp_path)
+    assert (sample.item.width, sample.item.height) == (48, 64)
+    assert sample.item.objects == (Object("plate", (0, 24, 24, 40)),)
+
+
 @pytest.mark.parametrize(
     "line, message",
     [
@@ -243,7 +251,7 @@ def test_a_bad_line_is_named(tmp_path, line, message):
         ("names: {0: a, 2: b}\ntrain: images/train", "ids 0 to 1"),
         ("names: {a: b}\ntrain: images/train", "keys of names must be class ids"),
         ("names: [a, a]\ntrain: images/train", "two classes have the same name"),
-        ("names: [a, b]\ntrain: pictures", "its entry pictures is not there"),
+        ("names: [a, b]\ntrain: pictures", "names pictures, which is not there"),
         ("names: [a, b]\ntrain: bad.txt", "bad.txt:1: no image b.png"),
     ],
 )

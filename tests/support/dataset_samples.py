@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from annotate.items import journal, masks
 from annotate.items.records import Header, Item, Object
@@ -22,6 +23,13 @@ def clip(folder, count=6, size_wh=SIZE_WH, first=0):
     return folder
 
 
+def save_turned(path, orientation, size_wh=SIZE_WH):
+    """Save a grey picture, stored in `size_wh`, with the EXIF orientation in its file."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size_wh, (90, 90, 90)).save(path, exif=exif)
+
+
 def mug(x=10, track=1):
     mask = np.zeros(SIZE_WH[::-1], bool)
     mask[5:20, x : x + 9] = True
@@ -35,11 +43,11 @@ def item(name, frame, *objects, size_wh=SIZE_WH):
 
 def items(path, clips, lines, labels=("plate", "mug")):
     """A file of items about `clips`, which are folders of pictures."""
-    told = {}
+    videos = {}
     for each in clips:
-        told |= reader.header_entry(reader.probe(each))
-    words = {"name": "mugs.v1", "sha256": "5e1f", "labels": list(labels)} if labels else {}
-    journal.write(path, Header("test", vocabulary=words, videos=told), lines)
+        videos |= reader.header_entry(reader.probe(each))
+    vocabulary = {"name": "mugs.v1", "sha256": "5e1f", "labels": list(labels)} if labels else {}
+    journal.write(path, Header("test", vocabulary=vocabulary, videos=videos), lines)
     return path
 
 
