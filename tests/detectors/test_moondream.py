@@ -14,10 +14,19 @@ SCOPE = PromptScope((800, 600), 140)
 def test_asked_for_there_and_then_they_start_an_object_each(demo, tmp_path, annotate):
     with serving() as model:
         words = ("--set", f"endpoint={model.url}", "-o", "points.csv")
-        code, out, err = annotate("propose-points", demo, "--phrase", "Demon", "--phrase", "designator", *words)
+        code, out, err = annotate(
+            "propose-points", demo, "--phrase", "Demon", "--phrase", "designator", *words
+        )
         assert code == 0 and out.strip() == "points.csv" and "2 points" in err
-        assert annotate("propose-points", demo, "--phrase", "Demon", *words)[0] == 1, "it is there already"
-        assert annotate("propose-points", demo, "--phrase", "Demon", *words, "--force", "--frame", 30)[0] == 0
+        assert annotate("propose-points", demo, "--phrase", "Demon", *words)[0] == 1, (
+            "it is there already"
+        )
+        assert (
+            annotate("propose-points", demo, "--phrase", "Demon", *words, "--force", "--frame", 30)[
+                0
+            ]
+            == 0
+        )
     table = read_points("points.csv", SCOPE)
     assert table["frame_id"].tolist() == [30] and table["class"].tolist() == ["Demon"]
     code, _, err = annotate("propagate", demo, "-p", "points.csv", "-o", "m.jsonl", "--stop", 32)
