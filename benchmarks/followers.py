@@ -1,8 +1,8 @@
-"""Ours and the packages' own predictors, each led over a clip frame by frame on random weights.
+"""Run our SAM 2 loop and the stock predictors of the packages frame by frame, on random weights.
 
-Each is an iterator over frames: `begin` gives it the clip and the first prompts, `step` follows all
-objects onto the next frame. `multiply` gives every object so far as many twins as are asked for,
-with the same memory, so that a full memory need not be filled once for each number of objects.
+Every class has the same methods. `begin` opens the clip and gives the first prompts; `step` tracks
+all objects on the next frame; `multiply` copies each object with its memory, so that a full memory
+need not be filled again for each number of objects.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ SMALL = [
 
 
 def sam2_model(row: dict[str, Any]) -> Any:
-    """The stock predictor with random weights: ours runs on the very same."""
+    """Build the stock predictor with random weights; our loop runs on the same weights."""
     import torch
     from sam2.build_sam import build_sam2_video_predictor
 
@@ -43,7 +43,7 @@ def sam2_model(row: dict[str, Any]) -> Any:
 
 
 def hf_model(row: dict[str, Any]) -> Any:
-    """A network of transformers with random weights."""
+    """Build a network of transformers with random weights."""
     import torch
 
     from annotate.sam2 import transformers as sam2_transformers
@@ -62,17 +62,17 @@ def hf_model(row: dict[str, Any]) -> Any:
 
 
 def prompts(row: dict[str, Any], frame: Frame) -> list[Prompt]:
-    """One click for each object, spread over the first frame."""
+    """Make one click for each object, spread over the first frame."""
     width, height = frame.size_wh
     spread = np.linspace(0.1, 0.9, row["objects"])
     return [
-        Prompt(0, of, np.array([[share * width, share * height]]), np.array([1]))
-        for of, share in enumerate(spread, start=1)
+        Prompt(0, object_id, np.array([[share * width, share * height]]), np.array([1]))
+        for object_id, share in enumerate(spread, start=1)
     ]
 
 
 class Reading:
-    """The clip alone, for what of the memory is the decoder's."""
+    """Only reads the clip: the memory that the decoder takes."""
 
     def __init__(self, row: dict[str, Any]) -> None:
         self.row, self.model = row, None
@@ -87,7 +87,7 @@ class Reading:
 
 
 class Ours(Reading):
-    """Our loop, on either package."""
+    """Our loop, on a model of either package."""
 
     def __init__(self, row: dict[str, Any]) -> None:
         import torch
@@ -103,12 +103,12 @@ class Ours(Reading):
         self.follower = StreamingPredictor(self.network, 16, row["batch"])
 
     def step(self) -> None:
-        """Follow."""
+        """Track the objects on the next frame."""
         frame = next(self.frames)
         self.follower.predict(frame, prompts(self.row, frame) if frame.index == 0 else [])
 
     def multiply(self, n: int) -> None:
-        """By the state, as it is kept on disk."""
+        """Copy the objects through the state that is saved to disk."""
         state = dict(self.follower.state())
         for name, array in state.items():
             state[name] = np.concatenate([array] * n)
@@ -118,14 +118,14 @@ class Ours(Reading):
 
 
 class Sam2Stock(Reading):
-    """The package's predictor; the clip is unpacked for it, at the size of the network."""
+    """The predictor of the package `sam2`; it gets the clip as JPEG files at the network's size."""
 
     def __init__(self, row: dict[str, Any]) -> None:
         super().__init__(row)
         self.model = sam2_model(row)
 
     def begin(self) -> None:
-        """Unpack the clip and give the prompts."""
+        """Write the clip as JPEG files, and give the prompts."""
         super().begin()
         side = (self.model.image_size, self.model.image_size)
         with tempfile.TemporaryDirectory() as folder:
@@ -138,26 +138,26 @@ class Sam2Stock(Reading):
         for prompt in prompts(self.row, small):
             points = prompt.points_xy.astype(np.float32)
             self.model.add_new_points_or_box(self.state, 0, prompt.object_id, points, [1])
-        self.way = self.model.propagate_in_video(self.state)
+        self.results = self.model.propagate_in_video(self.state)
         self.next = 0
 
     def step(self) -> None:
-        """Follow."""
-        if next(self.way, None) is None:
+        """Track the objects on the next frame."""
+        if next(self.results, None) is None:
             raise StopIteration
         self.next += 1
 
     def multiply(self, n: int) -> None:
-        """Each twin has the first one's outputs."""
+        """Copy the objects; each copy shares the outputs of the original."""
         held = self.state["output_dict_per_obj"]
-        for of in range(2, n + 1):
-            row = self.model._obj_id_to_idx(self.state, of)
+        for object_id in range(2, n + 1):
+            row = self.model._obj_id_to_idx(self.state, object_id)
             held[row] = {name: dict(outputs) for name, outputs in held[0].items()}
-        self.way = self.model.propagate_in_video(self.state, start_frame_idx=self.next)
+        self.results = self.model.propagate_in_video(self.state, start_frame_idx=self.next)
 
 
 class HfStock(Reading):
-    """The session of transformers, streamed."""
+    """The session of transformers, fed frame by frame."""
 
     def __init__(self, row: dict[str, Any]) -> None:
         import transformers
@@ -173,7 +173,7 @@ class HfStock(Reading):
         self.session = self.processor.init_video_session()
 
     def step(self) -> None:
-        """Follow."""
+        """Track the objects on the next frame."""
         frame = next(self.frames)
         done = self.processor.video_processor(videos=[frame.image[None]], return_tensors="pt")
         if frame.index == 0:
@@ -189,26 +189,32 @@ class HfStock(Reading):
         self.model(self.session, frame=done.pixel_values_videos[0][0], frame_idx=frame.index)
 
     def multiply(self, n: int) -> None:
-        """Each twin has the first one's outputs."""
+        """Copy the objects; each copy shares the outputs of the original."""
         held = self.session.output_dict_per_obj
-        for of in range(2, n + 1):
-            row = self.session.obj_id_to_idx(of)
+        for object_id in range(2, n + 1):
+            row = self.session.obj_id_to_idx(object_id)
             held[row] = {name: dict(outputs) for name, outputs in held[0].items()}
 
 
 class UltralyticsStock(Reading):
-    """Ultralytics' predictor, on the very weights of the others, under the name that it knows."""
+    """The predictor of Ultralytics, on the same weights, saved under a name that it accepts."""
 
     def __init__(self, row: dict[str, Any]) -> None:
         import torch
         from ultralytics.models.sam import SAM2VideoPredictor
 
         super().__init__(row)
-        told = {"imgsz": row["size"], "device": "cpu", "save": False, "verbose": False, "conf": 0.0}
+        settings = {
+            "imgsz": row["size"],
+            "device": "cpu",
+            "save": False,
+            "verbose": False,
+            "conf": 0.0,
+        }
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "sam2.1_t.pt"
             torch.save({"model": sam2_model(row).state_dict()}, path)
-            self.predictor = SAM2VideoPredictor(overrides={**told, "model": str(path)})
+            self.predictor = SAM2VideoPredictor(overrides={**settings, "model": str(path)})
             self.predictor.setup_model(verbose=False)
         self.model = self.predictor.model
 
@@ -216,7 +222,7 @@ class UltralyticsStock(Reading):
         """Open the clip."""
         first = next(iter(reader.frames(self.row["clip"], stop=1)))
         given = prompts(self.row, first)
-        self.way: Iterator[Any] = self.predictor(
+        self.results: Iterator[Any] = self.predictor(
             self.row["clip"],
             stream=True,
             points=[prompt.points_xy[0].tolist() for prompt in given],
@@ -224,23 +230,23 @@ class UltralyticsStock(Reading):
         )
 
     def step(self) -> None:
-        """Follow."""
-        next(self.way)
+        """Track the objects on the next frame."""
+        next(self.results)
 
     def multiply(self, n: int) -> None:
-        """Its objects are the rows of its outputs."""
+        """Copy the objects: they are the rows of the outputs."""
         state = self.predictor.inference_state
         for outputs in state["output_dict"].values():
             for output in outputs.values():
                 output.update({name: _repeated(held, n) for name, held in output.items()})
         state["tracking_has_started"] = False
-        for of in range(1, n):
-            self.predictor._obj_id_to_idx(of)
+        for object_id in range(1, n):
+            self.predictor._obj_id_to_idx(object_id)
         state["tracking_has_started"] = True
 
 
 def _repeated(held: Any, n: int) -> Any:
-    """A tensor, or a list of them, for n objects."""
+    """Repeat a tensor, or a list of tensors, for n objects."""
     if held is None:
         return None
     if isinstance(held, list):
@@ -248,8 +254,8 @@ def _repeated(held: Any, n: int) -> Any:
     return held[:1].repeat(n, *[1] * (held.dim() - 1))
 
 
-def made(row: dict[str, Any]) -> Any:
-    """What follows in a row of the table."""
+def load_follower(row: dict[str, Any]) -> Any:
+    """Return the class that runs a row of the table."""
     kinds = {"read": Reading, "sam2-stock": Sam2Stock, "ultralytics": UltralyticsStock}
     stock = HfStock if row["engine"].endswith("stock") else Ours
     return kinds.get(row["engine"], stock)(row)

@@ -1,11 +1,12 @@
-"""Make clips of made-up things on photographs: beside gameplay, `train_apart.py` learns from them.
+"""Make clips of synthetic objects on photographs: training data of `train_apart.py`.
 
     python -m venv made && made/bin/pip install -e . scikit-image==0.25.2 scikit-learn
     made/bin/python benchmarks/make_composites.py clips --count 110
 
-A thing is a blob, now and then with limbs, covered with parts of the photographs that scikit-image
-and scikit-learn carry. One to three of them move, turn, grow and bend before another photograph;
-some are half hidden by a third. The files are like those of `make_gameplay.py`.
+An object is a blob, sometimes with limbs, textured with parts of the photographs that scikit-image
+and scikit-learn carry. One to three objects move, turn, grow and bend in front of another
+photograph; in some clips a bar of a third photograph hides a part. The files have the format of
+those of `make_gameplay.py`.
 """
 
 import argparse
@@ -27,15 +28,15 @@ PHOTOGRAPHS = (
 )
 MORE = ("china.jpg", "flower.jpg")
 WIDE, HIGH = 854, 480
-SIDE = 320  # of the square that a thing is drawn in
-SMALLEST, SHORTEST = 60, 20  # pixels of a thing, and frames that show so many of it
+SIDE = 320  # of the square in which an object is drawn
+MIN_AREA, MIN_FRAMES = 60, 20  # pixels of an object; an object needs more such frames than this
 
 Random = np.random.Generator
 Path1D = npt.NDArray[np.float64]
 
 
 def photographs() -> list[Picture]:
-    """All, filling 960 by 540."""
+    """Read the photographs; each fills 960 x 540."""
     folders = Path(skimage.__file__).parent / "data", Path(sklearn.__file__).parent / "datasets"
     paths = [folders[0] / name for name in PHOTOGRAPHS]
     paths += [folders[1] / "images" / name for name in MORE]
@@ -50,11 +51,9 @@ def photographs() -> list[Picture]:
     return found
 
 
-def texture(
-    random: Random, all_of_them: list[Picture], size: tuple[int, int], share: float
-) -> Picture:
-    """A part of a photograph, `share` of its height, at `size`; often in other colours."""
-    picture = all_of_them[int(random.integers(len(all_of_them)))]
+def texture(random: Random, photos: list[Picture], size: tuple[int, int], share: float) -> Picture:
+    """Crop a part of a photograph, `share` of its height, resized; often with changed colours."""
+    picture = photos[int(random.integers(len(photos)))]
     high, wide = int(540 * share), int(min(960, 540 * share * size[0] / size[1]))
     y, x = int(random.integers(0, 541 - high)), int(random.integers(0, 961 - wide))
     part = cv2.resize(picture[y : y + high, x : x + wide], size, interpolation=cv2.INTER_LINEAR)
@@ -71,12 +70,12 @@ def texture(
     return part
 
 
-class Thing:
-    """A blob with limbs, in one to three textures, that bends as time goes by."""
+class SyntheticObject:
+    """A blob with limbs, in one to three textures, that bends over time."""
 
-    def __init__(self, random: Random, all_of_them: list[Picture]) -> None:
+    def __init__(self, random: Random, photos: list[Picture]) -> None:
         def cover() -> Picture:
-            return texture(random, all_of_them, (SIDE, SIDE), random.uniform(0.15, 0.6))
+            return texture(random, photos, (SIDE, SIDE), random.uniform(0.15, 0.6))
 
         self.radius, self.aspect = random.uniform(50, 90), np.exp(0.35 * random.standard_normal())
         self.waves = [
@@ -98,12 +97,12 @@ class Thing:
         self.pace, self.phase = random.uniform(0.02, 0.1), random.uniform(0, 6.3)
 
     def at(self, time: int) -> tuple[npt.NDArray[np.uint8], Picture]:
-        """Its shape, 0 to 255, and its cover, (320, 320)."""
+        """Draw its mask, (320, 320), 0 to 255, and its texture, (320, 320, 3), at a frame."""
         angles = np.linspace(0, 2 * np.pi, 90)
         sway = 1 + 0.3 * np.sin(self.pace * time + np.array([phase for *_, phase in self.waves]))
         waves = [
-            depth * much * np.cos(k * angles + phase)
-            for (k, depth, phase), much in zip(self.waves, sway, strict=True)
+            depth * amount * np.cos(k * angles + phase)
+            for (k, depth, phase), amount in zip(self.waves, sway, strict=True)
         ]
         radius = np.maximum(self.radius * (1 + sum(waves)), 8)
         stretch = np.array([self.aspect**0.5, self.aspect**-0.5])
@@ -120,10 +119,14 @@ class Thing:
         return shape, cv2.addWeighted(self.cover, 1 - share, self.other, share, 0)
 
 
-def wandering(random: Random, count: int, low: float, high: float, sway: float) -> Path1D:
-    """Numbers that drift between two ends, and sway about that."""
+def random_path(random: Random, count: int, low: float, high: float, sway: float) -> Path1D:
+    """Draw `count` numbers that drift between `low` and `high`, and sway round the drift."""
     at, step = random.uniform(low, high), 0.008 * (high - low) * random.standard_normal()
-    pace, phase, much = random.uniform(0.05, 0.25), random.uniform(0, 6.3), random.uniform(0, sway)
+    pace, phase, amount = (
+        random.uniform(0.05, 0.25),
+        random.uniform(0, 6.3),
+        random.uniform(0, sway),
+    )
     found = []
     for n in range(count):
         at += step
@@ -131,18 +134,18 @@ def wandering(random: Random, count: int, low: float, high: float, sway: float) 
             step = -step
         if random.random() < 0.03:
             step = 0.012 * (high - low) * random.standard_normal()
-        found.append(at + much * np.sin(pace * n + phase))
+        found.append(at + amount * np.sin(pace * n + phase))
     return np.array(found)
 
 
-def drawn(
-    behind: Picture, things: list[Thing], paths: list[tuple[Path1D, ...]], n: int
+def draw_frame(
+    behind: Picture, objects: list[SyntheticObject], paths: list[tuple[Path1D, ...]], n: int
 ) -> tuple[npt.NDArray[np.float32], list[npt.NDArray[np.float32]]]:
-    """Frame `n` with the things on it, the last in front, and how much of each is seen where."""
+    """Draw frame `n` with the objects, the last in front; also returns the visible part of each."""
     frame = behind.astype(np.float32)
     seen: list[npt.NDArray[np.float32]] = []
-    for thing, (across, down, times, turn) in zip(things, paths, strict=True):
-        shape, cover = thing.at(n)
+    for obj, (across, down, times, turn) in zip(objects, paths, strict=True):
+        shape, cover = obj.at(n)
         matrix = cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), turn[n], times[n])
         matrix[:, 2] += across[n] - SIDE / 2, down[n] - SIDE / 2
         alpha = cv2.warpAffine(shape, matrix, (WIDE, HIGH)).astype(np.float32) / 255
@@ -152,32 +155,32 @@ def drawn(
     return frame, seen
 
 
-def clip(random: Random, all_of_them: list[Picture]) -> dict[str, Any]:
-    """Frames as JPEG, and of each thing the masks as PNG."""
+def clip(random: Random, photos: list[Picture]) -> dict[str, Any]:
+    """Make a clip: frames as JPEG, and masks of each object as PNG."""
     count = int(random.integers(50, 80))
-    things = [Thing(random, all_of_them) for _ in range(int(random.integers(1, 4)))]
-    if len(things) > 1 and random.random() < 0.3:
-        things[1].cover = things[0].cover
+    objects = [SyntheticObject(random, photos) for _ in range(int(random.integers(1, 4)))]
+    if len(objects) > 1 and random.random() < 0.3:
+        objects[1].cover = objects[0].cover
     paths = [
         (
-            wandering(random, count, 80, WIDE - 80, 30),
-            wandering(random, count, 80, HIGH - 80, 20),
-            np.exp(wandering(random, count, np.log(0.35), np.log(1.5), 0.1)),
-            wandering(random, count, -25, 25, 10),
+            random_path(random, count, 80, WIDE - 80, 30),
+            random_path(random, count, 80, HIGH - 80, 20),
+            np.exp(random_path(random, count, np.log(0.35), np.log(1.5), 0.1)),
+            random_path(random, count, -25, 25, 10),
         )
-        for _ in things
+        for _ in objects
     ]
     size = WIDE * 3 // 2, HIGH * 3 // 2
-    behind = texture(random, all_of_them, size, random.uniform(0.5, 1))
-    left, top = (wandering(random, count, 0, side / 2, 15) for side in (WIDE, HIGH))
-    before = texture(random, all_of_them, (WIDE, HIGH), random.uniform(0.15, 0.6))
-    edge, thick = wandering(random, count, 0, WIDE, 50), int(random.integers(30, 110))
-    hidden, light = random.random() < 0.3, 1 + wandering(random, count, -0.25, 0.25, 0.05)
+    behind = texture(random, photos, size, random.uniform(0.5, 1))
+    left, top = (random_path(random, count, 0, side / 2, 15) for side in (WIDE, HIGH))
+    before = texture(random, photos, (WIDE, HIGH), random.uniform(0.15, 0.6))
+    edge, thick = random_path(random, count, 0, WIDE, 50), int(random.integers(30, 110))
+    hidden, light = random.random() < 0.3, 1 + random_path(random, count, -0.25, 0.25, 0.05)
     frames: list[Any] = []
-    masks: dict[int, dict[int, Any]] = {k: {} for k in range(len(things))}
+    masks: dict[int, dict[int, Any]] = {k: {} for k in range(len(objects))}
     for n in range(count):
         x, y = int(np.clip(left[n], 0, WIDE / 2)), int(np.clip(top[n], 0, HIGH / 2))
-        frame, seen = drawn(behind[y : y + HIGH, x : x + WIDE], things, paths, n)
+        frame, seen = draw_frame(behind[y : y + HIGH, x : x + WIDE], objects, paths, n)
         if hidden:
             part = np.s_[:, max(0, int(edge[n]) - thick) : max(0, min(WIDE, int(edge[n])))]
             frame[part] = before[part]
@@ -187,25 +190,25 @@ def clip(random: Random, all_of_them: list[Picture]) -> dict[str, Any]:
         picture = np.clip(frame * light[n] + noise, 0, 255).astype(np.uint8)
         frames.append(cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1])
         for k, each in enumerate(seen):
-            if (each > 0.5).sum() >= SMALLEST:
+            if (each > 0.5).sum() >= MIN_AREA:
                 masks[k][n] = cv2.imencode(".png", (each > 0.5).astype(np.uint8) * 255)[1]
-    kept = {k: each for k, each in masks.items() if len(each) > SHORTEST}
+    kept = {k: each for k, each in masks.items() if len(each) > MIN_FRAMES}
     return {"frames": frames, "masks": kept, "names": dict.fromkeys(kept, "composite")}
 
 
 def main() -> None:
-    """Make as many as asked for; those that show nothing for long are left out."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("folder", type=Path)
-    arguments.add_argument("--count", type=int, default=110)
-    asked = arguments.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
+    """Make clips; a clip in which no object is visible long enough is left out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=110)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
-    all_of_them = photographs()
-    for k in range(asked.count):
-        made = clip(np.random.default_rng((20, k)), all_of_them)
+    photos = photographs()
+    for k in range(arguments.count):
+        made = clip(np.random.default_rng((20, k)), photos)
         if made["masks"]:
-            (asked.folder / f"composite_{k:04d}.pkl").write_bytes(pickle.dumps(made))
+            (arguments.folder / f"composite_{k:04d}.pkl").write_bytes(pickle.dumps(made))
             print(f"composite_{k:04d}: {len(made['frames'])} frames", flush=True)
 
 

@@ -1,12 +1,12 @@
-"""Make clips of gameplay with exact masks, to train what tells `light` what a click means.
+"""Make gameplay clips with exact masks, to train the networks of the engine `light`.
 
     python -m venv doom && doom/bin/pip install vizdoom==1.3.2 opencv-python-headless numpy
     doom/bin/python benchmarks/make_gameplay.py clips --games 60 --seed 11
 
-A player wanders in a map of Freedoom 2, monsters and things are summoned before it, it backs off
-and looks at them, and now and then shoots. A game gives a few clips of 50 to 90 frames, each with
-the masks of at most three things. The monsters and maps of the clips `easy`, `medium` and `hard`,
-by which `light` is scored, are in none of them.
+A player walks through a map of Freedoom 2. Monsters and other objects are summoned in front of the
+player, who backs off, looks at them, and sometimes shoots. A game gives a few clips of 50 to 90
+frames, each with the masks of at most three objects. The monsters and maps of the clips `easy`,
+`medium` and `hard`, on which `light` is measured, are in none of them.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import vizdoom
 
-# how often each is summoned
+# relative frequency of each monster
 MONSTERS = {
     "DoomImp": 3.0,
     "LostSoul": 2.0,
@@ -32,7 +32,7 @@ MONSTERS = {
     "Cyberdemon": 1.5,
     "SpiderMastermind": 1.5,
 }
-THINGS = [
+OBJECTS = [
     "ExplosiveBarrel",
     "TechLamp",
     "TechLamp2",
@@ -70,19 +70,20 @@ THINGS = [
     "PlasmaRifle",
 ]
 SIZES = ("RES_640X360", "RES_640X480", "RES_800X600", "RES_1280X720")
-HELD_OUT = {5, 8, 12, 15, 16, 21, 22, 29}  # maps of clips that `light` is measured on
-SEEN, LEAST = 20, 0.0012  # a thing counts when that many frames show it on such a share of pixels
-MOST = 3  # things of a clip
+HELD_OUT = {5, 8, 12, 15, 16, 21, 22, 29}  # maps of the clips that `light` is measured on
+MIN_FRAMES = 20  # frames of a clip that must show an object
+MIN_AREA = 0.0012  # share of a frame's pixels that the object must cover there
+MAX_OBJECTS = 3  # of a clip
 
 Random = np.random.Generator
 Encoded = npt.NDArray[np.uint8]
 
-
-Clip = dict[str, Any]  # names, JPEGs of the frames, and for each thing PNGs of its masks by frame
+# names; the frames as JPEG; for each object, its masks by frame as PNG
+Clip = dict[str, Any]
 
 
 def game(random: Random, maps: Sequence[int]) -> vizdoom.DoomGame:
-    """A started game on one of the maps, of a size and with a head-up display drawn by lot."""
+    """Start a game on a random map, with a random resolution and display."""
     started, home = vizdoom.DoomGame(), Path(vizdoom.__file__).parent
     started.set_doom_game_path(str(home / "freedoom2.wad"))
     started.set_doom_scenario_path(str(home / "freedoom2.wad"))
@@ -117,13 +118,13 @@ def game(random: Random, maps: Sequence[int]) -> vizdoom.DoomGame:
 
 
 def act(started: vizdoom.DoomGame, *buttons: float) -> None:
-    """Turn, go forward, go right, shoot: for one frame."""
+    """Press the buttons for one frame: turn, forward, right, shoot."""
     if not started.is_episode_finished() and not started.is_player_dead():
         started.make_action([float(each) for each in buttons], 1)
 
 
 def wander(started: vizdoom.DoomGame, random: Random, frames: int) -> None:
-    """Go ahead, turning otherwise every 25 frames."""
+    """Go forward; the turn changes every 25 frames."""
     turn = 0.0
     for k in range(frames):
         if k % 25 == 0:
@@ -132,26 +133,26 @@ def wander(started: vizdoom.DoomGame, random: Random, frames: int) -> None:
 
 
 def swerve(started: vizdoom.DoomGame, random: Random, frames: int) -> None:
-    """Back off sideways."""
+    """Go backward and sideways."""
     for _ in range(frames):
         turn = random.normal() * 2 + random.choice([-8, 8])
         act(started, turn, -random.uniform(5, 25), random.normal() * 8, 0)
 
 
 def retreat(started: vizdoom.DoomGame, random: Random, frames: int) -> None:
-    """Back off."""
+    """Go backward."""
     for _ in range(frames):
         act(started, random.normal(), -random.uniform(0, 25), random.normal() * 5, 0)
 
 
 def summon(started: vizdoom.DoomGame, random: Random) -> list[str]:
-    """Wander off, have one to three things appear, and back away; returns what they are."""
+    """Walk, summon one to three objects, and go backward; returns the names of the objects."""
     wander(started, random, int(random.integers(5, 250)))
     names: list[str] = []
     share = np.array(list(MONSTERS.values())) / sum(MONSTERS.values())
     for _ in range(int(random.integers(1, 4))):
         still = random.random() < 0.3
-        name = str(random.choice(THINGS) if still else random.choice(list(MONSTERS), p=share))
+        name = str(random.choice(OBJECTS) if still else random.choice(list(MONSTERS), p=share))
         if names and random.random() < 0.25:
             name = names[-1]
         friend = not still and random.random() < 0.3
@@ -162,19 +163,19 @@ def summon(started: vizdoom.DoomGame, random: Random) -> list[str]:
     return names
 
 
-def watched(
+def play(
     started: vizdoom.DoomGame, names: list[str], random: Random
 ) -> list[tuple[Any, list[Any], Any]]:
-    """Frames, their labels and label pictures, while the player looks at what was summoned."""
+    """Play while the player looks at the objects; returns frames, labels and label images."""
     policy = random.choice(["still", "track", "pan", "strafe"])
     shoots, speed, swing = random.random() < 0.35, random.uniform(0.03, 0.2), random.uniform(1, 6)
-    aim, seen = None, []
+    aim, recorded = None, []
     for k in range(int(random.integers(50, 90))):
         state = started.get_state()
         if state is None:
             break
         labels = [(each.object_id, each.object_name, each.value) for each in state.labels]
-        seen.append((state.screen_buffer.copy(), labels, state.labels_buffer.copy()))
+        recorded.append((state.screen_buffer.copy(), labels, state.labels_buffer.copy()))
         turn, ahead, right = random.normal() * 0.3, 0.0, 0.0
         if policy != "still":
             wanted = [each for each in state.labels if each.object_name in names]
@@ -190,65 +191,79 @@ def watched(
                 right = 10 * float(np.sin(speed * k))
             ahead = 4 * float(np.sin(speed * k * 0.7))
         act(started, turn, ahead, right, int(shoots and (k // 6) % 2))
-    return seen
+    return recorded
 
 
-def clip(seen: list[tuple[Any, list[Any], Any]], random: Random) -> Clip | None:
-    """What is worth keeping of it: monsters first, a thing only where there are none."""
+def clip(recorded: list[tuple[Any, list[Any], Any]], random: Random) -> Clip | None:
+    """Make a clip of the objects that are large for long enough; None if there are none.
+
+    Monsters are taken first; another object only where there are no monsters.
+    """
     areas: dict[int, dict[int, tuple[int, int]]] = {}
     names: dict[int, str] = {}
-    for frame, (_, labels, buffer) in enumerate(seen):
+    for frame, (_, labels, buffer) in enumerate(recorded):
         counts = np.bincount(buffer.ravel(), minlength=256)
-        for of, name, value in labels:
-            if value and counts[value] and (name in MONSTERS or name in THINGS):
-                areas.setdefault(of, {})[frame] = int(value), int(counts[value])
-                names[of] = name
-    least = LEAST * seen[0][0][..., 0].size if seen else 0
-    large = [of for of in areas if sum(a >= least for _, a in areas[of].values()) >= SEEN]
+        for object_id, name, value in labels:
+            if value and counts[value] and (name in MONSTERS or name in OBJECTS):
+                areas.setdefault(object_id, {})[frame] = int(value), int(counts[value])
+                names[object_id] = name
+    min_area = MIN_AREA * recorded[0][0][..., 0].size if recorded else 0
+    large = [
+        object_id
+        for object_id in areas
+        if sum(a >= min_area for _, a in areas[object_id].values()) >= MIN_FRAMES
+    ]
     if not large:
         return None
     large = [
-        of for *_, of in sorted((names[of] not in MONSTERS, random.random(), of) for of in large)
+        object_id
+        for *_, object_id in sorted(
+            (names[object_id] not in MONSTERS, random.random(), object_id) for object_id in large
+        )
     ]
-    large = large[:MOST] if names[large[0]] in MONSTERS else large[:1]
+    large = large[:MAX_OBJECTS] if names[large[0]] in MONSTERS else large[:1]
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(50, 92))]
 
-    def drawn(of: int) -> dict[int, Encoded]:
+    def encode_masks(object_id: int) -> dict[int, Encoded]:
         return {
-            frame: cv2.imencode(".png", (seen[frame][2] == value).astype(np.uint8) * 255)[1]
-            for frame, (value, _) in areas[of].items()
+            frame: cv2.imencode(".png", (recorded[frame][2] == value).astype(np.uint8) * 255)[1]
+            for frame, (value, _) in areas[object_id].items()
         }
 
-    frames = [cv2.imencode(".jpg", each[..., ::-1], quality)[1] for each, *_ in seen]
-    masks = {of: drawn(of) for of in large}
-    return {"names": {of: names[of] for of in large}, "frames": frames, "masks": masks}
+    frames = [cv2.imencode(".jpg", each[..., ::-1], quality)[1] for each, *_ in recorded]
+    masks = {object_id: encode_masks(object_id) for object_id in large}
+    return {
+        "names": {object_id: names[object_id] for object_id in large},
+        "frames": frames,
+        "masks": masks,
+    }
 
 
 def main() -> None:
-    """Play, and write a file for each clip."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("folder", type=Path)
-    arguments.add_argument("--games", type=int, default=60)
-    arguments.add_argument("--seed", type=int, default=11)
-    asked = arguments.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
+    """Play games, and write a file for each clip."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--games", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=11)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     maps = [each for each in range(1, 33) if each not in HELD_OUT]
     written = 0
-    for number in range(asked.games):
-        random = np.random.default_rng((asked.seed, number))
+    for number in range(arguments.games):
+        random = np.random.default_rng((arguments.seed, number))
         started = game(random, maps)
         for _ in range(int(random.integers(3, 6))):
             started.new_episode()
             started.send_game_command("god")
             if random.random() < 0.3:
                 started.send_game_command("notarget")
-            found = clip(watched(started, summon(started, random), random), random)
-            if found is not None:
-                path = asked.folder / f"{asked.seed}_{written:04d}.pkl"
-                path.write_bytes(pickle.dumps(found))
+            made = clip(play(started, summon(started, random), random), random)
+            if made is not None:
+                path = arguments.folder / f"{arguments.seed}_{written:04d}.pkl"
+                path.write_bytes(pickle.dumps(made))
                 written += 1
         started.close()
-        print(f"{number + 1} of {asked.games} games: {written} clips", flush=True)
+        print(f"{number + 1} of {arguments.games} games: {written} clips", flush=True)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ FRAMES, ON_PAGE, SHOT = 67_000, 50_000, 48
 
 
 class DrawnSource:
-    """A frame source of drawn shots, each of other colours, that move; the same each time."""
+    """A source of synthetic frames: moving shots with different colours, the same in each run."""
 
     path = Path("drawn.mp4")
 
@@ -41,11 +41,11 @@ class DrawnSource:
         self.total = count
 
     def count(self) -> int:
-        """The number of frames."""
+        """Return the number of frames."""
         return self.total
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
-        """Small images of coloured patches."""
+        """Yield small images of coloured patches."""
         for n in range(skip, self.total):
             rng = np.random.default_rng(n // SHOT)
             patches = rng.integers(0, 256, (5, 8, 3)).astype(np.uint8)
@@ -53,18 +53,18 @@ class DrawnSource:
             yield Frame("drawn.mp4", n, Fraction(n, 2), np.roll(image, n % SHOT, axis=1))
 
     def videos(self) -> dict[str, dict[str, Any]]:
-        """The header entry of the clip."""
+        """Return the header entry of the clip."""
         facts = {"frame_count": self.total, "width": 320, "height": 180}
         return {"drawn.mp4": {"path": "drawn.mp4", "fingerprint": "", **facts}}
 
 
 def peak_gb() -> float:
-    """The peak memory of this process, in GB."""
+    """Return the peak memory of this process, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def measure_map(folder: Path, count: int, method: str, encode_every: int) -> None:
-    """Gather and lay out `count` frames; the network encodes one of each `encode_every`."""
+    """Gather and lay out `count` frames; the network encodes one frame in `encode_every`."""
 
     class SparseEmbedder(embeddings.ShippedEmbedder):
         def encode(self, pictures: Any) -> Any:
@@ -145,7 +145,7 @@ def measure_page(folder: Path) -> None:
 
 
 def measure_networks(clips: list[Path], truths: list[Path], names: list[str]) -> None:
-    """Print the share of a frame's five nearest that is of its shot, by network and on the map."""
+    """Print the share of the five nearest frames that are of the same shot, by network."""
     shots = {p.name.split(".")[0]: json.loads(p.read_text("utf-8"))["shots"] for p in truths}
     for name in names:
         network, rows, kinds, clip_of, seconds = embeddings.load(name), [], [], [], []
@@ -211,7 +211,7 @@ def measure_similar(clips: int, frames: int) -> None:
 
 
 def neighbour_share(rows: Any, kinds: list[tuple[int, int]]) -> float:
-    """The share of each row's five nearest rows that is of the same kind."""
+    """Return the mean share of a row's five nearest rows that have the same kind."""
     distances = ((rows[:, None] - rows[None]) ** 2).sum(-1)
     np.fill_diagonal(distances, np.inf)
     near = distances.argsort(1)[:, :5]
@@ -219,7 +219,7 @@ def neighbour_share(rows: Any, kinds: list[tuple[int, int]]) -> float:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Run the measurements and print them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", nargs="*", type=Path)
     parser.add_argument("--truth", nargs="*", type=Path, default=[])

@@ -80,7 +80,7 @@ def run(row: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(row["threads"])
     spent: dict[str, float] = defaultdict(float)
-    follower = followers.made(row)
+    follower = followers.load_follower(row)
     if follower.model is not None:
         clock(follower, spent)
     frame = 0

@@ -1,10 +1,10 @@
-"""How fast videos are read, against the `ffmpeg` command doing the same, run by turns.
+"""Measure the speed of reading videos, compared with the `ffmpeg` command, in alternating runs.
 
     python benchmarks/video.py [CLIP ...]
 
-For each clip: every frame decoded to RGB, and only the keyframes. The ratio is ffmpeg's time over
-ours, the median of the rounds: above 1 is faster than ffmpeg. The file counts as changed before
-each round, so that nothing known of it from the round before is used.
+Two rows for each clip: all frames decoded to RGB, and only the keyframes. The ratio is the time of
+ffmpeg divided by ours, the median of the rounds: above 1, ours is faster. The file's time of change
+is set before each round, so that nothing cached in the round before is used.
 """
 
 import argparse
@@ -23,20 +23,20 @@ SHIPPED = Path(__file__).parents[1] / "tests" / "clips" / "demo.mp4"
 
 
 def by_ffmpeg(clip: Path, *options: str) -> None:
-    """Decode to RGB and throw it away."""
+    """Decode to RGB with ffmpeg, and discard the frames."""
     command = ["ffmpeg", "-v", "error", "-nostdin", *options, "-i", str(clip), "-vsync", "0"]
     subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-y", os.devnull], check=True)
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Measure the wall time of a call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def count(frames: Iterable[object]) -> int:
-    """Take them all."""
+    """Read all frames, and count them."""
     return sum(1 for _ in frames)
 
 
@@ -45,8 +45,8 @@ def compare(clip: Path, kind: str, rounds: int) -> None:
     read = reader.frames if kind == "frames" else reader.keyframes
     options = () if kind == "frames" else ("-skip_frame", "nokey")
     ours, theirs = [], []
-    for turn in range(rounds):
-        os.utime(clip, (turn, turn))
+    for number in range(rounds):
+        os.utime(clip, (number, number))
         theirs.append(seconds(lambda: by_ffmpeg(clip, *options)))
         ours.append(seconds(lambda: count(read(clip))))
     frames = count(read(clip))
@@ -60,16 +60,16 @@ def compare(clip: Path, kind: str, rounds: int) -> None:
 
 
 def main() -> None:
-    """Compare on each clip."""
+    """Compare the speeds on each clip."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", nargs="*", type=Path, default=[SHIPPED])
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for clip in asked.clips:
+        for clip in arguments.clips:
             copy = Path(shutil.copy(clip, folder))
             for kind in ("frames", "keyframes"):
-                compare(copy, kind, asked.rounds)
+                compare(copy, kind, arguments.rounds)
 
 
 if __name__ == "__main__":
