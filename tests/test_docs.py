@@ -37,20 +37,21 @@ PYTHON_PAGES = sorted({page for page, text in blocks("python") if "import annota
 
 @pytest.fixture(scope="module")
 def short_clip(tmp_path_factory):
-    """The first 12 frames of the bundled clip: enough for every example."""
+    """The first 6 frames of the bundled clip: the examples read up to frame 5."""
     from annotate.video.reader import frames
     from annotate.video.writer import VideoWriter
 
     path = tmp_path_factory.mktemp("clip") / "dock.mp4"
     with VideoWriter(path, 35, (800, 600)) as writer:
-        for frame in frames(CLIPS / "demo.mp4", stop=12):
+        for frame in frames(CLIPS / "demo.mp4", stop=6):
             writer.write(frame.image)
     return path
 
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.stem)
 def test_the_python_examples_of_a_page_run_from_top_to_bottom(page, short_clip):
-    shutil.copy(CLIPS / "demo.points.csv", "points.csv")
+    header, first_point, *_ = (CLIPS / "demo.points.csv").read_text().splitlines()
+    Path("points.csv").write_text(f"{header}\n{first_point}\n")  # one object takes a third of three
     for _, text in blocks("python", [page]):
         shutil.copy(short_clip, "dock.mp4")
         exec(compile(text, str(page), "exec"), {"my_detector": my_detector})

@@ -22,7 +22,7 @@ from PIL import Image
 from annotate.errors import BrokenVideo, OutputError, VideoError
 from annotate.items.records import Frame
 from annotate.video import reader
-from annotate.video.reader import prefetch
+from annotate.video.reader import FrameSelection, prefetch
 from annotate.video.writer import VideoWriter
 
 COUNT, WIDTH, HEIGHT = 60, 128, 96
@@ -250,6 +250,27 @@ def test_a_rate_takes_the_first_frame_of_every_tick(rate, clips):
     for start in (1, 3, 20, 59):
         later = [f.index for f in reader.frames(clips("varied.mp4"), rate=rate, start=start)]
         assert later == [index for index in expected if index >= start]
+
+
+@pytest.mark.parametrize(
+    "selection, expected",
+    [
+        (FrameSelection(), list(range(140))),
+        (FrameSelection(every=50), [0, 50, 100]),
+        (FrameSelection(every=50, start=3, stop=104), [3, 53, 103]),
+        (FrameSelection(rate=1), [0, 35, 70, 105]),
+        (FrameSelection(keyframes=True), [0, 35, 70, 105]),
+        (FrameSelection(keyframes=True, start=1, stop=105), [35, 70]),
+        (FrameSelection(maximum=3), [0, 70, 139]),
+        (FrameSelection(keyframes=True, maximum=2), [0, 105]),
+        (FrameSelection(every=70, maximum=9), [0, 70]),
+    ],
+    ids=str,
+)
+def test_a_selection_gives_these_frames(selection, expected, demo):
+    assert [frame.index for frame in selection.frames(demo)] == expected
+    count = selection.count(reader.probe(demo))
+    assert count == len(expected) or selection.keyframes or selection.maximum == 9
 
 
 # Turned, coloured
