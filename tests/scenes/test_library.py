@@ -1,11 +1,13 @@
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,21 +22,27 @@ from annotate.scenes.store import SceneStore
 from annotate.video import reader
 
 
-@pytest.fixture
-def clips(tmp_path):
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
     """Two clips of three shots each, six seconds long."""
-    folder = tmp_path / "clips"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("clips")
     one = film(folder / "one.mp4", pan(1, 20), still(2, 20), pan(3, 20))
     two = film(folder / "two.mp4", pan(4, 20), pan(5, 20), still(6, 20))
     return one, two
 
 
-@pytest.fixture
-def db(clips, tmp_path):
-    path = tmp_path / "show.db"
+@pytest.fixture(scope="module")
+def stored(clips, tmp_path_factory):
+    """A database of both clips, made once: tests write to copies."""
+    path = tmp_path_factory.mktemp("stored") / "show.db"
     assert library.add(clips, path) == ["one.mp4", "two.mp4"]
     return path
+
+
+@pytest.fixture
+def db(stored, tmp_path):
+    """A database of both clips that a test may change."""
+    return Path(shutil.copy(stored, tmp_path / "show.db"))
 
 
 def overlaid(picture):
