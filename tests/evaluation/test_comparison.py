@@ -382,23 +382,31 @@ corners = 2
 """
 
 
-@pytest.fixture
-def strangers(tmp_path):
-    """Runs a command line where a package of detectors is installed that is not ours."""
-    project, site = tmp_path / "project", tmp_path / "site"
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder in which a package of detectors is installed that is not ours."""
+    folder = tmp_path_factory.mktemp("stranger")
+    project, site = folder / "project", folder / "site"
     project.mkdir()
     (project / "stranger.py").write_text(STRANGER)
     (project / "pyproject.toml").write_text(PROJECT)
-    (tmp_path / "words.v1.toml").write_text(TOLD)
     build = "import hatchling.build as b, sys; print(b.build_wheel(sys.argv[1]))"
-    words = [sys.executable, "-c", build, str(tmp_path)]
+    words = [sys.executable, "-c", build, str(folder)]
     made = subprocess.run(words, cwd=project, capture_output=True, text=True, check=True)
-    with zipfile.ZipFile(tmp_path / made.stdout.split()[-1]) as wheel:
+    with zipfile.ZipFile(folder / made.stdout.split()[-1]) as wheel:
         wheel.extractall(site)
+    return site
+
+
+@pytest.fixture
+def strangers(site, tmp_path):
+    """Runs a command line where the stranger's package is installed."""
+    (tmp_path / "words.v1.toml").write_text(TOLD)
 
     def run(*words):
         command = [sys.executable, "-m", "annotate", *map(str, words)]
-        env = os.environ | {"PYTHONPATH": str(site)}
+        python_path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+        env = os.environ | {"PYTHONPATH": python_path}
         return subprocess.run(command, capture_output=True, text=True, env=env)
 
     return run

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sample_data import SHARED
 
 from annotate.errors import BrokenVideo, OutputError, VideoError
 from annotate.items.records import Frame
@@ -719,7 +720,7 @@ def test_importing_is_light():
 
 @pytest.mark.shared
 def test_the_gameplay_clips_are_read_as_their_ground_truth_counts_them():
-    folder = Path(__file__).parents[3] / "shared" / "gameplay" / "dev"
+    folder = SHARED / "gameplay" / "dev"
     for name, count in {"easy": 245, "medium": 280, "hard": 270, "multishot": 384}.items():
         assert reader.probe(folder / f"{name}.mp4").frame_count == count
     path = folder / "multishot.mp4"

@@ -18,6 +18,13 @@ def page(browser):
     return page
 
 
+def press_and_save(page, key):
+    """Press a key of a decision, and wait until the server has written it."""
+    with page.expect_response("**/decide") as answer:
+        page.keyboard.press(key)
+    assert answer.value.status == 200
+
+
 def test_hits_are_kept_and_rejected_by_key_and_the_items_follow(search_folder, page):
     with gallery.serving(search_folder) as address:
         page.goto(address)
@@ -27,11 +34,10 @@ def test_hits_are_kept_and_rejected_by_key_and_the_items_follow(search_folder, p
         assert page.evaluate(
             "[...document.images].slice(0, 2).every((i) => i.naturalWidth === 160)"
         )
-        page.keyboard.press("k")
-        page.keyboard.press("r")
+        press_and_save(page, "k")
+        press_and_save(page, "r")
         page.wait_for_selector("figure.rejected")
-        page.wait_for_timeout(200)
-        assert "1 kept, 1 rejected, 0 open" in page.inner_text("#tally")
+        page.get_by_text("1 kept, 1 rejected, 0 open").wait_for()
         first, second = results.read_hits(search_folder)
         assert results.read_decisions(search_folder) == {first.name: True, second.name: False}
         items = list(journal.read(search_folder / "items.jsonl"))
@@ -40,8 +46,7 @@ def test_hits_are_kept_and_rejected_by_key_and_the_items_follow(search_folder, p
         page.reload()
         page.wait_for_selector("figure.rejected")
         page.keyboard.press("ArrowRight")
-        page.keyboard.press("u")
-        page.wait_for_timeout(200)
+        press_and_save(page, "u")
         assert results.read_decisions(search_folder) == {first.name: True}
         items = journal.read(search_folder / "items.jsonl")
         assert {item.video for item in items if item.objects} == set(EPISODES)
