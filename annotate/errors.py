@@ -64,8 +64,9 @@ class AnnotateError(Exception):
 class UnknownName(AnnotateError):
     """A name that is not among the choices; the text names the nearest.
 
-    >>> str(UnknownName("detector", "color", ["colour", "yolo"]))
-    "no detector 'color'; did you mean 'colour'? There are: colour, yolo"
+    Examples:
+        >>> str(UnknownName("detector", "color", ["colour", "yolo"]))
+        "no detector 'color'; did you mean 'colour'? There are: colour, yolo"
     """
 
     def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:

@@ -38,8 +38,9 @@ def atomic_file(
     gives each process and thread a temporary path of its own, for a file that several may write at
     once. `mode` are the permission bits of a file that must never be readable by others.
 
-    >>> with atomic_file(Path("table.csv")) as draft:  # doctest: +SKIP
-    ...     table.to_csv(draft)
+    Examples:
+        >>> with atomic_file(Path("table.csv")) as draft:  # doctest: +SKIP
+        ...     table.to_csv(draft)
 
     Raises:
         OutputError: nothing can be written there; `error` chooses another class for this.

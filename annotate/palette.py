@@ -20,8 +20,9 @@ _HUE_SPREAD, _LIGHTNESS_SPREAD = 0.09, 0.28  # how far apart the shades of a cla
 class Colour(NamedTuple):
     """Red, green and blue, 0 to 255.
 
-    >>> Colour(0, 217, 255).hex, Colour(0, 217, 255).text_colour
-    ('#00D9FF', Colour(red=0, green=0, blue=0))
+    Examples:
+        >>> Colour(0, 217, 255).hex, Colour(0, 217, 255).text_colour
+        ('#00D9FF', Colour(red=0, green=0, blue=0))
     """
 
     red: int

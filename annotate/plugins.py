@@ -36,8 +36,9 @@ def _entry_points(group: str) -> dict[str, EntryPoint]:
 class Family(Generic[_P]):
     """The plugins of one kind: an entry point group, and what one of them is called.
 
-    >>> FAMILIES["detectors"].names()[:2]
-    ['cascade', 'colour']
+    Examples:
+        >>> FAMILIES["detectors"].names()[:2]
+        ['cascade', 'colour']
     """
 
     group: str
@@ -179,8 +180,9 @@ def _parse_value(type_hint: Any, text: str, where: str) -> Any:
 def split_pair(text: str, expected: str = "KEY=VALUE") -> tuple[str, str]:
     """Split `KEY=VALUE` at its first equals sign.
 
-    >>> split_pair("prompt=x = 2")
-    ('prompt', 'x = 2')
+    Examples:
+        >>> split_pair("prompt=x = 2")
+        ('prompt', 'x = 2')
 
     Raises:
         AnnotateError: no key or no equals sign; says what was expected.
@@ -197,10 +199,11 @@ def parse_pairs(text: str, expected: str = "KEY=VALUE", separators: str = ", ") 
     A separator belongs to the value where no `KEY=` comes after it. Quotes round a whole key or
     value are removed.
 
-    >>> parse_pairs("a=1, b='2 3' c=4,5")
-    {'a': '1', 'b': '2 3', 'c': '4,5'}
-    >>> parse_pairs("a=1 b=2,c=3", separators=",")
-    {'a': '1 b=2', 'c': '3'}
+    Examples:
+        >>> parse_pairs("a=1, b='2 3' c=4,5")
+        {'a': '1', 'b': '2 3', 'c': '4,5'}
+        >>> parse_pairs("a=1 b=2,c=3", separators=",")
+        {'a': '1 b=2', 'c': '3'}
 
     Raises:
         AnnotateError: says what was expected.

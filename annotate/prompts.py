@@ -283,8 +283,9 @@ def parse_frame_box(text: str, scope: PromptScope) -> tuple[int, Box]:
 def parse_xyxy(text: str, size_wh: tuple[int, int], context: str) -> Box:
     """Parse `X1,Y1,X2,Y2` into a box (xyxy, pixels) inside a picture; `context` begins the errors.
 
-    >>> parse_xyxy("10,20,50,60", (64, 64), "`box`")
-    (10.0, 20.0, 50.0, 60.0)
+    Examples:
+        >>> parse_xyxy("10,20,50,60", (64, 64), "`box`")
+        (10.0, 20.0, 50.0, 60.0)
 
     Raises:
         PromptError: not four numbers, or a box outside the picture.

@@ -93,10 +93,11 @@ def build(items: str | Path | Iterable[str | Path], output: str | Path, **option
     `options` are those of `annotate.dataset.build.build_dataset`: `every`, `rate`, `maximum`,
     `frames`, `classes`, `min_score`, `videos`, `image_format`, `force`.
 
-    >>> import annotate
-    >>> boxes = annotate.detect(demo_clip, vocabulary="designator.v1", stop=20, output="b.jsonl")
-    >>> len(annotate.build(boxes, "dataset", every=10))
-    2
+    Examples:
+        >>> import annotate
+        >>> path = annotate.detect(demo_clip, vocabulary="designator.v1", stop=20, output="b.jsonl")
+        >>> len(annotate.build(path, "dataset", every=10))
+        2
 
     Raises:
         ItemsError, DatasetError, OutputError: see `annotate.errors`.
@@ -178,10 +179,11 @@ def write_coco(
     `labels` are the classes, in the order of `class_id`. A frame without detections is kept as a
     negative. The result is read back by pycocotools and compared before it appears at `output`.
 
-    >>> import annotate
-    >>> pairs = annotate.detect(demo_clip, vocabulary="designator.v1", stop=20, every=10)
-    >>> annotate.write_coco(pairs, ["designator"], "coco").objects
-    2
+    Examples:
+        >>> import annotate
+        >>> pairs = annotate.detect(demo_clip, vocabulary="designator.v1", stop=20, every=10)
+        >>> annotate.write_coco(pairs, ["designator"], "coco").objects
+        2
 
     Raises:
         DatasetError: a class id without a label, or one frame twice.

@@ -52,9 +52,10 @@ def frames(
     keyframes alone; at most `max_frames` of these, spread evenly. `annotate frames`, which drops
     blurred and duplicate ones, is `annotate.sampling`.
 
-    >>> import annotate
-    >>> [frame.index for frame in annotate.frames(demo_clip, every=50)]
-    [0, 50, 100]
+    Examples:
+        >>> import annotate
+        >>> [frame.index for frame in annotate.frames(demo_clip, every=50)]
+        [0, 50, 100]
 
     Raises:
         VideoError: the clip cannot be read.
@@ -118,10 +119,11 @@ def detect(
     object has its own. `options` are the fields of the named detector. To write a file, a detector
     must be a dataclass: its fields are the settings in the file's header.
 
-    >>> import annotate
-    >>> pairs = annotate.detect(demo_clip, "colour", vocabulary="designator.v1", stop=2)
-    >>> [detections.data["class_name"].tolist() for frame, detections in pairs]
-    [['designator'], ['designator']]
+    Examples:
+        >>> import annotate
+        >>> pairs = annotate.detect(demo_clip, "colour", vocabulary="designator.v1", stop=2)
+        >>> [detections.data["class_name"].tolist() for frame, detections in pairs]
+        [['designator'], ['designator']]
 
     Raises:
         UnknownName: no such detector, option or vocabulary.
@@ -235,12 +237,13 @@ def propagate(
     are ignored. `options` are the fields of the engine. In the Detections `tracker_id` is the
     object, `mask` is (n, H, W) bool, `class_id` counts the classes in the order of the prompts.
 
-    >>> import annotate, pandas
-    >>> points = pandas.DataFrame([[[290, 330], 1, 1, 0]],
-    ...                           columns=["point_xy", "object_id", "label", "frame_id"])
-    >>> pairs = annotate.propagate(demo_clip, points, stop=2, fast=True)
-    >>> [detections.tracker_id.tolist() for frame, detections in pairs]
-    [[1], [1]]
+    Examples:
+        >>> import annotate, pandas
+        >>> points = pandas.DataFrame([[[290, 330], 1, 1, 0]],
+        ...                           columns=["point_xy", "object_id", "label", "frame_id"])
+        >>> pairs = annotate.propagate(demo_clip, points, stop=2, fast=True)
+        >>> [detections.tracker_id.tolist() for frame, detections in pairs]
+        [[1], [1]]
 
     Raises:
         PromptError: a row that is no prompt on this clip; nothing to follow.
@@ -340,10 +343,11 @@ def segment(
 ) -> Pairs | Path:
     """Cut the frames of a clip into all their segments, by superpixels or SAM 2's point grid.
 
-    >>> import annotate
-    >>> [(frame, detections)] = annotate.segment(demo_clip, "slic", stop=1, n_segments=50)
-    >>> detections.mask.shape[1:]
-    (600, 800)
+    Examples:
+        >>> import annotate
+        >>> [(frame, detections)] = annotate.segment(demo_clip, "slic", stop=1, n_segments=50)
+        >>> detections.mask.shape[1:]
+        (600, 800)
 
     Raises:
         UnknownName: no such segmenter or option.

@@ -40,8 +40,9 @@ _PIXEL_DIGITS = 1  # decimals of a coordinate in the points table
 def make_vocabulary(texts: Iterable[str], label: str | None = None) -> Vocabulary:
     """Make a vocabulary of phrases; each phrase is its own class, or all are the class `label`.
 
-    >>> make_vocabulary(["red mech"], "mech").classes
-    {'mech': {'moondream': ['red mech']}}
+    Examples:
+        >>> make_vocabulary(["red mech"], "mech").classes
+        {'mech': {'moondream': ['red mech']}}
     """
     classes: dict[str, dict[str, list[str]]] = {}
     for text in texts:

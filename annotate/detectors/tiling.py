@@ -63,8 +63,9 @@ def tiles(size_wh: tuple[int, int], tile: int, overlap: float) -> list[Tile]:
 
     The last tile of a row or a column ends at the edge of the picture.
 
-    >>> tiles((100, 60), 60, 0.25)
-    [(0, 0, 100, 60), (0, 0, 60, 60), (40, 0, 100, 60)]
+    Examples:
+        >>> tiles((100, 60), 60, 0.25)
+        [(0, 0, 100, 60), (0, 0, 60, 60), (40, 0, 100, 60)]
     """
     width, height = size_wh
     whole = (0, 0, width, height)

@@ -100,8 +100,9 @@ def _parse_class(row: dict[str, str]) -> DatasetClass:
 def search(word: str, count: int = 20, embedder: TextEmbedder | None = None) -> list[ClassMatch]:
     """Search the classes by a word or phrase, best match first; `embedder` also matches by meaning.
 
-    >>> [(match.dataset_class.name, match.kind) for match in search("armour", 2)]
-    [('armor', 'exact'), ('chain mail', 'word')]
+    Examples:
+        >>> [(match.dataset_class.name, match.kind) for match in search("armour", 2)]
+        [('armor', 'exact'), ('chain mail', 'word')]
 
     Raises:
         PromptError: the word has no letters.

@@ -47,9 +47,10 @@ def compare_detectors(
     sheet. Each detector runs in a process of its own: one that fails has its `error` in its run. A
     run that is complete is not repeated.
 
-    >>> table = compare_detectors(  # doctest: +SKIP
-    ...     "clip.mp4", ["colour", "yoloe"], vocabulary="designator.v1", output="comparison"
-    ... ).table()
+    Examples:
+        >>> table = compare_detectors(  # doctest: +SKIP
+        ...     "clip.mp4", ["colour", "yoloe"], vocabulary="designator.v1", output="comparison"
+        ... ).table()
 
     Raises:
         UnknownName: no such detector, option or vocabulary, or the truth has none of the classes.

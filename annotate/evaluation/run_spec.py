@@ -48,9 +48,10 @@ def parse_run_spec(text: str, vocabulary: Vocabulary) -> RunSpec:
 
     A comma belongs to the value if no `KEY=` follows it; quotes round a value are removed.
 
-    >>> words = Vocabulary("mugs.v1", {"mug": {}}, "")
-    >>> parse_run_spec("strict=colour:min_score=0.6,min_area=9", words).options
-    {'min_score': '0.6', 'min_area': '9'}
+    Examples:
+        >>> words = Vocabulary("mugs.v1", {"mug": {}}, "")
+        >>> parse_run_spec("strict=colour:min_score=0.6,min_area=9", words).options
+        {'min_score': '0.6', 'min_area': '9'}
 
     Raises:
         UnknownName: no such detector or option.

@@ -64,8 +64,9 @@ def project_autoencoder(
 def layer_widths(width: int) -> list[int]:
     """Return the widths of the layers, geometric from `width` to 2.
 
-    >>> layer_widths(256)
-    [256, 76, 23, 7, 2]
+    Examples:
+        >>> layer_widths(256)
+        [256, 76, 23, 7, 2]
     """
     return [
         round(width * (2 / width) ** (step / _ENCODER_LAYERS))

@@ -27,8 +27,9 @@ def as_array(boxes: Boxes) -> BoxArray:
 def area(box: Box) -> float:
     """Return the area of one box in pixels; 0 where its corners are in the wrong order.
 
-    >>> area((2, 3, 6, 5))
-    8.0
+    Examples:
+        >>> area((2, 3, 6, 5))
+        8.0
     """
     return float(areas([box])[0])
 
@@ -58,8 +59,9 @@ def iou_matrix(a: Boxes, b: Boxes) -> npt.NDArray[np.float64]:
 def iou(a: Box, b: Box) -> float:
     """Return the intersection over union of two boxes, 0..1.
 
-    >>> iou((0, 0, 4, 4), (0, 0, 4, 2))
-    0.5
+    Examples:
+        >>> iou((0, 0, 4, 4), (0, 0, 4, 2))
+        0.5
     """
     return float(iou_matrix([a], [b])[0, 0])
 
@@ -74,8 +76,9 @@ def clip(boxes: Boxes, size_wh: tuple[int, int]) -> BoxArray:
 def clip_box(box: Box, size_wh: tuple[int, int]) -> Box:
     """Return one box clipped to a picture of `size_wh`.
 
-    >>> clip_box((-1, 2, 30, 8), (20, 10))
-    (0.0, 2.0, 20.0, 8.0)
+    Examples:
+        >>> clip_box((-1, 2, 30, 8), (20, 10))
+        (0.0, 2.0, 20.0, 8.0)
     """
     x1, y1, x2, y2 = clip([box], size_wh)[0].tolist()
     return x1, y1, x2, y2

@@ -151,9 +151,10 @@ class Appender:
 def append(path: Path | str, header: Header, *, force: bool = False) -> AppendContext:
     """Start a file of items, or continue the one that an equal run left; `-` is standard output.
 
-    >>> with append("boxes.jsonl", header) as out:  # doctest: +SKIP
-    ...     for item in items:
-    ...         out.write(item)
+    Examples:
+        >>> with append("boxes.jsonl", header) as out:  # doctest: +SKIP
+        ...     for item in items:
+        ...         out.write(item)
 
     Raises:
         SettingsDiffer: the file was written with other settings; lists them.
@@ -271,8 +272,9 @@ def resume_items(
     of later frames. `progress` is called with each item when it is on disk. Where the run fails
     before its first item, as for want of a server, no file is left.
 
-    >>> resume_items("boxes.jsonl", header, lambda last: detect(last + 1))  # doctest: +SKIP
-    True
+    Examples:
+        >>> resume_items("boxes.jsonl", header, lambda last: detect(last + 1))  # doctest: +SKIP
+        True
     """
 
     def write_rest(appender: Appender) -> None:

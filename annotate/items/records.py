@@ -31,9 +31,10 @@ class Frame:
     `image` is RGB, (H, W, 3), uint8. `index` counts the pictures of a full decode from 0. `seconds`
     is exact, so that two ways of sampling give the same picture the same time.
 
-    >>> frame = Frame("dock.mp4", 75, Fraction(5, 2), np.zeros((4, 6, 3), np.uint8))
-    >>> frame.name, frame.size_wh
-    ('dock.mp4#75', (6, 4))
+    Examples:
+        >>> frame = Frame("dock.mp4", 75, Fraction(5, 2), np.zeros((4, 6, 3), np.uint8))
+        >>> frame.name, frame.size_wh
+        ('dock.mp4#75', (6, 4))
     """
 
     video: str
@@ -103,9 +104,10 @@ class Item:
 class Vocabulary:
     """The classes, in the order of their ids, and each detector's phrases for them.
 
-    >>> words = Vocabulary("mugs.v1", {"plate": {}, "mug": {"yolo-world": ["cup"]}}, "5e1f")
-    >>> words.labels, words.phrases("yolo-world")
-    (('plate', 'mug'), {1: ['cup']})
+    Examples:
+        >>> words = Vocabulary("mugs.v1", {"plate": {}, "mug": {"yolo-world": ["cup"]}}, "5e1f")
+        >>> words.labels, words.phrases("yolo-world")
+        (('plate', 'mug'), {1: ['cup']})
     """
 
     name: str

@@ -17,8 +17,9 @@ def evenly_spaced(count: int, limit: int | None) -> list[int]:
     The first and the last position are always among them where `limit` is 2 or more. None is no
     limit.
 
-    >>> evenly_spaced(10, 4)
-    [0, 3, 6, 9]
+    Examples:
+        >>> evenly_spaced(10, 4)
+        [0, 3, 6, 9]
     """
     if limit is None or limit >= count:
         return list(range(count))
@@ -30,8 +31,9 @@ def chunks(values: Iterable[_T], size: int) -> Iterator[list[_T]]:
 
     At most `size` values are held in memory. (`itertools.batched` needs Python 3.12.)
 
-    >>> list(chunks("abcde", 2))
-    [['a', 'b'], ['c', 'd'], ['e']]
+    Examples:
+        >>> list(chunks("abcde", 2))
+        [['a', 'b'], ['c', 'd'], ['e']]
     """
     rest = iter(values)
     while chunk := list(islice(rest, size)):

@@ -241,7 +241,8 @@ def update(job: Job, out: Path, *, progress: Callable[[Item], None] = lambda ite
     their own first prompt. Returns False if there was nothing to do.
 
     Raises:
-        As `plan_update` and `run_to_file`.
+        SettingsDiffer, ItemsError, PromptError: see `plan_update`.
+        AnnotateError: see `run_to_file`.
     """
     # a file of its own, with which a stopped update continues
     update_path = RunFiles(out.parent, out.name).update_items

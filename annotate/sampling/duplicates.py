@@ -143,8 +143,9 @@ def farthest_points(
     beforehand, which are not returned. Ties go to the lower index, so that the same rows give the
     same picks, and a smaller count gives the beginning of a larger one.
 
-    >>> farthest_points([[0.0], [1.0], [9.0], [5.0]], 3)
-    [3, 0, 2]
+    Examples:
+        >>> farthest_points([[0.0], [1.0], [9.0], [5.0]], 3)
+        [3, 0, 2]
     """
     rows = np.atleast_2d(np.asarray(features, np.float32))
     if not rows.size:

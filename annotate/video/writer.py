@@ -27,8 +27,9 @@ class VideoWriter:
     under a temporary name and renamed when it is complete; after an error it is removed. (Not by
     `files.atomic_file`, which would report an OSError of the caller's block as a failed write.)
 
-    >>> with VideoWriter("overlay.mp4", 30, (1280, 720)) as video:  # doctest: +SKIP
-    ...     video.write(image)
+    Examples:
+        >>> with VideoWriter("overlay.mp4", 30, (1280, 720)) as video:  # doctest: +SKIP
+        ...     video.write(image)
 
     Raises:
         OutputError: it cannot be written, no picture was written, a picture has another size.

@@ -133,8 +133,9 @@ def _to_palette(colours: Sequence[Colour]) -> sv.ColorPalette:
 def caption(obj: Object) -> str:
     """Write the label of an object: class, track and score, as far as the object has them.
 
-    >>> caption(Object("mug", (0, 0, 9, 9), 0.914, 3))
-    'mug #3 0.91'
+    Examples:
+        >>> caption(Object("mug", (0, 0, 9, 9), 0.914, 3))
+        'mug #3 0.91'
     """
     track = "" if obj.track is None else f" #{obj.track}"
     return f"{obj.label}{track}" + ("" if obj.score is None else f" {obj.score:.2f}")

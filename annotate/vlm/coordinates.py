@@ -53,8 +53,9 @@ _LAYOUTS = (  # xyxy as fractions of the picture; none is another one, or its tr
 class BoxFormat:
     """How a model writes a box: the unit of its numbers, the number at full size, the order.
 
-    >>> BoxFormat.parse("relative 1000 yxyx").xyxy((250, 0, 500, 100), (800, 600))
-    (0.0, 150.0, 80.0, 300.0)
+    Examples:
+        >>> BoxFormat.parse("relative 1000 yxyx").xyxy((250, 0, 500, 100), (800, 600))
+        (0.0, 150.0, 80.0, 300.0)
     """
 
     unit: str

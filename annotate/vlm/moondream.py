@@ -42,8 +42,9 @@ class Moondream:
     The `moondream` client has no time-out and no retries, so both are added here. `local_model` is
     a model in this process that is asked instead: see `load_local`.
 
-    >>> image = Moondream().encode_image(frame.image)  # doctest: +SKIP
-    >>> image.boxes("mech"), image.query("Which colour is the mech?")  # doctest: +SKIP
+    Examples:
+        >>> image = Moondream().encode_image(frame.image)  # doctest: +SKIP
+        >>> image.boxes("mech"), image.query("Which colour is the mech?")  # doctest: +SKIP
     """
 
     endpoint: str = STATION_URL

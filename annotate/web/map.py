@@ -167,7 +167,8 @@ def build_map(
     are mapped. `method` is pacmap, umap, autoencoder or pca; by default pacmap if it is installed,
     else pca. `report` is called with messages: the count of frames, and each damaged clip.
 
-    >>> atlas = build_map(["one.mp4", "two.mp4"], "map", rate=1)  # doctest: +SKIP
+    Examples:
+        >>> atlas = build_map(["one.mp4", "two.mp4"], "map", rate=1)  # doctest: +SKIP
 
     Raises:
         OutputError: `output` holds a map and `force` is not given, or it cannot be written.

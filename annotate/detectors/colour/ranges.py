@@ -35,8 +35,9 @@ _VIVID_LIMITS = {"saturation": (0.3, 1.0), "value": (0.2, 1.0)}  # below these a
 class ColourRange:
     """The interval of each channel of `space`; a hue interval whose low is above its high wraps.
 
-    >>> ColourRange("hsv", ((340, 20), (0.3, 1), (0.2, 1))).middle_rgb()
-    (153.0, 53.55, 53.55)
+    Examples:
+        >>> ColourRange("hsv", ((340, 20), (0.3, 1), (0.2, 1))).middle_rgb()
+        (153.0, 53.55, 53.55)
     """
 
     space: str

@@ -21,8 +21,9 @@ from annotate.items.records import Mask, Picture
 class CropWindow:
     """A square of `side` pixels centred on (x, y); it may reach beyond the picture.
 
-    >>> CropWindow(10.0, 20.0, 8.0).scaled(2.0)
-    CropWindow(x=10.0, y=20.0, side=16.0)
+    Examples:
+        >>> CropWindow(10.0, 20.0, 8.0).scaled(2.0)
+        CropWindow(x=10.0, y=20.0, side=16.0)
     """
 
     x: float
