@@ -22,7 +22,7 @@ PACKAGE = ROOT / "annotate"
 # its package.
 FLOORS = [
     "errors",
-    "plugins files device palette",
+    "plugins files device palette progress",
     "items",
     "video weights vocabulary backbone",
     "prompts embeddings vlm sam2",

@@ -38,10 +38,10 @@ Pairs = Iterator[tuple[Frame, "sv.Detections"]]
 def read_items(path: str | Path, clip: Clip | None = None) -> Pairs:
     """Yield the frames of a file of items with their objects, as `detect` and `propagate` do.
 
-    `clip` says where the clip is, if not where the items say.
+    `clip` is the path of the clip, if it is not where the items say.
 
     Raises:
-        ItemsError: not a file of items, or the clip is another one.
+        ItemsError: not a file of items, or it was made from another clip.
     """
     from annotate.dataset import frame_sources
     from annotate.video import reader
@@ -65,7 +65,7 @@ def find(
     force: bool = False,
     **options: Any,
 ) -> FoundShots:
-    """Find the shots of clips that show what the reference pictures show.
+    """Find the shots of clips that show the target of the reference pictures.
 
     `target` names it, and is the label of the items in the folder `output`. `options` are the
     fields of `annotate.search.run.SearchOptions`: `method` ("local" ranks by similarity, "vlm" asks
@@ -90,7 +90,7 @@ def find(
 def build(items: str | Path | Iterable[str | Path], output: str | Path, **options: Any) -> Dataset:
     """Build a dataset from one or several files of items and the clips that they name.
 
-    `options` are those of `annotate.dataset.build.build_dataset`: `every`, `rate`, `maximum`,
+    `options` are those of `annotate.dataset.build.build_dataset`: `every`, `rate`, `max_frames`,
     `frames`, `classes`, `min_score`, `videos`, `image_format`, `force`.
 
     Examples:
@@ -111,16 +111,16 @@ def build(items: str | Path | Iterable[str | Path], output: str | Path, **option
 def split(
     dataset: str | Path | Dataset, *, val: float = 0.2, test: float = 0.0, seed: int = 0
 ) -> Dataset:
-    """Split a dataset by clip and shot into train, val and test; `val` and `test` are shares.
+    """Split a dataset by clip and shot into train, val and test; `val` and `test` are fractions.
 
     Raises:
-        DatasetError: there are too few shots for the parts.
+        DatasetError: there are fewer shots than splits.
     """
     from annotate.dataset.split import split_dataset
 
-    shares = {"train": 1 - val - test, "val": val, "test": test}
-    wanted = {part: share for part, share in shares.items() if share > 0}
-    return split_dataset(_dataset(dataset), wanted, seed=seed)
+    fractions = {"train": 1 - val - test, "val": val, "test": test}
+    fractions = {name: fraction for name, fraction in fractions.items() if fraction > 0}
+    return split_dataset(_dataset(dataset), fractions, seed=seed)
 
 
 def _dataset(given: str | Path | Dataset) -> Dataset:
@@ -174,7 +174,7 @@ def write_coco(
     *,
     force: bool = False,
 ) -> ExportReport:
-    """Write frames and their Detections as a COCO dataset: pictures and annotations.
+    """Write frames and their Detections as a COCO dataset: images and annotations.
 
     `labels` are the classes, in the order of `class_id`. A frame without detections is kept as a
     negative. The result is read back by pycocotools and compared before it appears at `output`.
@@ -245,7 +245,7 @@ def push(
     url: str | None = None,
     token_file: str | Path | None = None,
 ) -> PushReport:
-    """Push a dataset to Label Studio to be corrected; a second push sends only what changed.
+    """Push a dataset to Label Studio for correction; a second push sends only what changed.
 
     Without `url` the local Label Studio of `annotate studio up` is used.
 
@@ -268,7 +268,7 @@ def pull(
     token_file: str | Path | None = None,
     force: bool = False,
 ) -> PullReport:
-    """Pull what people have submitted in Label Studio, as the corrected dataset `output`.
+    """Pull the submitted annotations from Label Studio, as the corrected dataset `output`.
 
     Raises:
         DatasetError, StudioError, OutputError: see `annotate.errors`.
@@ -290,12 +290,12 @@ def _studio(
 
 
 def diff(dataset: str | Path | Dataset, corrected: str | Path | Dataset) -> list[ObjectChange]:
-    """List what changed between a dataset and its correction, object by object.
+    """List the changes between a dataset and its correction, object by object.
 
-    `annotate.dataset.diff.to_dataframe` makes a table of it.
+    `annotate.dataset.diff.to_dataframe` makes a table of them.
 
     Raises:
-        DatasetError: they have no frame in common.
+        DatasetError: the two datasets have no frame in common.
     """
     from annotate.dataset.diff import diff_datasets
 
@@ -308,7 +308,7 @@ def compare(
     """Compare detectors side by side on a clip or a dataset, each in a process of its own.
 
     A detector is `[TITLE=]NAME[:KEY=VALUE,...]`. `options` are those of
-    `annotate.evaluation.comparison.compare_detectors`: `truth`, `vocabulary`, `every` and others.
+    `annotate.evaluation.comparison.compare_detectors`: `truth`, `vocabulary`, `selection`, ...
 
     Raises:
         AnnotateError: as `compare_detectors`.

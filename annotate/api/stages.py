@@ -128,7 +128,7 @@ def detect(
     Raises:
         UnknownName: no such detector, option or vocabulary.
         VideoError: the clip cannot be read.
-        SettingsDiffer, OutputError: `output` was made under other settings, or cannot be written.
+        SettingsDiffer, OutputError: `output` was made with other settings, or cannot be written.
     """
     from annotate.detectors import run
     from annotate.video.reader import FrameSelection
@@ -142,7 +142,7 @@ def detect(
         return _propose(detector, selection.frames(Path(clip)), name)
     if not dataclasses.is_dataclass(detector):
         raise AnnotateError(
-            f"{name} is not a dataclass: without its fields no header can be written"
+            f"{name} is not a dataclass: its settings cannot be written; make it a frozen dataclass"
         )
     job = run.Job(detector, name, Path(clip), selection)
     run.run_to_file(job, Path(output), force=force, progress=progress)
@@ -165,13 +165,13 @@ def _propose(detector: Detector, selected: Iterable[Frame], source: str) -> Pair
 
     recent: dict[int, Frame] = {}
 
-    def remembered() -> Iterator[Frame]:
+    def keep_frames() -> Iterator[Frame]:
         for frame in selected:
             recent[frame.index] = frame
             yield frame
 
     labels = detector.vocabulary.labels
-    for item in detect_frames(detector, remembered(), source):
+    for item in detect_frames(detector, keep_frames(), source):
         yield recent.pop(item.frame), item_detections.item_to_detections(item, labels)
 
 
@@ -246,7 +246,7 @@ def propagate(
         [[1], [1]]
 
     Raises:
-        PromptError: a row that is no prompt on this clip; nothing to follow.
+        PromptError: a row is not a prompt on this clip, or there are no prompts.
         UnknownName: no such engine or option.
         SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
     """
@@ -341,7 +341,7 @@ def segment(
     progress: Progress = _no_progress,
     **options: Any,
 ) -> Pairs | Path:
-    """Cut the frames of a clip into all their segments, by superpixels or SAM 2's point grid.
+    """Segment whole frames of a clip, by superpixels or by SAM 2's grid of points.
 
     Examples:
         >>> import annotate

@@ -109,7 +109,7 @@ def read_curves(path: Path) -> dict[str, dict[str, CalibrationCurve]]:
     """Read the curves that `write_curves` wrote: detector -> class -> curve.
 
     Raises:
-        AnnotateError: no such file, or no calibration of scores.
+        AnnotateError: there is no such file, or it holds no calibration of scores.
     """
     try:
         record = json.loads(path.read_text("utf-8"))
@@ -135,7 +135,7 @@ def _parse_curve(record: Mapping[str, Any]) -> CalibrationCurve:
 
 
 def curves_to_json(curves: Mapping[str, Mapping[str, CalibrationCurve]], iou: float) -> str:
-    """Encode curves as JSON; `iou` is the IoU from which on a box was taken as correct."""
+    """Encode curves as JSON; `iou` is the IoU from which a box counts as correct."""
     detectors = {
         source: {label: vars(curve) for label, curve in classes.items()}
         for source, classes in curves.items()
@@ -172,11 +172,11 @@ def fit_curves(
     that it does not have are left out. `method` is auto, isotonic or platt.
 
     Raises:
-        AnnotateError: no class has enough boxes, or an unknown method.
+        AnnotateError: no class has enough boxes, or the method is unknown.
         ItemsError: a file of items has no frame of the truth.
     """
     if method not in METHODS:
-        raise AnnotateError(f"method must be {', '.join(METHODS)}, got {method!r}")
+        raise AnnotateError(f"`method` must be {', '.join(METHODS)}, got {method!r}")
     truth = ground_truth.read(truth_path).objects
     rows: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
     for path in item_paths:
@@ -244,7 +244,7 @@ def _calibrate_class(source: str, label: str, rows: Scores, method: str) -> Clas
 
 
 def _smoothed_share(correct: Scores) -> float | None:
-    """The share of correct boxes by Laplace's rule, never 0 or 1; None without boxes."""
+    """Compute the share of correct boxes by Laplace's rule, never 0 or 1; None without boxes."""
     return round(float((correct.sum() + 1) / (len(correct) + 2)), 6) if len(correct) else None
 
 

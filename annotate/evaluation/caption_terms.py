@@ -110,7 +110,7 @@ def _is_content_word(token: Any) -> bool:
 
 
 def _is_object_noun(token: Any) -> bool:
-    """True if a token is a noun, but not one for the picture itself."""
+    """Return whether a token is a noun, but not one for the picture itself."""
     return (
         token.pos_ in _NOUN_TAGS
         and _is_content_word(token)
@@ -195,8 +195,8 @@ def neighbour_table(descriptions: Sequence[ParsedDescription], word: str) -> pd.
 def phrase_table(descriptions: Sequence[ParsedDescription], word: str) -> pd.DataFrame:
     """Return a row for each noun phrase; phrases with the word first, then by their gain."""
     table = _rate_table(_term_rates(descriptions, lambda each: each.phrases), "phrase")
-    holds = [word in re.findall(r"\w+", phrase) for phrase in table["phrase"]]
-    return table.assign(holds_word=holds).sort_values(
+    holds_word = [word in re.findall(r"\w+", phrase) for phrase in table["phrase"]]
+    return table.assign(holds_word=holds_word).sort_values(
         ["holds_word", "gain", "count"], ascending=False, kind="stable", ignore_index=True
     )
 
@@ -275,9 +275,9 @@ def draw_offset_histogram(table: pd.DataFrame, word: str, out: Path) -> None:
     offsets, has = table["offset"].to_numpy(float), table["has_word"].to_numpy(bool)
     edges = np.geomspace(offsets.min(), max(offsets.max(), offsets.min() + 1), _BINS + 1)
     groups = [(f"with “{word}”", offsets[has], "#d62728"), ("without", offsets[~has], "#b0b0b0")]
-    names = [f"{name}: {len(these)}, {_median_text(these)}" for name, these, _ in groups]
+    names = [f"{name}: {len(group)}, {_median_text(group)}" for name, group, _ in groups]
     axes.hist(
-        [these for _, these, _ in groups],
+        [group for _, group, _ in groups],
         bins=list(edges),
         stacked=True,
         color=[colour for _, _, colour in groups],

@@ -131,7 +131,7 @@ def describe_crops(
     force: bool = False,
     progress: Callable[[Description], None] = lambda description: None,
 ) -> list[Description]:
-    """Describe every crop, and write a JSON line for each into `out`; a stopped run is resumed.
+    """Describe every crop, and write a JSON line for each to `out`; a stopped run is resumed.
 
     Raises:
         SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
@@ -156,7 +156,10 @@ def describe_crops(
 
 
 def _resume(out: Path, header: Header, crops: Sequence[Crop], force: bool) -> list[Description]:
-    """Read what an equal run has written, and cut the file off after its last whole line."""
+    """Read the descriptions of an equal run, and cut the file off after its last whole line.
+
+    `journal.resume` is not used: it reads and writes items, and a description is not an item.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         text = out.read_text(encoding="utf-8") if out.exists() and not force else ""

@@ -28,22 +28,9 @@ Vectors = npt.NDArray[Any]  # (n, d), each of length 1
 _MIN_SPELLING_RATIO = 0.8  # of two spellings; below it, one is no misspelling of the other
 _MIN_COSINE = 0.4  # of two text embeddings; below it, the meanings are not related
 _MIN_PART_LENGTH = 4  # letters: shorter texts are part of too many words
-_STOP_WORDS = {
-    "a",
-    "an",
-    "and",
-    "at",
-    "by",
-    "for",
-    "from",
-    "in",
-    "is",
-    "of",
-    "on",
-    "or",
-    "the",
-    "to",
-}
+_STOP_WORDS = frozenset(
+    ("a", "an", "and", "at", "by", "for", "from", "in", "is", "of", "on", "or", "the", "to")
+)
 _SUFFIXES = ("ies", "ing", "ers", "es", "ed", "er", "s", "y", "e")
 
 
@@ -108,8 +95,9 @@ def search(word: str, count: int = 20, embedder: TextEmbedder | None = None) -> 
         PromptError: the word has no letters.
     """
     if not _words(word):
-        raise PromptError(f"{word!r}: a word to search for has letters")
-    matches = {one: match for one in all_classes() if (match := _best_match(word, one)) is not None}
+        raise PromptError(f"{word!r} has no letters; give a word or a phrase to search for")
+    best_matches = {each: _best_match(word, each) for each in all_classes()}
+    matches = {each: match for each, match in best_matches.items() if match is not None}
     if embedder is not None:
         for match in _meaning_matches(word, embedder):
             matches.setdefault(match.dataset_class, match)
@@ -121,7 +109,7 @@ def _sort_key(match: ClassMatch) -> tuple[int, float, int]:
 
 
 def _best_match(word: str, dataset_class: DatasetClass) -> ClassMatch | None:
-    """The best match of a word with the names and the definition of a class."""
+    """Find the best match of a word with the names and the definition of a class."""
     query_words = _words(word)
     matches = []
     for name in dataset_class.all_names:
@@ -142,7 +130,7 @@ def _best_match(word: str, dataset_class: DatasetClass) -> ClassMatch | None:
 def _name_similarities(
     query_words: Sequence[str], name_words: Sequence[str]
 ) -> list[tuple[str, float]]:
-    """The kinds of match of two phrases, and the similarity by each."""
+    """List the kinds of match of two phrases, and the similarity by each."""
     pairs = (
         ("word", set(query_words), set(name_words)),
         ("stem", _stems(query_words), _stems(name_words)),
@@ -151,10 +139,10 @@ def _name_similarities(
         (kind, 2 * len(mine & theirs - _STOP_WORDS) / (len(mine) + len(theirs)))
         for kind, mine, theirs in pairs
     ]
-    one, other = sorted(("".join(query_words), "".join(name_words)), key=len)
-    if len(one) >= _MIN_PART_LENGTH and one in other:
-        similarities.append(("part", len(one) / len(other)))
-    spelling = difflib.SequenceMatcher(None, one, other)
+    shorter, longer = sorted(("".join(query_words), "".join(name_words)), key=len)
+    if len(shorter) >= _MIN_PART_LENGTH and shorter in longer:
+        similarities.append(("part", len(shorter) / len(longer)))
+    spelling = difflib.SequenceMatcher(None, shorter, longer)
     if (
         spelling.real_quick_ratio() >= _MIN_SPELLING_RATIO
         and spelling.quick_ratio() >= _MIN_SPELLING_RATIO
@@ -182,13 +170,14 @@ def _stem(word: str) -> str:
 
 def _meaning_matches(word: str, embedder: TextEmbedder) -> list[ClassMatch]:
     texts = [
-        f"{one.name}: {one.definition}" if one.definition else one.name for one in all_classes()
+        f"{each.name}: {each.definition}" if each.definition else each.name
+        for each in all_classes()
     ]
     cosines = _cached_vectors(embedder, texts) @ embedder.embed([word])[0]
     pairs = zip(all_classes(), cosines.tolist(), strict=True)
     return [
-        ClassMatch(one, one.name, "meaning", cosine)
-        for one, cosine in pairs
+        ClassMatch(each, each.name, "meaning", cosine)
+        for each, cosine in pairs
         if cosine >= _MIN_COSINE
     ]
 
@@ -229,9 +218,9 @@ def _load_spacy_embedder() -> TextEmbedder | None:
     except ImportError:
         return None
     for name in spacy.util.get_installed_models():
-        words = spacy.load(name)
-        if words.vocab.vectors_length:
-            return spacy_embedder(words, f"{name} {words.meta['version']}")
+        pipeline = spacy.load(name)
+        if pipeline.vocab.vectors_length:
+            return spacy_embedder(pipeline, f"{name} {pipeline.meta['version']}")
     return None
 
 

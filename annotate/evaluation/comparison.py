@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 
 from annotate.dataset import frame_sources
@@ -15,12 +14,9 @@ from annotate.evaluation.ground_truth import GroundTruth
 from annotate.evaluation.run_spec import parse_run_specs
 from annotate.evaluation.scores import Comparison, score_run
 from annotate.items.records import Vocabulary
+from annotate.progress import ProgressBar, no_progress
 from annotate.video.reader import FrameSelection
 from annotate.vocabulary import read_vocabulary
-
-# Called with the title of a run and its number of frames (None if unknown); what the context
-# manager yields is called once for each frame.
-ProgressFactory = Callable[[str, int | None], AbstractContextManager[Callable[[], object]]]
 
 
 def compare_detectors(
@@ -36,15 +32,15 @@ def compare_detectors(
     batch_size: int = 8,
     rows: int = 8,
     force: bool = False,
-    progress: ProgressFactory = lambda *_: nullcontext(lambda: None),
+    progress: ProgressBar = no_progress,
 ) -> Comparison:
     """Run detectors on the same frames, score them, and write a report into the folder `output`.
 
     `clip` is a clip or a dataset's folder. `detectors` are texts `[TITLE=]NAME[:KEY=VALUE,...]`.
     `truth` is a file of items, a COCO file or a dataset's folder; a dataset is its own truth.
     `vocabulary` is by default the classes of the truth. `each_phrase` adds a run for each phrase of
-    a class. `min_score` is where no truth gives a best threshold; `rows` are the frames on the
-    sheet. Each detector runs in a process of its own: one that fails has its `error` in its run. A
+    a class. Without a truth, boxes count from `min_score` on. `rows` is the number of frames on the
+    sheet. Each detector runs in a process of its own; the run of one that fails has an `error`. A
     run that is complete is not repeated.
 
     Examples:
@@ -96,7 +92,7 @@ def check_classes(truth: GroundTruth | None, vocabulary: Vocabulary) -> None:
     """Refuse a truth that has none of the vocabulary's classes.
 
     Raises:
-        UnknownName: names the nearest.
+        UnknownName: the truth has other classes; the message lists them.
     """
     if truth is not None and not set(truth.labels) & set(vocabulary.labels):
         raise UnknownName("class in the truth", vocabulary.labels[0], truth.labels)

@@ -44,9 +44,9 @@ def read(
         return _from_items(dataset.classes, (sample.item for sample in dataset))
     if path.is_file() and coco.is_coco(path):
         return _read_coco(path, image_keys or {}, with_masks)
-    book = journal.read(path)
-    items = list(book)
-    labels = book.header.vocabulary.get("labels")
+    items_file = journal.read(path)
+    items = list(items_file)
+    labels = items_file.header.vocabulary.get("labels")
     return _from_items(labels or sorted({o.label for i in items for o in i.objects}), items)
 
 
@@ -62,8 +62,8 @@ def read_for_source(path: Path | None, source: FrameSource) -> GroundTruth | Non
     """
     if path is not None:
         return _match_videos(read(path, image_keys=source.image_keys()), source, path)
-    own = source.classes_and_items()
-    return None if own is None else _match_videos(_from_items(*own), source, source.path)
+    labelled = source.classes_and_items()
+    return None if labelled is None else _match_videos(_from_items(*labelled), source, source.path)
 
 
 def _from_items(labels: Sequence[str], items: Iterable[Item]) -> GroundTruth:

@@ -180,7 +180,7 @@ def _coco_table(
 def _unranked_precision(
     recall: FloatArray, detections: ObjectsByFrame, truth: ObjectsByFrame, labels: Sequence[str]
 ) -> FloatArray:
-    """Precision by IoU, recall and class of boxes without an order; `recall` is (IoU, class)."""
+    """Compute the precision of boxes without an order, (IoU, recall, class), from their recall."""
     proposed_count, truth_count = (
         np.array([sum(o.label == name for o in _objects_on(each, truth)) for name in labels], float)
         for each in (detections, truth)
@@ -276,7 +276,7 @@ def track_metrics(
 def _masks_by_track(
     frames: Iterable[tuple[int, Sequence[Object]]],
 ) -> defaultdict[int, dict[int, Rle]]:
-    """Track -> frame index -> mask."""
+    """Group masks: track -> frame index -> mask."""
     tracks: defaultdict[int, dict[int, Rle]] = defaultdict(dict)
     for frame, objects in frames:
         for obj in objects:

@@ -16,11 +16,16 @@ from annotate.evaluation.metrics import ObjectsByFrame, filter_objects, sort_sco
 from annotate.evaluation.scores import Comparison, RunScore
 from annotate.files import atomic_file
 from annotate.items.records import Frame, Item, Object, Picture
-from annotate.viewing.contact_sheet import select_informative, truncate_text
+from annotate.viewing.contact_sheet import (
+    BACKGROUND,
+    PALE_TEXT_COLOUR,
+    TEXT_COLOUR,
+    select_informative,
+    truncate_text,
+)
 from annotate.viewing.crop_view import full_view
 from annotate.viewing.overlay import draw_item, font
 
-_BACKGROUND, _TEXT_COLOUR, _MUTED_COLOUR = (17, 19, 24), (236, 239, 244), (150, 158, 172)
 _GAP, _FONT_SIZE, _LINE_HEIGHT = 8, 15, 20  # pixels
 _MAX_TITLE_LENGTH = 60  # letters of a title in the legend
 _MAX_BOXES = 12  # boxes drawn in a cell: more would hide the picture
@@ -79,7 +84,7 @@ def draw_curves(comparison: Comparison, out: Path) -> bool:
         width = 1.4 + 1.2 * (len(scored) - 1 - index)  # equal curves are all visible
         _draw_curve(axes, each, width)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.set_title("boxes held against the truth at IoU 0.5")
+    axes.set_title("boxes against the truth at IoU 0.5")
     figure.legend(loc="outside lower left", frameon=False)
     with atomic_file(out) as draft:
         figure.savefig(draft, format="png", dpi=110, metadata={"Software": None})
@@ -184,16 +189,14 @@ def _draw_grid(
     size = (_GAP + len(headings) * (width + _GAP), 0)
     top = 2 * _GAP + _LINE_HEIGHT
     size = (size[0], top + sum(heights) + len(rows) * (_LINE_HEIGHT + _GAP))
-    grid = Image.new("RGB", size, _BACKGROUND)
+    grid = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(grid)
     for column, heading in enumerate(headings):
         x = _GAP + column * (width + _GAP)
-        draw.text(
-            (x, _GAP), truncate_text(heading, width), fill=_TEXT_COLOUR, font=font(_FONT_SIZE)
-        )
+        draw.text((x, _GAP), truncate_text(heading, width), fill=TEXT_COLOUR, font=font(_FONT_SIZE))
     for (title, row), height in zip(rows, heights, strict=True):
         for column, picture in enumerate(row):
             grid.paste(Image.fromarray(picture), (_GAP + column * (width + _GAP), top))
-        draw.text((_GAP, top + height + 2), title, fill=_MUTED_COLOUR, font=font(_FONT_SIZE - 2))
+        draw.text((_GAP, top + height + 2), title, fill=PALE_TEXT_COLOUR, font=font(_FONT_SIZE - 2))
         top += height + _LINE_HEIGHT + _GAP
     return grid

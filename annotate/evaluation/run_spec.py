@@ -90,10 +90,10 @@ def split_by_phrase(spec: RunSpec) -> list[RunSpec]:
 
 
 def _single_phrase_spec(spec: RunSpec, label: str, phrase: str) -> RunSpec:
-    """The run with one phrase of one class; the other classes stay, without prompts."""
-    words = spec.vocabulary
-    classes = {each: {spec.detector: [phrase]} if each == label else {} for each in words.classes}
+    """Make the run with one phrase of one class; the other classes stay, without prompts."""
+    full = spec.vocabulary
+    classes = {each: {spec.detector: [phrase]} if each == label else {} for each in full.classes}
     digest = hashlib.sha256(json.dumps(classes, default=str).encode()).hexdigest()
-    one_phrase = Vocabulary(words.name, classes, digest)
+    one_phrase = Vocabulary(full.name, classes, digest)
     title = f"{spec.title} “{phrase}”"
     return replace(spec, title=title, vocabulary=one_phrase, phrase=phrase)

@@ -56,15 +56,15 @@ class WorkerSpec:
 
     def differences(self, other: WorkerSpec) -> list[str]:
         """Describe the settings that differ; the path of the footage does not count."""
-        mine, theirs = self._comparable_settings(), other._comparable_settings()
-        keys = [key for key in mine if mine[key] != theirs[key]]
-        return [f"{key}: {mine[key]}, not {theirs[key]}" for key in keys]
+        own, others = self._comparable_settings(), other._comparable_settings()
+        keys = [key for key in own if own[key] != others[key]]
+        return [f"{key}: {own[key]}, not {others[key]}" for key in keys]
 
     def _comparable_settings(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {"detector": self.detector, "options": self.options}
-        facts |= {"vocabulary": self.vocabulary["name"], "batch": self.batch}
-        facts |= {"vocabulary's content": self.vocabulary["sha256"][:12]}
-        return facts | {"clips": self.footage["clips"], **self.footage["choice"]}
+        settings: dict[str, Any] = {"detector": self.detector, "options": self.options}
+        settings |= {"vocabulary": self.vocabulary["name"], "batch": self.batch}
+        settings |= {"vocabulary's content": self.vocabulary["sha256"][:12]}
+        return settings | {"clips": self.footage["clips"], **self.footage["choice"]}
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _measurements(detector: TimedDetector) -> Measurements:
 
 
 def _peak_memory_bytes() -> int | None:
-    """The peak memory of this process, in bytes.
+    """Measure the peak memory of this process, in bytes.
 
     Linux's VmHWM starts at 0 with each program; `ru_maxrss` may be that of the parent process.
     """
@@ -196,7 +196,7 @@ def _weight_files(settings: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _money_per_frame(usage: budget.UsageTotal | None, frame_count: int) -> float | None:
-    """The price of a frame, as if no answer came from a cache; None where no price is known."""
+    """Compute the price of a frame without cached answers; None where no price is known."""
     if usage is None or not usage.cost or not frame_count:
         return None
     return usage.cost * (usage.questions + usage.cached) / usage.questions / frame_count
@@ -256,7 +256,7 @@ def run_all(
     """
     folders = {out / "columns" / spec.folder_name: spec for spec in run_specs}
     if len(folders) < len(run_specs):
-        raise OutputError("the same detector with the same options twice: give each once")
+        raise OutputError("two detectors have the same options or the same title; give each once")
     for folder, spec in folders.items():
         _prepare_folder(folder, _worker_spec(spec, source, batch_size), force)
     for folder, spec in folders.items():
@@ -278,8 +278,8 @@ def _prepare_folder(run_folder: Path, spec: WorkerSpec, force: bool) -> None:
     path = run_folder / _SPEC_FILE
     if path.exists() and not force:
         earlier = WorkerSpec(**json.loads(path.read_text(encoding="utf-8")))
-        now = WorkerSpec(**json.loads(_spec_json(spec)))
-        journal.check_same_settings(run_folder, earlier.differences(now))
+        current = WorkerSpec(**json.loads(_spec_json(spec)))
+        journal.check_same_settings(run_folder, earlier.differences(current))
     try:
         run_folder.mkdir(parents=True, exist_ok=True)
         if force:
@@ -296,10 +296,10 @@ def _spec_json(spec: WorkerSpec) -> str:
 
 def _run_in_process(run_folder: Path, advance: Callable[[], object]) -> str:
     """Run a prepared folder to its end; return why it failed, or ""."""
-    words = [sys.executable, "-m", "annotate.evaluation.runs", str(run_folder / _SPEC_FILE)]
+    command = [sys.executable, "-m", "annotate.evaluation.runs", str(run_folder / _SPEC_FILE)]
     with (
         (run_folder / _LOG_FILE).open("w", encoding="utf-8") as log,
-        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log) as child,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as child,
     ):
         assert child.stdout is not None
         try:
@@ -313,7 +313,7 @@ def _run_in_process(run_folder: Path, advance: Callable[[], object]) -> str:
 
 
 def _failure_reason(log_path: Path, exit_code: int) -> str:
-    """The last line that a process printed, or how it ended."""
+    """Return the last line that a process printed, or how it ended."""
     lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     end = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
     return lines[-1].strip() if lines and exit_code > 0 else f"{end}, see {log_path}"

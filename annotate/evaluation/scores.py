@@ -73,7 +73,7 @@ class RunScore:
         return self.curve.precision, self.curve.recall, self.curve.scores
 
     def visible_objects(self, min_score: float) -> dict[FrameKey, list[Object]]:
-        """The objects from its best threshold on; without truth, from `min_score` on."""
+        """Select the objects from the best threshold on; without truth, from `min_score` on."""
         threshold = min_score if self.best_point is None else max(self.best_point[2], 0.0)
         return metrics.filter_objects(self.objects, self.run.spec.labels, threshold)
 
@@ -199,7 +199,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
 
 
 def _cost_per_correct_box(run_score: RunScore) -> dict[str, float]:
-    """The price of a correct box at the best threshold."""
+    """Compute the price of a correct box at the best threshold."""
     price, curve = run_score.run.measurements.money_per_frame, run_score.curve
     if price is None or curve is None or run_score.best_point is None:
         return {}

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +24,7 @@ from annotate.footage_map.projection import PlanePoints
 from annotate.items import journal
 from annotate.items.records import Frame, record_to_json
 from annotate.items.sequences import chunks
+from annotate.progress import ProgressBar, no_progress
 from annotate.video.reader import FrameSelection
 
 MAP_FILE = "map.json"
@@ -33,9 +33,6 @@ _VECTOR_BATCH_SIZE = 1024
 _FRAME_BATCH_SIZE = 16
 
 FrameCallback = Callable[[Frame], object]
-# Called with a description and a count (None if unknown); what the context manager yields is
-# called once for each frame.
-ProgressFactory = Callable[[str, int | None], AbstractContextManager[Callable[[], object]]]
 
 
 def open_sources(
@@ -98,14 +95,14 @@ def gather(
     sources: Sequence[FrameSource],
     embedder: ImageEmbedder,
     on_frame: FrameCallback = lambda _: None,
-    progress: ProgressFactory = lambda *_: nullcontext(lambda: None),
+    progress: ProgressBar = no_progress,
 ) -> FrameVectors:
     """Embed every frame of the sources, in order; `on_frame` is called with each.
 
     A clip that is damaged is used up to the damage.
 
     Raises:
-        VideoError: two clips have one name; there are no frames.
+        VideoError: two clips have the same name, or no frame is selected.
     """
     gathered = FrameVectors()
     with progress("frames", count_frames(sources)) as advance:
@@ -132,8 +129,8 @@ def _add_frames(gathered: FrameVectors, source: FrameSource) -> Iterator[Frame]:
     numbers = {name: number for number, name in enumerate(gathered.clips)}
     try:
         for batch in _frame_batches(source.frames()):
-            for name, same in itertools.groupby(batch, key=lambda frame: frame.video):
-                frames = list(same)
+            for name, clip_frames in itertools.groupby(batch, key=lambda frame: frame.video):
+                frames = list(clip_frames)
                 gathered.vector_caches[numbers[name]].for_frames(frames)
                 for frame in frames:
                     gathered.clip_index.append(numbers[name])
@@ -228,13 +225,16 @@ def lay_out(
     seed: int,
 ) -> Atlas:
     """Project the embeddings to a plane, and spread them over the unit square."""
-    clip, frame = np.array(gathered.clip_index, np.int64), np.array(gathered.frame_index, np.int64)
+    clip_index = np.array(gathered.clip_index, np.int64)
+    frame_index = np.array(gathered.frame_index, np.int64)
     seconds = np.array([float(each) for each in gathered.seconds])
     vectors = projection.principal_components(gathered.vector_batches)
-    xy = projection.spread_points(projection.project(vectors, method, clip, seconds, seed))
+    xy = projection.spread_points(projection.project(vectors, method, clip_index, seconds, seed))
     paths = tuple(str(each.path.resolve()) for each in sources)
     settings = {**settings, "method": method, "seed": seed}
-    return Atlas(paths, gathered.clips, settings, clip, frame, tuple(gathered.seconds), xy)
+    return Atlas(
+        paths, gathered.clips, settings, clip_index, frame_index, tuple(gathered.seconds), xy
+    )
 
 
 def read(folder: Path) -> Atlas:
@@ -245,18 +245,18 @@ def read(folder: Path) -> Atlas:
     """
     try:
         record = json.loads((folder / MAP_FILE).read_text(encoding="utf-8"))
-        rows = record["frames"]
+        columns = record["frames"]
         return Atlas(
             tuple(record["sources"]),
             record["clips"],
             record["settings"],
-            np.array(rows["clip"], np.int64),
-            np.array(rows["frame"], np.int64),
-            tuple(Fraction(each) for each in rows["seconds"]),
-            np.column_stack([rows["x"], rows["y"]]).astype(float),
+            np.array(columns["clip"], np.int64),
+            np.array(columns["frame"], np.int64),
+            tuple(Fraction(each) for each in columns["seconds"]),
+            np.column_stack([columns["x"], columns["y"]]).astype(float),
         )
     except FileNotFoundError:
-        raise ItemsError(f"{folder}: no map: make one with `annotate map`") from None
+        raise ItemsError(f"{folder}: no map in it; make one with `annotate map`") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ItemsError(f"{folder / MAP_FILE}: damaged ({error}); make it again") from None
 

@@ -9,20 +9,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from annotate.dataset import frame_sources
 from annotate.errors import AnnotateError, OutputError
-from annotate.files import atomic_file
 from annotate.footage_map.atlas import Atlas
 from annotate.items.records import Frame, Picture
 from annotate.video.reader import FrameSelection
-from annotate.viewing.contact_sheet import Cell, cell_width, lay_out, letterbox
+from annotate.viewing.contact_sheet import (
+    BACKGROUND,
+    Cell,
+    cell_width,
+    lay_out,
+    letterbox,
+    save_image,
+)
 
 _MAX_PIXELS = 1.2e9  # of a poster: 3.6 GB
 _MAX_TILES_ACROSS = 24  # by default
-_BACKGROUND, _DOT_COLOUR = (17, 19, 24), (62, 68, 80)
-_ENCODERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
+_DOT_COLOUR = (62, 68, 80)
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_JPEG_QUALITY = 92
 _PATH_START_COLOUR, _PATH_END_COLOUR = np.array([90, 160, 255]), np.array([255, 120, 80])
 _PATH_MARGIN = 8  # pixels
 _NEAREST_ROWS = 16  # frames near a tile that are tried at once
@@ -39,7 +45,7 @@ class MapRegion:
     def __post_init__(self) -> None:
         if not (0 <= self.x < 1 and 0 <= self.y < 1 and 0 < self.width <= 1):
             given = f"x={self.x:g}, y={self.y:g}, width={self.width:g}"
-            raise AnnotateError(f"a region of the map has x, y and width from 0 to 1, not {given}")
+            raise AnnotateError(f"a region of the map has x, y and width from 0 to 1, got {given}")
 
     def rows(self, atlas: Atlas) -> npt.NDArray[np.int64]:
         """Return the rows of the map in the region."""
@@ -62,7 +68,7 @@ def choose_tiles(
 
     rows = region.rows(atlas)
     if not len(rows):
-        raise AnnotateError(f"no frame lies in {region}: choose another region")
+        raise AnnotateError(f"no frame lies in {region}; choose another region")
     n = tiles_across or min(int(len(rows) ** 0.5), _MAX_TILES_ACROSS)
     steps = (np.arange(n) + 0.5) / n * region.width
     centres = np.array([(region.x + x, region.y + y) for y in steps for x in steps])
@@ -94,43 +100,36 @@ def draw_poster(
         OutputError: too large, an unknown image format, or nothing can be written there.
         VideoError: a clip is not there any more.
     """
-    if out.suffix.lower() not in _ENCODERS:
-        raise OutputError(f"{out}: a poster is {', '.join(_ENCODERS)}")
+    if out.suffix.lower() not in _SUFFIXES:
+        raise OutputError(f"{out}: a poster is an image; end its name in {', '.join(_SUFFIXES)}")
     first = next(iter(atlas.clips.values()))
     tile_height = max(round(tile_width * first["height"] / first["width"]), 1)
     rows, columns = tile_rows.shape
     if rows * tile_height * columns * tile_width > _MAX_PIXELS:
         size = f"{columns * tile_width} x {rows * tile_height} pixels"
-        raise OutputError(f"{out}: {size} are too many; fewer or narrower tiles")
+        raise OutputError(f"{out}: {size} are too many; give fewer or narrower tiles")
     poster = np.empty((rows * tile_height, columns * tile_width, 3), np.uint8)
-    poster[:] = _BACKGROUND
+    poster[:] = BACKGROUND
     cells = {int(row): divmod(n, columns) for n, row in enumerate(tile_rows.flat) if row >= 0}
     for row, frame in read_frames(atlas, sorted(cells)):
         top, left = cells[row][0] * tile_height, cells[row][1] * tile_width
         tile = letterbox(frame.image, (tile_width, tile_height))
         poster[top : top + tile_height, left : left + tile_width] = tile
         progress(frame)
-    save_picture(poster, out)
+    save_image(poster, out, jpeg_quality=_JPEG_QUALITY)
 
 
 def read_frames(atlas: Atlas, rows: Sequence[int]) -> Iterator[tuple[int, Frame]]:
     """Yield rows of the map, each with its frame at full size, clip by clip."""
-    wanted = {
+    row_by_key = {
         (atlas.clip_names[atlas.clip_index[row]], int(atlas.frame_index[row])): row for row in rows
     }
     for source in atlas.sources:
         opened = frame_sources.open_source(Path(source), FrameSelection())
         videos = set(opened.videos())
-        if keys := {key for key in wanted if key[0] in videos}:
+        if keys := {key for key in row_by_key if key[0] in videos}:
             for frame in opened.frames_at(keys):
-                yield wanted[frame.video, frame.index], frame
-
-
-def save_picture(picture: Picture, out: Path) -> None:
-    """Write a picture, of the kind that its name says."""
-    Image.MAX_IMAGE_PIXELS = None
-    with atomic_file(out) as draft:
-        Image.fromarray(picture).save(draft, _ENCODERS[out.suffix.lower()], quality=92)
+                yield row_by_key[frame.video, frame.index], frame
 
 
 def draw_path(atlas: Atlas, name: str, width: int) -> Picture:
@@ -138,7 +137,7 @@ def draw_path(atlas: Atlas, name: str, width: int) -> Picture:
     first = next(iter(atlas.clips.values()))
     size = np.array([width, max(round(width * first["height"] / first["width"]), 1)])
     picture = np.empty((size[1], size[0], 3), np.uint8)
-    picture[:] = _BACKGROUND
+    picture[:] = BACKGROUND
     positions = np.rint(_PATH_MARGIN + atlas.xy * (size - 1 - 2 * _PATH_MARGIN)).astype(int)
     for x, y in positions:
         cv2.circle(picture, (int(x), int(y)), 1, _DOT_COLOUR, -1)
@@ -160,4 +159,4 @@ def draw_paths(atlas: Atlas, out: Path) -> None:
         Cell(draw_path(atlas, name, width), name, f"{len(atlas.clip_rows(name))} frames")
         for name in atlas.clip_names
     ]
-    save_picture(lay_out(cells), out)
+    save_image(lay_out(cells), out, jpeg_quality=_JPEG_QUALITY)

@@ -44,10 +44,8 @@ def project_autoencoder(
     torch = needs("torch")
     scale = float(np.sqrt(np.square(vectors, dtype=np.float64).mean())) or 1.0
     data = torch.from_numpy((vectors / scale).astype(np.float32))
-    clip, time = (
-        torch.from_numpy(clip_index.astype(np.int64)),
-        torch.from_numpy(seconds.astype("f4")),
-    )
+    clip = torch.from_numpy(clip_index.astype(np.int64))
+    time = torch.from_numpy(seconds.astype(np.float32))
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -81,9 +79,9 @@ def _build_networks(width: int) -> tuple[Any, Any]:
     def stack(widths: list[int], last: Any) -> Any:
         layers: list[Any] = []
         for number, (wide, narrow) in enumerate(pairwise(widths), start=1):
-            ended = number == len(widths) - 1
-            inner = [nn.Linear(wide, narrow, bias=ended)]
-            layers += inner if ended else [*inner, nn.BatchNorm1d(narrow), nn.ELU()]
+            is_last = number == len(widths) - 1
+            layers.append(nn.Linear(wide, narrow, bias=is_last))
+            layers += [] if is_last else [nn.BatchNorm1d(narrow), nn.ELU()]
         return nn.Sequential(*layers, *last)
 
     return stack(down, [nn.Tanh()]), stack(down[::-1], [])
@@ -96,11 +94,11 @@ def _train(encoder: Any, decoder: Any, data: Any, clip: Any, time: Any) -> None:
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _TRAINING_STEPS)
     batch = min(_BATCH_SIZE, len(data))
     for _ in range(_TRAINING_STEPS):
-        some = torch.randint(len(data), (batch,)) if batch < len(data) else torch.arange(batch)
-        codes = encoder(data[some])
-        reconstruction = torch.nn.functional.mse_loss(decoder(codes), data[some])
+        rows = torch.randint(len(data), (batch,)) if batch < len(data) else torch.arange(batch)
+        codes = encoder(data[rows])
+        reconstruction = torch.nn.functional.mse_loss(decoder(codes), data[rows])
         regularisation = (codes.mean(0) ** 2).sum() + ((codes.std(0) - _CODE_STD) ** 2).sum()
-        triplets = _triplet_loss(codes, data[some], clip[some], time[some])
+        triplets = _triplet_loss(codes, data[rows], clip[rows], time[rows])
         loss = reconstruction + _CODE_WEIGHT * regularisation + _TRIPLET_WEIGHT * triplets
         optimiser.zero_grad()
         loss.backward()
@@ -109,7 +107,7 @@ def _train(encoder: Any, decoder: Any, data: Any, clip: Any, time: Any) -> None:
 
 
 def _triplet_loss(codes: Any, data: Any, clip: Any, time: Any) -> Any:
-    """The log-ratio loss of random triplets: ratios of code distances against the target ratios."""
+    """Compute the log-ratio loss of random triplets: code distances against target distances."""
     torch = needs("torch")
     first, second = torch.randperm(len(codes)), torch.randperm(len(codes))
     anchor = torch.arange(len(codes))
@@ -124,7 +122,7 @@ def _triplet_loss(codes: Any, data: Any, clip: Any, time: Any) -> Any:
 
 
 def _target_distances(data: Any, clip: Any, time: Any, anchor: Any, other: Any) -> Any:
-    """The mean of the distances in appearance and in time, each scaled to about 1 between clips."""
+    """Average the distances in appearance and in time, each scaled to about 1 between clips."""
     torch = needs("torch")
     appearance = (data[anchor] - data[other]).norm(dim=1)
     gap = ((time[anchor] - time[other]).abs() / _MAX_TIME_GAP_SECONDS).clamp(max=1)
@@ -200,7 +198,7 @@ def _project_pacmap(vectors: Vectors, seed: int) -> PlanePoints:
     pacmap = needs("pacmap")
     logging.getLogger("pacmap").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that a seed makes it slower
+        warnings.simplefilter("ignore")  # PaCMAP warns that a seed makes it slower
         model = pacmap.PaCMAP(n_components=2, random_state=seed, apply_pca=False)
         return np.asarray(model.fit_transform(vectors, init="pca"), np.float64)
 
@@ -235,9 +233,9 @@ def _even_spacing(points: PlanePoints) -> PlanePoints:
     The square is halved again and again, across its longer side, and its points with it.
     """
     spaced = np.empty((len(points), 2))
-    waiting = [(np.arange(len(points)), np.zeros(2), np.ones(2))]
-    while waiting:
-        rows, corner, size = waiting.pop()
+    pending = [(np.arange(len(points)), np.zeros(2), np.ones(2))]
+    while pending:
+        rows, corner, size = pending.pop()
         if len(rows) == 1:
             spaced[rows[0]] = corner + size / 2
             continue
@@ -249,5 +247,5 @@ def _even_spacing(points: PlanePoints) -> PlanePoints:
         second[axis] -= first[axis]
         second_corner = corner.copy()
         second_corner[axis] += first[axis]
-        waiting += [(rows[:half], corner, first), (rows[half:], second_corner, second)]
+        pending += [(rows[:half], corner, first), (rows[half:], second_corner, second)]
     return spaced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from annotate.sampling.duplicates import farthest_points
 
 SIMILARITY_METHODS = ("dtw", "mean")
 _MAX_WARPED_CLIPS = 50  # the most similar clips by windows, which are compared by DTW
-_WINDOW_FRAMES = 8  # frames
+_WINDOW_FRAMES = 8  # length of a window
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def similar_clips(
         raise UnknownName("method", method, SIMILARITY_METHODS)
     if query_name not in gathered.clips:
         raise UnknownName("clip", query_name, gathered.clips)
-    clips = _centred_vectors(gathered)
+    clips = _centred_vectors(_vectors_by_clip(gathered))
     query_means = _window_means(clips[query_name])
     ranked = []
     for name, vectors in clips.items():
@@ -77,10 +78,14 @@ def _clip_similarity(
     )
 
 
-def _centred_vectors(gathered: FrameVectors) -> dict[str, Vectors]:
-    """Return the embeddings of each clip with frames, less the mean of all clips, as unit rows."""
+def _vectors_by_clip(gathered: FrameVectors) -> dict[str, Vectors]:
+    """Read the embeddings of each clip that has frames."""
     clips = {name: gathered.clip_vectors(name) for name in gathered.clips}
-    clips = {name: vectors for name, vectors in clips.items() if len(vectors)}
+    return {name: vectors for name, vectors in clips.items() if len(vectors)}
+
+
+def _centred_vectors(clips: Mapping[str, Vectors]) -> dict[str, Vectors]:
+    """Subtract the mean of all clips from the embeddings, and normalize the rows."""
     mean = np.concatenate([vectors.mean(0)[None] for vectors in clips.values()]).mean(0)
     return {name: normalize_rows(vectors - mean) for name, vectors in clips.items()}
 
@@ -135,11 +140,7 @@ def diverse_clips(gathered: FrameVectors, max_clips: int) -> list[tuple[str, flo
     its embeddings, a distance 1 less the cosine. The first clip is the nearest to all clips; its
     distance is NaN.
     """
-    clips = {
-        name: gathered.clip_vectors(name)
-        for name in gathered.clips
-        if len(gathered.clip_vectors(name))
-    }
+    clips = _vectors_by_clip(gathered)
     means = normalize_rows(np.stack([vectors.mean(0) for vectors in clips.values()]))
     names, distances = list(clips), []
     chosen: list[int] = []

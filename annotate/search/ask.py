@@ -20,11 +20,11 @@ from annotate.search.shot_query import (
 )
 
 _BACKGROUND_FRAMES = 200  # frames that describe what most of the footage looks like
-_FIRST_FRAMES_SHARE = 0.6  # of the pictures left; the others are for what follows a positive answer
+_FIRST_FRAMES_SHARE = 0.6  # of the pictures left; the others follow positive answers
 
 
 class FrameJudge(Protocol):
-    """Judges whether frames show the target: `judge.VlmJudge`, or a stand-in in a test."""
+    """Judges whether frames show the target; `judge.VlmJudge` is the one that asks a model."""
 
     def ask(
         self,
@@ -36,7 +36,7 @@ class FrameJudge(Protocol):
 
 @dataclass
 class SearchResults:
-    """The shots of a search and what is known of them; keys are indices into `shots`.
+    """The shots of a search and their results; keys are indices into `shots`.
 
     `settled` are the shots that are decided, `occurrences` those that show the target.
     `picture_count` counts the frames that were asked, cached answers included. `stop_reason` says
@@ -66,8 +66,8 @@ def ask_shots(
     """Ask about every shot until it is settled; `order` lists the shots to ask first.
 
     `pictures_left` gives how many more pictures may be asked, None for no limit. With a limit, new
-    shots are taken as long as three fifths of it cover their first frames; the rest is used to
-    settle those that may show the target. A shot that is accepted but not settled when the limit is
+    shots are taken as long as three fifths of the limit cover their first frames; the rest settles
+    the shots that may show the target. A shot that is accepted but not settled when the limit is
     reached gets a provisional occurrence. `on_pictures` gets the number of pictures just answered.
     """
     results = SearchResults(clip_shots.shots)

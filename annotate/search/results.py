@@ -136,11 +136,11 @@ def _write_table(
     for index, shot in enumerate(search_results.shots):
         verdict = "not shown" if index in search_results.settled else "open"
         hit: tuple[Any, ...] = ("",) * len(_HIT_COLUMNS)
-        if found := search_results.occurrences.get(index):
+        if shown := search_results.occurrences.get(index):
             verdict = "shown"
-            seconds = best_frame_seconds[shot.video, found.best_frame]
-            confidence = "" if found.confidence is None else f"{found.confidence:.4f}"
-            hit = (found.start, found.stop, found.best_frame, seconds, confidence)
+            seconds = best_frame_seconds[shot.video, shown.best_frame]
+            confidence = "" if shown.confidence is None else f"{shown.confidence:.4f}"
+            hit = (shown.start, shown.stop, shown.best_frame, seconds, confidence)
         row = (shot.video, shot.start, shot.stop, verdict, *hit)
         table.writerow((*row, len(shot.answers), len(shot.positive_frames(shot.answers))))
     files.write_text(folder / TABLE_FILE, text.getvalue())
@@ -193,7 +193,7 @@ def check_resumable(folder: Path, header: Header, *, force: bool = False) -> Non
     if force or not (folder / TABLE_FILE).exists():
         return
     if differ := journal.read(folder / FOUND_FILE).header.differences(header):
-        raise SettingsDiffer(f"{folder}: made with {'; '.join(differ)}: {files.OVERWRITE_HINT}")
+        raise SettingsDiffer(f"{folder}: made with {'; '.join(differ)}; {files.OVERWRITE_HINT}")
     with (folder / TABLE_FILE).open(encoding="utf-8", newline="") as file:
         if not any(row["verdict"] == "open" for row in csv.DictReader(file)):
             raise OutputError(f"{folder}: every shot in it is settled; {files.OVERWRITE_HINT}")

@@ -1,7 +1,7 @@
 """Search clips for the shots that show a target: cut into shots, then ask a model or rank.
 
-    found = find_shots(["ep1.mp4"], ["robot.png"], "the robot", SearchOptions(max_shots=5))
-    for hit in found.hits:
+    outcome = find_shots(["ep1.mp4"], ["robot.png"], "the robot", SearchOptions(max_shots=5))
+    for hit in outcome.hits:
         print(hit.video, hit.seconds, hit.confidence)
 
 The method "vlm" asks a vision-language model. A *question* is one request to the model, with up to
@@ -11,15 +11,14 @@ by similarity to the references, and nothing leaves the machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from annotate import files
 from annotate.errors import AnswerError, UnknownName
 from annotate.items.records import Header, Picture
+from annotate.progress import ProgressBar, no_progress
 from annotate.search import results
 from annotate.search.ask import SearchResults, ask_shots, rank_shots
 from annotate.search.clip_shots import ClipShots, cut_into_shots, first_frames
@@ -31,23 +30,6 @@ from annotate.vlm.budget import Usage, UsageTotal
 
 METHODS = ("local", "vlm")
 _LATER_PICTURES = 1.2  # pictures of a whole search, per first frame
-
-
-class ProgressBar(Protocol):
-    """Makes a progress bar: a context that gives a callable, to be called once for each unit."""
-
-    def __call__(
-        self, description: str, total: int | None, unit: str = "frames"
-    ) -> AbstractContextManager[Callable[..., None]]:
-        """Show a bar while the context is open."""
-
-
-@contextmanager
-def no_progress(
-    description: str, total: int | None, unit: str = "frames"
-) -> Iterator[Callable[..., None]]:
-    """Show no progress."""
-    yield lambda *_, **__: None
 
 
 @dataclass(frozen=True)
@@ -126,17 +108,19 @@ def find_shots(
     if output is not None:
         results.check_resumable(Path(output), header, force=force)
     if judge is None:
-        found, usage = _rank(clip_shots, pictures, options, progress), None
+        shot_results, usage = _rank(clip_shots, pictures, options, progress), None
     else:
         judge = replace(judge, clip_paths=clip_shots.paths)
         on_estimate(_estimate(clip_shots, judge, options))
-        found = _ask(clip_shots, judge, pictures, options, progress)
+        shot_results = _ask(clip_shots, judge, pictures, options, progress)
         usage = judge.chat.meter.total
     if output is None:
-        return FoundShots(results.list_hits(clip_shots, found), clip_shots, found, usage)
+        return FoundShots(
+            results.list_hits(clip_shots, shot_results), clip_shots, shot_results, usage
+        )
     source = f"find/{options.method}"
-    results.write_results(Path(output), clip_shots, found, target, header, source)
-    return FoundShots(results.read_hits(Path(output)), clip_shots, found, usage)
+    results.write_results(Path(output), clip_shots, shot_results, target, header, source)
+    return FoundShots(results.read_hits(Path(output)), clip_shots, shot_results, usage)
 
 
 def estimate_search(
@@ -213,11 +197,11 @@ def _cut(clips: Sequence[Path | str], progress: ProgressBar) -> ClipShots:
 
 
 def _estimate(clip_shots: ClipShots, judge: VlmJudge, options: SearchOptions) -> SearchEstimate:
-    first = sum(
+    first_count = sum(
         len(first_frames(shot, clip_shots.videos[shot.video], options.frames_per_shot))
         for shot in clip_shots.shots
     )
-    pictures = round(_LATER_PICTURES * first)
+    pictures = round(_LATER_PICTURES * first_count)
     if options.max_pictures is not None:
         pictures = min(pictures, options.max_pictures)
     tokens = judge.estimate_tokens(pictures, clip_shots.size_wh)
@@ -270,8 +254,8 @@ def _rank(
     total = options.frames_per_shot * len(clip_shots.shots)
     with progress("similarity", total, "pictures") as advance:
         ranked = rank_shots(clip_shots, references, options.frames_per_shot, advance)
-    found = SearchResults(clip_shots.shots, settled=set(list(ranked)[: options.max_shots]))
-    for index in found.settled:
+    shot_results = SearchResults(clip_shots.shots, settled=set(list(ranked)[: options.max_shots]))
+    for index in shot_results.settled:
         (similarity, frame), shot = ranked[index], clip_shots.shots[index]
-        found.occurrences[index] = Occurrence(shot.start, shot.stop, frame, similarity)
-    return found
+        shot_results.occurrences[index] = Occurrence(shot.start, shot.stop, frame, similarity)
+    return shot_results

@@ -16,34 +16,34 @@ from annotate.vocabulary import read_vocabulary
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each name that was given."""
+    """Make one test for each name that was given."""
     for family in FAMILIES:
         if f"{family}_name" in metafunc.fixturenames:
             metafunc.parametrize(f"{family}_name", selected_names(metafunc.config, family))
 
 
 def test_detector_keeps_the_contract(detector_name: str, pytestconfig: pytest.Config) -> None:
-    """A detector proposes as the contract says."""
-    given = pytestconfig.getoption("--plugin-vocabulary")
-    words = read_vocabulary(given) if given else contracts.sample_vocabulary(detector_name)
+    """Check that a detector proposes as the contract says."""
+    path = pytestconfig.getoption("--plugin-vocabulary")
+    vocabulary = read_vocabulary(path) if path else contracts.sample_vocabulary(detector_name)
     options: dict[str, Any] = DETECTORS.parse_options(detector_name, selected_options(pytestconfig))
-    made = DETECTORS.load(detector_name, words, **options)
-    check_ready(made)
-    contracts.check_detector(made)
+    detector = DETECTORS.load(detector_name, vocabulary, **options)
+    check_ready(detector)
+    contracts.check_detector(detector)
 
 
 def test_propagator_keeps_the_contract(propagator_name: str, pytestconfig: pytest.Config) -> None:
-    """A propagator follows, and resumes, as the contract says."""
+    """Check that a propagator follows and resumes as the contract says."""
     options = PROPAGATORS.parse_options(propagator_name, selected_options(pytestconfig))
     contracts.check_propagator(PROPAGATORS.load(propagator_name, **options))
 
 
 def test_segmenter_keeps_the_contract(segmenter_name: str, pytestconfig: pytest.Config) -> None:
-    """A segmenter cuts a picture up as the contract says."""
+    """Check that a segmenter segments a picture as the contract says."""
     options = segmenters.SEGMENTERS.parse_options(segmenter_name, selected_options(pytestconfig))
     contracts.check_segmenter(segmenters.SEGMENTERS.load(segmenter_name, **options))
 
 
 def test_format_keeps_the_contract(format_name: str) -> None:
-    """A format writes what it reads back."""
+    """Check that a format reads back what it writes."""
     contracts.check_format(FORMATS.load(format_name))

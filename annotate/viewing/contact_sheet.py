@@ -21,7 +21,7 @@ from annotate.items import boxes
 from annotate.items.records import Item, Picture
 from annotate.viewing.overlay import font
 
-BACKGROUND, _TEXT_COLOUR, _PALE_TEXT_COLOUR = (17, 19, 24), (236, 239, 244), (150, 158, 172)
+BACKGROUND, TEXT_COLOUR, PALE_TEXT_COLOUR = (17, 19, 24), (236, 239, 244), (150, 158, 172)
 _GAP_PX = 12  # between the cells and round them
 _TEXT_HEIGHT = 15  # pixels
 _SHEET_ASPECT = 16 / 9  # preferred width / height of a sheet
@@ -81,7 +81,7 @@ def _column_count(count: int, pitch_x: int, pitch_y: int) -> int:
 
 def _write_text(sheet: Image.Image, cell: Cell, x: int, y: int, width: int) -> None:
     draw = ImageDraw.Draw(sheet)
-    for text, colour in ((cell.title, _TEXT_COLOUR), (cell.subtitle, _PALE_TEXT_COLOUR)):
+    for text, colour in ((cell.title, TEXT_COLOUR), (cell.subtitle, PALE_TEXT_COLOUR)):
         draw.text((x, y), truncate_text(text, width), fill=colour, font=font(_TEXT_HEIGHT))
         y += _TEXT_HEIGHT + 5
 
@@ -96,7 +96,7 @@ def truncate_text(text: str, width_px: int) -> str:
 
 
 def select_informative(items: Iterable[Item], count: int) -> list[Item]:
-    """Select at most `count` items, in order of frames, spread over the clip, that show the most.
+    """Select at most `count` items that show the most, spread over the clip, in order of frames.
 
     Items without objects are selected only if all are without. At most a few items for each
     selected one are held in memory, however many `items` there are.
@@ -158,18 +158,21 @@ def letterbox(picture: Picture, size_wh: tuple[int, int]) -> Picture:
     return canvas
 
 
-def save_image(picture: Picture, path: Path, *, compress_level: int = 6) -> None:
+def save_image(
+    picture: Picture, path: Path, *, compress_level: int = 6, jpeg_quality: int = 75
+) -> None:
     """Write an image in the format that the suffix of `path` says, under a temporary name first.
 
-    `compress_level` is zlib's, 0 to 9, for PNG.
+    `compress_level` is zlib's, 0 to 9, for PNG; `jpeg_quality` is 0 to 100.
 
     Raises:
         OutputError: nothing can be written there, or the suffix is of no image format.
     """
     with atomic_file(path) as draft:
         try:
-            Image.fromarray(picture).save(draft, compress_level=compress_level)
+            image = Image.fromarray(picture)
+            image.save(draft, compress_level=compress_level, quality=jpeg_quality)
         except ValueError as error:
             raise OutputError(
-                f"{path}: cannot write there: {error}; try {path.with_suffix('.png').name}"
+                f"{path}: cannot write this format: {error}; try {path.with_suffix('.png').name}"
             ) from None

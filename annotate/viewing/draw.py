@@ -175,7 +175,7 @@ def _draw_function(out: Path, count: int) -> DrawFunction:
     }
     if out.suffix.lower() not in drawers:
         raise OutputError(
-            f"{out}: cannot draw as {out.suffix}: give a video NAME.mp4, a sheet NAME.png, "
+            f"{out}: cannot draw as {out.suffix}; give a video NAME.mp4, a sheet NAME.png, "
             "or a folder NAME/"
         )
     return drawers[out.suffix.lower()]

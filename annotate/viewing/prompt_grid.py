@@ -23,11 +23,11 @@ from annotate.viewing.overlay import draw_masks
 POSITIVE_COLOUR, NEGATIVE_COLOUR = (52, 226, 96), (255, 72, 72)
 _LIGHT, _DARK = (255, 255, 255), (0, 0, 0)
 _DISC_RADIUS, _RING_RADIUS = 5, 7  # pixels; of the ring, to the middle of its line
-_DISC_LAYERS = (
+_DISC_LAYERS = (  # radius, colour
     (_DISC_RADIUS + 2, _DARK),
     (_DISC_RADIUS + 1, _LIGHT),
     (_DISC_RADIUS, POSITIVE_COLOUR),
-)  # radius, colour
+)
 _RING_LAYERS = ((6, _DARK), (4, _LIGHT), (2, NEGATIVE_COLOUR))  # width of the line, colour
 _DASH_LENGTH, _DASH_GAP = 8.0, 6.0  # pixels
 _SUBPIXEL_BITS = 4  # fractional bits of OpenCV's `shift` argument
@@ -88,8 +88,8 @@ def _dash_segments(line_xy: PointsXy) -> Iterable[npt.NDArray[np.int32]]:
     for start in np.arange(0.0, distance[-1], _DASH_LENGTH + _DASH_GAP):
         end = min(start + _DASH_LENGTH, distance[-1])
         corners = distance[(distance > start) & (distance < end)]  # a dash goes round corners
-        at = np.concatenate([[start], corners, [end]])
-        dash = np.stack([np.interp(at, distance, line_xy[:, axis]) for axis in (0, 1)], axis=1)
+        stops = np.concatenate([[start], corners, [end]])
+        dash = np.stack([np.interp(stops, distance, line_xy[:, axis]) for axis in (0, 1)], axis=1)
         yield np.round(dash * 2**_SUBPIXEL_BITS).astype(np.int32)
 
 

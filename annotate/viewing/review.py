@@ -30,21 +30,15 @@ from annotate.items.records import Box, Item, Object, Picture
 from annotate.propagators.flags import COVERS, JUMP, OVERLAP, AnomalyFlagger, flag_overlaps
 from annotate.video.images import read_image
 from annotate.video.reader import frames_at
-from annotate.viewing.contact_sheet import Cell, cell_width, lay_out, save_image
+from annotate.viewing.contact_sheet import TEXT_COLOUR, Cell, cell_width, lay_out, save_image
 from annotate.viewing.crop_view import view_around
 from annotate.viewing.overlay import draw_item
 
 DEFAULT_COUNT = 24  # frames
-(
-    _COVERS_WEIGHT,
-    _OVERLAP_WEIGHT,
-    _JUMP_WEIGHT,
-    _MAX_JUMP_WEIGHT,
-    _LOST_WEIGHT,
-    _LEFT_WEIGHT,
-    _FOUND_AGAIN_WEIGHT,
-    _UNSURE_WEIGHT,
-) = 3, 2, 1, 3, 1, 0.5, 1, 2
+_COVERS_WEIGHT, _OVERLAP_WEIGHT = 3, 2
+_JUMP_WEIGHT, _MAX_JUMP_WEIGHT = 1, 3
+_LOST_WEIGHT, _LEFT_WEIGHT, _FOUND_AGAIN_WEIGHT = 1, 0.5, 1
+_UNSURE_WEIGHT = 2
 _FLAG_TEXTS = {COVERS: "covers most of the picture", OVERLAP: "overlaps another", JUMP: "jumps"}
 _SECONDARY_WEIGHT = 1 / 3  # factor for all reasons of a frame but the strongest
 _SPREAD_SECONDS = 0.5  # within so much time of a chosen frame the priority falls
@@ -54,7 +48,6 @@ _EDGE_PX = 1.5  # distance from the border that counts as at the edge
 _CANDIDATES_PER_FRAME = 64  # candidates held in memory for each frame to find
 
 _HALF_WIDTH_PX = 240  # width of each of the two images in a cell
-_SEPARATOR_COLOUR = (236, 239, 244)
 
 
 @dataclass(frozen=True)
@@ -248,8 +241,8 @@ def _reasons_box(review_frame: ReviewFrame) -> Box:
 
 def largest_changes(changes: Sequence[ObjectChange], count: int) -> list[ObjectChange]:
     """List the `count` changes that change the class or object of the most pixels."""
-    made = [change for change in changes if change.kind != "kept"]
-    return sorted(made, key=_changed_pixels, reverse=True)[:count]
+    changed = [change for change in changes if change.kind != "kept"]
+    return sorted(changed, key=_changed_pixels, reverse=True)[:count]
 
 
 def _changed_pixels(change: ObjectChange) -> float:
@@ -289,7 +282,7 @@ def _change_cell(dataset: Dataset, corrected: Dataset, change: ObjectChange) -> 
         item = replace(change.item, objects=() if obj is None else (obj,), lost=())
         crop = view.crop_image(pixels)
         halves.append(draw_item(crop, view.crop_item(item), corrected.classes))
-    line = np.full((halves[0].shape[0], 2, 3), _SEPARATOR_COLOUR, np.uint8)
+    line = np.full((halves[0].shape[0], 2, 3), TEXT_COLOUR, np.uint8)
     name = change.object.label
     if change.kind == "relabelled" and change.after is not None:
         name += f" → {change.after.label}"

@@ -1,6 +1,6 @@
 """Show search results on a local page, where a person keeps or rejects each hit.
 
-Each decision is written to disk before the page is told that it was saved.
+Each decision is on disk before the page gets the confirmation.
 """
 
 from __future__ import annotations

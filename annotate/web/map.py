@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from annotate.footage_map import poster, projection
 from annotate.footage_map.atlas import (
     MAP_FILE,
     Atlas,
-    ProgressFactory,
     count_frames,
     gather,
     lay_out,
@@ -31,6 +29,7 @@ from annotate.footage_map.atlas import (
     to_ticks,
 )
 from annotate.items.records import Header, Picture
+from annotate.progress import ProgressBar, no_progress
 from annotate.viewing.contact_sheet import BACKGROUND, letterbox
 from annotate.web.template import fill_template
 
@@ -157,7 +156,7 @@ def build_map(
     seed: int = 0,
     device: str | None = None,
     force: bool = False,
-    progress: ProgressFactory = lambda *_: nullcontext(lambda: None),
+    progress: ProgressBar = no_progress,
     report: Callable[[str], object] = lambda _: None,
 ) -> Atlas:
     """Lay out the frames of clips by similarity, and write the map into the folder `output`.
@@ -172,8 +171,8 @@ def build_map(
 
     Raises:
         OutputError: `output` holds a map and `force` is not given, or it cannot be written.
-        VideoError: a clip cannot be read, two clips have one name, or there are no frames.
-        UnknownName, MissingPackage: there is no such method or model, or it is not installed.
+        VideoError: a clip cannot be read, two clips have the same name, or no frame is selected.
+        UnknownName, MissingPackage: the method or model is unknown, or is not installed.
     """
     output = Path(output)
     method = projection.choose_method(method)

@@ -65,7 +65,7 @@ def test_of_equal_matches_the_better_known_class_comes_first():
 
 def test_nothing_is_made_up():
     assert found("zzyzx") == []
-    with pytest.raises(PromptError, match="has letters"):
+    with pytest.raises(PromptError, match="has no letters"):
         class_names.search("!!")
 
 

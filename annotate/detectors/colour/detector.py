@@ -27,10 +27,10 @@ FloatArray = npt.NDArray[np.float64]
 class ColourDetector:
     """Boxes of each class's patches of colour, or of the rectangles drawn in its colour.
 
-    The `colour` entries of the vocabulary say what to find (`ranges.ColourSpec`). A patch needs at
-    least `min_area` pixels; its confidence is the share of its box that it fills. The confidence
-    of a drawn rectangle is the share of its outline that is there, less the strokes that should not
-    be; it needs at least `min_score`.
+    The `colour` entries of the vocabulary describe the classes (`ranges.ColourSpec`). A patch needs
+    at least `min_area` pixels; its confidence is the share of its box that it fills. The confidence
+    of a drawn rectangle is the visible share of its outline, minus a penalty for strokes where none
+    are expected; it must be at least `min_score`.
     """
 
     vocabulary: Vocabulary

@@ -20,7 +20,6 @@ from annotate.items.records import Frame, Mask, Vocabulary
 if TYPE_CHECKING:
     import supervision as sv
 
-
 CropBox = tuple[int, int, int, int]  # xyxy, whole pixels
 
 

@@ -44,7 +44,7 @@ class ColourRange:
     channels: tuple[Interval, Interval, Interval]
 
     def middle_rgb(self) -> tuple[float, float, float]:
-        """Give the colour in the middle of every channel, as RGB 0..255."""
+        """Compute the colour in the middle of every channel, as RGB 0..255."""
         (low, high), second, third = self.channels
         if self.space == "rgb":
             red, green, blue = (sum(channel) / 2 for channel in self.channels)
@@ -196,13 +196,10 @@ class _EntryParser:
         return value[0], value[1]
 
     def parse_int(self, key: str, value: Any, limits: tuple[int, int]) -> int:
-        if (
-            not isinstance(value, int)
-            or isinstance(value, bool)
-            or not limits[0] <= value <= limits[1]
-        ):
+        valid = isinstance(value, int) and not isinstance(value, bool)
+        if not valid or not limits[0] <= value <= limits[1]:
             raise self.error(key, f"a whole number from {limits[0]} to {limits[1]}", value)
-        return value
+        return int(value)
 
     def parse_spec(self, entry: Any) -> ColourSpec:
         if isinstance(entry, list) and not any(isinstance(part, Mapping) for part in entry):

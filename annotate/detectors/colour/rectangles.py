@@ -33,7 +33,7 @@ BoxArray = Floats  # (n, 4) xyxy
 _MAX_CANDIDATES = 50  # rectangles that get a fine score
 _MAX_RECTANGLES = 8  # rectangles returned for an image
 _NMS_IOU = 0.3  # above it two rectangles are the same
-_MIN_SIDE = 6  # downscaled pixels; smaller rectangles cannot be told from noise
+_MIN_SIDE = 6  # downscaled pixels; smaller rectangles may be noise
 _MIN_RELATIVE_CONTRAST = 0.4  # a stroke's contrast, as a share of the rectangle's typical stroke
 
 
@@ -163,14 +163,14 @@ def fine_scores(
 
 
 def _arm_positions(outline: Outline, count: int) -> Floats:
-    """Give the shares of a side at which a stroke is expected, (count,)."""
+    """Return the shares of a side at which a stroke is expected, (count,)."""
     return np.linspace(0.01, 0.95 * outline.arm_share[0], count)
 
 
 def _arm_score(
     widened: ContrastMap, boxes: BoxArray, outline: Outline, arms: Contrasts, threshold: Floats
 ) -> Floats:
-    """Score the arms, (n,), less the strokes in the middle of a side or beyond a corner."""
+    """Score the arms, (n,), minus the strokes in the middle of a side or beyond a corner."""
     low, high = outline.arm_share
     count = arms.shape[2] // 2 + 1
     middle = np.linspace(high + 0.06, 0.5, count if high < 0.44 else 0)
@@ -214,15 +214,15 @@ def _sample_sides(
     The first four rows are the ends of the horizontal sides, top and bottom; the others those of
     the vertical sides. Positions are `inward_px` pixels into the box. Outside the image it is -1.
     """
-    forth = shares.astype(np.float32)
-    back, zero = 1 - forth, 0 * forth
-    run = np.stack([forth, back, forth, back])
-    stay = np.stack([zero, zero, zero + 1, zero + 1])
+    from_start = shares.astype(np.float32)
+    from_end, zero = 1 - from_start, 0 * from_start
+    along = np.stack([from_start, from_end, from_start, from_end])
+    across = np.stack([zero, zero, zero + 1, zero + 1])
     signs = np.array([[1], [1], [-1], [-1]], np.float32)
-    aside = inward_px * np.tile(signs, (len(boxes), 1, 1))
+    shift = inward_px * np.tile(signs, (len(boxes), 1, 1))
     x1, y1, x2, y2 = boxes.T[:, :, None, None]
-    x = np.concatenate([x1 + run * (x2 - x1), x1 + stay * (x2 - x1) + aside], 1)
-    y = np.concatenate([y1 + stay * (y2 - y1) + aside, y1 + run * (y2 - y1)], 1)
+    x = np.concatenate([x1 + along * (x2 - x1), x1 + across * (x2 - x1) + shift], 1)
+    y = np.concatenate([y1 + across * (y2 - y1) + shift, y1 + along * (y2 - y1)], 1)
     return contrast_map.at(x, y)
 
 

@@ -28,11 +28,8 @@ Histogram = npt.NDArray[np.float64]  # (256,): pixels at each level of a channel
 
 PERCENTILES = 5, 25, 50, 75, 95
 _MIN_HUE_LEVEL = 51  # of 255; below it, in saturation or value, a hue is noise
-_UNIT_PER_LEVEL = {
-    "hue_degrees": 360 / 256,
-    "saturation": 1 / 255,
-    "value": 1 / 255,
-}  # units per level of 0..255
+# channel -> its units per level of 0..255; 1 for the channels that are not listed
+_UNIT_PER_LEVEL = {"hue_degrees": 360 / 256, "saturation": 1 / 255, "value": 1 / 255}
 
 
 @dataclass(frozen=True)
@@ -193,8 +190,8 @@ def _characteristic_hues(inside: Histogram, outside: Histogram) -> Interval | No
     from_peak = np.roll(typical, -peak)
     if from_peak.all():
         return None
-    forth, back = int(from_peak.argmin()) - 1, int(from_peak[::-1].argmin())
-    return (peak - back) % 256, (peak + forth) % 256
+    above, below = int(from_peak.argmin()) - 1, int(from_peak[::-1].argmin())
+    return (peak - below) % 256, (peak + above) % 256
 
 
 def plot(report: ColourReport, out: Path, *, force: bool = False) -> None:

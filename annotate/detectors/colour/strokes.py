@@ -53,9 +53,10 @@ class StrokeMaps:
         strength = colour_strength(image, ranges)
         horizontal = _ridge_contrast(strength, REACH_PX, 0)
         vertical = _ridge_contrast(strength, 0, REACH_PX)
-        at = np.flatnonzero(np.maximum(horizontal, vertical) >= MIN_CONTRAST)
-        at = at[in_ranges(image.reshape(1, -1, 3)[:, at], ranges)[0]]  # quick: few pixels are left
-        return cls(_keep_pixels(horizontal, at), _keep_pixels(vertical, at))
+        indices = np.flatnonzero(np.maximum(horizontal, vertical) >= MIN_CONTRAST)
+        colours = image.reshape(1, -1, 3)[:, indices]  # few pixels, so that the test is fast
+        indices = indices[in_ranges(colours, ranges)[0]]
+        return cls(_keep_pixels(horizontal, indices), _keep_pixels(vertical, indices))
 
     def contrast_map(self) -> ContrastMap:
         """Make a look-up of the strokes as they are."""
@@ -123,38 +124,38 @@ def find_corners(strokes: StrokeMaps) -> list[Floats]:
 
 
 def _corner_maps(strokes: StrokeMaps, arm_px: int) -> list[GreyImage]:
-    """Compute how much every pixel is a corner of each kind, where one stroke of each kind ends."""
+    """Compute how strongly every pixel is a corner of each of the four kinds."""
     right, left = _stroke_starts(strokes.horizontal, arm_px, 1, 0)
     down, up = _stroke_starts(strokes.vertical, arm_px, 0, 1)
     return [cv2.min(x, y) for y in (down, up) for x in (right, left)]
 
 
 def _stroke_starts(ridges: GreyImage, arm_px: int, dx: int, dy: int) -> tuple[GreyImage, GreyImage]:
-    """Compute how much a stroke starts at every pixel, along `dx`, `dy` and in reverse."""
+    """Compute how strongly a stroke starts at every pixel, along `dx`, `dy` and in reverse."""
     height, width = ridges.shape
     padded = cv2.copyMakeBorder(ridges, arm_px, arm_px, arm_px, arm_px, cv2.BORDER_CONSTANT)
     size = (arm_px, 1) if dx else (1, arm_px)
     means = cv2.boxFilter(padded, -1, size, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
 
     def ahead(steps: int) -> GreyImage:
-        """The mean of the `arm_px` pixels that begin `steps` further on."""
+        """Return the mean of the `arm_px` pixels that begin `steps` further on."""
         top, left = arm_px + dy * steps, arm_px + dx * steps
         return np.asarray(means[top : top + height, left : left + width])
 
-    around = np.ones((3, 3), np.uint8)  # the crossing of two arms is known to a pixel
-    forth = cv2.dilate(cv2.subtract(ahead(0), ahead(-arm_px)), around)
-    back = cv2.dilate(cv2.subtract(ahead(1 - arm_px), ahead(1)), around)
-    return forth, back
+    kernel = np.ones((3, 3), np.uint8)  # the ends of two arms may be a pixel apart
+    forward = cv2.dilate(cv2.subtract(ahead(0), ahead(-arm_px)), kernel)
+    backward = cv2.dilate(cv2.subtract(ahead(1 - arm_px), ahead(1)), kernel)
+    return forward, backward
 
 
 def _local_maxima(corner_map: GreyImage) -> npt.NDArray[np.intp]:
     """Find the local maxima, best first; (n, 2) xy."""
-    at = np.flatnonzero(corner_map >= MIN_CONTRAST)
-    best = cv2.dilate(corner_map, np.ones((5, 5), np.uint8)).ravel()[at]
-    value = corner_map.ravel()[at]
-    at, value = at[value == best], value[value == best]
-    at = at[np.argsort(-value.astype(int), kind="stable")[:_MAX_CORNERS]]
-    return np.stack([at % corner_map.shape[1], at // corner_map.shape[1]], 1)
+    indices = np.flatnonzero(corner_map >= MIN_CONTRAST)
+    best = cv2.dilate(corner_map, np.ones((5, 5), np.uint8)).ravel()[indices]
+    values = corner_map.ravel()[indices]
+    indices, values = indices[values == best], values[values == best]
+    indices = indices[np.argsort(-values.astype(int), kind="stable")[:_MAX_CORNERS]]
+    return np.stack([indices % corner_map.shape[1], indices // corner_map.shape[1]], 1)
 
 
 def _deduplicate(corners: npt.NDArray[np.intp]) -> Floats:
