@@ -114,10 +114,12 @@ def split(
     """Split a dataset by clip and shot into train, val and test; `val` and `test` are fractions.
 
     Raises:
-        DatasetError: there are fewer shots than splits.
+        DatasetError: there are fewer shots than splits, or no fraction is left for train.
     """
     from annotate.dataset.split import split_dataset
 
+    if val + test >= 1:
+        raise DatasetError(f"`val` and `test` must leave frames to train on, got {val} and {test}")
     fractions = {"train": 1 - val - test, "val": val, "test": test}
     fractions = {name: fraction for name, fraction in fractions.items() if fraction > 0}
     return split_dataset(_dataset(dataset), fractions, seed=seed)

@@ -161,8 +161,7 @@ def study(
     from annotate.video import reader
 
     video = reader.probe(clip)
-    scope = prompts.PromptScope((video.width, video.height), video.frame_count)
-    _, region = prompts.parse_frame_box(f"{frame},{box}", scope)
+    region = prompts.parse_xyxy(box, (video.width, video.height), f"`box` {box}")
     model = caption_terms.load_spacy_model()
     lemma = None if word is None else caption_terms.lemmatize(word, model)
     captioner, captioner_settings = captions.load_captioner(describe, key_value_pairs(settings))

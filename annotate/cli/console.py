@@ -145,14 +145,25 @@ def name_flags(text: str, context: Any) -> str:
     """Replace the arguments that a library error names in backticks by the command's flags.
 
     `context` is the click context of the command that ran. Of "give `force`" this makes "give
-    --force"; an option of the plugin becomes `--set NAME=...`. Other names stay as they are.
+    --force", and of "`every=5`" --every 5; an option of the plugin becomes `--set NAME=...`. Other
+    names stay as they are.
     """
-    flags = {f"`{option}`": f"--set {option}=..." for option in _plugin_option_names(context)}
-    for parameter in context.command.params:
-        is_argument = parameter.param_type_name == "argument"
-        flag = parameter.metavar or parameter.name.upper() if is_argument else parameter.opts[0]
-        flags[f"`{parameter.name}`"] = flag
-    return re.sub(r"`\w+`", lambda match: flags.get(match[0], match[0]), text)
+    parameters = {each.name: each for each in context.command.params}
+    plugin_options = _plugin_option_names(context)
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        if name in parameters:
+            return _flag(parameters[name]) + (f" {value}" if value else "")
+        return f"--set {name}={value or '...'}" if name in plugin_options else match[0]
+
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", flag, text)
+
+
+def _flag(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar or parameter.name.upper())
+    return str(parameter.opts[0])
 
 
 def _plugin_option_names(context: Any) -> list[str]:

@@ -68,15 +68,12 @@ def split(
 
     Report how similar the training frames are to the others.
     """
+    from annotate.api import datasets
     from annotate.cli import console
-    from annotate.dataset.folder import load_dataset
-    from annotate.dataset.split import find_leaks, split_dataset
+    from annotate.dataset.split import find_leaks
 
-    shares = {"train": 1 - val - test, "val": val, "test": test}
-    parts = {part: share for part, share in shares.items() if share > 0}
-    console.print_dataframe(
-        find_leaks(split_dataset(load_dataset(dataset), parts, seed=seed)).summary()
-    )
+    divided = datasets.split(dataset, val=val, test=test, seed=seed)
+    console.print_dataframe(find_leaks(divided).summary())
     console.print_result(str(dataset))
 
 

@@ -62,6 +62,7 @@ def find(
     """
     from annotate.cli import console
     from annotate.errors import AnnotateError
+    from annotate.search import results
     from annotate.search.run import SearchOptions, estimate_search, find_shots
 
     options = SearchOptions(
@@ -79,6 +80,7 @@ def find(
             estimate_search(clips, references, target, options, progress=console.progress)
         )
         return
+    results.evaluate([], truth or [])  # refuses a damaged file before a long search
     found = find_shots(
         clips,
         references,

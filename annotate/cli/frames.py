@@ -94,7 +94,9 @@ def frames(
         raise typer.BadParameter("give a folder, or --preview PNG", param_hint="-o")
     sparse = keyframes or rate is not None or every is not None
     if sum((shots, keyframes, rate is not None, every is not None)) > 1:
-        raise typer.BadParameter("one of --shots, --every, --rate", param_hint="--keyframes")
+        raise typer.BadParameter(
+            "give only one of --shots, --every, --rate and --keyframes", param_hint="--keyframes"
+        )
     selection = reader.FrameSelection(every or 1, rate, keyframes, start, stop)
     sampling_options = SamplingOptions(not sparse, selection, tuple(ignore or ()))
     filter_options = FilterOptions(duplicates.value, threshold, everything)

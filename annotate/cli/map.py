@@ -116,16 +116,21 @@ def similar(
 
     Show which part of each is similar.
     """
-    from annotate import embeddings
     from annotate.cli import console
-    from annotate.footage_map import atlas, similarity
-    from annotate.video import reader
+    from annotate.footage_map.similarity import find_similar
 
-    others = [clip for clip in clips if clip.resolve() != query.resolve()]
-    sources = atlas.open_sources([query, *others], every=every, rate=rate, keyframes=keyframes)
-    embedder = embeddings.load(model, device)
-    gathered = atlas.gather(sources, embedder, progress=console.progress)
-    name = reader.probe(query).name
+    found = find_similar(
+        query,
+        clips,
+        every=every,
+        rate=rate,
+        keyframes=keyframes,
+        model=model,
+        device=device,
+        max_clips=max_clips,
+        method=method,
+        progress=console.progress,
+    )
     rows = [
         (
             each.clip,
@@ -133,7 +138,7 @@ def similar(
             f"{each.start_seconds:.2f}",
             f"{each.stop_seconds:.2f}",
         )
-        for each in similarity.similar_clips(gathered, name, max_clips, method)
+        for each in found
     ]
     console.print_table(("clip", "similarity", "from seconds", "to seconds"), rows)
 
@@ -149,15 +154,18 @@ def unlike(
     device: Device = None,
 ) -> None:
     """List clips that differ most from each other."""
-    from annotate import embeddings
     from annotate.cli import console
-    from annotate.footage_map import atlas, similarity
+    from annotate.footage_map.similarity import find_diverse
 
-    sources = atlas.open_sources(clips, every=every, rate=rate, keyframes=keyframes)
-    embedder = embeddings.load(model, device)
-    gathered = atlas.gather(sources, embedder, progress=console.progress)
-    rows = [
-        (name, "" if distance != distance else f"{distance:.3f}")
-        for name, distance in similarity.diverse_clips(gathered, max_clips)
-    ]
+    diverse = find_diverse(
+        clips,
+        every=every,
+        rate=rate,
+        keyframes=keyframes,
+        model=model,
+        device=device,
+        max_clips=max_clips,
+        progress=console.progress,
+    )
+    rows = [(name, "" if distance != distance else f"{distance:.3f}") for name, distance in diverse]
     console.print_table(("clip", "distance to the nearest above"), rows)

@@ -1,5 +1,6 @@
 """Commands about models: weights (models), coordinates, scores, points of Moondream."""
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -104,6 +105,15 @@ def add(
 app = typer.Typer()
 
 
+class ResponseMode(enum.StrEnum):
+    """How a model is made to answer in a format that can be parsed."""
+
+    tool = "tool"
+    schema = "schema"
+    json = "json"
+    auto = "auto"
+
+
 @app.command()
 def calibrate(
     model: Annotated[str, typer.Option(help="The model's name on its server.")],
@@ -117,8 +127,8 @@ def calibrate(
         int, typer.Option(min=128, help="Longest side of the images, in pixels, as for vlm.")
     ] = 1024,
     mode: Annotated[
-        str, typer.Option(help="Response format: tool, schema, json, or auto, which tries them.")
-    ] = "auto",
+        ResponseMode, typer.Option(help="Response format; auto tries them in this order.")
+    ] = ResponseMode.auto,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 60.0,
 ) -> None:
     """Measure the coordinate format of a model.
@@ -129,7 +139,7 @@ def calibrate(
     from annotate.vlm import coordinates
     from annotate.vlm.client import Chat
 
-    chat = Chat(url, model, key, mode, timeout_seconds=timeout)
+    chat = Chat(url, model, key, mode.value, timeout_seconds=timeout)
     calibration = coordinates.calibrate(chat, side)
     fit = calibration.fit
     row = (model, fit.box_format, calibration.mode, f"{fit.iou:.3f}", fit.box_count)
@@ -161,6 +171,7 @@ def propose_points(
     from annotate.cli import console
     from annotate.detectors import moondream
     from annotate.detectors.run import DETECTORS
+    from annotate.files import refuse_existing
     from annotate.vocabulary import read_vocabulary
 
     if (vocabulary is None) == (not phrase):
@@ -170,6 +181,7 @@ def propose_points(
         if vocabulary
         else moondream.make_vocabulary(phrase or (), label)
     )
+    refuse_existing(output, force)
     options = DETECTORS.parse_options("moondream", key_value_pairs(settings))
     table = moondream.points_table(clip, classes, frames or [0], options)
     moondream.write_points(table, output, force=force)
@@ -197,7 +209,9 @@ def calibrate_scores(
     """
     from annotate.cli import console
     from annotate.evaluation import calibration
+    from annotate.files import refuse_existing
 
+    refuse_existing(output, force)
     curves = calibration.fit_curves(items, truth, method=method)
     calibration.write_curves(curves, output, force=force)
     rows = [

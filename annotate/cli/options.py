@@ -139,13 +139,15 @@ def renamed_option(command: str, words: Sequence[str]) -> str | None:
     return None
 
 
-def key_value_pairs(values: list[str] | None, option: str = "--set") -> dict[str, str]:
+def key_value_pairs(
+    values: list[str] | None, option: str = "--set", expected: str = "KEY=VALUE"
+) -> dict[str, str]:
     """Parse an option that is given several times as KEY=VALUE."""
     from annotate.errors import AnnotateError
     from annotate.plugins import split_pair
 
     try:
-        return dict(split_pair(text) for text in values or ())
+        return dict(split_pair(text, expected) for text in values or ())
     except AnnotateError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
@@ -162,4 +164,5 @@ def plugin_options(settings: list[str] | None, **options: object) -> dict[str, s
 
 def clip_paths(values: list[str] | None) -> dict[str, Path]:
     """Parse `--video NAME=PATH`: the path of each named clip."""
-    return {name: Path(path) for name, path in key_value_pairs(values, "--video").items()}
+    pairs = key_value_pairs(values, "--video", "NAME=PATH")
+    return {name: Path(path) for name, path in pairs.items()}

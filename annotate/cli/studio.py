@@ -221,6 +221,7 @@ def diff(
         Path | None,
         typer.Option("-o", "--output", help="PNG file for a sheet of the largest changes."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Count the corrections of a dataset.
 
@@ -229,8 +230,11 @@ def diff(
     from annotate.cli import console
     from annotate.dataset.diff import diff_datasets, summarize
     from annotate.dataset.folder import load_dataset
+    from annotate.files import refuse_existing
     from annotate.viewing import contact_sheet, review
 
+    if output is not None:
+        refuse_existing(output, force)
     before, after = load_dataset(dataset), load_dataset(corrected)
     changes = diff_datasets(before, after)
     console.print_dataframe(summarize(changes))

@@ -197,7 +197,7 @@ class EnsembleDetector:
         """
         if not self.inside:
             raise AnnotateError(
-                "ensemble: no detectors are named: give `members`, such as colour,vlm"
+                "ensemble: no detectors are named: give at least two, such as `members=colour,vlm`"
             )
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
@@ -292,7 +292,7 @@ class CascadeDetector:
         """
         if len(self.inside) < 2:
             raise AnnotateError(
-                "cascade: give both detectors, such as `first` colour and `second` vlm"
+                "cascade: give both detectors, such as `first=colour` and `second=vlm`"
             )
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from annotate import embeddings
 from annotate.embeddings import Vectors, normalize_rows
 from annotate.errors import UnknownName
-from annotate.footage_map.atlas import FrameVectors
+from annotate.footage_map.atlas import (
+    FrameVectors,
+    ProgressFactory,
+    gather,
+    open_sources,
+)
 from annotate.sampling.duplicates import farthest_points
+from annotate.video.reader import probe
 
 SIMILARITY_METHODS = ("dtw", "mean")
 _MAX_WARPED_CLIPS = 50  # the most similar clips by windows, which are compared by DTW
@@ -26,6 +35,56 @@ class ClipSimilarity:
     similarity: float
     start_seconds: float
     stop_seconds: float
+
+
+def find_similar(
+    query: str | Path,
+    clips: Sequence[str | Path],
+    *,
+    every: int | None = None,
+    rate: float | None = None,
+    keyframes: bool = False,
+    model: str = embeddings.DEFAULT_EMBEDDER,
+    device: str | None = None,
+    max_clips: int = 10,
+    method: str = "dtw",
+    progress: ProgressFactory = lambda *_: nullcontext(lambda: None),
+) -> list[ClipSimilarity]:
+    """Find the clips most similar to the clip `query`, the most similar first.
+
+    By default two frames a second are embedded. `method`: see `similar_clips`.
+
+    Raises:
+        UnknownName: no such method, or no such model.
+        VideoError: a clip cannot be read, or two have one name.
+    """
+    if method not in SIMILARITY_METHODS:
+        raise UnknownName("method", method, SIMILARITY_METHODS)
+    others = [clip for clip in clips if Path(clip).resolve() != Path(query).resolve()]
+    sources = open_sources([query, *others], every=every, rate=rate, keyframes=keyframes)
+    gathered = gather(sources, embeddings.load(model, device), progress=progress)
+    return similar_clips(gathered, probe(Path(query)).name, max_clips, method)
+
+
+def find_diverse(
+    clips: Sequence[str | Path],
+    *,
+    every: int | None = None,
+    rate: float | None = None,
+    keyframes: bool = False,
+    model: str = embeddings.DEFAULT_EMBEDDER,
+    device: str | None = None,
+    max_clips: int = 10,
+    progress: ProgressFactory = lambda *_: nullcontext(lambda: None),
+) -> list[tuple[str, float]]:
+    """Find the clips that differ most from each other: (clip, distance), see `diverse_clips`.
+
+    Raises:
+        UnknownName, VideoError: as `find_similar`.
+    """
+    sources = open_sources(clips, every=every, rate=rate, keyframes=keyframes)
+    gathered = gather(sources, embeddings.load(model, device), progress=progress)
+    return diverse_clips(gathered, max_clips)
 
 
 def similar_clips(

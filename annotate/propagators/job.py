@@ -144,8 +144,11 @@ class Job:
         if clip.frame_count is None:
             return None
         stop = clip.frame_count if self.stop is None else min(self.stop, clip.frame_count)
+        first = (
+            self.first_frame()
+        )  # refuses `both_directions` where no frame is known to go back from
         backward = max(self.first_frames().values()) - self.start + 1 if self.both_directions else 0
-        return stop - self.first_frame() + backward
+        return stop - first + backward
 
     def first_frames(self) -> dict[int, int]:
         """Find the frame of each object's first prompt between `start` and `stop`, by object id."""

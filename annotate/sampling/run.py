@@ -66,10 +66,13 @@ class Job:
 
         Raises:
             AnnotateError: two clips have the same name, and so would their images.
+            PromptError: an ignored region does not fit a clip.
         """
         videos: dict[str, Any] = {}
         for clip in self.clips:
-            entry = reader.header_entry(reader.probe(clip))
+            video = reader.probe(clip)
+            ignore_mask(self.sampling_options.ignore, (video.width, video.height))
+            entry = reader.header_entry(video)
             stem = Path(*entry).stem
             if stem.casefold() in {Path(name).stem.casefold() for name in videos}:
                 raise AnnotateError(f"two clips are called {stem}: rename one of them")

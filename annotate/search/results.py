@@ -300,7 +300,9 @@ def _read_true_shots(path: Path) -> set[tuple[str, int, int]]:
             for shot in record["shots"]
             if shot["rare_frames"]
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise ItemsError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{path}: no list of shots with start, end and rare_frames: {error!r}"
         raise ItemsError(message) from None
 

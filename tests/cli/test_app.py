@@ -99,6 +99,7 @@ def named(text, command, **params):
         ("build", "give another `output`", "give another -o"),
         ("build", "name it in `videos`", "name it in --video"),
         ("build", "`items` is empty", "ITEMS is empty"),
+        ("build", "such as `every=5`", "such as --every 5"),
         ("propagate", "leave out `both`", "leave out --both"),
         ("find", "`references` is empty", "--reference is empty"),
         ("pull", "give its `dataset`", "give its DATASET"),
@@ -121,6 +122,11 @@ def test_an_argument_in_an_error_becomes_a_flag(command, text, shown):
 )
 def test_an_option_of_the_plugin_becomes_set(command, params, option):
     assert named(f"give `{option}`", command, **params) == f"give --set {option}=..."
+
+
+def test_an_option_of_the_plugin_keeps_its_value():
+    shown = named("such as `first=colour`", "detect", detector="cascade")
+    assert shown == "such as --set first=colour"
 
 
 def test_an_option_of_another_or_of_no_plugin_stays():

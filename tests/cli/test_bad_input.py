@@ -13,6 +13,8 @@ from PIL import Image
 from annotate.items import journal
 
 DETECT = ("-d", "colour", "-v", "designator.v1")
+STUDY = ("--describe", "vlm", "-o", "study")
+FIND = ("--name", "mech", "-o", "found")
 POINTS = "frame_id,object_id,x,y,label,class\n"
 
 
@@ -167,6 +169,39 @@ def test_a_miss_names_the_nearest(words, demo, annotate):
 def test_usage_is_exit_code_2(words, demo, annotate):
     code, _, err = annotate("detect", demo, *DETECT, "-o", "out.jsonl", *words)
     assert code == 2 and "Traceback" not in err
+
+
+UNUSABLE = {
+    "backward from boxes": (
+        "propagate",
+        "demo.mp4",
+        "--from",
+        "b.jsonl",
+        "--both",
+        "-o",
+        "m.jsonl",
+    ),
+    "not a box to ignore": ("frames", "demo.mp4", "--ignore", "1,2", "-o", "out"),
+    "nothing left to train on": ("split", "set", "--val", 0.7, "--test", 0.3),
+    "a box of three": ("study", "demo.mp4", "--frame", 0, "--box", "1,2,3", *STUDY),
+    "points that exist": ("propose-points", "demo.mp4", "--phrase", "mech", "-o", "b.jsonl"),
+    "curves that exist": ("calibrate-scores", "b.jsonl", "--truth", "set", "-o", "b.jsonl"),
+    "a sheet that exists": ("diff", "set", "set", "-o", "b.jsonl"),
+    "no truth": ("find", "demo.mp4", "--reference", "s.png", *FIND, "--truth", "no.json"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(kind, demo, tmp_path, annotate):
+    (tmp_path / "demo.mp4").symlink_to(demo)
+    assert annotate("detect", "demo.mp4", *DETECT, "-o", "b.jsonl", "--stop", 2)[0] == 0
+    assert annotate("build", "b.jsonl", "-o", "set")[0] == 0
+    Image.new("RGB", (40, 30)).save("s.png")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    code, out, err = annotate(*UNUSABLE[kind])
+    assert code == 1 and out == "" and err.count("\n") == 1
+    assert err.startswith("annotate: ") and "`" not in err and "Traceback" not in err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 @pytest.fixture
