@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from annotate.embeddings import Vectors, normalize_rows
 from annotate.errors import UnknownName
 from annotate.footage_map.atlas import (
     FrameVectors,
-    ProgressFactory,
     gather,
     open_sources,
 )
+from annotate.progress import ProgressBar, no_progress
 from annotate.sampling.duplicates import farthest_points
 from annotate.video.reader import probe
 
@@ -48,7 +47,7 @@ def find_similar(
     device: str | None = None,
     max_clips: int = 10,
     method: str = "dtw",
-    progress: ProgressFactory = lambda *_: nullcontext(lambda: None),
+    progress: ProgressBar = no_progress,
 ) -> list[ClipSimilarity]:
     """Find the clips most similar to the clip `query`, the most similar first.
 
@@ -75,7 +74,7 @@ def find_diverse(
     model: str = embeddings.DEFAULT_EMBEDDER,
     device: str | None = None,
     max_clips: int = 10,
-    progress: ProgressFactory = lambda *_: nullcontext(lambda: None),
+    progress: ProgressBar = no_progress,
 ) -> list[tuple[str, float]]:
     """Find the clips that differ most from each other: (clip, distance), see `diverse_clips`.
 
