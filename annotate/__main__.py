@@ -14,7 +14,7 @@ def main() -> None:
         app()
     except AnnotateError as error:
         sys.exit(f"annotate: {error}")
-    except BrokenPipeError:  # whoever read our stdout has enough
+    except BrokenPipeError:  # the program that reads our output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 

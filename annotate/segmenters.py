@@ -32,7 +32,7 @@ SEGMENT_LABEL = "segment"  # the class of every segment; a person names it later
 
 
 class Segmenter(Protocol):
-    """A frozen dataclass whose fields are its options."""
+    """A frozen dataclass; its fields are its options."""
 
     def segment(self, frame: Frame) -> sv.Detections:
         """Segment one image.
@@ -150,8 +150,8 @@ class Sam2Segmenter:
     chosen for the large model. The grid has `points_per_side` points a side, and `points_per_batch`
     points go through the network together. A mask is kept if the IoU that the model predicts for
     it is at least `pred_iou_thresh`, and if it is stable when the threshold moves
-    (`stability_score_thresh`). Of two masks whose boxes have an IoU above `box_nms_thresh` the one
-    with the higher score is kept. `crop_n_layers` layers of crops are segmented besides. Regions
+    (`stability_score_thresh`). If the boxes of two masks have an IoU above `box_nms_thresh`, only
+    the one with the higher score is kept. `crop_n_layers` layers of crops are segmented besides. Regions
     and holes of fewer than `min_mask_region_area` pixels are removed.
     """
 

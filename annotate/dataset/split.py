@@ -212,7 +212,7 @@ def split_dataset(
 
     Shots that share an image stay together. The same dataset, fractions and seed give the same
     split, which is written to `dataset.toml`. `cuts` are the first frames of shots by clip name,
-    for clips whose shots are not to be detected.
+    for clips in which shots need not be detected.
 
     Raises:
         DatasetError: the fractions do not add up to 1, or there are fewer shots than splits.

@@ -291,7 +291,7 @@ def _export_label_path(out: Path, sample: Sample) -> Path:
 
 
 def _data_yaml(dataset: Dataset) -> str:
-    """Write `data.yaml`, whose strings are JSON; without `path`, its entries are relative to it."""
+    """Write `data.yaml`, with strings in JSON; without `path`, its entries are relative to it."""
     lines = [f"{split}: images/{split}" for split in dataset.splits]
     if "val" not in dataset.splits:
         lines.append(f"val: images/{dataset.splits[0]}  # not split: these are the same pictures")

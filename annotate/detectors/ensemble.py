@@ -156,8 +156,8 @@ class EnsembleDetector:
 
     `members` names the detectors ("colour, vlm", or "a=vlm, b=vlm" to run one twice), `options`
     their options ("vlm.model=x colour.min_area=40"), `weights` their weights ("colour=2"). Boxes
-    whose IoU is over `min_iou` are one object. An object that fewer than `min_votes` members found
-    is dropped, and so is one whose score is below the threshold of its class (`thresholds`:
+    with an IoU over `min_iou` are one object. An object that fewer than `min_votes` members found
+    is dropped, and so is one with a score below the threshold of its class (`thresholds`:
     "designator=0.4"). `score` is "fused", or "votes" for the share of members that found the
     object. A box without a score has the weight `unscored_weight` where corners are averaged.
     """
@@ -262,8 +262,9 @@ class CascadeDetector:
 
     Both are names of detectors; `options` are theirs ("second.model=x first.min_area=40"). The
     margin of the crop on each side is `margin` times the longer side of the box. A box is confirmed
-    by a box of the same class with an IoU of `min_iou` or more. `box_from` says whose box and score
-    are kept: "first" or "second". The phrase is that of the second detector, if it has one.
+    by a box of the same class with an IoU of `min_iou` or more. `box_from` names the detector
+    that gives the box and score: "first" or "second". The phrase is that of the second detector, if
+    it has one.
     """
 
     vocabulary: Vocabulary

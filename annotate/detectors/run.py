@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Detector(Protocol):
-    """A frozen dataclass whose first field is the vocabulary and whose other fields are options.
+    """A frozen dataclass: the first field is the vocabulary, the other fields are options.
 
     A detector can be made without a server, weights or a package. What is missing is an error in
     `propose`, and, before a file is begun, in the optional method `ready()` (see
@@ -51,7 +51,7 @@ DETECTORS: Family[Detector] = FAMILIES["detectors"]
 def detector_settings(detector: Detector) -> Mapping[str, Any]:
     """Return the options that shape the boxes, with those of nested detectors.
 
-    An option whose field is marked `plugins.RUNTIME_ONLY`, such as a time-out, shapes nothing.
+    An option with a field marked `plugins.RUNTIME_ONLY`, such as a time-out, is left out.
     """
     return {name: _setting_value(value) for name, value in _setting_fields(detector)}
 

@@ -68,7 +68,7 @@ class CalibrationCurve:
 
 @dataclass(frozen=True)
 class CalibratedDetector:
-    """A detector whose scores are calibrated by a file of `annotate calibrate-scores`."""
+    """A detector with scores that are calibrated by a file of `annotate calibrate-scores`."""
 
     inner: Detector
     source: str

@@ -63,8 +63,8 @@ def count_frames(sources: Sequence[FrameSource]) -> int | None:
 class FrameVectors:
     """Frames of several clips, clip by clip, and their embeddings, which stay on disk.
 
-    `clips` is clip name -> header entry. `decode_errors` are the errors of damaged clips, whose
-    frames before the damage are used.
+    `clips` is clip name -> header entry. `decode_errors` are the errors of damaged clips;
+    their frames before the damage are used.
     """
 
     clips: dict[str, Mapping[str, Any]] = field(default_factory=dict)

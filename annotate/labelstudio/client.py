@@ -31,7 +31,7 @@ _GATEWAY_ERRORS = {502, 503, 504}  # a proxy answers these when its server is go
 
 @dataclass(frozen=True)
 class Project:
-    """A project: id, title, labelling config, the model whose predictions it shows, task count."""
+    """A project: id, title, labelling config, the model of its predictions, task count."""
 
     id: int
     title: str

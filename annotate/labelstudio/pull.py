@@ -1,8 +1,7 @@
 """Pull corrected annotations from Label Studio; untouched objects return unchanged.
 
-Only frames that somebody has submitted are in the corrected dataset: a frame that nobody has
-looked at is not a negative. Where annotations disagree or are unclear, the frame is left out, and
-the report says so.
+Only submitted frames are in the corrected dataset: a frame that was not reviewed is not a negative.
+Where annotations disagree or are unclear, the frame is left out, and the report says so.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def decode_brush(rle: Sequence[int], size_wh: tuple[int, int]) -> Mask:
             )
         values, lengths = stream.read_runs(count, word + 1, [each + 1 for each in widths])
     except (ValueError, TypeError, IndexError):
-        raise StudioError("a brush mask whose bytes are truncated or damaged") from None
+        raise StudioError("a brush mask with truncated or damaged bytes") from None
     if (lengths % _CHANNELS).any():  # a run ends inside a pixel
         return np.repeat(values >= _MIN_ALPHA, lengths)[3::_CHANNELS].reshape(height, width)
     return np.repeat(values >= _MIN_ALPHA, lengths // _CHANNELS).reshape(height, width)
@@ -283,7 +283,7 @@ def _read_box(value: Mapping[str, Any], size_wh: tuple[int, int]) -> Box:
     xs, ys = [x + dx for dx, _ in corners], [y + dy for _, dy in corners]
     box = (min(xs), min(ys), max(xs), max(ys))
     if not all(map(math.isfinite, box)):
-        raise StudioError("a box whose sides are not numbers")
+        raise StudioError("a box with sides that are not numbers")
     return round_box(clip_box(box, size_wh))
 
 

@@ -314,7 +314,7 @@ def _refresh_predictions(
     report: PushReport,
     progress: Callable[[], None],
 ) -> None:
-    """Replace the predictions of tasks that nobody worked on, where they differ from the specs."""
+    """Replace the predictions of untouched tasks where they differ from the specs."""
     if not existing:
         return
     predictions: dict[int, list[Any]] = {}

@@ -56,7 +56,7 @@ class AnomalyFlagger:
     def flag_item(self, item: Item, prompted_tracks: Collection[int] = ()) -> Item:
         """Add `covers` and `jump` to the objects of an item.
 
-        The motion of `prompted_tracks` begins anew: a prompt may move a track anywhere.
+        The motion of `prompted_tracks` starts again: a prompt may move a track anywhere.
         """
         for track in prompted_tracks:
             self._motions.pop(track, None)
@@ -142,7 +142,7 @@ def _advance(before: _Motion, now: _Motion, frames: float) -> tuple[_Motion, flo
 
 
 def _overlapping_pairs(objects: tuple[Object, ...]) -> Iterator[tuple[int, int]]:
-    """Yield the rows of objects whose masks share too much of the smaller one."""
+    """Yield the pairs of rows with masks that share too much of the smaller one."""
     masked = [row for row, obj in enumerate(objects) if obj.mask is not None]
     for one, other in combinations(masked, 2):
         a, b = objects[one], objects[other]

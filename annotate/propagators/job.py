@@ -59,13 +59,13 @@ class Session(Protocol):
 
 
 class Propagator(Protocol):
-    """An engine: a frozen dataclass whose fields are its options.
+    """An engine: a frozen dataclass; its fields are its options.
 
     It may have the optional members of `annotate.plugins.OPTIONAL_MEMBERS`:
 
     - `independent`: a class attribute, True if an object's masks are the same whichever others are
-      tracked. Then an update tracks only the objects whose prompts have changed.
-    - `phrase`: a field. An engine whose phrase is set finds objects itself: every id that it
+      tracked. Then an update tracks only the objects with changed prompts.
+    - `phrase`: a field. An engine with a phrase finds objects itself: every id that it
       returns is an object of that class, and no prompts are needed.
     - `ready()`: raises what is missing, such as weights, before a file is begun.
     """

@@ -2,7 +2,7 @@
 
 A pass runs the propagator over the clip in one direction. Its state is saved beside the file of
 items at intervals, so a run that was stopped continues exactly from its last checkpoint. An update
-tracks only the objects whose prompts have changed, and merges them with the items of the others.
+tracks only the objects with changed prompts, and merges them with the items of the others.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The SAM 2 family: a streaming predictor whose memory does not grow with the clip."""
+"""The SAM 2 family: a streaming predictor with memory that does not grow with the clip."""

@@ -1,6 +1,6 @@
 """Track objects frame by frame with a network of the SAM 2 family, in constant memory.
 
-A frame is encoded once, whatever the number of objects. Objects whose memories have the same
+A frame is encoded once, whatever the number of objects. Objects with memories of the same
 lengths go through the network as one batch. An object starts at its own first prompt and reads only
 its own memory, so its masks are the same whichever other objects are tracked.
 """

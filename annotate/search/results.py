@@ -62,7 +62,7 @@ def write_results(
     header: Header,
     source: str,
 ) -> None:
-    """Write the folder; each frame of a hit has one object whose box is the whole frame.
+    """Write the folder; each frame of a hit has one object; its box is the whole frame.
 
     Frames with a negative answer are items without objects.
 

@@ -36,7 +36,7 @@ from annotate.vlm.messages import (
 )
 from annotate.vlm.retry import RetryPolicy, TransientError
 
-# Host -> the variable whose key is sent there by default; other hosts get only a key that is named.
+# Host -> the variable with the key that it gets by default; other hosts get only a named key.
 _KEY_VARIABLES = {"api.openai.com": "OPENAI_API_KEY", "api.moondream.ai": "MOONDREAM_API_KEY"}
 
 
@@ -336,7 +336,7 @@ class Chat:
         except openai.APIConnectionError as error:
             reason = redact_key(str(error.__cause__ or error), key)
             raise TransientError(
-                f"nobody answers at {self.url}: {reason}",
+                f"no server answers at {self.url}: {reason}",
                 retryable="refused" not in reason,  # no server listens there: waiting is in vain
             ) from None
         except (openai.OpenAIError, ValueError) as error:

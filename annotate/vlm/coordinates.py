@@ -39,7 +39,9 @@ _COMMON_SCALES = (1.0, 100.0, 999.0, 1000.0, 1024.0)
 _SCALES_BY_UNIT = {"relative": _COMMON_SCALES, "padded": _COMMON_SCALES, "sent": (1.0,)}
 _SNAP_TOLERANCE = 0.02  # relative distance within which a fitted scale is set to a common one
 _MIN_FIT_IOU = 0.5  # mean IoU below which no format fits
-_IOU_MARGIN = 0.02  # a simpler format is taken before one whose mean IoU is higher by up to this
+_IOU_MARGIN = (
+    0.02  # a simpler format is taken before one with a mean IoU that is higher by up to this
+)
 
 RECTANGLE_COLOURS = {"red": (214, 40, 40), "blue": (40, 70, 214), "green": (30, 150, 60)}
 _LAYOUTS = (  # xyxy as fractions of the picture; none is another one, or its transpose

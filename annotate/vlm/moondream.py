@@ -118,7 +118,7 @@ class Moondream:
             raise TransientError.from_status(error.code, reason, dict(error.headers)) from None
         except URLError as error:
             raise TransientError(
-                f"nobody answers at {self.endpoint}: {self._redact(str(error.reason))}",
+                f"no server answers at {self.endpoint}: {self._redact(str(error.reason))}",
                 retryable=not isinstance(error.reason, ConnectionRefusedError),
             ) from None
         except KeyError as error:

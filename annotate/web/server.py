@@ -1,4 +1,4 @@
-"""Serve pages to the browser on this machine, and to nobody else.
+"""Serve pages to the browser of this machine only.
 
 The server binds 127.0.0.1. It answers only under a secret path, and only requests whose Host is
 127.0.0.1. A page may write only by a POST of JSON whose Origin is the page itself.

@@ -113,7 +113,7 @@ def test_it_captions_and_answers_in_its_own_words_once(frame):
             model.always = fault
             with pytest.raises(UnreadableAnswer, match=f"a picture: .*{says}"):
                 load(model, cache=False).caption(frame.image)
-    with pytest.raises(AnswerError, match="a picture: nobody answers"):
+    with pytest.raises(AnswerError, match="a picture: no server answers"):
         load(model, cache=False).caption(frame.image)
     with pytest.raises(AnswerError, match="no model is named"):
         DETECTORS.load("vlm", WORDS).caption(frame.image)
@@ -214,7 +214,7 @@ def test_a_slow_server_is_given_up(frame):
 def test_a_server_that_is_not_there_is_not_waited_for(frame):
     with serving() as model:
         pass
-    with pytest.raises(AnswerError, match="demo.mp4#0: nobody answers at http://127.0.0.1"):
+    with pytest.raises(AnswerError, match="demo.mp4#0: no server answers at http://127.0.0.1"):
         load(model, wait_seconds=30.0).propose([frame])
 
 

@@ -127,7 +127,7 @@ def test_what_asking_again_does_not_mend_is_said_at_once(frame, monkeypatch):
         assert len(model.requests) == 1
         assert model.headers[0]["x-moondream-auth"] == KEY
     assert KEY not in str(caught.value)
-    with pytest.raises(AnswerError, match="nobody answers at http://127.0.0.1"):
+    with pytest.raises(AnswerError, match="no server answers at http://127.0.0.1"):
         client(model).encode_image(frame.image).caption()
 
 

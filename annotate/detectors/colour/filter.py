@@ -28,8 +28,8 @@ def filter_by_colour(
 ) -> Detector:
     """Wrap a detector so that it sees only pixels in the colour of a class, or near such a class.
 
-    `mask` names the class whose colour ranges are kept; `near` names the class round whose boxes
-    crops are made, `margin` pixels larger. With both, the crops are masked; with neither, the
+    The colour ranges of the class `mask` are kept. Crops are made round the boxes of the class
+    `near`, `margin` pixels larger. With both, the crops are masked; with neither, the
     detector is returned as it is.
 
     Raises:

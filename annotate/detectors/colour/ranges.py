@@ -1,7 +1,7 @@
 """Read colour ranges and shapes from a vocabulary, check them, and apply them to an image.
 
 The `colour` entry of a class holds one or more RGB or HSV ranges and limits on gap, side, aspect
-ratio and fill. A hue range whose low end is above its high end wraps through 0 degrees.
+ratio and fill. A hue range with a low end above its high end wraps through 0 degrees.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _VIVID_LIMITS = {"saturation": (0.3, 1.0), "value": (0.2, 1.0)}  # below these a
 
 @dataclass(frozen=True)
 class ColourRange:
-    """The interval of each channel of `space`; a hue interval whose low is above its high wraps.
+    """The interval of each channel of `space`; a hue interval with low above high wraps.
 
     Examples:
         >>> ColourRange("hsv", ((340, 20), (0.3, 1), (0.2, 1))).middle_rgb()

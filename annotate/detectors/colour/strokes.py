@@ -1,6 +1,6 @@
 """Find thin strokes and their corners in a map of colour strength.
 
-A stroke is a ridge: a pixel whose strength is above that of the pixels on both sides of it. Ridges
+A stroke is a ridge: a pixel that is stronger than the pixels on both sides of it. Ridges
 are kept in two maps, one of horizontal and one of vertical strokes. A corner is a pixel where one
 stroke of each kind ends.
 """
