@@ -151,8 +151,8 @@ class Sam2Segmenter:
     points go through the network together. A mask is kept if the IoU that the model predicts for
     it is at least `pred_iou_thresh`, and if it is stable when the threshold moves
     (`stability_score_thresh`). If the boxes of two masks have an IoU above `box_nms_thresh`, only
-    the one with the higher score is kept. `crop_n_layers` layers of crops are segmented besides. Regions
-    and holes of fewer than `min_mask_region_area` pixels are removed.
+    the one with the higher score is kept. `crop_n_layers` layers of crops are segmented too.
+    Regions and holes of fewer than `min_mask_region_area` pixels are removed.
     """
 
     model: str = "sam2.1-tiny"
