@@ -1,4 +1,4 @@
-"""The command `annotate`: errors become one line here, and nowhere else."""
+"""Run the command `annotate`; an error of the library is printed here, as one line."""
 
 import os
 import sys

@@ -1,1 +1,1 @@
-"""The command line: parse, call one function, show progress, print."""
+"""The command line: parse the options, call the library, show progress, print the result."""

@@ -40,7 +40,10 @@ def detect(
     detector: Annotated[
         str,
         typer.Option(
-            "-d", "--detector", autocompletion=complete_detector, help="The detector's name."
+            "-d",
+            "--detector",
+            autocompletion=complete_detector,
+            help="The detector; `annotate detectors` lists all.",
         ),
     ],
     vocabulary: VocabularyOption,
@@ -102,7 +105,11 @@ def segment(
         Path, typer.Option("-o", "--output", help="File for the items; - is stdout.")
     ],
     engine: Annotated[
-        str, typer.Option(autocompletion=complete_segmenter, help="The segmenter's name.")
+        str,
+        typer.Option(
+            autocompletion=complete_segmenter,
+            help="The segmenter: slic or sam2, or the name of a plugin.",
+        ),
     ] = "slic",
     every: Every = 1,
     rate: Rate = None,
@@ -145,7 +152,11 @@ def propagate(
     ],
     points: Annotated[
         Path | None,
-        typer.Option("-p", "--points", help="CSV file: frame_id, object_id, x, y, label."),
+        typer.Option(
+            "-p",
+            "--points",
+            help="CSV file with the columns frame_id, object_id, x, y, label[, class].",
+        ),
     ] = None,
     box: Annotated[
         list[str] | None,
@@ -156,7 +167,11 @@ def propagate(
         typer.Option(metavar="FRAME:OBJECT:PNG", help="A mask as prompt; repeatable."),
     ] = None,
     engine: Annotated[
-        str, typer.Option(autocompletion=complete_engine, help="The propagation engine's name.")
+        str,
+        typer.Option(
+            autocompletion=complete_engine,
+            help="The propagation engine; `annotate propagators` lists all.",
+        ),
     ] = "light",
     boxes: Annotated[
         Path | None,

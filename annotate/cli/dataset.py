@@ -80,7 +80,13 @@ def split(
 @app.command()
 def export(
     dataset: Annotated[Path, typer.Argument(help="A dataset's folder.")],
-    to: Annotated[str, typer.Option(autocompletion=complete_format, help="The format.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            autocompletion=complete_format,
+            help="The format: coco, yolo or yolo-seg, or the name of a plugin.",
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the export.")],
     settings: Settings = None,
     force: Force = False,
@@ -103,7 +109,12 @@ def export(
 def import_(
     source: Annotated[Path, typer.Argument(help="The dataset to import: a folder or file.")],
     format_: Annotated[
-        str, typer.Option("--from", autocompletion=complete_format, help="The format.")
+        str,
+        typer.Option(
+            "--from",
+            autocompletion=complete_format,
+            help="The format: coco, yolo or yolo-seg, or the name of a plugin.",
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the dataset.")],
     force: Force = False,

@@ -41,7 +41,7 @@ def find(
         int | None, typer.Option(min=1, help="vlm: ask about at most N pictures.")
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(min=0, help="vlm: spend no more; needs prices.")
+        float | None, typer.Option(min=0, help="vlm: do not spend more than this; needs prices.")
     ] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, max=100, help="vlm: pictures in a question.")
@@ -160,7 +160,7 @@ def gallery(
 ) -> None:
     """Review the hits of find on a local page.
 
-    Keep or reject each one by a key.
+    Keep or reject each hit by a key.
     """
     import threading
     import webbrowser
@@ -229,7 +229,7 @@ def find_scenes(
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, folders of them, or clips.")],
     db: DatabasePath,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a line of JSON for each on stdout.")
+        bool, typer.Option("--json", help="Print a line of JSON for each picture or clip.")
     ] = False,
 ) -> None:
     """Find the clip and time of pictures.

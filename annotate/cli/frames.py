@@ -67,7 +67,7 @@ def frames(
         list[str] | None,
         typer.Option(
             metavar="X1,Y1,X2,Y2|PNG",
-            help="Region to leave out, such as a display: a box, a mask; repeatable.",
+            help="Region to ignore, such as a score display: a box or a mask; repeatable.",
         ),
     ] = None,
     everything: Annotated[

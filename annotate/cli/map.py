@@ -19,7 +19,9 @@ OptionalEvery = Annotated[
 MaxClips = Annotated[int, typer.Option("--max-clips", min=1, help="List at most N clips.")]
 EmbeddingModel = Annotated[
     str,
-    typer.Option(help="Image network: the shipped one, efficientnet-lite0, or one of `models`."),
+    typer.Option(
+        help="Network that embeds frames: the default, efficientnet-lite0, or one of `models list`."
+    ),
 ]
 _DEFAULT_MODEL = "efficientnet-lite0-s16"
 

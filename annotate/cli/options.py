@@ -94,7 +94,7 @@ _vocabulary_option = typer.Option(
     "-v",
     "--vocabulary",
     autocompletion=complete_vocabulary,
-    help="A vocabulary: name or TOML file.",
+    help="A TOML file, or a name that `annotate vocabularies` lists.",
 )
 VocabularyOption = Annotated[str, _vocabulary_option]
 OptionalVocabulary = Annotated[str | None, _vocabulary_option]

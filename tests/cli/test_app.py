@@ -1,9 +1,11 @@
 """The help by stage, the old names of commands and options, and the flags in error messages."""
 
+import ast
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import typer
@@ -12,6 +14,7 @@ from annotate.cli import app as cli_app
 from annotate.cli.console import name_flags
 from annotate.cli.options import RENAMED_COMMANDS, RENAMED_OPTIONS
 from annotate.errors import AnnotateError
+from annotate.plugins import FAMILIES, option_fields
 
 GROUP = typer.main.get_command(cli_app.app)
 MARK = ("-d", "colour", "-v", "designator.v1")
@@ -146,6 +149,37 @@ def test_an_error_of_a_subcommand_names_flags(annotate, tmp_path):
     (tmp_path / "other.db").write_text("no database at all, but a text of some length\n" * 40)
     code, _, err = annotate("scenes", "list", "--db", "other.db")
     assert code == 1 and "`" not in err and err.count("\n") == 1
+
+
+def cli_names():
+    """The names of all parameters of commands and of all options of plugins."""
+    groups, names = [GROUP], set()
+    while groups:
+        for command in groups.pop().commands.values():
+            groups += [command] if hasattr(command, "commands") else []
+            names |= {parameter.name for parameter in command.params}
+    for family in FAMILIES.values():
+        for name in family.names():
+            names |= set(option_fields(family.plugin_class(name)))
+    return names
+
+
+def test_what_library_texts_name_in_backticks_exists():
+    """An option of a command or plugin, or for Python users a name of the same module."""
+    wrong, known = [], cli_names()
+    for path in sorted(Path(cli_app.__file__).parents[1].rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        local = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        local |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        local |= {node.id for node in nodes if isinstance(node, ast.Name)}
+        raised = [node for statement in nodes if isinstance(statement, ast.Raise)
+                  for node in ast.walk(statement)]  # fmt: skip
+        for node in raised:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = re.findall(r"`(\w+)(?:=[^`]*)?`", node.value)
+                unknown = {name for name in named if name not in known | local}
+                wrong += [f"{path.name}:{node.lineno}: {name}" for name in unknown]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_first_error_is_kept_as_the_cause(demo):

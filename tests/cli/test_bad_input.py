@@ -1,4 +1,4 @@
-"""What goes in wrong comes out as one clear line: exit code 1, no traceback, nothing left over."""
+"""Bad input gives one clear line: exit code 1, no traceback, and no output is left behind."""
 
 import io
 import json
@@ -72,7 +72,7 @@ BAD_CLIPS = [missing, empty_folder, empty_file, text, audio_only, no_frames]
 
 
 @pytest.mark.parametrize("make", BAD_CLIPS, ids=lambda make: make.__name__)
-def test_what_is_no_video(make, tmp_path, annotate):
+def test_a_file_that_is_no_video_is_refused(make, tmp_path, annotate):
     clip = make(tmp_path)
     code, out, err = annotate("detect", clip, *DETECT, "-o", "boxes.jsonl")
     assert code == 1 and out == ""
@@ -107,7 +107,7 @@ def test_odd_pictures_are_read(kind, tmp_path, annotate):
 
 
 @pytest.mark.parametrize(
-    "output, said",
+    "output, message",
     [
         ("no/such/folder/boxes.jsonl", "No such file or directory"),
         (".", "Is a directory"),
@@ -118,9 +118,9 @@ def test_odd_pictures_are_read(kind, tmp_path, annotate):
         ),
     ],
 )
-def test_nowhere_to_write(output, said, demo, annotate):
+def test_an_output_that_cannot_be_written(output, message, demo, annotate):
     code, _, err = annotate("detect", demo, *DETECT, "-o", output, "--stop", 3)
-    assert code == 1 and said in err and err.count("\n") == 1
+    assert code == 1 and message in err and err.count("\n") == 1
 
 
 def test_malformed_toml(tmp_path, demo, annotate):
@@ -139,11 +139,11 @@ BAD_POINTS = {
 
 @pytest.mark.parametrize("kind", BAD_POINTS)
 def test_bad_points(kind, tmp_path, demo, annotate):
-    row, said = BAD_POINTS[kind]
+    row, message = BAD_POINTS[kind]
     (tmp_path / "p.csv").write_text(POINTS + row + "\n")
     words = ("propagate", demo, "-p", "p.csv", "-v", "designator.v1", "-o", "m.jsonl")
     code, _, err = annotate(*words)
-    assert code == 1 and said in err and "p.csv" in err and err.count("\n") == 1
+    assert code == 1 and message in err and "p.csv" in err and err.count("\n") == 1
     assert not (tmp_path / "m.jsonl").exists()
 
 
@@ -157,7 +157,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("words", UNKNOWN, ids=UNKNOWN.values())
-def test_a_miss_names_the_nearest(words, demo, annotate):
+def test_an_unknown_name_gets_the_nearest_one(words, demo, annotate):
     command, *rest = words
     code, _, err = annotate(command, demo, *rest, "-o", "out.jsonl")
     assert code == 1 and UNKNOWN[words] in err and err.count("\n") == 1
@@ -227,15 +227,15 @@ DAMAGE = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damaged_items(kind, items, annotate):
-    change, said = DAMAGE[kind]
+    change, message = DAMAGE[kind]
     lines = items.read_text().splitlines()
     record = json.loads(lines[1])
-    thing = {"label": "designator", "box": [0, 0, 5, 5], "score": None, "source": "me"}
-    record["objects"] = [thing | change]
+    obj = {"label": "designator", "box": [0, 0, 5, 5], "score": None, "source": "me"}
+    record["objects"] = [obj | change]
     items.write_text("\n".join([lines[0], json.dumps(record), *lines[2:]]) + "\n")
     for words in (("draw", items, "-o", "s.png"), ("build", items, "-o", "ds")):
         code, _, err = annotate(*words)
-        assert code == 1 and f"{items.name}:2" in err and said in err
+        assert code == 1 and f"{items.name}:2" in err and message in err
 
 
 def test_a_newer_header(items, annotate):
@@ -273,7 +273,7 @@ def test_a_dash_is_stdin_and_stdout(demo, tmp_path, annotate, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["sheet.png"]
 
 
-def test_whoever_reads_stdout_may_have_enough(demo):
+def test_a_closed_stdout_is_no_error(demo):
     words = [sys.executable, "-m", "annotate", "detect", str(demo), *DETECT, "-o", "-"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         run.stdout.readline()

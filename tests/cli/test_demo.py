@@ -35,7 +35,7 @@ def test_it_makes_all_that_it_says(made):
 def test_again_it_gives_the_same(made):
     out, measured, demo = made
     before = (out / "masks.jsonl").read_bytes()
-    assert dict(demo.run(out)) == measured
+    assert dict(demo.run_demo(out)) == measured
     assert (out / "masks.jsonl").read_bytes() == before
 
 
@@ -44,5 +44,5 @@ def test_it_leaves_a_strange_folder_alone(tmp_path):
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match="is there already and is no demo"):
+    with pytest.raises(OutputError, match="exists already and is no demo"):
         cli_demo.run_demo(tmp_path / "mine")

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it says, where, and with which exit code."""
+"""The command line as a user sees it: messages, where they are printed, and exit codes."""
 
 import os
 import signal
@@ -29,12 +29,12 @@ def test_help_names_every_stage(annotate):
         assert f"\n  {command} " in out
 
 
-def test_stdout_is_data_and_stderr_is_talk(annotate, demo):
+def test_data_goes_to_stdout_and_messages_to_stderr(annotate, demo):
     code, out, err = annotate("detect", demo, *DETECT, "-o", "b.jsonl", "--stop", 3)
     assert (code, out, err) == (0, "b.jsonl\n", "")
 
 
-def test_the_same_again_says_that_it_is_complete(annotate, demo, tmp_path):
+def test_the_same_command_again_reports_a_complete_file(annotate, demo, tmp_path):
     words = ("detect", demo, *DETECT, "-o", "b.jsonl", "--stop", 3)
     annotate(*words)
     before = (tmp_path / "b.jsonl").read_bytes()
@@ -43,7 +43,7 @@ def test_the_same_again_says_that_it_is_complete(annotate, demo, tmp_path):
     assert (tmp_path / "b.jsonl").read_bytes() == before
 
 
-def test_other_settings_are_refused_and_said(annotate, demo):
+def test_other_settings_are_refused_and_named(annotate, demo):
     annotate("detect", demo, *DETECT, "-o", "b.jsonl", "--stop", 3)
     code, _, err = annotate("detect", demo, *DETECT, "-o", "b.jsonl", "--stop", 4)
     assert code == 1 and "stop: 3 in the file, 4 now" in err and "--force" in err
@@ -58,7 +58,7 @@ def test_a_file_of_something_else_is_left_alone(annotate, demo, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work\n"
 
 
-def test_a_prefilter_is_part_of_what_shaped_the_file(annotate, demo):
+def test_a_colour_filter_is_part_of_the_settings(annotate, demo):
     annotate("detect", demo, *DETECT, "-o", "b.jsonl", "--stop", 2, "--near", "designator")
     settings = journal.read("b.jsonl").header.settings
     assert settings["near"] == "designator" and settings["margin"] == 40
@@ -66,22 +66,24 @@ def test_a_prefilter_is_part_of_what_shaped_the_file(annotate, demo):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_ctrl_c_leaves_a_file_to_go_on_with(demo, tmp_path):
+def test_a_file_can_be_continued_after_ctrl_c(demo, tmp_path):
     words = [sys.executable, "-m", "annotate", "detect", str(demo), *DETECT, "-o", "b.jsonl"]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where we run behind nohup
+    default_sigint = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # also where we run behind nohup
     piped = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(words, preexec_fn=heard, **piped) as run:
+    with subprocess.Popen(words, preexec_fn=default_sigint, **piped) as run:
         while not (tmp_path / "b.jsonl").exists() or (tmp_path / "b.jsonl").stat().st_size < 3000:
             time.sleep(0.01)
             assert run.poll() is None, run.stderr.read()
         os.kill(run.pid, signal.SIGINT)
-        said = run.stderr.read().decode()
+        message = run.stderr.read().decode()
         assert run.wait() == 130
-    assert "stopped after" in said and "the same command continues from here" in said
-    assert "Traceback" not in said
+    assert "stopped after" in message and "the same command continues from here" in message
+    assert "Traceback" not in message
     subprocess.run(words, check=True, capture_output=True)
-    there = [item.frame for item in journal.read("b.jsonl")]
-    assert there == list(range(140))
+    frames = [item.frame for item in journal.read("b.jsonl")]
+    assert frames == list(range(140))
 
 
 def test_names_complete_in_the_shell():

@@ -399,6 +399,6 @@ def test_from_the_command_line(annotate, demo, boxes_of, tmp_path):
     code, _, err = annotate(*words, "--min-score", "0.6", "-o", "n.jsonl")
     assert code == 1 and "no prompt and no box lies between frame 0 and frame 6" in err
     code, _, err = annotate(*words, "--box", "2,7,10,10,90,90", "--update", "-o", "m.jsonl")
-    assert code == 1 and "with light objects depend on each other: `force`" in err
+    assert code == 1 and "with light objects depend on each other: --force" in err
     code, _, err = annotate(*words, "--device", "cuda", "-o", "n.jsonl")
     assert code == 1 and "no option of light 'device'" in err
