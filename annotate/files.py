@@ -36,7 +36,7 @@ def atomic_file(
     The temporary path has the suffix of `path`, by which image libraries choose a format. It is
     removed when the block fails. `parents` creates the missing folders above `path`. `concurrent`
     gives each process and thread a temporary path of its own, for a file that several may write at
-    once. `mode` are the permission bits of a file that must never be readable by others.
+    once. `mode` sets the permission bits of the file from its first byte on, for a secret.
 
     Examples:
         >>> with atomic_file(Path("table.csv")) as draft:  # doctest: +SKIP
@@ -45,8 +45,8 @@ def atomic_file(
     Raises:
         OutputError: nothing can be written there; `error` chooses another class for this.
     """
-    own = f".{os.getpid()}-{threading.get_ident()}" if concurrent else ""
-    draft = path.with_name(f".{path.stem}{own}.part{path.suffix}")
+    writer = f".{os.getpid()}-{threading.get_ident()}" if concurrent else ""
+    draft = path.with_name(f".{path.stem}{writer}.part{path.suffix}")
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,13 +107,13 @@ OVERWRITE_HINT = "give another output path, or `force` to write over it"
 
 
 def refuse_existing(path: Path, force: bool, *, marker_file: str | None = None) -> None:
-    """Refuse an output path where something is already, unless `force` allows to replace it.
+    """Refuse an output path that exists, unless `force` allows replacing it.
 
     With `marker_file`, `path` is a folder: it may be empty, and `force` replaces only a folder that
     holds `marker_file`.
 
     Raises:
-        OutputError: something is already there.
+        OutputError: the path exists and must not be replaced.
     """
     if not path.exists():
         return
@@ -153,7 +153,7 @@ def packaged_file(kind: str, name: str) -> Path:
     """
     path = data_dir(kind) / name
     if not path.is_file():
-        choices = [str(each.relative_to(data_dir(kind))) for each in data_dir(kind).rglob("*.*")]
+        choices = [str(file.relative_to(data_dir(kind))) for file in data_dir(kind).rglob("*.*")]
         raise UnknownName(f"file in {kind}", name, choices)
     return path
 
@@ -177,8 +177,8 @@ def user_data_dir(*parts: str) -> Path:
 
 
 def _user_dir(variable: str, function: str) -> Path:
-    if given := os.environ.get(variable):
-        return Path(given) / _APP_NAME
+    if folder := os.environ.get(variable):
+        return Path(folder) / _APP_NAME
     import platformdirs  # 20 ms, which `annotate --help` need not wait for
 
     path: Path = getattr(platformdirs, function)(_APP_NAME, appauthor=False)
@@ -192,7 +192,7 @@ def sha256(path: Path) -> str:
 
 
 def json_digest(record: Mapping[str, Any]) -> str:
-    """Return the SHA-256, in hex, of a record as JSON with sorted keys, to name a cache file."""
+    """Return the SHA-256, in hex, of a record as JSON with sorted keys: a name for a cache file."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

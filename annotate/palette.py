@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from annotate.errors import UnknownName
 
-_GOLDEN_RATIO = 0.618033988749895  # of a circle: multiples of it never coincide
-_PLASTIC_RATIO = 0.754877666246693  # the same, and independent of the golden ratio
-_HUE_SPREAD, _LIGHTNESS_SPREAD = 0.09, 0.28  # how far apart the shades of a class may be, of 1
+_GOLDEN_RATIO = 0.618033988749895  # of a circle: no two multiples of it coincide
+_PLASTIC_RATIO = 0.754877666246693  # likewise, and independent of the golden ratio
+_HUE_SPREAD, _LIGHTNESS_SPREAD = 0.09, 0.28  # range of the shades of a class, of 1
 
 
 class Colour(NamedTuple):
@@ -46,7 +46,7 @@ class Colour(NamedTuple):
         return cls(*(round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, saturation)))
 
 
-# Bright, since games are dark; red late, since head-up displays and blood are red.
+# Bright, because games are dark; red comes late, because head-up displays and blood are red.
 _FIXED_COLOURS = (
     Colour(0, 217, 255),  # cyan
     Colour(255, 212, 0),  # yellow

@@ -21,9 +21,9 @@ from annotate.errors import AnnotateError, UnknownName
 
 _P = TypeVar("_P")
 
-# Metadata of an option that does not shape the result, such as a timeout or a budget. It is not in
-# the header of a file of items, so that a run can be resumed with another value. The key is
-# "aside", since plugins of others carry it.
+# Field metadata of an option that does not shape the result, such as a timeout or a budget. The
+# option is not in the header of a file of items, so a run can be resumed with another value. The
+# key stays "aside", because third-party plugins use it.
 RUNTIME_ONLY = {"aside": True}
 
 
@@ -34,7 +34,7 @@ def _entry_points(group: str) -> dict[str, EntryPoint]:
 
 @dataclass(frozen=True)
 class Family(Generic[_P]):
-    """The plugins of one kind: an entry point group, and what one of them is called.
+    """The plugins of one kind: their entry point group, and their noun in messages.
 
     Examples:
         >>> FAMILIES["detectors"].names()[:2]
@@ -103,20 +103,20 @@ FAMILIES: Mapping[str, Family[Any]] = {
     "formats": Family("annotate.formats", "format"),
 }
 
-# Members that a plugin may have, and what a plugin without them is taken to have.
+# Members that a plugin may have, and the value that stands for a missing one.
 OPTIONAL_MEMBERS: Mapping[str, Any] = {
     "ready": lambda: None,  # raises what is missing (weights, a server), before a run begins
-    "independent": False,  # of an engine: an object's masks are the same whoever else is followed
+    "independent": False,  # of an engine: an object's masks do not depend on the other objects
     "phrase": None,  # of an engine that finds objects itself: the words for them, "" if not given
-    "usage": None,  # of what asks a model: the requests, tokens and cost so far, a `UsageTotal`
+    "usage": None,  # of a plugin that asks a model server: requests, tokens, cost: a `UsageTotal`
 }
 
 
 def optional_member(plugin: Any, name: str) -> Any:
     """Return an optional member of a plugin, or its default in `OPTIONAL_MEMBERS`.
 
-    This is the only place that asks whether a plugin has something: a third-party plugin need not
-    inherit from anything of this package.
+    Only this function asks whether a plugin has a member: a third-party plugin need not inherit
+    from a class of this package.
     """
     return getattr(plugin, name, OPTIONAL_MEMBERS[name])
 
@@ -125,10 +125,10 @@ def nested_plugins(plugin: Any) -> Iterator[Any]:
     """Yield the plugins in a plugin's fields: dataclasses that a field holds, alone or by name."""
     for field in dataclasses.fields(plugin):
         value = getattr(plugin, field.name)
-        held = value.values() if isinstance(value, Mapping) else [value]
-        yield from (
-            each for each in held if dataclasses.is_dataclass(each) and not isinstance(each, type)
-        )
+        candidates = value.values() if isinstance(value, Mapping) else [value]
+        for candidate in candidates:
+            if dataclasses.is_dataclass(candidate) and not isinstance(candidate, type):
+                yield candidate
 
 
 def option_fields(plugin: type[Any]) -> dict[str, dataclasses.Field[Any]]:

@@ -107,9 +107,11 @@ def _with_xy_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
         table = table.assign(x=[x for x, _ in pairs], y=[y for _, y in pairs])
     for column in ("frame_id", "object_id", "x", "y", "label"):
         if column not in table.columns:
-            there = ", ".join(map(str, table.columns))
-            expected = "frame_id, object_id, x, y (or point_xy), label and perhaps class"
-            raise PromptError(f"{name}: no column {column!r}: expected {expected}; it has {there}")
+            columns = ", ".join(map(str, table.columns))
+            expected = "frame_id, object_id, x, y (or point_xy), label and optionally class"
+            raise PromptError(
+                f"{name}: no column {column!r}: expected {expected}; it has {columns}"
+            )
     return table
 
 
@@ -127,7 +129,7 @@ def _row_location(name: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class _PointRow:
-    """One row of a points table, to be checked; rows are counted from 1, without the header."""
+    """One row of a points table, to be checked; messages count rows from 1, without the header."""
 
     name: str
     number: int
@@ -183,7 +185,7 @@ class _PointRow:
 
 
 def _default_label(scope: PromptScope) -> str:
-    """The only class there is, where there is only one."""
+    """Return the only class of the scope; DEFAULT_LABEL if it has several, or none."""
     labels = scope.labels or ()
     return labels[0] if len(labels) == 1 else DEFAULT_LABEL
 
@@ -214,24 +216,24 @@ def prompt_table(
     Raises:
         PromptError: an object has two classes, or has only negative points on its first frame.
     """
-    gathered: dict[tuple[int, int], Prompt] = {}
+    prompts: dict[tuple[int, int], Prompt] = {}  # by frame and object
     labels: dict[int, str] = {}
     if points is not None:
         labels = _object_labels(points)
         for _, group in points.groupby(["frame_id", "object_id"], sort=True):
             frame, object_id = int(group["frame_id"].iloc[0]), int(group["object_id"].iloc[0])
             xy, inside = group[["x", "y"]].to_numpy(float), group["label"].to_numpy(np.int64)
-            gathered[frame, object_id] = Prompt(frame, object_id, xy, inside)
+            prompts[frame, object_id] = Prompt(frame, object_id, xy, inside)
     for frame, object_id, box in boxes:
-        prompt = gathered.get((frame, object_id), Prompt(frame, object_id))
-        gathered[frame, object_id] = replace(prompt, box=box)
+        prompt = prompts.get((frame, object_id), Prompt(frame, object_id))
+        prompts[frame, object_id] = replace(prompt, box=box)
     for frame, object_id, mask in masks:
-        prompt = gathered.get((frame, object_id), Prompt(frame, object_id))
-        gathered[frame, object_id] = replace(prompt, mask=mask)
-    prompts = tuple(gathered[key] for key in sorted(gathered))
+        prompt = prompts.get((frame, object_id), Prompt(frame, object_id))
+        prompts[frame, object_id] = replace(prompt, mask=mask)
+    ordered = tuple(prompts[key] for key in sorted(prompts))
     default = _default_label(scope)
-    _check_starts(prompts)
-    return PromptTable(prompts, {p.object_id: labels.get(p.object_id, default) for p in prompts})
+    _check_starts(ordered)
+    return PromptTable(ordered, {p.object_id: labels.get(p.object_id, default) for p in ordered})
 
 
 def _object_labels(points: pd.DataFrame) -> dict[int, str]:
@@ -247,8 +249,7 @@ def _check_starts(prompts: Iterable[Prompt]) -> None:
     by_object = defaultdict(list)
     for prompt in prompts:
         by_object[prompt.object_id].append(prompt)
-    for object_id, given in by_object.items():
-        first = given[0]
+    for object_id, (first, *_) in by_object.items():
         if first.box is None and first.mask is None and not first.point_labels.any():
             raise PromptError(
                 f"object {object_id} starts on frame {first.frame} with negative points only: "
@@ -306,12 +307,12 @@ def parse_mask(text: str, scope: PromptScope) -> tuple[int, int, Mask]:
     _check_frame(int(parts[0]), context, scope)
     mask = _read_mask(Path(parts[2]), scope.size_wh, context)
     if not mask.any():
-        raise PromptError(f"{context}: an empty mask: no pixel is brighter than half")
+        raise PromptError(f"{context}: the mask is empty: no pixel is brighter than half")
     return int(parts[0]), int(parts[1]), mask
 
 
 def _parse_numbers(text: str, names: str, context: str) -> list[float]:
-    """Parse numbers with commas between them; those named before X1 must be whole numbers."""
+    """Parse numbers with commas between them; the ones named before X1 must be whole."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
@@ -349,7 +350,7 @@ def _read_mask(path: Path, size_wh: tuple[int, int], context: str) -> Mask:
     if mask.shape[::-1] != size_wh:
         (width, height), (clip_width, clip_height) = mask.shape[::-1], size_wh
         raise PromptError(
-            f"{context}: a mask of {width}x{height}, but the clip is {clip_width}x{clip_height}"
+            f"{context}: the mask is {width}x{height}, but the clip is {clip_width}x{clip_height}"
         )
     return mask
 
@@ -380,5 +381,7 @@ def ignore_mask(areas: Sequence[str], size_wh: tuple[int, int]) -> Mask | None:
         else:
             mask |= _read_mask(Path(text), size_wh, context)
     if mask.all():
-        raise PromptError(f"`ignore` {' '.join(areas)}: no pixel of the picture is left")
+        raise PromptError(
+            f"`ignore` {' '.join(areas)}: no pixel of the picture is left; give smaller areas"
+        )
     return mask

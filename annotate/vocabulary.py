@@ -43,7 +43,7 @@ def detector_phrases(vocabulary: Vocabulary, detector: str) -> tuple[Phrase, ...
                 both = f"{vocabulary.labels[phrase.class_id]!r} and {label!r}"
                 raise PromptError(
                     f"vocabulary {vocabulary.name}: {both} have the same phrase for {detector}, "
-                    f"{text!r}: give one of them another"
+                    f"{text!r}: give one of them another phrase"
                 )
     if not phrases:
         raise PromptError(

@@ -1,13 +1,13 @@
-"""Measure scenes: the speed of queries and of adding, and how often the result is right.
+"""Measure scenes: the speed of queries and of adding, and the share of correct results.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/scenes.py EPISODE [EPISODE ...] \
         [--foreign CLIP ...] [--queries FOLDER]
 
-Speed: hashes that are drawn, a million of them, in memory and in a file. Accuracy: frames drawn
-from the episodes, each altered in ten ways, are asked of a file that knows all episodes; for false
-matches, of a file that knows all but their own, and so are those of the foreign clips. The queries
-are a folder with a `queries.json`, whose entries name `file`, `alteration` and, where the picture
-is from an episode, `episode` and `frame`.
+Speed: a million random hashes, in memory and in a file. Accuracy: random frames of the episodes,
+each altered in ten ways, are looked up in a database of all episodes. False matches: frames are
+looked up in a database without their own episode, and frames of the foreign clips in a database of
+all episodes. The queries are a folder with a `queries.json`, whose entries name `file`,
+`alteration` and, if the picture is from an episode, `episode` and `frame`.
 """
 
 import argparse
@@ -24,9 +24,9 @@ import numpy as np
 
 from annotate.items.records import Frame, Picture
 from annotate.sampling import phash
-from annotate.scenes import library
+from annotate.scenes import index, library
 from annotate.scenes.fingerprint import SHAPE_WH, Fingerprint
-from annotate.scenes.library import SceneResult
+from annotate.scenes.index import SceneIndex, SceneResult
 from annotate.scenes.store import SceneStore, StoredClip, StoredFrame
 from annotate.video import reader
 
@@ -84,18 +84,18 @@ ALTERED = {
 
 
 def speed() -> None:
-    """Milliseconds of a lookup among a million hashes, and frames added a second."""
+    """Print the milliseconds of a lookup among a million hashes, and the frames added a second."""
     rng = np.random.default_rng(0)
-    known = rng.integers(0, 2**63, MILLION).astype(np.uint64)
+    hashes = rng.integers(0, 2**63, MILLION).astype(np.uint64)
     seconds = []
-    for asked in known[:20]:
+    for query in hashes[:20]:
         start = time.perf_counter()
-        rows = library.nearest_rows(phash.hamming_distances(int(asked), known), 60)
+        rows = index.nearest_rows(phash.hamming_distances(int(query), hashes), 60)
         seconds.append(time.perf_counter() - start)
         assert len(rows) == 60
     print(f"a lookup among {MILLION:,} hashes: {np.median(seconds) * 1000:.1f} ms")
     wide, high = SHAPE_WH
-    drawn = [
+    frames = [
         StoredFrame(
             n,
             Fraction(n, 30),
@@ -113,80 +113,79 @@ def speed() -> None:
     ):
         clip = StoredClip(0, "a.mp4", "a", "a.mp4", 640, 360, Fraction(ADDED, 30), ADDED)
         start = time.perf_counter()
-        db.add(clip, drawn)
+        db.add(clip, frames)
         print(f"added to the file: {ADDED / (time.perf_counter() - start):,.0f} frames a second")
 
 
 def pictures(clip: Path, rng: Random, count: int) -> Iterator[tuple[Frame, str, Picture]]:
-    """Drawn frames of a clip, each altered in every way: (frame, alteration, picture)."""
-    frames = reader.probe(clip).frame_count or 0
-    drawn = rng.choice(frames, min(count, frames), replace=False)
-    for frame in reader.frames_at(clip, drawn.tolist()):
+    """Yield random frames of a clip, each altered in every way: (frame, alteration, picture)."""
+    frame_count = reader.probe(clip).frame_count or 0
+    indices = rng.choice(frame_count, min(count, frame_count), replace=False)
+    for frame in reader.frames_at(clip, indices.tolist()):
         for name, alter in ALTERED.items():
             yield frame, name, np.ascontiguousarray(alter(frame.image, rng))
 
 
-def right(answer: SceneResult, name: str, seconds: Fraction) -> bool:
-    """Whether the answer is the clip of this name, within a second."""
-    match = answer.match
+def is_correct(result: SceneResult, name: str, seconds: Fraction) -> bool:
+    """Return True if the match is in the clip of this name, within a second."""
+    match = result.match
     return match is not None and match.clip.name == name and abs(match.seconds - seconds) <= 1
 
 
 def accuracy(episodes: list[Path], foreign: list[Path], folder: Path) -> None:
-    """Right answers by alteration; false matches of what is not known."""
-    rng, found, far = np.random.default_rng(0), defaultdict(list), defaultdict(list)
+    """Print the share of correct results by alteration, and of false matches."""
+    rng, correct, distances = np.random.default_rng(0), defaultdict(list), defaultdict(list)
     start = time.perf_counter()
     library.add(episodes, folder / "all.db")
     frames = sum(reader.probe(clip).frame_count or 0 for clip in episodes)
-    print(
-        f"decoded, looked at, added: {frames / (time.perf_counter() - start):.0f} frames a second"
-    )
+    rate = frames / (time.perf_counter() - start)
+    print(f"decoded, fingerprinted and added: {rate:.0f} frames a second")
     with SceneStore(folder / "all.db") as db:
-        index = library.SceneIndex(db)
+        scenes = SceneIndex(db)
         start, count = time.perf_counter(), 0
         for clip in episodes:
             for frame, name, picture in pictures(clip, rng, DRAWN):
-                answer = index.find(picture)
-                found[name].append(right(answer, clip.name, frame.seconds))
-                far["of the show"].append(answer.nearest.distance)
+                result = scenes.find(picture)
+                correct[name].append(is_correct(result, clip.name, frame.seconds))
+                distances["of the show"].append(result.nearest.distance)
                 count += 1
         each = (time.perf_counter() - start) / count
-        print(f"a picture asked about, cropped or not: {each * 1000:.0f} ms")
+        print(f"a query, cropped or not: {each * 1000:.0f} ms")
         for clip in foreign:
             for _, _, picture in pictures(clip, rng, 10):
-                far["foreign"].append(index.find(picture).nearest.distance)
+                distances["foreign"].append(scenes.find(picture).nearest.distance)
     for left_out in episodes:
         others = folder / f"without-{left_out.stem}.db"
         library.add([clip for clip in episodes if clip != left_out], others)
         with SceneStore(others) as db:
-            index = library.SceneIndex(db)
+            scenes = SceneIndex(db)
             for _, _, picture in pictures(left_out, rng, 15):
-                far["foreign"].append(index.find(picture).nearest.distance)
-    for name, each in found.items():
+                distances["foreign"].append(scenes.find(picture).nearest.distance)
+    for name, each in correct.items():
         print(f"{name}\t{np.mean(each):.3f} of {len(each)}")
-    for kind, each in far.items():
+    for kind, each in distances.items():
         levels = np.quantile(each, (0, 0.01, 0.5, 0.99, 1))
         print(f"distance, {kind}: " + " ".join(f"{level:.2f}" for level in levels), len(each))
-    false = np.mean(np.array(far["foreign"]) < library.UNKNOWN_DISTANCE)
-    print(f"false matches: {false:.4f} of {len(far['foreign'])}")
+    false = np.mean(np.array(distances["foreign"]) < index.UNKNOWN_DISTANCE)
+    print(f"false matches: {false:.4f} of {len(distances['foreign'])}")
 
 
-def queries(place: Path, episodes: list[Path], folder: Path) -> None:
-    """The same of a folder of queries."""
-    rates, found, false = {clip.stem: reader.probe(clip).rate for clip in episodes}, [], []
+def queries(queries_folder: Path, episodes: list[Path], folder: Path) -> None:
+    """Print the share of correct results and of false matches for a folder of queries."""
+    rates, results, false = {clip.stem: reader.probe(clip).rate for clip in episodes}, [], []
     with SceneStore(folder / "all.db") as db:
-        index = library.SceneIndex(db)
-        for query in json.loads((place / "queries.json").read_text()):
-            answer = index.find(next(iter(reader.frames(place / query["file"]))).image)
+        scenes = SceneIndex(db)
+        for query in json.loads((queries_folder / "queries.json").read_text()):
+            result = scenes.find(next(iter(reader.frames(queries_folder / query["file"]))).image)
             if "episode" not in query:
-                false.append(answer.match is not None)
+                false.append(result.match is not None)
                 continue
-            at = query["frame"] / rates[query["episode"]]
+            seconds = query["frame"] / rates[query["episode"]]
             cropped = "crop" in query["alteration"]
             name = next(clip.name for clip in episodes if clip.stem == query["episode"])
-            found.append((cropped, right(answer, name, at)))
-    whole = [good for cropped, good in found if not cropped]
-    share = f"{np.mean([good for _, good in found]):.3f} of {len(found)}"
+            results.append((cropped, is_correct(result, name, seconds)))
+    whole = [correct for cropped, correct in results if not cropped]
+    share = f"{np.mean([correct for _, correct in results]):.3f} of {len(results)}"
     print(f"queries: {share}; not cropped {np.mean(whole):.3f}; false {sum(false)} of {len(false)}")
 
 
@@ -198,7 +197,7 @@ if __name__ == "__main__":
     parser.add_argument("--queries", type=Path)
     arguments = parser.parse_args()
     speed()
-    with tempfile.TemporaryDirectory() as place:
-        accuracy(arguments.episodes, arguments.foreign, Path(place))
+    with tempfile.TemporaryDirectory() as folder:
+        accuracy(arguments.episodes, arguments.foreign, Path(folder))
         if arguments.queries:
-            queries(arguments.queries, arguments.episodes, Path(place))
+            queries(arguments.queries, arguments.episodes, Path(folder))

@@ -1,4 +1,4 @@
-"""What several tests stand on: the bundled clip, a vocabulary, a header, frames."""
+"""Shared fixtures: the bundled clip, a vocabulary, a header, the command line, a browser."""
 
 import json
 import os
@@ -22,7 +22,7 @@ pytest_plugins = ["labelstudio_fixtures", "search_fixtures"]
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
-OPEN = Image.open  # Ultralytics, imported by some test, puts another in for the whole process
+OPEN = Image.open  # Ultralytics, once imported, replaces it for the whole process
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _own_world(tmp_path, monkeypatch):
-    """Every test works in a folder of its own, and finds no settings of this machine's user."""
+    """Give every test a folder of its own, without the settings of this machine's user."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Image, "open", OPEN)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -43,7 +43,7 @@ def _own_world(tmp_path, monkeypatch):
 
 @pytest.fixture
 def browser():
-    """Chromium, without a window."""
+    """Start Chromium without a window."""
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium, or CHROMIUM=PATH")
@@ -61,7 +61,7 @@ def demo():
 
 @pytest.fixture
 def annotate(capfd, monkeypatch):
-    """Run a command line as a person would; gives (exit code, stdout, stderr)."""
+    """Run a command line as a user would; return (exit code, stdout, stderr)."""
 
     def run(*words):
         from annotate.__main__ import main
@@ -93,9 +93,9 @@ def header():
 
 @pytest.fixture
 def monsters(demo):
-    """The demo's first picture, and the masks of its three monsters."""
+    """The first picture of the demo clip, and the masks of its three monsters."""
     [frame] = reader.frames(demo, stop=1)
-    parts = json.loads((demo.parent / "demo.gt.json").read_text())["annotations"]
-    first = [each for each in parts if each["image_id"] == 0 and "segmentation" in each]
+    annotations = json.loads((demo.parent / "demo.gt.json").read_text())["annotations"]
+    first = [each for each in annotations if each["image_id"] == 0 and "segmentation" in each]
     by_track = {each.get("track_id"): masks.decode(each["segmentation"]) for each in first}
-    return frame.image, [by_track[of] for of in (223, 224, 225)]
+    return frame.image, [by_track[track] for track in (223, 224, 225)]

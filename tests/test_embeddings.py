@@ -1,4 +1,4 @@
-"""Embeddings: similar frames are near, wide pictures have two squares, nothing is made twice."""
+"""Embeddings: similar frames are near, wide pictures have two squares, vectors are cached."""
 
 from fractions import Fraction
 
@@ -12,15 +12,15 @@ from annotate.video import reader
 
 
 class Counting:
-    """A network of three numbers that counts what it is shown."""
+    """A network of three numbers that counts the pictures that it encodes."""
 
     name, width = "counting", 3
 
     def __init__(self):
-        self.seen = 0
+        self.encoded = 0
 
     def encode(self, pictures):
-        self.seen += len(pictures)
+        self.encoded += len(pictures)
         return np.stack([picture.mean((0, 1)) + 1 for picture in pictures])
 
 
@@ -53,18 +53,18 @@ def test_the_left_square_comes_before_the_right_one():
 def test_frames_of_one_shot_are_more_similar_than_frames_of_two(demo):
     frames = list(reader.frames_at(demo, [0, 4, 100, 104]))
     rows = embeddings.embed([f.image for f in frames], embeddings.load())
-    alike = rows @ rows.T
+    similarity = rows @ rows.T
     assert rows.shape == (4, 224)
-    assert min(alike[0, 1], alike[2, 3]) > max(alike[0, 2], alike[0, 3], alike[1, 2])
+    assert min(similarity[0, 1], similarity[2, 3]) > similarity[:2, 2:].max()
 
 
 def test_cached_vectors_are_not_computed_again_and_are_the_same():
     network = Counting()
     frames = [frame(n, (n, 50, 200 - n)) for n in range(40)]
     first = embeddings.VectorCache(network, "ab" * 32, 40).for_frames(frames[:30])
-    assert network.seen == 30
+    assert network.encoded == 30
     again = np.stack([v for _, v in embeddings.VectorCache(network, "ab" * 32, 40).stream(frames)])
-    assert network.seen == 40
+    assert network.encoded == 40
     np.testing.assert_array_equal(again[:30], first)
 
 
@@ -74,7 +74,7 @@ def test_clips_and_networks_have_caches_of_their_own():
     embeddings.VectorCache(one, "ab" * 32, 5).for_frames([frame(3)])
     embeddings.VectorCache(one, "cd" * 32, 5).for_frames([frame(3)])
     embeddings.VectorCache(other, "ab" * 32, 5).for_frames([frame(3)])
-    assert (one.seen, other.seen) == (2, 1)
+    assert (one.encoded, other.encoded) == (2, 1)
 
 
 def test_a_damaged_row_is_computed_again():
@@ -87,14 +87,14 @@ def test_a_damaged_row_is_computed_again():
     np.testing.assert_array_equal(
         embeddings.VectorCache(network, "ab" * 32, 5).for_frames([frame(3)]), made
     )
-    assert network.seen == 2
+    assert network.encoded == 2
 
 
 def test_a_clip_that_grew_keeps_its_rows():
     network = Counting()
     embeddings.VectorCache(network, "ab" * 32, 5).for_frames([frame(3)])
     embeddings.VectorCache(network, "ab" * 32, 50).for_frames([frame(3), frame(49)])
-    assert network.seen == 2
+    assert network.encoded == 2
 
 
 def test_an_unwritable_cache_folder_is_no_error(tmp_path, monkeypatch):

@@ -14,12 +14,12 @@ from annotate.errors import OutputError, UnknownName, WeightsError
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_miss_names_the_nearest():
+def test_a_missing_packaged_file_names_the_nearest():
     with pytest.raises(UnknownName, match="no file in clips 'dmeo.mp4'; did you mean 'demo.mp4'"):
         files.packaged_file("clips", "dmeo.mp4")
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
+def test_a_file_appears_complete_or_not_at_all(tmp_path):
     path = tmp_path / "table.csv"
     with files.atomic_file(path) as draft:
         assert draft.suffix == ".csv" and draft.parent == tmp_path
@@ -46,7 +46,7 @@ def test_a_file_that_cannot_be_written_is_one_error(tmp_path):
         draft.touch()
 
 
-def test_folders_above_a_file_are_made_only_where_asked(tmp_path):
+def test_missing_folders_are_created_with_parents(tmp_path):
     files.write_text(tmp_path / "a" / "b.txt", "1\n", parents=True)
     assert (tmp_path / "a" / "b.txt").read_bytes() == b"1\n"
 
@@ -69,7 +69,7 @@ def test_a_secret_file_is_never_readable_by_others(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600 and path.read_text() == "secret"
 
 
-def test_json_is_read_as_it_was_written_and_damage_is_nothing(tmp_path):
+def test_json_is_read_as_it_was_written_and_a_damaged_file_gives_none(tmp_path):
     path = tmp_path / "deep" / "answer.json"
     files.write_json(path, {"größe": 1})
     assert files.read_json(path) == {"größe": 1} == json.loads(path.read_text("utf-8"))
@@ -77,7 +77,7 @@ def test_json_is_read_as_it_was_written_and_damage_is_nothing(tmp_path):
     assert files.read_json(path) is None and files.read_json(tmp_path / "none") is None
 
 
-def test_what_is_there_is_refused_without_force(tmp_path):
+def test_an_existing_path_is_refused_without_force(tmp_path):
     path = tmp_path / "x.png"
     files.refuse_existing(path, force=False)
     path.touch()
@@ -105,15 +105,15 @@ def test_force_replaces_a_folder_of_its_own_kind_only(tmp_path):
         pass
 
 
-def test_caches_lie_where_the_environment_says(tmp_path, monkeypatch):
+def test_the_environment_chooses_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     assert files.cache_dir("answers", "ab") == tmp_path / "caches" / "annotate" / "answers" / "ab"
     assert files.user_data_dir() == tmp_path / "data" / "annotate"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the places of Linux")
-def test_caches_stay_where_they_were_on_linux(tmp_path, monkeypatch):
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the folders of Linux")
+def test_the_default_cache_folder_on_linux(tmp_path, monkeypatch):
     for variable in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -122,22 +122,20 @@ def test_caches_stay_where_they_were_on_linux(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_wheel_carries_what_ships(tmp_path):
-    """Prompts, models and the clip are in the wheel, and found from there."""
+def test_a_wheel_holds_the_packaged_data(tmp_path):
+    """Prompts, models and the clip are in the wheel and are read from there."""
     build = "import hatchling.build as b, sys; print(b.build_wheel(sys.argv[1]))"
     words = [sys.executable, "-c", build, str(tmp_path)]
     made = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     with zipfile.ZipFile(tmp_path / made.stdout.split()[-1]) as wheel:
         wheel.extractall(tmp_path / "site")
     probe = (
-        "import annotate.files as s; print(s.__file__);"
-        "print(s.packaged_file('clips', 'demo.mp4'), s.packaged_file('models', 'manifest.toml'),"
-        "s.packaged_file('prompts', 'vocabulary/designator.v1.toml'),"
-        "s.packaged_file('models', 'efficientnet-lite0-s16.onnx'))"
+        "import annotate.files as f; print(f.__file__);"
+        "print(f.packaged_file('clips', 'demo.mp4'), f.packaged_file('models', 'manifest.toml'),"
+        "f.packaged_file('prompts', 'vocabulary/designator.v1.toml'),"
+        "f.packaged_file('models', 'efficientnet-lite0-s16.onnx'))"
     )
     words = [sys.executable, "-c", probe]
     site = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
-    found = subprocess.run(
-        words, cwd=tmp_path, capture_output=True, text=True, check=True, env=site
-    )
-    assert all(str(tmp_path / "site") in word for word in found.stdout.split())
+    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True, env=site)
+    assert all(str(tmp_path / "site") in word for word in run.stdout.split())

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-MADE = {  # what each leaves behind
+OUTPUTS = {  # notebook -> files that it writes
     "first_dataset": ["first-dataset/masks.png", "first-dataset/coco", "first-dataset/yolo-seg"],
     "footage_map": ["footage-map/map/index.html", "footage-map/map/poster.jpg"],
     "words_and_detectors": [
@@ -15,7 +15,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_outputs_are_stripped(path):
+def test_saved_notebooks_have_no_outputs(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert all(not cell.get("outputs") for cell in cells)
     assert all(cell.get("execution_count") is None for cell in cells)
@@ -24,11 +24,11 @@ def test_outputs_are_stripped(path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Jupyter's own warnings are not ours
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_from_top_to_bottom(path, tmp_path):
+def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
     import nbformat
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
-    for name in MADE[path.stem]:
+    for name in OUTPUTS[path.stem]:
         assert (tmp_path / name).exists(), name

@@ -22,7 +22,7 @@ def test_classes_are_distinct_and_bright():
     assert min(lab(colour)[0] for colour in colours) > 55
 
 
-def test_a_class_keeps_its_colour_when_others_join():
+def test_a_class_keeps_its_colour_when_classes_are_added():
     assert (
         class_colours(TEN)[:3]
         == class_colours(TEN[:3])
@@ -30,7 +30,7 @@ def test_a_class_keeps_its_colour_when_others_join():
     )
 
 
-def test_many_classes_all_differ():
+def test_the_colours_of_many_classes_all_differ():
     assert len(set(class_colours([str(n) for n in range(200)]))) == 200
 
 
@@ -54,5 +54,5 @@ def test_hex_is_red_green_blue():
 
 
 @pytest.mark.parametrize("colour", [*class_colours(TEN), Colour(0, 0, 0), Colour(255, 255, 255)])
-def test_text_can_be_read(colour):
+def test_the_text_colour_is_readable(colour):
     assert abs(lab(colour)[0] - lab(colour.text_colour)[0]) > 40

@@ -41,9 +41,9 @@ def counters(monkeypatch):
         "counter": EntryPoint("counter", f"{__name__}:Counter", "test.counters"),
     }
     loaded = {"counter": Counter}
-    known = plugins._entry_points
+    real = plugins._entry_points
     monkeypatch.setattr(
-        plugins, "_entry_points", lambda group: points if group == "test.counters" else known(group)
+        plugins, "_entry_points", lambda group: points if group == "test.counters" else real(group)
     )
     monkeypatch.setattr(
         EntryPoint, "load", lambda self: loaded[self.name] if self.name in loaded else _fail()
@@ -83,13 +83,13 @@ def test_option_texts_become_the_types_of_the_fields(counters):
         counters.parse_options("counter", {"start": "three"})
 
 
-def test_rows_tell_what_a_plugin_is_or_why_it_cannot_be_loaded(counters):
+def test_rows_describe_a_plugin_or_say_why_it_cannot_be_loaded(counters):
     broken, counter = counters.rows()
     assert broken == ("broken", "cannot be loaded: no_such_package", "")
     assert counter == ("counter", "Count things.", "start=0, step=None, inner=None")
 
 
-def test_optional_members_have_defaults_and_inherit_from_nothing():
+def test_optional_members_have_defaults_without_a_base_class():
     plain, ready = Counter(), ReadyCounter()
     assert optional_member(plain, "ready")() is None
     assert not optional_member(plain, "independent") and optional_member(ready, "independent")
@@ -119,7 +119,7 @@ def test_pairs_are_split_where_a_key_begins(text, pairs):
     assert plugins.parse_pairs(text) == pairs
 
 
-def test_pairs_may_have_commas_only_between_them():
+def test_pairs_can_be_separated_by_commas_alone():
     text = "members=colour vlm,weights=colour=2 vlm=3,min_score=0.5"
     expected = {"members": "colour vlm", "weights": "colour=2 vlm=3", "min_score": "0.5"}
     assert plugins.parse_pairs(text, separators=",") == expected

@@ -9,13 +9,13 @@ from annotate.prompts import PromptScope
 SCOPE = PromptScope((64, 48), 100)
 
 
-def test_a_box_and_a_region():
+def test_boxes_are_parsed_with_and_without_an_object():
     assert prompts.parse_box("7,3,1,2.5,64,48", SCOPE) == (7, 3, (1, 2.5, 64, 48))
     assert prompts.parse_frame_box("7,1,2,9,9", SCOPE) == (7, (1, 2, 9, 9))
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         ("7,3,1,2,9", "expected FRAME,OBJECT,X1,Y1,X2,Y2"),
         ("7,3,a,2,9,9", "expected FRAME,OBJECT"),
@@ -27,12 +27,12 @@ def test_a_box_and_a_region():
         ("7,3,1,2,65,9", "inside 64x48"),
     ],
 )
-def test_a_bad_box_is_named(text, said):
-    with pytest.raises(PromptError, match=f"`box` {text}: .*{said}"):
+def test_a_bad_box_is_named(text, message):
+    with pytest.raises(PromptError, match=f"`box` {text}: .*{message}"):
         prompts.parse_box(text, SCOPE)
 
 
-def test_a_mask_is_what_is_bright(tmp_path):
+def test_the_bright_pixels_of_a_picture_are_the_mask(tmp_path):
     image = np.zeros((48, 64), np.uint8)
     image[4:9, 5:20], image[30, 30] = 255, 100
     Image.fromarray(image).save(tmp_path / "a:b.png")
@@ -41,26 +41,26 @@ def test_a_mask_is_what_is_bright(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "image, said",
+    "image, message",
     [
-        (Image.new("L", (64, 47), 255), "a mask of 64x47, but the clip is 64x48"),
-        (Image.new("L", (64, 48)), "an empty mask"),
+        (Image.new("L", (64, 47), 255), "the mask is 64x47, but the clip is 64x48"),
+        (Image.new("L", (64, 48)), "the mask is empty"),
         (None, "not a picture"),
     ],
 )
-def test_a_bad_mask_is_named(tmp_path, image, said):
+def test_a_bad_mask_is_named(tmp_path, image, message):
     path = tmp_path / "m.png"
     image.save(path) if image else path.write_text("no picture")
-    with pytest.raises(PromptError, match=said):
+    with pytest.raises(PromptError, match=message):
         prompts.parse_mask(f"7:3:{path}", SCOPE)
 
 
 @pytest.mark.parametrize("text", ["7:3", "7:x:m.png", "m.png"])
-def test_a_bad_mask_option_is_named(text):
+def test_a_bad_mask_text_is_named(text):
     with pytest.raises(PromptError, match="expected FRAME:OBJECT:mask.png"):
         prompts.parse_mask(text, SCOPE)
 
 
-def test_no_such_mask():
+def test_a_missing_mask_file_is_named():
     with pytest.raises(PromptError, match="no such file"):
         prompts.parse_mask("0:1:nowhere.png", SCOPE)

@@ -16,7 +16,7 @@ def points(tmp_path, text, scope=SCOPE):
     return prompts.read_points(path, scope)
 
 
-def test_both_shapes_are_read_alike(tmp_path):
+def test_xy_columns_and_pairs_give_the_same_table(tmp_path):
     flat = points(tmp_path, HEAD + "0,3,12,34.5,1,mech\n7,3,1,2,0,mech\n")
     paired = points(
         tmp_path,
@@ -35,7 +35,7 @@ def test_both_shapes_are_read_alike(tmp_path):
     pd.testing.assert_frame_equal(prompts.read_points(table, SCOPE), flat)
 
 
-def test_without_a_class_the_only_one_is_meant(tmp_path):
+def test_a_missing_class_means_the_only_class(tmp_path):
     text = "frame_id,object_id,x,y,label\n0,3,12,34,1\n"
     assert points(tmp_path, text, PromptScope((64, 48), labels=("mech",)))["class"].tolist() == [
         "mech"
@@ -57,10 +57,10 @@ BAD_ROWS = {
 }
 
 
-@pytest.mark.parametrize("said", BAD_ROWS, ids=BAD_ROWS)
-def test_a_bad_row_is_named(tmp_path, said):
-    with pytest.raises(PromptError, match=f"points.csv, {said}"):
-        points(tmp_path, HEAD + BAD_ROWS[said] + "\n")
+@pytest.mark.parametrize("message", BAD_ROWS, ids=BAD_ROWS)
+def test_a_bad_row_is_named(tmp_path, message):
+    with pytest.raises(PromptError, match=f"points.csv, {message}"):
+        points(tmp_path, HEAD + BAD_ROWS[message] + "\n")
 
 
 def test_a_bad_pair_is_named(tmp_path):
@@ -76,22 +76,22 @@ def test_a_missing_column_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", 'a,b\n"1,2\n3'], ids=["empty", "unclosed quote"])
-def test_not_a_table(tmp_path, text):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path, text):
     with pytest.raises(PromptError, match=r"points.csv: (not a CSV table|no column)"):
         points(tmp_path, text)
 
 
-def test_no_such_file():
+def test_a_missing_file_of_points_is_named():
     with pytest.raises(PromptError, match=r"nowhere.csv: no such file of points"):
         prompts.read_points("nowhere.csv", SCOPE)
 
 
-def test_prompts_are_gathered_by_frame_and_object(tmp_path):
-    given = points(
+def test_prompts_are_joined_by_frame_and_object(tmp_path):
+    rows = points(
         tmp_path, HEAD + "7,3,5,6,1,mech\n0,3,1,2,1,mech\n0,3,3,4,0,mech\n0,1,9,9,1,raine\n"
     )
     mask = np.zeros((48, 64), bool)
-    table = prompts.prompt_table(given, [(0, 1, (1, 1, 9, 9))], [(4, 8, mask)], scope=SCOPE)
+    table = prompts.prompt_table(rows, [(0, 1, (1, 1, 9, 9))], [(4, 8, mask)], scope=SCOPE)
     assert [(p.frame, p.object_id) for p in table.prompts] == [(0, 1), (0, 3), (4, 8), (7, 3)]
     assert table.prompts[0].box == (1, 1, 9, 9)
     np.testing.assert_array_equal(table.prompts[1].points_xy, [[1, 2], [3, 4]])
@@ -100,20 +100,20 @@ def test_prompts_are_gathered_by_frame_and_object(tmp_path):
     assert table.labels == {1: "raine", 3: "mech", 8: "object"}
 
 
-def test_an_object_has_one_class(tmp_path):
-    given = points(tmp_path, HEAD + "0,3,1,1,1,mech\n1,3,1,1,1,raine\n")
+def test_an_object_with_two_classes_is_refused(tmp_path):
+    rows = points(tmp_path, HEAD + "0,3,1,1,1,mech\n1,3,1,1,1,raine\n")
     with pytest.raises(PromptError, match="object 3 has two classes, 'mech' and 'raine'"):
-        prompts.prompt_table(given, scope=SCOPE)
+        prompts.prompt_table(rows, scope=SCOPE)
 
 
-def test_an_object_must_start_with_where_it_is(tmp_path):
-    given = points(tmp_path, HEAD + "4,3,1,1,0,mech\n9,3,1,1,1,mech\n")
+def test_an_object_must_start_with_a_positive_prompt(tmp_path):
+    rows = points(tmp_path, HEAD + "4,3,1,1,0,mech\n9,3,1,1,1,mech\n")
     with pytest.raises(PromptError, match="object 3 starts on frame 4 with negative points only"):
-        prompts.prompt_table(given, scope=SCOPE)
-    prompts.prompt_table(given, [(4, 3, (0, 0, 9, 9))], scope=SCOPE)  # a box says where
+        prompts.prompt_table(rows, scope=SCOPE)
+    prompts.prompt_table(rows, [(4, 3, (0, 0, 9, 9))], scope=SCOPE)  # a box is a positive prompt
 
 
-def test_the_digest_tells_prompts_apart(tmp_path):
+def test_different_prompts_have_different_digests(tmp_path):
     one = prompts.prompt_table(points(tmp_path, HEAD + "0,3,1,1,1,mech\n"), scope=SCOPE)
     same = prompts.prompt_table(points(tmp_path, HEAD + "0,3,1,1,1,mech\n"), scope=SCOPE)
     other = prompts.prompt_table(points(tmp_path, HEAD + "0,3,1,2,1,mech\n"), scope=SCOPE)
@@ -136,15 +136,15 @@ BAD_VOCABULARIES = {
 }
 
 
-@pytest.mark.parametrize("said", BAD_VOCABULARIES, ids=BAD_VOCABULARIES)
-def test_a_bad_vocabulary_is_named(tmp_path, said):
+@pytest.mark.parametrize("message", BAD_VOCABULARIES, ids=BAD_VOCABULARIES)
+def test_a_bad_vocabulary_is_named(tmp_path, message):
     path = tmp_path / "mugs.v1.toml"
-    path.write_text(BAD_VOCABULARIES[said])
-    with pytest.raises(PromptError, match=f"mugs.v1.toml: {said}"):
+    path.write_text(BAD_VOCABULARIES[message])
+    with pytest.raises(PromptError, match=f"mugs.v1.toml: {message}"):
         vocabulary.read_vocabulary(path)
 
 
-def test_a_miss_names_the_nearest():
+def test_an_unknown_vocabulary_names_the_nearest():
     with pytest.raises(
         UnknownName, match=r"no vocabulary 'desigator.v1'; did you mean 'designator"
     ):

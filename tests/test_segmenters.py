@@ -30,32 +30,32 @@ def test_superpixels_cover_the_picture_once(demo):
     from annotate.video import reader
 
     frame = reader.seek(demo, 70)
-    found = segmenters.SEGMENTERS.load("slic", n_segments=60).segment(frame)
-    assert 40 <= len(found) <= 80 and np.isnan(found.confidence).all()
-    assert (np.sum(list(found.mask), axis=0) == 1).all()
+    segments = segmenters.SEGMENTERS.load("slic", n_segments=60).segment(frame)
+    assert 40 <= len(segments) <= 80 and np.isnan(segments.confidence).all()
+    assert (np.sum(list(segments.mask), axis=0) == 1).all()
 
 
 def test_superpixels_follow_colours(quarters):
-    found = segmenters.SEGMENTERS.load("slic", n_segments=4, sigma=0.0).segment(quarters)
-    parts = [{tuple(c) for c in quarters.image[mask]} for mask in found.mask]
+    segments = segmenters.SEGMENTERS.load("slic", n_segments=4, sigma=0.0).segment(quarters)
+    parts = [{tuple(c) for c in quarters.image[mask]} for mask in segments.mask]
     assert len(parts) == 4 and all(len(colours) == 1 for colours in parts)
-    assert found.xyxy.tolist()[0] == [0, 0, 32, 24]
+    assert segments.xyxy.tolist()[0] == [0, 0, 32, 24]
 
 
 @pytest.mark.parametrize("wrong", [{"n_segments": 0}, {"compactness": 0.0}, {"sigma": -1.0}])
-def test_options_that_cannot_be(wrong):
+def test_options_below_zero_are_refused(wrong):
     with pytest.raises(PromptError, match="must be above 0"):
         segmenters.SEGMENTERS.load("slic", **wrong)
 
 
 def test_empty_masks_are_left_out():
     full, empty = (masks.encode(np.full((6, 8), value)) for value in (True, False))
-    found = segmenters.segments_to_detections([empty, full], [0.5, 0.25], (8, 6))
-    assert found.confidence.tolist() == [0.25] and found.xyxy.tolist() == [[0, 0, 8, 6]]
+    segments = segmenters.segments_to_detections([empty, full], [0.5, 0.25], (8, 6))
+    assert segments.confidence.tolist() == [0.25] and segments.xyxy.tolist() == [[0, 0, 8, 6]]
     assert len(segmenters.segments_to_detections([empty], [0.5], (8, 6))) == 0
 
 
-def test_a_clip_into_items(demo, tmp_path):
+def test_a_clip_is_segmented_into_a_file_of_items(demo, tmp_path):
     job = segmenters.Job(
         segmenters.SEGMENTERS.load("slic", n_segments=20),
         "slic",
@@ -63,20 +63,20 @@ def test_a_clip_into_items(demo, tmp_path):
         FrameSelection(every=7, stop=15),
     )
     assert segmenters.run_to_file(job, tmp_path / "s.jsonl") is True
-    there = journal.read(tmp_path / "s.jsonl")
-    assert there.header.stage == "segment" and there.header.settings["n_segments"] == 20
-    items = list(there)
+    written = journal.read(tmp_path / "s.jsonl")
+    assert written.header.stage == "segment" and written.header.settings["n_segments"] == 20
+    items = list(written)
     assert [item.frame for item in items] == [0, 7, 14]
-    things = items[0].objects
-    assert {(o.label, o.score, o.source) for o in things} == {("segment", None, "slic")}
-    assert sum(masks.area(o.mask) for o in things) == 800 * 600
+    objects = items[0].objects
+    assert {(o.label, o.score, o.source) for o in objects} == {("segment", None, "slic")}
+    assert sum(masks.area(o.mask) for o in objects) == 800 * 600
     assert segmenters.run_to_file(job, tmp_path / "s.jsonl") is False
     other = dataclasses.replace(job, segmenter=segmenters.SEGMENTERS.load("slic", n_segments=21))
     with pytest.raises(SettingsDiffer, match="n_segments: 20 in the file, 21 now"):
         segmenters.run_to_file(other, tmp_path / "s.jsonl")
 
 
-def test_it_goes_on_behind_the_last_frame(demo, tmp_path):
+def test_a_stopped_run_is_resumed_after_its_last_frame(demo, tmp_path):
     job = segmenters.Job(
         segmenters.SEGMENTERS.load("slic", n_segments=5),
         "slic",
@@ -93,7 +93,7 @@ def test_it_goes_on_behind_the_last_frame(demo, tmp_path):
     assert steps == [5, 10] and (tmp_path / "cut.jsonl").read_bytes() == whole
 
 
-def test_from_the_command_line_on_one_picture(annotate, quarters, tmp_path):
+def test_the_segment_command_reads_one_picture(annotate, quarters, tmp_path):
     Image.fromarray(quarters.image).save(tmp_path / "q.png")
     words = ["segment", "q.png", "-o", "s.jsonl", "--set", "n_segments=4", "--set", "sigma=0"]
     code, out, err = annotate(*words)
@@ -112,8 +112,8 @@ def test_unknown_segmenters_name_the_nearest():
 
 
 @torch_and_sam2
-def test_everything_that_sam2_sees(demo):
-    """Random weights: the masks mean nothing, but all that filters them is real."""
+def test_sam2_options_filter_the_segments(demo):
+    """With random weights the masks have no meaning, but the filters are the real ones."""
     from annotate.segmenters import Sam2Segmenter
     from annotate.video import reader
 

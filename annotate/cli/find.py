@@ -11,7 +11,7 @@ import typer
 from annotate.cli.options import Every, Force, Keyframes, Rate, Settings, key_value_pairs
 
 if TYPE_CHECKING:
-    from annotate.scenes.library import SceneMatch, SceneResult
+    from annotate.scenes.index import SceneMatch, SceneResult
     from annotate.search.run import FoundShots, SearchEstimate
 
 
@@ -215,9 +215,7 @@ def add(
     from annotate.video import reader
 
     selection = reader.FrameSelection(every, rate, keyframes)
-    counts = [selection.count(reader.probe(clip)) for clip in clips]
-    total = None if None in counts else sum(count or 0 for count in counts)
-    with console.progress("scenes", total) as advance:
+    with console.progress("scenes", selection.count_all(clips)) as advance:
         added = library.add(clips, db, selection, advance)
     names = ", ".join(added) or "none"
     console.print_status(f"{len(added)} of {len(clips)} clips are new: {names}")

@@ -231,7 +231,8 @@ def diff(
     from annotate.dataset.diff import diff_datasets, summarize
     from annotate.dataset.folder import load_dataset
     from annotate.files import refuse_existing
-    from annotate.viewing import contact_sheet, review
+    from annotate.video.images import save_image
+    from annotate.viewing import review
 
     if output is not None:
         refuse_existing(output, force)
@@ -239,5 +240,5 @@ def diff(
     changes = diff_datasets(before, after)
     console.print_dataframe(summarize(changes))
     if output is not None:
-        contact_sheet.save_image(review.draw_changes(before, after, changes), output)
+        save_image(review.draw_changes(before, after, changes), output)
         console.print_result(str(output))

@@ -23,7 +23,7 @@ from annotate.footage_map import projection
 from annotate.footage_map.projection import PlanePoints
 from annotate.items import journal
 from annotate.items.records import Frame, record_to_json
-from annotate.items.sequences import chunks
+from annotate.items.sequences import chunks, sum_or_none
 from annotate.progress import ProgressBar, no_progress
 from annotate.video.reader import FrameSelection
 
@@ -55,8 +55,7 @@ def open_sources(
 
 def count_frames(sources: Sequence[FrameSource]) -> int | None:
     """Count the frames of all sources; None if that needs decoding."""
-    counts = [source.count() for source in sources]
-    return None if None in counts else sum(count or 0 for count in counts)
+    return sum_or_none(source.count() for source in sources)
 
 
 @dataclass

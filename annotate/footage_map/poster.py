@@ -14,6 +14,7 @@ from annotate.dataset import frame_sources
 from annotate.errors import AnnotateError, OutputError
 from annotate.footage_map.atlas import Atlas
 from annotate.items.records import Frame, Picture
+from annotate.video.images import save_image
 from annotate.video.reader import FrameSelection
 from annotate.viewing.contact_sheet import (
     BACKGROUND,
@@ -21,7 +22,6 @@ from annotate.viewing.contact_sheet import (
     cell_width,
     lay_out,
     letterbox,
-    save_image,
 )
 
 _MAX_PIXELS = 1.2e9  # of a poster: 3.6 GB
@@ -116,7 +116,7 @@ def draw_poster(
         tile = letterbox(frame.image, (tile_width, tile_height))
         poster[top : top + tile_height, left : left + tile_width] = tile
         progress(frame)
-    save_image(poster, out, jpeg_quality=_JPEG_QUALITY)
+    save_image(poster, out, quality=_JPEG_QUALITY)
 
 
 def read_frames(atlas: Atlas, rows: Sequence[int]) -> Iterator[tuple[int, Frame]]:
@@ -159,4 +159,4 @@ def draw_paths(atlas: Atlas, out: Path) -> None:
         Cell(draw_path(atlas, name, width), name, f"{len(atlas.clip_rows(name))} frames")
         for name in atlas.clip_names
     ]
-    save_image(lay_out(cells), out, jpeg_quality=_JPEG_QUALITY)
+    save_image(lay_out(cells), out, quality=_JPEG_QUALITY)

@@ -20,7 +20,7 @@ Boxes = npt.NDArray[Any] | Sequence[Box]
 
 
 def as_array(boxes: Boxes) -> BoxArray:
-    """Return boxes as a float64 array of shape (N, 4), also where there are none."""
+    """Return boxes as a float64 array of shape (N, 4), also if N is 0."""
     return np.asarray(boxes, np.float64).reshape(-1, 4)
 
 
@@ -42,9 +42,10 @@ def areas(boxes: Boxes) -> npt.NDArray[np.float64]:
 
 
 def intersection_matrix(a: Boxes, b: Boxes) -> npt.NDArray[np.float64]:
-    """Return the area that each box of `a` shares with each of `b`, in pixels, (len(a), len(b))."""
-    one, other = as_array(a)[:, None], as_array(b)[None]
-    low, high = np.maximum(one[..., :2], other[..., :2]), np.minimum(one[..., 2:], other[..., 2:])
+    """Return the intersection of each box of `a` with each of `b`, in pixels, (len(a), len(b))."""
+    rows, columns = as_array(a)[:, None], as_array(b)[None]
+    low = np.maximum(rows[..., :2], columns[..., :2])
+    high = np.minimum(rows[..., 2:], columns[..., 2:])
     sides = np.maximum(high - low, 0)
     return np.asarray(sides[..., 0] * sides[..., 1])
 

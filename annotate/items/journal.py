@@ -24,7 +24,7 @@ _MAX_HEADER_BYTES = 1 << 24  # bytes
 
 
 class Journal:
-    """A file of items to read: its header, and its items each time that it is iterated.
+    """A file of items to read: its header, and its items; it can be iterated several times.
 
     A half-written last line is skipped; any other damage is an error that names the line.
     """
@@ -73,7 +73,7 @@ def read(path: Path | str) -> Journal:
 
 
 def _can_resume(path: Path) -> bool:
-    """Whether a run can be resumed in this file: not in a stream or a device."""
+    """Return True if a run can be resumed in this file: not in a stream or a device."""
     return path != STDIO and (path.is_file() or not path.exists())
 
 
@@ -88,12 +88,12 @@ class Appender:
 
     @property
     def resumable(self) -> bool:
-        """Whether a run can be resumed in this file: not on standard output or a device."""
+        """True if a run can be resumed in this file: not on standard output or a device."""
         return _can_resume(Path(self.name))
 
     @property
     def offset(self) -> int:
-        """The size in bytes, up to the end of the last whole line."""
+        """The size in bytes up to the end of the last complete line."""
         return self._file.tell()
 
     def write(self, item: Item) -> None:
@@ -107,7 +107,7 @@ class Appender:
         self.complete = True
 
     def rewind(self, offset: int) -> None:
-        """Remove what is behind `offset`, the end of a line written earlier."""
+        """Remove everything after `offset`, the end of a line written earlier."""
         self._file.truncate(offset)
         self._recover()
 
@@ -130,7 +130,7 @@ class Appender:
             raise OutputError(f"{self.name}: cannot write: {error.strerror}{kept}") from None
 
     def _recover(self) -> None:
-        """Count the whole lines, cut off a half-written one, and seek to the end."""
+        """Count the complete lines, cut off a half-written one, and seek to the end."""
         self._file.seek(0)
         end = len(self._file.readline())
         self.count, last, self.complete = 0, b"", False
@@ -149,7 +149,7 @@ class Appender:
 
 
 def append(path: Path | str, header: Header, *, force: bool = False) -> AppendContext:
-    """Start a file of items, or continue the one that an equal run left; `-` is standard output.
+    """Start a file of items, or continue that of an equal run; `-` is standard output.
 
     Examples:
         >>> with append("boxes.jsonl", header) as out:  # doctest: +SKIP
@@ -210,20 +210,20 @@ class AppendContext:
         return "r+b" if self._path.exists() else "w+b"
 
     def _holds_partial_header(self, file: IO[bytes]) -> bool:
-        """Whether the file holds at most a part of this header; refuse other files and settings."""
+        """Return True if the file has at most a part of this header; refuse any other content."""
         first = file.readline(_MAX_HEADER_BYTES)
         if not first.endswith(b"\n") and self._header.to_json().encode().startswith(first):
             return True
         try:
-            there = Header.from_json(first.decode(errors="replace"), f"{self._path}:1")
+            existing = Header.from_json(first.decode(errors="replace"), f"{self._path}:1")
         except ItemsError as error:
             raise OutputError(f"{error}; {OVERWRITE_HINT}") from None
-        check_same_settings(self._path, there.differences(self._header))
+        check_same_settings(self._path, existing.differences(self._header))
         return False
 
 
 def check_same_settings(path: Path, differences: Sequence[str]) -> None:
-    """Refuse to continue what an earlier run wrote at `path` where its settings differ.
+    """Refuse to continue the results of an earlier run at `path` if its settings differ.
 
     Raises:
         SettingsDiffer: `differences` is not empty; lists them.
@@ -240,7 +240,7 @@ def resume(
     force: bool = False,
     end_marker: bool = True,
 ) -> bool:
-    """Start a file of items, or continue the one that an equal run left; False if it is complete.
+    """Start a file of items, or continue that of an equal run; False if it is complete already.
 
     `write_rest` writes the items that are missing; `appender.last` is the last item in the file.
     With `end_marker`, the file is then marked as complete.
@@ -266,11 +266,11 @@ def resume_items(
     force: bool = False,
     progress: Callable[[Item], None] = lambda item: None,
 ) -> bool:
-    """Write the items of one clip, from the frame after the last one in the file on; see `resume`.
+    """Write the items of one clip that are not yet in the file; see `resume`.
 
-    `items_after` gets the index of that last frame, -1 where there is none, and yields the items
-    of later frames. `progress` is called with each item when it is on disk. Where the run fails
-    before its first item, as for want of a server, no file is left.
+    `items_after` gets the index of the last frame in the file, -1 if there is none, and yields the
+    items of the later frames. `progress` is called with each item when it is on disk. If the run
+    fails before its first item, for example because a server is missing, the file is removed.
 
     Examples:
         >>> resume_items("boxes.jsonl", header, lambda last: detect(last + 1))  # doctest: +SKIP

@@ -17,7 +17,7 @@ import pycocotools.mask
 from annotate.errors import ItemsError
 from annotate.items.records import Box, Mask, Rle
 
-_coco: Any = pycocotools.mask  # its stubs want a private type where it takes any dict
+_coco: Any = pycocotools.mask  # its stubs demand a private type where the code takes any dict
 Ring = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -26,8 +26,8 @@ IntArray = npt.NDArray[np.int64]
 class Polygon:
     """One part of a mask: its outline, and the outlines of its holes.
 
-    Rings are (N, 2), xy in pixels, not closed: the first point is not repeated. Walking along one
-    of `to_polygons`, the mask is on the right hand.
+    Rings are (N, 2), xy in pixels, not closed: the first point is not repeated. Along a ring of
+    `to_polygons`, the mask lies on the right-hand side.
     """
 
     outer: Ring
@@ -65,7 +65,7 @@ def area(rle: Rle) -> int:
 
 
 def box(mask: Rle | Mask) -> Box | None:
-    """Find the tightest xyxy of a mask, x2 and y2 exclusive; None where the mask is empty."""
+    """Find the tightest xyxy of a mask, x2 and y2 exclusive; None if the mask is empty."""
     if not isinstance(mask, np.ndarray):
         x, y, width, height = _coco.toBbox(dict(mask)).tolist()
         return (x, y, x + width, y + height) if width else None
@@ -157,7 +157,7 @@ def polygons_to_rle(polygons: Iterable[Polygon], size_wh: tuple[int, int]) -> Rl
 def through_pixel_centres(polygons: Iterable[Polygon]) -> list[Polygon]:
     """Move the polygons of `to_polygons` half a pixel inwards, onto the centres of pixels.
 
-    A reader that also fills the outline itself, as `cv2.fillPoly` does, needs them so.
+    Programs that fill the outline too, as `cv2.fillPoly` does, need polygons in this form.
     """
     return [
         Polygon(_shrink_half_pixel(polygon.outer), tuple(map(_shrink_half_pixel, polygon.holes)))
@@ -182,23 +182,23 @@ def bridge_rings(polygons: Sequence[Polygon]) -> Ring:
     following[starts[1:] - 1] = starts[:-1]
     before = np.empty_like(following)
     before[following] = np.arange(len(points))
-    after, places = following.tolist(), list(range(len(points)))
+    after, point_ids = following.tolist(), list(range(len(points)))
     for near, far in _minimum_spanning_tree(points, starts):
-        # near -> far -> round its ring -> far again -> near again -> where near led before
-        places += [far, near]
+        # near -> far -> round the ring of far -> far again -> near again -> the old successor
+        point_ids += [far, near]
         after += [len(after) + 1, after[near]]
         after[near], after[before[far]] = far, len(after) - 2
         if before[far] == far:  # a ring of one point
             after[far] = len(after) - 2
-    walk = [0]
-    while after[walk[-1]] != 0:
-        walk.append(after[walk[-1]])
-    ring: Ring = points[np.array(places)[walk]]
+    path = [0]
+    while after[path[-1]] != 0:
+        path.append(after[path[-1]])
+    ring: Ring = points[np.array(point_ids)[path]]
     return ring
 
 
 def _minimum_spanning_tree(points: Ring, starts: IntArray) -> Iterable[tuple[int, int]]:
-    """Yield the edges of the minimum spanning tree of the rings: (point in it, new point)."""
+    """Yield the edges of the minimum spanning tree of the rings: (joined point, new point)."""
     from scipy.spatial import cKDTree  # slow to import, and few masks need it
 
     ring_count = len(starts) - 1
@@ -209,9 +209,9 @@ def _minimum_spanning_tree(points: Ring, starts: IntArray) -> Iterable[tuple[int
     for _ in range(ring_count - 1):
         outside[joined] = False
         first, last = starts[joined], starts[joined + 1]
-        distances, places = cKDTree(points[first:last]).query(points)
+        distances, point_ids = cKDTree(points[first:last]).query(points)
         closer = distances < best
-        best[closer], nearest[closer] = distances[closer], places[closer] + first
+        best[closer], nearest[closer] = distances[closer], point_ids[closer] + first
         per_ring = np.where(outside, np.minimum.reduceat(best, starts[:-1]), np.inf)
         joined = int(per_ring.argmin())
         first, last = starts[joined], starts[joined + 1]
@@ -233,9 +233,9 @@ def _trace_rings(mask: Mask) -> Iterable[tuple[int, Ring]]:
     y1, x1 = np.nonzero(nw ^ ne ^ sw ^ se)
     y2, x2 = np.nonzero((nw == se) & (ne == sw) & (nw != ne))
     ys, xs = np.concatenate([y1, y2, y2]), np.concatenate([x1, x2, x2])
-    leans = nw[y2, x2]  # the two pixels are north-west and south-east
+    nw_to_se = nw[y2, x2]  # the two pixels are north-west and south-east, not the other two
     rightward = np.repeat([False, False, True], [len(y1), len(y2), len(y2)])
-    downward = np.concatenate([np.zeros(len(y1), np.bool_), ~leans, leans])
+    downward = np.concatenate([np.zeros(len(y1), np.bool_), ~nw_to_se, nw_to_se])
     rows, columns = np.lexsort((rightward, xs, ys)), np.lexsort((downward, ys, xs))
     across, along = _edge_partners(rows), _edge_partners(columns)
     lefts, rights = rows[0::2], rows[1::2]
@@ -298,6 +298,6 @@ def _json_rle(rle: dict[str, Any]) -> Rle:
 
 
 def pixel_box(mask: Mask) -> tuple[int, int, int, int]:
-    """Find the tightest xyxy, x2 and y2 exclusive, of a mask that is not empty."""
+    """Find the tightest xyxy of a mask that is not empty; x2 and y2 are exclusive."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -29,7 +29,7 @@ class Frame:
     """One picture of a video, and its position in the video.
 
     `image` is RGB, (H, W, 3), uint8. `index` counts the pictures of a full decode from 0. `seconds`
-    is exact, so that two ways of sampling give the same picture the same time.
+    is exact, so that two sampling methods give the same picture the same time.
 
     Examples:
         >>> frame = Frame("dock.mp4", 75, Fraction(5, 2), np.zeros((4, 6, 3), np.uint8))
@@ -65,9 +65,9 @@ class Object:
 
     `box` is xyxy in pixels, x2 and y2 exclusive. `score` is None when the model gives none. `mask`
     is COCO compressed RLE, `counts` a str. `track` is the id of the same object through the video.
-    `flags` are what looks wrong with it: see `annotate.propagators.flags`. `by` names the person
-    who changed it: {"who", "when", "region"}; None when nobody has. `phrase` is the phrase by
-    which a detector found it.
+    `flags` name what looks wrong with the object: see `annotate.propagators.flags`. `by` names the
+    person who changed it, {"who", "when", "region"}; None if it was not changed. `phrase` is the
+    phrase by which a detector found it.
     """
 
     label: str
@@ -85,9 +85,9 @@ class Object:
 class Item:
     """The objects of one frame: a line in a file of items.
 
-    An item without objects is a frame that was looked at and is empty. `lost` are the tracks that
+    An item without objects is a frame that was examined and is empty. `lost` are the tracks that
     a propagator has started and does not see on this frame. `dropped` is the reason not to use the
-    frame: {"why", and for a duplicate "video", "frame", "similarity" of the one that is kept}.
+    frame: {"why"}, for a duplicate also "video", "frame" and "similarity" of the kept frame.
     """
 
     video: str
@@ -121,11 +121,11 @@ class Vocabulary:
 
     @property
     def detectors(self) -> tuple[str, ...]:
-        """The detectors that have phrases in it."""
+        """The detectors for which the vocabulary has phrases."""
         return tuple(dict.fromkeys(name for words in self.classes.values() for name in words))
 
     def header_entry(self) -> dict[str, Any]:
-        """Return what the header of a file of items records of the vocabulary."""
+        """Return the entry of the vocabulary in the header of a file of items."""
         return {"name": self.name, "sha256": self.sha256, "labels": list(self.labels)}
 
     def phrases(self, detector: str) -> dict[int, Any]:
@@ -182,7 +182,7 @@ class Header:
         """
         record = record_from_json(line, where)
         if "annotate" not in record:
-            raise ItemsError(f"{where}: not a file of items: its first line is no header")
+            raise ItemsError(f"{where}: not a file of items: its first line is not a header")
         if record["annotate"] > FORMAT_VERSION:
             raise ItemsError(
                 f"{where}: written by a newer annotate ({record.get('version')}, format "
@@ -192,10 +192,10 @@ class Header:
         try:
             return cls(**{key: value for key, value in record.items() if key != "annotate"})
         except TypeError as error:
-            raise ItemsError(f"{where}: a damaged header: {error}") from None
+            raise ItemsError(f"{where}: the header is damaged: {error}") from None
 
     def differences(self, other: "Header") -> list[str]:
-        """List what differs between two runs, in words; the paths of videos do not count."""
+        """List in words how two headers differ; the paths of videos are not compared."""
         mine, theirs = self._compared_values(), other._compared_values()
         return [
             f"{key}: {mine.get(key, 'not set')} in the file, {theirs.get(key, 'not set')} now"
@@ -277,7 +277,7 @@ def item_from_record(record: Mapping[str, Any], where: str) -> Item:
             record["video"], record["frame"], seconds, width, height, objects, lost, dropped
         )
     except KeyError as error:
-        raise ItemsError(f"{where}: an item without {error}") from None
+        raise ItemsError(f"{where}: the item has no {error}") from None
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ItemsError(f"{where}: {error}") from None
 
@@ -294,7 +294,8 @@ def _object_from_record(record: Mapping[str, Any], width: int, height: int) -> O
         raise ValueError(f"box {list(box)} is outside the picture of {width}x{height}")
     mask = record.get("mask")
     if mask is not None and list(mask["size"]) != [height, width]:
-        raise ValueError(f"a mask of size {mask['size']}, but the picture is {[height, width]}")
+        size = [height, width]
+        raise ValueError(f"the mask has the size {mask['size']}, but the picture is {size}")
     return Object(
         record["label"],
         (x1, y1, x2, y2),

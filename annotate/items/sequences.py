@@ -1,4 +1,4 @@
-"""Pick positions evenly from a sequence, and batch iterables."""
+"""Pick evenly spaced positions of a sequence, batch iterables, and sum optional counts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ _T = TypeVar("_T")
 def evenly_spaced(count: int, limit: int | None) -> list[int]:
     """Return at most `limit` positions of a sequence of `count`, evenly spaced, ascending.
 
-    The first and the last position are always among them where `limit` is 2 or more. None is no
-    limit.
+    The first and the last position are among them if `limit` is 2 or more. None is no limit.
 
     Examples:
         >>> evenly_spaced(10, 4)
@@ -38,3 +37,17 @@ def chunks(values: Iterable[_T], size: int) -> Iterator[list[_T]]:
     rest = iter(values)
     while chunk := list(islice(rest, size)):
         yield chunk
+
+
+def sum_or_none(counts: Iterable[int | None]) -> int | None:
+    """Return the sum of counts; None if one of them is not known.
+
+    >>> sum_or_none([2, 3]), sum_or_none([2, None])
+    (5, None)
+    """
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total

@@ -3,7 +3,7 @@
 SSIM is the index of scikit-image, a mean over all windows of 7x7 pixels. Ours is many times faster:
 it is estimated from windows that do not overlap, first from every third row of windows, then from
 every row; all windows are computed only if the estimate is too close to the threshold. So the
-decision is that of the exact index. The error was measured with `benchmarks/sample.py`.
+decision is that of the exact index. `benchmarks/sample.py` measures the error of the estimates.
 
 `farthest_points` picks the most different rows of any features (farthest-point sampling).
 """
@@ -29,7 +29,7 @@ _SAMPLE_FACTOR = _WINDOW_SIDE**2 / (_WINDOW_SIDE**2 - 1)  # from variance to sam
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # the constants of the SSIM paper
 _COARSE_ROW_STEP, _FINE_ROW_STEP = 3, 1  # every third row of windows, every row
 _MIN_ESTIMATE_SIDE = 9 * _WINDOW_SIDE  # pixels: smaller pictures have too few windows
-_COARSE_MARGIN, _FINE_MARGIN = 0.05, 0.012  # closer to the threshold, use more windows
+_COARSE_MARGIN, _FINE_MARGIN = 0.05, 0.012  # nearer to the threshold, more windows are used
 
 Maps = npt.NDArray[np.float32]
 
@@ -115,19 +115,19 @@ def _window_means(values: npt.NDArray[np.generic]) -> Maps:
 
 def _ssim_map(a: Maps, b: Maps, aa: Maps, bb: Maps, ab: Maps) -> Maps:
     """Compute the SSIM of each window from the means of both pictures, squares and product."""
-    both, squares = a * b, a * a + b * b
-    covariance, variances = ab - both, aa + bb - squares
-    both *= 2
-    both += _C1
+    product, squares = a * b, a * a + b * b  # changed in place: this runs for every frame
+    covariance, variances = ab - product, aa + bb - squares
+    product *= 2
+    product += _C1
     covariance *= 2 * _SAMPLE_FACTOR
     covariance += _C2
     squares += _C1
     variances *= _SAMPLE_FACTOR
     variances += _C2
-    both *= covariance
+    product *= covariance
     squares *= variances
-    both /= squares
-    return both
+    product /= squares
+    return product
 
 
 Distances = npt.NDArray[np.float32]
@@ -204,7 +204,7 @@ class LastKeptFrame:
         self._current: SsimImage | None = None
 
     def nearest(self, thumbnail: Thumbnail) -> NearestKept | None:
-        """Give the last kept frame and its SSIM; None at the beginning of a clip."""
+        """Return the last kept frame and its SSIM; None at the beginning of a clip."""
         self._current = SsimImage(thumbnail.grey, thumbnail.ignored)
         if self._last is None or self._last[0].frame.video != thumbnail.frame.video:
             return None
@@ -260,7 +260,7 @@ class FrameFeatures(Protocol):
         """Compute the similarities, (n,), of a row to other rows; 1 is the highest."""
 
     def vector(self, thumbnail: Thumbnail) -> Vectors:
-        """Compute a vector, (width,), for which Euclidean distance is meaningful."""
+        """Compute a vector, (width,), that can be compared by Euclidean distance."""
 
 
 class PhashFeatures:
@@ -306,7 +306,7 @@ DEFAULT_THRESHOLDS = {"ssim": 0.6, "hash": 1 - 10 / phash.BITS, "embedding": 0.9
 
 
 def resolve_threshold(method: str, override: float | None = None) -> float:
-    """Give the similarity from which on frames are duplicates, by default that of the method.
+    """Return the similarity from which on frames are duplicates, by default that of the method.
 
     Raises:
         UnknownName: there is no such method.
@@ -317,7 +317,7 @@ def resolve_threshold(method: str, override: float | None = None) -> float:
 
 
 def frame_features(method: str) -> FrameFeatures:
-    """Make the features of a method; "ssim" has none, so it uses the hash."""
+    """Make the features of a method; "ssim" has none of its own and uses the hash."""
     if method != "embedding":
         return PhashFeatures()
     from annotate import embeddings

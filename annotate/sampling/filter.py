@@ -1,8 +1,8 @@
 """Filter the frames of a clip: drop blank, blurred, static and duplicate ones.
 
-    frames = filter.sampled_frames(clip, SamplingOptions())       # thumbnails: one of each shot
-    for decision in filter.filter_frames(frames, FilterOptions()):
-        ...                                                       # kept, or dropped and why
+    frames = filter.sampled_frames(clip, SamplingOptions())         # one frame of each shot
+    for decision in filter.filter_frames(frames, FilterOptions()):  # kept, or dropped and why
+        ...
 
 Frames are decoded once and decided on in order; memory use does not grow with the clip's length.
 """
@@ -32,8 +32,8 @@ _MIN_STATIC_SECONDS = Fraction(1)
 class SamplingOptions:
     """Which frames of a clip are examined: one of each shot, or those of `selection`.
 
-    A shot of more than ten seconds gives one frame for every ten. `ignore` lists regions that are
-    not compared: boxes `X1,Y1,X2,Y2` in pixels, or mask images that are white there.
+    A shot of more than ten seconds gives one frame for every ten seconds. `ignore` lists areas that
+    are not compared: boxes `X1,Y1,X2,Y2` in pixels, or images that are white in these areas.
     """
 
     shots: bool = True
@@ -89,7 +89,7 @@ def sampled_frames(
     """Read the frames of a clip to examine, in order; `progress` gets each decoded frame.
 
     Raises:
-        PromptError: an ignored region does not fit the clip.
+        PromptError: an ignored area does not fit the clip.
         MissingPackage: PySceneDetect, which detects shots, is not installed.
     """
     video = reader.probe(clip)
@@ -107,7 +107,7 @@ def sampled_frames(
 
 
 class FrameFilter:
-    """Decides frame by frame what is kept; `kept_frames` may hold frames of earlier clips."""
+    """Decides for one frame after another; `kept_frames` may hold frames of earlier clips."""
 
     def __init__(
         self, options: FilterOptions, kept_frames: duplicates.KeptFrames | None = None
@@ -154,9 +154,9 @@ def _has_content(thumbnail: Thumbnail) -> bool:
 
 
 def _with_still_runs(thumbnails: Iterator[Thumbnail]) -> Iterator[SampledFrame]:
-    """Give each frame as soon as it is known whether its picture is still for a second.
+    """Yield each frame as soon as it is certain whether its picture is still for a second.
 
-    Frames that wait for this, which may be pages of a menu, share one image in memory.
+    The frames that wait for this, which may be pages of a menu, share one image in memory.
     """
     pending: deque[SampledFrame] = deque()
     run: StillRun | None = None

@@ -19,9 +19,10 @@ from annotate.items import journal
 from annotate.items.records import Frame, Item
 from annotate.sampling.filter import DROP_REASONS
 from annotate.video import reader
+from annotate.video.images import save_image
 
 ITEMS_FILE, TABLE_FILE = "items.jsonl", "frames.csv"
-_ENCODERS = {"png": "PNG", "jpg": "JPEG"}
+_JPEG_QUALITY = 95
 _MAX_NAMES_IN_ERROR = 20  # names that an error lists
 
 
@@ -30,18 +31,14 @@ def image_name(video_name: str, frame: int, image_format: str) -> str:
     return f"{Path(video_name).stem}-{frame:06d}.{image_format}"
 
 
-def save_image(frame: Frame, folder: Path, image_format: str) -> Path:
-    """Write the image of a frame into a folder; returns its path.
+def save_frame(frame: Frame, folder: Path, image_format: str) -> None:
+    """Write the image of a frame into a folder.
 
     Raises:
         OutputError: nothing can be written there.
     """
-    from PIL import Image
-
-    path = folder / image_name(frame.video, frame.index, image_format)
-    with files.atomic_file(path) as draft:
-        Image.fromarray(frame.image).save(draft, _ENCODERS[image_format], quality=95)
-    return path
+    name = image_name(frame.video, frame.index, image_format)
+    save_image(frame.image, folder / name, quality=_JPEG_QUALITY)
 
 
 def read_items(folder: Path) -> journal.Journal:
@@ -78,7 +75,7 @@ def summarize_folder(folder: Path) -> str:
 
 
 def rewrite_items(folder: Path, transform: Callable[[Item], Item]) -> None:
-    """Rewrite the items, each transformed, and the table of the kept frames."""
+    """Apply `transform` to every item, and rewrite the items and the table of kept frames."""
     items = journal.read(folder / ITEMS_FILE)
     (folder / TABLE_FILE).unlink(missing_ok=True)
     journal.write(folder / ITEMS_FILE, items.header, map(transform, items))
@@ -135,7 +132,7 @@ def restore_frames(
     if missing := set(frames) - restored:
         raise UnknownName("dropped frame", missing.pop(), list(dropped)[:_MAX_NAMES_IN_ERROR])
     for frame in _frames_to_restore(items, restored, videos or {}):
-        save_image(frame, folder, items.header.settings["pictures"])
+        save_frame(frame, folder, items.header.settings["pictures"])
         progress(frame)
 
     def restore(item: Item) -> Item:
@@ -149,8 +146,10 @@ def _frames_to_restore(
     items: journal.Journal, frame_keys: Collection[str], clip_paths: dict[str, Path]
 ) -> Iterator[Frame]:
     for clip in frame_sources.locate_clips([items], clip_paths):
-        name = clip.sources[0].clip  # as the items call it, which may not be its file name now
-        indices = [i.frame for i in items if i.video == name and _frame_key(i) in frame_keys]
+        name = clip.sources[0].clip  # its name in the items; the file may have been renamed
+        indices = [
+            item.frame for item in items if item.video == name and _frame_key(item) in frame_keys
+        ]
         if indices:
             for frame in reader.frames_at(clip.path, indices):
                 yield replace(frame, video=name)

@@ -5,7 +5,7 @@
   Dolmiere (2007), as in `skimage.measure.blur_effect`: the share of its edges that a picture loses
   when it is blurred once more. It depends on the picture's sharpness and hardly on its content.
 - `static`: no change for a second or more and mostly flat, as menus, score boards and title cards
-  are. A game scene that stands still has texture.
+  are. A game scene without motion has texture.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 from annotate.errors import AnnotateError, OutputError, needs
-from annotate.files import atomic_file
 from annotate.items import journal, records
 from annotate.items.records import Frame, Item, Picture
 from annotate.prompts import ignore_mask
@@ -33,11 +32,12 @@ from annotate.sampling.folder import (
     clear_folder,
     image_name,
     rewrite_items,
-    save_image,
+    save_frame,
     write_table,
 )
 from annotate.sampling.thumbnail import Thumbnail
 from annotate.video import reader
+from annotate.video.images import save_image
 from annotate.viewing import contact_sheet
 
 _SIMILARITY_DIGITS = 4  # of a similarity in the items
@@ -84,10 +84,8 @@ class Job:
         return records.Header("frames", settings, videos=videos)
 
     def count(self) -> int | None:
-        """Count the frames to decode; None if a clip does not tell its length."""
-        selection = self.sampling_options.selection
-        counts = [selection.count(reader.probe(clip)) for clip in self.clips]
-        return None if None in counts else sum(count or 0 for count in counts)
+        """Count the frames to examine before shots are detected; None if that needs decoding."""
+        return self.sampling_options.selection.count_all(self.clips)
 
     @property
     def threshold(self) -> float:
@@ -119,7 +117,7 @@ def fill_folder(
         raise OutputError(f"{folder}: cannot write there: {error.strerror}") from None
     if force:
         clear_folder(folder)
-    # not `journal.resume`: the end marker follows when the frames over the maximum are dropped
+    # not `journal.resume`: the end marker is written after the surplus frames were dropped
     with journal.append(folder / ITEMS_FILE, header, force=force) as appender:
         if appender.complete:
             write_table(folder)
@@ -164,7 +162,7 @@ class _SamplingRun:
         self._vectors: list[duplicates.Vectors] = []
 
     def remaining_clips(self) -> Iterator[Path]:
-        """Give the clips that are not finished; the kept frames of the others are read again."""
+        """Yield the clips that are not finished; read the kept frames of the others again."""
         finished = self._finished_clips()
         for clip in self._job.clips:
             name = reader.probe(clip).name
@@ -174,14 +172,14 @@ class _SamplingRun:
                 self._restore_kept_frames(clip, finished[name])
 
     def write(self, decision: Decision) -> None:
-        """Save the image of a kept frame, then write the item of any frame."""
+        """Write the item of an examined frame, and before it the image if the frame is kept."""
         if not decision.drop_reason:
-            save_image(decision.frame, self._folder, self._job.image_format)
+            save_frame(decision.frame, self._folder, self._job.image_format)
             self._count_kept(decision.thumbnail)
         self._appender.write(decision_item(decision))
 
     def surplus_frames(self) -> set[tuple[str, int]]:
-        """Select the kept frames, video and index, that exceed the maximum."""
+        """List the kept frames, (video, index), that are dropped to keep the maximum."""
         if self._job.max_frames is None or len(self._kept) <= self._job.max_frames:
             return set()
         picked = farthest_points(np.stack(self._vectors), self._job.max_frames)
@@ -223,7 +221,7 @@ class _SamplingRun:
 
 @dataclass(frozen=True, order=True)
 class _PreviewFrame:
-    """A decision for the sheet; `closeness` is largest for frames nearest to the threshold."""
+    """A decision for the sheet; `closeness` is largest for the frames nearest to the threshold."""
 
     closeness: float
     video: str
@@ -234,19 +232,22 @@ class _PreviewFrame:
 
 
 class Preview:
-    """The decisions on the frames of a job, at several thresholds in one pass; writes no images.
+    """Decides on the frames of a job at several thresholds in one pass; no frame is saved.
 
-    `kept` counts the kept frames by threshold, `count` the examined frames.
+    `kept` counts the kept frames by threshold; `count` is the number of examined frames.
     """
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._preview_frames: dict[str, list[_PreviewFrame]] = {}
         method = job.filter_options.duplicates
-        others = (job.threshold + step * _THRESHOLD_STEPS[method] for step in _STEP_OFFSETS)
-        levels = sorted({round(level, 4) for level in others if level <= 1} | {job.threshold})
-        self._filters = {n: FrameFilter(replace(job.filter_options, threshold=n)) for n in levels}
-        self.kept = dict.fromkeys(levels, 0)
+        around = (job.threshold + step * _THRESHOLD_STEPS[method] for step in _STEP_OFFSETS)
+        thresholds = sorted({round(each, 4) for each in around if each <= 1} | {job.threshold})
+        self._filters = {
+            threshold: FrameFilter(replace(job.filter_options, threshold=threshold))
+            for threshold in thresholds
+        }
+        self.kept = dict.fromkeys(thresholds, 0)
         self.count = 0
 
     def run(self, progress: Callable[[Frame], None] = lambda frame: None) -> None:
@@ -254,26 +255,23 @@ class Preview:
         for clip in self._job.clips:
             for sampled in sampled_frames(clip, self._job.sampling_options, progress):
                 self.count += 1
-                for level, frame_filter in self._filters.items():
+                for threshold, frame_filter in self._filters.items():
                     decision = frame_filter.decide(sampled)
-                    self.kept[level] += not decision.drop_reason
-                    if level == self._job.threshold:
+                    self.kept[threshold] += not decision.drop_reason
+                    if threshold == self._job.threshold:
                         self._record(decision)
 
     def write(self, path: Path) -> None:
-        """Write the sheet as PNG: dropped frames, the most similar first, then kept ones.
+        """Write the sheet: duplicates, the most similar first, then kept frames, then the others.
 
         Raises:
-            OutputError: nothing can be written there.
+            OutputError: nothing can be written there, or the suffix is of no image format.
         """
-        from PIL import Image
-
         paths = {reader.probe(clip).name: clip for clip in self._job.clips}
         frames = [frame for group in self._preview_frames.values() for frame in group]
         method = self._job.filter_options.duplicates
         cells = [_cell(frame, paths, method) for frame in sorted(frames, key=_sort_key)]
-        with atomic_file(path) as draft:
-            Image.fromarray(contact_sheet.lay_out(cells)).save(draft)
+        save_image(contact_sheet.lay_out(cells), path)
 
     def _record(self, decision: Decision) -> None:
         frame, nearest, reason = decision.frame, decision.nearest, decision.drop_reason
@@ -289,7 +287,7 @@ class Preview:
 
 
 def _sort_key(frame: _PreviewFrame) -> tuple[bool, bool, float, str, int]:
-    """Order duplicates first, the most similar before; then kept frames; then the others."""
+    """Sort duplicates first, by descending similarity, then kept frames, then the others."""
     similarity = 0.0 if frame.nearest is None else frame.nearest.similarity
     without_content = frame.nearest is None and bool(frame.drop_reason)
     return without_content, not frame.drop_reason, -similarity, frame.video, frame.frame

@@ -34,7 +34,7 @@ _MIN_SHOT_SECONDS = Fraction(1, 2)  # PySceneDetect's default, its 15 frames
 _COMPARED_WIDTH = 32  # pixels, of the pictures that are correlated
 _MAX_CUT_CORRELATION = 0.8  # of two frames with a cut between them
 _MAX_MISSED_CUT_CORRELATION = 0.5  # of two frames with a cut that the detector missed
-_MIN_CHANGE_RATIO = 3.0  # change at a missed cut, to the median change of the frames around it
+_MIN_CHANGE_RATIO = 3.0  # of the change at a missed cut to the median change around it
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _scenedetect_frame(thumbnail: Thumbnail) -> tuple[Any, npt.NDArray[np.uint8]
 
 _MAX_SEGMENT_SECONDS = Fraction(10)  # a longer shot is split into segments, one frame for each
 _MIN_REMAINDER_SECONDS = _MAX_SEGMENT_SECONDS / 2  # a shorter last segment gets no frame
-_REPLACEMENT_RATIO = 1.5  # a new candidate is this many times as far into the segment
+_REPLACEMENT_RATIO = 1.5  # the next candidate is this many times as far into the segment
 
 
 class StillRun:
@@ -180,7 +180,7 @@ class ShotSampler:
         self._is_good = is_good
 
     def sample(self, thumbnails: Iterable[Thumbnail]) -> Iterator[tuple[Thumbnail, StillRun]]:
-        """Select frames, with the run in which their picture is still; good ones are preferred."""
+        """Yield the selected frames, each with its still run; `is_good` frames are preferred."""
         detector, undecided = CutDetector(), deque[Thumbnail]()
         segment, is_first = _ShotSegment(self._is_good), True
         for thumbnail in thumbnails:

@@ -83,10 +83,10 @@ HASH_COUNT = 6  # of the whole picture, then of five parts
 SHAPE_WH = (64, 36)
 _HASH_SIDE = 32  # pixels, of the input of a hash
 _PART_SIZE = 0.6  # of width and height
-_PART_CORNERS = ((0.2, 0.2), (0.0, 0.0), (0.4, 0.0), (0.0, 0.4), (0.4, 0.4))  # x and y of the parts
+_PART_CORNERS = ((0.2, 0.2), (0.0, 0.0), (0.4, 0.0), (0.0, 0.4), (0.4, 0.4))  # xy of the parts
 _MIN_CROP_SIZE = 0.6  # of the width and of the height of the frame
-_SIZE_STEP, _POSITION_STEP = 0.07, 0.05  # of the picture, between hashed crops
-_FIT_STEP = 0.025  # of the picture, between the sizes of templates
+_SIZE_STEP, _POSITION_STEP = 0.07, 0.05  # of the frame, between hashed crops
+_FIT_STEP = 0.025  # of the frame, between the sizes of templates
 _HIGH_PASS_SIGMA = 3.2  # pixels of a shape: slower changes of brightness are removed
 _NOISE_POWER = 9.0  # squared grey levels: lower contrast is not amplified
 

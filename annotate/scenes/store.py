@@ -179,9 +179,11 @@ class SceneStore:
 
     def _check_format(self) -> None:
         if self._scalar("PRAGMA application_id") != _APPLICATION_ID:
-            raise ScenesError(f"{self.path}: a database of something else; give another `db`")
+            raise ScenesError(f"{self.path}: not a database of scenes; give another `db`")
         if self._scalar("PRAGMA user_version") > FORMAT_VERSION:
-            raise ScenesError(f"{self.path}: made by a newer annotate: update this one")
+            raise ScenesError(
+                f"{self.path}: made by a newer annotate: pip install -U annotate-local"
+            )
 
     def _scalar(self, query: str) -> int:
         return int(self._file.execute(query).fetchone()[0])

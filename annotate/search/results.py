@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from annotate import files
-from annotate.errors import ItemsError, OutputError, SettingsDiffer
+from annotate.errors import ItemsError, OutputError
 from annotate.items import journal
 from annotate.items.records import Frame, Header, Item, Object
-from annotate.sampling.folder import save_image
+from annotate.sampling.folder import save_frame
 from annotate.search.ask import SearchResults
 from annotate.search.clip_shots import ClipShots
 from annotate.search.shot_query import Occurrence, QueriedShot
@@ -84,7 +84,7 @@ def write_results(
                 occurrence = occurrences[frame.index]
                 if occurrence is not None and frame.index == occurrence.best_frame:
                     best_frame_seconds[name, frame.index] = frame.seconds
-                    save_image(frame, folder / FRAMES_FOLDER, "png")
+                    save_frame(frame, folder / FRAMES_FOLDER, "png")
                 yield _item(frame, occurrence, label, source)
 
     journal.write(folder / FOUND_FILE, header, items())
@@ -192,8 +192,8 @@ def check_resumable(folder: Path, header: Header, *, force: bool = False) -> Non
     """
     if force or not (folder / TABLE_FILE).exists():
         return
-    if differ := journal.read(folder / FOUND_FILE).header.differences(header):
-        raise SettingsDiffer(f"{folder}: made with {'; '.join(differ)}; {files.OVERWRITE_HINT}")
+    existing = journal.read(folder / FOUND_FILE).header
+    journal.check_same_settings(folder, existing.differences(header))
     with (folder / TABLE_FILE).open(encoding="utf-8", newline="") as file:
         if not any(row["verdict"] == "open" for row in csv.DictReader(file)):
             raise OutputError(f"{folder}: every shot in it is settled; {files.OVERWRITE_HINT}")

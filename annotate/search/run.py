@@ -26,6 +26,7 @@ from annotate.search.judge import VlmJudge, read_reference, vlm_judge
 from annotate.search.results import Hit
 from annotate.search.shot_query import Occurrence
 from annotate.video import reader
+from annotate.video.reader import FrameSelection
 from annotate.vlm.budget import Usage, UsageTotal
 
 METHODS = ("local", "vlm")
@@ -190,9 +191,7 @@ def _prepare(
 
 def _cut(clips: Sequence[Path | str], progress: ProgressBar) -> ClipShots:
     paths = [Path(clip) for clip in clips]
-    counts = [reader.probe(path).frame_count for path in paths]
-    total = None if None in counts else sum(count or 0 for count in counts)
-    with progress("shots", total) as advance:
+    with progress("shots", FrameSelection().count_all(paths)) as advance:
         return cut_into_shots(paths, advance)
 
 

@@ -77,7 +77,7 @@ class DecodingPass:
         return packet
 
     def packets_from(self, keyframe_pts: int) -> Iterator[Any]:
-        """Seek to a keyframe and read the packets from it on; none if it is not found."""
+        """Seek to a keyframe and read the packets from there on; none if it is not found."""
         for seconds in _SEEK_BACK_SECONDS:
             try:
                 offset = keyframe_pts - int(seconds / self.time_base)
@@ -128,9 +128,9 @@ class DecodingPass:
 
 @dataclass
 class PtsClock:
-    """Gives frames ascending pts: their own, or one step after the last where that is not later.
+    """Gives frames ascending pts: a frame's own pts, or one step after the last if it is not later.
 
-    `exact` is True while every frame had its own.
+    `exact` is True while every frame has kept its own pts.
     """
 
     step_pts: int
@@ -182,8 +182,8 @@ def _video_stream(container: Any, path: Path, truncated: bool) -> Any:
         raise truncated_error(path, 0)
     if not streams or container.format.name == "tty":  # FFmpeg decodes any text file as "tty"
         kinds = sorted({stream.type for stream in container.streams} - {"video"})
-        only = f", only {' and '.join(kinds)}" if kinds else ""
-        raise VideoError(f"{path}: there is no video in it{only}; give a file with pictures")
+        others = f", only {' and '.join(kinds)}" if kinds else ""
+        raise VideoError(f"{path}: there is no video in it{others}; give a file with pictures")
     if streams[0].codec_context is None:
         raise VideoError(f"{path}: this PyAV cannot decode its video; convert it to H.264")
     streams[0].thread_type = "AUTO"
@@ -192,7 +192,7 @@ def _video_stream(container: Any, path: Path, truncated: bool) -> Any:
 
 def truncated_error(path: Path, index: int) -> BrokenVideo:
     """Make the error for a file that ends before the frame `index`."""
-    usable = f"the {index} frames before it can be used" if index else "nothing of it can be used"
+    usable = f"the {index} frames before it can be used" if index else "no frame can be used"
     return BrokenVideo(
         f"{path}: the file is cut short at frame {index}: {usable}; copy or record it again",
         index,
@@ -256,9 +256,10 @@ def _read_vint(file: BinaryIO) -> int | None:
     first = file.read(1)
     if not first or not first[0]:
         return None
-    more = 8 - first[0].bit_length()
-    bits = int.from_bytes(first + file.read(more), "big") & (1 << 7 * (more + 1)) - 1
-    return None if bits == (1 << 7 * (more + 1)) - 1 else bits
+    extra_bytes = 8 - first[0].bit_length()
+    largest = (1 << 7 * (extra_bytes + 1)) - 1
+    value = int.from_bytes(first + file.read(extra_bytes), "big") & largest
+    return None if value == largest else value
 
 
 _SWS_DEFAULT = 5  # SWS_CS_DEFAULT, which is BT.601
@@ -295,8 +296,8 @@ def _colour_arguments(av_frame: Any) -> dict[str, int]:
 
 def _apply_display_matrix(image: Picture, av_frame: Any) -> Picture:
     """Turn an image by the nearest quarter turn of [a b; c d]: x' = a x + c y, y' = b x + d y."""
-    # Not `av_frame.side_data`: it makes a reference cycle of frame and container, and a hundred
-    # decoded frames would wait in memory for the garbage collector.
+    # Not `av_frame.side_data`, which makes a reference cycle of frame and container: a hundred
+    # decoded frames would stay in memory until the garbage collector runs.
     side_data = SideDataContainer(av_frame)  # type: ignore[call-arg]  # left out of PyAV's stubs
     matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None:

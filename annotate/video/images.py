@@ -1,9 +1,9 @@
-"""Read images upright, and open folders of images and still images as clips.
+"""Read images upright, write images, and open folders of images and still images as clips.
 
-Every image file of a user is read here, because a camera stores a picture as the sensor lay and
-its EXIF tag says how to turn it. Pictures are RGB, without alpha, and 16-bit values are scaled to
-8 bits. A folder of images is a clip of one frame a second: the images are taken in name order and
-must have one size.
+Every image file of a user is read here, because a camera stores a picture in the sensor's
+orientation and the EXIF tag says how to turn it. Pictures are RGB, without alpha, and 16-bit values
+are scaled to 8 bits. A folder of images is a clip of one frame a second: the images are taken in
+name order and must have one size.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from annotate.errors import BrokenVideo, VideoError
+from annotate.errors import BrokenVideo, OutputError, VideoError
+from annotate.files import atomic_file
 from annotate.items.records import Picture
 
 if TYPE_CHECKING:
@@ -60,10 +61,30 @@ def read_image(path: Path) -> Picture:
         return _to_rgb(image)
 
 
-class ImageHeader(NamedTuple):
-    """The size of an image as shown upright, and the EXIF orientation of the file, 1 to 8.
+def save_image(picture: Picture, path: Path, **encoder_options: Any) -> None:
+    """Write an image atomically, in the format that the suffix of `path` names.
 
-    The pixels of orientation 1 are stored upright; those of 5 to 8 are stored on their side.
+    `encoder_options` are those of Pillow for the format, such as `compress_level` for PNG and
+    `quality` for JPEG.
+
+    Raises:
+        OutputError: nothing can be written there, or the suffix is of no image format.
+    """
+    from PIL import Image
+
+    with atomic_file(path) as draft:
+        try:
+            Image.fromarray(picture).save(draft, **encoder_options)
+        except ValueError as error:
+            raise OutputError(
+                f"{path}: cannot write this format: {error}; try {path.with_suffix('.png').name}"
+            ) from None
+
+
+class ImageHeader(NamedTuple):
+    """The size of the upright image, and the EXIF orientation of the file, 1 to 8.
+
+    The pixels of orientation 1 are stored upright; with 5 to 8 they are stored sideways.
     """
 
     size_wh: tuple[int, int]
@@ -108,7 +129,7 @@ def _to_rgb(image: Image.Image) -> Picture:
         grey = np.asarray(image).astype(np.float64) / 257
         return np.repeat(np.clip(grey + 0.5, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, which have no agreed white")
+        raise ValueError("its pixels are floating-point numbers, which have no agreed range")
     return np.array(image.convert("RGB"))
 
 
@@ -182,14 +203,14 @@ def open_images(path: Path) -> ImageSequence:
     """
     if not path.is_dir():
         return ImageSequence((path,), read_header(path).size_wh)
-    listed = [(entry.name, entry.stat()) for entry in _list_images(path)]
-    if not listed:
+    listing = [(entry.name, entry.stat()) for entry in _list_images(path)]
+    if not listing:
         raise VideoError(
             f"{path}: a folder without images; give a video file, or a folder of images "
             f"({', '.join(sorted(IMAGE_SUFFIXES))})"
         )
     return _open_image_folder(
-        path, tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in listed)
+        path, tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in listing)
     )
 
 

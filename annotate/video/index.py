@@ -35,7 +35,7 @@ _CHECKED_FRAMES = 16  # frames decoded to verify the pts of the packets
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """The pts of each frame by index, and `keyframe_pts`, the sorted pts to start decoding at.
+    """The pts of each frame by index; `keyframe_pts` are the sorted pts where decoding can start.
 
     `end_pts` is the pts at which the last frame ends; `complete` is False for a truncated file.
     """
@@ -55,7 +55,7 @@ class FrameIndex:
     def seek_points(self, index: int) -> list[int]:
         """List the pts of the two keyframes to decode a frame from, the nearest first.
 
-        The second one serves where decoding from the first does not reach the frame.
+        The second one is used if decoding from the first does not reach the frame.
         """
         end = bisect_right(self.keyframe_pts, self.pts[index])
         return self.keyframe_pts[max(end - 2, 0) : end][::-1]
@@ -170,7 +170,7 @@ class VideoFile:
             raise truncated_error(self.path, self.count)
 
     def keyframe_at_or_before(self, index: int) -> int:
-        """Find the keyframe that decoding a frame starts at; 0 where it is not known."""
+        """Find the keyframe from which a frame is decoded; 0 if it is not known."""
         starts = self.table.seek_points(index)
         return (self.table.index_at(starts[0]) or 0) if starts else 0
 
@@ -259,4 +259,4 @@ class VideoFile:
         return _make_index(decoding, pts, seek_pts, pts[-1] + clock.step_pts)
 
     def _no_frames_error(self) -> VideoError:
-        return VideoError(f"{self.path}: no frame of it can be decoded; give a file that plays")
+        return VideoError(f"{self.path}: none of its frames can be decoded; give a file that plays")

@@ -29,7 +29,7 @@ from typing import Any
 
 from annotate.errors import VideoError
 from annotate.items.records import Frame
-from annotate.items.sequences import evenly_spaced
+from annotate.items.sequences import evenly_spaced, sum_or_none
 from annotate.video.images import (
     IMAGE_SUFFIXES,
     DecodedFrame,
@@ -40,7 +40,7 @@ from annotate.video.images import (
 from annotate.video.index import FrameIndex, VideoFile
 
 _MIB = 2**20
-_BACKWARD_FRAMES, _BACKWARD_BYTES = 48, 256 * _MIB  # most that `backward` holds in memory
+_BACKWARD_FRAMES, _BACKWARD_BYTES = 48, 256 * _MIB  # limits of what `backward` holds in memory
 
 
 @dataclass(frozen=True)
@@ -106,18 +106,18 @@ def frames(
     path = _absolute_path(path)
     if every < 1 or start < 0 or (rate is not None and not 0 < rate < float("inf")):
         raise VideoError(
-            f"{path.name}: every must be 1 or more, a rate above 0, start 0 or more, "
+            f"{path.name}: `every` must be 1 or more, `rate` above 0, `start` 0 or more, "
             f"not every={every}, rate={rate}, start={start}"
         )
     if rate is not None and every != 1:
-        raise VideoError(f"{path.name}: give every or rate, not both")
+        raise VideoError(f"{path.name}: give `every` or `rate`, not both")
     clip = _open_clip(path)
     if start:
         _check_index(path, clip, start, clip.count)
     if rate is None:
         decoded = _decode_range(clip, start, stop)
         selected = (each for each in decoded if (each.index - start) % every == 0)
-    else:  # the frame before the range is needed to know which tick it has passed
+    else:  # the frame before the range tells which ticks have passed
         decoded = _at_rate(_decode_range(clip, max(start - 1, 0), stop), Fraction(rate))
         selected = (each for each in decoded if each.index >= start)
     return prefetch(_to_frames(path.name, selected))
@@ -273,7 +273,7 @@ def _fingerprint(path: Path, clip: VideoFile | ImageSequence) -> str:
     return digest.hexdigest()
 
 
-_PREFETCH_BYTES = 64 * 2**20
+_PREFETCH_BYTES = 64 * _MIB
 _MIN_PREFETCH, _MAX_PREFETCH = 2, 16  # frames in the queue, whatever their size
 
 
@@ -336,7 +336,9 @@ def prefetch(frames: Generator[Frame]) -> Generator[Frame, None, None]:
     after the last frame, at an error, or when the generator is closed.
     """
     queue = _FrameQueue()
-    thread = threading.Thread(target=queue.fill, args=(frames,), name="annotate-ahead", daemon=True)
+    thread = threading.Thread(
+        target=queue.fill, args=(frames,), name="annotate-prefetch", daemon=True
+    )
     thread.start()
     try:
         yield from queue.take()
@@ -375,7 +377,7 @@ class FrameSelection:
         return (frame for frame in keyframes(path) if frame.index in indices)
 
     def count(self, clip: Video) -> int | None:
-        """Count the selected frames; an upper limit or None where only decoding could tell."""
+        """Count the selected frames; an upper limit or None if counting them needs decoding."""
         if self.keyframes or clip.frame_count is None:
             return self.maximum
         stop = clip.frame_count if self.stop is None else min(self.stop, clip.frame_count)
@@ -385,9 +387,13 @@ class FrameSelection:
             count = min(length, math.ceil(length / clip.rate * Fraction(self.rate)))
         return count if self.maximum is None else min(count, self.maximum)
 
+    def count_all(self, paths: Iterable[Path | str]) -> int | None:
+        """Count the selected frames of several clips; None if counting them needs decoding."""
+        return sum_or_none(self.count(probe(path)) for path in paths)
+
 
 def header_entry(clip: Video) -> dict[str, dict[str, Any]]:
-    """Describe a clip as the header of a file of items does: name -> its properties."""
+    """Return the entry of a clip in the header of a file of items: name -> properties."""
     names = ("fingerprint", "frame_count", "width", "height")
     properties = {name: getattr(clip, name) for name in names}
     return {clip.name: {"path": clip.path.as_posix(), **properties}}

@@ -21,7 +21,7 @@ _BT709, _LIMITED_RANGE = 1, 1
 
 
 class VideoWriter:
-    """A video of RGB pictures: H.264, 4:2:0, BT.709 and tagged so, constant `rate`.
+    """A video of RGB pictures: H.264, 4:2:0, BT.709 with matching tags, constant `rate`.
 
     An odd width or height is made even by repeating the last column or row. The file is written
     under a temporary name and renamed when it is complete; after an error it is removed. (Not by

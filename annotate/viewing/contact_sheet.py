@@ -9,14 +9,11 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from annotate.errors import OutputError
-from annotate.files import atomic_file
 from annotate.items import boxes
 from annotate.items.records import Item, Picture
 from annotate.viewing.overlay import font
@@ -156,23 +153,3 @@ def letterbox(picture: Picture, size_wh: tuple[int, int]) -> Picture:
     left, top = (width - fitted_width) // 2, (height - fitted_height) // 2
     canvas[top : top + fitted_height, left : left + fitted_width] = fitted
     return canvas
-
-
-def save_image(
-    picture: Picture, path: Path, *, compress_level: int = 6, jpeg_quality: int = 75
-) -> None:
-    """Write an image in the format that the suffix of `path` says, under a temporary name first.
-
-    `compress_level` is zlib's, 0 to 9, for PNG; `jpeg_quality` is 0 to 100.
-
-    Raises:
-        OutputError: nothing can be written there, or the suffix is of no image format.
-    """
-    with atomic_file(path) as draft:
-        try:
-            image = Image.fromarray(picture)
-            image.save(draft, compress_level=compress_level, quality=jpeg_quality)
-        except ValueError as error:
-            raise OutputError(
-                f"{path}: cannot write this format: {error}; try {path.with_suffix('.png').name}"
-            ) from None

@@ -17,13 +17,13 @@ from annotate.items.journal import Journal
 from annotate.items.records import Frame, Item, Picture
 from annotate.prompts import PromptTable
 from annotate.video import reader
+from annotate.video.images import save_image
 from annotate.video.writer import VideoWriter
 from annotate.viewing import prompt_grid
 from annotate.viewing.contact_sheet import (
     Cell,
     cell_width,
     lay_out,
-    save_image,
     select_informative,
 )
 from annotate.viewing.crop_view import full_view

@@ -28,9 +28,9 @@ from annotate.errors import DatasetError, ItemsError
 from annotate.items import boxes, masks, records
 from annotate.items.records import Box, Item, Object, Picture
 from annotate.propagators.flags import COVERS, JUMP, OVERLAP, AnomalyFlagger, flag_overlaps
-from annotate.video.images import read_image
+from annotate.video.images import read_image, save_image
 from annotate.video.reader import frames_at
-from annotate.viewing.contact_sheet import TEXT_COLOUR, Cell, cell_width, lay_out, save_image
+from annotate.viewing.contact_sheet import TEXT_COLOUR, Cell, cell_width, lay_out
 from annotate.viewing.crop_view import view_around
 from annotate.viewing.overlay import draw_item
 

@@ -23,8 +23,9 @@ from annotate.files import sha256
 from annotate.weights.manifest import RECEIPT_NAME, Model, ModelFile, receipt_from_json
 
 ProgressCallback = Callable[[str, int, int | None], None]
-_CHUNK_BYTES = 1 << 16  # most that is lost when a connection breaks
+_CHUNK_BYTES = 1 << 16  # at most this much is lost when a connection breaks
 _TIMEOUT_SECONDS = (10, 60)  # to connect, and between two chunks
+_PARTIAL_CONTENT = 206
 _MISSING_STATUSES = (404, 410)
 _DENIED_STATUSES = (401, 403)
 _RANGE_NOT_SATISFIABLE = 416
@@ -85,11 +86,9 @@ def download_file(
             if not failure:
                 break
             if _size_bytes(part) <= before:
-                hint = (
-                    f" and it goes on at {before / 1e6:,.1f} MB"
-                    if before
-                    else ", or give a `mirror`"
-                )
+                hint = ", or give a `mirror`"
+                if before:
+                    hint = f": it goes on at {before / 1e6:,.1f} MB"
                 raise WeightsError(f"{remote.url}: {failure}; run the same command again{hint}")
         _verify_and_rename(part, file, target, remote.url)
 
@@ -132,9 +131,9 @@ def _size_bytes(path: Path) -> int:
 
 
 def _disk_full_error(target: Path, needed_bytes: int = 0) -> OutputError:
-    room = f": {needed_bytes / 1e6:,.0f} MB are needed" if needed_bytes else ""
+    needed = f": {needed_bytes / 1e6:,.0f} MB are needed" if needed_bytes else ""
     return OutputError(
-        f"{target.parent}: the disk is full{room}; make room and run the same command again, or "
+        f"{target.parent}: the disk is full{needed}; make room and run the same command again, or "
         "name another folder in ANNOTATE_WEIGHTS"
     )
 
@@ -145,7 +144,8 @@ def _receive(
     """Append a download to `part`; return why the connection failed, or "" if it is complete."""
     requests = needs("requests")
     start = _size_bytes(part)
-    # The hub compresses small texts by default: sizes and ranges would be of the compressed text.
+    # By default the hub compresses small texts; then sizes and ranges are those of the compressed
+    # text.
     headers = {**remote.headers, "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -170,16 +170,15 @@ def _write_response(
     part: Path,
     progress: ProgressCallback | None,
 ) -> None:
-    start = (
-        _size_bytes(part) if response.status_code == 206 else 0
-    )  # 200: the server ignores ranges
+    resumes = response.status_code == _PARTIAL_CONTENT  # otherwise the server ignores ranges
+    start = _size_bytes(part) if resumes else 0
     length = response.headers.get("Content-Length")
     total = start + int(length) if length else file.bytes
     if file.bytes is not None and total != file.bytes:
         part.unlink(missing_ok=True)
         raise WeightsError(
-            f"{remote.url}: {total:,} bytes are offered, the manifest says {file.bytes:,}; "
-            "nothing was kept"
+            f"{remote.url}: the server offers {total:,} bytes, but the manifest says "
+            f"{file.bytes:,}; nothing was kept"
         )
     if total and shutil.disk_usage(part.parent).free < total - start:
         raise _disk_full_error(part, total - start)
@@ -193,10 +192,10 @@ def _write_response(
 
 
 def _verify_and_rename(part: Path, file: ModelFile, target: Path, source: str) -> None:
-    if wrong := find_problem(part, file):
+    if problem := find_problem(part, file):
         part.unlink(missing_ok=True)
         doubt = " (a hash of confidence B: the hash may be wrong)" * (file.hash_confidence == "B")
-        raise WeightsError(f"{source}: not {file.path}: {wrong}{doubt}; nothing was kept")
+        raise WeightsError(f"{source}: not {file.path}: {problem}{doubt}; nothing was kept")
     part.replace(target)
     part.unlink(missing_ok=True)  # `replace` does nothing if both are hard links to one file
 

@@ -42,9 +42,9 @@ class ModelFile:
     def __post_init__(self) -> None:
         path = PurePosixPath(self.path)
         if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in self.path:
-            raise WeightsError(f"{self.path!r} is no path inside a folder of weights")
+            raise WeightsError(f"{self.path!r} is not a path inside a folder of weights")
         if self.sha256 and not _SHA256_PATTERN.fullmatch(self.sha256):
-            raise WeightsError(f"{self.path}: {self.sha256!r} is no sha256: 64 digits 0-9, a-f")
+            raise WeightsError(f"{self.path}: {self.sha256!r} is not a sha256: 64 digits 0-9, a-f")
 
     def matches(self, sha256: str) -> bool:
         """Return True if a file's sha256 agrees with all digits that are published."""
@@ -56,9 +56,9 @@ class Model:
     """A model's weights: one name always means the same bytes.
 
     The files come from `repo` on the Hugging Face hub at `revision`, or from the address `url` of
-    their folder; a user's own lie in the folder `path`. `also` are patterns of small files beside
-    them (a config, a tokenizer), which have no published hash: the pinned revision fixes them.
-    `card` is a file in models/.
+    their folder; the files of a user's own model are in the folder `path`. `also` are patterns of
+    further small files (a config, a tokenizer), which have no published hash: the pinned revision
+    fixes their content. `card` is a file in models/.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Model:
 
     @property
     def page(self) -> str:
-        """The web page, address or folder of the model."""
+        """The web page, address or folder that the model comes from."""
         return self.path or self.url or f"https://huggingface.co/{self.repo}"
 
     def includes_side_file(self, path: str) -> bool:
@@ -108,9 +108,9 @@ class Model:
 
 def weights_folders() -> list[Path]:
     """List the folders of weights: $ANNOTATE_WEIGHTS (a shared folder), then the user's own."""
-    own = cache_dir("weights")
+    user_folder = cache_dir("weights")
     shared = os.environ.get(WEIGHTS_VARIABLE)
-    return [Path(shared).expanduser(), own] if shared else [own]
+    return [Path(shared).expanduser(), user_folder] if shared else [user_folder]
 
 
 def install_folder() -> Path:
@@ -122,7 +122,7 @@ def all_models() -> dict[str, Model]:
     """Read the shipped manifest and the user's own; return the models by name.
 
     Raises:
-        WeightsError: when a manifest is damaged.
+        WeightsError: a manifest is damaged.
     """
     models = dict(_shipped_models())
     for folder in weights_folders():
@@ -134,7 +134,7 @@ def find_model(name: str) -> Model:
     """Look up a model by name.
 
     Raises:
-        UnknownName: there is none; the error names the nearest.
+        UnknownName: no such model; the error names the nearest.
     """
     models = all_models()
     if name not in models:

@@ -87,8 +87,9 @@ def describe_model(model: Model) -> str:
 
 def size_text(model: Model) -> str:
     """Format the size of a model; "+" if some files are of unknown size."""
-    more = "+" * (bool(model.also) or any(file.bytes is None for file in model.files))
-    return f"{model.bytes / 1e6:,.0f} MB{more}" if model.bytes else "size unknown"
+    is_minimum = bool(model.also) or any(file.bytes is None for file in model.files)
+    plus = "+" if is_minimum else ""
+    return f"{model.bytes / 1e6:,.0f} MB{plus}" if model.bytes else "size unknown"
 
 
 def fetch_weights(
@@ -123,7 +124,7 @@ def verify_weights(names: Iterable[str] | None = None) -> list[FileCheck]:
     return [
         check
         for model in all_models().values()
-        if _is_begun(model)
+        if _is_present(model)
         for check in _check_files(model)
     ]
 
@@ -218,7 +219,8 @@ def _candidate_folders(model: Model) -> list[Path]:
     return [model.folder_in(folder) for folder in weights_folders()]
 
 
-def _is_begun(model: Model) -> bool:
+def _is_present(model: Model) -> bool:
+    """Return True if the model has a folder on this machine, complete or not."""
     return bool(model.path) or any(folder.exists() for folder in _candidate_folders(model))
 
 
@@ -237,8 +239,8 @@ def _check_files(model: Model) -> list[FileCheck]:
 def _missing_message(model: Model) -> str:
     if model.path:
         missing = f"{model.name}: {model.path} no longer holds the files that were added"
-        return f"{missing}: annotate models add PATH --name {model.name}"
-    state = "not complete" if _is_begun(model) else "not"
+        return f"{missing}; add them again under the same `name`: annotate models add PATH"
+    state = "not complete" if _is_present(model) else "not"
     terms = f"({size_text(model)}, {model.licence})"
     return f"{model.name} is {state} on this machine {terms}: annotate models fetch {model.name}"
 
@@ -271,7 +273,7 @@ def _hash_files(path: Path, folder: Path) -> list[ModelFile]:
     names = [each.relative_to(folder) for each in candidates if each.is_file()]
     visible = [name for name in names if not any(part.startswith(".") for part in name.parts)]
     if not visible:
-        raise WeightsError(f"{path}: no weights there: name a file, or a folder with files in it")
+        raise WeightsError(f"{path}: no weights there; give a file, or a folder with files in it")
     return [
         ModelFile(name.as_posix(), (folder / name).stat().st_size, sha256(folder / name))
         for name in visible
@@ -279,21 +281,21 @@ def _hash_files(path: Path, folder: Path) -> list[ModelFile]:
 
 
 def _mismatch(model: Model, files: list[ModelFile]) -> str:
-    """Say why `files` do not make up the model; "" if they do."""
+    """Return why `files` do not make up the model; "" if they do."""
     for file in model.files:
         if not any(file.matches(each.sha256) for each in files):
-            return f"no file there has the sha256 of its {file.path}, {file.sha256}"
+            return f"no file in it has the sha256 of {file.path}, {file.sha256}"
     if model.includes_side_file("config.json") and "config.json" not in {
         file.path for file in files
     }:
-        return "its config.json is not there: give the whole folder"
+        return "it has no config.json: give the whole folder"
     return ""
 
 
 def _link_known_model(model: Model, folder: Path, files: list[ModelFile]) -> Model:
     if reason := _mismatch(model, files):
         raise WeightsError(
-            f"{folder}: not {model.name}: {reason}; to use your own, give another `name`"
+            f"{folder}: not {model.name}: {reason}; for weights of your own, give another `name`"
         )
     sources = {
         file: next(each.path for each in files if file.matches(each.sha256)) for file in model.files

@@ -221,7 +221,10 @@ def test_items_of_another_clip(items, tmp_path, annotate):
 
 DAMAGE = {
     "box outside": ({"box": [0, 0, 900, 5]}, "outside the picture of 800x600"),
-    "mask of another size": ({"mask": {"size": [6, 8], "counts": "0"}}, "a mask of size [6, 8]"),
+    "mask of another size": (
+        {"mask": {"size": [6, 8], "counts": "0"}},
+        "the mask has the size [6, 8]",
+    ),
 }
 
 

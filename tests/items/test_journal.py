@@ -24,7 +24,7 @@ MUG = Object("mug", (1.5, 2.0, 10.25, 20.0), 0.75, 3, MASK, "colour")
 
 
 def run(path, header, items, stop=None):
-    """What a stage does: go on behind the last item."""
+    """Write the items after the last one in the file, as a stage does."""
     with journal.append(path, header) as out:
         if out.complete:
             return
@@ -40,13 +40,13 @@ ITEMS = [item(0, MUG), item(1), item(2, MUG, Object("plate", (0, 0, 64, 48))), i
 def test_what_is_written_is_read(tmp_path, header):
     path = tmp_path / "größe 1.jsonl"
     run(path, header, ITEMS)
-    there = journal.read(path)
-    assert there.header == header
-    assert list(there) == ITEMS
-    assert list(there) == ITEMS  # again
+    written = journal.read(path)
+    assert written.header == header
+    assert list(written) == ITEMS
+    assert list(written) == ITEMS  # it can be iterated twice
 
 
-def test_flags_stand_in_the_line_only_where_there_are_any():
+def test_flags_are_written_only_if_there_are_any():
     flagged = dataclasses.replace(MUG, flags=("jump", "overlap"))
     assert '"flags"' not in item_to_json(item(0, MUG))
     assert item_to_json(item(0, flagged)).endswith(
@@ -54,7 +54,7 @@ def test_flags_stand_in_the_line_only_where_there_are_any():
     )
 
 
-def test_killed_at_any_byte_it_goes_on_to_the_same_bytes(tmp_path, header):
+def test_a_run_killed_at_any_byte_is_resumed_to_the_same_bytes(tmp_path, header):
     whole = tmp_path / "whole.jsonl"
     run(whole, header, ITEMS)
     expected = whole.read_bytes()
@@ -65,7 +65,7 @@ def test_killed_at_any_byte_it_goes_on_to_the_same_bytes(tmp_path, header):
         assert path.read_bytes() == expected, f"cut at byte {cut}"
 
 
-def test_a_finished_file_says_so_and_stays_as_it_is(tmp_path, header):
+def test_a_complete_file_is_not_changed(tmp_path, header):
     path = tmp_path / "a.jsonl"
     run(path, header, ITEMS)
     before = path.read_bytes()
@@ -75,7 +75,7 @@ def test_a_finished_file_says_so_and_stays_as_it_is(tmp_path, header):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         ({"settings": {"detector": "colour", "smallest": 26}}, "smallest: 25 in the file, 26 now"),
         ({"settings": {"detector": "colour"}}, "smallest: 25 in the file, not set now"),
@@ -85,18 +85,18 @@ def test_a_finished_file_says_so_and_stays_as_it_is(tmp_path, header):
         ({"videos": {"dock.mp4": {"fingerprint": "ab"}}}, "clip dock.mp4: not set in the file"),
     ],
 )
-def test_other_settings_are_refused_and_named(tmp_path, header, change, said):
+def test_other_settings_are_refused_and_named(tmp_path, header, change, message):
     path = tmp_path / "a.jsonl"
     run(path, header, ITEMS, stop=2)
     before = path.read_bytes()
-    with pytest.raises(SettingsDiffer, match=said):
+    with pytest.raises(SettingsDiffer, match=message):
         journal.append(path, dataclasses.replace(header, **change))
     assert path.read_bytes() == before
     with journal.append(path, dataclasses.replace(header, **change), force=True) as out:
         assert out.count == 0
 
 
-def test_where_a_clip_lies_does_not_matter(tmp_path, header):
+def test_the_path_of_a_clip_is_not_compared(tmp_path, header):
     here = {"dock.mp4": {"fingerprint": "ab", "path": "here/dock.mp4"}}
     there = {"dock.mp4": {"fingerprint": "ab", "path": "/there/dock.mp4"}}
     path = tmp_path / "a.jsonl"
@@ -106,7 +106,7 @@ def test_where_a_clip_lies_does_not_matter(tmp_path, header):
 
 
 @pytest.mark.parametrize("text", ["my holiday\n", "", '{"a": 1}\n', "half a line of something"])
-def test_a_file_that_is_not_ours_is_not_written_over(tmp_path, header, text):
+def test_another_kind_of_file_is_not_overwritten(tmp_path, header, text):
     path = tmp_path / "notes.txt"
     path.write_text(text)
     if text:
@@ -124,7 +124,7 @@ def test_a_newer_format_says_what_to_do(tmp_path):
 
 BAD = {
     "not JSON": "{]",
-    "an item without 'width'": '{"frame": 0, "objects": []}',
+    "the item has no 'width'": '{"frame": 0, "objects": []}',
     "outside the picture of 64x48": {"box": [0, 0, 65, 48]},
     r"box \[-1.0, 0.0, 5.0, 5.0\] is outside": {"box": [-1, 0, 5, 5]},
     "is not x1, y1, x2, y2": {"box": [9, 0, 4, 48]},
@@ -134,41 +134,41 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("said", BAD, ids=BAD)
-def test_a_damaged_item_is_named_by_its_line(tmp_path, header, said):
+@pytest.mark.parametrize("message", BAD, ids=BAD)
+def test_a_damaged_item_is_named_by_its_line(tmp_path, header, message):
     path = tmp_path / "a.jsonl"
     run(path, header, ITEMS)
     lines = path.read_text().splitlines()
-    bad = BAD[said]
+    bad = BAD[message]
     if isinstance(bad, dict):
         record = json.loads(lines[1])
         record["objects"][0] |= bad
         bad = json.dumps(record)
     lines[2] = bad
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ItemsError, match=f"a.jsonl:3: .*{said}"):
+    with pytest.raises(ItemsError, match=f"a.jsonl:3: .*{message}"):
         list(journal.read(path))
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "."])
-def test_nothing_to_read(name):
+def test_a_missing_file_and_a_folder_cannot_be_read(name):
     with pytest.raises(ItemsError, match="No such file|a folder"):
         journal.read(name)
 
 
-def test_binary_is_not_items(tmp_path):
+def test_a_binary_file_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ItemsError, match="not text"):
         journal.read("a.jsonl")
 
 
-def test_nowhere_to_write(tmp_path, header):
+def test_a_missing_folder_cannot_be_written_to(tmp_path, header):
     with pytest.raises(OutputError, match="no/such/a.jsonl: cannot write there: No such file"):
         journal.append(tmp_path / "no/such/a.jsonl", header)
 
 
 class FullDisk(io.FileIO):
-    """A file on a disk with little room: real bytes up to the limit, then ENOSPC."""
+    """A file on a nearly full disk: bytes are written up to the limit, then ENOSPC is raised."""
 
     room = 900
 
@@ -180,7 +180,7 @@ class FullDisk(io.FileIO):
         return len(data)
 
 
-def test_a_full_disk_keeps_what_was_whole(tmp_path, header):
+def test_a_full_disk_keeps_the_complete_lines(tmp_path, header):
     path = tmp_path / "a.jsonl"
     with FullDisk(path, "w+") as file:
         out = journal.Appender(file, "a.jsonl")
@@ -196,11 +196,11 @@ def test_standard_output_and_input(capfdbinary, monkeypatch, header):
     journal.write("-", header, ITEMS)
     written = capfdbinary.readouterr().out.decode()
     monkeypatch.setattr("sys.stdin", io.StringIO(written))
-    there = journal.read("-")
-    assert there.header == header and list(there) == ITEMS
+    read = journal.read("-")
+    assert read.header == header and list(read) == ITEMS
 
 
-def test_write_leaves_nothing_half_written(tmp_path, header):
+def test_a_failed_write_leaves_no_file(tmp_path, header):
     def breaks():
         yield ITEMS[0]
         raise RuntimeError
@@ -234,14 +234,14 @@ an_item = st.builds(
 
 
 @given(an_item)
-def test_any_item_survives_its_line(thing):
-    line = item_to_json(thing)
+def test_any_item_is_read_as_it_was_written(original):
+    line = item_to_json(original)
     assert "\n" not in line
-    assert item_from_json(line, "here") == thing
+    assert item_from_json(line, "here") == original
 
 
 def resume(path, header, *, fails_at=None, force=False):
-    """A run over ITEMS that fails before the item `fails_at`, and what it reported."""
+    """Run over ITEMS, failing before the item `fails_at`; return the result and the reports."""
     reported = []
 
     def items_after(last):
@@ -255,7 +255,7 @@ def resume(path, header, *, fails_at=None, force=False):
     return ran, reported
 
 
-def test_a_stopped_run_is_resumed_behind_its_last_item(tmp_path, header):
+def test_a_stopped_run_is_resumed_after_its_last_item(tmp_path, header):
     path, whole = tmp_path / "stopped.jsonl", tmp_path / "whole.jsonl"
     assert resume(whole, header) == (True, ITEMS)
     with pytest.raises(OSError, match="stopped"):

@@ -29,21 +29,21 @@ DIAMOND = """
  # #
   #
 """
-LONE = "\n  \n # \n"
-PICTURES = {"ring": RING, "diagonal": DIAGONAL, "diamond": DIAMOND, "lone": LONE}
+SINGLE_PIXEL = "\n  \n # \n"
+PICTURES = {"ring": RING, "diagonal": DIAGONAL, "diamond": DIAMOND, "single pixel": SINGLE_PIXEL}
 
 any_mask = hnp.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
 
-def drawn(text):
-    """A mask from a picture in characters."""
+def mask_from_text(text):
+    """Return the mask of a picture drawn in characters."""
     lines = text.strip("\n").split("\n")
     width = max(map(len, lines))
     return np.array([[c == "#" for c in line.ljust(width)] for line in lines])
 
 
-def painted(ring, shape):
-    """What cv2.fillPoly, which paints the outline too, makes of one ring."""
+def filled(ring, shape):
+    """Fill one ring by cv2.fillPoly, which fills the outline too."""
     canvas = np.zeros(shape, np.uint8)
     cv2.fillPoly(canvas, [ring.astype(np.int32)], 1)
     return canvas.astype(bool)
@@ -67,7 +67,7 @@ def test_a_crop_is_the_mask_in_its_box(mask):
     np.testing.assert_array_equal(back, mask)
 
 
-def test_long_runs_are_read_as_pycocotools_reads_them():
+def test_long_runs_are_decoded_correctly():
     mask = np.zeros((720, 1280), bool)
     mask[37:700, 3:1200] = True
     mask[300:302, 600:900] = False
@@ -78,10 +78,10 @@ def test_long_runs_are_read_as_pycocotools_reads_them():
     np.testing.assert_array_equal(part, mask[37:700, 3:1200])
 
 
-def test_many_are_each_encoded():
+def test_masks_of_noise_are_encoded_exactly():
     stack = np.random.default_rng(1).random((3, 5, 7)) < 0.5
-    for rle, mask in ((masks.encode(mask), mask) for mask in stack):
-        np.testing.assert_array_equal(masks.decode(rle), mask)
+    for mask in stack:
+        np.testing.assert_array_equal(masks.decode(masks.encode(mask)), mask)
 
 
 @settings(max_examples=400, deadline=None)
@@ -115,7 +115,7 @@ def test_polygons_have_the_area_of_the_mask(mask):
 
 @settings(max_examples=200, deadline=None)
 @given(any_mask)
-def test_through_centres_is_right_for_a_reader_that_paints_outlines(mask):
+def test_polygons_through_centres_are_exact_where_outlines_are_filled(mask):
     for polygon in masks.through_pixel_centres(masks.to_polygons(mask)):
         rings = [ring.astype(np.int32) for ring in polygon.rings]
         canvas = np.zeros(mask.shape, np.uint8)
@@ -125,22 +125,23 @@ def test_through_centres_is_right_for_a_reader_that_paints_outlines(mask):
     assert not mask.any()
 
 
-def test_a_holed_part_stays_exact_when_bridged_and_painted():
+def test_a_part_with_holes_is_exact_when_bridged_and_filled():
     mask = np.ones((40, 50), bool)
     mask[10:14, 10:15] = mask[20:31, 30:42] = False
     ring = masks.bridge_rings(masks.through_pixel_centres(masks.to_polygons(mask)))
-    np.testing.assert_array_equal(painted(ring, mask.shape), mask)
+    np.testing.assert_array_equal(filled(ring, mask.shape), mask)
 
 
 @pytest.mark.parametrize(
-    "name, parts, holes", [("ring", 2, 2), ("diagonal", 5, 0), ("diamond", 4, 0), ("lone", 1, 0)]
+    "name, parts, holes",
+    [("ring", 2, 2), ("diagonal", 5, 0), ("diamond", 4, 0), ("single pixel", 1, 0)],
 )
-def test_parts_and_holes_are_counted_as_one_sees_them(name, parts, holes):
-    polygons = masks.to_polygons(drawn(PICTURES[name]))
+def test_parts_and_holes_are_counted(name, parts, holes):
+    polygons = masks.to_polygons(mask_from_text(PICTURES[name]))
     assert (len(polygons), sum(len(p.holes) for p in polygons)) == (parts, holes)
 
 
-def test_a_full_picture_is_four_corners():
+def test_the_polygon_of_a_full_picture_has_four_corners():
     [polygon] = masks.to_polygons(np.ones((4, 6), bool))
     assert polygon.outer.tolist() == [[0, 0], [6, 0], [6, 4], [0, 4]]
 
@@ -153,13 +154,13 @@ def test_an_empty_mask_has_no_polygon_and_no_box():
     assert masks.box(masks.encode(mask)) is None
 
 
-def test_polygons_come_from_run_lengths_as_well():
-    mask = drawn(RING)
+def test_run_lengths_and_arrays_give_the_same_polygons():
+    mask = mask_from_text(RING)
     for a, b in zip(masks.to_polygons(mask), masks.to_polygons(masks.encode(mask)), strict=True):
         np.testing.assert_array_equal(a.outer, b.outer)
 
 
-def test_iou():
+def test_iou_of_masks():
     left, right = np.zeros((4, 6), bool), np.zeros((4, 6), bool)
     left[:, :4], right[:, 2:] = True, True
     assert masks.iou(masks.encode(left), masks.encode(right)) == pytest.approx(8 / 24)
@@ -170,7 +171,7 @@ def test_iou():
 
 
 @pytest.mark.parametrize(
-    "rle, says",
+    "rle, message",
     [
         ({"size": [4, 5], "counts": "d0"}, "5x4, but its picture is 6x4"),
         ({"size": [4, 6], "counts": "0"}, "do not fill its 6x4"),
@@ -181,6 +182,6 @@ def test_iou():
         ({"size": 4, "counts": "d0"}, "compressed RLE"),
     ],
 )
-def test_other_run_lengths_are_refused(rle, says):
-    with pytest.raises(ItemsError, match=says):
+def test_invalid_run_lengths_are_refused(rle, message):
+    with pytest.raises(ItemsError, match=message):
         masks.check(rle, (6, 4))

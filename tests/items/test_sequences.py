@@ -1,9 +1,9 @@
-"""Even selection and batches."""
+"""Even spacing, batches and sums of optional counts."""
 
 import numpy as np
 import pytest
 
-from annotate.items.sequences import chunks, evenly_spaced
+from annotate.items.sequences import chunks, evenly_spaced, sum_or_none
 
 
 @pytest.mark.parametrize("count, limit", [(0, 3), (1, 1), (5, 9), (5, 5), (10, 4), (1000, 7)])
@@ -27,3 +27,8 @@ def test_chunks_hold_no_more_than_their_size():
     assert next(pieces) == [0, 1] and taken == [0, 1]
     assert list(pieces) == [[2, 3], [4]]
     assert list(chunks([], 3)) == []
+
+
+def test_a_sum_with_an_unknown_count_is_unknown():
+    assert sum_or_none([2, 0, 3]) == 5 and sum_or_none([]) == 0
+    assert sum_or_none([2, None, 3]) is None

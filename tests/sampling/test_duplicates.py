@@ -41,9 +41,9 @@ def test_exact_ssim_equals_scikit_image(one, other):
 def test_decision_equals_scikit_image(one, other, threshold):
     skimage = pytest.importorskip("skimage.metrics")
     expected = skimage.structural_similarity(one, other, data_range=255)
-    found = duplicates.ssim(SsimImage(one), SsimImage(other), threshold)
-    assert (found >= threshold) == (expected >= threshold)
-    assert found == pytest.approx(expected, abs=0.05)
+    similarity = duplicates.ssim(SsimImage(one), SsimImage(other), threshold)
+    assert (similarity >= threshold) == (expected >= threshold)
+    assert similarity == pytest.approx(expected, abs=0.05)
 
 
 def test_ssim_is_exact_near_the_threshold():
@@ -55,7 +55,7 @@ def test_ssim_is_exact_near_the_threshold():
     )
 
 
-def test_ssim_of_pictures_smaller_than_a_window():
+def test_pictures_smaller_than_a_window_are_compared_by_pixels():
     one, other = PAIRS[-1]
     assert duplicates.ssim(SsimImage(one), SsimImage(other), 0.6) == 1.0
 
@@ -65,12 +65,12 @@ def test_ignored_pixels_do_not_count(threshold):
     one, other, mask = grey(1), grey(1).copy(), np.zeros((180, 320), bool)
     other[100:160, 200:300] = 255 - other[100:160, 200:300]
     mask[95:165, 195:305] = True
-    found = duplicates.ssim(SsimImage(one, mask), SsimImage(other, mask), threshold)
-    assert found == pytest.approx(1.0)
+    similarity = duplicates.ssim(SsimImage(one, mask), SsimImage(other, mask), threshold)
+    assert similarity == pytest.approx(1.0)
     assert duplicates.ssim(SsimImage(one), SsimImage(other), threshold) < 0.9
 
 
-def test_farthest_points_order():
+def test_farthest_points_are_ordered_by_distance():
     line = [[0.0], [1.0], [9.0], [5.0]]
     assert farthest_points(line, 3) == [3, 0, 2]
     assert farthest_points(line, 2) == farthest_points(line, 4)[:2]

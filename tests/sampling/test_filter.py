@@ -27,8 +27,8 @@ def thumbnail(picture, index=0):
     return Thumbnail(Frame("a.mp4", index, Fraction(index, 10), np.asarray(picture)))
 
 
-def decided(clip, options=ALL, **filter_options):
-    """Pairs of frame index and drop reason of every examined frame."""
+def decide_all(clip, options=ALL, **filter_options):
+    """Return the frame index and the drop reason of every examined frame."""
     return [
         (decision.frame.index, decision.drop_reason)
         for decision in filter_frames(
@@ -37,15 +37,15 @@ def decided(clip, options=ALL, **filter_options):
     ]
 
 
-def kept(clip, options=ALL, **filter_options):
-    return [index for index, reason in decided(clip, options, **filter_options) if not reason]
+def kept_indices(clip, options=ALL, **filter_options):
+    return [index for index, reason in decide_all(clip, options, **filter_options) if not reason]
 
 
 def test_cuts_are_detected_and_pans_are_not_cuts(tmp_path):
     clip = film(tmp_path / "a.mp4", pan(1, 20), still(2, 12), pan(3, 15))
-    found = list(detect(reader.frames(clip)))
-    assert [(shot.start, shot.stop) for shot in found] == [(0, 20), (20, 32), (32, 47)]
-    assert [shot.start_seconds for shot in found] == [0, 2, Fraction(16, 5)]
+    shots = list(detect(reader.frames(clip)))
+    assert [(shot.start, shot.stop) for shot in shots] == [(0, 20), (20, 32), (32, 47)]
+    assert [shot.start_seconds for shot in shots] == [0, 2, Fraction(16, 5)]
 
 
 @pytest.mark.parametrize("shot", [still(1, 30), pan(1, 30)], ids=["still", "pan"])
@@ -57,48 +57,48 @@ def test_flash_is_not_a_cut(shot, tmp_path):
 
 def test_one_frame_of_each_shot_from_its_middle(tmp_path):
     clip = film(tmp_path / "a.mp4", pan(1, 20), still(2, 12), pan(3, 15))
-    one, two, three = kept(clip, SamplingOptions())
+    one, two, three = kept_indices(clip, SamplingOptions())
     assert 8 <= one <= 14 and 24 <= two <= 28 and 38 <= three <= 42
 
 
 def test_long_shot_gives_one_frame_for_every_ten_seconds(tmp_path):
     clip = film(tmp_path / "a.mp4", pan(1, 160, 1), still(2, 12))
-    assert len(kept(clip, SamplingOptions(), everything=True)) == 3
+    assert len(kept_indices(clip, SamplingOptions(), everything=True)) == 3
 
 
 def test_frame_of_a_shot_is_not_blurred(tmp_path):
     shot = pan(1, 30)
     shot[8:22] = [cv2.GaussianBlur(each, (0, 0), 6) for each in shot[8:22]]
-    [index] = kept(film(tmp_path / "a.mp4", shot), SamplingOptions())
+    [index] = kept_indices(film(tmp_path / "a.mp4", shot), SamplingOptions())
     assert not 8 <= index < 22
 
 
 def test_frame_of_a_shot_that_is_sharp_only_at_its_end(tmp_path):
     shot = pan(1, 11)
     shot[:10] = [cv2.GaussianBlur(each, (0, 0), 6) for each in shot[:10]]
-    assert kept(film(tmp_path / "a.mp4", shot), SamplingOptions()) == [10]
+    assert kept_indices(film(tmp_path / "a.mp4", shot), SamplingOptions()) == [10]
 
 
 @pytest.fixture
-def other(demo):
+def other_shot(demo):
     """A shot of another kind: the embeddings of all synthetic views are similar."""
     picture = cv2.resize(reader.seek(demo, 0).image, (320, 180), interpolation=cv2.INTER_AREA)
     return [picture] * 20
 
 
 @pytest.mark.parametrize("method", ["ssim", "hash", "embedding"])
-def test_duplicates_are_dropped_and_others_kept(method, other, tmp_path):
-    clip = film(tmp_path / "a.mp4", still(1), other)
-    assert kept(clip, duplicates=method) == [0, 20]
-    assert dict(decided(clip, duplicates=method))[5] == "duplicate"
+def test_duplicates_are_dropped_and_others_kept(method, other_shot, tmp_path):
+    clip = film(tmp_path / "a.mp4", still(1), other_shot)
+    assert kept_indices(clip, duplicates=method) == [0, 20]
+    assert dict(decide_all(clip, duplicates=method))[5] == "duplicate"
 
 
 @pytest.mark.parametrize(
     "method, expected", [("ssim", [0, 20, 40]), ("hash", [0, 20]), ("embedding", [0, 20])]
 )
-def test_repeated_shot_is_a_duplicate_by_hash_and_embedding(method, expected, other, tmp_path):
-    clip = film(tmp_path / "a.mp4", still(1), other, still(1))
-    assert kept(clip, duplicates=method) == expected
+def test_repeated_shot_is_a_duplicate_by_hash_and_embedding(method, expected, other_shot, tmp_path):
+    clip = film(tmp_path / "a.mp4", still(1), other_shot, still(1))
+    assert kept_indices(clip, duplicates=method) == expected
 
 
 def test_decision_has_the_most_similar_kept_frame(tmp_path):
@@ -115,44 +115,47 @@ def test_kept_frames_can_be_shared_by_clips(tmp_path):
         list(filter_frames(sampled_frames(clip, ALL), FilterOptions("hash"), kept_frames))
         for clip in clips
     ]
-    assert [sum(not d.drop_reason for d in of_clip) for of_clip in decisions] == [1, 0]
+    assert [sum(not d.drop_reason for d in clip_decisions) for clip_decisions in decisions] == [
+        1,
+        0,
+    ]
     assert decisions[1][0].nearest.video == "a.mp4"
 
 
 def test_threshold_of_one_drops_only_equal_frames(tmp_path):
     clip = film(tmp_path / "a.mp4", pan(1, 10))
-    assert len(kept(clip, threshold=1.0)) == 10
-    assert len(kept(clip, threshold=0.0)) == 1
+    assert len(kept_indices(clip, threshold=1.0)) == 10
+    assert len(kept_indices(clip, threshold=0.0)) == 1
 
 
 def test_frames_without_content_have_different_reasons(tmp_path):
     clip = film(tmp_path / "a.mp4", flat(0), still(1, 10), blurred(2), page(), flat(200))
-    reasons = dict(decided(clip, SamplingOptions(False, FrameSelection(every=5))))
+    reasons = dict(decide_all(clip, SamplingOptions(False, FrameSelection(every=5))))
     expected = ["blank", "", "blurred", "static", "static", "blank"]
     assert [reasons[index] for index in (0, 10, 20, 30, 45, 50)] == expected
-    assert {reason for _, reason in decided(clip, everything=True)} == {""}
+    assert {reason for _, reason in decide_all(clip, everything=True)} == {""}
 
 
 def test_page_is_static_from_its_first_frame_unless_it_is_short(tmp_path):
     clip = film(tmp_path / "a.mp4", still(1, 5), page(20), still(2, 5), page(5), still(3, 5))
-    reasons = dict(decided(clip))
+    reasons = dict(decide_all(clip))
     assert {reasons[index] for index in range(5, 25)} == {"static"}
     assert reasons[30] == "" and reasons[31] == "duplicate"
 
 
 def test_undecided_frames_of_a_page_share_an_image(tmp_path):
-    found = list(sampled_frames(film(tmp_path / "a.mp4", page(30)), ALL))
-    assert len({id(each.thumbnail.frame.image) for each in found[:10]}) == 1
-    assert [each.thumbnail.frame.index for each in found] == list(range(30))
+    samples = list(sampled_frames(film(tmp_path / "a.mp4", page(30)), ALL))
+    assert len({id(each.thumbnail.frame.image) for each in samples[:10]}) == 1
+    assert [each.thumbnail.frame.index for each in samples] == list(range(30))
 
 
 def test_shot_of_a_page_is_static(tmp_path):
     clip = film(tmp_path / "a.mp4", pan(1, 20), page(20), pan(2, 20))
-    assert [reason for _, reason in decided(clip, SamplingOptions())] == ["", "static", ""]
+    assert [reason for _, reason in decide_all(clip, SamplingOptions())] == ["", "static", ""]
 
 
 def test_textured_still_frame_is_not_static(tmp_path):
-    assert decided(film(tmp_path / "a.mp4", still(1, 30)))[0] == (0, "")
+    assert decide_all(film(tmp_path / "a.mp4", still(1, 30)))[0] == (0, "")
 
 
 def test_low_contrast_is_not_blur():
@@ -162,7 +165,7 @@ def test_low_contrast_is_not_blur():
 
 
 def with_counter(picture, value):
-    """A display whose counter fills a quarter of the picture."""
+    """Draw a counter over a quarter of the picture."""
     shown = picture.copy()
     shown[:90, :160] = np.random.default_rng(value).integers(0, 2, (9, 16, 1)).repeat(10, 0).repeat(
         10, 1
@@ -175,30 +178,32 @@ def test_ignored_changing_display_makes_no_new_scene(method, tmp_path):
     shot = [with_counter(view(1), n // 10) for n in range(40)]
     clip = film(tmp_path / "a.mp4", shot)
     filter_options = {"duplicates": method, "threshold": 0.9}
-    assert len(kept(clip, **filter_options)) > 1
-    assert kept(clip, SamplingOptions(False, ignore=("0,0,168,98",)), **filter_options) == [0]
+    assert len(kept_indices(clip, **filter_options)) > 1
+    assert kept_indices(clip, SamplingOptions(False, ignore=("0,0,168,98",)), **filter_options) == [
+        0
+    ]
     mask = np.zeros((180, 320), np.uint8)
     mask[:98, :168] = 255
     Image.fromarray(mask).save(tmp_path / "display.png")
-    assert kept(
+    assert kept_indices(
         clip, SamplingOptions(False, ignore=(str(tmp_path / "display.png"),)), **filter_options
     ) == [0]
 
 
 @pytest.mark.parametrize(
-    "region, message",
+    "area, message",
     [
         ("0,0,10", r"`ignore` 0,0,10: expected X1,Y1,X2,Y2 in pixels"),
         ("0,0,400,20", "not a box .* inside 320x180"),
         ("0,0,320,180", "no pixel of the picture is left"),
         ("absent.png", "absent.png: no such file"),
-        ("small.png", "a mask of 32x18, but the clip is 320x180"),
+        ("small.png", "the mask is 32x18, but the clip is 320x180"),
     ],
 )
-def test_invalid_ignored_regions_are_errors(region, message, tmp_path):
+def test_invalid_ignored_areas_are_errors(area, message, tmp_path):
     Image.new("L", (32, 18)).save(tmp_path / "small.png")
     with pytest.raises(PromptError, match=message):
-        ignore_mask([region], (320, 180))
+        ignore_mask([area], (320, 180))
 
 
 def test_unknown_duplicate_method_is_an_error():
@@ -211,8 +216,8 @@ SHOWS = ["multishot", "show_ep1", "show_ep2", "show_ep3"]
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", SHOWS)
-def test_every_distinct_shot_keeps_a_frame_and_few_keep_more(name):
-    """Targets: each scene has a frame, and there are at most 1.5 frames a shot."""
+def test_every_scene_keeps_a_frame_and_few_shots_keep_more(name):
+    """Targets: each scene has a kept frame, and there are at most 1.5 frames for each shot."""
     folder = SHARED / "gameplay" / "dev"
     truth = json.loads((folder / f"{name}.gt.json").read_text())["shots"]
     sampled = list(sampled_frames(folder / f"{name}.mp4", SamplingOptions()))

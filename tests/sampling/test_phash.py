@@ -9,15 +9,15 @@ from annotate.sampling import phash
 def test_phash_equals_imagehash():
     """Equal to imagehash 4.3.2: stored hashes, and the package itself where it is installed."""
     pictures = [view(1), view(2), view(1)[..., 0]]
-    found = [f"{value:016x}" for value in phash.phash(pictures)]
-    assert found == KNOWN
+    hashes = [f"{value:016x}" for value in phash.phash(pictures)]
+    assert hashes == EXPECTED
     imagehash = pytest.importorskip("imagehash")
     from PIL import Image
 
-    assert found == [str(imagehash.phash(Image.fromarray(each))) for each in pictures]
+    assert hashes == [str(imagehash.phash(Image.fromarray(each))) for each in pictures]
 
 
-KNOWN = ["d19e90a4c8662f5f", "cc331a38e643f0bb", "c2e418a68e47ad7e"]
+EXPECTED = ["d19e90a4c8662f5f", "cc331a38e643f0bb", "c2e418a68e47ad7e"]
 
 
 def test_other_sizes_tones_and_compression_change_few_bits():

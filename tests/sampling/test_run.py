@@ -40,8 +40,8 @@ def show(tmp_path):
     return one, film(tmp_path / "two.mp4", still(3, 12), still(1, 12))
 
 
-def sparse(show, **options):
-    """Every fourth frame of the clips."""
+def every_fourth(show, **options):
+    """Make a job for every fourth frame of the clips."""
     filter_options = FilterOptions(options.pop("method", "hash"))
     sampling_options = SamplingOptions(False, FrameSelection(every=4))
     return Job(tuple(show), sampling_options, filter_options, **options)
@@ -74,7 +74,7 @@ def test_fill_folder_writes_images_items_and_a_table(show, tmp_path):
 
 
 def test_items_have_the_drop_reason_and_later_stages_skip_dropped_frames(show, tmp_path):
-    fill_folder(sparse(show), tmp_path)
+    fill_folder(every_fourth(show), tmp_path)
     items = journal.read(tmp_path / "items.jsonl")
     dropped = {(item.video, item.frame): item.dropped for item in items}
     assert dropped["one.mp4", 0] is None
@@ -91,21 +91,21 @@ def test_items_have_the_drop_reason_and_later_stages_skip_dropped_frames(show, t
 
 def test_complete_folder_is_not_changed(show, tmp_path):
     out = tmp_path / "out"
-    assert fill_folder(sparse(show), out)
+    assert fill_folder(every_fourth(show), out)
     before = content(out)
-    assert not fill_folder(sparse(show), out)
+    assert not fill_folder(every_fourth(show), out)
     assert content(out) == before
     with pytest.raises(SettingsDiffer, match="duplicates: hash in the file, ssim now"):
-        fill_folder(sparse(show, method="ssim"), out)
+        fill_folder(every_fourth(show, method="ssim"), out)
     assert fill_folder(Job(show), out, force=True)
     assert len(pictures(out)) == len(rows(out)) == 4
 
 
-@pytest.mark.parametrize("at", [0, 3, 10, 14])
+@pytest.mark.parametrize("kill_at", [0, 3, 10, 14])
 @pytest.mark.parametrize("max_frames", [None, 3])
-def test_killed_run_is_continued(show, tmp_path, at, max_frames):
+def test_killed_run_is_continued(show, tmp_path, kill_at, max_frames):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    fill_folder(sparse(show, max_frames=max_frames), whole)
+    fill_folder(every_fourth(show, max_frames=max_frames), whole)
 
     class Killed(BaseException):
         pass
@@ -113,31 +113,31 @@ def test_killed_run_is_continued(show, tmp_path, at, max_frames):
     count = itertools.count()
 
     def kill(frame):
-        if next(count) == at:
+        if next(count) == kill_at:
             raise Killed
 
     with pytest.raises(Killed):
-        fill_folder(sparse(show, max_frames=max_frames), cut, progress=kill)
+        fill_folder(every_fourth(show, max_frames=max_frames), cut, progress=kill)
     with (cut / "items.jsonl").open("ab") as file:
         file.write(b'{"video":"tw')
     with pytest.raises(ItemsError, match="not filled to its end"):
         read_items(cut)
     decoded = []
-    assert fill_folder(sparse(show, max_frames=max_frames), cut, progress=decoded.append)
+    assert fill_folder(every_fourth(show, max_frames=max_frames), cut, progress=decoded.append)
     assert content(cut) == content(whole)
-    if at > 10:  # killed in the second clip: the first is not sampled again
+    if kill_at > 10:  # killed in the second clip: the first is not sampled again
         assert {frame.video for frame in decoded} == {"two.mp4"}
 
 
 def test_missing_table_is_written_again(show, tmp_path):
-    fill_folder(sparse(show), tmp_path / "out")
+    fill_folder(every_fourth(show), tmp_path / "out")
     before = content(tmp_path / "out")
     (tmp_path / "out" / "frames.csv").unlink()
-    assert not fill_folder(sparse(show), tmp_path / "out")
+    assert not fill_folder(every_fourth(show), tmp_path / "out")
     assert content(tmp_path / "out") == before
 
 
-def test_max_frames_keeps_the_most_different(show, tmp_path):
+def test_max_frames_keeps_the_most_different_frames(show, tmp_path):
     job = Job(
         show,
         SamplingOptions(False, FrameSelection(every=3)),
@@ -156,7 +156,7 @@ def test_max_frames_keeps_the_most_different(show, tmp_path):
 
 def test_dropped_frames_are_restored(show, tmp_path):
     out = tmp_path / "out"
-    fill_folder(sparse(show, image_format="jpg"), out)
+    fill_folder(every_fourth(show, image_format="jpg"), out)
     before, dropped = len(rows(out)), count_by_reason(out)
     assert restore_frames(out, ["blank"]) == dropped["blank"]
     assert restore_frames(out, frames=["two.mp4#12"]) == 1
@@ -165,7 +165,7 @@ def test_dropped_frames_are_restored(show, tmp_path):
     assert count_by_reason(out)["blank"] == 0
     assert restore_frames(out) == 0
     assert not fill_folder(
-        sparse(show, image_format="jpg"), out
+        every_fourth(show, image_format="jpg"), out
     )  # the folder still counts as complete
 
 
@@ -177,7 +177,7 @@ def test_dropped_frames_are_restored(show, tmp_path):
     ],
 )
 def test_unknown_reasons_and_frames_cannot_be_restored(arguments, message, show, tmp_path):
-    fill_folder(sparse(show), tmp_path / "out")
+    fill_folder(every_fourth(show), tmp_path / "out")
     before = content(tmp_path / "out")
     with pytest.raises(UnknownName, match=message):
         restore_frames(tmp_path / "out", **arguments)
@@ -186,7 +186,7 @@ def test_unknown_reasons_and_frames_cannot_be_restored(arguments, message, show,
 
 def test_path_of_a_moved_clip_must_be_given(show, tmp_path):
     out = tmp_path / "out"
-    fill_folder(sparse(show), out)
+    fill_folder(every_fourth(show), out)
     moved = show[0].rename(tmp_path / "elsewhere.mp4")
     with pytest.raises(ItemsError, match="give its path in `videos`"):
         restore_frames(out, ["blank"])
@@ -230,7 +230,7 @@ def test_complete_folder_does_not_need_scenedetect(show, tmp_path, monkeypatch):
     assert (out / ITEMS_FILE).read_bytes() == before
 
 
-def test_commands(annotate, show, tmp_path):
+def test_the_frames_and_restore_commands_report_the_counts(annotate, show, tmp_path):
     out = tmp_path / "out"
     code, out_text, err = annotate("frames", *show, "-o", out, "--every", 4, "--duplicates", "hash")
     assert (code, out_text.strip()) == (0, str(out))
@@ -242,7 +242,7 @@ def test_commands(annotate, show, tmp_path):
     assert json.loads((out / "items.jsonl").read_text().splitlines()[0])["stage"] == "frames"
 
 
-def test_preview(annotate, show, tmp_path):
+def test_the_preview_counts_kept_frames_by_threshold(annotate, show, tmp_path):
     sheet = tmp_path / "sheet.png"
     code, out_text, _ = annotate("frames", *show, "--rate", 5, "--preview", sheet)
     assert code == 0
@@ -250,9 +250,9 @@ def test_preview(annotate, show, tmp_path):
     assert list(table) == ["0.4", "0.5", "0.6 *", "0.7", "0.8"]
     kept = [int(counts.split("\t")[0]) for counts in table.values()]
     assert kept == sorted(kept) and kept[2] == sum(
-        not v.drop_reason
+        not decision.drop_reason
         for clip in show
-        for v in filter_frames(
+        for decision in filter_frames(
             sampled_frames(clip, SamplingOptions(False, FrameSelection(rate=5))), FilterOptions()
         )
     )

@@ -7,10 +7,10 @@ from annotate.scenes import fingerprint
 def test_layout_of_one_colour_has_only_means():
     """Mid-grey: quantised as in ISO/IEC 15938-3, all AC coefficients are 0 (16 of 0 to 31)."""
     grey = np.full((90, 160, 3), 128, np.uint8)
-    found = fingerprint.colour_layout(grey)
-    assert found.shape == (fingerprint.LAYOUT_SIZE,)
-    assert (found[0], found[21], found[27]) == (32, 32, 32)
-    assert set(np.delete(found, [0, 21, 27]).tolist()) == {16}
+    layout = fingerprint.colour_layout(grey)
+    assert layout.shape == (fingerprint.LAYOUT_SIZE,)
+    assert (layout[0], layout[21], layout[27]) == (32, 32, 32)
+    assert set(np.delete(layout, [0, 21, 27]).tolist()) == {16}
 
 
 def test_layout_distance_depends_on_colour():

@@ -17,7 +17,7 @@ from sample_data import SHARED
 from synthetic_footage import film, pan, still, view
 
 from annotate.errors import ScenesError, UnknownName, VideoError
-from annotate.scenes import library
+from annotate.scenes import index, library
 from annotate.scenes.store import SceneStore
 from annotate.video import reader
 
@@ -90,28 +90,28 @@ def saved(path, picture):
 
 @pytest.mark.parametrize("alteration", ALTERED)
 def test_altered_frame_is_found(alteration, clips, db, tmp_path):
-    asked = [(clip, index) for clip in clips for index in (7, 31, 52)]
+    frames = [(clip, frame) for clip in clips for frame in (7, 31, 52)]
     pictures = [
         saved(
-            tmp_path / f"{clip.stem}-{index}.png",
-            ALTERED[alteration](reader.seek(clip, index).image),
+            tmp_path / f"{clip.stem}-{frame}.png",
+            ALTERED[alteration](reader.seek(clip, frame).image),
         )
-        for clip, index in asked
+        for clip, frame in frames
     ]
-    for (clip, index), (_, result) in zip(asked, library.find(pictures, db), strict=True):
+    for (clip, frame), (_, result) in zip(frames, library.find(pictures, db), strict=True):
         assert result.match.clip.name == clip.name
-        assert abs(result.match.seconds - Fraction(index, 10)) <= 1
+        assert abs(result.match.seconds - Fraction(frame, 10)) <= 1
         assert result.match.distance < 0.25
 
 
 @pytest.mark.parametrize("alteration", [name for name in ALTERED if name.startswith("cropped")])
 def test_crop_is_found_among_few_candidates(alteration, clips, db, tmp_path, monkeypatch):
-    """Found by the hashes of parts: as a whole picture, a crop has another hash."""
-    monkeypatch.setattr(library, "_WHOLE_CANDIDATES", 1)
-    monkeypatch.setattr(library, "_CROP_CANDIDATES", 8)
-    monkeypatch.setattr(library, "_NEIGHBOUR_FRAMES", 0)
-    asked = saved(tmp_path / "asked.png", ALTERED[alteration](reader.seek(clips[1], 30).image))
-    [(_, result)] = library.find([asked], db)
+    """The hashes of the parts find it: the hash of a whole crop is that of another picture."""
+    monkeypatch.setattr(index, "_WHOLE_CANDIDATES", 1)
+    monkeypatch.setattr(index, "_CROP_CANDIDATES", 8)
+    monkeypatch.setattr(index, "_NEIGHBOUR_FRAMES", 0)
+    query = saved(tmp_path / "query.png", ALTERED[alteration](reader.seek(clips[1], 30).image))
+    [(_, result)] = library.find([query], db)
     assert result.match.clip.name == "two.mp4"
     assert abs(result.match.seconds - 3) <= 1  # a pan shows the same part for some frames
     assert result.match.distance < 0.25
@@ -122,15 +122,15 @@ def test_picture_from_elsewhere_is_unknown(alteration, db, tmp_path):
     pictures = [saved(tmp_path / f"{n}.png", ALTERED[alteration](view(n))) for n in range(20, 26)]
     for _, result in library.find(pictures, db):
         assert result.match is None
-        assert result.nearest.distance > library.UNKNOWN_DISTANCE
+        assert result.nearest.distance > index.UNKNOWN_DISTANCE
 
 
 def test_runner_up_is_another_scene(clips, db, tmp_path):
-    asked = saved(tmp_path / "asked.png", reader.seek(clips[0], 7).image)
-    [(_, result)] = library.find([asked], db)
+    query = saved(tmp_path / "query.png", reader.seek(clips[0], 7).image)
+    [(_, result)] = library.find([query], db)
     assert result.match == result.nearest and result.match.distance < 0.02
     assert result.match.frame == 7 and result.match.seconds == Fraction(7, 10)
-    assert result.runner_up.distance > library.UNKNOWN_DISTANCE
+    assert result.runner_up.distance > index.UNKNOWN_DISTANCE
 
 
 def test_empty_database_gives_no_match(tmp_path):
@@ -147,10 +147,10 @@ def test_stored_clip_is_not_decoded_again(clips, db, tmp_path):
 
 
 def test_removed_clip_is_unknown_and_can_be_added_again(clips, db, tmp_path):
-    asked = saved(tmp_path / "asked.png", reader.seek(clips[0], 7).image)
+    query = saved(tmp_path / "query.png", reader.seek(clips[0], 7).image)
     library.remove(["one.mp4"], db)
     assert [clip.name for clip in library.list_clips(db)] == ["two.mp4"]
-    [(_, result)] = library.find([asked], db)
+    [(_, result)] = library.find([query], db)
     assert result.match is None
     with sqlite3.connect(db) as file:
         counts = [file.execute(f"SELECT count(*) FROM {t}").fetchone() for t in ("hashes", "looks")]
@@ -219,8 +219,8 @@ def test_kill_during_write_leaves_no_partial_clip(clips, db, tmp_path):
     with SceneStore(db) as store:
         assert len({chunk.clip_id for chunk in store.chunks()}) == 2
     assert library.add([three], db) == ["three.mp4"]
-    asked = saved(tmp_path / "asked.png", reader.seek(three, 10).image)
-    [(_, result)] = library.find([asked], db)
+    query = saved(tmp_path / "query.png", reader.seek(three, 10).image)
+    [(_, result)] = library.find([query], db)
     assert result.match.clip.name == "three.mp4"
 
 
@@ -232,12 +232,12 @@ def test_kill_at_any_time_leaves_whole_clips(clips, after, tmp_path):
     time.sleep(after)
     os.kill(writer.pid, signal.SIGKILL)
     writer.communicate()
-    left = (
+    complete = (
         {clip.name for clip in library.list_clips(db)}
         if db.exists() and db.stat().st_size
         else set()
     )
-    assert set(library.add(clips, db)) == {"one.mp4", "two.mp4"} - left
+    assert set(library.add(clips, db)) == {"one.mp4", "two.mp4"} - complete
     assert len(library.list_clips(db)) == 2
 
 
@@ -249,7 +249,7 @@ def test_file_that_is_no_database_of_scenes_is_an_error(clips, tmp_path):
         library.add(clips, tmp_path / "text.db")
     with sqlite3.connect(tmp_path / "other.db") as other:
         other.execute("CREATE TABLE mine (id INTEGER)")
-    with pytest.raises(ScenesError, match="a database of something else"):
+    with pytest.raises(ScenesError, match="not a database of scenes"):
         library.add(clips, tmp_path / "other.db")
     with sqlite3.connect(tmp_path / "new.db") as new:
         new.execute("PRAGMA application_id = 1634627183")
@@ -270,34 +270,27 @@ def test_part_of_a_clip_is_found_with_its_offset(clips, db, tmp_path):
     piece = [view(30 + n) for n in range(5)]
     piece += [frame.image for frame in reader.frames(clips[1], start=20, stop=50)]
     path = film(tmp_path / "piece.mp4", [cv2.convertScaleAbs(each, alpha=0.8) for each in piece])
-    [found] = library.find_clip(path, db)
-    assert found.clip.name == "two.mp4"
-    assert abs(found.offset - Fraction(3, 2)) <= Fraction(1, 2)
-    assert 0.5 <= found.start <= 1 and 3 <= found.stop <= 3.5
-    assert found.share > 0.8
+    [overlap] = library.find_clip(path, db)
+    assert overlap.clip.name == "two.mp4"
+    assert abs(overlap.offset - Fraction(3, 2)) <= Fraction(1, 2)
+    assert 0.5 <= overlap.start <= 1 and 3 <= overlap.stop <= 3.5
+    assert overlap.share > 0.8
 
 
 def test_clip_from_elsewhere_has_no_overlap(db, tmp_path):
     assert library.find_clip(film(tmp_path / "foreign.mp4", pan(9, 20)), db) == []
 
 
-def test_nearest_rows_spread_ties_evenly():
-    distances = np.array([3, 9, 1, 9, 9, 9, 9, 2], np.uint8)
-    assert library.nearest_rows(distances, 3).tolist() == [0, 2, 7]
-    assert library.nearest_rows(distances, 5).tolist() == [0, 1, 2, 6, 7]
-    assert library.nearest_rows(distances, 99).tolist() == list(range(8))
-
-
-def test_commands(annotate, clips, tmp_path):
-    db, asked = tmp_path / "show.db", tmp_path / "asked"
-    asked.mkdir()
-    saved(asked / "known.png", reader.seek(clips[0], 12).image)
-    saved(asked / "foreign.jpg", view(40))
+def test_the_scenes_commands_add_list_find_and_remove(annotate, clips, tmp_path):
+    db, queries = tmp_path / "show.db", tmp_path / "queries"
+    queries.mkdir()
+    saved(queries / "known.png", reader.seek(clips[0], 12).image)
+    saved(queries / "foreign.jpg", view(40))
     code, out, err = annotate("scenes", "add", *clips, "--db", db)
     assert (code, out.strip()) == (0, str(db)) and "2 of 2 clips are new" in err
     assert "0 of 2 clips are new" in annotate("scenes", "add", *clips, "--db", db)[2]
     assert annotate("scenes", "list", "--db", db)[1].count(".mp4\t") == 2
-    code, out, _ = annotate("scenes", "find", asked, "--db", db)
+    code, out, _ = annotate("scenes", "find", queries, "--db", db)
     rows = [line.split("\t") for line in out.splitlines()]
     assert rows[1][:2] == ["foreign.jpg", "unknown"]
     assert rows[2][:4] == ["known.png", "one.mp4", "12", "1.20"]
@@ -321,28 +314,28 @@ def test_find_prints_json(annotate, clips, db, tmp_path):
     }
     assert one["distance"] < 0.02
     assert other == {**dict.fromkeys(one), "picture": str(foreign), "distance": other["distance"]}
-    assert other["distance"] > library.UNKNOWN_DISTANCE
+    assert other["distance"] > index.UNKNOWN_DISTANCE
 
 
 @pytest.mark.shared
-def test_queries_of_the_show(tmp_path):
+def test_altered_frames_of_the_show_are_found(tmp_path):
     """Targets: 97 % of the altered frames within a second, 99 % of those not cropped."""
     folder = SHARED / "gameplay" / "dev"
     queries = json.loads((folder / "show_queries" / "queries.json").read_text())
     db = tmp_path / "show.db"
     library.add(sorted(folder.glob("show_ep*.mp4")), db)
-    right, false = {True: [], False: []}, []
+    correct, false_matches = {True: [], False: []}, []  # by whether the query is cropped
     pictures = [folder / "show_queries" / query["file"] for query in queries]
     for query, (_, result) in zip(queries, library.find(pictures, db), strict=True):
         match = result.match
         if "episode" not in query:
-            false.append(match is not None)
+            false_matches.append(match is not None)
             continue
-        right["crop" in query["alteration"]].append(
+        correct["crop" in query["alteration"]].append(
             match is not None
             and match.clip.name == f"{query['episode']}.mp4"
             and abs(match.seconds - Fraction(query["frame"], 30)) <= 1
         )
-    assert np.mean(right[True] + right[False]) >= 0.97
-    assert np.mean(right[False]) >= 0.99
-    assert np.mean(false) < 0.01
+    assert np.mean(correct[True] + correct[False]) >= 0.97
+    assert np.mean(correct[False]) >= 0.99
+    assert np.mean(false_matches) < 0.01

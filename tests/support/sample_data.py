@@ -1,4 +1,4 @@
-"""The bundled clips, the shared ones, and frames that say which they are."""
+"""The folders of the bundled and the shared clips, and frames that show their index."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +12,7 @@ SHARED = Path(__file__).parents[3] / "shared"
 
 
 def picture(index, size_wh=(64, 48)):
-    """A picture that says which one it is: no two indices below 65,536 give the same."""
+    """Make a frame that shows its index: no two indices below 65,536 give the same picture."""
     width, height = size_wh
     image = np.full((height, width, 3), 40, np.uint8)
     image[..., 0], image[..., 1] = index % 256, index // 256

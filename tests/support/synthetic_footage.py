@@ -1,4 +1,4 @@
-"""Synthetic film: textured places, panned over, one after the other, for tests of sampling."""
+"""Make synthetic clips for tests of sampling: shots of textured scenes, still or panned."""
 
 from fractions import Fraction
 
@@ -11,8 +11,8 @@ SIZE_WH = (320, 180)
 RATE = Fraction(10)
 
 
-def place(seed, size_wh=(480, 180)):
-    """A picture wider than the frame: patches of many sizes, as a wall with things on it."""
+def scene(seed, size_wh=(480, 180)):
+    """Make a picture wider than the frame, of patches of many sizes."""
     rng = np.random.default_rng(seed)
     width, height = size_wh
     picture = np.zeros((height, width, 3), np.float32)
@@ -23,12 +23,12 @@ def place(seed, size_wh=(480, 180)):
 
 
 def view(seed, left=80):
-    """The frame that shows a place from `left` on."""
-    return np.ascontiguousarray(place(seed)[:, left : left + SIZE_WH[0]])
+    """Make the frame that shows a scene from column `left` on."""
+    return np.ascontiguousarray(scene(seed)[:, left : left + SIZE_WH[0]])
 
 
 def film(path, *shots):
-    """Write shots: each a list of pictures."""
+    """Write a clip of shots, each a list of pictures."""
     with VideoWriter(path, RATE, SIZE_WH) as writer:
         for shot in shots:
             for picture in shot:
@@ -37,28 +37,28 @@ def film(path, *shots):
 
 
 def still(seed, count=20):
-    """A shot of a camera that stands."""
+    """Make a shot of a camera that does not move."""
     return [view(seed)] * count
 
 
 def pan(seed, count=20, step=3):
-    """A shot of a camera that turns."""
+    """Make a shot of a camera that turns."""
     return [view(seed, step * n) for n in range(count)]
 
 
 def page(count=20):
-    """A menu: a flat page with a few lines, for two seconds."""
+    """Make a shot of a menu: a flat page with a few lines of text."""
     picture = np.full((SIZE_WH[1], SIZE_WH[0], 3), 40, np.uint8)
-    for line, words in enumerate(("NEW GAME", "OPTIONS", "QUIT")):
-        cv2.putText(picture, words, (90, 60 + 35 * line), 0, 0.8, (230, 230, 230), 2)
+    for line, text in enumerate(("NEW GAME", "OPTIONS", "QUIT")):
+        cv2.putText(picture, text, (90, 60 + 35 * line), 0, 0.8, (230, 230, 230), 2)
     return [picture] * count
 
 
 def flat(level, count=10):
-    """A shot of nothing."""
+    """Make a shot of one grey level."""
     return [np.full((SIZE_WH[1], SIZE_WH[0], 3), level, np.uint8)] * count
 
 
 def blurred(seed, count=10):
-    """A shot in which no edge is sharp."""
+    """Make a shot in which no edge is sharp."""
     return [cv2.GaussianBlur(view(seed), (0, 0), 12)] * count

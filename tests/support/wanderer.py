@@ -1,4 +1,4 @@
-"""A propagator for tests: it moves what it was shown by one pixel a frame."""
+"""A propagator for tests, whose masks depend on every frame that it has seen."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from annotate.items.records import Prompt
 
 @dataclass(frozen=True)
 class Wanderer:
-    """An engine: each object is a square whose place is a hash of every frame it has seen.
+    """An engine whose objects are squares; the position is a hash of all frames of the object.
 
-    It is lost on every tenth frame that it sees. A step missed, or taken twice, or in the wrong
-    direction, moves all that follows.
+    An object is lost on every tenth of its frames. A step that is missed, repeated or taken in the
+    wrong direction moves all later squares.
     """
 
     side: int = 9
@@ -25,40 +25,42 @@ class Wanderer:
 
 
 class WandererSession:
-    def __init__(self, side, lessons):
-        self.side, self.lessons, self.seen = side, lessons, {}
+    def __init__(self, side, prompt_counts):
+        self.side, self.prompt_counts = side, prompt_counts
+        self.tracked = {}  # object id -> number of its frames, hash of them
 
     def step(self, frame, prompts):
         for prompt in prompts:
-            self.seen.setdefault(prompt.object_id, (0, b""))
-        found = []
-        for object_id, (count, past) in self.seen.items():
-            told = sum(prompt.object_id == object_id for prompt in prompts)
+            self.tracked.setdefault(prompt.object_id, (0, b""))
+        squares = []  # object id, x, y
+        for object_id, (count, past) in self.tracked.items():
+            prompt_count = sum(prompt.object_id == object_id for prompt in prompts)
             pixels = frame.image[::50, ::50].tobytes()
-            past = hashlib.sha256(past + pixels + bytes([told, *self.lessons])).digest()
-            self.seen[object_id] = count + 1, past
+            numbers = bytes([prompt_count, *self.prompt_counts])
+            past = hashlib.sha256(past + pixels + numbers).digest()
+            self.tracked[object_id] = count + 1, past
             if count % 10 != 9:
-                found.append((object_id, past[0], past[1]))
-        masks = np.zeros((len(found), *frame.image.shape[:2]), bool)
-        for mask, (_, x, y) in zip(masks, found, strict=True):
+                squares.append((object_id, past[0], past[1]))
+        masks = np.zeros((len(squares), *frame.image.shape[:2]), bool)
+        for mask, (_, x, y) in zip(masks, squares, strict=True):
             mask[y : y + self.side, x : x + self.side] = True
-        ids = np.array([object_id for object_id, _, _ in found], int)
-        boxes = sv.mask_to_xyxy(masks) if len(found) else np.zeros((0, 4))
-        scores = np.full(len(found), 0.5)
+        ids = np.array([object_id for object_id, _, _ in squares], int)
+        boxes = sv.mask_to_xyxy(masks) if len(squares) else np.zeros((0, 4))
+        scores = np.full(len(squares), 0.5)
         return sv.Detections(boxes, mask=masks, confidence=scores, tracker_id=ids)
 
     def state(self):
-        ids = sorted(self.seen)
-        pasts = [np.frombuffer(self.seen[i][1], np.uint8) for i in ids]
+        ids = sorted(self.tracked)
+        pasts = [np.frombuffer(self.tracked[i][1], np.uint8) for i in ids]
         return {
             "ids": np.array(ids),
-            "counts": np.array([self.seen[i][0] for i in ids]),
+            "counts": np.array([self.tracked[i][0] for i in ids]),
             "pasts": np.array(pasts),
         }
 
     def restore(self, state):
         rows = zip(state["ids"], state["counts"], state["pasts"], strict=True)
-        self.seen = {int(i): (int(count), past.tobytes()) for i, count, past in rows}
+        self.tracked = {int(i): (int(count), past.tobytes()) for i, count, past in rows}
 
 
 def point(frame, object_id, x=100.0, y=100.0):

@@ -1,6 +1,6 @@
 """Every command that reads pictures sees a turned photograph upright.
 
-A camera that lay on its side stores the picture turned, and an EXIF tag says so. Each test runs a
+A camera that was held sideways stores the picture turned, with an EXIF tag. Each test runs a
 command in two folders with the same file names: in one the pictures are JPEG files with EXIF
 orientation 6, in the other the same pixels are stored upright, without a tag. What the command
 writes must be the same.
@@ -16,6 +16,7 @@ from PIL import Image
 from vlm_server import serving
 
 from annotate.detectors.yolo_open_vocabulary import Example
+from annotate.errors import OutputError
 from annotate.items.records import Item
 from annotate.labelstudio.sync import FileStore, check_image
 from annotate.search.judge import read_reference
@@ -106,7 +107,7 @@ def write_yolo(folder):
 
 @pytest.fixture
 def run_in_both(folders, annotate, monkeypatch, tmp_path):
-    """Run command lines in both folders; gives for each what they wrote into `out`, and stdout."""
+    """Run command lines in both folders; return the outputs and the stdout of each folder."""
 
     def run(*commands):
         results = []
@@ -184,7 +185,7 @@ def test_a_command_gives_the_same_for_turned_pictures(name, run_in_both):
     assert any(turned), "the command wrote nothing"
 
 
-def test_what_is_found_lies_where_it_is_on_the_upright_picture(run_in_both):
+def test_boxes_have_the_coordinates_of_the_upright_picture(run_in_both):
     for outputs, _ in run_in_both(f"{DETECT} -o out.jsonl"):
         items = [json.loads(line) for line in outputs["out.jsonl"]][: len(MARKS)]
         assert [(item["width"], item["height"]) for item in items] == [SIZE_WH] * len(MARKS)
@@ -234,3 +235,14 @@ def test_a_turned_picture_fits_its_item_and_is_turned_for_label_studio(folders, 
         [placed] = [each for each in (tmp_path / folder.name).rglob("*") if each.is_file()]
         with Image.open(placed) as image:
             assert image.size == SIZE_WH and image.getexif().get(EXIF_ORIENTATION, 1) == 1
+
+
+def test_an_image_is_saved_in_the_format_of_its_suffix(tmp_path):
+    image = scene(0)
+    images.save_image(image, tmp_path / "a.png", compress_level=1)
+    assert np.array_equal(np.array(Image.open(tmp_path / "a.png")), image)
+    images.save_image(image, tmp_path / "a.jpg", quality=90)
+    assert Image.open(tmp_path / "a.jpg").format == "JPEG"
+    with pytest.raises(OutputError, match="try a.png"):
+        images.save_image(image, tmp_path / "a.xyz")
+    assert not list(tmp_path.glob(".a*"))

@@ -1,4 +1,4 @@
-"""Frame n is the n-th picture of a full decode, whichever way it is reached: told by the pixels."""
+"""Frame n is the n-th picture of a full decode, however it is reached: pixels show the index."""
 
 import gc
 import os
@@ -58,7 +58,7 @@ def encode(path, codec="libx264", options=B_FRAMES, pts=None, count=COUNT, pix_f
 
 
 def remux(source, target, keep=lambda packet: True, later=0, **options):
-    """Copy the packets; `later` frames, which may be negative."""
+    """Copy the packets that `keep` selects, delayed by `later` frames, which may be negative."""
     with av.open(str(source)) as old, av.open(str(target), "w", **options) as new:
         stream = old.streams.video[0]
         copy = new.add_stream_from_template(stream, opaque=True)
@@ -91,7 +91,7 @@ MAKERS = {
         path, "libvpx", {"g": "20", "auto-alt-ref": "1", "lag-in-frames": "16", "b": "50k"}
     ),
     "mpeg4.avi": lambda path: encode(path, "mpeg4", {"bf": "2", "g": "12", "q": "2"}),
-    "h264.avi": encode,  # AVI tells when pictures are decoded, not when they are shown
+    "h264.avi": encode,  # AVI has decoding times, not display times
     "mpeg2.mpg": lambda path: encode(path, "mpeg2video", {"bf": "2", "g": "12", "q": "2"}),
     "no-times.h264": encode,
     "lossless.mkv": lambda path: encode(path, "ffv1", {}),
@@ -112,7 +112,7 @@ MAKERS = {
         later=-7,
         container_options={"avoid_negative_ts": "disabled"},
     ),
-    "no-first-gop.mkv": lambda path: remux(  # its first B-frames have lost what they refer to
+    "no-first-gop.mkv": lambda path: remux(  # its first B-frames have lost their reference frames
         encode(path.with_suffix(".mp4"), options=OPEN_GOP), path, lambda packet: packet.dts > 7000
     ),
 }
@@ -137,7 +137,7 @@ def clip(request, clips):
 
 
 def full_decode(path):
-    """The truth: all that PyAV yields on one thread, past packets that cannot be decoded."""
+    """Decode all frames by PyAV on one thread, skipping packets that cannot be decoded."""
     indices = []
     with av.open(str(path)) as container:
         container.streams.video[0].thread_type = "NONE"
@@ -151,41 +151,41 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def told(frames):
+def indices_and_pixels(frames):
     return [(frame.index, index_of(frame.image)) for frame in frames]
 
 
-# Whichever way
+# All functions that read frames
 
 
-def test_any_way_to_a_frame_leads_to_the_same_picture(clip):
+def test_all_functions_read_the_same_frame(clip):
     truth = full_decode(clip)
     frames = list(reader.frames(clip))
-    assert told(frames) == list(enumerate(truth))
+    assert indices_and_pixels(frames) == list(enumerate(truth))
     assert reader.probe(clip).frame_count == len(truth)
     seconds = [frame.seconds for frame in frames]
     assert seconds[0] == 0 and seconds == sorted(set(seconds))
 
-    some = [len(truth) - 1, 0, *random.Random(5).sample(range(len(truth)), 8)]
-    ways = {
-        "seek": [reader.seek(clip, index) for index in some],
-        "frames_at": list(reader.frames_at(clip, some)),
+    indices = [len(truth) - 1, 0, *random.Random(5).sample(range(len(truth)), 8)]
+    results = {
+        "seek": [reader.seek(clip, index) for index in indices],
+        "frames_at": list(reader.frames_at(clip, indices)),
         "start": list(reader.frames(clip, start=23)),
         "keyframes": list(reader.keyframes(clip)),
         "backward": list(reader.backward(clip, len(truth) - 1, 3)),
     }
-    for way, reached in ways.items():
-        for frame in reached:
-            assert index_of(frame.image) == truth[frame.index], way
-            assert frame.seconds == seconds[frame.index], way
-    assert [f.index for f in ways["seek"]] == some
-    assert [f.index for f in ways["frames_at"]] == sorted(set(some))
-    assert [f.index for f in ways["start"]] == list(range(23, len(truth)))
-    assert [f.index for f in ways["backward"]] == list(range(len(truth) - 1, 2, -1))
+    for function, read in results.items():
+        for frame in read:
+            assert index_of(frame.image) == truth[frame.index], function
+            assert frame.seconds == seconds[frame.index], function
+    assert [f.index for f in results["seek"]] == indices
+    assert [f.index for f in results["frames_at"]] == sorted(set(indices))
+    assert [f.index for f in results["start"]] == list(range(23, len(truth)))
+    assert [f.index for f in results["backward"]] == list(range(len(truth) - 1, 2, -1))
 
 
 @pytest.mark.parametrize("name", sorted(set(MAKERS) - {"no-first-gop.mkv", "edit-list.mp4"}))
-def test_the_clips_say_which_picture_is_which(name, clips):
+def test_the_clips_show_the_index_of_each_picture(name, clips):
     assert full_decode(clips(name)) == list(range(COUNT))
 
 
@@ -195,7 +195,7 @@ def test_pictures_that_are_not_shown_are_not_counted(name, clips):
     assert full_decode(clips(name))[0] > 0
 
 
-def test_keyframes_are_those_that_were_encoded(clips):
+def test_keyframes_have_the_indices_that_were_encoded(clips):
     assert [f.index for f in reader.keyframes(clips("open-gop.mp4"))] == [0, 20, 40]
     assert [f.index for f in reader.keyframes(clips("all-keys.mp4"))] == list(range(COUNT))
 
@@ -204,10 +204,10 @@ def test_keyframes_are_those_that_were_encoded(clips):
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.integers(0, COUNT), st.integers(0, COUNT + 9) | st.none(), st.integers(1, COUNT))
-def test_every_start_and_stop_are_those_of_range(clips, start, stop, every):
+def test_start_stop_and_every_select_like_range(clips, start, stop, every):
     frames = reader.frames(clips("open-gop.mp4"), start=start, stop=stop, every=every)
     expected = list(range(COUNT))[start:stop:every]
-    assert told(frames) == [(index, index) for index in expected]
+    assert indices_and_pixels(frames) == [(index, index) for index in expected]
 
 
 def test_a_changed_file_is_another_clip(tmp_path, clips):
@@ -274,15 +274,21 @@ def test_a_selection_gives_these_frames(selection, expected, demo):
     assert count == len(expected) or selection.keyframes or selection.maximum == 9
 
 
-# Turned, coloured
+def test_the_counts_of_several_clips_are_added(demo):
+    assert FrameSelection(every=50).count_all([demo, demo]) == 6
+    assert FrameSelection(keyframes=True).count_all([demo, demo]) is None
+    assert FrameSelection().count_all([]) == 0
 
 
-def turned(path, target, a, b, c, d):
-    """Write a display matrix into a track's header."""
+# Orientation and colour
+
+
+def with_display_matrix(path, target, a, b, c, d):
+    """Copy a file with another display matrix in its track header."""
     data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 44
+    offset = data.index(b"tkhd") + 44
     matrix = np.array([[a, b, 0], [c, d, 0], [0, 0, 1 << 14]]) * (1 << 16)
-    data[at : at + 36] = matrix.astype(">i4").tobytes()
+    data[offset : offset + 36] = matrix.astype(">i4").tobytes()
     target.write_bytes(data)
     return target
 
@@ -299,7 +305,7 @@ def turned(path, target, a, b, c, d):
     ids=["90", "180", "270", "mirrored", "transposed"],
 )
 def test_pictures_come_out_upright(tmp_path, clips, matrix, expected):
-    path = turned(clips("b-frames.mp4"), tmp_path / "turned.mp4", *matrix)
+    path = with_display_matrix(clips("b-frames.mp4"), tmp_path / "turned.mp4", *matrix)
     probed, frame = reader.probe(path), reader.seek(path, 37)
     upright = expected(reader.seek(clips("b-frames.mp4"), 37).image)
     np.testing.assert_array_equal(frame.image, upright)
@@ -333,15 +339,15 @@ def test_colours_are_those_that_ffmpeg_gives(tmp_path, tags, pix_fmt):
     command = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     theirs = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "u1")
     ours = reader.seek(path, 0).image
-    close = 8 if pix_fmt.endswith("10le") else 2  # versions of swscale place chroma differently
-    np.testing.assert_allclose(ours.astype(int), theirs.reshape(ours.shape), atol=close)
+    tolerance = 8 if pix_fmt.endswith("10le") else 2  # versions of swscale place chroma differently
+    np.testing.assert_allclose(ours.astype(int), theirs.reshape(ours.shape), atol=tolerance)
 
 
 @pytest.mark.parametrize(
     "codec, pix_fmt",
     [("ffv1", "gray16le"), ("ffv1", "yuva420p"), ("png", "rgba"), ("ffv1", "bgr0")],
 )
-def test_other_pixels_become_eight_bit_rgb(tmp_path, codec, pix_fmt):
+def test_other_pixel_formats_become_eight_bit_rgb(tmp_path, codec, pix_fmt):
     path = encode(
         tmp_path / "other.mov" if codec == "png" else tmp_path / "other.mkv",
         codec,
@@ -349,7 +355,7 @@ def test_other_pixels_become_eight_bit_rgb(tmp_path, codec, pix_fmt):
         count=9,
         pix_fmt=pix_fmt,
     )
-    assert told(reader.frames(path)) == [(n, n) for n in range(9)]
+    assert indices_and_pixels(reader.frames(path)) == [(n, n) for n in range(9)]
     assert reader.seek(path, 1).image[0, :16].min() > 250
 
 
@@ -366,13 +372,13 @@ def test_a_folder_of_images_is_a_clip_in_name_order(tmp_path):
     probed = reader.probe(folder)
     assert (probed.name, probed.frame_count, probed.rate) == ("shots ä", 3, 1)
     assert (probed.width, probed.height, probed.duration_seconds) == (WIDTH, HEIGHT, 3)
-    for way in (
+    for frames in (
         reader.frames(folder),
         reader.keyframes(folder),
         reader.frames_at(folder, [2, 1, 0]),
     ):
-        assert told(way) == [(0, 0), (1, 1), (2, 2)]
-    assert told(reader.backward(folder, 2)) == [(2, 2), (1, 1), (0, 0)]
+        assert indices_and_pixels(frames) == [(0, 0), (1, 1), (2, 2)]
+    assert indices_and_pixels(reader.backward(folder, 2)) == [(2, 2), (1, 1), (0, 0)]
     assert reader.seek(folder, 2).seconds == 2
 
 
@@ -402,12 +408,12 @@ def test_a_still_image_is_a_clip_of_one_frame(tmp_path, name, image, expected):
 
 
 def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
-    lying = Image.fromarray(
+    sideways = Image.fromarray(
         np.kron(np.array([[0, 80, 160], [240, 200, 40]], "u1"), np.ones((8, 8)))
     )
     exif = Image.Exif()
     exif[0x0112] = 6
-    lying.convert("L").save(tmp_path / "photo.jpg", exif=exif, quality=100)
+    sideways.convert("L").save(tmp_path / "photo.jpg", exif=exif, quality=100)
     frame = reader.seek(tmp_path / "photo.jpg", 0)
     np.testing.assert_allclose(frame.image[4::8, 4::8, 0], [[240, 0], [200, 80], [40, 160]], atol=3)
     probed = reader.probe(tmp_path / "photo.jpg")
@@ -417,59 +423,61 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
 def test_an_animated_gif_is_a_video(tmp_path):
     first, *others = [Image.fromarray(picture(index)) for index in range(5)]
     first.save(tmp_path / "moving.gif", save_all=True, append_images=others, duration=40)
-    assert told(reader.frames(tmp_path / "moving.gif")) == [(n, n) for n in range(5)]
-    assert told([reader.seek(tmp_path / "moving.gif", 3)]) == [(3, 3)]
+    assert indices_and_pixels(reader.frames(tmp_path / "moving.gif")) == [(n, n) for n in range(5)]
+    assert indices_and_pixels([reader.seek(tmp_path / "moving.gif", 3)]) == [(3, 3)]
 
 
-# Broken
+# Damaged files
 
 
-def until_broken(path):
-    """The frames that came, and the error that ended them."""
-    got = []
+def read_until_broken(path):
+    """Return the frames before a BrokenVideo, and that error."""
+    frames = []
     try:
         for frame in reader.frames(path):
-            got.append(frame)
+            frames.append(frame)
     except BrokenVideo as error:
-        return got, error
-    pytest.fail(f"{path}: the frames ended without a word")
+        return frames, error
+    pytest.fail(f"{path}: the frames ended without an error")
 
 
 @pytest.mark.parametrize("name", ["b-frames.mp4", "b-frames.mkv", "vp9.webm", "lossless.mkv"])
 @pytest.mark.parametrize("share", [0.99, 0.9, 0.75, 0.6])
-def test_a_file_cut_short_gives_what_is_surely_there_and_says_where_it_broke(
+def test_a_truncated_file_gives_its_certain_frames_and_says_where_it_ends(
     tmp_path, clips, name, share
 ):
     whole = clips(name) if name != "b-frames.mp4" else faststart(tmp_path / "whole.mp4")
     path = tmp_path / f"cut {name}"
     path.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
-    got, error = until_broken(path)
-    assert 0 < len(got) <= COUNT * min(1, share + 0.05)
-    assert told(got) == [(n, n) for n in range(len(got))]
-    assert error.frame == len(got)
-    assert f"cut short at frame {len(got)}" in str(error) and str(path) in str(error)
-    assert reader.probe(path).frame_count == len(got)
-    assert told([reader.seek(path, len(got) - 1)]) == told(got[-1:])
+    frames, error = read_until_broken(path)
+    assert 0 < len(frames) <= COUNT * min(1, share + 0.05)
+    assert indices_and_pixels(frames) == [(n, n) for n in range(len(frames))]
+    assert error.frame == len(frames)
+    assert f"cut short at frame {len(frames)}" in str(error) and str(path) in str(error)
+    assert reader.probe(path).frame_count == len(frames)
+    assert indices_and_pixels([reader.seek(path, len(frames) - 1)]) == indices_and_pixels(
+        frames[-1:]
+    )
 
 
-def test_a_file_cut_at_any_byte_keeps_its_word(tmp_path):
+def test_a_file_truncated_at_any_byte_gives_the_promised_frames(tmp_path):
     data = faststart(tmp_path / "whole.mp4").read_bytes()
     path = tmp_path / "cut.mp4"
     for length in range(data.index(b"mdat"), len(data), 101):
         path.write_bytes(data[:length])
-        got, error = until_broken(path)
-        assert told(got) == [(n, n) for n in range(error.frame)], length
+        frames, error = read_until_broken(path)
+        assert indices_and_pixels(frames) == [(n, n) for n in range(error.frame)], length
 
 
-def test_a_recording_that_was_never_finished_is_broken_at_its_first_frame(tmp_path, clips):
+def test_an_unfinished_recording_is_broken_at_its_first_frame(tmp_path, clips):
     path = tmp_path / "unfinished.mp4"
     path.write_bytes(clips("b-frames.mp4").read_bytes()[:-1000])
-    got, error = until_broken(path)
-    assert not got and error.frame == 0
+    frames, error = read_until_broken(path)
+    assert not frames and error.frame == 0
 
 
-@pytest.mark.parametrize("met", ["by reading on", "by a seek"])
-def test_a_stretch_that_is_damaged_counts_as_in_a_full_decode(tmp_path, met):
+@pytest.mark.parametrize("reached", ["by reading on", "by a seek"])
+def test_a_damaged_part_is_skipped_as_in_a_full_decode(tmp_path, reached):
     data = bytearray(faststart(tmp_path / "whole.mp4").read_bytes())
     middle = data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2
     data[middle : middle + 60] = bytes(60)
@@ -477,24 +485,24 @@ def test_a_stretch_that_is_damaged_counts_as_in_a_full_decode(tmp_path, met):
     path.write_bytes(data)
     truth = full_decode(path)
     assert truth[-1] == COUNT - 1 and len(truth) < COUNT
-    if met == "by reading on":
-        assert told(reader.frames(path)) == list(enumerate(truth))
+    if reached == "by reading on":
+        assert indices_and_pixels(reader.frames(path)) == list(enumerate(truth))
     else:
         late = next(n for n, index in enumerate(truth) if index > n + 1)  # two have been lost
         later = list(reader.frames(path, start=late - 1))
-        assert told(later) == list(enumerate(truth))[late - 1 :]
+        assert indices_and_pixels(later) == list(enumerate(truth))[late - 1 :]
         assert later == list(reader.frames(path))[late - 1 :]  # and at the same times
     assert reader.probe(path).frame_count == len(truth)
     for index in (0, len(truth) // 2, len(truth) - 5, len(truth) - 1):
-        assert told([reader.seek(path, index)]) == [(index, truth[index])]
+        assert indices_and_pixels([reader.seek(path, index)]) == [(index, truth[index])]
 
 
-def test_an_image_that_cannot_be_read_breaks_the_folder_there(tmp_path):
+def test_an_unreadable_image_breaks_the_clip_at_its_index(tmp_path):
     for index in range(4):
         Image.fromarray(picture(index)).save(tmp_path / f"{index}.png")
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:-60])
-    got, error = until_broken(tmp_path)
-    assert told(got) == [(0, 0), (1, 1)] and error.frame == 2
+    frames, error = read_until_broken(tmp_path)
+    assert indices_and_pixels(frames) == [(0, 0), (1, 1)] and error.frame == 2
     assert "2.png" in str(error)
 
 
@@ -514,7 +522,7 @@ def no_pictures(path):
         container.start_encoding()
 
 
-def of_two_sizes(path):
+def make_two_sizes(path):
     path.mkdir()
     Image.new("RGB", (4, 4)).save(path / "a.png")
     Image.new("RGB", (5, 4)).save(path / "b.png")
@@ -529,7 +537,7 @@ BAD = {
     "audio.mp4": (audio_only, "no video in it, only audio"),
     "no pictures.mkv": (no_pictures, "no"),
     "no images": (lambda path: path.mkdir(), "a folder without images"),
-    "two sizes": (of_two_sizes, "a.png is 4x4 and b.png is 5x4"),
+    "two sizes": (make_two_sizes, "a.png is 4x4 and b.png is 5x4"),
     "text.png": (lambda path: path.write_text("notes"), "not an image"),
     "pipe.mp4": (os.mkfifo, "not a file"),
     "a file/clip.mp4": (lambda path: path.parent.write_text("x"), "no such file"),
@@ -537,11 +545,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_video_is_one_clear_error(tmp_path, name):
+def test_a_path_that_is_not_a_video_is_one_clear_error(tmp_path, name):
     make, expected = BAD[name]
     path = tmp_path / name
     make(path)
-    ways = (
+    functions = (
         reader.probe,
         lambda path: list(reader.frames(path)),
         lambda path: list(reader.keyframes(path)),
@@ -549,9 +557,9 @@ def test_what_is_no_video_is_one_clear_error(tmp_path, name):
         lambda path: list(reader.frames_at(path, [0])),
         lambda path: list(reader.backward(path, 0)),
     )
-    for way in ways:
+    for function in functions:
         with pytest.raises(VideoError) as error:
-            way(path)
+            function(path)
         message = str(error.value)
         assert expected in message and str(path) in message and "\n" not in message
 
@@ -570,39 +578,39 @@ def test_an_unreadable_file_is_one_clear_error(tmp_path, clips):
 
 
 @pytest.mark.parametrize("index", [-1, COUNT, 10**9])
-def test_an_index_that_no_frame_has_says_how_many_there_are(index, clips):
+def test_an_index_beyond_the_frames_says_how_many_there_are(index, clips):
     path = clips("varied.mp4")
-    for way in (reader.seek, reader.backward, lambda path, n: reader.frames_at(path, [3, n])):
+    for function in (reader.seek, reader.backward, lambda path, n: reader.frames_at(path, [3, n])):
         with pytest.raises(VideoError, match=f"no frame {index}; it has 60 frames, 0 to 59"):
-            way(path, index)
+            function(path, index)
 
 
 @pytest.mark.parametrize(
     "wrong", [{"every": 0}, {"start": -1}, {"rate": 0}, {"rate": float("nan")}, {"start": 61}]
 )
-def test_a_choice_that_makes_no_sense_is_refused_at_once(wrong, clips):
+def test_invalid_arguments_are_refused_at_the_call(wrong, clips):
     with pytest.raises(VideoError):
         reader.frames(clips("varied.mp4"), **wrong)
 
 
 @pytest.mark.parametrize("name", ["été – 夏.mp4", "take:1 of 2 %03d.mp4", " .mp4"])
-def test_any_name_will_do(tmp_path, name, clips):
+def test_unusual_file_names_are_read_and_written(tmp_path, name, clips):
     path = Path(shutil.copy(clips("varied.mp4"), tmp_path / name))
     assert reader.probe(path).name == name
-    assert told([reader.seek(str(path), 7)]) == [(7, 7)]
+    assert indices_and_pixels([reader.seek(str(path), 7)]) == [(7, 7)]
     with VideoWriter(tmp_path / f"new {name}", 30, (64, 48)) as writer:
         writer.write(np.zeros((48, 64, 3), np.uint8))
     assert reader.probe(tmp_path / f"new {name}").frame_count == 1
 
 
-# Ahead
+# Prefetching
 
 
 def decoders():
-    return [t for t in threading.enumerate() if t.name == "annotate-ahead"]
+    return [t for t in threading.enumerate() if t.name == "annotate-prefetch"]
 
 
-def test_the_thread_ends_with_the_frames(clips):
+def test_the_prefetch_thread_ends_with_the_frames(clips):
     frames = reader.frames(clips("b-frames.mp4"))
     next(frames)
     assert len(decoders()) == 1
@@ -617,29 +625,29 @@ def test_the_thread_ends_with_the_frames(clips):
     assert not decoders()
 
 
-def test_it_runs_ahead_but_not_far_and_passes_errors_on():
-    far = threading.Event()
+def test_prefetch_is_bounded_and_passes_errors_on():
+    too_far = threading.Event()
 
     def source():
         for index in range(100):
             if index == 40:
-                far.set()
+                too_far.set()
             yield Frame("dock", index, Fraction(index), picture(index))
         raise BrokenVideo("broken", 100)
 
     frames = prefetch(source())
     first = list(islice(frames, 10))
     assert [f.index for f in first] == list(range(10))
-    assert not far.wait(0.3)
+    assert not too_far.wait(0.3)
     with pytest.raises(BrokenVideo, match="broken"):
         list(frames)
-    assert far.is_set()
+    assert too_far.is_set()
 
 
 # Writing
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_a_written_video_is_read_back(tmp_path):
     path = tmp_path / "out.mp4"
     colour = (200, 30, 60)
     with VideoWriter(path, Fraction(30000, 1001), (WIDTH, HEIGHT)) as writer:
@@ -648,7 +656,7 @@ def test_what_is_written_is_read_back(tmp_path):
             image[60:] = colour
             writer.write(image)
     frames = list(reader.frames(path))
-    assert told(frames) == [(n, n) for n in range(12)]
+    assert indices_and_pixels(frames) == [(n, n) for n in range(12)]
     assert frames[7].seconds == 7 * Fraction(1001, 30000)
     np.testing.assert_allclose(frames[3].image[70:90].mean((0, 1)), colour, atol=3)
     with av.open(str(path)) as container:
@@ -658,7 +666,7 @@ def test_what_is_written_is_read_back(tmp_path):
     assert names(tmp_path) == ["out.mp4"]
 
 
-def test_an_odd_size_is_made_even_by_its_edge(tmp_path):
+def test_an_odd_size_is_made_even_by_repeating_the_edge(tmp_path):
     image = np.zeros((15, 17, 3), np.uint8)
     image[:, 16:], image[14:] = 255, 255
     with VideoWriter(tmp_path / "odd.mp4", 10, (17, 15)) as writer:
@@ -676,7 +684,7 @@ def test_the_same_pictures_give_the_same_bytes(tmp_path):
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
-def test_an_error_leaves_what_was_there(tmp_path):
+def test_an_error_keeps_the_existing_file(tmp_path):
     path = tmp_path / "out.mp4"
     path.write_bytes(b"before")
     with pytest.raises(KeyboardInterrupt), VideoWriter(path, 30, (WIDTH, HEIGHT)) as writer:
@@ -691,7 +699,7 @@ def test_an_error_leaves_what_was_there(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nowhere/out.mp4", "out.unknown", "full.mp4"])
-def test_where_nothing_can_be_written_is_one_clear_error(tmp_path, name, monkeypatch):
+def test_a_video_that_cannot_be_written_is_one_clear_error(tmp_path, name, monkeypatch):
     if name == "full.mp4":
         resource = pytest.importorskip("resource")
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -709,17 +717,17 @@ def test_where_nothing_can_be_written_is_one_clear_error(tmp_path, name, monkeyp
     assert names(tmp_path) == []
 
 
-# The house
+# Imports, real clips, memory
 
 
-def test_importing_is_light():
+def test_importing_the_reader_imports_nothing_heavy():
     probe = "import sys, annotate.video.reader; print(set(sys.modules) & {'PIL', 'cv2', 'pandas'})"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
 
 
 @pytest.mark.shared
-def test_the_gameplay_clips_are_read_as_their_ground_truth_counts_them():
+def test_the_gameplay_clips_have_the_frame_counts_of_their_ground_truth():
     folder = SHARED / "gameplay" / "dev"
     for name, count in {"easy": 245, "medium": 280, "hard": 270, "multishot": 384}.items():
         assert reader.probe(folder / f"{name}.mp4").frame_count == count
@@ -731,15 +739,15 @@ def test_the_gameplay_clips_are_read_as_their_ground_truth_counts_them():
         np.testing.assert_array_equal(reader.seek(path, index).image, whole[index].image)
 
 
-def test_no_decoded_picture_waits_for_the_garbage_collector(tmp_path):
-    """Else a hundred of them are in memory at any time."""
+def test_decoded_frames_are_freed_without_the_garbage_collector(tmp_path):
+    """Otherwise about a hundred of them would stay in memory."""
     path = encode(tmp_path / "a.mp4")
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         assert len(list(reader.frames(path))) == COUNT
         gc.collect()
-        assert not [kept for kept in gc.garbage if isinstance(kept, av.VideoFrame)]
+        assert not [obj for obj in gc.garbage if isinstance(obj, av.VideoFrame)]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

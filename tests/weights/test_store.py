@@ -34,14 +34,14 @@ def sha256(body):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `bodies` with ranges; the requests are in `asked`, as (path, Range)."""
+    """Serves `bodies` with ranges; `requests` are the requests, as (path, Range)."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.bodies, self.asked, self.authorised = {}, [], []
+        self.bodies, self.requests, self.authorised = {}, [], []
         self.status = {}  # path -> the status to answer with
-        self.cuts = {}  # path -> after how many bytes each answer breaks off
+        self.cuts = {}  # path -> the number of bytes after which each answer ends
         self.ranges = True
 
     def handle_error(self, request, client_address):
@@ -50,14 +50,14 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        server, wanted = self.server, self.headers.get("Range")
-        server.asked.append((self.path, wanted))
+        server, byte_range = self.server, self.headers.get("Range")
+        server.requests.append((self.path, byte_range))
         server.authorised.append(self.headers.get("Authorization"))
         status = server.status.get(self.path, 200 if self.path in server.bodies else 404)
         body = server.bodies.get(self.path, b"") if status == 200 else b"no"
         total, start = len(body), 0
-        if wanted and server.ranges and status == 200:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if byte_range and server.ranges and status == 200:
+            start = int(byte_range.removeprefix("bytes=").removesuffix("-"))
             status, body = (206, body[start:]) if start < total else (416, b"")
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -84,7 +84,7 @@ def server():
 
 @pytest.fixture
 def home(tmp_path, monkeypatch, server):
-    """A folder of weights and a hub for the test alone, without the settings of the user."""
+    """A folder of weights and a hub of the test's own, without the settings of the user."""
     home = tmp_path / "shared" / "weights"
     for name in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -95,12 +95,12 @@ def home(tmp_path, monkeypatch, server):
     return home
 
 
-def register(home, name, files, **how):
+def register(home, name, files, **fields):
     """Add a model to the user's own manifest."""
     record = {"family": "test", "task": "test", "licence": "MIT", "revision": REVISION}
     path = home / manifest.USER_MANIFEST
     models = json.loads(path.read_text()) if path.exists() else {}
-    models[name] = record | {"files": files} | how
+    models[name] = record | {"files": files} | fields
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(models))
 
@@ -129,8 +129,8 @@ def folder(home, server):
     return f"/us/folder/resolve/{REVISION}/model.safetensors"
 
 
-def left(home):
-    """List every file below a folder of weights but the manifest and the locks."""
+def remaining_files(home):
+    """List every file in a folder of weights except the manifest and the locks."""
     paths = (path.relative_to(home) for path in home.rglob("*") if path.is_file())
     return sorted(
         p.name for p in paths if p.name != manifest.USER_MANIFEST and p.parts[0] != ".locks"
@@ -140,16 +140,16 @@ def left(home):
 # The manifest that ships
 
 
-def test_the_shipped_manifest_is_whole(home):
+def test_the_shipped_manifest_is_complete(home):
     for model in manifest.all_models().values():
         assert model.licence and model.task and model.files, model.name
         assert packaged_file("models", model.card).suffix == ".md"
         assert bool(model.repo) != model.url.startswith("https://"), model.name
         assert not model.repo or re.fullmatch(r"[0-9a-f]{40}", model.revision), model.name
         for file in model.files:
-            begun = file.path.endswith(f"-{file.sha256}.pth")  # torch.hub's way to publish it
-            whole = re.fullmatch(r"[0-9a-f]{64}", file.sha256)
-            assert whole or (begun and len(file.sha256) >= 8), (model.name, file.path)
+            in_name = file.path.endswith(f"-{file.sha256}.pth")  # as torch.hub publishes it
+            complete = re.fullmatch(r"[0-9a-f]{64}", file.sha256)
+            assert complete or (in_name and len(file.sha256) >= 8), (model.name, file.path)
             assert file.hash_confidence in ("A", "B"), (model.name, file.path)
         assert not any("pt" in pattern or pattern == "*" for pattern in model.also), model.name
 
@@ -160,7 +160,7 @@ def test_every_card_names_its_models(home):
         assert f"`{model.name}`" in card and model.licence.split()[0] in card, model.name
 
 
-def test_side_files_lie_at_the_top_and_have_no_hash():
+def test_side_files_are_in_the_top_folder_and_have_no_hash():
     files = (manifest.ModelFile("config.json"),)
     model = manifest.Model("x", "x", "x", "MIT", files, "1", repo="us/x", also=("*.json", "*.txt"))
     paths = ["config.json", "vocab.json", "merges.txt", "onnx/vocab.json", "model.bin"]
@@ -180,23 +180,23 @@ def test_no_two_models_share_a_folder(home):
 
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "", "a\\..\\x"])
 def test_a_file_of_a_model_stays_in_its_folder(path):
-    with pytest.raises(WeightsError, match="no path inside"):
+    with pytest.raises(WeightsError, match="not a path inside"):
         manifest.ModelFile(path)
 
 
 @pytest.mark.parametrize(
-    "text, says",
+    "text, message",
     [
         ("{", "damaged"),
         ('{"x": {"files": []}}', "family"),
-        ('{"x": {"files": [{"path": "a", "sha256": "12"}]}}', "no sha256"),
+        ('{"x": {"files": [{"path": "a", "sha256": "12"}]}}', "not a sha256"),
         ("[]", "list"),
     ],
 )
-def test_the_error_names_a_damaged_manifest(home, text, says):
+def test_the_error_names_a_damaged_manifest(home, text, message):
     home.mkdir(parents=True)
     (home / manifest.USER_MANIFEST).write_text(text)
-    with pytest.raises(WeightsError, match=f"manifest.json: .*{says}"):
+    with pytest.raises(WeightsError, match=f"manifest.json: .*{message}"):
         manifest.all_models()
 
 
@@ -205,14 +205,14 @@ def test_a_users_manifest_cannot_redefine_a_shipped_name(home):
     assert manifest.find_model("sam2.1-tiny").repo == "facebook/sam2.1-hiera-tiny"
 
 
-# Where
+# Locating weights
 
 
 def test_missing_weights_name_the_command_without_a_request(small, server):
     with pytest.raises(MissingWeights, match="annotate models fetch small") as error:
         weights_path("small")
     assert "MIT" in str(error.value) and "\n" not in str(error.value)
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_an_unknown_name_suggests_the_nearest(home):
@@ -225,7 +225,7 @@ def test_a_path_is_returned_as_it_is(home, tmp_path):
     assert weights_path(str(tmp_path / "mine.pt")) == tmp_path / "mine.pt"
 
 
-def test_one_file_is_a_file_and_several_are_a_folder(small, folder):
+def test_the_path_of_one_file_is_a_file_and_of_several_a_folder(small, folder):
     assert fetch_weights("small").read_bytes() == BODY
     assert (fetch_weights("folder") / "config.json").read_bytes() == CONFIG
 
@@ -254,7 +254,7 @@ def test_a_file_with_an_outdated_hash_counts_as_missing(small, home):
         weights_path("small")
 
 
-def test_listing_and_terms(small, folder):
+def test_models_are_listed_and_described_with_their_terms(small, folder):
     fetch_weights("small")
     here = {model.name: there for model, there in list_models()}
     assert here["small"] and not here["folder"] and "sam3" in here
@@ -263,35 +263,35 @@ def test_listing_and_terms(small, folder):
     assert "Apache-2.0" in terms and "156 MB" in terms and "facebook/sam2.1-hiera-tiny" in terms
 
 
-# Fetch
+# Fetching
 
 
 def test_the_file_is_downloaded_and_nothing_else(small, home, server):
-    told = []
-    path = fetch_weights("small", progress=lambda *now: told.append(now))
+    reports = []
+    path = fetch_weights("small", progress=lambda *report: reports.append(report))
     assert path.read_bytes() == BODY
-    assert left(home) == ["fetched.json", "small.pt"]
-    assert told[-1] == ("small.pt", len(BODY), len(BODY))
-    assert weights_path("small") == path and server.asked == [(small, None)]
+    assert remaining_files(home) == ["fetched.json", "small.pt"]
+    assert reports[-1] == ("small.pt", len(BODY), len(BODY))
+    assert weights_path("small") == path and server.requests == [(small, None)]
 
 
 def test_only_the_needed_files_of_a_repository_are_downloaded(folder, home, server):
     fetch_weights("folder")
-    assert left(home) == ["config.json", "fetched.json", "model.safetensors"]
+    assert remaining_files(home) == ["config.json", "fetched.json", "model.safetensors"]
 
 
 def test_a_second_fetch_sends_no_request(folder, server):
     fetch_weights("folder")
-    asked = len(server.asked)
+    request_count = len(server.requests)
     fetch_weights("folder")
-    assert len(server.asked) == asked
+    assert len(server.requests) == request_count
 
 
 def test_a_wrong_hash_leaves_nothing(small, home, server):
     server.bodies[small] = BODY[:-1] + b"!"
     with pytest.raises(WeightsError, match=r"not small\.pt: its sha256 is [0-9a-f]{64}, not"):
         fetch_weights("small")
-    assert left(home) == []
+    assert remaining_files(home) == []
 
 
 def test_a_hash_of_which_only_the_first_digits_are_published_is_checked(home, server, tmp_path):
@@ -299,8 +299,8 @@ def test_a_hash_of_which_only_the_first_digits_are_published_is_checked(home, se
     file = {"path": "net.pth", "sha256": sha256(BODY)[:9]}
     register(home, "net", [file], url=f"{server.url}/release")
     path = fetch_weights("net")
-    asked = len(server.asked)
-    assert fetch_weights("net") == path and len(server.asked) == asked
+    request_count = len(server.requests)
+    assert fetch_weights("net") == path and len(server.requests) == request_count
     assert path.read_bytes() == BODY and not any(c.problem for c in verify_weights(["net"]))
     wrong = {"path": "net.pth", "sha256": sha256(b"other")[:9]}
     register(home, "wrong", [wrong], url=f"{server.url}/release")
@@ -318,17 +318,17 @@ def test_the_error_says_if_the_hash_is_of_confidence_b(home, server):
 
 def test_a_wrong_size_is_refused_before_the_download(small, home, server):
     server.bodies[small] = BODY + b"more"
-    told = []
-    with pytest.raises(WeightsError, match="512,004 bytes are offered, the manifest says 512,000"):
-        fetch_weights("small", progress=lambda *now: told.append(now))
-    assert left(home) == [] and told == []
+    reports = []
+    with pytest.raises(WeightsError, match="offers 512,004 bytes, but the manifest says 512,000"):
+        fetch_weights("small", progress=lambda *report: reports.append(report))
+    assert remaining_files(home) == [] and reports == []
 
 
 def test_a_broken_connection_is_resumed(small, server):
     server.cuts[small] = [300_000, 100_000]
     assert fetch_weights("small").read_bytes() == BODY
-    starts = [int(wanted[6:-1]) for _, wanted in server.asked[1:]]
-    assert server.asked[0] == (small, None) and len(starts) == 2
+    starts = [int(byte_range[6:-1]) for _, byte_range in server.requests[1:]]
+    assert server.requests[0] == (small, None) and len(starts) == 2
     assert 200_000 < starts[0] <= 300_000 < starts[1] <= 400_000
 
 
@@ -338,17 +338,20 @@ def test_a_broken_connection_is_noticed_for_unknown_sizes_too(home, server):
     file = {"path": "free.pt", "sha256": sha256(BODY)}
     register(home, "free", [file], url=f"{server.url}/release")
     assert fetch_weights("free").read_bytes() == BODY
-    assert server.asked[1][1].startswith("bytes=")
+    assert server.requests[1][1].startswith("bytes=")
 
 
 def test_a_failed_fetch_is_resumed_by_the_next(small, home, server):
     server.cuts[small] = [300_000, 0]
     with pytest.raises(WeightsError, match="connection failed .*goes on at 0.3 MB"):
         fetch_weights("small")
-    assert left(home) == ["small.pt.part"]
-    server.asked.clear()
+    assert remaining_files(home) == ["small.pt.part"]
+    server.requests.clear()
     assert fetch_weights("small").read_bytes() == BODY
-    assert server.asked[0][1].startswith("bytes=2") and left(home) == ["fetched.json", "small.pt"]
+    assert server.requests[0][1].startswith("bytes=2") and remaining_files(home) == [
+        "fetched.json",
+        "small.pt",
+    ]
 
 
 def test_a_server_without_ranges_sends_the_file_again(small, server):
@@ -357,19 +360,19 @@ def test_a_server_without_ranges_sends_the_file_again(small, server):
 
 
 def test_a_part_file_of_another_download_is_not_accepted(small, home, server):
-    place = manifest.find_model("small").folder_in(home)
-    place.mkdir(parents=True)
-    (place / "small.pt.part").write_bytes(b"x" * 1000)
+    model_folder = manifest.find_model("small").folder_in(home)
+    model_folder.mkdir(parents=True)
+    (model_folder / "small.pt.part").write_bytes(b"x" * 1000)
     with pytest.raises(WeightsError, match="not small.pt"):
         fetch_weights("small")
-    assert left(home) == []
+    assert remaining_files(home) == []
     assert fetch_weights("small").read_bytes() == BODY
 
 
 def test_a_part_file_that_is_too_long_is_downloaded_again(small, home):
-    place = manifest.find_model("small").folder_in(home)
-    place.mkdir(parents=True)
-    (place / "small.pt.part").write_bytes(BODY + b"x")
+    model_folder = manifest.find_model("small").folder_in(home)
+    model_folder.mkdir(parents=True)
+    (model_folder / "small.pt.part").write_bytes(BODY + b"x")
     assert fetch_weights("small").read_bytes() == BODY
 
 
@@ -378,27 +381,27 @@ def test_a_range_beyond_the_end_starts_again(home, server):
     register(
         home, "free", [{"path": "free.pt", "sha256": sha256(BODY)}], url=f"{server.url}/release"
     )
-    place = manifest.find_model("free").folder_in(home)
-    place.mkdir(parents=True)
-    (place / "free.pt.part").write_bytes(BODY)
+    model_folder = manifest.find_model("free").folder_in(home)
+    model_folder.mkdir(parents=True)
+    (model_folder / "free.pt.part").write_bytes(BODY)
     assert fetch_weights("free").read_bytes() == BODY
-    assert [wanted for _, wanted in server.asked] == ["bytes=512000-", None]
+    assert [byte_range for _, byte_range in server.requests] == ["bytes=512000-", None]
 
 
-def test_not_there(small, home, server):
+def test_a_file_that_the_server_does_not_have_is_an_error(small, home, server):
     del server.bodies[small]
     with pytest.raises(WeightsError, match=r"small\.pt: not there \(404\).*`mirror`"):
         fetch_weights("small")
-    assert left(home) == []
+    assert remaining_files(home) == []
 
 
-def test_a_server_in_trouble(small, server):
+def test_a_server_error_is_reported(small, server):
     server.status[small] = 503
     with pytest.raises(WeightsError, match="answers 503; try again later"):
         fetch_weights("small")
 
 
-def test_no_network(small, server, home):
+def test_a_refused_connection_is_reported(small, server, home):
     register(home, "small", [{"path": "small.pt"}], url="http://127.0.0.1:1/release")
     with pytest.raises(WeightsError, match="failed .*[Rr]efused.*or give a `mirror`") as error:
         fetch_weights("small")
@@ -414,7 +417,7 @@ def test_a_gated_model_is_explained(folder, home, server, status):
         fetch_weights("locked")
     for word in ("gated", "Own Licence", "https://huggingface.co/us/folder", "hf auth login"):
         assert word in str(error.value)
-    assert left(home) == []
+    assert remaining_files(home) == []
 
 
 def test_the_users_token_goes_to_the_hub_and_not_elsewhere(folder, small, server, monkeypatch):
@@ -431,7 +434,7 @@ def test_a_file_in_the_hub_cache_is_not_downloaded(folder, tmp_path, server):
     snapshot.mkdir(parents=True)
     (snapshot / "model.safetensors").write_bytes(BODY)
     assert (fetch_weights("folder") / "model.safetensors").read_bytes() == BODY
-    assert folder not in [path for path, _ in server.asked]
+    assert folder not in [path for path, _ in server.requests]
 
 
 def test_a_damaged_file_in_the_hub_cache_is_ignored(folder, tmp_path):
@@ -462,15 +465,15 @@ def test_a_full_disk_leaves_only_a_part_file(small, home, monkeypatch):
                 raise OSError(errno.ENOSPC, "No space left on device")
             return self.file.write(body)
 
-    def on_a_full_disk(path, mode="r", *rest, **more):
-        file = real(path, mode, *rest, **more)
+    def open_on_a_full_disk(path, mode="r", *args, **kwargs):
+        file = real(path, mode, *args, **kwargs)
         return Full(file) if mode in ("wb", "ab") else file
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", on_a_full_disk)
+        patch.setattr(Path, "open", open_on_a_full_disk)
         with pytest.raises(OutputError, match="disk is full"):
             fetch_weights("small")
-    assert left(home) == ["small.pt.part"]
+    assert remaining_files(home) == ["small.pt.part"]
     assert fetch_weights("small").read_bytes() == BODY
 
 
@@ -480,10 +483,10 @@ def test_too_little_disk_space_is_an_error_before_the_download(small, home, monk
     )
     with pytest.raises(OutputError, match=r"disk is full: 1 MB are needed.*ANNOTATE_WEIGHTS"):
         fetch_weights("small")
-    assert left(home) == []
+    assert remaining_files(home) == []
 
 
-def test_a_folder_that_cannot_be_written(small, tmp_path, home, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_an_error(small, tmp_path, home, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("ANNOTATE_WEIGHTS", str(tmp_path / "file"))
     with pytest.raises(OutputError, match="cannot be written"):
@@ -494,7 +497,7 @@ def _fetch(name):
     fetch_weights(name)
 
 
-def test_two_processes_download_it_once(small, home, server):
+def test_two_processes_download_a_model_once(small, home, server):
     spawn = multiprocessing.get_context("spawn")
     runs = [spawn.Process(target=_fetch, args=("small",)) for _ in range(2)]
     for run in runs:
@@ -503,17 +506,20 @@ def test_two_processes_download_it_once(small, home, server):
         run.join()
     assert [run.exitcode for run in runs] == [0, 0]
     assert weights_path("small").read_bytes() == BODY
-    assert server.asked == [(small, None)] and left(home) == ["fetched.json", "small.pt"]
+    assert server.requests == [(small, None)] and remaining_files(home) == [
+        "fetched.json",
+        "small.pt",
+    ]
 
 
-def test_many_threads_download_it_once(folder, server):
+def test_many_threads_download_a_model_once(folder, server):
     threads = [threading.Thread(target=_fetch, args=("folder",)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert (weights_path("folder") / "model.safetensors").read_bytes() == BODY
-    assert [path for path, _ in server.asked].count(folder) == 1
+    assert [path for path, _ in server.requests].count(folder) == 1
 
 
 # Mirrors
@@ -521,7 +527,7 @@ def test_many_threads_download_it_once(folder, server):
 
 @pytest.fixture
 def mirror(folder, small, home, tmp_path):
-    """A copy of the weights of a machine that has fetched them; here they are gone."""
+    """A copy of fetched weights, which are then removed from this machine."""
     fetch_weights("folder")
     fetch_weights("small")
     copy = shutil.copytree(home, tmp_path / "stick")
@@ -531,10 +537,10 @@ def mirror(folder, small, home, tmp_path):
 
 
 def test_a_mirror_folder_needs_no_network(mirror, server):
-    server.asked.clear()
+    server.requests.clear()
     assert fetch_weights("small", mirror=str(mirror)).read_bytes() == BODY
     assert (fetch_weights("folder", mirror=str(mirror)) / "config.json").read_bytes() == CONFIG
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_mirror_folder_is_verified_too(mirror, home):
@@ -542,42 +548,42 @@ def test_a_mirror_folder_is_verified_too(mirror, home):
     damaged.write_bytes(BODY[:-1] + b"!")
     with pytest.raises(WeightsError, match="not small.pt: its sha256"):
         fetch_weights("small", mirror=str(mirror))
-    assert left(home) == []
+    assert remaining_files(home) == []
 
 
-def test_a_mirror_without_the_model(small, tmp_path):
+def test_a_mirror_without_the_model_is_an_error(small, tmp_path):
     with pytest.raises(WeightsError, match="a mirror is a copy of .*has fetched small"):
         fetch_weights("small", mirror=str(tmp_path))
 
 
-def test_a_mirror_at_an_address(mirror, server):
+def test_a_mirror_can_be_an_address(mirror, server):
     for path in mirror.rglob("*"):
         if path.is_file():
             server.bodies[f"/copy/{path.relative_to(mirror).as_posix()}"] = path.read_bytes()
-    server.asked.clear()
+    server.requests.clear()
     assert fetch_weights("small", mirror=f"{server.url}/copy/").read_bytes() == BODY
-    place = fetch_weights("folder", mirror=f"{server.url}/copy")
-    assert (place / "config.json").read_bytes() == CONFIG
-    assert all(path.startswith("/copy/") for path, _ in server.asked)
+    model_folder = fetch_weights("folder", mirror=f"{server.url}/copy")
+    assert (model_folder / "config.json").read_bytes() == CONFIG
+    assert all(path.startswith("/copy/") for path, _ in server.requests)
 
 
-# Verify
+# Verifying
 
 
 def test_verify_finds_damaged_files_and_fetch_repairs_them(folder, small):
-    place, path = fetch_weights("folder"), fetch_weights("small")
+    model_folder, path = fetch_weights("folder"), fetch_weights("small")
     assert [check.problem for check in verify_weights()] == ["", "", ""]
     path.write_bytes(BODY[:-1] + b"!")
-    (place / "config.json").write_bytes(CONFIG.replace(b"8", b"9"))
+    (model_folder / "config.json").write_bytes(CONFIG.replace(b"8", b"9"))
     bad = {check.path: check.problem for check in verify_weights() if check.problem}
-    assert set(bad) == {path, place / "config.json"} and "sha256" in bad[path]
+    assert set(bad) == {path, model_folder / "config.json"} and "sha256" in bad[path]
     fetch_weights("small")
     fetch_weights("folder")
     assert not any(check.problem for check in verify_weights())
-    assert (place / "config.json").read_bytes() == CONFIG
+    assert (model_folder / "config.json").read_bytes() == CONFIG
 
 
-def test_verify_missing_weights(small):
+def test_verify_reports_missing_weights(small):
     assert verify_weights() == []
     [check] = verify_weights(["small"])
     assert check.problem == "not on this machine"
@@ -585,7 +591,7 @@ def test_verify_missing_weights(small):
         verify_weights(["smal"])
 
 
-# Add
+# Adding
 
 
 def test_a_users_file_gets_a_name_and_stays_where_it_is(home, tmp_path):
@@ -598,7 +604,7 @@ def test_a_users_file_gets_a_name_and_stays_where_it_is(home, tmp_path):
     [check] = verify_weights(["designators"])
     assert "sha256" in check.problem
     path.unlink()
-    with pytest.raises(MissingWeights, match="annotate models add PATH --name designators"):
+    with pytest.raises(MissingWeights, match="under the same `name`: annotate models add PATH"):
         weights_path("designators")
 
 
@@ -608,52 +614,52 @@ def test_the_default_name_is_that_of_the_file(home, tmp_path):
     assert [model.name for model, there in list_models() if there] == ["best"]
 
 
-def test_a_users_own_folder(home, tmp_path):
+def test_a_users_folder_is_added_without_hidden_files(home, tmp_path):
     mine = tmp_path / "mine"
     (mine / "sub").mkdir(parents=True)
     for name in ("model.safetensors", "sub/config.json", ".hidden"):
         (mine / name).write_bytes(name.encode())
     add_weights(mine)
-    add_weights(mine, "twice")
-    assert weights_path("mine") == weights_path("twice") == mine
+    add_weights(mine, "second")
+    assert weights_path("mine") == weights_path("second") == mine
     assert len(verify_weights(["mine"])) == 2
 
 
 def test_known_weights_are_recognised_by_hash_under_any_file_name(small, home, tmp_path):
     (tmp_path / "renamed.bin").write_bytes(BODY)
-    for _ in range(2):  # again is no different
+    for _ in range(2):  # the second time changes nothing
         assert add_weights(tmp_path / "renamed.bin").name == "small"
     assert weights_path("small") == manifest.find_model("small").folder_in(home) / "small.pt"
-    assert left(home) == ["fetched.json", "small.pt"]
+    assert remaining_files(home) == ["fetched.json", "small.pt"]
     assert (tmp_path / "renamed.bin").read_bytes() == BODY
 
 
-def test_a_folder_of_known_weights(folder, tmp_path, server):
+def test_a_folder_of_known_weights_needs_its_side_files(folder, tmp_path, server):
     mine = tmp_path / "download"
     mine.mkdir()
     (mine / "model.safetensors").write_bytes(BODY)
-    with pytest.raises(WeightsError, match=r"not folder: its config\.json is not there"):
+    with pytest.raises(WeightsError, match=r"not folder: it has no config\.json"):
         add_weights(mine, "folder")
     (mine / "config.json").write_bytes(CONFIG)
     (mine / "README.md").write_bytes(b"# hello")
     assert add_weights(mine).name == "folder"
     files = sorted(path.name for path in weights_path("folder").iterdir())
-    assert files == ["config.json", "fetched.json", "model.safetensors"] and server.asked == []
+    assert files == ["config.json", "fetched.json", "model.safetensors"] and server.requests == []
 
 
 def test_a_shipped_name_is_only_for_the_shipped_bytes(home, tmp_path):
     (tmp_path / "sam2.1_t.pt").write_bytes(b"re-saved")
-    with pytest.raises(WeightsError, match=r"not sam2\.1-tiny: no file there has the sha256"):
+    with pytest.raises(WeightsError, match=r"not sam2\.1-tiny: no file in it has the sha256"):
         add_weights(tmp_path / "sam2.1_t.pt", "sam2.1-tiny")
 
 
 @pytest.mark.parametrize("name", ["a b", "../x", "a/b", ".x"])
-def test_an_invalid_name(home, tmp_path, name):
+def test_an_invalid_name_is_refused(home, tmp_path, name):
     (tmp_path / "best.pt").write_bytes(b"trained")
     with pytest.raises(WeightsError, match="cannot name a model"):
         add_weights(tmp_path / "best.pt", name)
 
 
-def test_nothing_to_add(home, tmp_path):
+def test_a_missing_file_cannot_be_added(home, tmp_path):
     with pytest.raises(WeightsError, match="no weights there"):
         add_weights(tmp_path / "nothing.pt")
