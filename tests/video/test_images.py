@@ -240,9 +240,10 @@ def test_a_turned_picture_fits_its_item_and_is_turned_for_label_studio(folders, 
 def test_an_image_is_saved_in_the_format_of_its_suffix(tmp_path):
     image = scene(0)
     images.save_image(image, tmp_path / "a.png", compress_level=1)
-    assert np.array_equal(np.array(Image.open(tmp_path / "a.png")), image)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), image)
     images.save_image(image, tmp_path / "a.jpg", quality=90)
-    assert Image.open(tmp_path / "a.jpg").format == "JPEG"
+    with Image.open(tmp_path / "a.jpg") as saved:
+        assert saved.format == "JPEG"
     with pytest.raises(OutputError, match="try a.png"):
         images.save_image(image, tmp_path / "a.xyz")
     assert not list(tmp_path.glob(".a*"))
