@@ -17,7 +17,7 @@ from annotate.items import masks
 from annotate.items.records import Header, Vocabulary
 from annotate.video import reader
 
-pytest_plugins = ["labelstudio_fixtures", "search_fixtures"]
+pytest_plugins = ["labelstudio_fixtures", "map_fixtures", "search_fixtures"]
 # the same examples on every machine; for others: pytest --hypothesis-profile default
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")

@@ -20,7 +20,7 @@ torch_and_sam2 = pytest.mark.skipif(
 
 @pytest.fixture
 def quarters():
-    """A picture of four colours."""
+    """A frame of four colours."""
     image = np.zeros((48, 64, 3), np.uint8)
     image[:24, :32], image[:24, 32:], image[24:, :32] = (200, 0, 0), (0, 200, 0), (0, 0, 200)
     return Frame("dock.png", 0, Fraction(0), image)
@@ -95,8 +95,8 @@ def test_a_stopped_run_is_resumed_after_its_last_frame(demo, tmp_path):
 
 def test_the_segment_command_reads_one_picture(annotate, quarters, tmp_path):
     Image.fromarray(quarters.image).save(tmp_path / "q.png")
-    words = ["segment", "q.png", "-o", "s.jsonl", "--set", "n_segments=4", "--set", "sigma=0"]
-    code, out, err = annotate(*words)
+    command = ["segment", "q.png", "-o", "s.jsonl", "--set", "n_segments=4", "--set", "sigma=0"]
+    code, out, err = annotate(*command)
     assert (code, out.strip()) == (0, "s.jsonl"), err
     [item] = journal.read(tmp_path / "s.jsonl")
     assert len(item.objects) == 4

@@ -32,11 +32,11 @@ def test_objects_of_two_files_are_joined(tmp_path, dock):
 
 
 def test_objects_with_a_low_score_are_left_out(tmp_path, dock):
-    sure, unsure, unscored = (replace(mug(), score=score) for score in (0.5, 0.49, None))
-    lines = [item("dock", 0, sure, unsure), item("dock", 1, unscored), item("dock", 2, unsure)]
+    high, low, unscored = (replace(mug(), score=score) for score in (0.5, 0.49, None))
+    lines = [item("dock", 0, high, low), item("dock", 1, unscored), item("dock", 2, low)]
     path = items(tmp_path / "a.jsonl", [dock], lines)
     built = build_dataset([path], tmp_path / "out", min_score=0.5)
-    assert list(objects(built).values()) == [(sure,), (unscored,), ()]
+    assert list(objects(built).values()) == [(high,), (unscored,), ()]
 
 
 def test_images_are_the_frames_exactly(tmp_path, dock):
@@ -46,13 +46,13 @@ def test_images_are_the_frames_exactly(tmp_path, dock):
 
 
 def test_frames_of_a_real_video_are_kept(tmp_path, demo):
-    about = reader.header_entry(reader.probe(demo))
+    videos = reader.header_entry(reader.probe(demo))
     lines = [Item("demo.mp4", f, Fraction(f, 35), 800, 600) for f in (3, 70, 71)]
-    journal.write(tmp_path / "items.jsonl", Header("test", videos=about), lines)
+    journal.write(tmp_path / "items.jsonl", Header("test", videos=videos), lines)
     built = build_dataset([tmp_path / "items.jsonl"], tmp_path / "out", image_format="png")
     [_, frame, _] = reader.frames_at(demo, [3, 70, 71])
-    seen = cv2.imread(str(built.images / "demo-000070.png"))[..., ::-1]
-    np.testing.assert_array_equal(seen, frame.image)
+    image = cv2.imread(str(built.images / "demo-000070.png"))[..., ::-1]
+    np.testing.assert_array_equal(image, frame.image)
 
 
 @pytest.mark.parametrize(

@@ -169,14 +169,14 @@ def test_foreign_masks_are_read(tmp_path, segmentation, area):
     ],
     ids=["folder in the name", "windows", "beside", "lvis", "roboflow"],
 )
-def test_images_are_found_by_unusual_names(tmp_path, quirk):
+def test_images_are_found_by_the_names_of_other_programs(tmp_path, quirk):
     source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, **quirk)
     [sample] = imported(source, tmp_path)
     assert sample.image == "a.png"
 
 
 @pytest.mark.filterwarnings("ignore:Skipping COCO polygon")
-def test_a_crowd_is_an_object_because_supervision_marks_masks_with_parts_so(data, tmp_path):
+def test_iscrowd_annotations_are_objects_as_supervision_writes_them(data, tmp_path):
     out, _ = exported(data, tmp_path)
     loaded = sv.DetectionDataset.from_coco(
         str(out / "images"), str(out / "annotations" / "instances_train.json")
@@ -192,7 +192,7 @@ def test_a_crowd_is_an_object_because_supervision_marks_masks_with_parts_so(data
     assert [t.mask for t in first.objects[1:]] == [mug().mask, scattered().mask]
 
 
-def test_the_track_among_the_attributes_of_cvat_is_read(tmp_path):
+def test_the_track_in_the_attributes_of_cvat_is_read(tmp_path):
     annotation = {"bbox": [0, 0, 9, 9], "attributes": {"track_id": 4, "occluded": False}}
     [sample] = imported(foreign(tmp_path / "x", annotation), tmp_path)
     assert sample.item.objects[0].track == 4
@@ -294,8 +294,8 @@ def test_other_files_are_refused(tmp_path, text, message):
 
 
 def test_two_categories_of_the_same_name_are_refused(tmp_path):
-    twice = [{"id": 90, "name": "mug"}, {"id": 3, "name": "mug"}]
-    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, categories=twice)
+    categories = [{"id": 90, "name": "mug"}, {"id": 3, "name": "mug"}]
+    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, categories=categories)
     with pytest.raises(DatasetError, match="two categories have the same name"):
         imported(source, tmp_path)
 

@@ -1,5 +1,3 @@
-"""The changes that people make to objects, and the contact sheet of the largest changes."""
-
 from dataclasses import replace
 
 import numpy as np
@@ -23,28 +21,30 @@ def masked(rows, label="target", **fields):
     return Object(label, masks.box(rle), mask=rle, source="light", **fields)
 
 
-def changed(was, now, index):
-    """`now`, as a person made it of object number `index` of `was`; None: they added it."""
-    region = "new" if index is None else object_ids(was)[index]
-    return replace(now, by={"who": "ada@example.com", "when": "2026-01-02", "region": region})
+def corrected(before, after, index):
+    """Return `after`, edited from object `index` of `before`; None stands for an added object."""
+    region = "new" if index is None else object_ids(before)[index]
+    return replace(after, by={"who": "ada@example.com", "when": "2026-01-02", "region": region})
 
 
-WAS = [boxed(), boxed("target", (40.0, 10.0, 50.0, 20.0)), masked(slice(10, 30)), boxed(track=3)]
+BEFORE = [boxed(), boxed("target", (40.0, 10.0, 50.0, 20.0)), masked(slice(10, 30)), boxed(track=3)]
 
 
 @pytest.fixture
 def datasets(tmp_path):
-    """One frame: a box moved, one relabelled, a mask cut in half, one deleted, one added."""
-    now = [
-        changed(WAS, replace(WAS[0], box=(20.125, 8.5, 40.375, 40.0), score=None), 0),
-        changed(WAS, replace(WAS[1], label="mech"), 1),
-        changed(WAS, masked(slice(20, 30)), 2),
-        changed(WAS, boxed("mech", (0.0, 0.0, 4.0, 4.0), source="person", score=None), None),
+    """A frame with a box moved, one relabelled, a mask halved, a box deleted, one added."""
+    after = [
+        corrected(BEFORE, replace(BEFORE[0], box=(20.125, 8.5, 40.375, 40.0), score=None), 0),
+        corrected(BEFORE, replace(BEFORE[1], label="mech"), 1),
+        corrected(BEFORE, masked(slice(20, 30)), 2),
+        corrected(BEFORE, boxed("mech", (0.0, 0.0, 4.0, 4.0), source="person", score=None), None),
     ]
-    return make_dataset(tmp_path / "was", [WAS, [boxed()]]), make_dataset(tmp_path / "now", [now])
+    return make_dataset(tmp_path / "was", [BEFORE, [boxed()]]), make_dataset(
+        tmp_path / "now", [after]
+    )
 
 
-def test_each_kind_of_change(datasets):
+def test_each_kind_of_change_is_listed(datasets):
     changes = diff.diff_datasets(*datasets)
     assert [change.kind for change in changes] == [
         "moved",
@@ -58,7 +58,10 @@ def test_each_kind_of_change(datasets):
     rows = diff.to_dataframe(changes)
     assert rows["who"].tolist()[:2] == ["ada@example.com"] * 2
     assert rows.loc[1, ["class", "new_class"]].tolist() == ["target", "mech"]
-    assert rows["who"].isna().tolist() == [False] * 3 + [True, False]  # deleted: unknown by whom
+    assert rows["who"].isna().tolist() == [False] * 3 + [
+        True,
+        False,
+    ]  # unknown for deletions
     table = diff.summarize(changes)
     assert table.loc[("mech", "colour"), list(diff.KINDS)].tolist() == [0, 1, 0, 1, 0]
     assert table.loc[("target", "light"), "iou"] == 0.5
@@ -67,25 +70,24 @@ def test_each_kind_of_change(datasets):
 
 
 def test_unchanged_objects_are_kept_and_only_common_frames_count(tmp_path):
-    was = make_dataset(tmp_path / "was", [WAS, [boxed()], []])
-    now = make_dataset(tmp_path / "now", [WAS])
-    changes = diff.diff_datasets(was, now)
+    before = make_dataset(tmp_path / "was", [BEFORE, [boxed()], []])
+    after = make_dataset(tmp_path / "now", [BEFORE])
+    changes = diff.diff_datasets(before, after)
     assert [change.kind for change in changes] == ["kept"] * 4
     assert diff.summarize(changes)["work"].tolist() == [0, 0, 0]
     with pytest.raises(DatasetError, match="nothing of .* was changed"):
-        review.draw_changes(was, now, changes)
-    other = make_dataset(tmp_path / "other", [WAS], video="bay.mp4")
+        review.draw_changes(before, after, changes)
+    other = make_dataset(tmp_path / "other", [BEFORE], video="bay.mp4")
     with pytest.raises(DatasetError, match="it has no frame of"):
-        diff.diff_datasets(was, other)
+        diff.diff_datasets(before, other)
 
 
-def test_without_regions_objects_are_matched_by_box(tmp_path):
-    """As in a dataset that another program corrected."""
+def test_objects_of_other_programs_are_matched_by_box(tmp_path):
     near = boxed(box=(12.0, 8.5, 32.0, 40.0), source="other")
     far = boxed(box=(50.0, 0.0, 60.0, 10.0), source="other")
-    was = make_dataset(tmp_path / "was", [[boxed()]])
-    now = make_dataset(tmp_path / "now", [[far, near]])
-    assert [change.kind for change in diff.diff_datasets(was, now)] == ["moved", "added"]
+    before = make_dataset(tmp_path / "was", [[boxed()]])
+    after = make_dataset(tmp_path / "now", [[far, near]])
+    assert [change.kind for change in diff.diff_datasets(before, after)] == ["moved", "added"]
 
 
 def test_the_largest_changes_come_first_and_the_sheet_shows_both_sides(datasets, tmp_path):
@@ -96,7 +98,7 @@ def test_the_largest_changes_come_first_and_the_sheet_shows_both_sides(datasets,
     assert sheet.ndim == 3 and sheet.std() > 10
 
 
-def test_the_command(datasets, annotate, tmp_path):
+def test_the_command_prints_a_summary_and_draws_a_sheet(datasets, annotate, tmp_path):
     code, out, _ = annotate("diff", *(each.path for each in datasets), "-o", tmp_path / "c.png")
     assert code == 0 and (tmp_path / "c.png").exists()
     assert (

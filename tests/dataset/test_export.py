@@ -1,5 +1,6 @@
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 from dataset_samples import PLATE, clip, item, items, mug
 
@@ -20,13 +21,13 @@ def data(tmp_path):
     return build_dataset([items(tmp_path / "i.jsonl", [dock], lines)], tmp_path / "data")
 
 
-def shifted(mask, by):
-    return masks.encode(masks.decode(mask)[:, list(range(by, 64)) + list(range(by))])
+def shifted(mask, pixels):
+    return masks.encode(np.roll(masks.decode(mask), -pixels, axis=1))
 
 
-def nudged(obj, by):
+def nudged(obj, pixels):
     x1, y1, x2, y2 = obj.box
-    return replace(obj, box=(x1 + by, y1, x2 + by, y2))
+    return replace(obj, box=(x1 + pixels, y1, x2 + pixels, y2))
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ CHANGES = {
     ),
     "mask shifted": (
         lambda objects: [
-            t if t.mask is None else replace(t, mask=shifted(t.mask, 1)) for t in objects
+            o if o.mask is None else replace(o, mask=shifted(o.mask, 1)) for o in objects
         ],
         r"object 2: 19 of 123 pixels of 'mug' are lost",
     ),

@@ -26,7 +26,9 @@ def clip(folder, seeds, flash=None):
     folder.mkdir()
     for index in range(PER_SHOT * len(seeds)):
         image = np.roll(scene(seeds[index // PER_SHOT]), index % PER_SHOT // 2, axis=1)
-        cv2.imwrite(str(folder / f"{index:03d}.png"), 255 - image * 0 if index == flash else image)
+        cv2.imwrite(
+            str(folder / f"{index:03d}.png"), np.full_like(image, 255) if index == flash else image
+        )
     return folder
 
 
@@ -44,12 +46,12 @@ def two_clips(tmp_path):
 
 
 def test_shots_are_detected(two_clips):
-    found = split.find_shots(two_clips)
-    assert [(s.clip, s.start, s.stop) for s in found] == [
+    shots = split.find_shots(two_clips)
+    assert [(s.clip, s.start, s.stop) for s in shots] == [
         *(("dock", 8 * n, 8 * n + 8) for n in range(3)),
         *(("quay", 8 * n, 8 * n + 8) for n in range(4)),
     ]
-    assert [shot.group for shot in found] == [
+    assert [shot.group for shot in shots] == [
         0,
         1,
         2,
@@ -65,9 +67,9 @@ def test_a_flash_is_not_a_cut(tmp_path):
     assert [shot.start for shot in split.find_shots(data)] == [0, 8]
 
 
-def test_shots_can_be_given(two_clips):
-    found = split.find_shots(two_clips, {"dock": [4, 20], "quay": []})
-    assert [(s.clip, s.start) for s in found] == [
+def test_cuts_can_be_given(two_clips):
+    shots = split.find_shots(two_clips, {"dock": [4, 20], "quay": []})
+    assert [(s.clip, s.start) for s in shots] == [
         ("dock", 0), ("dock", 4), ("dock", 20), ("quay", 0)
     ]  # fmt: skip
     with pytest.raises(
@@ -78,15 +80,15 @@ def test_shots_can_be_given(two_clips):
 
 def test_a_shot_is_never_split(two_clips):
     data = split.split_dataset(two_clips, {"train": 0.6, "val": 0.2, "test": 0.2})
-    part_of = {(s.item.video, s.item.frame): s.split for s in data}
-    assert set(part_of.values()) == {"train", "val", "test"} and data.splits == (
+    split_by_frame = {(s.item.video, s.item.frame): s.split for s in data}
+    assert set(split_by_frame.values()) == {"train", "val", "test"} and data.splits == (
         "train",
         "val",
         "test",
     )
     for shot in split.find_shots(data):
-        assert len({part_of[shot.clip, f] for f in range(shot.start, shot.stop)}) == 1
-    assert part_of["dock", 0] == part_of["quay", 16]  # the same scene
+        assert len({split_by_frame[shot.clip, f] for f in range(shot.start, shot.stop)}) == 1
+    assert split_by_frame["dock", 0] == split_by_frame["quay", 16]  # the same scene
     assert load_dataset(data.path) == data
 
 
@@ -118,12 +120,12 @@ def test_the_leak_report_shows_a_shot_in_two_splits(tmp_path):
     data = built(tmp_path, [clip(tmp_path / "dock", [1, 2])])
     clean = split.find_leaks(split.split_dataset(data, {"train": 0.5, "val": 0.5}))
     split_ranges = [SplitRange("dock", 0, 5, "train"), SplitRange("dock", 5, 16, "val")]
-    torn = split.find_leaks(with_split(data, split_ranges))
-    assert clean.summary().loc["val", "alike"] == 0 < torn.summary().loc["val", "alike"]
-    assert clean.table["distance"].min() > 3 * torn.table["distance"].min()
-    worst = torn.worst(1).iloc[0]
+    leaking = split.find_leaks(with_split(data, split_ranges))
+    assert clean.summary().loc["val", "alike"] == 0 < leaking.summary().loc["val", "alike"]
+    assert clean.table["distance"].min() > 3 * leaking.table["distance"].min()
+    worst = leaking.worst(1).iloc[0]
     assert (worst["image"], worst["near_in_looks"]) == ("dock-000005.png", "dock-000004.png")
-    later = torn.table.set_index("image").loc["dock-000007.png"]
+    later = leaking.table.set_index("image").loc["dock-000007.png"]
     assert (later["seconds"], later["near_in_time"]) == (3, "dock-000004.png")
 
 

@@ -41,7 +41,7 @@ def labels(out, name, part="train"):
     return (out / "labels" / part / name).read_text().splitlines()
 
 
-def test_a_line_is_a_box(data, tmp_path):
+def test_a_line_is_a_class_and_a_box(data, tmp_path):
     report = export_dataset(data, YoloFormat(), tmp_path / "out")
     assert labels(tmp_path / "out", "dock-000000.txt")[0] == (
         "0 0.24218750 0.43750000 0.45312500 0.79166667"
@@ -59,25 +59,27 @@ def test_empty_frames_have_empty_files(data, tmp_path):
 @pytest.mark.parametrize(
     "dataset_format", [YoloFormat(), YoloSegFormat()], ids=["boxes", "outlines"]
 )
-def test_supervision_loads_it(data, tmp_path, dataset_format):
+def test_supervision_loads_the_export(data, tmp_path, dataset_format):
     out = tmp_path / "out"
     export_dataset(data, dataset_format, out)
     seen = loaded(out)
     assert seen.classes == ["plate", "mug"] and len(seen) == 3
-    found = seen.annotations[str(out / "images" / "train" / "dock-000000.png")]
-    assert found.class_id.tolist() == [0, 1, 0]
-    np.testing.assert_allclose(found.xyxy[0], PLATE.box, atol=1e-4)
+    detections = seen.annotations[str(out / "images" / "train" / "dock-000000.png")]
+    assert detections.class_id.tolist() == [0, 1, 0]
+    np.testing.assert_allclose(detections.xyxy[0], PLATE.box, atol=1e-4)
 
 
 def test_an_object_is_one_line_with_its_parts_and_holes(data, tmp_path):
     out = tmp_path / "out"
     export_dataset(data, YoloSegFormat(), out)
     assert len(labels(out, "dock-000000.txt")) == 3
-    found = loaded(out).annotations[str(out / "images" / "train" / "dock-000000.png")]
-    np.testing.assert_array_equal(found.mask[1], masks.decode(mug().mask))  # holed: to the pixel
-    meant = masks.decode(scattered().mask)
-    assert (found.mask[2] & meant).sum() == meant.sum()
-    assert (found.mask[2] & ~meant).sum() < 40  # the bridges between its parts
+    detections = loaded(out).annotations[str(out / "images" / "train" / "dock-000000.png")]
+    np.testing.assert_array_equal(
+        detections.mask[1], masks.decode(mug().mask)
+    )  # holed: to the pixel
+    expected = masks.decode(scattered().mask)
+    assert (detections.mask[2] & expected).sum() == expected.sum()
+    assert (detections.mask[2] & ~expected).sum() < 40  # the bridges between its parts
 
 
 def test_an_object_without_mask_is_written_as_a_rectangle_outline(data, tmp_path):
@@ -105,10 +107,10 @@ def test_an_outline_reads_back_as_the_mask_and_its_bridges(mask, size_wh):
     if len(masks.to_polygons(picture)) == 1:
         np.testing.assert_array_equal(seen, picture)
     assert np.abs(np.subtract(read.box, masks.box(picture))).max() < 0.511
-    cut_off = np.zeros(size_wh[::-1], np.uint8)  # Ultralytics truncates coordinates
+    truncated = np.zeros(size_wh[::-1], np.uint8)  # Ultralytics truncates coordinates
     ring = np.array(text.split(), np.float32).reshape(-1, 2) * np.array(size_wh, np.float32)
-    cv2.fillPoly(cut_off, [ring.astype(np.int32)], 1)
-    np.testing.assert_array_equal(cut_off.astype(bool), seen)
+    cv2.fillPoly(truncated, [ring.astype(np.int32)], 1)
+    np.testing.assert_array_equal(truncated.astype(bool), seen)
 
 
 def test_a_mask_that_is_mostly_bridges_is_an_error(tmp_path):
@@ -278,5 +280,5 @@ def test_ultralytics_accepts_the_export(data, tmp_path, dataset_format):
     from ultralytics.data.utils import check_det_dataset
 
     export_dataset(data, dataset_format, tmp_path / "out")  # checks every file with ultralytics
-    found = check_det_dataset(str(tmp_path / "out" / "data.yaml"), autodownload=False)
-    assert found["names"] == {0: "plate", 1: "mug"} and Path(found["train"]).is_dir()
+    detections = check_det_dataset(str(tmp_path / "out" / "data.yaml"), autodownload=False)
+    assert detections["names"] == {0: "plate", 1: "mug"} and Path(detections["train"]).is_dir()

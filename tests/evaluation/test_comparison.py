@@ -20,12 +20,12 @@ from annotate.items.records import Header, Item, Object, Vocabulary
 from annotate.video import reader
 
 
-def thing(x, score=None, label="mech", side=20.0):
+def square(x, score=None, label="mech", side=20.0):
     return Object(label, (float(x), 10.0, x + side, 10.0 + side), score)
 
 
-def frames(*each):
-    return {("a.mp4", n): things for n, things in enumerate(each)}
+def frames(*objects_by_frame):
+    return {("a.mp4", n): objects for n, objects in enumerate(objects_by_frame)}
 
 
 def size(path):
@@ -33,13 +33,13 @@ def size(path):
         return picture.size
 
 
-# --- boxes against boxes ---
+# --- metrics ---
 
 
-def test_a_curve_says_what_is_right_down_to_each_score():
-    real = frames([thing(0), thing(100)], [thing(50)], [])
-    found = frames([thing(0, 0.9), thing(300, 0.8)], [thing(50, 0.7)], [thing(9, 0.1)])
-    curve = metrics.precision_recall_curve(real, found)
+def test_a_curve_has_precision_and_recall_down_to_each_score():
+    truth = frames([square(0), square(100)], [square(50)], [])
+    detections = frames([square(0, 0.9), square(300, 0.8)], [square(50, 0.7)], [square(9, 0.1)])
+    curve = metrics.precision_recall_curve(truth, detections)
     assert curve.scores.tolist() == [0.9, 0.8, 0.7, 0.1]
     assert curve.precision.tolist() == pytest.approx([1, 1 / 2, 2 / 3, 2 / 4])
     assert curve.recall.tolist() == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3])
@@ -47,33 +47,33 @@ def test_a_curve_says_what_is_right_down_to_each_score():
 
 
 def test_equal_scores_are_one_point_of_the_curve():
-    real = frames([thing(0), thing(100)])
+    truth = frames([square(0), square(100)])
     curve = metrics.precision_recall_curve(
-        real, frames([thing(0, 0.5), thing(300, 0.5), thing(100, 0.5)])
+        truth, frames([square(0, 0.5), square(300, 0.5), square(100, 0.5)])
     )
     assert (curve.precision.tolist(), curve.recall.tolist()) == ([pytest.approx(2 / 3)], [1.0])
 
 
-def test_what_was_found_twice_is_right_once():
+def test_of_two_boxes_on_an_object_one_is_correct():
     curve = metrics.precision_recall_curve(
-        frames([thing(0)]), frames([thing(0, 0.9), thing(1, 0.8)])
+        frames([square(0)]), frames([square(0, 0.9), square(1, 0.8)])
     )
     assert (curve.precision.tolist(), curve.recall.tolist()) == ([1.0, 0.5], [1.0, 1.0])
 
 
-def test_nothing_found_has_no_best_threshold():
-    assert metrics.precision_recall_curve(frames([thing(0)]), {}).best_index is None
-    assert metrics.average_precision(frames([thing(0)]), {}, ["mech"]) == (0.0, 0.0)
+def test_without_detections_there_is_no_best_threshold():
+    assert metrics.precision_recall_curve(frames([square(0)]), {}).best_index is None
+    assert metrics.average_precision(frames([square(0)]), {}, ["mech"]) == (0.0, 0.0)
 
 
 def test_without_truth_there_is_no_average_precision():
-    assert np.isnan(metrics.average_precision(frames([]), frames([thing(0, 1)]), ["mech"])).all()
+    assert np.isnan(metrics.average_precision(frames([]), frames([square(0, 1)]), ["mech"])).all()
 
 
-def coco_average_precision(real, found, label):
-    """AP and AP50 of a class as pycocotools' own example computes them."""
-    images = [{"id": n, "width": 900, "height": 100} for _, n in real]
-    rows = [(n, o) for (_, n), objects in real.items() for o in objects if o.label == label]
+def coco_average_precision(truth, detections, label):
+    """Compute AP and AP50 of a class as the example of pycocotools does."""
+    images = [{"id": n, "width": 900, "height": 100} for _, n in truth]
+    rows = [(n, o) for (_, n), objects in truth.items() for o in objects if o.label == label]
     coco = COCO()
     coco.dataset = {
         "images": images,
@@ -87,7 +87,7 @@ def coco_average_precision(real, found, label):
     coco.createIndex()
     results = [
         {"image_id": n, "category_id": 1, "bbox": [o.box[0], o.box[1], 80, 80], "score": o.score}
-        for (_, n), objects in found.items()
+        for (_, n), objects in detections.items()
         for o in objects
         if o.label == label
     ]
@@ -101,32 +101,34 @@ def coco_average_precision(real, found, label):
 @pytest.mark.parametrize("seed", range(3))
 def test_average_precision_is_that_of_pycocotools(seed):
     """With several classes, shifted boxes, missed objects and false boxes."""
-    deal = random.Random(seed)
+    rng = random.Random(seed)
     labels = ["mech", "tank"]
-    real, found = {}, {}
+    truth, detections = {}, {}
     for n in range(30):
-        there = [thing(200 * k, None, deal.choice(labels), 80.0) for k in range(3)]
-        seen = [o for o in there if deal.random() < 0.8]
-        moved = [thing(o.box[0] + deal.gauss(0, 9), deal.random(), o.label, 80.0) for o in seen]
-        real["a.mp4", n] = there
-        found["a.mp4", n] = [*moved, thing(700, deal.random(), deal.choice(labels), 80.0)]
-    expected = np.mean([coco_average_precision(real, found, label) for label in labels], axis=0)
-    ap, ap50 = metrics.average_precision(real, found, labels)
+        objects = [square(200 * k, None, rng.choice(labels), 80.0) for k in range(3)]
+        kept = [o for o in objects if rng.random() < 0.8]
+        moved = [square(o.box[0] + rng.gauss(0, 9), rng.random(), o.label, 80.0) for o in kept]
+        truth["a.mp4", n] = objects
+        detections["a.mp4", n] = [*moved, square(700, rng.random(), rng.choice(labels), 80.0)]
+    expected = np.mean(
+        [coco_average_precision(truth, detections, label) for label in labels], axis=0
+    )
+    ap, ap50 = metrics.average_precision(truth, detections, labels)
     assert ap == pytest.approx(expected[0], abs=1e-9)
     assert ap50 == pytest.approx(expected[1], abs=1e-9)
 
 
-def test_boxes_without_scores_are_worth_the_same_in_any_order():
-    real = frames([thing(0), thing(100)], [thing(50)])
-    one = frames([thing(0), thing(300), thing(100)], [])
-    other = frames([thing(300), thing(100), thing(0)], [])
-    both = [metrics.average_precision(real, each, ["mech"])[1] for each in (one, other)]
+def test_the_order_of_boxes_without_scores_does_not_matter():
+    truth = frames([square(0), square(100)], [square(50)])
+    one = frames([square(0), square(300), square(100)], [])
+    other = frames([square(300), square(100), square(0)], [])
+    both = [metrics.average_precision(truth, each, ["mech"])[1] for each in (one, other)]
     assert both == [pytest.approx(2 / 3 * 67 / 101)] * 2  # precision 2/3 up to recall 2/3
 
 
-def test_agreement_is_of_what_both_say():
-    one = frames([thing(0), thing(100)], [])
-    same, other = frames([thing(1), thing(300)], []), frames([thing(0, label="tank")], [])
+def test_agreement_is_the_f1_and_iou_of_two_detectors():
+    one = frames([square(0), square(100)], [])
+    same, other = frames([square(1), square(300)], []), frames([square(0, label="tank")], [])
     assert metrics.agreement(one, one) == metrics.Agreement(1.0, 1.0)
     assert metrics.agreement(one, same).f1 == 0.5
     assert metrics.agreement(one, same).iou == pytest.approx(19 / 21)
@@ -134,27 +136,27 @@ def test_agreement_is_of_what_both_say():
     assert np.isnan(metrics.agreement(frames([]), frames([])).f1)
 
 
-# --- what is asked for ---
+# --- specs of runs ---
 
 
 @pytest.fixture
 def words():
-    told = {"mech": {"colour": {"hue_degrees": [0, 20]}, "asks": ["red square", "corner marks"]}}
-    return Vocabulary("mechs.v1", {"plate": {}, **told}, "5e1f" * 16)
+    phrases = {"mech": {"colour": {"hue_degrees": [0, 20]}, "asks": ["red square", "corner marks"]}}
+    return Vocabulary("mechs.v1", {"plate": {}, **phrases}, "5e1f" * 16)
 
 
-def test_an_entry_is_a_detector_and_its_options(words):
-    entry = run_spec.parse_run_spec("colour:min_score=0.6,min_area=9", words)
-    assert (entry.detector, entry.options) == ("colour", {"min_score": "0.6", "min_area": "9"})
-    assert entry.labels == ("mech",) and entry.title == "colour:min_score=0.6,min_area=9"
-    entry = run_spec.parse_run_spec("strict one=colour:min_score=0.6", words)
-    assert (entry.title, entry.detector) == ("strict one", "colour")
-    entry = run_spec.parse_run_spec('ensemble:members="colour, yolo",weights=colour=2', words)
-    assert entry.options == {"members": "colour, yolo", "weights": "colour=2"}
+def test_a_spec_is_a_detector_and_its_options(words):
+    spec = run_spec.parse_run_spec("colour:min_score=0.6,min_area=9", words)
+    assert (spec.detector, spec.options) == ("colour", {"min_score": "0.6", "min_area": "9"})
+    assert spec.labels == ("mech",) and spec.title == "colour:min_score=0.6,min_area=9"
+    spec = run_spec.parse_run_spec("strict one=colour:min_score=0.6", words)
+    assert (spec.title, spec.detector) == ("strict one", "colour")
+    spec = run_spec.parse_run_spec('ensemble:members="colour, yolo",weights=colour=2', words)
+    assert spec.options == {"members": "colour, yolo", "weights": "colour=2"}
 
 
 @pytest.mark.parametrize(
-    "text, error, said",
+    "text, error, message",
     [
         ("color", UnknownName, "did you mean 'colour'"),
         ("colour:min_scroe=1", UnknownName, "did you mean 'min_score'"),
@@ -162,71 +164,83 @@ def test_an_entry_is_a_detector_and_its_options(words):
         ("colour:min_area=few", AnnotateError, "min_area must be int, got 'few'"),
     ],
 )
-def test_an_entry_is_checked_before_anything_runs(words, text, error, said):
-    with pytest.raises(error, match=said):
+def test_a_wrong_spec_is_refused_before_anything_runs(words, text, error, message):
+    with pytest.raises(error, match=message):
         run_spec.parse_run_spec(text, words)
 
 
-def test_each_alternative_can_be_a_column(words):
-    entry = run_spec.RunSpec("asks", "asks", {}, words)
-    whole, first, second = run_spec.split_by_phrase(entry)
-    assert (whole, first.phrase, second.phrase) == (entry, "red square", "corner marks")
+def test_each_phrase_can_be_a_run(words):
+    spec = run_spec.RunSpec("asks", "asks", {}, words)
+    whole, first, second = run_spec.split_by_phrase(spec)
+    assert (whole, first.phrase, second.phrase) == (spec, "red square", "corner marks")
     assert first.vocabulary.labels == words.labels
     assert first.vocabulary.phrases("asks") == {1: ["red square"]}
     assert len({each.folder_name for each in (whole, first, second)}) == 3
     assert len({each.vocabulary.sha256 for each in (whole, first, second)}) == 3
 
 
-# --- what is true ---
+# --- ground truth ---
 
 
 @pytest.fixture
-def seen(demo):
+def source(demo):
     return frame_sources.open_source(demo, reader.FrameSelection(stop=3))
 
 
-def test_truth_of_coco_with_the_frame_as_id(seen, demo):
-    told = ground_truth.read_for_source(demo.with_name("demo.gt.json"), seen)
-    assert "designator" in told.labels and len(told.objects) == 140
-    [first] = metrics.filter_objects(told.objects, ["designator"])["demo.mp4", 0]
+def test_truth_of_coco_with_the_frame_as_id(source, demo):
+    truth = ground_truth.read_for_source(demo.with_name("demo.gt.json"), source)
+    assert "designator" in truth.labels and len(truth.objects) == 140
+    [first] = metrics.filter_objects(truth.objects, ["designator"])["demo.mp4", 0]
     assert first.score is None and first.box[0] < first.box[2]
 
 
-def test_truth_of_items_is_the_same_as_that_of_a_dataset_and_its_export(seen, annotate, demo):
+def test_items_a_dataset_and_its_export_give_the_same_truth(source, annotate, demo):
     words = ("detect", demo, "-d", "colour", "-v", "designator.v1", "-o", "b.jsonl", "--stop", 3)
     assert annotate(*words)[0] == 0
     assert annotate("build", "b.jsonl", "-o", "set")[0] == 0
     assert annotate("export", "set", "--to", "coco", "-o", "coco")[0] == 0
     exported = "coco/annotations/instances_train.json"
-    told = [
-        ground_truth.read_for_source(type(demo)(path), seen)
+    truths = [
+        ground_truth.read_for_source(type(demo)(path), source)
         for path in ("b.jsonl", "set", exported)
     ]
-    boxes = [{k: [o.box for o in things] for k, things in t.objects.items()} for t in told]
+    boxes = [{k: [o.box for o in objects] for k, objects in t.objects.items()} for t in truths]
     assert boxes[0] == boxes[1] and len(boxes[0]) == 3 and any(boxes[0].values())
     for key, exact in boxes[0].items():
         np.testing.assert_allclose(boxes[2][key], exact, atol=1e-5)
 
 
-def test_truth_of_other_clips_is_refused(seen, tmp_path):
+def test_truth_of_other_clips_is_refused(source, tmp_path):
     items = [Item(name, 0, Fraction(0), 800, 600) for name in ("x.mp4", "y.mp4")]
     videos = {name: {"fingerprint": name} for name in ("x.mp4", "y.mp4")}
     journal.write(tmp_path / "t.jsonl", Header("test", videos=videos), items)
     with pytest.raises(
         ItemsError, match=r"no ground truth of demo\.mp4; its clips: x\.mp4, y\.mp4"
     ):
-        ground_truth.read_for_source(tmp_path / "t.jsonl", seen)
+        ground_truth.read_for_source(tmp_path / "t.jsonl", source)
 
 
 # --- the command ---
 
-TWICE = ("-d", "colour", "-d", "colour:min_score=0.6", "-v", "designator.v1")
+TWO_RUNS = ("-d", "colour", "-d", "colour:min_score=0.6", "-v", "designator.v1")
 
 
-def test_a_comparison_is_a_table_curves_and_a_sheet(annotate, demo, tmp_path):
-    """And the same again runs nothing anew."""
+def test_a_comparison_writes_a_table_curves_and_a_sheet_once(annotate, demo, tmp_path):
+    """A second call with the same settings runs nothing again."""
     gt = demo.with_name("demo.gt.json")
-    asked = ("compare", demo, *TWICE, "--truth", gt, "-o", "out", "--max-frames", 12, "--rows", 3)
+    asked = (
+        "compare",
+        demo,
+        *TWO_RUNS,
+        "--truth",
+        gt,
+        "-o",
+        "out",
+        "--max-frames",
+        12,
+        "--rows",
+        3,
+    )
     code, out, err = annotate(*asked)
     assert code == 0, err
     assert out.splitlines()[0].startswith("detector\tAP\tAP50\tprecision\trecall\tat score")
@@ -258,15 +272,15 @@ def test_a_dataset_is_compared_on_its_own_truth(annotate, demo):
     words = ("detect", demo, "-d", "colour", "-v", "designator.v1", "-o", "b.jsonl", "--stop", 9)
     annotate(*words)
     annotate("build", "b.jsonl", "-o", "set", "--every", 3, "--min-score", 0.6)
-    code, _, err = annotate("compare", "set", *TWICE, "-o", "out")
+    code, _, err = annotate("compare", "set", *TWO_RUNS, "-o", "out")
     assert code == 0, err
     table = pd.read_csv("out/table.csv", index_col="detector")
-    assert table["AP50"].tolist() == [1.0, 1.0]  # what it found is the truth here
+    assert table["AP50"].tolist() == [1.0, 1.0]  # the truth is made of these boxes
     assert len(list(journal.read("out/columns/colour/items.jsonl"))) == 3
 
 
-def test_without_truth_detectors_are_held_against_each_other(annotate, demo):
-    code, _, err = annotate("compare", demo, *TWICE, "-o", "out", "--max-frames", 4)
+def test_without_truth_detectors_are_compared_with_each_other(annotate, demo):
+    code, _, err = annotate("compare", demo, *TWO_RUNS, "-o", "out", "--max-frames", 4)
     assert code == 0, err
     table = pd.read_csv("out/table.csv", index_col="detector")
     assert table["AP"].isna().all() and table["agreement F1"].between(0.1, 1).all()
@@ -275,7 +289,7 @@ def test_without_truth_detectors_are_held_against_each_other(annotate, demo):
     assert not (type(demo)("out") / "curves.png").exists()
 
 
-def test_what_to_look_for_must_be_said(annotate, demo):
+def test_without_classes_the_command_is_refused(annotate, demo):
     code, _, err = annotate("compare", demo, "-d", "colour", "-o", "out")
     assert code == 1 and "no classes to look for" in err
 
@@ -285,10 +299,10 @@ def test_truth_of_other_classes_is_refused(words):
         comparison.check_classes(ground_truth.GroundTruth(("Demon",), {}), words)
 
 
-def test_the_same_column_twice_is_refused(seen, tmp_path, words):
-    entries = [run_spec.RunSpec("colour", "colour", {}, words)] * 2
+def test_two_equal_specs_are_refused(source, tmp_path, words):
+    specs = [run_spec.RunSpec("colour", "colour", {}, words)] * 2
     with pytest.raises(OutputError, match="give each once"):
-        list(runs.run_all(entries, seen, tmp_path, progress=None))
+        list(runs.run_all(specs, source, tmp_path, progress=None))
 
 
 def test_weights_that_are_used_twice_count_once(tmp_path):
@@ -301,8 +315,8 @@ def test_weights_that_are_used_twice_count_once(tmp_path):
     assert runs.weights_size_bytes({"model": "no-such-model", "min_score": 0.5}) is None
 
 
-def test_specs_that_differ_say_how(seen, words):
-    facts = frame_sources.source_to_record(seen)
+def test_differences_of_specs_are_described(source, words):
+    facts = frame_sources.source_to_record(source)
     one = runs.WorkerSpec("colour", {}, vars(words), facts, 8)
     other = runs.WorkerSpec("colour", {"min_score": "0.6"}, vars(words), facts, 8)
     assert one.differences(one) == []
@@ -310,10 +324,10 @@ def test_specs_that_differ_say_how(seen, words):
     assert issubclass(SettingsDiffer, ItemsError)
 
 
-# --- a stranger's package ---
+# --- a package of another author ---
 
 STRANGER = '''
-"""Detectors that annotate-local has never heard of."""
+"""Detectors of another package."""
 import os
 from dataclasses import dataclass
 
@@ -325,7 +339,7 @@ from annotate.items.records import Frame, Vocabulary
 
 @dataclass(frozen=True)
 class Whole:
-    """A box round the whole picture, for each class that is told anything."""
+    """A box round the whole picture, for each class that has phrases."""
 
     vocabulary: Vocabulary
     border: int = 0
@@ -353,7 +367,7 @@ requires = ["hatchling"]
 build-backend = "hatchling.build"
 
 [project]
-name = "a-strangers-detectors"
+name = "a-run_command-detectors"
 version = "3.1"
 
 [tool.hatch.build.targets.wheel]
@@ -362,7 +376,7 @@ include = ["stranger.py"]
 [project.entry-points."annotate.detectors"]
 whole = "stranger:Whole"
 """
-TOLD = """
+VOCABULARY = """
 [classes.designator]
 whole = ["everything", "all of it"]
 
@@ -399,9 +413,9 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture
-def strangers(site, tmp_path):
+def run_command(site, tmp_path):
     """Runs a command line where the stranger's package is installed."""
-    (tmp_path / "words.v1.toml").write_text(TOLD)
+    (tmp_path / "words.v1.toml").write_text(VOCABULARY)
 
     def run(*words):
         command = [sys.executable, "-m", "annotate", *map(str, words)]
@@ -412,25 +426,25 @@ def strangers(site, tmp_path):
     return run
 
 
-def test_a_strangers_detector_is_a_detector(strangers, demo):
-    listed = strangers("detectors")
+def test_the_detector_of_another_package_is_listed_and_run(run_command, demo):
+    listed = run_command("detectors")
     assert "whole\tA box round the whole picture" in listed.stdout and "border=0" in listed.stdout
     asked = ("-d", "whole", "-v", "words.v1.toml", "-o", "b.jsonl", "--stop", 2)
-    found = strangers("detect", demo, *asked, "--set", "border=5")
-    assert found.returncode == 0, found.stderr
+    process = run_command("detect", demo, *asked, "--set", "border=5")
+    assert process.returncode == 0, process.stderr
     assert [item.objects[0].box for item in journal.read("b.jsonl")] == [(5, 5, 795, 595)] * 2
 
 
-def test_a_crash_costs_one_column_and_memory_is_a_columns_own(strangers, demo, tmp_path):
+def test_a_crash_affects_one_run_and_memory_is_measured_for_each(run_command, demo, tmp_path):
     ends = [f"whole:how_it_ends={end}" for end in ("abort", "raise")]
     asked = ["whole:mebibytes=300", "colour", *ends]
     options = [word for each in asked for word in ("-d", each)]
     gt = demo.with_name("demo.gt.json")
     words = ("compare", demo, *options, "-v", "words.v1.toml", "--truth", gt, "--max-frames", 4)
-    held = strangers(*words, "-o", "out")
-    assert held.returncode == 1
+    process = run_command(*words, "-o", "out")
+    assert process.returncode == 1
     failed = "whole:how_it_ends=abort, whole:how_it_ends=raise: failed; run the same command"
-    assert failed in held.stderr
+    assert failed in process.stderr
     table = pd.read_csv("out/table.csv", index_col="detector")
     assert table.loc["whole:mebibytes=300", ["precision", "recall"]].tolist() == [0, 0]
     assert table.loc["colour", "AP50"] > 0.9 and table.loc["whole:mebibytes=300", "AP50"] == 0
@@ -442,7 +456,7 @@ def test_a_crash_costs_one_column_and_memory_is_a_columns_own(strangers, demo, t
     assert size("out/sheet.png")[0] > 3 * 400  # truth, and the two that ran
 
 
-def test_each_phrase_is_a_column(strangers, demo):
+def test_each_phrase_is_a_run_of_the_command(run_command, demo):
     words = (
         "compare",
         demo,
@@ -454,8 +468,8 @@ def test_each_phrase_is_a_column(strangers, demo):
         2,
         "--each-phrase",
     )
-    held = strangers(*words, "-o", "out")
-    assert held.returncode == 0, held.stderr
+    process = run_command(*words, "-o", "out")
+    assert process.returncode == 0, process.stderr
     table = pd.read_csv("out/table.csv", index_col="detector")
     assert list(table.index) == ["whole", "whole “everything”", "whole “all of it”"]
     assert table["boxes/frame"].tolist() == [1, 1, 1] and table["agreement F1"].tolist() == [1] * 3

@@ -49,34 +49,34 @@ def mech(x, score=0.9):
     return Object("mech", (x, 10.0, x + 20, 30.0), score, 5, masks.encode(square(x, 10)))
 
 
-def test_all_found(truth):
+def test_perfect_results_have_perfect_metrics(truth):
     items = [item(n, mech(10 * n)) for n in range(3)] + [item(3)]
-    found = metrics.box_metrics(truth, items, "mech")
-    assert (found.truth_count, found.proposed_count) == (3, 3)
-    assert found.ap50 == pytest.approx(1) and found.ap == pytest.approx(1)
+    result = metrics.box_metrics(truth, items, "mech")
+    assert (result.truth_count, result.proposed_count) == (3, 3)
+    assert result.ap50 == pytest.approx(1) and result.ap == pytest.approx(1)
     [track] = metrics.track_metrics(truth, items)
     assert (track.label, track.frame_count, track.j, track.false_presence) == ("mech", 3, 1.0, 0.0)
 
 
-def test_one_missed_one_made_up(truth):
+def test_a_missed_and_a_false_object_lower_the_metrics(truth):
     items = [item(0, mech(0)), item(1, mech(10)), item(2), item(3, mech(50, 0.1))]
     assert metrics.box_metrics(truth, items, "mech").ap50 == pytest.approx(67 / 101, abs=1e-6)
     [track] = metrics.track_metrics(truth, items)
     assert track.j == pytest.approx(2 / 3) and track.false_presence == 1.0
 
 
-def test_a_shifted_mask_is_worth_its_overlap(truth):
+def test_j_is_the_mean_iou_of_the_masks(truth):
     [track] = metrics.track_metrics(
         truth, [item(0, mech(10)), item(1, mech(10)), item(2, mech(20))]
     )
     assert track.j == pytest.approx((1 / 3 + 1 + 1) / 3)
 
 
-def test_a_track_asked_for_and_never_found_is_missed(truth):
+def test_a_requested_track_without_masks_has_j_0(truth):
     [track] = metrics.track_metrics(truth, [item(0)], track_ids=[5, 77])
     assert (track.track, track.j, track.frame_count) == (5, 0.0, 3)
 
 
-def test_nothing_found(truth):
+def test_without_detections_ap_is_0(truth):
     assert metrics.box_metrics(truth, [item(0)], "mech").ap50 == 0.0
     assert metrics.track_metrics(truth, [item(0)]) == []

@@ -6,51 +6,53 @@ import pytest
 from annotate.footage_map import projection
 
 
-def blobs(count=4, each=25, width=32):
+def blobs(count=4, rows_per_blob=25, width=32):
     rng = np.random.default_rng(3)
     middles = rng.normal(size=(count, width)) * 5
-    rows = np.concatenate([m + rng.normal(size=(each, width)) for m in middles])
-    return rows.astype(np.float32), np.repeat(np.arange(count), each)
+    rows = np.concatenate([m + rng.normal(size=(rows_per_blob, width)) for m in middles])
+    return rows.astype(np.float32), np.repeat(np.arange(count), rows_per_blob)
 
 
-def neighbour_share(places, kinds, count=5):
-    """The share of each point's nearest points that is of its kind."""
-    apart = ((places[:, None] - places[None]) ** 2).sum(-1)
-    np.fill_diagonal(apart, np.inf)
-    return (kinds[apart.argsort(1)[:, :count]] == kinds[:, None]).mean()
+def neighbour_share(points, kinds, count=5):
+    """Return the share of the nearest points that have the same kind."""
+    distances = ((points[:, None] - points[None]) ** 2).sum(-1)
+    np.fill_diagonal(distances, np.inf)
+    return (kinds[distances.argsort(1)[:, :count]] == kinds[:, None]).mean()
 
 
 @pytest.mark.parametrize("size", [7, 1000])
-def test_components_by_batches_are_those_of_all_rows(size):
+def test_principal_components_do_not_depend_on_the_batch_size(size):
     rows, _ = blobs()
-    found = projection.principal_components(lambda: np.array_split(rows, -(-len(rows) // size)), 6)
+    components = projection.principal_components(
+        lambda: np.array_split(rows, -(-len(rows) // size)), 6
+    )
     left, scale, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
-    np.testing.assert_allclose(np.abs(found), np.abs(left * scale)[:, :6], atol=2e-4)
+    np.testing.assert_allclose(np.abs(components), np.abs(left * scale)[:, :6], atol=2e-4)
 
 
 @pytest.mark.parametrize("method", projection.PROJECTION_METHODS)
-def test_rows_of_a_kind_stay_together_and_a_seed_gives_the_same(method, monkeypatch):
+def test_similar_rows_stay_together_and_a_seed_is_repeatable(method, monkeypatch):
     monkeypatch.setattr(projection, "_TRAINING_STEPS", 150)  # enough for groups so far apart
     if method != "pca":
         pytest.importorskip({"autoencoder": "torch"}.get(method, method))
     rows, kinds = blobs()
     seconds = np.arange(len(rows)) / 2.0
-    places = projection.project(rows, method, kinds, seconds, seed=1)
-    np.testing.assert_array_equal(places, projection.project(rows, method, kinds, seconds, seed=1))
-    assert neighbour_share(places, kinds) > 0.95
-    assert neighbour_share(projection.spread_points(places), kinds) > 0.9
+    points = projection.project(rows, method, kinds, seconds, seed=1)
+    np.testing.assert_array_equal(points, projection.project(rows, method, kinds, seconds, seed=1))
+    assert neighbour_share(points, kinds) > 0.95
+    assert neighbour_share(projection.spread_points(points), kinds) > 0.9
 
 
-def test_the_autoencoder_keeps_time_together_where_appearance_is_random():
+def test_the_autoencoder_keeps_frames_near_in_time_together():
     pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(120, 16)).astype(np.float32)
     clips = np.repeat([0, 1], 60)
-    places = projection.project(rows, "autoencoder", clips, np.tile(np.arange(60.0), 2))
-    assert np.abs(places.mean(0)).max() < 0.1
-    assert places.std(0) == pytest.approx([0.3, 0.3], abs=0.08)
-    steps = np.linalg.norm(np.diff(places[:60], axis=0), axis=1).mean()
-    jumps = np.linalg.norm(places[:60] - places[60:], axis=1).mean()
+    points = projection.project(rows, "autoencoder", clips, np.tile(np.arange(60.0), 2))
+    assert np.abs(points.mean(0)).max() < 0.1
+    assert points.std(0) == pytest.approx([0.3, 0.3], abs=0.08)
+    steps = np.linalg.norm(np.diff(points[:60], axis=0), axis=1).mean()
+    jumps = np.linalg.norm(points[:60] - points[60:], axis=1).mean()
     assert steps < 0.95 * jumps
 
 
@@ -64,6 +66,6 @@ def test_spread_points_fill_the_square():
     assert len(cells) > 3 * len(before)
 
 
-def test_one_or_few_frames_have_a_position():
+def test_a_single_frame_and_few_frames_have_positions():
     assert projection.spread_points(np.zeros((1, 2))).tolist() == [[0.5, 0.5]]
     assert np.isfinite(projection.spread_points(np.zeros((3, 2)))).all()

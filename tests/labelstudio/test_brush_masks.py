@@ -1,5 +1,3 @@
-"""The codec of brush masks, compared with that of label-studio-sdk."""
-
 import contextlib
 import warnings
 
@@ -18,15 +16,15 @@ with warnings.catch_warnings():  # its imports raise deprecation warnings
     from label_studio_sdk.converter import brush as sdk
 
 
-def theirs(mask):
+def encode_with_sdk(mask):
     """Encode a mask with the SDK."""
     return list(sdk.encode_rle(np.repeat(mask.ravel() * np.uint8(255), 4)))
 
 
 def check_both(mask):
-    """Check that both codecs encode a mask alike, and decode the bytes of each other."""
+    """Check that both codecs give the same bytes, and decode each other's."""
     rle, size_wh = regions.encode_brush(mask), mask.shape[::-1]
-    other = theirs(mask)
+    other = encode_with_sdk(mask)
     assert other[: len(rle)] == rle and not any(other[len(rle) :])
     assert np.array_equal(regions.decode_brush(rle, size_wh), mask)
     assert np.array_equal(regions.decode_brush(other, size_wh), mask)
@@ -42,8 +40,8 @@ def test_any_mask_is_encoded_as_by_the_sdk(mask):
 
 def ring(height, width):
     y, x = np.mgrid[:height, :width]
-    far = np.hypot(y - height / 2, x - width / 2)
-    return (far < height / 3) & (far > height / 6)
+    distance = np.hypot(y - height / 2, x - width / 2)
+    return (distance < height / 3) & (distance > height / 6)
 
 
 MASKS = {

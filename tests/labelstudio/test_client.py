@@ -1,5 +1,3 @@
-"""A client of a real server: both kinds of token, and the errors of refusals."""
-
 import re
 import stat
 import subprocess
@@ -19,7 +17,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.studio]
 
 @pytest.fixture(scope="module")
 def personal_token(label_studio):
-    """A personal access token, made like a person does: log in, press the button."""
+    """Create a personal access token as a person does: log in, press the button."""
     import httpx
 
     with httpx.Client(base_url=label_studio.url, trust_env=False) as browser:
@@ -29,9 +27,9 @@ def personal_token(label_studio):
         headers = {"Referer": label_studio.url}
         assert browser.post("/user/login/", data=form, headers=headers).status_code == 302
         headers["X-CSRFToken"] = browser.cookies["csrftoken"]
-        made = browser.post("/api/token/", headers=headers)
-        yield made.json()["token"]
-        refresh = {"refresh": made.json()["token"]}
+        created = browser.post("/api/token/", headers=headers)
+        yield created.json()["token"]
+        refresh = {"refresh": created.json()["token"]}
         browser.post("/api/token/blacklist/", json=refresh, headers=headers)
 
 
@@ -78,7 +76,7 @@ def test_a_refused_token_is_named_without_headers(label_studio, token, message):
     assert "cookie" not in str(refused.value).lower() and "headers" not in str(refused.value)
 
 
-def test_a_server_that_does_not_answer():
+def test_a_server_that_does_not_answer_is_an_error():
     raises = pytest.raises(StudioError, match="no Label Studio answers there .*annotate studio up")
     with raises, StudioClient(f"http://127.0.0.1:{free_port()}", "0" * 40) as server:
         server.current_user()
@@ -116,7 +114,7 @@ def test_nan_is_refused_before_sending(server):
         server.send("POST", "/api/projects/", {"title": float("nan")})
 
 
-def test_the_local_server_is_closed_to_others(label_studio):
+def test_the_local_server_is_closed_to_other_users(label_studio):
     import httpx
 
     with httpx.Client(base_url=label_studio.url, trust_env=False) as stranger:
@@ -137,8 +135,8 @@ def test_the_local_server_is_closed_to_others(label_studio):
     assert label_studio.token not in args and label_studio.password not in args
 
 
-def test_up_and_down(program, monkeypatch, annotate, tmp_path):
-    """`up` twice starts one server; `push` finds it by itself; `down` keeps its data."""
+def test_up_starts_one_server_and_down_keeps_its_data(program, monkeypatch, annotate, tmp_path):
+    """`push`, `pull` and `studio doctor` find the running server."""
     import shutil
 
     from labelstudio_fixtures import migrated
@@ -149,8 +147,8 @@ def test_up_and_down(program, monkeypatch, annotate, tmp_path):
     code, url, err = annotate("studio", "up", "--data", tmp_path / "data")
     try:
         assert code == 0 and "log in as me@localhost.localdomain with the password" in err
-        pointer = tmp_path / "share/annotate/studio.json"
-        assert stat.S_IMODE(pointer.stat().st_mode) == 0o600
+        state_file = tmp_path / "share/annotate/studio.json"
+        assert stat.S_IMODE(state_file.stat().st_mode) == 0o600
         assert annotate("studio", "up", "--data", tmp_path / "data")[:2] == (0, url)
         code, _, err = annotate("studio", "up", "--data", tmp_path / "elsewhere")
         assert code == 1 and "already runs at" in err

@@ -18,7 +18,7 @@ SIZE = 640, 480
 
 @pytest.fixture
 def page(label_studio, browser):
-    """The editor's page of a person who has logged in; nothing but the server can be reached."""
+    """Log in to Label Studio in a browser that can reach nothing but the server."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.route(lambda url: not url.startswith(label_studio.url), lambda route: route.abort())
     page.set_default_timeout(60_000)
@@ -36,10 +36,10 @@ class Editor:
     def __init__(self, page, url, project, task):
         self.page = page
         address = f"{url}/projects/{project}/data?task={task}"
-        late = pytest.importorskip("playwright.sync_api").TimeoutError
+        timeout_error = pytest.importorskip("playwright.sync_api").TimeoutError
         try:
             self._open(address)
-        except late:  # on a busy machine the editor may not load the regions: reload
+        except timeout_error:  # on a busy machine the editor may not load the regions: reload
             self._open(address)
         page.wait_for_timeout(2000)  # masks are painted after everything is there
 
@@ -48,14 +48,14 @@ class Editor:
         self.page.wait_for_selector(".konvajs-content canvas")
         self.page.wait_for_selector(".lsf-outliner-item", state="visible")
 
-    def at(self, x, y):
+    def to_page(self, x, y):
         box = self.page.locator(".konvajs-content").first.bounding_box()
         return box["x"] + x * box["width"] / SIZE[0], box["y"] + y * box["height"] / SIZE[1]
 
     def drag(self, start, end):
-        self.page.mouse.move(*self.at(*start))
+        self.page.mouse.move(*self.to_page(*start))
         self.page.mouse.down()
-        self.page.mouse.move(*self.at(*end), steps=8)
+        self.page.mouse.move(*self.to_page(*end), steps=8)
         self.page.mouse.up()
         self.page.wait_for_timeout(400)
 
@@ -71,10 +71,10 @@ class Editor:
 
     def submit(self):
         with self.page.expect_response(
-            lambda answer: answer.request.method == "POST" and "/annotations" in answer.url
-        ) as told:
+            lambda response: response.request.method == "POST" and "/annotations" in response.url
+        ) as submitted:
             self.page.get_by_role("button", name="Submit").click()
-        assert told.value.status == 201
+        assert submitted.value.status == 201
 
 
 def objects():
@@ -89,10 +89,10 @@ def objects():
     ]
 
 
-def test_the_changes_of_a_person_come_back_and_nothing_else(page, server, label_studio, tmp_path):
+def test_only_the_changes_of_a_person_are_pulled(page, server, label_studio, tmp_path):
     dataset = make_dataset(tmp_path / "editor", [objects(), objects()], SIZE)
     project = push_dataset(dataset, server, project="editor").project.id
-    first, second = (same[0]["id"] for same in tasks_of(server, project).values())
+    first, second = (tasks[0]["id"] for tasks in tasks_of(server, project).values())
     editor = Editor(page, label_studio.url, project, first)
     editor.press("v")
     editor.choose(0)
@@ -106,23 +106,23 @@ def test_the_changes_of_a_person_come_back_and_nothing_else(page, server, label_
     Editor(page, label_studio.url, project, second).submit()
 
     pull_dataset(dataset, server, tmp_path / "out", project="editor")
-    changed, same = (sample.item for sample in load_dataset(tmp_path / "out"))
-    was, untouched = (sample.item for sample in dataset)
-    assert same == untouched
+    changed, unchanged = (sample.item for sample in load_dataset(tmp_path / "out"))
+    original, untouched = (sample.item for sample in dataset)
+    assert unchanged == untouched
     moved, relabelled, erased, kept = changed.objects
     x1, y1, x2, y2 = moved.box
     assert (x1, y1) == pytest.approx((100.25, 80.5), abs=4)  # a drag starts after some pixels
     assert (x2 - x1, y2 - y1) == pytest.approx((120.5, 139.5), abs=0.002)
     assert relabelled == dataclasses.replace(
-        was.objects[1], label="Gelände wagen", by=relabelled.by
+        original.objects[1], label="Gelände wagen", by=relabelled.by
     )
-    before, after = masks.decode(was.objects[2].mask), masks.decode(erased.mask)
+    before, after = masks.decode(original.objects[2].mask), masks.decode(erased.mask)
     assert not (after & ~before).any()
-    gone = np.argwhere(before & ~after)
-    assert len(gone) > 200
-    assert gone.min(axis=0) == pytest.approx((290, 300), abs=15)
-    assert gone.max(axis=0) == pytest.approx((310, 370), abs=15)
-    assert kept == was.objects[3]
-    for obj, name in zip((moved, relabelled, erased), object_ids(was.objects), strict=False):
+    erased_pixels = np.argwhere(before & ~after)
+    assert len(erased_pixels) > 200
+    assert erased_pixels.min(axis=0) == pytest.approx((290, 300), abs=15)
+    assert erased_pixels.max(axis=0) == pytest.approx((310, 370), abs=15)
+    assert kept == original.objects[3]
+    for obj, name in zip((moved, relabelled, erased), object_ids(original.objects), strict=False):
         assert (obj.by["who"], obj.by["region"]) == (label_studio.email, name)
         assert obj.by["when"]

@@ -1,4 +1,4 @@
-"""Pull from a real server: untouched objects return exactly as they were."""
+"""Pull from a real server: untouched objects return unchanged."""
 
 import dataclasses
 import itertools
@@ -35,17 +35,17 @@ def masked(mask, label="target", **fields):
 def donut(size_wh=SIZE):
     width, height = size_wh
     y, x = np.mgrid[:height, :width]
-    far = np.hypot(y - height / 2, x - width / 2)
-    return (far < height / 3) & (far > height / 6)
+    distance = np.hypot(y - height / 2, x - width / 2)
+    return (distance < height / 3) & (distance > height / 6)
 
 
-def parts():
+def parts_mask():
     mask = np.zeros(SIZE[::-1], bool)
     mask[2:9, 3:20] = mask[20:40, 40:60] = mask[47, 63] = True
     return mask
 
 
-def pixel():
+def pixel_mask():
     return np.arange(SIZE[0] * SIZE[1]).reshape(SIZE[::-1]) == 77
 
 
@@ -55,7 +55,7 @@ OBJECTS = [
         boxed("Gelände wagen", (0.0, 0.0, 64.0, 48.0), track=7),
         boxed(box=(1.0, 1.0, 2.0, 2.0)),
     ],
-    [masked(donut(), track=3), masked(parts(), "mech", score=0.5), masked(pixel())],
+    [masked(donut(), track=3), masked(parts_mask(), "mech", score=0.5), masked(pixel_mask())],
     [masked(np.ones(SIZE[::-1], bool)), boxed(), boxed()],  # two of the same
     [],
 ]
@@ -91,8 +91,8 @@ def test_untouched_objects_return_exactly(server, tmp_path, polygons):
     push_dataset(dataset, server, project=f"as is {polygons}", polygons=polygons)
     for [task] in tasks_of(server, server.find_project(f"as is {polygons}").id).values():
         submit(server, task["id"])
-    done = pull_dataset(dataset, server, tmp_path / "out", project=f"as is {polygons}")
-    assert done.frame_counts == {"submitted": 4} and not done.notes
+    report = pull_dataset(dataset, server, tmp_path / "out", project=f"as is {polygons}")
+    assert report.frame_counts == {"submitted": 4} and not report.notes
     assert items(tmp_path / "out") == items(dataset.path)
     assert (tmp_path / "out/items.jsonl").read_text().splitlines()[1:] == (
         dataset.items.read_text().splitlines()[1:]
@@ -118,16 +118,19 @@ def test_changed_objects_record_who_and_when(server, pushed, tmp_path):
     submit(server, task_id(1), masked_result)
 
     pull_dataset(dataset, server, tmp_path / "out", project=title)
-    (first, second), (was_first, was_second) = items(tmp_path / "out"), items(dataset.path)[:2]
+    (first, second), (first_original, second_original) = (
+        items(tmp_path / "out"),
+        items(dataset.path)[:2],
+    )
     moved, relabelled, added = first.objects
     who = {"who": server.current_user()["email"], "when": made["updated_at"]}
     assert moved.box == (11.0, 8.5, 31.25, 40.0)
-    assert moved.by == {**who, "region": object_ids(was_first.objects)[0]}
+    assert moved.by == {**who, "region": object_ids(first_original.objects)[0]}
     assert (moved.source, moved.score) == ("colour", None)
     assert relabelled == dataclasses.replace(
-        was_first.objects[1],
+        first_original.objects[1],
         label="mech",
-        by={**who, "region": object_ids(was_first.objects)[1]},
+        by={**who, "region": object_ids(first_original.objects)[1]},
     )
     assert (added.source, added.box, added.by["region"]) == (
         "person",
@@ -136,7 +139,7 @@ def test_changed_objects_record_who_and_when(server, pushed, tmp_path):
     )
     assert np.array_equal(masks.decode(second.objects[0].mask), erased)
     assert second.objects[0].box == masks.box(erased) and second.objects[0].track == 3
-    assert second.objects[1:] == was_second.objects[1:]
+    assert second.objects[1:] == second_original.objects[1:]
 
 
 def test_unclear_frames_are_left_out_and_noted(server, pushed, tmp_path):
@@ -145,14 +148,14 @@ def test_unclear_frames_are_left_out_and_noted(server, pushed, tmp_path):
         pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert not (tmp_path / "out").exists()
     submit(server, task_id(0))
-    submit(server, task_id(0), [])  # a second opinion
+    submit(server, task_id(0), [])  # another annotation
     submit(server, task_id(1), [], was_cancelled=True)
     server.send("POST", f"/api/tasks/{task_id(2)}/drafts", {"result": [], "lead_time": 1.0})
     submit(server, task_id(3), [])
-    done = pull_dataset(dataset, server, tmp_path / "out", project=title)
-    assert done.frame_counts == {"several": 1, "skipped": 1, "begun": 1, "submitted": 1}
+    report = pull_dataset(dataset, server, tmp_path / "out", project=title)
+    assert report.frame_counts == {"several": 1, "skipped": 1, "begun": 1, "submitted": 1}
     email = server.current_user()["email"]
-    assert sorted(reason for _, reason in done.notes) == [
+    assert sorted(reason for _, reason in report.notes) == [
         "begun: a draft is not submitted",
         f"several: 2 annotations, by {email}: delete all but one, or star it",
         f"skipped: by {email}",
@@ -161,8 +164,8 @@ def test_unclear_frames_are_left_out_and_noted(server, pushed, tmp_path):
     assert (empty.frame, empty.objects) == (15, ())  # a confirmed negative
     first, _ = server.get(f"/api/tasks/{task_id(0)}/annotations/")
     server.send("PATCH", f"/api/annotations/{first['id']}/", {"ground_truth": True})
-    done = pull_dataset(dataset, server, tmp_path / "out", project=title, force=True)
-    assert done.frame_counts["several"] == 0 and done.frame_counts["submitted"] == 2
+    report = pull_dataset(dataset, server, tmp_path / "out", project=title, force=True)
+    assert report.frame_counts["several"] == 0 and report.frame_counts["submitted"] == 2
 
 
 @pytest.fixture
@@ -182,20 +185,20 @@ def ada(label_studio, server):
         yield client
 
 
-def test_two_people_on_one_task(server, ada, pushed, tmp_path):
+def test_different_annotations_of_two_people_are_noted(server, ada, pushed, tmp_path):
     """Equal annotations count; different ones are noted, until one of them is starred."""
     dataset, title, task_id = pushed
     submit(server, task_id(0))
     submit(ada, task_id(0))
     submit(server, task_id(1))
     result = result_of(ada, task_id(1))
-    theirs = submit(ada, task_id(1), result[1:])
-    done = pull_dataset(dataset, server, tmp_path / "out", project=title)
+    hers = submit(ada, task_id(1), result[1:])
+    report = pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert items(tmp_path / "out") == items(dataset.path)[:1]
     me = server.current_user()["email"]
     reason = f"several: 2 annotations, by ada@example.com, {me}: delete all but one, or star it"
-    assert done.notes == [("dock.mp4#5@5e1f5e1f", reason)]
-    server.send("PATCH", f"/api/annotations/{theirs['id']}/", {"ground_truth": True})
+    assert report.notes == [("dock.mp4#5@5e1f5e1f", reason)]
+    server.send("PATCH", f"/api/annotations/{hers['id']}/", {"ground_truth": True})
     pull_dataset(dataset, server, tmp_path / "out", project=title, force=True)
     assert items(tmp_path / "out")[1].objects == items(dataset.path)[1].objects[1:]
     assert push_dataset(dataset, server, project=title).frame_counts["annotated"] == 2
@@ -206,8 +209,8 @@ def test_a_draft_after_a_submission_is_noted(server, pushed, tmp_path):
     annotation = submit(server, task_id(0))
     path = f"/api/tasks/{task_id(0)}/annotations/{annotation['id']}/drafts"
     server.send("POST", path, {"result": [], "lead_time": 1.0})
-    done = pull_dataset(dataset, server, tmp_path / "out", project=title)
-    assert done.frame_counts["submitted"] == 1 and done.frame_counts["draft"] == 1
+    report = pull_dataset(dataset, server, tmp_path / "out", project=title)
+    assert report.frame_counts["submitted"] == 1 and report.frame_counts["draft"] == 1
     assert items(tmp_path / "out") == items(dataset.path)[:1]
 
 
@@ -228,10 +231,10 @@ def test_since_last_fetches_changes_and_keeps_the_rest(server, pushed, tmp_path)
     pull_dataset(dataset, server, out, project=title, since_last=True)
     assert [item.frame for item in items(out)] == [5, 15]
     bulk_action(server, server.find_project(title).id, "delete_tasks", [task_id(1)])
-    done = pull_dataset(dataset, server, out, project=title, since_last=True)
+    report = pull_dataset(dataset, server, out, project=title, since_last=True)
     assert [item.frame for item in items(out)] == [15]
-    assert done.frame_counts["deleted"] == 1 and done.frame_counts["not pushed"] == 0
-    assert any("5@" in name and "gone from the project" in reason for name, reason in done.notes)
+    assert report.frame_counts["deleted"] == 1 and report.frame_counts["not pushed"] == 0
+    assert any("5@" in name and "gone from the project" in reason for name, reason in report.notes)
     other = make_dataset(tmp_path / "other", OBJECTS)
     push_dataset(other, server, project=f"{title} 2")
     with pytest.raises(DatasetError, match="pulled from project"):
@@ -264,8 +267,8 @@ def test_bad_regions_are_noted_and_relations_ignored(server, pushed, tmp_path):
     result = result_of(server, task_id(2))
     between = {"type": "relation", "from_id": result[0]["id"], "to_id": result[1]["id"]}
     submit(server, task_id(2), [*result, {**between, "direction": "right"}])
-    done = pull_dataset(dataset, server, tmp_path / "out", project=title)
-    assert sorted(reason for _, reason in done.notes) == [
+    report = pull_dataset(dataset, server, tmp_path / "out", project=title)
+    assert sorted(reason for _, reason in report.notes) == [
         "unclear: a brush mask whose bytes are truncated or damaged",
         "unclear: a region with no label",
     ]
@@ -275,13 +278,13 @@ def test_bad_regions_are_noted_and_relations_ignored(server, pushed, tmp_path):
 def test_a_task_of_another_dataset_is_noted(server, pushed, tmp_path):
     _, title, task_id = pushed
     submit(server, task_id(0))
-    less = make_dataset(tmp_path / "less", OBJECTS[:3])
-    done = pull_dataset(less, server, tmp_path / "out", project=title)
-    assert done.notes == [
+    smaller = make_dataset(tmp_path / "smaller", OBJECTS[:3])
+    report = pull_dataset(smaller, server, tmp_path / "out", project=title)
+    assert report.notes == [
         ("dock.mp4#15@5e1f5e1f", "strange: a task of a frame that this dataset does not have")
     ]
-    with pytest.raises(StudioError, match="there is no project called 'less'; push to it first"):
-        pull_dataset(less, server, tmp_path / "out2")
+    with pytest.raises(StudioError, match="there is no project called 'smaller'; push to it first"):
+        pull_dataset(smaller, server, tmp_path / "out2")
 
 
 sides = st.floats(0, 1, width=32)
@@ -298,7 +301,7 @@ def any_box(draw):
 def any_mask(draw):
     bits = draw(st.lists(st.booleans(), min_size=48, max_size=48))
     mask = np.kron(np.array(bits).reshape(6, 8), np.ones((8, 8), bool))
-    return masked(mask) if mask.any() else masked(pixel())
+    return masked(mask) if mask.any() else masked(pixel_mask())
 
 
 @given(st.lists(any_box() | any_mask(), max_size=6), st.booleans())
@@ -306,15 +309,15 @@ def any_mask(draw):
 def test_any_object_survives_conversion_through_json(objects, polygons):
     item = Item("dock.mp4", 5, Fraction(1, 6), *SIZE, tuple(objects))
     sent = json.loads(json.dumps(to_regions(item, polygons=polygons)))
-    back = [to_object(r, was, item) for r, was in zip(sent, objects, strict=True)]
+    back = [to_object(r, original, item) for r, original in zip(sent, objects, strict=True)]
     assert all(one is other for one, other in zip(back, objects, strict=True))
-    for region, was in zip(sent, objects, strict=True):  # nearly, without the original
+    for region, original in zip(sent, objects, strict=True):  # nearly, without the original
         new = to_object(region, None, item)
-        assert new.label == was.label
+        assert new.label == original.label
         if region["type"] == "brushlabels":
-            assert new.mask == was.mask
+            assert new.mask == original.mask
         if region["type"] == "rectanglelabels":
-            assert np.allclose(new.box, was.box, atol=6e-4)
+            assert np.allclose(new.box, original.box, atol=6e-4)
 
 
 def test_many_images_of_many_shapes_return_exactly(server, tmp_path):
@@ -336,12 +339,12 @@ def test_long_external_ids_are_requested_in_batches(server, tmp_path):
     """40 ids with escaped characters would make a URL of 9 kB."""
     video = "Übergrößenträger, Halle 7 #2 " * 4 + ".mp4"
     dataset = make_dataset(tmp_path / "names", [[boxed()]] * 40, video=video)
-    done = push_dataset(dataset, server, project="long names")
+    report = push_dataset(dataset, server, project="long names")
     assert push_dataset(dataset, server, project="long names").frame_counts == {"unchanged": 40}
-    assert len(tasks_of(server, done.project.id)) == 40
+    assert len(tasks_of(server, report.project.id)) == 40
 
 
-def test_a_large_image(server, tmp_path):
+def test_a_large_image_is_pulled(server, tmp_path):
     size = 4000, 3000
     frame_objects = [
         masked(donut(size)),
@@ -369,7 +372,7 @@ def test_a_rotated_box_is_enclosed(server):
     assert to_object(region, None, item).box == (40.0, 50.0, 50.0, 70.0)
 
 
-def test_a_fully_erased_mask_is_no_object():
+def test_a_fully_erased_mask_gives_no_object():
     item = Item("dock.mp4", 0, Fraction(0), *SIZE, (masked(donut()),))
     [region] = to_regions(item)
     region["value"]["rle"] = regions.encode_brush(np.zeros(SIZE[::-1], bool))

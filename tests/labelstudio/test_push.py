@@ -1,4 +1,4 @@
-"""Push to a real server: each frame once, whatever happens, and no work of a person lost."""
+"""Push to a real server that loses requests, is slow or is killed."""
 
 import os
 import shutil
@@ -43,27 +43,27 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(sync, "_PAUSE_SECONDS", 0.1)
 
 
-def name_of(dataset, number):
+def frame_id(dataset, number):
     return external_id(dataset, "dock.mp4", 5 * number)
 
 
-def once_each(server, project, dataset):
+def each_frame_once(server, project, dataset):
     """Return whether each frame of the dataset has one task with one prediction."""
     tasks = tasks_of(server, project)
     names = {external_id(dataset, s.item.video, s.item.frame) for s in dataset}
     predicted = [each["task"] for each in server.get("/api/predictions", {"project": project})]
-    ids = sorted(task["id"] for same in tasks.values() for task in same)
+    ids = sorted(task["id"] for same_frame in tasks.values() for task in same_frame)
     return tasks.keys() == names and len(ids) == len(names) and sorted(predicted) == ids
 
 
-def test_a_second_push_adds_only_what_is_new(server, dataset, tmp_path):
+def test_a_second_push_adds_only_new_frames(server, dataset, tmp_path):
     title = "grow"
-    done = push_dataset(dataset, server, project=title)
-    assert done.frame_counts == {"new": 12}
+    report = push_dataset(dataset, server, project=title)
+    assert report.frame_counts == {"new": 12}
     assert push_dataset(dataset, server, project=title).frame_counts == {"unchanged": 12}
     more = make_dataset(tmp_path / "more", [[boxed()] if n != 2 else [] for n in range(14)])
     assert push_dataset(more, server, project=title).frame_counts == {"unchanged": 12, "new": 2}
-    assert once_each(server, done.project.id, more)
+    assert each_frame_once(server, report.project.id, more)
 
 
 def test_predictions_are_refreshed_on_untouched_tasks_only(server, dataset, tmp_path):
@@ -71,21 +71,21 @@ def test_predictions_are_refreshed_on_untouched_tasks_only(server, dataset, tmp_
     title = "touch"
     project = push_dataset(dataset, server, project=title).project.id
     tasks = tasks_of(server, project)
-    annotated, skipped, begun = (tasks[name_of(dataset, n)][0]["id"] for n in (0, 1, 3))
+    annotated, skipped, begun = (tasks[frame_id(dataset, n)][0]["id"] for n in (0, 1, 3))
     submit(server, annotated)
     submit(server, skipped, [], was_cancelled=True)
     server.send("POST", f"/api/tasks/{begun}/drafts", {"result": [], "lead_time": 1.0})
     before = {p["task"]: p["result"] for p in server.get("/api/predictions", {"project": project})}
 
     moved = [[boxed(box=(1.0, 1.0, 20.0, 20.0))] if n != 2 else [] for n in range(12)]
-    done = push_dataset(make_dataset(tmp_path / "again", moved), server, project=title)
-    assert done.frame_counts == {
+    report = push_dataset(make_dataset(tmp_path / "again", moved), server, project=title)
+    assert report.frame_counts == {
         "annotated": 1, "skipped": 1, "begun": 1, "refreshed": 8, "unchanged": 1
     }  # fmt: skip
     after = {p["task"]: p["result"] for p in server.get("/api/predictions", {"project": project})}
     for task in (annotated, skipped, begun):
         assert after[task] == before[task]
-    untouched = tasks[name_of(dataset, 5)][0]["id"]
+    untouched = tasks[frame_id(dataset, 5)][0]["id"]
     assert after[untouched][0]["value"]["x"] == pytest.approx(100 / 64)
     assert len(server.get("/api/predictions", {"project": project})) == 12
     [annotation] = server.get(f"/api/tasks/{annotated}/annotations/")
@@ -93,27 +93,25 @@ def test_predictions_are_refreshed_on_untouched_tasks_only(server, dataset, tmp_
 
 
 def test_a_lost_response_of_an_import_is_recovered(label_studio, dataset, small_batches):
-    """The second import is done, but its response is dropped."""
+    """The server carries out the second import, but its response is lost."""
     lose = lambda when, n: "drop" if (when, n) == ("after", 2) else None  # noqa: E731
     with through(label_studio, lose) as (server, proxy):
-        done = push_dataset(dataset, server, project="lost answer")
+        report = push_dataset(dataset, server, project="lost answer")
         assert proxy.count == 3
-        assert done.frame_counts == {"new": 12}
-        assert once_each(server, done.project.id, dataset)
+        assert report.frame_counts == {"new": 12}
+        assert each_frame_once(server, report.project.id, dataset)
 
 
 def test_a_lost_request_is_sent_again(label_studio, dataset, small_batches, monkeypatch):
     monkeypatch.setattr(sync, "_MAX_CHECKS", 2)
     lose = lambda when, n: "drop" if (when, n) == ("before", 2) else None  # noqa: E731
     with through(label_studio, lose) as (server, proxy):
-        done = push_dataset(dataset, server, project="lost request")
+        report = push_dataset(dataset, server, project="lost request")
         assert proxy.count == 4
-        assert once_each(server, done.project.id, dataset)
+        assert each_frame_once(server, report.project.id, dataset)
 
 
-def test_a_batch_that_arrives_late_is_not_there_twice(
-    label_studio, dataset, small_batches, monkeypatch
-):
+def test_a_batch_that_arrives_late_is_deleted(label_studio, dataset, small_batches, monkeypatch):
     """The server finishes the first request after the batch was sent again."""
     monkeypatch.setattr(sync, "_MAX_CHECKS", 1)
 
@@ -122,22 +120,22 @@ def test_a_batch_that_arrives_late_is_not_there_twice(
             time.sleep(6)
 
     with through(label_studio, slow, 3.0) as (server, _):
-        done = push_dataset(dataset, server, project="late")
+        report = push_dataset(dataset, server, project="late")
         time.sleep(6)  # now the first request has arrived as well
         again = push_dataset(dataset, server, project="late")
-        assert again.frame_counts["doubles deleted"] + done.frame_counts["doubles deleted"] == 5
-        assert once_each(server, done.project.id, dataset)
+        assert again.frame_counts["doubles deleted"] + report.frame_counts["doubles deleted"] == 5
+        assert each_frame_once(server, report.project.id, dataset)
 
 
-def test_a_timeout_after_which_the_server_finishes(label_studio, dataset, small_batches):
+def test_an_import_that_ends_after_the_timeout_is_recovered(label_studio, dataset, small_batches):
     def slow(when, number):
         if (when, number) == ("after", 1):
             time.sleep(5)
 
     with through(label_studio, slow, 3.0) as (server, _):
-        done = push_dataset(dataset, server, project="timeout")
-        assert done.frame_counts == {"new": 12}
-        assert once_each(server, done.project.id, dataset)
+        report = push_dataset(dataset, server, project="timeout")
+        assert report.frame_counts == {"new": 12}
+        assert each_frame_once(server, report.project.id, dataset)
 
 
 PUSH = """
@@ -162,14 +160,19 @@ def test_a_killed_push_can_be_continued(label_studio, server, dataset):
             os.kill(children[0].pid, signal.SIGKILL)
 
     with Proxy(label_studio.url, "/import", kill) as proxy:
-        words = [proxy.url, label_studio.token, str(label_studio.document_root), str(dataset.path)]
-        children.append(subprocess.Popen([sys.executable, "-c", PUSH, *words]))
+        arguments = [
+            proxy.url,
+            label_studio.token,
+            str(label_studio.document_root),
+            str(dataset.path),
+        ]
+        children.append(subprocess.Popen([sys.executable, "-c", PUSH, *arguments]))
         assert children[0].wait(120) == -signal.SIGKILL
     assert push_dataset(dataset, server, project="killed").frame_counts == {
         "unchanged": 10,
         "new": 2,
     }
-    assert once_each(server, server.find_project("killed").id, dataset)
+    assert each_frame_once(server, server.find_project("killed").id, dataset)
 
 
 def test_a_push_is_continued_after_the_server_was_killed(program, dataset, tmp_path, small_batches):
@@ -189,10 +192,10 @@ def test_a_push_is_continued_after_the_server_was_killed(program, dataset, tmp_p
     running, process = start(program, data, port)
     try:
         with running.client() as server:
-            done = push_dataset(dataset, server, project="struck")
-            assert done.frame_counts["new"] + done.frame_counts["unchanged"] == 12
-            assert done.frame_counts["new"] in (2, 7)
-            assert once_each(server, done.project.id, dataset)
+            report = push_dataset(dataset, server, project="struck")
+            assert report.frame_counts["new"] + report.frame_counts["unchanged"] == 12
+            assert report.frame_counts["new"] in (2, 7)
+            assert each_frame_once(server, report.project.id, dataset)
     finally:
         stop_process(process.pid)
         process.wait()
@@ -234,7 +237,7 @@ def test_tasks_are_batched_by_size_and_too_large_ones_refused(monkeypatch):
         list(sync.batch_tasks([task]))
 
 
-def test_a_project_deleted_during_a_push(label_studio, dataset, small_batches):
+def test_a_project_that_is_deleted_during_a_push_is_an_error(label_studio, dataset, small_batches):
     def delete(when, number):
         if (when, number) == ("before", 2):
             with label_studio.client() as other:
@@ -247,25 +250,25 @@ def test_a_project_deleted_during_a_push(label_studio, dataset, small_batches):
             push_dataset(dataset, server, project="987654")
 
 
-def test_a_config_that_a_person_edited_is_kept_and_completed(server, dataset, tmp_path):
+def test_an_edited_config_is_kept_and_completed(server, dataset, tmp_path):
     """The label and colour of the person stay; a new class of the vocabulary is added."""
     title = "edited"
     project = push_dataset(dataset, server, project=title).project
-    theirs = project.config.replace("#00D9FF", "#123456").replace(
+    edited = project.config.replace("#00D9FF", "#123456").replace(
         "</RectangleLabels>", '<Label value="mine" /></RectangleLabels>'
     )
-    server.send("PATCH", f"/api/projects/{project.id}/", {"label_config": theirs})
+    server.send("PATCH", f"/api/projects/{project.id}/", {"label_config": edited})
     grown = make_dataset(
         tmp_path / "grown", [[boxed("drone")]], classes=("mech", "Gelände wagen", "target", "drone")
     )
-    done = push_dataset(grown, server, project=title)
-    assert done.added_classes == ("drone",)
+    report = push_dataset(grown, server, project=title)
+    assert report.added_classes == ("drone",)
     for part in ("#123456", 'value="mine"'):
-        assert part in done.project.config
-    assert done.project.config.count('value="drone"') == 3
+        assert part in report.project.config
+    assert report.project.config.count('value="drone"') == 3
     assert push_dataset(grown, server, project=title).added_classes == ()
 
-    broken = theirs.replace('name="brush"', 'name="pinsel"')
+    broken = edited.replace('name="brush"', 'name="pinsel"')
     server.send("PATCH", f"/api/projects/{project.id}/", {"label_config": broken})
     with pytest.raises(StudioError, match='no <BrushLabels name="brush"> any more'):
         push_dataset(dataset, server, project=title)
@@ -298,7 +301,7 @@ def test_images_are_uploaded_to_a_remote_server(label_studio, dataset):
     """Without a document root, images can only be uploaded."""
     with StudioClient(label_studio.url, label_studio.token) as server:
         project = push_dataset(dataset, server, project="elsewhere").project.id
-        [task] = tasks_of(server, project)[name_of(dataset, 4)]
+        [task] = tasks_of(server, project)[frame_id(dataset, 4)]
         assert task["data"]["image"].startswith("/data/upload/")
         shown = server._wrapper.httpx_client.request(task["data"]["image"], method="GET")
         assert shown.content == (dataset.images / "dock-000020.png").read_bytes()

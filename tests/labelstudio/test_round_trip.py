@@ -13,15 +13,17 @@ from annotate.labelstudio.push import push_dataset
 pytestmark = [pytest.mark.timeout(900), pytest.mark.studio, pytest.mark.slow]
 
 
-def test_the_demo_dataset_goes_through_the_loop(server, tmp_path):
+def test_the_demo_dataset_is_pushed_corrected_pulled_and_exported(server, tmp_path):
     demo.run_demo(tmp_path / "demo")
     dataset = load_dataset(tmp_path / "demo" / "dataset")
     project = push_dataset(dataset, server, project="the loop").project.id
     assert len(tasks_of(server, project)) == len(dataset) == 28
     submit_all(server, project)
     [task] = tasks_of(server, project)[next(iter(tasks_of(server, project)))]
-    [made] = server.get(f"/api/tasks/{task['id']}/annotations/")
-    server.send("PATCH", f"/api/annotations/{made['id']}/", {"result": made["result"][1:]})
+    [annotation] = server.get(f"/api/tasks/{task['id']}/annotations/")
+    server.send(
+        "PATCH", f"/api/annotations/{annotation['id']}/", {"result": annotation["result"][1:]}
+    )
 
     report = pull_dataset(dataset, server, tmp_path / "out", project="the loop")
     assert report.frame_counts["submitted"] == 28

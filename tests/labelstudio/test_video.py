@@ -1,5 +1,3 @@
-"""Tracks on a video: to keyframes, through a real server, and back to every frame."""
-
 import copy
 from dataclasses import replace
 from fractions import Fraction
@@ -43,8 +41,8 @@ ITEMS = [
 
 def expand(region, sent, originals):
     track = int(region["id"].split("-")[0][5:])
-    own = {item.frame: t for item in originals for t in item.objects if t.track == track}
-    return video.expand_track(region, track, own, sent, VIDEO_TASK, BY)
+    objects = {item.frame: o for item in originals for o in item.objects if o.track == track}
+    return video.expand_track(region, track, objects, sent, VIDEO_TASK, BY)
 
 
 def test_frames_count_from_one_and_the_last_visible_keyframe_is_not_enabled():
@@ -69,24 +67,24 @@ def test_untouched_keyframes_are_the_originals_and_boxes_between_are_interpolate
 
 def test_a_new_keyframe_records_who_set_it_and_changes_its_neighbours():
     first, _ = video.tracks_to_regions(ITEMS, VIDEO_TASK)
-    theirs = copy.deepcopy(first)
+    edited = copy.deepcopy(first)
     key = {"frame": 3, "enabled": True, "x": 50.0, "y": 0.0, "width": 10.0, "height": 10.0}
-    theirs["value"]["sequence"].insert(1, key)
-    objects = expand(theirs, first, ITEMS)
+    edited["value"]["sequence"].insert(1, key)
+    objects = expand(edited, first, ITEMS)
     assert objects[2].box == (32.0, 0.0, 38.4, 4.8) and objects[2].by == BY
     assert objects[1].by == objects[3].by == BY
     assert objects[0] is ITEMS[0].objects[0] and objects[4] is ITEMS[1].objects[0]
-    theirs["value"]["labels"] = ["crate"]
-    assert {(each.label, each.by["who"]) for each in expand(theirs, first, ITEMS).values()} == {
+    edited["value"]["labels"] = ["crate"]
+    assert {(each.label, each.by["who"]) for each in expand(edited, first, ITEMS).values()} == {
         ("crate", "ada@example.com")
     }
 
 
-def test_a_track_that_a_person_extends_to_the_end():
+def test_a_track_can_be_extended_to_the_end():
     first, _ = video.tracks_to_regions(ITEMS, VIDEO_TASK)
-    theirs = copy.deepcopy(first)
-    theirs["value"]["sequence"][-1]["enabled"] = True
-    objects = expand(theirs, first, ITEMS)
+    edited = copy.deepcopy(first)
+    edited["value"]["sequence"][-1]["enabled"] = True
+    objects = expand(edited, first, ITEMS)
     assert max(objects) == COUNT - 1
     assert objects[12] is ITEMS[3].objects[0] and objects[19].by == BY
 
@@ -116,26 +114,28 @@ def write_clip(path, pts=None):
     return path
 
 
-def made(tmp_path, clip, items=ITEMS):
+def build(tmp_path, clip, items=ITEMS):
     """Build a dataset of the clip and the items."""
     header = Header(
         "propagate", vocabulary={"labels": ["mech"]}, videos=reader.header_entry(reader.probe(clip))
     )
-    at = {each.index: each.seconds for each in reader.frames(clip)}
+    seconds = {each.index: each.seconds for each in reader.frames(clip)}
     journal.write(
-        tmp_path / "items.jsonl", header, [replace(item, seconds=at[item.frame]) for item in items]
+        tmp_path / "items.jsonl",
+        header,
+        [replace(item, seconds=seconds[item.frame]) for item in items],
     )
     return build_dataset([tmp_path / "items.jsonl"], tmp_path / "tracks")
 
 
 def test_clips_are_pushed_and_pulled(server, tmp_path):
-    dataset = made(tmp_path, write_clip(tmp_path / "dock.mp4"))
-    done = video.push_clips(dataset, server)
-    assert done.frame_counts == {"new": 1} and done.project.title == "tracks video"
+    dataset = build(tmp_path, write_clip(tmp_path / "dock.mp4"))
+    report = video.push_clips(dataset, server)
+    assert report.frame_counts == {"new": 1} and report.project.title == "tracks video"
     assert video.push_clips(dataset, server).frame_counts == {"unchanged": 1}
     with pytest.raises(StudioError, match="nothing of project .* has been submitted"):
         video.pull_clips(dataset, server, tmp_path / "out.jsonl")
-    [[task]] = tasks_of(server, done.project.id).values()
+    [[task]] = tasks_of(server, report.project.id).values()
     assert task["data"]["fps"] == "25.0" and task["data"]["frames"] == 20
     _, shown = server.fetch(task["data"]["video"])
     assert shown == (tmp_path / "dock.mp4").read_bytes()
@@ -153,25 +153,28 @@ def test_clips_are_pushed_and_pulled(server, tmp_path):
     assert [s.item for s in built] == [s.item for s in dataset]
 
 
-UNEVEN = [0, 4, 8, 13, 16, 20, 25, 28, 33, 40, 44, 48, 53, 56, 60, 66, 70, 75, 80, 84]
+UNEVEN_PTS = [0, 4, 8, 13, 16, 20, 25, 28, 33, 40, 44, 48, 53, 56, 60, 66, 70, 75, 80, 84]
 
 
 @pytest.mark.parametrize(
     "pts, message",
-    [(UNEVEN, "its frame rate varies"), ([100 + 4 * n for n in range(COUNT)], "first frame is at")],
+    [
+        (UNEVEN_PTS, "its frame rate varies"),
+        ([100 + 4 * n for n in range(COUNT)], "first frame is at"),
+    ],
     ids=["variable", "late"],
 )
 def test_a_clip_that_would_show_wrong_frames_is_refused_or_transcoded(
     server, tmp_path, pts, message
 ):
     clip = write_clip(tmp_path / "dock.mp4", pts)
-    dataset = made(tmp_path, clip)
+    dataset = build(tmp_path, clip)
     title = f"spoilt {pts[0]}"
     with pytest.raises(VideoError, match=f"{message}.*`transcode`"):
         video.push_clips(dataset, server, project=title)
     assert server.find_project(title) is None
-    done = video.push_clips(dataset, server, project=title, transcode=True)
-    [[task]] = tasks_of(server, done.project.id).values()
+    report = video.push_clips(dataset, server, project=title, transcode=True)
+    [[task]] = tasks_of(server, report.project.id).values()
     _, shown = server.fetch(task["data"]["video"])
     (tmp_path / "shown.mp4").write_bytes(shown)
     transcoded = reader.probe(tmp_path / "shown.mp4")
@@ -183,6 +186,6 @@ def test_a_clip_that_would_show_wrong_frames_is_refused_or_transcoded(
 
 def test_a_dataset_without_tracks_is_refused(server, tmp_path):
     items = [frame(0, boxed(0.0, None))]
-    dataset = made(tmp_path, write_clip(tmp_path / "dock.mp4"), items)
+    dataset = build(tmp_path, write_clip(tmp_path / "dock.mp4"), items)
     with pytest.raises(DatasetError, match="none of its objects has a track"):
         video.push_clips(dataset, server)

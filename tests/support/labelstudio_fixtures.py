@@ -62,7 +62,7 @@ def migrated(program):
 
 @pytest.fixture(scope="session")
 def program():
-    """The server's program, installed on first use; where that cannot be, the test is skipped."""
+    """Return the server's program, installed on first use; skip the test if that fails."""
     try:
         return ensure_program()
     except StudioError as error:
@@ -93,9 +93,9 @@ FINGERPRINT = "5e1f" * 16
 def make_dataset(path, objects, size_wh=(64, 48), classes=CLASSES, video="dock.mp4"):
     """Make a dataset with a frame for each list of objects; all images differ."""
     clips = {video: {"fingerprint": FINGERPRINT, "frame_count": 900, "width": 64, "height": 48}}
-    made = Dataset(path, tuple(classes), clips)
+    dataset = Dataset(path, tuple(classes), clips)
     noise = np.random.default_rng(7)
-    with create_dataset(made, Header("build", videos=clips), force=True) as writer:
+    with create_dataset(dataset, Header("build", videos=clips), force=True) as writer:
         for number, frame_objects in enumerate(objects):
             frame = 5 * number
             name = f"dock-{frame:06d}.png"
@@ -140,7 +140,7 @@ class Proxy(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    def log_message(self, *words):
+    def log_message(self, *args):
         pass
 
     def _forward(self):
@@ -157,16 +157,16 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         try:
             link.request(self.command, self.path, body, headers)
-            answer = link.getresponse()
-            content = answer.read()
+            response = link.getresponse()
+            content = response.read()
         finally:
             link.close()
         if watched and self.server.fault("after", self.server.count) == "drop":
             self.close_connection = True
             return
         try:
-            self.send_response(answer.status)
-            self.send_header("Content-Type", answer.getheader("Content-Type") or "text/plain")
+            self.send_response(response.status)
+            self.send_header("Content-Type", response.getheader("Content-Type") or "text/plain")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

@@ -22,7 +22,7 @@ RED, GREY = (230, 20, 40), (90, 90, 90)
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """Twenty grey frames, a red square on each, as the folder of a user might be called."""
+    """Twenty grey frames with a red square; the path has a space and an umlaut."""
     path = tmp_path_factory.mktemp("clips of mine") / "dück.mp4"
     image = np.full((SIZE_WH[1], SIZE_WH[0], 3), GREY, np.uint8)
     image[10:30, 10:30] = RED
@@ -42,7 +42,7 @@ def mug(track=None):
     return Object("mug", BOX, 0.9, track, masks.encode(mask))
 
 
-def book(tmp_path, *items, labels=("plate", "mug"), videos=None):
+def items_file(tmp_path, *items, labels=("plate", "mug"), videos=None):
     path = tmp_path / "items.jsonl"
     vocabulary = {"labels": list(labels)}
     header = records.Header("test", vocabulary=vocabulary, videos=videos or {"dück.mp4": {}})
@@ -62,12 +62,12 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_video_has_every_frame_and_the_clips_rate(tmp_path, clip):
-    items = book(tmp_path, item(3, mug()), item(4, mug()), item(9), item(19, mug()))
-    told = []
-    draw.overlay(items, clip, tmp_path / "overlay.mp4", progress=told.append)
+def test_a_video_has_every_frame_at_the_rate_of_the_clip(tmp_path, clip):
+    items = items_file(tmp_path, item(3, mug()), item(4, mug()), item(9), item(19, mug()))
+    counts = []
+    draw.overlay(items, clip, tmp_path / "overlay.mp4", progress=counts.append)
     seen = pictures(tmp_path / "overlay.mp4")
-    assert told == list(range(1, COUNT + 1))
+    assert counts == list(range(1, COUNT + 1))
     assert len(seen) == COUNT
     assert reader.probe(tmp_path / "overlay.mp4").rate == RATE
     for index, image in enumerate(seen):
@@ -78,12 +78,12 @@ def test_a_video_has_every_frame_and_the_clips_rate(tmp_path, clip):
     assert names(tmp_path) == ["items.jsonl", "overlay.mp4"]
 
 
-def test_a_folder_has_a_picture_for_each_item(tmp_path, clip):
-    items = book(tmp_path, item(3, mug()), item(9))
-    told = []
-    draw.overlay(items, clip, tmp_path / "frames", progress=told.append)
+def test_a_folder_gets_an_image_for_each_item(tmp_path, clip):
+    items = items_file(tmp_path, item(3, mug()), item(9))
+    counts = []
+    draw.overlay(items, clip, tmp_path / "frames", progress=counts.append)
     assert names(tmp_path / "frames") == ["dück-000003.png", "dück-000009.png"]
-    assert told == [1, 2]
+    assert counts == [1, 2]
     [clean] = reader.frames_at(clip, [9])
     with Image.open(tmp_path / "frames" / "dück-000009.png") as seen:
         np.testing.assert_array_equal(np.asarray(seen), clean.image)
@@ -91,8 +91,8 @@ def test_a_folder_has_a_picture_for_each_item(tmp_path, clip):
         np.testing.assert_allclose(np.asarray(seen)[60, 80], tint(), atol=5)
 
 
-def test_a_sheet_has_the_frames_asked_for(tmp_path, clip):
-    items = book(tmp_path, *(item(n, mug()) for n in range(COUNT)))
+def test_a_sheet_has_the_given_number_of_frames(tmp_path, clip):
+    items = items_file(tmp_path, *(item(n, mug()) for n in range(COUNT)))
     sizes = []
     for count in (1, 4):
         draw.overlay(items, clip, tmp_path / f"{count}.png", count=count)
@@ -104,13 +104,13 @@ def test_a_sheet_has_the_frames_asked_for(tmp_path, clip):
     assert sizes == [(504, 406), (996, 800)]
 
 
-def test_a_sheet_of_items_that_are_all_empty(tmp_path, clip):
-    draw.overlay(book(tmp_path, item(0), item(5, lost=(1,))), clip, tmp_path / "sheet.png")
+def test_a_sheet_of_empty_items_is_drawn(tmp_path, clip):
+    draw.overlay(items_file(tmp_path, item(0), item(5, lost=(1,))), clip, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").exists()
 
 
-def test_no_items_give_the_clip_as_it_is_and_no_sheet(tmp_path, clip):
-    items = book(tmp_path)
+def test_without_items_the_video_is_the_clip_and_a_sheet_is_an_error(tmp_path, clip):
+    items = items_file(tmp_path)
     draw.overlay(items, clip, tmp_path / "overlay.mp4")
     assert len(pictures(tmp_path / "overlay.mp4")) == COUNT
     with pytest.raises(ItemsError, match="no item to draw"):
@@ -118,9 +118,9 @@ def test_no_items_give_the_clip_as_it_is_and_no_sheet(tmp_path, clip):
     assert not (tmp_path / "sheet.png").exists()
 
 
-def test_classes_that_the_header_does_not_name_are_drawn(tmp_path, clip):
+def test_classes_that_are_not_in_the_header_are_drawn(tmp_path, clip):
     fork = Object("Gabel größer", BOX)
-    items = book(tmp_path, item(2, fork), item(3, mug()), labels=())
+    items = items_file(tmp_path, item(2, fork), item(3, mug()), labels=())
     draw.overlay(journal.read(items), clip, tmp_path / "frames")
     with Image.open(tmp_path / "frames" / "dück-000003.png") as seen:
         expected = tint("mug", ("Gabel größer", "mug"))
@@ -129,31 +129,31 @@ def test_classes_that_the_header_does_not_name_are_drawn(tmp_path, clip):
 
 def test_only_the_items_of_this_clip_are_drawn(tmp_path, clip):
     two = {"dück.mp4": {}, "pier.mp4": {}}
-    items = book(tmp_path, item(3, mug()), item(3, mug(), name="pier.mp4"), videos=two)
+    items = items_file(tmp_path, item(3, mug()), item(3, mug(), name="pier.mp4"), videos=two)
     draw.overlay(items, clip, tmp_path / "frames")
     assert names(tmp_path / "frames") == ["dück-000003.png"]
 
 
-def test_a_clip_that_got_another_name_is_known_by_what_is_in_it(tmp_path, clip):
-    prints = [reader.probe(clip).fingerprint, "5e1f"]
-    mine, other = ({"quay.mp4": {"fingerprint": each}} for each in prints)
-    draw.overlay(book(tmp_path, item(3, name="quay.mp4"), videos=mine), clip, tmp_path / "a")
+def test_a_renamed_clip_is_recognized_by_its_fingerprint(tmp_path, clip):
+    fingerprints = [reader.probe(clip).fingerprint, "5e1f"]
+    same, other = ({"quay.mp4": {"fingerprint": each}} for each in fingerprints)
+    draw.overlay(items_file(tmp_path, item(3, name="quay.mp4"), videos=same), clip, tmp_path / "a")
     assert names(tmp_path / "a") == ["dück-000003.png"]
     with pytest.raises(ItemsError, match=r"made from another quay.mp4 than .*dück.mp4"):
-        draw.overlay(book(tmp_path, item(3), videos=other), clip, tmp_path / "b")
+        draw.overlay(items_file(tmp_path, item(3), videos=other), clip, tmp_path / "b")
 
 
-def test_items_of_other_clips_only(tmp_path, clip):
-    items = book(tmp_path, item(3), videos={"quay.mp4": {}, "pier.mp4": {}})
+def test_items_of_other_clips_only_are_refused(tmp_path, clip):
+    items = items_file(tmp_path, item(3), videos={"quay.mp4": {}, "pier.mp4": {}})
     with pytest.raises(ItemsError, match=r"no items of dück.mp4; it has quay.mp4, pier.mp4"):
         draw.overlay(items, clip, tmp_path / "frames")
 
 
-def test_a_folder_of_pictures_and_a_sheet_of_them(tmp_path):
+def test_items_of_a_folder_of_images_are_drawn(tmp_path):
     (tmp_path / "stills").mkdir()
     for name in "abc":
         Image.new("RGB", SIZE_WH, GREY).save(tmp_path / "stills" / f"{name}.png")
-    items = book(tmp_path, item(1, mug(), name="stills"), videos={"stills": {}})
+    items = items_file(tmp_path, item(1, mug(), name="stills"), videos={"stills": {}})
     draw.overlay(items, tmp_path / "stills", tmp_path / "frames")
     assert names(tmp_path / "frames") == ["stills-000001.png"]
     draw.overlay(items, tmp_path / "stills", tmp_path / "overlay.mp4")
@@ -164,53 +164,53 @@ def test_a_folder_of_pictures_and_a_sheet_of_them(tmp_path):
     "frames, message", [((3, 25), "#25: .* has frames 0 to 19 only"), ((5, 3), "#3: comes after")]
 )
 @pytest.mark.parametrize("out", ["overlay.mp4", "frames"])
-def test_items_that_do_not_fit_the_clip(tmp_path, clip, frames, message, out):
-    items = book(tmp_path, *(item(n) for n in frames))
+def test_items_that_do_not_fit_the_clip_are_refused(tmp_path, clip, frames, message, out):
+    items = items_file(tmp_path, *(item(n) for n in frames))
     with pytest.raises(ItemsError, match=message):
         draw.overlay(items, clip, tmp_path / out)
     assert "overlay.mp4" not in names(tmp_path)
 
 
-def test_items_of_another_size(tmp_path, clip):
-    items = book(tmp_path, replace(item(3), width=320))
+def test_items_of_another_size_are_refused(tmp_path, clip):
+    items = items_file(tmp_path, replace(item(3), width=320))
     with pytest.raises(ItemsError, match="is it of another clip"):
         draw.overlay(items, clip, tmp_path / "overlay.mp4")
     assert names(tmp_path) == ["items.jsonl"]
 
 
 @pytest.mark.parametrize("out", ["overlay.avi", "sheet.jpg"])
-def test_an_unknown_kind_of_output(tmp_path, clip, out):
+def test_an_unknown_kind_of_output_is_refused(tmp_path, clip, out):
     with pytest.raises(OutputError, match=r"give a video NAME.mp4, a sheet NAME.png"):
-        draw.overlay(book(tmp_path, item(3)), clip, tmp_path / out)
+        draw.overlay(items_file(tmp_path, item(3)), clip, tmp_path / out)
 
 
 @pytest.mark.parametrize("out", ["overlay.mp4", "sheet.png", "frames"])
-def test_what_is_there_is_kept_unless_forced(tmp_path, clip, out):
-    items, there = book(tmp_path, item(3, mug())), tmp_path / out
-    draw.overlay(items, clip, there)
+def test_existing_output_is_kept_unless_forced(tmp_path, clip, out):
+    items, output = items_file(tmp_path, item(3, mug())), tmp_path / out
+    draw.overlay(items, clip, output)
     with pytest.raises(OutputError, match="already there"):
-        draw.overlay(items, clip, there)
-    draw.overlay(items, clip, there, force=True)
+        draw.overlay(items, clip, output)
+    draw.overlay(items, clip, output, force=True)
 
 
-def test_an_output_that_cannot_be_written(tmp_path, clip):
-    items = book(tmp_path, item(3))
+def test_an_output_that_cannot_be_written_is_an_error(tmp_path, clip):
+    items = items_file(tmp_path, item(3))
     for out in ("nowhere/sheet.png", "nowhere/overlay.mp4", "items.jsonl/frames"):
         with pytest.raises(OutputError):
             draw.overlay(items, clip, tmp_path / out)
 
 
-def test_a_clip_that_breaks_off_is_drawn_as_far_as_it_goes(tmp_path, clip):
+def test_a_truncated_clip_is_drawn_up_to_the_damage(tmp_path, clip):
     short = tmp_path / "dück.mp4"
     whole = clip.read_bytes()
     short.write_bytes(whole[: len(whole) * 9 // 10])
     with pytest.raises(BrokenVideo) as broken:
-        draw.overlay(book(tmp_path, item(0, mug())), short, tmp_path / "overlay.mp4")
+        draw.overlay(items_file(tmp_path, item(0, mug())), short, tmp_path / "overlay.mp4")
     assert len(pictures(tmp_path / "overlay.mp4")) == broken.value.frame > 0
 
 
 def test_the_same_items_give_the_same_bytes(tmp_path, clip):
-    items = book(tmp_path, *(item(n, mug(1)) for n in range(COUNT)))
+    items = items_file(tmp_path, *(item(n, mug(1)) for n in range(COUNT)))
     for out in ("overlay.mp4", "sheet.png"):
         draw.overlay(items, clip, tmp_path / out)
         before = (tmp_path / out).read_bytes()
@@ -221,11 +221,11 @@ def test_the_same_items_give_the_same_bytes(tmp_path, clip):
 PROMPTS = PromptTable((Prompt(7, 3, np.array([[80.0, 60.0]]), np.array([1])),), {3: "mug"})
 
 
-def test_a_grid_of_prompts_shows_the_masks_they_gave(tmp_path, clip):
-    items = book(tmp_path, item(6), item(7, mug(3)))
+def test_a_grid_of_prompts_shows_the_resulting_masks(tmp_path, clip):
+    items = items_file(tmp_path, item(6), item(7, mug(3)))
     seen = []
-    for out, known in (("bare.png", None), ("given.png", items)):
-        draw.draw_prompts(PROMPTS, clip, known, tmp_path / out)
+    for out, drawn_items in (("bare.png", None), ("given.png", items)):
+        draw.draw_prompts(PROMPTS, clip, drawn_items, tmp_path / out)
         with Image.open(tmp_path / out) as image:
             seen.append(np.asarray(image).astype(int))
     filled = np.array(GREY) * 0.6 + np.array(label_colour("mug", ["plate", "mug"], 3)) * 0.4
@@ -234,7 +234,7 @@ def test_a_grid_of_prompts_shows_the_masks_they_gave(tmp_path, clip):
         assert ((np.abs(image - filled).max(axis=2) < 8).sum() > 5000) == has_mask
 
 
-def test_a_grid_is_one_png_of_some_prompts(tmp_path, clip):
+def test_a_grid_needs_prompts_and_a_png(tmp_path, clip):
     with pytest.raises(OutputError, match=r"NAME.png"):
         draw.draw_prompts(PROMPTS, clip, None, tmp_path / "grid.mp4")
     with pytest.raises(PromptError, match="no prompts"):

@@ -31,11 +31,11 @@ def disc(x, y, radius):
     return mask, (x - radius, y - radius, x + radius + 1, y + radius + 1)
 
 
-def inside_of(spot, size_wh):
-    return spot[0] >= 0 and spot[1] >= 0 and spot[2] <= size_wh[0] and spot[3] <= size_wh[1]
+def is_inside(box, size_wh):
+    return box[0] >= 0 and box[1] >= 0 and box[2] <= size_wh[0] and box[3] <= size_wh[1]
 
 
-def test_a_mask_takes_its_class_colour_and_the_rest_stays_as_it_was():
+def test_a_mask_has_its_class_colour_and_other_pixels_are_unchanged():
     mask, box = disc(160, 120, 40)
     image = picture()
     seen = overlay.draw_masks(image, item(Object("mug", box, mask=masks.encode(mask))), LABELS)
@@ -68,31 +68,31 @@ def test_a_box_is_drawn_in_its_colour(label):
     assert tuple(seen[140, 150]) == (GREY, GREY, GREY)
 
 
-def test_tracks_of_a_class_have_their_own_shade():
+def test_tracks_of_a_class_have_different_shades():
     one, other = (Object("mug", (100, 100, 200, 180), track=track) for track in (1, 2))
-    seen = [overlay.draw_item(picture(), item(thing), LABELS)[140, 100] for thing in (one, other)]
+    seen = [overlay.draw_item(picture(), item(obj), LABELS)[140, 100] for obj in (one, other)]
     assert tuple(seen[0]) == label_colour("mug", LABELS, 1)
     assert tuple(seen[1]) == label_colour("mug", LABELS, 2)
 
 
-def test_what_is_written():
-    thing = Object("mug", (0, 0, 9, 9))
-    assert overlay.caption(thing) == "mug"
-    assert overlay.caption(replace(thing, track=3, score=0.914)) == "mug #3 0.91"
-    assert overlay.caption(replace(thing, score=0.0)) == "mug 0.00"
+def test_a_caption_has_class_track_and_score():
+    obj = Object("mug", (0, 0, 9, 9))
+    assert overlay.caption(obj) == "mug"
+    assert overlay.caption(replace(obj, track=3, score=0.914)) == "mug #3 0.91"
+    assert overlay.caption(replace(obj, score=0.0)) == "mug 0.00"
 
 
-def test_a_label_with_an_umlaut_has_its_dots():
+def test_the_dots_of_an_umlaut_are_drawn():
     boxes = {"Tur": None, "Tür": None, "T□r": None}
     for label in boxes:
-        thing = Object(label, (100, 100, 200, 180))
-        boxes[label] = overlay.draw_item(picture(), item(thing), [label])[70:100, 95:200]
+        obj = Object(label, (100, 100, 200, 180))
+        boxes[label] = overlay.draw_item(picture(), item(obj), [label])[70:100, 95:200]
     plain, dotted, unknown = boxes.values()
     assert (plain != dotted).any()
     assert (unknown != dotted).any()
 
 
-def test_lost_tracks_are_told_in_the_corner():
+def test_lost_tracks_are_listed_in_the_corner():
     seen = overlay.draw_item(picture(), item(lost=(3, 12)), LABELS)
     changed = np.argwhere((seen != GREY).any(axis=2))
     assert len(changed) > 100
@@ -100,19 +100,19 @@ def test_lost_tracks_are_told_in_the_corner():
     assert changed[:, 1].max() < 160
 
 
-def test_nothing_known_is_nothing_drawn():
+def test_an_item_without_objects_leaves_the_image_unchanged():
     np.testing.assert_array_equal(overlay.draw_item(picture(), item(), LABELS), picture())
 
 
 @pytest.mark.parametrize("size_wh", [(1, 1), (3, 200), (1921, 1081)])
-def test_any_size_of_picture(size_wh):
-    thing = Object("mug", (0, 0, *size_wh), 0.5, 1, masks.encode(np.ones(size_wh[::-1], bool)))
-    seen = overlay.draw_item(picture(*size_wh), item(thing, lost=(2,), size_wh=size_wh), LABELS)
+def test_images_of_any_size_are_drawn(size_wh):
+    obj = Object("mug", (0, 0, *size_wh), 0.5, 1, masks.encode(np.ones(size_wh[::-1], bool)))
+    seen = overlay.draw_item(picture(*size_wh), item(obj, lost=(2,), size_wh=size_wh), LABELS)
     assert seen.shape == (size_wh[1], size_wh[0], 3)
     assert seen.dtype == np.uint8
 
 
-def test_text_and_lines_grow_with_the_picture():
+def test_text_and_lines_grow_with_the_image():
     assert (
         overlay.text_height((320, 180))
         < overlay.text_height((1280, 720))
@@ -136,28 +136,28 @@ def test_an_unknown_class_is_refused():
 
 
 corner = st.tuples(st.floats(0, 600), st.floats(0, 440))
-home = st.builds(lambda xy, wh: (*xy, xy[0] + wh[0], xy[1] + wh[1]), corner, corner)
+any_box = st.builds(lambda xy, wh: (*xy, xy[0] + wh[0], xy[1] + wh[1]), corner, corner)
 
 
 @settings(deadline=None)
-@given(st.lists(home, min_size=1, max_size=12), st.integers(20, 150))
+@given(st.lists(any_box, min_size=1, max_size=12), st.integers(20, 150))
 @example([(0.0, 0.0, 0.0, 0.0), (0.0, 4.0, 0.0, 444.0), (0.0, 0.0, 0.0, 427.0)], 20)  # on the edge
-def test_labels_lie_in_the_picture_and_on_no_other(homes, width):
-    extent = (width, 18)
-    found = overlay.place_labels(homes, [extent] * len(homes), (640, 480))
-    taken = np.zeros((480, 640), int)
-    for x, y in found:
-        assert inside_of((x, y, x + width, y + 18), (640, 480))
-        taken[y : y + 18, x : x + width] += 1
-    assert taken.max() == 1
+def test_labels_are_inside_the_image_and_do_not_overlap(boxes, width):
+    label_wh = (width, 18)
+    corners = overlay.place_labels(boxes, [label_wh] * len(boxes), (640, 480))
+    label_count = np.zeros((480, 640), int)
+    for x, y in corners:
+        assert is_inside((x, y, x + width, y + 18), (640, 480))
+        label_count[y : y + 18, x : x + width] += 1
+    assert label_count.max() == 1
 
 
-def test_a_label_stands_on_its_box():
+def test_a_label_is_above_its_box():
     assert overlay.place_labels([(100, 100, 200, 180)], [(60, 18)], (640, 480)) == [(100, 82)]
 
 
-def test_labels_without_room_are_still_in_the_picture():
-    homes = [(0, 0, 30, 20)] * 5
-    assert set(overlay.place_labels(homes, [(28, 12)] * 5, (30, 20))) <= {
+def test_labels_without_room_are_still_inside_the_image():
+    boxes = [(0, 0, 30, 20)] * 5
+    assert set(overlay.place_labels(boxes, [(28, 12)] * 5, (30, 20))) <= {
         (x, y) for x in range(3) for y in range(9)
     }

@@ -23,75 +23,75 @@ FRAME = Frame("dock.mp4", 12, Fraction(2, 5), np.full((240, 320, 3), GREY, np.ui
 MASK = np.zeros((240, 320), bool)
 MASK[100:140, 150:190] = True
 CLICKS = Prompt(12, 3, np.array([[170.0, 120.0], [140.0, 120.0]]), np.array([1, 0]))
-FOUND = Object("mug", (150, 100, 190, 140), 0.8, 3, masks.encode(MASK))
+RESULT = Object("mug", (150, 100, 190, 140), 0.8, 3, masks.encode(MASK))
 
 
 def item(*objects, lost=()):
     return Item("dock.mp4", 12, Fraction(2, 5), 320, 240, objects, lost)
 
 
-def one(prompt, items=None):
+def draw_cell(prompt, items=None):
     table = PromptTable((prompt,), {prompt.object_id: "mug"})
     [cell] = prompt_cells(table, [FRAME], items, LABELS)
     return cell
 
 
 def share(picture, colour, tolerance=2):
-    """How much of a picture is of a colour."""
+    """Return the share of the pixels that have a colour."""
     return (np.abs(picture.astype(int) - colour).max(axis=2) <= tolerance).mean()
 
 
-def test_points_and_the_mask_they_gave():
-    seen = one(CLICKS, {12: item(FOUND)}).picture
+def test_points_and_the_resulting_mask_are_drawn():
+    seen = draw_cell(CLICKS, {12: item(RESULT)}).picture
     tint = GREY * 0.6 + np.array(label_colour("mug", LABELS, 3)) * 0.4
     assert share(seen, tint) > 0.05
     assert share(seen, POSITIVE_COLOUR) > 0.0003
     assert share(seen, NEGATIVE_COLOUR) > 0.0003
-    bare = one(CLICKS).picture
+    bare = draw_cell(CLICKS).picture
     assert share(bare, tint) == 0
     assert share(bare, POSITIVE_COLOUR) > 0.0003
 
 
-def test_another_objects_mask_is_left_out():
-    seen = one(CLICKS, {12: item(replace(FOUND, track=4))})
-    assert (seen.picture == one(CLICKS).picture).all()
+def test_the_mask_of_another_object_is_not_drawn():
+    seen = draw_cell(CLICKS, {12: item(replace(RESULT, track=4))})
+    assert (seen.picture == draw_cell(CLICKS).picture).all()
 
 
-@pytest.mark.parametrize("prompt", [Prompt(12, 3, box=FOUND.box), Prompt(12, 3, mask=MASK)])
+@pytest.mark.parametrize("prompt", [Prompt(12, 3, box=RESULT.box), Prompt(12, 3, mask=MASK)])
 def test_boxes_and_masks_are_dashed(prompt):
-    seen = one(prompt).picture
+    seen = draw_cell(prompt).picture
     assert 0.001 < share(seen, (255, 255, 255)) < 0.05
     assert share(seen, (GREY, GREY, GREY)) > 0.9
 
 
-def test_what_stands_beneath():
-    cell = one(CLICKS, {12: item(FOUND)})
+def test_the_text_below_a_cell_describes_the_prompt():
+    cell = draw_cell(CLICKS, {12: item(RESULT)})
     assert (cell.title, cell.subtitle) == ("frame 12 · 0.40 s", "#3 mug · 1+ 1−")
-    both = one(replace(CLICKS, box=FOUND.box, mask=MASK))
+    both = draw_cell(replace(CLICKS, box=RESULT.box, mask=MASK))
     assert both.subtitle == "#3 mug · 1+ 1− box mask"
 
 
 @pytest.mark.parametrize("items", [{}, {12: item(lost=(3,))}, {12: item()}])
-def test_a_prompt_that_gave_nothing_says_so(items):
-    assert one(CLICKS, items).subtitle == "#3 mug · 1+ 1− → nothing"
+def test_a_prompt_without_a_resulting_object_is_marked(items):
+    assert draw_cell(CLICKS, items).subtitle == "#3 mug · 1+ 1− → nothing"
 
 
 def test_a_cell_for_each_frame_and_object():
     prompts = (CLICKS, replace(CLICKS, object_id=5), replace(CLICKS, frame=40))
     table = PromptTable(prompts, {3: "mug", 5: "plate"})
     later = replace(FRAME, index=40, seconds=Fraction(4, 3))
-    found = prompt_cells(table, [FRAME, later], None, LABELS)
-    assert [(cell.title[:8], cell.subtitle[:2]) for cell in found] == [
+    cells = prompt_cells(table, [FRAME, later], None, LABELS)
+    assert [(cell.title[:8], cell.subtitle[:2]) for cell in cells] == [
         ("frame 12", "#3"),
         ("frame 12", "#5"),
         ("frame 40", "#3"),
     ]
 
 
-GROUNDS = [(0, 0, 0), (255, 255, 255), (52, 226, 96), (255, 72, 72), (120, 120, 120)]
+BACKGROUNDS = [(0, 0, 0), (255, 255, 255), (52, 226, 96), (255, 72, 72), (120, 120, 120)]
 
 
-def ground(colour):
+def background(colour):
     return np.full((60, 80, 3), colour, np.uint8)
 
 
@@ -99,8 +99,8 @@ def colours(image):
     return {tuple(int(part) for part in pixel) for pixel in image.reshape(-1, 3)}
 
 
-def test_positive_is_filled_and_negative_hollow():
-    image = ground((40, 60, 80))
+def test_positive_points_are_filled_and_negative_ones_are_rings():
+    image = background((40, 60, 80))
     mark_points(image, np.array([[20.0, 30.0], [60.0, 30.0]]), np.array([1, 0]))
     assert tuple(image[30, 20]) == POSITIVE_COLOUR
     assert (image[28:33, 18:23] == POSITIVE_COLOUR).all()
@@ -109,22 +109,24 @@ def test_positive_is_filled_and_negative_hollow():
     assert NEGATIVE_COLOUR not in colours(image[20:41, 10:31])
 
 
-@pytest.mark.parametrize("colour", GROUNDS)
-def test_all_marks_show_on_any_ground(colour):
+@pytest.mark.parametrize("colour", BACKGROUNDS)
+def test_all_marks_are_visible_on_any_background(colour):
     for mark in (
         lambda image: mark_points(image, np.array([[20.0, 30.0]]), np.array([1])),
         lambda image: mark_points(image, np.array([[20.0, 30.0]]), np.array([0])),
         lambda image: mark_box(image, (10, 10, 60, 50)),
         lambda image: mark_mask(image, np.pad(np.ones((30, 40), bool), ((15, 15), (20, 20)))),
     ):
-        image = ground(colour)
+        image = background(colour)
         mark(image)
-        far = [pixel for pixel in colours(image) if max(abs(np.subtract(pixel, colour))) > 100]
-        assert far
+        contrasting = [
+            pixel for pixel in colours(image) if max(abs(np.subtract(pixel, colour))) > 100
+        ]
+        assert contrasting
 
 
 def test_a_box_is_dashed():
-    image = ground((90, 90, 90))
+    image = background((90, 90, 90))
     mark_box(image, (10, 10, 70, 50))
     top = (image[10, 14:66] == 255).all(axis=1)
     assert 0.3 < top.mean() < 0.8
@@ -135,16 +137,16 @@ def test_a_box_is_dashed():
 def test_a_mask_is_dashed_along_its_outline():
     mask = np.zeros((60, 80), bool)
     mask[20:40, 20:60] = True
-    image = ground((90, 90, 90))
+    image = background((90, 90, 90))
     mark_mask(image, mask)
     assert (image[26:34, 26:54] == 90).all()
     assert (image[:14] == 90).all()
     assert 0.3 < (image[20, 24:56] == 255).all(axis=1).mean() < 0.8
 
 
-def test_a_mask_of_one_pixel_or_none_is_no_trouble():
+def test_a_mask_of_one_pixel_or_none_is_not_drawn():
     mask = np.zeros((60, 80), bool)
-    image = ground((90, 90, 90))
+    image = background((90, 90, 90))
     mark_mask(image, mask)
     mask[3, 4] = True
     mark_mask(image, mask)

@@ -25,7 +25,7 @@ def press_and_save(page, key):
     assert answer.value.status == 200
 
 
-def test_hits_are_kept_and_rejected_by_key_and_the_items_follow(search_folder, page):
+def test_keys_keep_and_reject_hits_and_the_items_follow(search_folder, page):
     with gallery.serving(search_folder) as address:
         page.goto(address)
         page.wait_for_selector("figure")

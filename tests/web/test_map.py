@@ -1,49 +1,28 @@
 """The page of the footage map: thumbnails on sheets, and choosing frames in a browser."""
 
 import io
-from fractions import Fraction
 
 import numpy as np
 import pytest
+from map_fixtures import BLUE, RED, write_clip
 from PIL import Image
 
+from annotate.dataset import frame_sources
 from annotate.dataset.folder import load_dataset
 from annotate.footage_map import atlas
-from annotate.items import journal
-from annotate.video.writer import VideoWriter
+from annotate.items import journal, records
+from annotate.items.records import Item
+from annotate.video.reader import FrameSelection
 from annotate.web.map import SpriteSheets, thumbnail_size_wh
 
 
-def clip(path, colours, each=12):
-    """A clip of flat shots, `each` frames of each colour, with a bar that moves."""
-    with VideoWriter(path, Fraction(10), (64, 48)) as writer:
-        for colour in colours:
-            for step in range(each):
-                image = np.full((48, 64, 3), colour, np.uint8)
-                image[:, 4 * step : 4 * step + 6] = 128
-                writer.write(image)
-    return path
-
-
-RED, GREEN, BLUE, GREY = (200, 20, 20), (20, 180, 30), (30, 30, 200), (120, 110, 100)
-
-
-@pytest.fixture
-def clips(tmp_path):
-    return [
-        clip(tmp_path / "one.mp4", [RED, GREEN]),
-        clip(tmp_path / "two.mp4", [BLUE, RED]),
-        clip(tmp_path / "three.mp4", [GREY, GREY]),
-    ]
-
-
-def test_thumbnails_keep_their_places_over_sheets():
-    pack = SpriteSheets((160, 120))
-    count = pack.columns * pack.rows + 3
+def test_thumbnails_keep_their_positions_over_sheets():
+    sheets = SpriteSheets((160, 120))
+    count = sheets.columns * sheets.rows + 3
     for number in range(count):
-        pack.add(np.full((24, 32, 3), number % 250, np.uint8))
-    first, second = (np.asarray(Image.open(io.BytesIO(p))) for p in pack.sheets())
-    assert abs(int(first[60 + 120, 160 * 2 + 80, 0]) - (pack.columns + 2) % 250) <= 2
+        sheets.add(np.full((24, 32, 3), number % 250, np.uint8))
+    first, second = (np.asarray(Image.open(io.BytesIO(p))) for p in sheets.sheets())
+    assert abs(int(first[60 + 120, 160 * 2 + 80, 0]) - (sheets.columns + 2) % 250) <= 2
     assert second.shape[0] == 120
     assert thumbnail_size_wh(50_000, (640, 360)) == (48, 27)
     assert thumbnail_size_wh(100, (640, 360)) == (160, 90)
@@ -54,19 +33,17 @@ def page(browser):
     page = browser.new_page(viewport={"width": 1280, "height": 800}, accept_downloads=True)
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.on("console", lambda said: page.errors.append(said.text))
-    page.on(
-        "request",
-        lambda asked: (
-            page.errors.append(asked.url)
-            if not asked.url.startswith(("file:", "blob:", "data:"))
-            else None
-        ),
-    )
+    page.on("console", lambda message: page.errors.append(message.text))
+    page.on("request", lambda request: _refuse_remote(page, request.url))
     return page
 
 
-def opened(page, folder):
+def _refuse_remote(page, url):
+    if not url.startswith(("file:", "blob:", "data:")):
+        page.errors.append(url)
+
+
+def open_map(page, folder):
     page.goto((folder / "index.html").as_uri())
     page.wait_for_selector("body[data-ready]")
     page.wait_for_timeout(100)
@@ -81,14 +58,14 @@ def drag(page, *points):
     page.wait_for_timeout(100)
 
 
-def test_what_is_lassoed_becomes_items_that_build_accepts(clips, page, annotate, tmp_path):
-    code, _, err = annotate("map", *clips, "-o", "map", "--every", 2, "--method", "pca")
+def test_selected_frames_are_saved_as_items_that_build_accepts(map_clips, page, annotate, tmp_path):
+    code, _, err = annotate("map", *map_clips, "-o", "map", "--every", 2, "--method", "pca")
     assert code == 0, err
-    made = atlas.read(tmp_path / "map")
-    assert len(made.frame_index) == 36 and {"poster.jpg", "paths.png"} < {
+    layout = atlas.read(tmp_path / "map")
+    assert len(layout.frame_index) == 36 and {"poster.jpg", "paths.png"} < {
         p.name for p in (tmp_path / "map").iterdir()
     }
-    opened(page, tmp_path / "map")
+    open_map(page, tmp_path / "map")
     page.keyboard.press("l")
     drag(page, (262, 10), (1270, 10), (1270, 790), (262, 790))
     assert page.inner_text("#chosen") == "36 frames of 3 clips chosen."
@@ -96,10 +73,10 @@ def test_what_is_lassoed_becomes_items_that_build_accepts(clips, page, annotate,
     with page.expect_download() as download:
         page.click("#save")
     download.value.save_as(tmp_path / "chosen.jsonl")
-    book = list(journal.read(tmp_path / "chosen.jsonl"))
-    keys = {(item.video, item.frame, item.seconds) for item in book}
-    names = [made.clip_names[n] for n in made.clip_index]
-    assert keys == set(zip(names, made.frame_index.tolist(), made.seconds, strict=True))
+    items = list(journal.read(tmp_path / "chosen.jsonl"))
+    keys = {(item.video, item.frame, item.seconds) for item in items}
+    names = [layout.clip_names[n] for n in layout.clip_index]
+    assert keys == set(zip(names, layout.frame_index.tolist(), layout.seconds, strict=True))
     code, _, err = annotate("build", "chosen.jsonl", "-o", "dataset")
     assert code == 0, err
     built = load_dataset(tmp_path / "dataset")
@@ -107,15 +84,15 @@ def test_what_is_lassoed_becomes_items_that_build_accepts(clips, page, annotate,
     assert page.errors == []
 
 
-def test_a_part_is_lassoed_and_cleared_and_a_clip_shown_alone(clips, page, annotate, tmp_path):
-    annotate("map", *clips, "-o", "map", "--every", 2, "--method", "pca")
-    made = atlas.read(tmp_path / "map")
-    opened(page, tmp_path / "map")
+def test_a_selection_can_be_cleared_and_limited_to_one_clip(map_clips, page, annotate, tmp_path):
+    annotate("map", *map_clips, "-o", "map", "--every", 2, "--method", "pca")
+    layout = atlas.read(tmp_path / "map")
+    open_map(page, tmp_path / "map")
     view = page.evaluate("({...atlas.view})")
     middle = view["left"] + view["scale"] / 2
     page.keyboard.press("l")
     drag(page, (middle, 5), (1275, 5), (1275, 795), (middle, 795))
-    right = int((made.xy[:, 0] > 0.5).sum())
+    right = int((layout.xy[:, 0] > 0.5).sum())
     assert page.inner_text("#chosen").startswith(f"{right} frames")
     page.get_by_role("button", name="two.mp4").click()
     drag(page, (262, 5), (1275, 5), (1275, 795), (262, 795))
@@ -125,17 +102,17 @@ def test_a_part_is_lassoed_and_cleared_and_a_clip_shown_alone(clips, page, annot
     assert page.errors == []
 
 
-def test_zooming_shows_more_pictures_and_dragging_moves_them(clips, page, annotate, tmp_path):
-    annotate("map", *clips, "-o", "map", "--method", "pca", "--every", 1)
-    opened(page, tmp_path / "map")
+def test_the_wheel_zooms_and_dragging_moves_the_map(map_clips, page, annotate, tmp_path):
+    annotate("map", *map_clips, "-o", "map", "--method", "pca", "--every", 1)
+    open_map(page, tmp_path / "map")
     first = page.evaluate("atlas.shown().length")
     before = page.evaluate("({...atlas.view})")
     drag(page, (700, 400), (760, 430))
     after = page.evaluate("({...atlas.view})")
     assert (after["left"] - before["left"], after["top"] - before["top"]) == (60, 30)
     x, y = atlas.read(tmp_path / "map").xy[30]
-    spot = after["left"] + x * after["scale"], after["top"] + y * after["scale"] * 48 / 64
-    page.mouse.move(*spot)
+    position = after["left"] + x * after["scale"], after["top"] + y * after["scale"] * 48 / 64
+    page.mouse.move(*position)
     for _ in range(8):
         page.mouse.wheel(0, -300)
     page.wait_for_timeout(300)
@@ -144,10 +121,32 @@ def test_zooming_shows_more_pictures_and_dragging_moves_them(clips, page, annota
     assert page.errors == []
 
 
-def test_a_page_cannot_be_broken_by_a_name(page, annotate, tmp_path):
-    evil = clip(tmp_path / "a<script>b&.mp4", [RED, BLUE])
-    code, _, err = annotate("map", evil, "-o", "map", "--method", "pca", "--every", 2)
+def test_markup_in_a_clip_name_is_escaped(page, annotate, tmp_path):
+    clip = write_clip(tmp_path / "a<script>b&.mp4", [RED, BLUE])
+    code, _, err = annotate("map", clip, "-o", "map", "--method", "pca", "--every", 2)
     assert code == 0, err
-    opened(page, tmp_path / "map")
+    open_map(page, tmp_path / "map")
     assert "a<script>b&.mp4" in page.inner_text("#clips")
     assert page.errors == []
+
+
+def test_a_dataset_can_be_mapped(map_clips, annotate, tmp_path):
+    source = frame_sources.open_source(map_clips[0], FrameSelection(4))
+    header = records.Header("detect", vocabulary={"labels": ["mug"]}, videos=source.videos())
+    journal.write(tmp_path / "items.jsonl", header, map(_empty_item, source.frames()))
+    assert annotate("build", "items.jsonl", "-o", "dataset")[0] == 0
+    code, _, err = annotate("map", "dataset", "-o", "map", "--method", "pca")
+    assert code == 0, err
+    assert atlas.read(tmp_path / "map").frame_index.tolist() == [0, 4, 8, 12, 16, 20]
+
+
+def _empty_item(frame):
+    return Item(frame.video, frame.index, frame.seconds, *frame.size_wh)
+
+
+def test_an_existing_map_is_not_overwritten(map_clips, annotate):
+    assert annotate("map", map_clips[0], "-o", "map", "--every", 6, "--method", "pca")[0] == 0
+    code, _, err = annotate("map", map_clips[0], "-o", "map", "--every", 6, "--method", "pca")
+    assert code == 1 and "already there" in err
+    code, _, err = annotate("map", map_clips[0], "-o", "other", "--method", "tsne")
+    assert code == 1 and "pacmap" in err

@@ -20,16 +20,16 @@ DESIGNATOR = read_vocabulary("designator.v1")
 SHARED = Path(__file__).parents[4] / "shared"
 
 
-def words(entry=(340, 20)):
+def hue_vocabulary(entry=(340, 20)):
     return Vocabulary("mugs.v1", {"plate": {}, "mug": {"colour": list(entry)}}, "")
 
 
-def looking(**entry):
+def range_vocabulary(**entry):
     table = {"ranges": [{"space": "hsv", "hue_degrees": [340, 20], "saturation": [0.3, 1]}]} | entry
     return Vocabulary("mugs.v1", {"plate": {}, "mug": {"colour": table}}, "")
 
 
-def still(image):
+def to_frame(image):
     return Frame("dock.mp4", 0, Fraction(0), image)
 
 
@@ -38,33 +38,33 @@ def frame(*boxes):
     image = np.full((40, 60, 3), GREY, np.uint8)
     for x1, y1, x2, y2 in boxes:
         image[y1:y2, x1:x2] = RED
-    return still(image)
+    return to_frame(image)
 
 
 def propose(vocabulary, *frames, **options):
     return DETECTORS.load("colour", vocabulary, **options).propose(list(frames))
 
 
-def test_a_patch_in_the_crook_of_another_is_its_own():
-    crook = frame((0, 0, 4, 40), (0, 36, 40, 40), (20, 10, 30, 20))  # an L, and a square inside it
-    [found] = propose(words(), crook)
-    np.testing.assert_array_equal(found.xyxy, [[0, 0, 40, 40], [20, 10, 30, 20]])
-    assert found.confidence.tolist() == [304 / 1600, 1.0]
-    assert found.class_id.tolist() == [1, 1]
+def test_a_patch_inside_the_box_of_another_is_separate():
+    image = frame((0, 0, 4, 40), (0, 36, 40, 40), (20, 10, 30, 20))  # an L, and a square inside it
+    [detections] = propose(hue_vocabulary(), image)
+    np.testing.assert_array_equal(detections.xyxy, [[0, 0, 40, 40], [20, 10, 30, 20]])
+    assert detections.confidence.tolist() == [304 / 1600, 1.0]
+    assert detections.class_id.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("smallest, count", [(400, 1), (401, 0)], ids=["enough", "too few"])
-def test_few_pixels_are_noise(smallest, count):
-    [found] = propose(words(), frame((10, 5, 30, 25)), min_area=smallest)
-    assert len(found) == count
+@pytest.mark.parametrize("min_area, count", [(400, 1), (401, 0)], ids=["enough", "too few"])
+def test_patches_below_min_area_are_left_out(min_area, count):
+    [detections] = propose(hue_vocabulary(), frame((10, 5, 30, 25)), min_area=min_area)
+    assert len(detections) == count
 
 
 @pytest.mark.parametrize("gap, boxes", [(4, 2), (5, 1), (6, 1)])
-def test_parts_no_farther_than_the_gap_are_one(gap, boxes):
-    [found] = propose(looking(gap=gap), frame((5, 5, 15, 15), (20, 5, 30, 15)))
-    assert len(found) == boxes
-    assert found.xyxy[0].tolist() == [5, 5, 30 if boxes == 1 else 15, 15]
-    assert found.confidence[0] == pytest.approx(200 / 250 if boxes == 1 else 1)
+def test_parts_within_the_gap_are_one_patch(gap, boxes):
+    [detections] = propose(range_vocabulary(gap=gap), frame((5, 5, 15, 15), (20, 5, 30, 15)))
+    assert len(detections) == boxes
+    assert detections.xyxy[0].tolist() == [5, 5, 30 if boxes == 1 else 15, 15]
+    assert detections.confidence[0] == pytest.approx(200 / 250 if boxes == 1 else 1)
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_parts_no_farther_than_the_gap_are_one(gap, boxes):
         ({"fill": [0, 0.9]}, 0),
     ],
 )
-def test_limits_of_the_shape(limits, count):
-    [found] = propose(looking(**limits), frame((10, 5, 30, 15)))
-    assert len(found) == count
+def test_patches_outside_the_limits_of_shape_are_left_out(limits, count):
+    [detections] = propose(range_vocabulary(**limits), frame((10, 5, 30, 15)))
+    assert len(detections) == count
 
 
-def test_every_frame_in_order_the_empty_ones_too():
+def test_each_frame_gets_detections_in_order():
     one, none, two = propose(
-        words(), frame((1, 1, 9, 9)), frame(), frame((1, 1, 9, 9), (20, 1, 30, 9))
+        hue_vocabulary(), frame((1, 1, 9, 9)), frame(), frame((1, 1, 9, 9), (20, 1, 30, 9))
     )
     assert [len(each) for each in (one, none, two)] == [1, 0, 2]
     assert none.confidence is not None and none.class_id is not None
@@ -110,7 +110,7 @@ def brackets(image, box, arm=0.245, thickness=3, colour=RED, opacity=0.85):
 
 
 def as_video(image):
-    """What a video keeps: colour at half the size, and coarse."""
+    """Subsample the colour as a video does: half the size in both directions."""
     ycc = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)
     height, width = image.shape[:2]
     half = cv2.resize(ycc[..., 1:], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
@@ -142,25 +142,25 @@ def iou(a, b):
     ids=["brown", "grey", "dark", "red"],
 )
 @pytest.mark.parametrize("side, thickness", [(28, 2), (120, 3), (300, 4)])
-def test_brackets_on_walls(ground, side, thickness):
+def test_brackets_on_walls_are_found(ground, side, thickness):
     box = np.array([200, 100, 200 + side, 100 + side])
-    shown = as_video(brackets(wall(colour=ground), box, thickness=thickness))
-    [found] = propose(DESIGNATOR, still(shown))
-    best = found.confidence.argmax()
-    assert iou(found.xyxy[best], box) > (0.8 if side < 100 else 0.95)
-    assert found.confidence[best] > 0.75
+    image = as_video(brackets(wall(colour=ground), box, thickness=thickness))
+    [detections] = propose(DESIGNATOR, to_frame(image))
+    best = detections.confidence.argmax()
+    assert iou(detections.xyxy[best], box) > (0.8 if side < 100 else 0.95)
+    assert detections.confidence[best] > 0.75
 
 
-def test_the_readout_below_is_not_taken_in():
+def test_text_below_the_brackets_is_not_in_the_box():
     box = np.array([200, 100, 330, 230])
-    shown = brackets(wall(), box)
-    cv2.putText(shown, "12 m", (200, 252), cv2.FONT_HERSHEY_SIMPLEX, 0.6, RED, 2, cv2.LINE_AA)
-    [found] = propose(DESIGNATOR, still(as_video(shown)))
-    assert iou(found.xyxy[found.confidence.argmax()], box) > 0.95
+    image = brackets(wall(), box)
+    cv2.putText(image, "12 m", (200, 252), cv2.FONT_HERSHEY_SIMPLEX, 0.6, RED, 2, cv2.LINE_AA)
+    [detections] = propose(DESIGNATOR, to_frame(as_video(image)))
+    assert iou(detections.xyxy[detections.confidence.argmax()], box) > 0.95
 
 
 @pytest.mark.parametrize(
-    "box, seen",
+    "box, visible",
     [
         ((-20, 100, 140, 260), (0, 100, 140, 260)),
         ((-60, 100, 100, 260), (61, 100, 100, 260)),
@@ -172,29 +172,29 @@ def test_the_readout_below_is_not_taken_in():
     ],
     ids=["left", "right arms", "top", "bottom arms", "right", "bottom", "top arms"],
 )
-def test_what_can_be_seen_of_it_at_the_edge(box, seen):
-    shown = as_video(brackets(wall(), box))
-    [found] = propose(DESIGNATOR, still(shown))
-    assert iou(found.xyxy[found.confidence.argmax()], np.array(seen)) > 0.93
-    assert (found.xyxy >= 0).all() and (found.xyxy <= [640, 480, 640, 480]).all()
+def test_the_box_at_the_edge_holds_the_visible_strokes(box, visible):
+    image = as_video(brackets(wall(), box))
+    [detections] = propose(DESIGNATOR, to_frame(image))
+    assert iou(detections.xyxy[detections.confidence.argmax()], np.array(visible)) > 0.93
+    assert (detections.xyxy >= 0).all() and (detections.xyxy <= [640, 480, 640, 480]).all()
 
 
-def test_as_many_corners_as_are_asked_for():
-    [look] = DESIGNATOR.phrases("colour").values()
+def test_the_number_of_corners_is_required():
+    [entry] = DESIGNATOR.phrases("colour").values()
     strict = Vocabulary(
-        "d.v2", {"d": {"colour": look | {"outline": {"arms": [0.2, 0.28], "corners": 3}}}}, ""
+        "d.v2", {"d": {"colour": entry | {"outline": {"arms": [0.2, 0.28], "corners": 3}}}}, ""
     )
-    over_the_edge = still(as_video(brackets(wall(), (-20, 100, 140, 260))))
+    over_the_edge = to_frame(as_video(brackets(wall(), (-20, 100, 140, 260))))
     assert propose(DESIGNATOR, over_the_edge)[0].confidence.max() > 0.7
     assert max(propose(strict, over_the_edge)[0].confidence, default=0) < 0.6
 
 
 def best_score(image):
-    [found] = propose(DESIGNATOR, still(as_video(image)))
-    return max(found.confidence, default=0.0)
+    [detections] = propose(DESIGNATOR, to_frame(as_video(image)))
+    return max(detections.confidence, default=0.0)
 
 
-def test_what_is_red_as_well_fits_worse():
+def test_other_red_shapes_score_lower():
     true = best_score(brackets(wall(), (200, 100, 330, 230)))
     whole = best_score(brackets(wall(), (200, 100, 330, 230), arm=0.5))
     text, lamp = wall(), wall()
@@ -205,63 +205,63 @@ def test_what_is_red_as_well_fits_worse():
     assert all(score < true - 0.2 for score in (whole, *map(best_score, (text, lamp, cyan))))
 
 
-def test_a_corner_less_is_a_lower_confidence():
-    shown = brackets(wall(), (200, 100, 330, 230))
-    damaged = shown.copy()
+def test_a_missing_corner_lowers_the_confidence():
+    image = brackets(wall(), (200, 100, 330, 230))
+    damaged = image.copy()
     damaged[190:240, 290:340] = wall()[190:240, 290:340]
-    assert 0.4 < best_score(damaged) < best_score(shown) - 0.1
+    assert 0.4 < best_score(damaged) < best_score(image) - 0.1
 
 
-def test_a_whole_frame_is_found_where_one_is_asked_for():
+def test_a_whole_frame_is_found_by_a_vocabulary_of_frames():
     box = np.array([200, 100, 400, 220])
-    frames = looking(outline={}, size=[20, 500], aspect=[1, 3])
-    shown = as_video(brackets(wall(), box, arm=0.5))
-    [found] = propose(frames, still(shown))
-    best = found.confidence.argmax()
-    assert iou(found.xyxy[best], box) > 0.95 and found.confidence[best] > 0.8
-    assert found.class_id[best] == 1
+    vocabulary = range_vocabulary(outline={}, size=[20, 500], aspect=[1, 3])
+    image = as_video(brackets(wall(), box, arm=0.5))
+    [detections] = propose(vocabulary, to_frame(image))
+    best = detections.confidence.argmax()
+    assert iou(detections.xyxy[best], box) > 0.95 and detections.confidence[best] > 0.8
+    assert detections.class_id[best] == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (3, 2), (7, 300), (333, 5), (480, 640)])
-def test_pictures_with_nothing_to_find(shape):
+def test_noise_and_plain_colour_score_low(shape):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     plain = np.full((*shape, 3), RED, np.uint8)
-    for found in propose(DESIGNATOR, still(noise), still(plain)):
-        assert max(found.confidence, default=0) < 0.7
+    for detections in propose(DESIGNATOR, to_frame(noise), to_frame(plain)):
+        assert max(detections.confidence, default=0) < 0.7
 
 
-def test_the_size_of_the_picture_hardly_matters():
+def test_the_box_is_found_at_any_size_of_the_picture():
     box = np.array([200, 100, 330, 230])
-    shown = brackets(wall(), box)
+    image = brackets(wall(), box)
     for times in (2, 4):
-        large = cv2.resize(shown, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
-        [found] = propose(DESIGNATOR, still(as_video(large)))
-        assert iou(found.xyxy[found.confidence.argmax()], box * times) > 0.95
+        large = cv2.resize(image, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
+        [detections] = propose(DESIGNATOR, to_frame(as_video(large)))
+        assert iou(detections.xyxy[detections.confidence.argmax()], box * times) > 0.95
 
 
-def test_a_vocabulary_that_cannot_be_read_is_known_at_once():
+def test_a_wrong_vocabulary_is_refused_when_the_detector_is_loaded():
     with pytest.raises(PromptError, match=r"class 'mug', colour\.size"):
-        DETECTORS.load("colour", looking(size=[9]))
+        DETECTORS.load("colour", range_vocabulary(size=[9]))
 
 
-def test_equal_detectors_are_equal():
+def test_detectors_with_equal_options_are_equal():
     detector = DETECTORS.load("colour", DESIGNATOR)
     assert detector == replace(detector) != replace(detector, min_score=0.5)
 
 
 @pytest.mark.shared
 @pytest.mark.slow
-@pytest.mark.parametrize("clip, wanted", [("easy", 0.95), ("medium", 0.9), ("hard", 0.8)])
-def test_the_designators_of_real_clips(clip, wanted, tmp_path):
+@pytest.mark.parametrize("clip, min_ap", [("easy", 0.95), ("medium", 0.9), ("hard", 0.8)])
+def test_designators_of_real_clips_are_found(clip, min_ap, tmp_path):
     folder = SHARED / "gameplay" / "dev"
     detector = DETECTORS.load("colour", DESIGNATOR)
     frames = reader.frames(folder / f"{clip}.mp4")
     with (tmp_path / "items.jsonl").open("w") as out:
         for item in detect_frames(detector, frames, "colour"):
-            things = [{"label": o.label, "box": o.box, "score": o.score} for o in item.objects]
-            print(json.dumps({"frame": item.frame, "objects": things}), file=out)
+            objects = [{"label": o.label, "box": o.box, "score": o.score} for o in item.objects]
+            print(json.dumps({"frame": item.frame, "objects": objects}), file=out)
     scorer = [sys.executable, SHARED / "score" / "score.py", "boxes", folder / f"{clip}.gt.json"]
-    told = subprocess.run([*scorer, tmp_path / "items.jsonl"], capture_output=True, check=True)
-    score = json.loads(told.stdout)
-    assert score["AP50"] >= wanted and score["AP75"] >= wanted - 0.05, score
+    process = subprocess.run([*scorer, tmp_path / "items.jsonl"], capture_output=True, check=True)
+    score = json.loads(process.stdout)
+    assert score["AP50"] >= min_ap and score["AP75"] >= min_ap - 0.05, score

@@ -21,14 +21,14 @@ def row(*colours):
     return np.array([colours], np.uint8)
 
 
-def words(entry):
+def vocabulary_of(entry):
     return Vocabulary("mugs.v1", {"plate": {}, "mug": {"colour": entry}}, "")
 
 
-def test_a_hue_may_wrap():
+def test_a_hue_range_may_wrap():
     assert in_ranges(row(RED, GREEN, BLUE, GREY), [REDS]).tolist() == [[True, False, False, False]]
-    rest = ColourRange("hsv", ((20, 340), (0.3, 1), (0.2, 1)))
-    assert in_ranges(row(RED, GREEN, BLUE, GREY), [rest]).tolist() == [[False, True, True, False]]
+    others = ColourRange("hsv", ((20, 340), (0.3, 1), (0.2, 1)))
+    assert in_ranges(row(RED, GREEN, BLUE, GREY), [others]).tolist() == [[False, True, True, False]]
 
 
 def test_pale_and_dark_are_not_red():
@@ -41,14 +41,14 @@ def test_any_of_several_ranges_in_either_space():
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=20))
-def test_the_limits_of_rgb_are_inside(colours):
+def test_the_limits_of_an_rgb_range_are_inclusive(colours):
     for colour in colours:
         exactly = ColourRange("rgb", tuple((channel, channel) for channel in colour))
         expected = [[other == colour for other in colours]]
         assert in_ranges(row(*colours), [exactly]).tolist() == expected
 
 
-def test_a_whole_range_keeps_everything():
+def test_the_full_range_contains_every_colour():
     image = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     for whole in (
         ColourRange("hsv", ((0, 360), (0, 1), (0, 1))),
@@ -62,11 +62,11 @@ def test_a_whole_range_keeps_everything():
     [(RED, 0), (GREEN, 1), (BLUE, 2), ((250, 250, 250), 3), ((5, 5, 5), 4)],
     ids=["red", "green", "blue", "white", "black"],
 )
-def test_a_colour_is_strongest_in_itself(middle, strongest):
+def test_the_strength_is_highest_for_the_same_colour(middle, strongest):
     exactly = ColourRange("rgb", tuple((channel, channel) for channel in middle))
-    found = colour_strength(row(RED, GREEN, BLUE, (255, 255, 255), (0, 0, 0)), [exactly])
-    assert found[0].argmax() == strongest
-    assert np.sort(found[0])[-2] < 0.7 * found[0].max()
+    strength = colour_strength(row(RED, GREEN, BLUE, (255, 255, 255), (0, 0, 0)), [exactly])
+    assert strength[0].argmax() == strongest
+    assert np.sort(strength[0])[-2] < 0.7 * strength[0].max()
 
 
 def test_a_red_line_stands_out_from_grey_and_from_red():
@@ -76,17 +76,17 @@ def test_a_red_line_stands_out_from_grey_and_from_red():
     assert line > on_red + 10 and line > on_grey + 100
 
 
-def test_two_numbers_are_a_hue():
-    [(class_id, look)] = read_colour_specs(words([340, 20])).items()
-    assert class_id == 1 and look.outline is None
-    assert in_ranges(row(RED, GREEN), look.ranges).tolist() == [[True, False]]
+def test_two_numbers_are_a_hue_range():
+    [(class_id, spec)] = read_colour_specs(vocabulary_of([340, 20])).items()
+    assert class_id == 1 and spec.outline is None
+    assert in_ranges(row(RED, GREEN), spec.ranges).tolist() == [[True, False]]
 
 
 def test_the_shipped_designator_is_a_square_of_brackets():
-    [look] = read_colour_specs(vocabulary.read_vocabulary("designator.v1")).values()
-    assert look.outline is not None and look.outline.arm_share[1] < 0.5
-    assert look.aspect[0] < 1 < look.aspect[1]
-    assert in_ranges(row(RED, GREEN, GREY), look.ranges).tolist() == [[True, False, False]]
+    [spec] = read_colour_specs(vocabulary.read_vocabulary("designator.v1")).values()
+    assert spec.outline is not None and spec.outline.arm_share[1] < 0.5
+    assert spec.aspect[0] < 1 < spec.aspect[1]
+    assert in_ranges(row(RED, GREEN, GREY), spec.ranges).tolist() == [[True, False, False]]
 
 
 HUE = {"space": "hsv", "hue_degrees": [340, 20]}
@@ -114,7 +114,7 @@ HUE = {"space": "hsv", "hue_degrees": [340, 20]}
         ({"ranges": [HUE], "outline": {}, "gap": 3}, r"gap: expected no such key beside outline"),
     ],
 )
-def test_an_entry_that_is_not_as_it_must_be(entry, message):
+def test_a_wrong_entry_is_refused_with_its_key(entry, message):
     with pytest.raises(PromptError, match=message) as caught:
-        read_colour_specs(words(entry))
+        read_colour_specs(vocabulary_of(entry))
     assert "vocabulary mugs.v1, class 'mug', colour" in str(caught.value)

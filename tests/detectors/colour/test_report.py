@@ -29,20 +29,20 @@ def entry_of(report):
 @pytest.mark.parametrize(
     "colour", [(230, 20, 40), (230, 40, 20), (30, 60, 220), (20, 200, 190), (235, 235, 235)]
 )
-def test_the_entry_keeps_the_thing_and_not_its_surroundings(colour):
+def test_the_entry_matches_the_object_and_not_its_surroundings(colour):
     shown = frame(colour)
     report = colour_report.compare_frames([shown], [(7, BOX)], "mug")
-    [look] = read_colour_specs(entry_of(report)).values()
-    kept = in_ranges(shown.image, look.ranges)
+    [spec] = read_colour_specs(entry_of(report)).values()
+    kept = in_ranges(shown.image, spec.ranges)
     y, x = np.mgrid[:80, :100]
     disc = (x - 40) ** 2 + (y - 30) ** 2 < 15**2
     assert kept[disc].mean() > 0.8
-    if max(colour) - min(colour) > 50:  # a white thing has only its brightness
+    if max(colour) - min(colour) > 50:  # white differs in its brightness only
         assert kept[~disc].mean() < 0.02
-    assert look.side_px[0] <= 30 <= look.side_px[1] and look.aspect[0] < 1 < look.aspect[1]
+    assert spec.side_px[0] <= 30 <= spec.side_px[1] and spec.aspect[0] < 1 < spec.aspect[1]
 
 
-def test_percentiles_inside_and_outside():
+def test_percentiles_are_given_inside_and_outside():
     image = np.zeros((10, 20, 3), np.uint8)
     image[:, 10:] = np.arange(100, dtype=np.uint8).reshape(10, 10, 1)
     flat = Frame("dock.mp4", 0, Fraction(0), image)
@@ -54,7 +54,7 @@ def test_percentiles_inside_and_outside():
     assert len(report.columns) == len(report.rows[0])
 
 
-def test_reds_on_both_sides_of_zero_stay_together():
+def test_percentiles_of_red_hues_do_not_wrap():
     report = colour_report.compare_frames(
         [frame((230, 20, 40)), frame((230, 40, 20), 8)], [(7, BOX), (8, BOX)], "mug"
     )
@@ -64,12 +64,12 @@ def test_reds_on_both_sides_of_zero_stay_together():
 
 
 @pytest.mark.parametrize("label", ["mug", "red-mug_2", "rote Tasse", 'the "mug"', "ñandú"])
-def test_any_name_makes_an_entry_that_can_be_read(label):
+def test_the_entry_of_any_label_is_valid_toml(label):
     report = colour_report.compare_frames([frame()], [(7, BOX)], label)
     assert entry_of(report).labels == (label,)
 
 
-def test_a_plot_that_can_be_opened(tmp_path):
+def test_the_plot_is_a_png_and_is_repeatable(tmp_path):
     report = colour_report.compare_frames([frame()], [(7, BOX)], "mug")
     colour_report.plot(report, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as plot:
@@ -82,7 +82,7 @@ def test_a_plot_that_can_be_opened(tmp_path):
     assert [path.name for path in tmp_path.glob("a*")] == ["a.png"]
 
 
-def test_where_no_plot_can_be(tmp_path):
+def test_a_plot_needs_a_png_and_an_existing_folder(tmp_path):
     report = colour_report.compare_frames([frame()], [(7, BOX)], "mug")
     with pytest.raises(OutputError, match=r"ends in \.png"):
         colour_report.plot(report, tmp_path / "a.jpg")
@@ -90,14 +90,14 @@ def test_where_no_plot_can_be(tmp_path):
         colour_report.plot(report, tmp_path / "none" / "a.png")
 
 
-def test_boxes_with_nothing_in_them():
+def test_boxes_without_pixels_are_refused():
     with pytest.raises(PromptError, match="no boxes"):
         colour_report.compare_frames([frame()], [], "mug")
     with pytest.raises(PromptError, match="frame 7: no pixel is inside"):
         colour_report.compare_frames([frame()], [(7, (200, 10, 210, 20))], "mug")
 
 
-def test_from_a_clip(demo):
-    report = colour_report.compare_clip(demo, [(0, (100, 100, 200, 220)), (35, BOX)], "thing")
+def test_a_clip_is_compared_on_the_frames_of_its_boxes(demo):
+    report = colour_report.compare_clip(demo, [(0, (100, 100, 200, 220)), (35, BOX)], "target")
     assert report.inside["red"].sum() == 100 * 120 + 40 * 40
     assert report.outside["red"].sum() == 2 * 800 * 600 - report.inside["red"].sum()
