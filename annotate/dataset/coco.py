@@ -164,11 +164,11 @@ def _find_image(file: CocoFile, image: Record, folder: Path) -> Path:
     name = image.get("file_name") or image.get("coco_url")
     if not name:
         raise DatasetError(f"{file.path}: image {image.get('id')} has no file_name")
-    given = PurePosixPath(str(name).replace("\\", "/"))
+    recorded = PurePosixPath(str(name).replace("\\", "/"))
     parents = [file.path.parent, file.path.parent.parent, folder]
     folders = [each for parent in parents for each in (parent, parent / "images")]
     folders += [each / file.split for each in folders]
-    for tail in (given, given.name):
+    for tail in (recorded, recorded.name):
         for each in folders:
             if (each / tail).is_file():
                 return each / tail

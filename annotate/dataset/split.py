@@ -315,10 +315,11 @@ def _nearest_in_time(
     for times in by_clip.values():
         times.sort()
     for row in others:
-        now, times = features.seconds[row], by_clip.get(features.clips[row], [])
-        after = bisect_left(times, (now, -1))
+        own_seconds, times = features.seconds[row], by_clip.get(features.clips[row], [])
+        after = bisect_left(times, (own_seconds, -1))
         neighbours = [
-            (abs(seconds - now), near) for seconds, near in times[max(0, after - 1) : after + 1]
+            (abs(seconds - own_seconds), near)
+            for seconds, near in times[max(0, after - 1) : after + 1]
         ]
         if neighbours:
             distance, near = min(neighbours)

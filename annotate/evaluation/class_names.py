@@ -136,8 +136,8 @@ def _name_similarities(
         ("stem", _stems(query_words), _stems(name_words)),
     )
     similarities = [
-        (kind, 2 * len(mine & theirs - _STOP_WORDS) / (len(mine) + len(theirs)))
-        for kind, mine, theirs in pairs
+        (kind, 2 * len(in_query & in_name - _STOP_WORDS) / (len(in_query) + len(in_name)))
+        for kind, in_query, in_name in pairs
     ]
     shorter, longer = sorted(("".join(query_words), "".join(name_words)), key=len)
     if len(shorter) >= _MIN_PART_LENGTH and shorter in longer:

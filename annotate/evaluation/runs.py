@@ -184,7 +184,7 @@ def weights_size_bytes(settings: Mapping[str, Any]) -> int | None:
 
 
 def _weight_files(settings: Mapping[str, Any]) -> Iterator[Path]:
-    """The files of weights in options, given as names in the manifest or as paths."""
+    """Yield the files of the weights that options name, by name in the manifest or by path."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _weight_files(value)

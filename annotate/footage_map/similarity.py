@@ -55,7 +55,7 @@ def find_similar(
 
     Raises:
         UnknownName: no such method, or no such model.
-        VideoError: a clip cannot be read, or two have one name.
+        VideoError: a clip cannot be read, or two clips have the same name.
     """
     if method not in SIMILARITY_METHODS:
         raise UnknownName("method", method, SIMILARITY_METHODS)

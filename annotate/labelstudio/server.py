@@ -146,11 +146,13 @@ def connect(url: str | None = None, token_file: Path | None = None) -> StudioCli
     Raises:
         StudioError: no server runs, or there is no token for it.
     """
-    own = find_running()
-    if own is not None and url in (None, own.url) and token_file is None:
-        return own.client()
+    local = find_running()
+    if local is not None and url in (None, local.url) and token_file is None:
+        return local.client()
     if url is None:
-        raise StudioError("no Label Studio of yours runs; run `annotate studio up`, or give `url`")
+        raise StudioError(
+            "no local Label Studio is running; run `annotate studio up`, or give `url`"
+        )
     return StudioClient(url, read_token(token_file))
 
 
@@ -292,7 +294,7 @@ def down() -> LocalStudio:
     """
     studio = find_running()
     if studio is None:
-        raise StudioError("no Label Studio of yours runs")
+        raise StudioError("no local Label Studio is running")
     stop_process(studio.pid)
     _state_file().unlink(missing_ok=True)
     return studio

@@ -176,7 +176,7 @@ def test_up_starts_one_server_and_down_keeps_its_data(program, monkeypatch, anno
         code, out, _ = annotate("studio", "down")
     assert (code, Path(out.strip())) == (0, tmp_path / "data")
     code, _, err = annotate("studio", "down")
-    assert code == 1 and "no Label Studio of yours runs" in err
+    assert code == 1 and "no local Label Studio is running" in err
     code, _, err = annotate("push", tmp_path / "frames")
     assert code == 1 and "annotate studio up" in err
 
