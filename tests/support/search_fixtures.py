@@ -20,7 +20,7 @@ TARGET_FRAMES = {"ep1.mp4": set(range(30, 60)), "ep2.mp4": set(range(76, 90))}
 
 
 def shot_images(seed, target_frames, count=SHOT_FRAMES, size_wh=(160, 96)):
-    """Images of a shot: patches that depend on the seed, and a yellow diamond as the target."""
+    """Yield the images of a shot: patches by the seed, and a yellow diamond as the target."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 200, (6, 10, 3)).astype(np.uint8)
     base = np.asarray(Image.fromarray(small).resize(size_wh, Image.Resampling.NEAREST))
@@ -62,7 +62,7 @@ def search_model(search_clips):
 
 
 def find_command(search_clips, model, *more):
-    """Make the words of `annotate find` with a model, into the folder `found`."""
+    """Make the arguments of `annotate find` with a model, into the folder `found`."""
     clips = [search_clips / name for name in EPISODES]
     reference = search_clips / "reference.png"
     options = ["--reference", reference, "--name", "the robot", "-o", "found", "-d", "vlm"]

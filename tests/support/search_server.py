@@ -1,8 +1,9 @@
-"""A server that speaks OpenAI's chat protocol and knows which frames show the rare thing.
+"""A server with OpenAI's chat protocol that knows which frames show the target.
 
-It knows a picture by its looks: the nearest of the frames it was told of. Of its verdicts a share
-is wrong, at random, but the same each time that the same is asked, and those that `lies` numbers;
-`faults` befall its next answers, one each: skip, repeat, invent, prose, 429.
+It recognizes a picture as the most similar of the frames that it has learnt. A share of its
+verdicts is wrong at random, but equal questions get equal answers; `lies` are the numbers of
+further wrong verdicts. `faults` are the faults of its next answers: skip, repeat, invent, prose,
+429.
 """
 
 import base64
@@ -19,34 +20,37 @@ from vlm_server import listening
 
 from annotate.video import reader
 
-_SMALL = (24, 14)  # what a picture is known by; the number in its corner is left out
+_THUMBNAIL_WH = (24, 14)
 
 
 def rare_frames(record):
-    """The frames of a clip of the show on which its rare character is seen."""
+    """Return the frames of a clip of the show that show its rare character."""
     name = record["info"].get("rare")
-    kinds = {each["id"] for each in record["categories"] if each["name"] == name}
-    return {a["image_id"] for a in record["annotations"] if a["category_id"] in kinds}
+    category_ids = {each["id"] for each in record["categories"] if each["name"] == name}
+    return {a["image_id"] for a in record["annotations"] if a["category_id"] in category_ids}
 
 
-def _known_by(image):
-    small = cv2.resize(image, _SMALL, interpolation=cv2.INTER_AREA).astype(np.float32)
-    small[: _SMALL[1] // 3, : _SMALL[0] // 3] = 0
-    return small.ravel()
+def _thumbnail(image):
+    """Scale an image down, without the corner in which its number may be."""
+    width, height = _THUMBNAIL_WH
+    thumbnail = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    thumbnail[: height // 3, : width // 3] = 0
+    return thumbnail.astype(np.float32).ravel()
 
 
 @dataclass
-class Knowing:
-    """`errors` is the share of wrong verdicts; `answered` counts all, `wrong` those that were.
+class TargetModel:
+    """Answers which pictures show the target.
 
-    `lies` are verdicts that are wrong whatever is asked, by number: 1 is the first that is given.
+    `errors` is the share of wrong verdicts, `lies` are the numbers of further wrong ones, from 1.
+    `answered` counts all verdicts, and `wrong` the wrong ones.
     """
 
     errors: float = 0.0
     lies: tuple[int, ...] = ()
     faults: list[str] = field(default_factory=list)
     always: str = ""
-    looks: list = field(default_factory=list)
+    thumbnails: list = field(default_factory=list)
     truth: list = field(default_factory=list)
     requests: list = field(default_factory=list)
     answered: int = 0
@@ -57,37 +61,38 @@ class Knowing:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def learn(self, clip, rare):
-        """Get to know a clip's frames, and which of them show the thing."""
+        """Learn the frames of a clip, and which of them show the target."""
         for frame in reader.frames(clip):
-            self.looks.append(_known_by(frame.image))
+            self.thumbnails.append(_thumbnail(frame.image))
             self.truth.append(frame.index in rare)
 
-    def _sees(self, url):
+    def _look_at(self, url):
+        """Return whether a picture shows the target, and whether it has a number."""
         data = base64.b64decode(url.partition(",")[2])
         image = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-        apart = np.abs(np.array(self.looks) - _known_by(image)).mean(1)
-        return bool(self.truth[int(apart.argmin())]), _is_numbered(image)
+        distances = np.abs(np.array(self.thumbnails) - _thumbnail(image)).mean(1)
+        return bool(self.truth[int(distances.argmin())]), _is_numbered(image)
 
     def answer(self, path, body, headers):
         with self.lock:
             self.requests.append(body)
-            asked = hashlib.sha256(json.dumps(body["messages"]).encode()).digest()
-            rng = np.random.default_rng(list(asked))
+            digest = hashlib.sha256(json.dumps(body["messages"]).encode()).digest()
+            rng = np.random.default_rng(list(digest))
             fault = self.faults.pop(0) if self.faults else self.always
         if fault == "429":
             return 429, {}, json.dumps({"error": {"message": "too many"}})
         content = body["messages"][0]["content"]
         urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
-        seen = [self._sees(url) for url in urls]
-        asked = [shown for shown, numbered in seen if numbered]
-        flips = rng.random(len(asked)) < self.errors
+        pictures = [self._look_at(url) for url in urls]
+        verdicts = [shown for shown, numbered in pictures if numbered]
+        flips = rng.random(len(verdicts)) < self.errors
         with self.lock:
-            numbers = self.answered + 1 + np.arange(len(asked))
+            numbers = self.answered + 1 + np.arange(len(verdicts))
             flips |= np.isin(numbers, self.lies)
-            self.answered, self.wrong = self.answered + len(asked), self.wrong + int(flips.sum())
+            self.answered, self.wrong = self.answered + len(verdicts), self.wrong + int(flips.sum())
         entries = [
             {"id": n, "shown": bool(shown ^ flip), "confidence": 0.9}
-            for n, (shown, flip) in enumerate(zip(asked, flips, strict=True), start=1)
+            for n, (shown, flip) in enumerate(zip(verdicts, flips, strict=True), start=1)
         ]
         return 200, {}, json.dumps(_completion(body, _faulty(entries, fault)))
 
@@ -113,8 +118,8 @@ def _completion(body, entries):
     if isinstance(entries, str):
         message = {"role": "assistant", "content": entries}
     else:
-        called = {"name": "judge_pictures", "arguments": json.dumps({"pictures": entries})}
-        call = {"id": "c", "type": "function", "function": called}
+        function = {"name": "judge_pictures", "arguments": json.dumps({"pictures": entries})}
+        call = {"id": "c", "type": "function", "function": function}
         message = {"role": "assistant", "content": None, "tool_calls": [call]}
     pictures = sum(p["type"] == "image_url" for p in body["messages"][0]["content"])
     usage = {"prompt_tokens": 350 + 85 * pictures, "completion_tokens": 22 * pictures}
@@ -124,6 +129,6 @@ def _completion(body, entries):
     return {**reply, "choices": [choice], "usage": usage}
 
 
-def serving(**how):
-    """A Knowing at 127.0.0.1; `url` says where."""
-    return listening(Knowing(**how))
+def serving(**options):
+    """Serve a `TargetModel` on this machine, at its `url`, while the context lasts."""
+    return listening(TargetModel(**options))
