@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 
 import pytest
 from hypothesis import settings
 from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# tests have another HOME, in which matplotlib would make its folder and list all fonts again
+os.environ.setdefault("MPLCONFIGDIR", f"{tempfile.gettempdir()}/annotate-matplotlib")
 
 from sample_data import CLIPS, SHARED
 
