@@ -113,7 +113,7 @@ def test_the_network_has_a_vote_and_no_more(clicks, monkeypatch):
     wrong = np.zeros(picture.shape[:2], bool)
     wrong[:200, :200] = True
     prompt = Prompt(0, 1, at, np.array([1]))
-    for votes, share in ((1, False), (200, True)):
+    for votes, share in ((1, False), (60, True)):
         monkeypatch.setattr(
             initial_mask, "masks_from_clicks", lambda *_, votes=votes: [(wrong, 0.9)] * votes
         )
