@@ -124,24 +124,29 @@ def begin(folder):
     return sam3.Sam3Propagator("robot", str(folder), device="cpu").begin([])
 
 
-def test_it_finds_what_the_package_finds(folder, frames):
+@pytest.fixture(scope="module")
+def whole_pass(folder, frames):
+    """A session after all frames, and what it found on each."""
     session = begin(folder)
+    return session, [session.step(frame, []) for frame in frames]
+
+
+def test_it_finds_what_the_package_finds(folder, frames, whole_pass):
     most = 0
-    for frame, theirs in zip(frames, stock(folder, frames), strict=True):
-        seen = session.step(frame, [])
+    for seen, theirs in zip(whole_pass[1], stock(folder, frames), strict=True):
         most = max(most, len(seen))
         there = theirs["masks"].any(dim=(1, 2))
+        assert seen.mask.shape == (int(there.sum()), *frames[0].image.shape[:2])
         assert seen.tracker_id.tolist() == [int(of) + 1 for of in theirs["object_ids"][there]]
-        np.testing.assert_array_equal(seen.mask, theirs["masks"][there].numpy())
+        # two loaded networks lie elsewhere in memory, and some CPUs then add up in another order:
+        # logits differ by about 1e-6, which turns a pixel whose logit is that close to 0
+        assert (seen.mask != theirs["masks"][there].numpy()).mean() <= 1e-3
         np.testing.assert_allclose(seen.confidence, theirs["scores"][there].numpy(), atol=1e-6)
     assert most > 1
 
 
-def test_what_nothing_can_read_is_dropped(folder, frames):
-    session = begin(folder)
-    for frame in frames:
-        session.step(frame, [])
-    held = vars(session)["_session"]
+def test_what_nothing_can_read_is_dropped(whole_pass):
+    held = vars(whole_pass[0])["_session"]
     assert all(picture is None for picture in held.processed_frames.values())
     for outputs in held.output_dict_per_obj.values():
         assert len(outputs["non_cond_frame_outputs"]) < 16
