@@ -269,7 +269,7 @@ def test_bad_regions_are_noted_and_relations_ignored(server, pushed, tmp_path):
     submit(server, task_id(2), [*result, {**between, "direction": "right"}])
     report = pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert sorted(reason for _, reason in report.notes) == [
-        "unclear: a brush mask whose bytes are truncated or damaged",
+        "unclear: a brush mask with truncated or damaged bytes",
         "unclear: a region with no label",
     ]
     assert items(tmp_path / "out") == items(dataset.path)[2:3]
