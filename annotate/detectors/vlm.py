@@ -145,8 +145,10 @@ class VlmDetector:
         self._check_model()
         detector_phrases(self.vocabulary, "vlm")
         if not self.coordinates:
-            command = f"annotate calibrate --model {self.model} --url {self.url}"
-            raise AnswerError(f"the box format of {self.model} is not known: run {command}")
+            raise AnswerError(
+                f"the box format of {self.model} at {self.url} is not known: run annotate calibrate "
+                "for this model and address"
+            )
         needs("openai"), needs("json_repair")
         _ = self.chat  # made once, before threads share it, so that one meter counts
 
