@@ -1,82 +1,124 @@
 """Make the training data of `train_apart.py`: views of the objects of generated clips.
 
+One .npz file per clip and round is written; a line with its number of views is printed.
+
     python benchmarks/apart_samples.py clips views [--part 0 --parts 2] [--rounds 1]
 
 The clips are by `make_gameplay.py` and `make_composites.py`, augmented as for `follow_samples.py`.
-A file per clip: windows around its objects, a quarter of them lit as by a muzzle flash, and a few
-windows anywhere; for each the backbone's maps, and the masks of all objects.
+A view is a crop: around an object, in one of four lit as by a muzzle flash, or, for a few, at a
+random position. With each crop are saved the backbone's feature maps and the masks of all objects.
 """
 
 import pickle
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from click_samples import Clip, Masks, Random, disturbed, each_clip, lit
-from follow_samples import gains, zooms
+from click_samples import (
+    Clip,
+    Masks,
+    Random,
+    augmented_frames,
+    clips_and_outputs,
+    with_muzzle_flash,
+)
+from follow_samples import random_gains, random_zooms
 
 from annotate.backbone import feature_maps
 from annotate.items.records import Picture
 from annotate.propagators.light.crops import CropWindow, window_around_mask
 
-LEAST, SHORTEST = 250, 8  # pixels of a thing, and frames that show so many of it
-THINGS, VIEWS, ASIDE = 4, 6, 3  # at most, of a clip; of a thing; windows about nothing
-SIZE, GRID = 256, 64
+MIN_AREA, MIN_FRAMES = 250, 8  # an object is used if 8 frames show 250 pixels of it or more
+MAX_OBJECTS, VIEWS_PER_OBJECT = 4, 6
+BACKGROUND_VIEWS = 3  # of a clip, at random positions
+CROP_SIDE, MASK_SIDE = 256, 64
 
 
-def views(random: Random, clip: Clip) -> dict[str, npt.NDArray] | None:
-    """All that is learnt from of one clip, if it shows enough."""
+def views_of_clip(random: Random, clip: Clip) -> dict[str, npt.NDArray[Any]] | None:
+    """Make the arrays of one clip; None if no object is large enough for long enough."""
     count = len(clip["frames"])
-    changed = disturbed(random, clip, range(count), zooms(random, count), gains(random, count))
-    pictures, seen = map(list, zip(*changed, strict=True))
+    augmented = augmented_frames(
+        random, clip, range(count), random_zooms(random, count), random_gains(random, count)
+    )
+    pictures, masks_by_frame = map(list, zip(*augmented, strict=True))
     frames = {
-        of: [n for n, masks in enumerate(seen) if of in masks and masks[of].sum() >= LEAST]
-        for of in clip["masks"]
+        object_id: [
+            n
+            for n, masks in enumerate(masks_by_frame)
+            if object_id in masks and masks[object_id].sum() >= MIN_AREA
+        ]
+        for object_id in clip["masks"]
     }
-    things = [of for of, numbers in sorted(frames.items()) if len(numbers) >= SHORTEST][:THINGS]
-    if not things:
+    object_ids = [
+        object_id for object_id, numbers in sorted(frames.items()) if len(numbers) >= MIN_FRAMES
+    ][:MAX_OBJECTS]
+    if not object_ids:
         return None
-    wanted = [
-        (of, int(n))
-        for of in things
-        for n in sorted(random.choice(frames[of], min(VIEWS, len(frames[of])), replace=False))
+    chosen = [
+        (object_id, int(n))
+        for object_id in object_ids
+        for n in sorted(
+            random.choice(
+                frames[object_id], min(VIEWS_PER_OBJECT, len(frames[object_id])), replace=False
+            )
+        )
     ]
-    wanted += [(-1, int(random.integers(count))) for _ in range(ASIDE)]
-    rows = [view(random, pictures[n], seen[n], of, things) for of, n in wanted]
+    chosen += [(-1, int(random.integers(count))) for _ in range(BACKGROUND_VIEWS)]
+    rows = [
+        make_view(random, pictures[n], masks_by_frame[n], object_id, object_ids)
+        for object_id, n in chosen
+    ]
     columns = [np.stack(column) for column in zip(*rows, strict=True)]
-    names = "crop", "s4", "s8", "s16", "masks", "inside"
-    which = np.array([things.index(of) if of in things else -1 for of, _ in wanted])
-    return {**dict(zip(names, columns, strict=True)), "thing": which}
+    keys = "crop", "s4", "s8", "s16", "masks", "inside"
+    object_index = np.array(
+        [object_ids.index(object_id) if object_id in object_ids else -1 for object_id, _ in chosen]
+    )
+    return {**dict(zip(keys, columns, strict=True)), "thing": object_index}
 
 
-def view(
-    random: Random, picture: Picture, masks: Masks, of: int, things: list[int]
-) -> tuple[npt.NDArray, ...]:
-    """A window about a thing, or anywhere: crop, maps, masks of all things, what is on it."""
+def make_view(
+    random: Random, picture: Picture, masks: Masks, object_id: int, object_ids: list[int]
+) -> tuple[npt.NDArray[Any], ...]:
+    """Crop around an object, or anywhere if `object_id` is -1.
+
+    Returns the crop, its feature maps s4, s8 and s16, the masks of all objects, and which cells lie
+    on the picture.
+    """
     high, wide = picture.shape[:2]
     window = CropWindow(random.uniform(0, wide), random.uniform(0, high), random.uniform(80, 350))
-    if of in masks:
-        window = window_around_mask(masks[of])
+    if object_id in masks:
+        window = window_around_mask(masks[object_id])
         dx, dy = 0.07 * window.side * random.standard_normal(2)
-        times = float(np.exp(0.2 * random.standard_normal()))
-        window = CropWindow(window.x + dx, window.y + dy, window.side * times)
-        picture = lit(random, picture, masks[of])
-    crop = window.crop(picture, SIZE)
+        factor = float(np.exp(0.2 * random.standard_normal()))
+        window = CropWindow(window.x + dx, window.y + dy, window.side * factor)
+        picture = with_muzzle_flash(random, picture, masks[object_id])
+    crop = window.crop(picture, CROP_SIDE)
     maps = [each.astype(np.float16) for each in feature_maps(crop)]
-    none = np.zeros((high, wide), bool)
-    drawn = [
-        window.crop(255 * masks.get(each, none).astype(np.float32), GRID, replicate_border=False)
-        for each in things
+    no_mask = np.zeros((high, wide), bool)
+    mask_crops = [
+        window.crop(
+            255 * masks.get(each, no_mask).astype(np.float32), MASK_SIDE, replicate_border=False
+        )
+        for each in object_ids
     ]
-    return crop, *maps, np.round(drawn).astype(np.uint8), window.in_picture((wide, high), GRID)
+    return (
+        crop,
+        *maps,
+        np.round(mask_crops).astype(np.uint8),
+        window.in_picture((wide, high), MASK_SIDE),
+    )
 
 
 def main() -> None:
-    """Write a file for each clip and round."""
-    for (turn, k), paths, to in each_clip(__doc__):
-        found = views(np.random.default_rng((turn, k, 77)), pickle.loads(paths[k].read_bytes()))
-        if found is not None:
-            np.savez(to.with_suffix(".npz"), **found)
-            print(f"{to.name}: {len(found['thing'])}", flush=True)
+    """Write the views of each clip and round."""
+    for (round_number, number), paths, out in clips_and_outputs(__doc__):
+        arrays = views_of_clip(
+            np.random.default_rng((round_number, number, 77)),
+            pickle.loads(paths[number].read_bytes()),
+        )
+        if arrays is not None:
+            np.savez(out.with_suffix(".npz"), **arrays)
+            print(f"{out.name}: {len(arrays['thing'])}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/colour.py CLIP [CLIP ...]
 
-Every third frame of each clip is held in memory and processed three times; the quickest pass
+Every third frame of each clip is held in memory and processed three times; the fastest pass
 counts, because other processes may slow the others down. The 1280x720 clips are
 `shared/gameplay/dev/easy.mp4` and `hard.mp4`.
 """
 
-import sys
+import argparse
 import time
 
 import cv2
@@ -30,8 +30,15 @@ def frames_per_second(clip: str) -> float:
     return len(frames) / min(seconds)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print a line for each clip."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", nargs="+")
     cv2.setNumThreads(1)
-    for name in sys.argv[1:]:
+    for name in parser.parse_args().clips:
         clip = reader.probe(name)
         print(f"{clip.name} {clip.width}x{clip.height} {frames_per_second(name):.0f} frames/s")
+
+
+if __name__ == "__main__":
+    main()

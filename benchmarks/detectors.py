@@ -1,20 +1,22 @@
-"""Which detector when: what each finds on a clip with known truth, and what each costs.
+"""Measure the detectors: accuracy on a clip with ground truth, and CPU time per frame.
 
-    python benchmarks/detectors.py found CLIP TRUTH.json YOLO [-o FOLDER]
+    python benchmarks/detectors.py compare CLIP TRUTH.json YOLO [-o FOLDER]
     python benchmarks/detectors.py bus YOLO
     python benchmarks/detectors.py speed
 
-`found` is `annotate compare` on every tenth frame: the designators by colour; by YOLO, a real
-checkpoint or export, what it calls a person for the one monster that is shaped like one. `bus` is
-Ultralytics' own picture. `speed` builds each architecture at its true size with random weights:
-what it costs does not depend on what it knows. CPU milliseconds a frame of 800x600, one thread.
+`compare` runs `annotate compare` on every tenth frame: the designators by colour; by YOLO, a real
+checkpoint or export, its class person for the one monster with the shape of a person. It writes the
+table and the contact sheet. `bus` prints the detections on Ultralytics' example picture, and the
+time. `speed` builds each architecture at its true size with random weights, which cost the same,
+and prints CPU milliseconds per frame of 800x600 with one thread.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import random_networks
 
 ROUNDS = 3
-TEXTS = ("red square", "")  # and the background of yolo-world
+TEXTS = ("red square", "")  # the empty one is the background class of yolo-world
 VOCABULARY = """{designator}
 
 [classes.ShotgunGuy]
@@ -44,17 +46,17 @@ COLUMNS = (
 )
 
 
-def found(clip: str, truth: str, yolo: str, out: str) -> None:
-    """The table and the sheet of `annotate compare`."""
+def compare(clip: str, truth: str, yolo: str, out: str) -> None:
+    """Write the table and the contact sheet of `annotate compare`."""
     designator = data_dir("prompts") / "vocabulary" / "designator.v1.toml"
-    words = Path(tempfile.mkdtemp()) / "gameplay.v1.toml"
-    words.write_text(VOCABULARY.format(designator=designator.read_text()))
-    asked = [part for text in COLUMNS for part in ("-d", text.format(yolo=yolo))]
-    told: list[str] = [
+    vocabulary = Path(tempfile.mkdtemp()) / "gameplay.v1.toml"
+    vocabulary.write_text(VOCABULARY.format(designator=designator.read_text()))
+    detector_options = [part for text in COLUMNS for part in ("-d", text.format(yolo=yolo))]
+    arguments: list[str] = [
         "compare",
         clip,
         "-v",
-        str(words),
+        str(vocabulary),
         "--truth",
         truth,
         "--every",
@@ -62,27 +64,28 @@ def found(clip: str, truth: str, yolo: str, out: str) -> None:
         "-o",
         out,
     ]
-    subprocess.run([sys.executable, "-m", "annotate", *told, *asked], check=True)
+    subprocess.run([sys.executable, "-m", "annotate", *arguments, *detector_options], check=True)
 
 
-def bus(yolo: str) -> None:
-    """What a YOLO finds on the picture that its package ships."""
+def detect_bus(yolo: str) -> None:
+    """Print the detections of a YOLO on the example picture of its package."""
     from PIL import Image
 
     from annotate.detectors.ultralytics import import_ultralytics
 
     with Image.open(import_ultralytics().utils.ASSETS / "bus.jpg") as picture:
         frame = Frame("bus.jpg", 0, Fraction(0), np.array(picture.convert("RGB")))
-    words = Vocabulary("street", {"bus": {}, "person": {}}, "")
-    detector = DETECTORS.load("yolo", words, model=yolo)
-    [seen] = detector.propose([frame])
-    labels = [words.labels[n] for n in seen.class_id]
-    counts = ", ".join(f"{labels.count(label)} {label}" for label in words.labels)
-    print(f"{'yolo, ' + Path(yolo).name:38} {counts}; {cpu(detector, frame):8.0f} ms")
+    vocabulary = Vocabulary("street", {"bus": {}, "person": {}}, "")
+    detector = DETECTORS.load("yolo", vocabulary, model=yolo)
+    [detections] = detector.propose([frame])
+    assert detections.class_id is not None
+    labels = [vocabulary.labels[n] for n in detections.class_id]
+    counts = ", ".join(f"{labels.count(label)} {label}" for label in vocabulary.labels)
+    print(f"{'yolo, ' + Path(yolo).name:38} {counts}; {cpu_milliseconds(detector, frame):8.0f} ms")
 
 
 def speed() -> None:
-    """Milliseconds a frame of every architecture that can be built."""
+    """Print the milliseconds per frame of every architecture that can be built."""
     import torch
 
     torch.set_num_threads(1)
@@ -92,11 +95,14 @@ def speed() -> None:
     with tempfile.TemporaryDirectory() as folder, random_networks.seeded():
         for name, make in MAKERS.items():
             detector, count = make(Path(folder))
-            print(f"{name:38} {cpu(detector, frame):14.0f} {count / 1e6:10.1f} M", flush=True)
+            print(
+                f"{name:38} {cpu_milliseconds(detector, frame):14.0f} {count / 1e6:10.1f} M",
+                flush=True,
+            )
 
 
-def cpu(detector: Any, frame: Frame) -> float:
-    """Milliseconds of processor time for a frame, least of some; the first call loads."""
+def cpu_milliseconds(detector: Any, frame: Frame) -> float:
+    """Measure the CPU milliseconds of a frame, the minimum of some calls after a warm-up."""
     detector.propose([frame])
     times = []
     for _ in range(ROUNDS):
@@ -106,78 +112,83 @@ def cpu(detector: Any, frame: Frame) -> float:
     return min(times) * 1000
 
 
-def parameters(network: Any) -> int:
-    """How many numbers a network has learnt."""
+def parameter_count(network: Any) -> int:
+    """Count the parameters of a network."""
     return sum(each.numel() for each in network.parameters())
 
 
-def words(detector: str) -> Vocabulary:
-    """One class, told one phrase."""
+def vocabulary_of(detector: str) -> Vocabulary:
+    """Make a vocabulary of one class with one phrase."""
     return Vocabulary("speed", {"designator": {detector: TEXTS[0]}}, "")
 
 
-def encoder(folder: Path) -> str:
-    """A text encoder whose vectors are kept already: phrases are read once, not for each frame."""
+def cached_text_encoder(folder: Path) -> str:
+    """Fill the cache of text embeddings; phrases are encoded once, so the encoder costs nothing."""
     path = folder / "encoder.ts"
     path.write_bytes(b"never read")
-    kept = yolo_open_vocabulary.vector_cache_dir() / yolo_open_vocabulary._encoder_key(str(path))
+    key = yolo_open_vocabulary._encoder_key(str(path))
+    cache_dir = yolo_open_vocabulary.vector_cache_dir() / key
     for text in TEXTS:
         vector = np.random.default_rng(len(text)).normal(size=512).astype(np.float32)
         yolo_open_vocabulary._write_vector(
-            yolo_open_vocabulary._vector_path(kept, text), vector / np.linalg.norm(vector)
+            yolo_open_vocabulary._vector_path(cache_dir, text), vector / np.linalg.norm(vector)
         )
     return str(path)
 
 
 def yolo_world(folder: Path) -> tuple[Any, int]:
-    """YOLO-World v2, small."""
+    """Make YOLO-World v2, small."""
     from annotate.detectors.ultralytics import import_ultralytics
 
     model = import_ultralytics().YOLOWorld("yolov8s-worldv2.yaml")
     model.save(folder / "world.pt")
-    options = {"model": str(folder / "world.pt"), "encoder": encoder(folder)}
-    made = DETECTORS.load("yolo-world", words("yolo-world"), **options)
-    return made, parameters(model.model)
+    options = {"model": str(folder / "world.pt"), "encoder": cached_text_encoder(folder)}
+    detector = DETECTORS.load("yolo-world", vocabulary_of("yolo-world"), **options)
+    return detector, parameter_count(model.model)
 
 
 def yoloe(folder: Path) -> tuple[Any, int]:
-    """YOLOE 11, small, with its masks' head."""
+    """Make YOLOE 11, small, with its mask head."""
     import torch
 
     from annotate.detectors.ultralytics import import_ultralytics
 
     model = import_ultralytics().YOLOE("yoloe-11s-seg.yaml")
-    model.model.set_classes(["thing"], torch.randn(1, 1, 512))
+    model.model.set_classes(["object"], torch.randn(1, 1, 512))
     model.save(folder / "yoloe.pt")
-    options = {"model": str(folder / "yoloe.pt"), "encoder": encoder(folder)}
-    return DETECTORS.load("yoloe", words("yoloe"), **options), parameters(model.model)
+    options = {"model": str(folder / "yoloe.pt"), "encoder": cached_text_encoder(folder)}
+    return DETECTORS.load("yoloe", vocabulary_of("yoloe"), **options), parameter_count(model.model)
 
 
 def yolo(folder: Path) -> tuple[Any, int]:
-    """YOLO11, nano, unquantised."""
+    """Make YOLO11, nano, unquantised."""
     from annotate.detectors.ultralytics import import_ultralytics
 
     model = import_ultralytics().YOLO("yolo11n.yaml")
     model.save(folder / "yolo.pt")
-    told = Vocabulary("speed", {"0": {}}, "")
-    return DETECTORS.load("yolo", told, model=str(folder / "yolo.pt")), parameters(model.model)
+    vocabulary = Vocabulary("speed", {"0": {}}, "")
+    detector = DETECTORS.load("yolo", vocabulary, model=str(folder / "yolo.pt"))
+    return detector, parameter_count(model.model)
 
 
 def owlv2(folder: Path) -> tuple[Any, int]:
-    """OWLv2, base with patches of 16: pictures of 960, as its released weights have them."""
+    """Make OWLv2, base with patches of 16, for pictures of 960 as its released weights."""
     import transformers
-    from test_zero_shot import _letters
 
     vision = {"image_size": 960, "patch_size": 16}
     config = transformers.Owlv2Config(vision_config=vision)
     model = transformers.Owlv2ForObjectDetection(config)
-    place = folder / "owlv2"
-    model.save_pretrained(place)
+    model_dir = folder / "owlv2"
+    model.save_pretrained(model_dir)
     size = {"height": 960, "width": 960}
-    transformers.Owlv2ImageProcessor(size=size).save_pretrained(place)
-    _letters(transformers.CLIPTokenizer, place, "<|startoftext|>", "<|endoftext|>")
-    made = DETECTORS.load("zero-shot", words("zero-shot"), model=str(place), min_score=0.9)
-    return made, parameters(model)
+    transformers.Owlv2ImageProcessor(size=size).save_pretrained(model_dir)
+    random_networks.save_letter_tokenizer(
+        transformers.CLIPTokenizer, model_dir, "<|startoftext|>", "<|endoftext|>"
+    )
+    detector = DETECTORS.load(
+        "zero-shot", vocabulary_of("zero-shot"), model=str(model_dir), min_score=0.9
+    )
+    return detector, parameter_count(model)
 
 
 MAKERS: dict[str, Callable[[Path], tuple[Any, int]]] = {
@@ -189,18 +200,22 @@ MAKERS: dict[str, Callable[[Path], tuple[Any, int]]] = {
 
 
 def main() -> None:
-    """Measure what is asked for."""
-    told: Iterator[str] = iter(sys.argv[1:])
-    what = next(told, "")
-    if what == "found":
-        clip, truth, model, *rest = told
-        found(clip, truth, model, rest[1] if len(rest) == 2 else "compare")
-    elif what == "bus":
-        bus(next(told))
-    elif what == "speed":
-        speed()
+    """Run the measurement that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="measurement", required=True)
+    command = commands.add_parser("compare")
+    for name in ("clip", "truth", "yolo"):
+        command.add_argument(name)
+    command.add_argument("-o", "--output", default="compare")
+    commands.add_parser("bus").add_argument("yolo")
+    commands.add_parser("speed")
+    arguments = parser.parse_args()
+    if arguments.measurement == "compare":
+        compare(arguments.clip, arguments.truth, arguments.yolo, arguments.output)
+    elif arguments.measurement == "bus":
+        detect_bus(arguments.yolo)
     else:
-        sys.exit(__doc__)
+        speed()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Find every shot of a rare target in footage: what each step leaves, and what asking costs.
+"""Measure the search for every shot of a rare target: what each step keeps, and its cost.
 
     python benchmarks/find.py EP1.mp4 EP2.mp4 ... --truth EP1.gt.json EP2.gt.json ...
 
-A local server that speaks the protocol answers from the ground truth; one answer in twenty is
-wrong. The reference is cropped from the largest box of the target. A question is a request of up
-to ten pictures. `--seeds` repeats the shot queries alone with other errors: then nothing is sent.
+A local server that speaks OpenAI's chat protocol answers from the ground truth; one answer in
+twenty is wrong. The reference is cropped from the largest box of the target. A question is a
+request of up to ten pictures. Printed are a line for each step, and recall and precision of the
+shot queries alone over `--seeds` draws of errors, for which no request is sent.
 """
 
 import argparse
@@ -34,79 +35,90 @@ Truths = dict[str, dict[str, Any]]
 
 def reference(clips: list[Path], truths: Truths) -> Path:
     """Crop the largest box of the target on any frame that shows it."""
-    best: tuple[float, Path, dict[str, Any]] | None = None
+    largest: tuple[float, Path, dict[str, Any]] | None = None
     for clip in clips:
         record = truths[clip.stem]
-        kinds = {c["id"] for c in record["categories"] if c["name"] == record["info"]["rare"]}
+        category_ids = {
+            c["id"] for c in record["categories"] if c["name"] == record["info"]["rare"]
+        }
         for each in record["annotations"]:
-            if each["category_id"] in kinds and (best is None or each["bbox"][3] > best[0]):
-                best = (each["bbox"][3], clip, each)
-    assert best is not None
-    x, y, width, height = (int(side) for side in best[2]["bbox"])
-    image = reader.seek(best[1], best[2]["image_id"]).image
+            if each["category_id"] in category_ids and (
+                largest is None or each["bbox"][3] > largest[0]
+            ):
+                largest = (each["bbox"][3], clip, each)
+    assert largest is not None
+    x, y, width, height = (int(side) for side in largest[2]["bbox"])
+    image = reader.seek(largest[1], largest[2]["image_id"]).image
     path = Path(tempfile.mkdtemp()) / "reference.png"
-    room = max(width, height) // 8
-    part = image[max(y - room, 0) : y + height + room, max(x - room, 0) : x + width + room]
-    Image.fromarray(part).save(path)
+    margin = max(width, height) // 8
+    crop = image[max(y - margin, 0) : y + height + margin, max(x - margin, 0) : x + width + margin]
+    Image.fromarray(crop).save(path)
     return path
 
 
 def steps(clips: list[Path], truths: Truths, max_pictures: int | None) -> ClipShots:
     """Run every step once; print its time and what it leaves."""
     frames = sum(truths[clip.stem]["info"]["frames"] for clip in clips)
-    begun = time.perf_counter()
-    keys = sum(1 for clip in clips for _ in reader.FrameSelection(keyframes=True).frames(clip))
-    print_step("keyframes", keys, begun, f"of {frames} frames")
-    begun = time.perf_counter()
+    start = time.perf_counter()
+    keyframe_count = sum(
+        1 for clip in clips for _ in reader.FrameSelection(keyframes=True).frames(clip)
+    )
+    print_step("keyframes", keyframe_count, start, f"of {frames} frames")
+    start = time.perf_counter()
     cut = cut_into_shots(clips)
-    print_step("shots", len(cut.shots), begun, "")
+    print_step("shots", len(cut.shots), start, "")
     crop = judge.read_reference(reference(clips, truths))
-    begun = time.perf_counter()
+    start = time.perf_counter()
     order = list(rank_shots(cut, [crop]))
-    rare = [n for n, number in enumerate(order, 1) if is_rare(cut, number, truths)]
-    print_step("ranked", len(order), begun, f"without a model; the rare ones come at {rare}")
+    rare = [n for n, number in enumerate(order, 1) if shows_target(cut, number, truths)]
+    print_step(
+        "ranked", len(order), start, f"without a model; shots with the target have the ranks {rare}"
+    )
     with search_server.serving(errors=ERRORS) as model:
         for clip in clips:
             model.learn(clip, search_server.rare_frames(truths[clip.stem]))
-        chat = Chat(model.url, "knows", cached=False)
+        chat = Chat(model.url, "test-model", cached=False)
         vlm_judge = judge.VlmJudge(chat, "the robot", [crop], cut.paths)
-        asked = 0
+        asked_count = 0
 
         def count(pictures: int) -> None:
-            nonlocal asked
-            asked += pictures
+            nonlocal asked_count
+            asked_count += pictures
 
         def left() -> int | None:
-            return None if max_pictures is None else max_pictures - asked
+            return None if max_pictures is None else max_pictures - asked_count
 
-        begun = time.perf_counter()
-        found = ask_shots(cut, vlm_judge, order=order, pictures_left=left, on_pictures=count)
+        start = time.perf_counter()
+        findings = ask_shots(cut, vlm_judge, order=order, pictures_left=left, on_pictures=count)
         usage = chat.meter.total
-        more = (
+        note = (
             f"pictures in {usage.questions} questions; "
-            f"a picture for {frames / found.picture_count:.0f} frames, "
+            f"a picture for {frames / findings.picture_count:.0f} frames, "
             f"a question for {frames / usage.questions:.0f}; "
             f"{usage.tokens_in:,} tokens in, {usage.tokens_out:,} out; "
             f"{model.wrong} of {model.answered} answers wrong"
         )
-        print_step("asked", found.picture_count, begun, more)
-    right = {n for n in found.occurrences if is_rare(cut, n, truths)}
+        print_step("asked", findings.picture_count, start, note)
+    correct = {n for n in findings.occurrences if shows_target(cut, n, truths)}
     print_step(
-        "found", len(found.occurrences), begun, f"hits, {len(right)} right, of {len(rare)} shots"
+        "hits",
+        len(findings.occurrences),
+        start,
+        f"{len(correct)} of them correct, of {len(rare)} shots with the target",
     )
     return cut
 
 
-def is_rare(cut: ClipShots, number: int, truths: Truths) -> bool:
+def shows_target(cut: ClipShots, number: int, truths: Truths) -> bool:
     """Check whether a shot shows the target on any frame."""
     shot = cut.shots[number]
-    seen = search_server.rare_frames(truths[Path(shot.video).stem])
-    return any(frame in seen for frame in range(shot.start, shot.stop))
+    rare = search_server.rare_frames(truths[Path(shot.video).stem])
+    return any(frame in rare for frame in range(shot.start, shot.stop))
 
 
-def print_step(step: str, left: int, begun: float, more: str) -> None:
+def print_step(step: str, left: int, start: float, note: str) -> None:
     """Print a line of the table."""
-    print(f"{step:10} {left:6} {time.perf_counter() - begun:7.1f} s  {more}")
+    print(f"{step:10} {left:6} {time.perf_counter() - start:7.1f} s  {note}")
 
 
 def repeat(cut: ClipShots, truths: Truths, seeds: int, frames_per_shot: int) -> None:
@@ -125,20 +137,21 @@ def repeat(cut: ClipShots, truths: Truths, seeds: int, frames_per_shot: int) -> 
             return answers
 
     rare = {name: search_server.rare_frames(truths[path.stem]) for name, path in cut.paths.items()}
-    right = hits = pictures = 0
-    there = sum(is_rare(cut, n, truths) for n in range(len(cut.shots)))
+    correct = hits = pictures = 0
+    true_count = sum(shows_target(cut, n, truths) for n in range(len(cut.shots)))
     for seed in range(seeds):
         erring_judge = ErringJudge(seed)
         for shot in cut.shots:
             shot.answers.clear()
             shot.accepted = False
-        found = ask_shots(cut, erring_judge, frames_per_shot)
-        right += sum(is_rare(cut, n, truths) for n in found.occurrences)
-        hits, pictures = hits + len(found.occurrences), pictures + found.picture_count
+        findings = ask_shots(cut, erring_judge, frames_per_shot)
+        correct += sum(shows_target(cut, n, truths) for n in findings.occurrences)
+        hits, pictures = hits + len(findings.occurrences), pictures + findings.picture_count
     frames = cut.frame_count * seeds
     print(
-        f"{frames_per_shot} frames a shot, {seeds} times: recall {right / (there * seeds):.4f}, "
-        f"precision {right / max(hits, 1):.4f}, {frames / pictures:.1f} frames to a picture"
+        f"{frames_per_shot} frames a shot, {seeds} times: "
+        f"recall {correct / (true_count * seeds):.4f}, precision {correct / max(hits, 1):.4f}, "
+        f"{frames / pictures:.1f} frames per picture"
     )
 
 

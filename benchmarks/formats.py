@@ -62,8 +62,8 @@ def make_dataset(path: Path, object_count: int, image_count: int) -> Dataset:
     _, blank = cv2.imencode(".png", np.zeros((SIZE_WH[1], SIZE_WH[0], 3), np.uint8))
     with create_dataset(dataset, Header("bench")) as writer:
         for frame in range(image_count):
-            picks = random.integers(0, len(blobs), objects_per_image)
-            objects = [Object(LABELS[p % 3], boxes[p], None, None, blobs[p]) for p in picks]
+            choices = random.integers(0, len(blobs), objects_per_image)
+            objects = [Object(LABELS[p % 3], boxes[p], None, None, blobs[p]) for p in choices]
             name = f"bench-{frame:06d}.png"
             writer.add(name, Item("bench", frame, Fraction(frame), *SIZE_WH, (*objects,)))
             (writer.images / name).write_bytes(blank.tobytes())
@@ -77,20 +77,20 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def time_format(data: Dataset, name: str, out: Path) -> tuple[float, float, float]:
+def time_format(dataset: Dataset, name: str, out: Path) -> tuple[float, float, float]:
     """Measure the seconds to write, to verify with the other reader, and to import."""
     dataset_format = FORMATS.load(name)
     out.mkdir()
-    write = seconds(lambda: dataset_format.write(data, out))
-    check = seconds(lambda: verify_export(data, dataset_format, out))
+    write = seconds(lambda: dataset_format.write(dataset, out))
+    check = seconds(lambda: verify_export(dataset, dataset_format, out))
     read = seconds(lambda: [sample for _, sample in dataset_format.read(out).samples])
     return write, check, read
 
 
-def time_supervision(data: Dataset, name: str, file: Path) -> tuple[float, float]:
+def time_supervision(dataset: Dataset, name: str, file: Path) -> tuple[float, float]:
     """Measure the seconds of supervision to write and read the same objects, image by image."""
     written = read = 0.0
-    for number, sample in enumerate(data, start=1):
+    for number, sample in enumerate(dataset, start=1):
         image_detections = detections.item_to_detections(sample.item, LABELS)
         if name == "yolo":
             image_detections.mask = None
@@ -132,10 +132,10 @@ def main() -> None:
     print(f"{arguments.objects} objects on {arguments.images} images of {SIZE_WH[0]}x{SIZE_WH[1]}")
     print("format    |  ours: write  check   read | supervision: write   read | write+read ratio")
     with tempfile.TemporaryDirectory() as home:
-        data = make_dataset(Path(home) / "data", arguments.objects, arguments.images)
+        dataset = make_dataset(Path(home) / "data", arguments.objects, arguments.images)
         for name in ("coco", "yolo", "yolo-seg"):
-            write, check, read = time_format(data, name, Path(home) / name)
-            sv_write, sv_read = time_supervision(data, name, Path(home) / "supervision.txt")
+            write, check, read = time_format(dataset, name, Path(home) / name)
+            sv_write, sv_read = time_supervision(dataset, name, Path(home) / "supervision.txt")
             ratio = (sv_write + sv_read) / (write + read)
             print(
                 f"{name:9} | {write:11.1f} {check:6.1f} {read:6.1f} s | "

@@ -1,4 +1,4 @@
-"""Compare boxes of a detector with one click per object, as prompts.
+"""Measure tracking from boxes of a simulated detector, compared with one click per object.
 
     python benchmarks/from_boxes.py ../shared/gameplay/dev/medium.mp4 [--engine light] [--seed 0]
 
@@ -6,7 +6,8 @@ The detector is simulated from the ground truth beside the clip (`medium.gt.json
 monster with at least 400 visible pixels; each side of its box is moved by a normal deviate of a
 tenth of the box; three boxes in ten are missing. Three runs: the clicks of `medium.points.csv`;
 boxes with track ids; boxes without. In the last, each track counts for the true object with which
-it shares most pixels, and `ids` is the number of tracks for each true object.
+it shares most pixels. Printed for each run: mean J, false presence, J of each clicked object, and
+in the last `ids`, the number of tracks for each true object.
 """
 
 import argparse
@@ -30,60 +31,62 @@ from annotate.propagators.job import PROPAGATORS, Job, Propagator
 from annotate.propagators.run import run_to_file
 from annotate.video import reader
 
-SMALLEST = 400  # pixels; as of the clicks
-JITTER, MISSING = 0.1, 0.3
+MIN_AREA = 400  # pixels, the limit of the clicks too
+JITTER, MISSING_SHARE = 0.1, 0.3
 
 
-def detected(truth: Path, clip: reader.Video, seed: int) -> Iterator[Item]:
+def simulated_boxes(truth: Path, clip: reader.Video, seed: int) -> Iterator[Item]:
     """Yield the simulated boxes, frame by frame."""
     record, random = json.loads(truth.read_text()), np.random.default_rng(seed)
     monsters = {c["id"]: c["name"] for c in record["categories"] if c["supercategory"] == "Monster"}
     by_frame = defaultdict(list)
     for each in record["annotations"]:
-        if each["category_id"] in monsters and each["area"] >= SMALLEST and not each.get("dead"):
+        if each["category_id"] in monsters and each["area"] >= MIN_AREA and not each.get("dead"):
             by_frame[each["image_id"]].append(each)
-    most = np.array([clip.width, clip.height] * 2)
+    limits = np.array([clip.width, clip.height] * 2)
     for frame in range(len(record["images"])):
-        found = []
+        objects = []
         for each in by_frame[frame]:
             x, y, width, height = each["bbox"]
-            off = random.normal(0, JITTER, 4) * (width, height, width, height)
-            box = np.clip(np.array([x, y, x + width, y + height]) + off, 0, most).tolist()
-            if random.random() >= MISSING and box[2] - box[0] >= 1 and box[3] - box[1] >= 1:
+            offsets = random.normal(0, JITTER, 4) * (width, height, width, height)
+            box = np.clip(np.array([x, y, x + width, y + height]) + offsets, 0, limits).tolist()
+            if random.random() >= MISSING_SHARE and box[2] - box[0] >= 1 and box[3] - box[1] >= 1:
                 label = monsters[each["category_id"]]
-                found.append(Object(label, tuple(box), 0.9, each["track_id"]))
+                objects.append(Object(label, tuple(box), 0.9, each["track_id"]))
         seconds = Fraction(frame, 1)
-        yield Item(clip.name, frame, seconds, clip.width, clip.height, tuple(found))
+        yield Item(clip.name, frame, seconds, clip.width, clip.height, tuple(objects))
 
 
-def nameless(items: list[Item]) -> list[Item]:
+def without_track_ids(items: list[Item]) -> list[Item]:
     """Remove the track ids."""
     return [replace(i, objects=tuple(replace(o, track=None) for o in i.objects)) for i in items]
 
 
-def renamed(items: list[Item], truth: Path) -> tuple[list[Item], dict[int, int]]:
+def with_true_ids(items: list[Item], truth: Path) -> tuple[list[Item], dict[int, int]]:
     """Give each track the id of the true object with which it shares most pixels."""
-    real = defaultdict(list)
+    true_objects = defaultdict(list)
     for each in json.loads(truth.read_text())["annotations"]:
         if "segmentation" in each:
-            real[each["image_id"]].append(each)
-    shared: dict[int, Counter[int]] = defaultdict(Counter)
+            true_objects[each["image_id"]].append(each)
+    shared: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for item in items:
-        for thing in item.objects:
-            for each in real[item.frame]:
-                overlap = masks.iou(thing.mask, each["segmentation"])
-                both = masks.area(thing.mask) + masks.area(each["segmentation"])
-                shared[thing.track][each["track_id"]] += both * overlap / (1 + overlap)
-    whose = {of: counts.most_common(1)[0][0] for of, counts in shared.items()}
-    weight = {of: counts.most_common(1)[0][1] for of, counts in shared.items()}
-    done = []
+        for obj in item.objects:
+            if obj.track is None or obj.mask is None:
+                continue
+            for each in true_objects[item.frame]:
+                overlap = masks.iou(obj.mask, each["segmentation"])
+                area_sum = masks.area(obj.mask) + masks.area(each["segmentation"])
+                shared[obj.track][each["track_id"]] += area_sum * overlap / (1 + overlap)
+    true_ids = {track: max(pixels, key=pixels.__getitem__) for track, pixels in shared.items()}
+    shared_pixels = {track: max(pixels.values()) for track, pixels in shared.items()}
+    items_with_ids = []
     for item in items:
         best: dict[int, Object] = {}
-        for thing in sorted(item.objects, key=lambda each: weight.get(each.track, 0)):
-            if thing.track in whose:
-                best[whose[thing.track]] = replace(thing, track=whose[thing.track])
-        done.append(replace(item, objects=tuple(best.values())))
-    return done, dict(Counter(whose.values()))
+        for obj in sorted(item.objects, key=lambda each: shared_pixels.get(each.track or 0, 0)):
+            if obj.track in true_ids:
+                best[true_ids[obj.track]] = replace(obj, track=true_ids[obj.track])
+        items_with_ids.append(replace(item, objects=tuple(best.values())))
+    return items_with_ids, dict(Counter(true_ids.values()))
 
 
 def main() -> None:
@@ -103,35 +106,40 @@ def main() -> None:
 def compare(path: Path, engine: Propagator, name: str, seed: int) -> None:
     """Print the three rows of one clip."""
     clip, truth = reader.probe(path), path.with_suffix(".gt.json")
-    clicks, items = path.with_suffix(".points.csv"), list(detected(truth, clip, seed))
+    clicks, items = path.with_suffix(".points.csv"), list(simulated_boxes(truth, clip, seed))
     scope = prompts.PromptScope((clip.width, clip.height), clip.frame_count)
     with clicks.open() as file:
-        asked = sorted({int(row["object_id"]) for row in csv.DictReader(file)})
-    clicked = prompts.prompt_table(prompts.read_points(clicks, scope), scope=scope)
-    nothing = prompts.prompt_table(scope=scope)
+        clicked_ids = sorted({int(row["object_id"]) for row in csv.DictReader(file)})
+    click_table = prompts.prompt_table(prompts.read_points(clicks, scope), scope=scope)
+    empty_table = prompts.prompt_table(scope=scope)
     with tempfile.TemporaryDirectory() as folder:
-        for kind in ("clicks", "boxes that name", "boxes"):
-            there = None
+        for kind in ("clicks", "boxes, track ids", "boxes"):
+            box_prompts = None
             if kind != "clicks":
-                given = Path(folder) / f"{kind}.boxes.jsonl"
-                found = items if kind == "boxes that name" else nameless(items)
-                journal.write(
-                    given, records.Header("detect", videos=reader.header_entry(clip)), found
-                )
-                there = boxes.read(given, clip)
-            table = clicked if there is None else nothing
+                boxes_path = Path(folder) / f"{kind}.boxes.jsonl"
+                boxed = without_track_ids(items) if kind == "boxes" else items
+                header = records.Header("detect", videos=reader.header_entry(clip))
+                journal.write(boxes_path, header, boxed)
+                box_prompts = boxes.read(boxes_path, clip)
+            table = click_table if box_prompts is None else empty_table
             out = Path(folder) / f"{kind}.jsonl"
-            run_to_file(Job(engine, name, path, table, boxes=there), out)
-            made, ids = list(journal.read(out)), {}
+            run_to_file(Job(engine, name, path, table, boxes=box_prompts), out)
+            result, tracks_per_object = list(journal.read(out)), dict[int, int]()
             if kind == "boxes":
-                made, ids = renamed(made, truth)
-            tracks = [each for each in metrics.track_metrics(truth, made) if each.track in asked]
-            j = sum(each.j for each in tracks) / len(asked)
+                result, tracks_per_object = with_true_ids(result, truth)
+            tracks = [
+                each for each in metrics.track_metrics(truth, result) if each.track in clicked_ids
+            ]
+            mean_j = sum(each.j for each in tracks) / len(clicked_ids)
             false = np.mean([each.false_presence for each in tracks])
             per_track = " ".join(f"{each.track}:{each.j:.3f}" for each in tracks)
-            split = f"  ids {[ids.get(of, 0) for of in asked]}" if ids else ""
+            split = (
+                f"  ids {[tracks_per_object.get(each, 0) for each in clicked_ids]}"
+                if tracks_per_object
+                else ""
+            )
             print(
-                f"{path.stem:10} {kind:16} J {j:.4f}  false {false:.3f}  {per_track}{split}",
+                f"{path.stem:10} {kind:16} J {mean_j:.4f}  false {false:.3f}  {per_track}{split}",
                 flush=True,
             )
 

@@ -3,14 +3,14 @@
     python benchmarks/labelstudio.py [FRAMES]
 
 A Label Studio server is started in a temporary folder, and installed on first use. The raw POST
-is a lower bound for sending the same tasks: no checks, no images put in place, no request for
+is a lower bound for sending the same tasks: no checks, no copies of images, no request for
 existing tasks. The codec of brush masks is compared with that of the SDK.
 """
 
+import argparse
 import json
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 import urllib.request
@@ -44,35 +44,35 @@ ROUNDS = 5
 
 def make_dataset(path: Path, frames: int) -> Dataset:
     """Make a dataset of frames that share one image on disk, with random boxes."""
-    noise = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     clips = {
         "run.mp4": {"fingerprint": "ab" * 32, "frame_count": frames, "width": 640, "height": 360}
     }
-    made = Dataset(path, ("mech", "crate"), clips)
-    Image.fromarray(noise.integers(0, 255, (360, 640, 3), np.uint8)).save(path.with_suffix(".png"))
-    with create_dataset(made, Header("build", videos=clips)) as writer:
+    dataset = Dataset(path, ("mech", "crate"), clips)
+    Image.fromarray(rng.integers(0, 255, (360, 640, 3), np.uint8)).save(path.with_suffix(".png"))
+    with create_dataset(dataset, Header("build", videos=clips)) as writer:
         for number in range(frames):
             name = f"run-{number:06d}.png"
             (writer.images / name).hardlink_to(path.with_suffix(".png"))
-            corners = np.sort(noise.uniform(0, 1, (OBJECTS, 2, 2)) * SIZE, axis=1).round(2)
+            corners = np.sort(rng.uniform(0, 1, (OBJECTS, 2, 2)) * SIZE, axis=1).round(2)
             boxes = corners.reshape(-1, 4).tolist()
-            objects = tuple(Object("mech", tuple(box), 0.5, None, None, "noise") for box in boxes)
+            objects = tuple(Object("mech", (*box,), 0.5, None, None, "noise") for box in boxes)
             writer.add(name, Item("run.mp4", number, Fraction(number, 30), *SIZE, objects))
     return load_dataset(path)
 
 
-def raw_post(own: LocalStudio, project: int, made: Dataset) -> float:
+def raw_post(studio: LocalStudio, project: int, dataset: Dataset) -> float:
     """Measure the seconds of one request with all tasks, by the standard library."""
     body = []
-    for sample in made:
+    for sample in dataset:
         data = {
             "image": f"/data/local-files/?d={sample.image}",
-            **task_data(made, sample.item),
+            **task_data(dataset, sample.item),
         }
         body.append({"data": data, "predictions": [prediction(to_regions(sample.item))]})
     content = json.dumps(body).encode()
-    headers = {"Authorization": f"Token {own.token}", "Content-Type": "application/json"}
-    url = f"{own.url}/api/projects/{project}/import"
+    headers = {"Authorization": f"Token {studio.token}", "Content-Type": "application/json"}
+    url = f"{studio.url}/api/projects/{project}/import"
     start = time.perf_counter()
     urllib.request.urlopen(urllib.request.Request(url, content, headers)).read()
     return time.perf_counter() - start
@@ -83,25 +83,28 @@ def report(step: str, frames: int, seconds: float) -> None:
     print(f"{step:34} {seconds:7.1f} s {frames / seconds:8.0f} frames/s", flush=True)
 
 
-def time_loop(own: LocalStudio, made: Dataset, out: Path) -> None:
+def time_loop(studio: LocalStudio, dataset: Dataset, out: Path) -> None:
     """Time push, second push and pull."""
-    frames, ratios = len(made), []
-    with own.client() as server:
-        for turn in range(1, ROUNDS + 1):  # alternating, because the load of the machine varies
-            ready = [
-                open_project(server, f"{name} {turn}", made.classes)[0] for name in ("raw", "push")
+    frames, ratios = len(dataset), []
+    with studio.client() as server:
+        # raw POST and push alternate, because the load of the machine varies
+        for round_number in range(1, ROUNDS + 1):
+            projects = [
+                open_project(server, f"{name} {round_number}", dataset.classes)[0]
+                for name in ("raw", "push")
             ]
-            raw = raw_post(own, ready[0].id, made)
-            start, busy = time.perf_counter(), time.process_time()
-            done = push_dataset(made, server, project=f"push {turn}")
-            ours, busy = time.perf_counter() - start, time.process_time() - busy
-            report("one raw POST", frames, raw)
-            report(f"push ({busy:.1f} s of own CPU)", frames, ours)
-            ratios.append(raw / ours)
+            raw_seconds = raw_post(studio, projects[0].id, dataset)
+            start, cpu_seconds = time.perf_counter(), time.process_time()
+            done = push_dataset(dataset, server, project=f"push {round_number}")
+            push_seconds = time.perf_counter() - start
+            cpu_seconds = time.process_time() - cpu_seconds
+            report("one raw POST", frames, raw_seconds)
+            report(f"push ({cpu_seconds:.1f} s of own CPU)", frames, push_seconds)
+            ratios.append(raw_seconds / push_seconds)
         print(f"{'push, of the raw POST':34} {statistics.median(ratios):7.2f}", end="")
         print(f"   (median of {', '.join(f'{each:.2f}' for each in sorted(ratios))})", flush=True)
         start = time.perf_counter()
-        assert push_dataset(made, server, project=f"push {turn}").frame_counts == {
+        assert push_dataset(dataset, server, project=f"push {round_number}").frame_counts == {
             "unchanged": frames
         }
         report("second push, nothing new", frames, time.perf_counter() - start)
@@ -109,12 +112,12 @@ def time_loop(own: LocalStudio, made: Dataset, out: Path) -> None:
         everything = {"selectedItems": {"all": True, "excluded": []}}
         server.send("POST", "/api/dm/actions", everything, params=params)
         start = time.perf_counter()
-        assert pull_dataset(made, server, out, project=f"push {turn}").frame_counts == {
+        assert pull_dataset(dataset, server, out, project=f"push {round_number}").frame_counts == {
             "submitted": frames
         }
         report("pull", frames, time.perf_counter() - start)
         start = time.perf_counter()
-        pull_dataset(made, server, out, project=f"push {turn}", since_last=True)
+        pull_dataset(dataset, server, out, project=f"push {round_number}", since_last=True)
         report("pull --since last", frames, time.perf_counter() - start)
 
 
@@ -156,17 +159,19 @@ def best_seconds(call: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure the codec, then the loop with a server."""
-    frames = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("frames", nargs="?", type=int, default=2000)
+    frames = parser.parse_args().frames
     time_codec()
-    here = Path(tempfile.mkdtemp())
-    own, process = launch(ensure_program(print), here / "data")
+    folder = Path(tempfile.mkdtemp())
+    studio, process = launch(ensure_program(print), folder / "data")
     try:
-        wait_until_ready(own, process)
-        time_loop(own, make_dataset(here / "frames", frames), here / "out")
+        wait_until_ready(studio, process)
+        time_loop(studio, make_dataset(folder / "frames", frames), folder / "out")
     finally:
         stop_process(process.pid)
         process.wait()
-        shutil.rmtree(here)
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -30,72 +30,74 @@ from annotate.propagators.job import PROPAGATORS, PromptedFrame
 from annotate.video import reader
 from annotate.video.writer import VideoWriter
 
-ENDINGS = ".mp4", ".gt.json"  # of a clip and its truth, beside the clicks
-Follow = Callable[[Iterator[Frame], Mask], Iterator[Mask]]
+ENDINGS = ".mp4", ".gt.json"  # suffixes of a clip and its ground truth
+Track = Callable[[Iterator[Frame], Mask], Iterator[Mask]]
 
 
-def light(fast: bool) -> Follow:
+def light_tracker(fast: bool) -> Track:
     """Track by the engine, from a mask on the first frame."""
 
-    def follow(frames: Iterator[Frame], mask: Mask) -> Iterator[Mask]:
+    def track(frames: Iterator[Frame], mask: Mask) -> Iterator[Mask]:
         first = next(frames)
-        given = (Prompt(first.index, 1, mask=mask),)
-        session = PROPAGATORS.load("light", fast=fast).begin([PromptedFrame(first, given)])
-        session.step(first, given)
+        prompts = (Prompt(first.index, 1, mask=mask),)
+        session = PROPAGATORS.load("light", fast=fast).begin([PromptedFrame(first, prompts)])
+        session.step(first, prompts)
         for frame in frames:
-            found = session.step(frame, ())
-            yield found.mask[0] if found.mask is not None and len(found) else np.zeros_like(mask)
+            detections = session.step(frame, ())
+            has_mask = detections.mask is not None and len(detections)
+            yield detections.mask[0] if has_mask else np.zeros_like(mask)
 
-    return follow
+    return track
 
 
-def flow(grabcut: bool) -> Follow:
+def flow_tracker(grabcut: bool) -> Track:
     """Track by optical flow alone, or by flow and GrabCut: the baselines."""
 
-    def follow(frames: Iterator[Frame], mask: Mask) -> Iterator[Mask]:
-        before, soft = cv2.cvtColor(next(frames).image, cv2.COLOR_RGB2GRAY), mask.astype(np.float32)
+    def track(frames: Iterator[Frame], mask: Mask) -> Iterator[Mask]:
+        previous = cv2.cvtColor(next(frames).image, cv2.COLOR_RGB2GRAY)
+        soft = mask.astype(np.float32)
         y, x = np.mgrid[: mask.shape[0], : mask.shape[1]].astype(np.float32)
-        engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        dis_flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         for frame in frames:
             grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
-            moved = engine.calc(grey, before, None)
-            soft = cv2.remap(soft, x + moved[..., 0], y + moved[..., 1], cv2.INTER_LINEAR)
+            flow = dis_flow.calc(grey, previous, None)
+            soft = cv2.remap(soft, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)
             if grabcut:
-                soft = by_colour(frame.image, soft > 0.5).astype(np.float32)
-            before = grey
+                soft = refine_by_grabcut(frame.image, soft > 0.5).astype(np.float32)
+            previous = grey
             yield soft > 0.5
 
-    return follow
+    return track
 
 
-def by_colour(picture: Picture, mask: Mask) -> Mask:
+def refine_by_grabcut(picture: Picture, mask: Mask) -> Mask:
     """Refine a mask by GrabCut at half size, within 12 pixels of its edge."""
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (25, 25))
-    sure, near = cv2.erode(mask.astype(np.uint8), disk), cv2.dilate(mask.astype(np.uint8), disk)
-    states = np.where(sure, cv2.GC_FGD, np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD))
-    states = np.where(near, states, cv2.GC_BGD).astype(np.uint8)[::2, ::2].copy()
-    if not (states & 1).any():
+    eroded, band = cv2.erode(mask.astype(np.uint8), disk), cv2.dilate(mask.astype(np.uint8), disk)
+    labels = np.where(eroded, cv2.GC_FGD, np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD))
+    labels = np.where(band, labels, cv2.GC_BGD).astype(np.uint8)[::2, ::2].copy()
+    if not (labels & 1).any():
         return mask
-    small = cv2.resize(picture, states.shape[::-1], interpolation=cv2.INTER_AREA)
+    small = cv2.resize(picture, labels.shape[::-1], interpolation=cv2.INTER_AREA)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
-    cv2.grabCut(small[..., ::-1].copy(), states, None, *models, 2, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(small[..., ::-1].copy(), labels, None, *models, 2, cv2.GC_INIT_WITH_MASK)
     size = mask.shape[::-1]
-    return cv2.resize(states & 1, size, interpolation=cv2.INTER_LINEAR).astype(bool)
+    return cv2.resize(labels & 1, size, interpolation=cv2.INTER_LINEAR).astype(bool)
 
 
-def davis(folder: Path, follow: Follow) -> None:
+def davis(folder: Path, track: Track) -> None:
     """Print J of each sequence, and the mean."""
     means = []
     for sequence in sorted(path for path in folder.iterdir() if path.is_dir()):
         paths = sorted((sequence / "masks").glob("*.png"))
         truth = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 127 for path in paths]
-        started, scores = time.perf_counter(), []
+        start, scores = time.perf_counter(), []
         frames = reader.frames(sequence / "frames", stop=len(truth) - 1)
-        for found, real in zip(follow(frames, truth[0]), truth[1:-1], strict=True):
-            if real.sum() >= 64:
-                scores.append((found & real).sum() / (found | real).sum())
-        rate = (len(truth) - 1) / (time.perf_counter() - started)
+        for predicted, true_mask in zip(track(frames, truth[0]), truth[1:-1], strict=True):
+            if true_mask.sum() >= 64:
+                scores.append((predicted & true_mask).sum() / (predicted | true_mask).sum())
+        rate = (len(truth) - 1) / (time.perf_counter() - start)
         means.append(float(np.mean(scores)))
         print(f"{sequence.name:16} J {means[-1]:.3f}   {rate:.1f} frames/s", flush=True)
     print(f"{'mean':16} J {np.mean(means):.4f}")
@@ -104,33 +106,33 @@ def davis(folder: Path, follow: Follow) -> None:
 def clicks(folder: Path, fast: bool) -> None:
     """Print J and false presence of each clip, and the means, for one and three clicks."""
     for ending in ("points", "points3"):
-        found = []
+        results = []
         for points in sorted(folder.glob(f"*.{ending}.csv")):
             clip, truth = (points.with_name(points.name.split(".")[0] + end) for end in ENDINGS)
             if truth.exists():
-                found.append(clicked(clip, truth, points, fast))
-                say(points.name, *found[-1])
-        if not found:
+                results.append(run_clicks(clip, truth, points, fast))
+                print_row(points.name, *results[-1])
+        if not results:
             raise SystemExit(f"{folder}: no NAME.gt.json beside a NAME.mp4 and NAME.{ending}.csv")
-        say(f"{len(found)} clips, {ending}", *np.mean(found, axis=0))
+        print_row(f"{len(results)} clips, {ending}", *np.mean(results, axis=0))
 
 
-def say(what: str, overlap: float, claimed: float) -> None:
+def print_row(name: str, mean_j: float, false_presence: float) -> None:
     """Print a row."""
-    print(f"{what:20} J {overlap:.3f}   false presence {claimed:.3f}", flush=True)
+    print(f"{name:20} J {mean_j:.3f}   false presence {false_presence:.3f}", flush=True)
 
 
-def clicked(clip: Path, truth: Path, points: Path, fast: bool) -> tuple[float, float]:
+def run_clicks(clip: Path, truth: Path, points: Path, fast: bool) -> tuple[float, float]:
     """Run `annotate propagate` from clicks; returns mean J and false presence over the objects."""
-    asked = set(pd.read_csv(points)["object_id"])
+    object_ids = set(pd.read_csv(points)["object_id"])
     with TemporaryDirectory() as scratch:
         items = Path(scratch) / "items.jsonl"
         call = [sys.executable, "-m", "annotate", "propagate", str(clip), "-p", str(points)]
         call += ["-o", str(items)] + ["--fast"] * fast
         subprocess.run(call, check=True, capture_output=True)
-        tracks = metrics.track_metrics(truth, journal.read(items), asked)
-    overlap, claimed = np.mean([(each.j, each.false_presence) for each in tracks], axis=0)
-    return float(overlap), float(claimed)
+        tracks = metrics.track_metrics(truth, journal.read(items), object_ids)
+    mean_j, false_presence = np.mean([(each.j, each.false_presence) for each in tracks], axis=0)
+    return float(mean_j), float(false_presence)
 
 
 def speed(clip: Path, size_wh: tuple[int, int], fast: bool) -> None:
@@ -143,24 +145,25 @@ def speed(clip: Path, size_wh: tuple[int, int], fast: bool) -> None:
         mask = np.zeros(size_wh[::-1], bool)
         width, height = size_wh
         mask[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3] = True
-        stamps = [time.perf_counter() for _ in light(fast)(reader.frames(resized), mask)]
-    later = stamps[30:] if len(stamps) > 60 else stamps
+        times = [time.perf_counter() for _ in light_tracker(fast)(reader.frames(resized), mask)]
+    later = times[30:] if len(times) > 60 else times
     print(f"{(len(later) - 1) / (later[-1] - later[0]):.1f} frames/s at {width}x{height}")
 
 
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["davis", "clicks", "speed"])
+    parser.add_argument("measurement", choices=["davis", "clicks", "speed"])
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--method", choices=["light", "flow", "flow+grabcut"], default="light")
     parser.add_argument("--size", default="854x480")
     args = parser.parse_args()
-    if args.what == "davis":
-        follow = light(args.fast) if args.method == "light" else flow("grabcut" in args.method)
-        davis(args.paths[0], follow)
-    elif args.what == "clicks":
+    if args.measurement == "davis":
+        light = args.method == "light"
+        track = light_tracker(args.fast) if light else flow_tracker("grabcut" in args.method)
+        davis(args.paths[0], track)
+    elif args.measurement == "clicks":
         clicks(args.paths[0], args.fast)
     else:
         width, height = (int(side) for side in args.size.split("x"))

@@ -1,12 +1,12 @@
-"""Make gameplay clips with exact masks, to train the networks of the engine `light`.
+"""Make clips of gameplay with exact masks, as training data of the networks of `light`.
 
     python -m venv doom && doom/bin/pip install vizdoom==1.3.2 opencv-python-headless numpy
     doom/bin/python benchmarks/make_gameplay.py clips --games 60 --seed 11
 
-A player walks through a map of Freedoom 2. Monsters and other objects are summoned in front of the
-player, who backs off, looks at them, and sometimes shoots. A game gives a few clips of 50 to 90
-frames, each with the masks of at most three objects. The monsters and maps of the clips `easy`,
-`medium` and `hard`, on which `light` is measured, are in none of them.
+A player wanders in a map of Freedoom 2, monsters and other objects are summoned in front of it, it
+backs off, looks at them, and sometimes shoots. A game gives a few clips of 50 to 90 frames, each
+with the masks of at most three objects. The monsters and maps of the clips `easy`, `medium` and
+`hard`, on which `light` is measured, are left out. Printed is the number of clips after each game.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import vizdoom
 
-# relative frequency of each monster
-MONSTERS = {
+# relative frequency of summoning
+MONSTER_WEIGHTS = {
     "DoomImp": 3.0,
     "LostSoul": 2.0,
     "Arachnotron": 3.0,
@@ -32,7 +32,7 @@ MONSTERS = {
     "Cyberdemon": 1.5,
     "SpiderMastermind": 1.5,
 }
-OBJECTS = [
+STATIC_OBJECTS = [
     "ExplosiveBarrel",
     "TechLamp",
     "TechLamp2",
@@ -70,41 +70,41 @@ OBJECTS = [
     "PlasmaRifle",
 ]
 SIZES = ("RES_640X360", "RES_640X480", "RES_800X600", "RES_1280X720")
-HELD_OUT = {5, 8, 12, 15, 16, 21, 22, 29}  # maps of the clips that `light` is measured on
-MIN_FRAMES = 20  # frames of a clip that must show an object
-MIN_AREA = 0.0012  # share of a frame's pixels that the object must cover there
-MAX_OBJECTS = 3  # of a clip
+HELD_OUT = {5, 8, 12, 15, 16, 21, 22, 29}  # maps of clips that `light` is measured on
+MIN_FRAMES = 20  # an object is used if so many frames show it
+MIN_AREA_SHARE = 0.0012  # on such a share of their pixels
+MAX_OBJECTS = 3  # objects of a clip
 
 Random = np.random.Generator
 Encoded = npt.NDArray[np.uint8]
 
-# names; the frames as JPEG; for each object, its masks by frame as PNG
-Clip = dict[str, Any]
+
+Clip = dict[str, Any]  # names, JPEGs of the frames, and for each object PNGs of its masks by frame
 
 
-def game(random: Random, maps: Sequence[int]) -> vizdoom.DoomGame:
-    """Start a game on a random map, with a random resolution and display."""
-    started, home = vizdoom.DoomGame(), Path(vizdoom.__file__).parent
-    started.set_doom_game_path(str(home / "freedoom2.wad"))
-    started.set_doom_scenario_path(str(home / "freedoom2.wad"))
-    started.set_doom_map(f"MAP{random.choice(maps):02d}")
-    started.set_seed(int(random.integers(1 << 30)))
+def start_game(random: Random, maps: Sequence[int]) -> vizdoom.DoomGame:
+    """Start a game on a random map, with a random picture size and head-up display."""
+    game, home = vizdoom.DoomGame(), Path(vizdoom.__file__).parent
+    game.set_doom_game_path(str(home / "freedoom2.wad"))
+    game.set_doom_scenario_path(str(home / "freedoom2.wad"))
+    game.set_doom_map(f"MAP{random.choice(maps):02d}")
+    game.set_seed(int(random.integers(1 << 30)))
     size = SIZES[int(random.integers(len(SIZES)))]
-    started.set_screen_resolution(getattr(vizdoom.ScreenResolution, size))
-    started.set_screen_format(vizdoom.ScreenFormat.RGB24)
-    started.set_labels_buffer_enabled(True)
-    started.set_window_visible(False)
-    started.set_sound_enabled(False)
-    started.set_render_hud(bool(random.random() < 0.5))
-    started.set_render_weapon(bool(random.random() < 0.7))
-    started.set_render_crosshair(bool(random.random() < 0.3))
-    started.set_render_particles(True)
-    started.set_render_decals(True)
-    started.set_mode(vizdoom.Mode.PLAYER)
-    started.set_episode_timeout(100000)
-    started.set_doom_skill(int(random.integers(1, 5)))
+    game.set_screen_resolution(getattr(vizdoom.ScreenResolution, size))
+    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    game.set_labels_buffer_enabled(True)
+    game.set_window_visible(False)
+    game.set_sound_enabled(False)
+    game.set_render_hud(bool(random.random() < 0.5))
+    game.set_render_weapon(bool(random.random() < 0.7))
+    game.set_render_crosshair(bool(random.random() < 0.3))
+    game.set_render_particles(True)
+    game.set_render_decals(True)
+    game.set_mode(vizdoom.Mode.PLAYER)
+    game.set_episode_timeout(100000)
+    game.set_doom_skill(int(random.integers(1, 5)))
     button = vizdoom.Button
-    started.set_available_buttons(
+    game.set_available_buttons(
         [
             button.TURN_LEFT_RIGHT_DELTA,
             button.MOVE_FORWARD_BACKWARD_DELTA,
@@ -112,76 +112,79 @@ def game(random: Random, maps: Sequence[int]) -> vizdoom.DoomGame:
             button.ATTACK,
         ]
     )
-    started.add_game_args("+sv_cheats 1 +sv_noautoaim 0")
-    started.init()
-    return started
+    game.add_game_args("+sv_cheats 1 +sv_noautoaim 0")
+    game.init()
+    return game
 
 
-def act(started: vizdoom.DoomGame, *buttons: float) -> None:
-    """Press the buttons for one frame: turn, forward, right, shoot."""
-    if not started.is_episode_finished() and not started.is_player_dead():
-        started.make_action([float(each) for each in buttons], 1)
+def step_game(game: vizdoom.DoomGame, *buttons: float) -> None:
+    """Play one frame with these buttons: turn, forward, right, shoot."""
+    if not game.is_episode_finished() and not game.is_player_dead():
+        game.make_action([float(each) for each in buttons], 1)
 
 
-def wander(started: vizdoom.DoomGame, random: Random, frames: int) -> None:
-    """Go forward; the turn changes every 25 frames."""
+def wander(game: vizdoom.DoomGame, random: Random, frames: int) -> None:
+    """Walk ahead, in another direction every 25 frames."""
     turn = 0.0
     for k in range(frames):
         if k % 25 == 0:
             turn = random.normal() * 3
-        act(started, turn + random.normal(), random.uniform(8, 30), 0, 0)
+        step_game(game, turn + random.normal(), random.uniform(8, 30), 0, 0)
 
 
-def swerve(started: vizdoom.DoomGame, random: Random, frames: int) -> None:
-    """Go backward and sideways."""
+def swerve(game: vizdoom.DoomGame, random: Random, frames: int) -> None:
+    """Walk backwards and sideways."""
     for _ in range(frames):
         turn = random.normal() * 2 + random.choice([-8, 8])
-        act(started, turn, -random.uniform(5, 25), random.normal() * 8, 0)
+        step_game(game, turn, -random.uniform(5, 25), random.normal() * 8, 0)
 
 
-def retreat(started: vizdoom.DoomGame, random: Random, frames: int) -> None:
-    """Go backward."""
+def retreat(game: vizdoom.DoomGame, random: Random, frames: int) -> None:
+    """Walk backwards."""
     for _ in range(frames):
-        act(started, random.normal(), -random.uniform(0, 25), random.normal() * 5, 0)
+        step_game(game, random.normal(), -random.uniform(0, 25), random.normal() * 5, 0)
 
 
-def summon(started: vizdoom.DoomGame, random: Random) -> list[str]:
-    """Walk, summon one to three objects, and go backward; returns the names of the objects."""
-    wander(started, random, int(random.integers(5, 250)))
+def summon(game: vizdoom.DoomGame, random: Random) -> list[str]:
+    """Walk, summon one to three objects, and walk backwards; returns their names."""
+    wander(game, random, int(random.integers(5, 250)))
     names: list[str] = []
-    share = np.array(list(MONSTERS.values())) / sum(MONSTERS.values())
+    probabilities = np.array(list(MONSTER_WEIGHTS.values())) / sum(MONSTER_WEIGHTS.values())
     for _ in range(int(random.integers(1, 4))):
-        still = random.random() < 0.3
-        name = str(random.choice(OBJECTS) if still else random.choice(list(MONSTERS), p=share))
+        is_static = random.random() < 0.3
+        if is_static:
+            name = str(random.choice(STATIC_OBJECTS))
+        else:
+            name = str(random.choice(list(MONSTER_WEIGHTS), p=probabilities))
         if names and random.random() < 0.25:
             name = names[-1]
-        friend = not still and random.random() < 0.3
-        started.send_game_command(f"{'summonfriend' if friend else 'summon'} {name}")
+        friend = not is_static and random.random() < 0.3
+        game.send_game_command(f"{'summonfriend' if friend else 'summon'} {name}")
         names.append(name)
-        swerve(started, random, int(random.integers(1, 10)))
-    retreat(started, random, int(random.integers(2, 50)))
+        swerve(game, random, int(random.integers(1, 10)))
+    retreat(game, random, int(random.integers(2, 50)))
     return names
 
 
-def play(
-    started: vizdoom.DoomGame, names: list[str], random: Random
+def watch(
+    game: vizdoom.DoomGame, names: list[str], random: Random
 ) -> list[tuple[Any, list[Any], Any]]:
-    """Play while the player looks at the objects; returns frames, labels and label images."""
+    """Record frames, labels and label buffers while the player looks at the summoned objects."""
     policy = random.choice(["still", "track", "pan", "strafe"])
     shoots, speed, swing = random.random() < 0.35, random.uniform(0.03, 0.2), random.uniform(1, 6)
     aim, recorded = None, []
     for k in range(int(random.integers(50, 90))):
-        state = started.get_state()
+        state = game.get_state()
         if state is None:
             break
         labels = [(each.object_id, each.object_name, each.value) for each in state.labels]
         recorded.append((state.screen_buffer.copy(), labels, state.labels_buffer.copy()))
         turn, ahead, right = random.normal() * 0.3, 0.0, 0.0
         if policy != "still":
-            wanted = [each for each in state.labels if each.object_name in names]
-            if wanted:
-                at = max(wanted, key=lambda each: each.width * each.height)
-                aim = (at.x + at.width / 2) / state.screen_buffer.shape[1] - 0.5
+            visible = [each for each in state.labels if each.object_name in names]
+            if visible:
+                target = max(visible, key=lambda each: each.width * each.height)
+                aim = (target.x + target.width / 2) / state.screen_buffer.shape[1] - 0.5
                 follow = np.clip(aim * 20, -8, 8) if abs(aim) > 0.2 or policy == "track" else 0
                 sway = swing * np.sin(speed * k * 2) if policy == "pan" else random.normal()
                 turn = float(follow + sway)
@@ -190,38 +193,39 @@ def play(
             if policy == "strafe":
                 right = 10 * float(np.sin(speed * k))
             ahead = 4 * float(np.sin(speed * k * 0.7))
-        act(started, turn, ahead, right, int(shoots and (k // 6) % 2))
+        step_game(game, turn, ahead, right, int(shoots and (k // 6) % 2))
     return recorded
 
 
-def clip(recorded: list[tuple[Any, list[Any], Any]], random: Random) -> Clip | None:
-    """Make a clip of the objects that are large for long enough; None if there are none.
+def make_clip(recorded: list[tuple[Any, list[Any], Any]], random: Random) -> Clip | None:
+    """Make a clip of the recorded frames; static objects are used only if no monster is visible.
 
-    Monsters are taken first; another object only where there are no monsters.
+    Returns None if no object is large enough for long enough.
     """
     areas: dict[int, dict[int, tuple[int, int]]] = {}
     names: dict[int, str] = {}
     for frame, (_, labels, buffer) in enumerate(recorded):
         counts = np.bincount(buffer.ravel(), minlength=256)
         for object_id, name, value in labels:
-            if value and counts[value] and (name in MONSTERS or name in OBJECTS):
+            if value and counts[value] and (name in MONSTER_WEIGHTS or name in STATIC_OBJECTS):
                 areas.setdefault(object_id, {})[frame] = int(value), int(counts[value])
                 names[object_id] = name
-    min_area = MIN_AREA * recorded[0][0][..., 0].size if recorded else 0
-    large = [
+    min_area = MIN_AREA_SHARE * recorded[0][0][..., 0].size if recorded else 0
+    chosen = [
         object_id
         for object_id in areas
         if sum(a >= min_area for _, a in areas[object_id].values()) >= MIN_FRAMES
     ]
-    if not large:
+    if not chosen:
         return None
-    large = [
+    chosen = [
         object_id
         for *_, object_id in sorted(
-            (names[object_id] not in MONSTERS, random.random(), object_id) for object_id in large
+            (names[object_id] not in MONSTER_WEIGHTS, random.random(), object_id)
+            for object_id in chosen
         )
     ]
-    large = large[:MAX_OBJECTS] if names[large[0]] in MONSTERS else large[:1]
+    chosen = chosen[:MAX_OBJECTS] if names[chosen[0]] in MONSTER_WEIGHTS else chosen[:1]
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(50, 92))]
 
     def encode_masks(object_id: int) -> dict[int, Encoded]:
@@ -231,16 +235,16 @@ def clip(recorded: list[tuple[Any, list[Any], Any]], random: Random) -> Clip | N
         }
 
     frames = [cv2.imencode(".jpg", each[..., ::-1], quality)[1] for each, *_ in recorded]
-    masks = {object_id: encode_masks(object_id) for object_id in large}
+    masks = {object_id: encode_masks(object_id) for object_id in chosen}
     return {
-        "names": {object_id: names[object_id] for object_id in large},
+        "names": {object_id: names[object_id] for object_id in chosen},
         "frames": frames,
         "masks": masks,
     }
 
 
 def main() -> None:
-    """Play games, and write a file for each clip."""
+    """Play the games, and write a file for each clip."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--games", type=int, default=60)
@@ -251,18 +255,18 @@ def main() -> None:
     written = 0
     for number in range(arguments.games):
         random = np.random.default_rng((arguments.seed, number))
-        started = game(random, maps)
+        game = start_game(random, maps)
         for _ in range(int(random.integers(3, 6))):
-            started.new_episode()
-            started.send_game_command("god")
+            game.new_episode()
+            game.send_game_command("god")
             if random.random() < 0.3:
-                started.send_game_command("notarget")
-            made = clip(play(started, summon(started, random), random), random)
-            if made is not None:
+                game.send_game_command("notarget")
+            clip = make_clip(watch(game, summon(game, random), random), random)
+            if clip is not None:
                 path = arguments.folder / f"{arguments.seed}_{written:04d}.pkl"
-                path.write_bytes(pickle.dumps(made))
+                path.write_bytes(pickle.dumps(clip))
                 written += 1
-        started.close()
+        game.close()
         print(f"{number + 1} of {arguments.games} games: {written} clips", flush=True)
 
 

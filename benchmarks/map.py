@@ -4,7 +4,8 @@ and the time to find the clips most similar to one among a thousand.
     python benchmarks/map.py                                        # synthetic footage
     python benchmarks/map.py EP1.mp4 ... --truth EP1.gt.json ...    # which network separates shots
 
-The frames are drawn, all other code is real. The page is opened in Chromium, if it is installed.
+The frames are synthetic, all other code is real. The page is opened in Chromium, if it is
+installed.
 """
 
 import argparse
@@ -68,17 +69,17 @@ def measure_map(folder: Path, count: int, method: str, encode_every: int) -> Non
 
     class SparseEmbedder(embeddings.ShippedEmbedder):
         def encode(self, pictures: Any) -> Any:
-            few = super().encode(pictures[::encode_every])
-            rows = np.repeat(few, encode_every, axis=0)[: len(pictures)]
+            encoded = super().encode(pictures[::encode_every])
+            rows = np.repeat(encoded, encode_every, axis=0)[: len(pictures)]
             return rows + np.random.default_rng(0).normal(0, 0.02, rows.shape)
 
     source, start = DrawnSource(count), time.perf_counter()
-    pack = map_page.SpriteSheets(map_page.thumbnail_size_wh(count, (320, 180)))
-    found = atlas.gather([source], SparseEmbedder(), lambda frame: pack.add(frame.image))  # type: ignore[list-item]
+    sprites = map_page.SpriteSheets(map_page.thumbnail_size_wh(count, (320, 180)))
+    frame_vectors = atlas.gather([source], SparseEmbedder(), lambda frame: sprites.add(frame.image))  # type: ignore[list-item]
     gather_seconds = time.perf_counter() - start
-    made = atlas.lay_out(found, [source], method, {}, 0)  # type: ignore[list-item]
+    built_atlas = atlas.lay_out(frame_vectors, [source], method, {}, 0)  # type: ignore[list-item]
     layout_seconds = time.perf_counter() - start - gather_seconds
-    map_page.write_page(made, pack, folder, "drawn")
+    map_page.write_page(built_atlas, sprites, folder, "drawn")
     size = (folder / map_page.PAGE_NAME).stat().st_size / 1e6
     print(
         f"{count:,} frames: gathered in {gather_seconds:.0f} s (the network at 1 of "
@@ -90,19 +91,19 @@ def measure_map(folder: Path, count: int, method: str, encode_every: int) -> Non
 def write_page(folder: Path, count: int) -> None:
     """Write a page of `count` points in clusters, with thumbnails of few images."""
     rng = np.random.default_rng(0)
-    pack = map_page.SpriteSheets(map_page.thumbnail_size_wh(count, (320, 180)))
+    sprites = map_page.SpriteSheets(map_page.thumbnail_size_wh(count, (320, 180)))
     pictures = [
         frame.image for frame in itertools.islice(DrawnSource(200 * SHOT).frames(), 0, None, SHOT)
     ]
     for n in range(count):
-        pack.add(pictures[n % len(pictures)])
+        sprites.add(pictures[n % len(pictures)])
     centres = rng.random((count // 50, 2))
     points = centres[np.arange(count) % len(centres)] + rng.normal(0, 0.01, (count, 2))
     times, clip = tuple(Fraction(n, 2) for n in range(count)), np.zeros(count, np.int64)
     facts = DrawnSource(count).videos()
     xy = projection.spread_points(points)
-    made = atlas.Atlas(("drawn.mp4",), facts, {}, clip, np.arange(count), times, xy)
-    map_page.write_page(made, pack, folder, "drawn")
+    built_atlas = atlas.Atlas(("drawn.mp4",), facts, {}, clip, np.arange(count), times, xy)
+    map_page.write_page(built_atlas, sprites, folder, "drawn")
 
 
 _MOVE = """async () => {
@@ -136,10 +137,10 @@ def measure_page(folder: Path) -> None:
         loaded = time.perf_counter() - start
         measured = page.evaluate(_MOVE)
         browser.close()
-    work, times = sorted(measured["work"]), sorted(measured["times"])
+    draw_times, times = sorted(measured["work"]), sorted(measured["times"])
     print(
-        f"page: ready after {loaded:.1f} s; drawing takes {statistics.median(work):.1f} ms in the "
-        f"middle, {work[int(0.99 * len(work))]:.1f} ms at most in 99 of 100; "
+        f"page: ready after {loaded:.1f} s; drawing takes {statistics.median(draw_times):.1f} ms "
+        f"(median), {draw_times[int(0.99 * len(draw_times))]:.1f} ms (99th percentile); "
         f"{1000 / statistics.median(times):.0f} frames a second, without a graphics card"
     )
 
@@ -148,32 +149,33 @@ def measure_networks(clips: list[Path], truths: list[Path], names: list[str]) ->
     """Print the share of the five nearest frames that are of the same shot, by network."""
     shots = {p.name.split(".")[0]: json.loads(p.read_text("utf-8"))["shots"] for p in truths}
     for name in names:
-        network, rows, kinds, clip_of, seconds = embeddings.load(name), [], [], [], []
+        network, rows, shot_ids, clip_of, seconds = embeddings.load(name), [], [], [], []
         begun = time.perf_counter()
         for number, clip in enumerate(clips):
             for frame in reader.frames(clip, every=6):
                 shot = next(s for s in shots[clip.stem] if s["start"] <= frame.index < s["end"])
                 rows.append(embeddings.embed([frame.image], network)[0])
-                kinds.append((number, shot["id"]))
+                shot_ids.append((number, shot["id"]))
                 clip_of.append(number)
                 seconds.append(float(frame.seconds))
-        each = (time.perf_counter() - begun) / len(rows) * 1000
-        vectors = projection.principal_components(lambda rows=rows: [np.array(rows)])
-        shares = [f"vectors {neighbour_share(vectors, kinds):.3f}"]
+        per_frame = (time.perf_counter() - begun) / len(rows) * 1000
+        stacked = np.array(rows)
+        vectors = projection.principal_components(lambda stacked=stacked: [stacked])  # type: ignore[misc]
+        shares = [f"vectors {neighbour_share(vectors, shot_ids):.3f}"]
         for method in projection.PROJECTION_METHODS:
             try:
-                places = projection.project(
+                positions = projection.project(
                     vectors, projection.choose_method(method), np.array(clip_of), np.array(seconds)
                 )
             except Exception as error:
                 shares.append(f"{method}: {error}")
                 continue
-            both = (
-                neighbour_share(places, kinds),
-                neighbour_share(projection.spread_points(places), kinds),
+            shares_of_method = (
+                neighbour_share(positions, shot_ids),
+                neighbour_share(projection.spread_points(positions), shot_ids),
             )
-            shares.append(f"{method} {both[0]:.3f}, stretched {both[1]:.3f}")
-        print(f"{name}: {each:.0f} ms a frame; {'; '.join(shares)}")
+            shares.append(f"{method} {shares_of_method[0]:.3f}, stretched {shares_of_method[1]:.3f}")
+        print(f"{name}: {per_frame:.0f} ms a frame; {'; '.join(shares)}")
 
 
 def measure_similar(clips: int, frames: int) -> None:
@@ -182,22 +184,22 @@ def measure_similar(clips: int, frames: int) -> None:
 
     rng = np.random.default_rng(0)
 
-    class HeldVectors(atlas.FrameVectors):
+    class VectorsInMemory(atlas.FrameVectors):
         def clip_vectors(self, name: str) -> Any:
             return rows[self.frames_by_clip[name]]
 
     names = [f"{number}.mp4" for number in range(clips)]
     steps = rng.standard_normal((clips, frames, 2560), np.float32)
     rows = steps.cumsum(1).reshape(clips * frames, -1)
-    found = HeldVectors(clips={name: {} for name in names})
-    found.clip_index = np.repeat(np.arange(clips), frames).tolist()
-    found.seconds = [Fraction(n % frames, 2) for n in range(clips * frames)]
-    found.frames_by_clip = {
+    frame_vectors = VectorsInMemory(clips={name: {} for name in names})
+    frame_vectors.clip_index = np.repeat(np.arange(clips), frames).tolist()
+    frame_vectors.seconds = [Fraction(n % frames, 2) for n in range(clips * frames)]
+    frame_vectors.frames_by_clip = {
         n: list(range(k * frames, (k + 1) * frames)) for k, n in enumerate(names)
     }
     for method in similarity.SIMILARITY_METHODS:
         begun = time.perf_counter()
-        similarity.similar_clips(found, names[0], method=method)
+        similarity.similar_clips(frame_vectors, names[0], method=method)
         seconds = time.perf_counter() - begun
         print(f"similar by {method} among {clips} clips of {frames}: {seconds:.1f} s")
     begun = time.perf_counter()
@@ -210,12 +212,12 @@ def measure_similar(clips: int, frames: int) -> None:
     )
 
 
-def neighbour_share(rows: Any, kinds: list[tuple[int, int]]) -> float:
+def neighbour_share(rows: Any, shot_ids: list[tuple[int, int]]) -> float:
     """Return the mean share of a row's five nearest rows that have the same kind."""
     distances = ((rows[:, None] - rows[None]) ** 2).sum(-1)
     np.fill_diagonal(distances, np.inf)
     near = distances.argsort(1)[:, :5]
-    return float(np.mean([[kinds[m] == kinds[n] for m in row] for n, row in enumerate(near)]))
+    return float(np.mean([[shot_ids[m] == shot_ids[n] for m in row] for n, row in enumerate(near)]))
 
 
 def main() -> None:
@@ -225,17 +227,17 @@ def main() -> None:
     parser.add_argument("--truth", nargs="*", type=Path, default=[])
     parser.add_argument("--network", nargs="*", default=[embeddings.DEFAULT_EMBEDDER])
     parser.add_argument("--method", default=None)
-    parser.add_argument("--frames", type=int, default=FRAMES)
+    parser.add_argument("--frames", type=int, default=FRAMES, help="0: measure the page alone")
     parser.add_argument("--encode-every", type=int, default=16, help="1: the network encodes all")
-    # with --frames 0 the page alone is measured
-    given = parser.parse_args()
-    if given.clips:
-        measure_networks(given.clips, given.truth, given.network)
+
+    arguments = parser.parse_args()
+    if arguments.clips:
+        measure_networks(arguments.clips, arguments.truth, arguments.network)
         return
-    method = projection.choose_method(given.method)
+    method = projection.choose_method(arguments.method)
     with tempfile.TemporaryDirectory() as folder:
-        if given.frames:
-            measure_map(Path(folder), given.frames, method, given.encode_every)
+        if arguments.frames:
+            measure_map(Path(folder), arguments.frames, method, arguments.encode_every)
         write_page(Path(folder), ON_PAGE)
         measure_page(Path(folder))
     measure_similar(1000, 86)

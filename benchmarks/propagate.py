@@ -28,10 +28,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import followers
+import runners
 
 ENGINES = {
-    "read": "the clip read, nothing followed",
+    "read": "the clip read, nothing tracked",
     "sam2": "ours, on the sam2 package",
     "sam2-stock": "SAM2VideoPredictor",
     "ultralytics": "Ultralytics' SAM2VideoPredictor",
@@ -40,37 +40,35 @@ ENGINES = {
     "edgetam": "ours, on transformers' EdgeTamVideoModel",
     "edgetam-stock": "transformers' session, EdgeTamVideoModel",
 }
-PARTS = {  # what a part is called: in sam2, in transformers
+PARTS = {  # part: module name in sam2, in transformers
     "encode": ("image_encoder", "vision_encoder"),
     "attend": ("memory_attention", "memory_attention"),
     "decode": ("sam_mask_decoder", "mask_decoder"),
     "memorise": ("memory_encoder", "memory_encoder"),
 }
-WARM = 8  # frames until the mask memories are full
+WARM_UP = 8  # frames until the mask memories are full
 
 
-def clock(follower: Any, spent: dict[str, float]) -> None:
+def time_parts(runner: Any, seconds_by_part: dict[str, float]) -> None:
     """Add up the seconds of each part of the network."""
 
     def add(part: str, seconds: float) -> None:
-        spent[part] += seconds
+        seconds_by_part[part] += seconds
 
     for part, names in PARTS.items():
-        module = next(
-            getattr(follower.model, name) for name in names if hasattr(follower.model, name)
-        )
-        module.register_forward_pre_hook(lambda *_, of=part: add(of, -time.perf_counter()))
-        module.register_forward_hook(lambda *_, of=part: add(of, time.perf_counter()))
-    if isinstance(follower, followers.Ours):  # which may not call the module of that name
-        attend = follower.network._attend_memory
+        module = next(getattr(runner.model, name) for name in names if hasattr(runner.model, name))
+        module.register_forward_pre_hook(lambda *_, part=part: add(part, -time.perf_counter()))
+        module.register_forward_hook(lambda *_, part=part: add(part, time.perf_counter()))
+    if isinstance(runner, runners.StreamingRunner):  # our lean attention does not call the module
+        attend = runner.network._attend_memory
 
-        def timed(*given: Any) -> Any:
-            before, began = spent["attend"], time.perf_counter()
-            seen = attend(*given)
-            spent["attend"] = before + time.perf_counter() - began
-            return seen
+        def timed(*arguments: Any) -> Any:
+            earlier, start = seconds_by_part["attend"], time.perf_counter()
+            result = attend(*arguments)
+            seconds_by_part["attend"] = earlier + time.perf_counter() - start
+            return result
 
-        follower.network._attend_memory = timed
+        runner.network._attend_memory = timed  # type: ignore[method-assign, assignment]
 
 
 def run(row: dict[str, Any]) -> None:
@@ -79,27 +77,30 @@ def run(row: dict[str, Any]) -> None:
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(row["threads"])
-    spent: dict[str, float] = defaultdict(float)
-    follower = followers.load_follower(row)
-    if follower.model is not None:
-        clock(follower, spent)
+    seconds_by_part: dict[str, float] = defaultdict(float)
+    runner = runners.load_runner(row)
+    if runner.model is not None:
+        time_parts(runner, seconds_by_part)
     frame = 0
     with torch.inference_mode():
-        follower.begin()
-        for objects, frames in row["turns"]:
+        runner.begin()
+        for objects, frames in row["phases"]:
             if objects != row["objects"]:
-                follower.multiply(objects)
+                runner.multiply(objects)
             for _ in range(frames):
-                began, worked = time.perf_counter(), time.process_time()
-                spent.clear()
+                before, cpu_before = time.perf_counter(), time.process_time()
+                seconds_by_part.clear()
                 try:
-                    follower.step()
+                    runner.step()
                 except StopIteration:
                     return
-                line = {"frame": frame, "objects": objects, "seconds": time.perf_counter() - began}
-                line["cpu"] = time.process_time() - worked
+                line = {"frame": frame, "objects": objects, "seconds": time.perf_counter() - before}
+                line["cpu"] = time.process_time() - cpu_before
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-                print(json.dumps(line | spent | {"rss": resident(), "peak": peak}), flush=True)
+                print(
+                    json.dumps(line | seconds_by_part | {"rss": resident(), "peak": peak}),
+                    flush=True,
+                )
                 frame += 1
 
 
@@ -110,7 +111,7 @@ def resident() -> float:
 
 def measure(row: dict[str, Any]) -> list[dict[str, float]]:
     """Call `run` in a process of its own; returns its lines."""
-    row["frames"] = sum(frames for _, frames in row["turns"])
+    row["frames"] = sum(frames for _, frames in row["phases"])
     command = [sys.executable, __file__, "run", json.dumps(row)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -120,7 +121,9 @@ def measure(row: dict[str, Any]) -> list[dict[str, float]]:
     return rows
 
 
-def row_of(args: argparse.Namespace, engine: str, small: bool, objects: int) -> dict[str, Any]:
+def row_settings(
+    args: argparse.Namespace, engine: str, small: bool, objects: int
+) -> dict[str, Any]:
     """Collect the settings of one row for `run`."""
     settings = {key: vars(args)[key] for key in ("clip", "threads", "batch", "size")}
     return settings | {"engine": engine, "small": small, "objects": objects}
@@ -131,14 +134,14 @@ def speed(args: argparse.Namespace) -> None:
     print(f"| engine | size | objects | ms/frame | CPU ms | {' | '.join(PARTS)} | peak MiB |")
     print("|---" + "|---:" * (len(PARTS) + 5) + "|")
     for engine in args.engines:
-        row = row_of(args, engine, False, 1)
-        row["turns"] = [(1, WARM), *((objects, args.frames) for objects in args.objects)]
-        rows = measure(row)[WARM:]
+        row = row_settings(args, engine, False, 1)
+        row["phases"] = [(1, WARM_UP), *((objects, args.frames) for objects in args.objects)]
+        rows = measure(row)[WARM_UP:]
         for objects in args.objects:
-            mine = [each for each in rows if each["objects"] == objects]
-            parts = [1000 * median(each.get(part, 0) for each in mine) for part in PARTS]
-            total, worked = (1000 * median(e[key] for e in mine) for key in ("seconds", "cpu"))
-            cells = [f"{value:,.0f}" for value in (total, worked, *parts, mine[-1]["peak"])]
+            mine = [line for line in rows if line["objects"] == objects]
+            parts = [1000 * median(line.get(part, 0) for line in mine) for part in PARTS]
+            total, cpu = (1000 * median(e[key] for e in mine) for key in ("seconds", "cpu"))
+            cells = [f"{value:,.0f}" for value in (total, cpu, *parts, mine[-1]["peak"])]
             print(f"| {ENGINES[engine]} | {args.size} | {objects} | {' | '.join(cells)} |")
             sys.stdout.flush()
 
@@ -147,14 +150,14 @@ def flat(args: argparse.Namespace) -> None:
     """Print and plot the resident memory along the clip."""
     lines = {}
     for engine in args.engines:
-        row = row_of(args, engine, True, 3)
-        row["turns"] = [(3, args.stock_frames if engine.endswith("stock") else args.frames)]
-        lines[ENGINES[engine]] = memory = {int(each["frame"]): each["rss"] for each in measure(row)}
+        row = row_settings(args, engine, True, 3)
+        row["phases"] = [(3, args.stock_frames if engine.endswith("stock") else args.frames)]
+        lines[ENGINES[engine]] = memory = {int(line["frame"]): line["rss"] for line in measure(row)}
         first, last = min(300, max(memory) // 2), max(memory)
-        grown = memory[last] - memory[first]
+        growth = memory[last] - memory[first]
         print(
             f"{ENGINES[engine]}: {memory[first]:,.0f} MiB at frame {first}, {memory[last]:,.0f} at "
-            f"{last}: {grown:+,.1f} MiB, {1024 * grown / (last - first):+,.1f} KiB a frame",
+            f"{last}: {growth:+,.1f} MiB, {1024 * growth / (last - first):+,.1f} KiB a frame",
             flush=True,
         )
     if args.plot:

@@ -42,9 +42,11 @@ def read(path: Path) -> tuple[Truth, list[str]]:
     record = json.loads(path.read_text())
     monsters = {c["id"]: c["name"] for c in record["categories"] if c["supercategory"] == "Monster"}
     truth: Truth = {image["id"]: [] for image in record["images"]}
-    for each in record["annotations"]:
-        if each["category_id"] in monsters and each["area"] >= 64:
-            truth[each["image_id"]].append({**each, "label": monsters[each["category_id"]]})
+    for annotation in record["annotations"]:
+        if annotation["category_id"] in monsters and annotation["area"] >= 64:
+            truth[annotation["image_id"]].append(
+                {**annotation, "label": monsters[annotation["category_id"]]}
+            )
     return truth, ["jumps", "drifts", "covers", "another's", "missing"]
 
 
@@ -53,31 +55,35 @@ def insert_errors(
 ) -> tuple[list[Item], list[Error]]:
     """Insert errors into the true items; returns the items and the frames of the errors."""
     random = np.random.default_rng(0)
-    found = {n: {a["track_id"]: _object(a) for a in anns} for n, anns in truth.items()}
-    frames, errors = sorted(found), list[Error]()
-    for turn in range(len(frames) // 40):
-        first = int(random.integers(40 * turn, 40 * turn + 15))
-        stretch = range(first, min(first + int(random.integers(8, 25)), len(frames)))
-        tracks = [t for t in found[first] if all(t in found[n] for n in stretch)]
+    objects_by_frame = {n: {a["track_id"]: _object(a) for a in anns} for n, anns in truth.items()}
+    frames, errors = sorted(objects_by_frame), list[Error]()
+    for number in range(len(frames) // 40):
+        first = int(random.integers(40 * number, 40 * number + 15))
+        frame_range = range(first, min(first + int(random.integers(8, 25)), len(frames)))
+        tracks = [
+            t for t in objects_by_frame[first] if all(t in objects_by_frame[n] for n in frame_range)
+        ]
         if tracks:
-            track, kind = int(random.choice(tracks)), kinds[turn % len(kinds)]
-            for n in stretch:
-                _insert_error(found[n], track, kind, n - first, clip)
-            errors.append(stretch)
+            track, kind = int(random.choice(tracks)), kinds[number % len(kinds)]
+            for n in frame_range:
+                _insert_error(objects_by_frame[n], track, kind, n - first, clip)
+            errors.append(frame_range)
     started: set[int] = set()
     items = []
     for n in frames:
-        started |= set(found[n])
+        started |= set(objects_by_frame[n])
         size = (clip.width, clip.height)
-        lost = tuple(sorted(started - set(found[n])))
-        items.append(Item(clip.name, n, Fraction(n, 35), *size, tuple(found[n].values()), lost))
+        lost = tuple(sorted(started - set(objects_by_frame[n])))
+        items.append(
+            Item(clip.name, n, Fraction(n, 35), *size, tuple(objects_by_frame[n].values()), lost)
+        )
     return items, errors
 
 
-def _object(each: dict[str, Any]) -> Object:
-    x, y, width, height = each["bbox"]
+def _object(annotation: dict[str, Any]) -> Object:
+    x, y, width, height = annotation["bbox"]
     box = (x, y, x + width, y + height)
-    return Object(each["label"], box, 0.9, each["track_id"], each["segmentation"])
+    return Object(annotation["label"], box, 0.9, annotation["track_id"], annotation["segmentation"])
 
 
 def _insert_error(
@@ -91,32 +97,39 @@ def _insert_error(
     if kind == "another's" and others:
         objects_by_track[track] = replace(others[0], track=track, label=obj.label)
         return
+    assert obj.mask is not None
     dense = masks.decode(obj.mask)
     width = int(obj.box[2] - obj.box[0])
     if kind == "covers":
         dense[: int(0.9 * clip.height)] = True
     else:
         shift = 3 * width if kind == "jumps" else round(0.08 * age * width)
-        room = clip.width - int(obj.box[2])
-        dense = np.roll(dense, shift if shift < room else -min(shift, int(obj.box[0])), axis=1)
-    objects_by_track[track] = replace(obj, mask=masks.encode(dense), box=masks.box(dense))
+        right_margin = clip.width - int(obj.box[2])
+        dense = np.roll(
+            dense, shift if shift < right_margin else -min(shift, int(obj.box[0])), axis=1
+        )
+    objects_by_track[track] = replace(
+        obj, mask=masks.encode(dense), box=masks.box(dense) or obj.box
+    )
 
 
 def find_errors(items: Iterable[Item], truth: Truth, clicked: Sequence[int]) -> list[Error]:
     """Find runs of frames on which a clicked object is badly tracked."""
-    real = {n: {a["track_id"]: a["segmentation"] for a in anns} for n, anns in truth.items()}
+    true_masks = {n: {a["track_id"]: a["segmentation"] for a in anns} for n, anns in truth.items()}
     wrong = defaultdict(list)
     for item in items:
         proposed = {obj.track: obj.mask for obj in item.objects}
         for track in clicked:
-            mask, true = proposed.get(track), real[item.frame].get(track)
-            good = masks.iou(mask, true) >= 0.5 if mask and true else mask is None and true is None
-            if not good and (mask or track in item.lost):
+            mask, true = proposed.get(track), true_masks[item.frame].get(track)
+            correct = (
+                masks.iou(mask, true) >= 0.5 if mask and true else mask is None and true is None
+            )
+            if not correct and (mask or track in item.lost):
                 wrong[track].append(item.frame)
-    return [stretch for frames in wrong.values() for stretch in _stretches(frames)]
+    return [frame_range for frames in wrong.values() for frame_range in _frame_ranges(frames)]
 
 
-def _stretches(frames: list[int]) -> list[Error]:
+def _frame_ranges(frames: list[int]) -> list[Error]:
     cuts = [n for n in range(1, len(frames)) if frames[n] - frames[n - 1] > 5]
     parts = np.split(np.array(frames), cuts)
     return [range(int(part[0]), int(part[-1]) + 1) for part in parts]
@@ -124,15 +137,15 @@ def _stretches(frames: list[int]) -> list[Error]:
 
 def precision_recall(reviewed: Sequence[int], errors: Sequence[Error]) -> tuple[float, float]:
     """Compute precision and recall of reviewed frames."""
-    hit = [
+    hits = [
         any(e.start - TOLERANCE_FRAMES <= n < e.stop + TOLERANCE_FRAMES for e in errors)
         for n in reviewed
     ]
-    had = [
+    found_errors = [
         any(e.start - TOLERANCE_FRAMES <= n < e.stop + TOLERANCE_FRAMES for n in reviewed)
         for e in errors
     ]
-    return float(np.mean(hit)), float(np.mean(had))
+    return float(np.mean(hits)), float(np.mean(found_errors))
 
 
 def print_row(name: str, items: list[Item], errors: list[Error], flagged: bool) -> None:
@@ -160,13 +173,13 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="Folder for the engine's items; used again.")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        kept = args.keep or Path(folder)
+        items_dir = args.keep or Path(folder)
         for path in args.clips:
             clip, (truth, kinds) = reader.probe(path), read(path.with_suffix(".gt.json"))
             print_row(f"{path.stem}, errors inserted", *insert_errors(truth, kinds, clip), False)
             scope = prompts.PromptScope((clip.width, clip.height), clip.frame_count)
             points = prompts.read_points(path.with_suffix(".points.csv"), scope)
-            table, out = prompts.prompt_table(points, scope=scope), kept / f"{path.stem}.jsonl"
+            table, out = prompts.prompt_table(points, scope=scope), items_dir / f"{path.stem}.jsonl"
             job = Job(PROPAGATORS.load(args.engine), args.engine, path, table)
             run_to_file(job, out)
             items = list(journal.read(out))

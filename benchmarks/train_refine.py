@@ -1,4 +1,6 @@
-"""Train the click model and the follow model of `annotate.propagators.light.refine`.
+"""Train the click model and the follow model of `annotate.propagators.light.refine`; write ONNX.
+
+Every two minutes, and at the end, the IoU on held-out clips is printed.
 
     python -m venv trained && trained/bin/pip install -e . torch onnx==1.22.0
     trained/bin/python benchmarks/train_refine.py clicks models/light-click.onnx --minutes 60
@@ -24,30 +26,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-BATCH, RATE, DECAY, LONGEST = 32, 2e-3, 1e-2, 2.0  # samples; Adam's; the longest gradient
-HELD_OUT, CHECKED = 12, 700  # one of so many clips is not learnt from; samples of those
-LEAST = 40  # cells of a mask that count as something to find
-AGREES = 1e-3  # largest difference allowed between torch and the file written
+BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, MAX_GRADIENT_NORM = 32, 2e-3, 1e-2, 2.0
+CLIPS_PER_HELD_OUT = 12  # one of twelve clips is held out
+VALIDATION_SAMPLES = 700
+MIN_CELLS = 40  # cells of the mask of a visible object
+MAX_DIFFERENCE = 1e-3  # between the outputs of torch and of the ONNX file
 INPUTS = {"crop": (3, 128, 128), "s8": (40, 32, 32), "s16": (112, 16, 16), "maps": (6, 64, 64)}
 OUTPUTS = "mask", "worth"
 
 Sample = dict[str, Any]
 
 
-def halved(network: nn.Module) -> torch.autocast:
-    """While training, bfloat16; not without AVX-512, where that takes five times as long."""
-    wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=network.training and wide)
+def bfloat16_autocast(network: nn.Module) -> torch.autocast:
+    """Use bfloat16 while training; not without AVX-512, where it takes five times as long."""
+    has_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=network.training and has_avx512)
 
 
 def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
-    """A convolution, normalised and rectified."""
+    """Make a convolution with batch normalisation and ReLU."""
     kernel = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
     return nn.Sequential(kernel, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 class Refiner(nn.Module):
-    """A mask, and the IoU it should have, as logits.
+    """A U-Net that predicts a mask and the IoU of that mask, as logits.
 
     Inputs: the picture, (n, 3, 128, 128) in 0..1; two maps of the backbone, (n, 40, 32, 32) and
     (n, 112, 16, 16); and (n, 6, 64, 64) by `refine.build_network_input`. Outputs: (n, 1, 128, 128)
@@ -71,9 +74,9 @@ class Refiner(nn.Module):
         self.worth = nn.Sequential(nn.Linear(3 * deep + 4, 32), nn.ReLU(), nn.Linear(32, 1))
 
     def forward(self, crop: Tensor, s8: Tensor, s16: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Predict mask and IoU; shapes as in the class's docstring."""
 
-        def twice(values: Tensor) -> Tensor:
+        def upsample(values: Tensor) -> Tensor:
             return functional.interpolate(
                 values, scale_factor=2, mode="bilinear", align_corners=False
             )
@@ -83,139 +86,145 @@ class Refiner(nn.Module):
         x3 = self.down3(torch.cat([self.to3(x2), self.from16(self.norm16(s16))], 1))
         x4 = self.down4(x3)
         x4 = x4 * torch.sigmoid(self.gate(x4.mean((2, 3))))[:, :, None, None]
-        y3 = self.up3(torch.cat([twice(x4), x3], 1))
-        y2 = self.up2(torch.cat([twice(y3), x2], 1))
-        mask = self.shuffle(self.mask(self.up1(torch.cat([twice(y2), x1], 1))))
+        y3 = self.up3(torch.cat([upsample(x4), x3], 1))
+        y2 = self.up2(torch.cat([upsample(y3), x2], 1))
+        mask = self.shuffle(self.mask(self.up1(torch.cat([upsample(y2), x1], 1))))
         soft = torch.sigmoid(mask)
         coarse, grid = functional.avg_pool2d(soft, 8), functional.avg_pool2d(soft, 2)
         area = coarse.sum((2, 3)) + 1e-3
         inside = (y3 * coarse).sum((2, 3)) / area
         outside = (y3 * (1 - coarse)).sum((2, 3)) / (256 - area + 1e-3)
-        told = (maps[:, :3] * grid).sum((2, 3)) / (grid.sum((2, 3)) + 1e-2)
-        seen = torch.cat([inside, outside, x4.mean((2, 3)), told, area / 256], 1)
-        return mask, self.worth(seen)[:, 0]
+        click_maps = (maps[:, :3] * grid).sum((2, 3)) / (grid.sum((2, 3)) + 1e-2)
+        descriptors = torch.cat([inside, outside, x4.mean((2, 3)), click_maps, area / 256], 1)
+        return mask, self.worth(descriptors)[:, 0]
 
 
-def fed(samples: list[Sample], random: np.random.Generator | None) -> list[Tensor]:
-    """A batch: the four inputs, the masks, their whole areas. With `random`: changed a little."""
+def make_batch(samples: list[Sample], random: np.random.Generator | None) -> list[Tensor]:
+    """Make a batch: four inputs, masks, areas of the whole masks; `random` augments it."""
     rows = []
-    for each in samples:
-        mask = np.unpackbits(each["mask"]).reshape(1, 128, 128).astype(np.float32)
-        crop = each["crop"].transpose(2, 0, 1).astype(np.float32) / 255
-        row = [crop, each["s8"], each["s16"], each["maps"], mask]
+    for item in samples:
+        mask = np.unpackbits(item["mask"]).reshape(1, 128, 128).astype(np.float32)
+        crop = item["crop"].transpose(2, 0, 1).astype(np.float32) / 255
+        row = [crop, item["s8"], item["s16"], item["maps"], mask]
         if random is not None:
             if random.random() < 0.5:
                 row = [values[..., ::-1] for values in row]
             crop = np.clip(row[0] * random.uniform(0.8, 1.2) + random.uniform(-0.08, 0.08), 0, 1)
             row[0] = crop[random.permutation(3)] if random.random() < 0.3 else crop
-        rows.append([*row, np.array(each["area"])])
+        rows.append([*row, np.array(item["area"])])
     columns = zip(*rows, strict=True)
     return [torch.from_numpy(np.stack(values).astype(np.float32)) for values in columns]
 
 
-def judged(network: Refiner, batch: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss; and for each sample the IoU it has, and says it has."""
+def loss_and_ious(network: Refiner, batch: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the loss, and the actual and the predicted IoU of each sample."""
     *inputs, mask, area = batch
-    with halved(network):
-        logits, worth = (each.float() for each in network(*inputs))
+    with bfloat16_autocast(network):
+        logits, worth = (item.float() for item in network(*inputs))
     soft, across = torch.sigmoid(logits), (1, 2, 3)
     on_picture = functional.interpolate(inputs[3][:, 5:], scale_factor=2)
-    each = functional.binary_cross_entropy_with_logits(logits, mask, reduction="none")
-    pixels = (each * on_picture).mean(across)
+    pixel_loss = functional.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    pixels = (pixel_loss * on_picture).mean(across)
     both = (soft * mask).sum(across)
     dice = 1 - (2 * both + 50) / ((soft + mask).sum(across) + 50)
-    seen = (mask.sum(across) > LEAST).float()
+    visible = (mask.sum(across) > MIN_CELLS).float()
     hard = (soft > 0.5).float()
     common = (hard * mask).sum(across)
     union = hard.sum(across) + torch.maximum(area, mask.sum(across)) - common
     iou = (common / union.clamp(min=1)).detach()
-    said = functional.binary_cross_entropy_with_logits(worth, iou)
-    return (2 * pixels + dice * (0.3 + 0.7 * seen)).mean() + 0.5 * said, iou, torch.sigmoid(worth)
+    iou_loss = functional.binary_cross_entropy_with_logits(worth, iou)
+    mask_loss = (2 * pixels + dice * (0.3 + 0.7 * visible)).mean()
+    return mask_loss + 0.5 * iou_loss, iou, torch.sigmoid(worth)
 
 
-def checked(network: Refiner, samples: list[Sample]) -> str:
-    """How well it does on clips that it has not learnt from."""
+def validate(network: Refiner, samples: list[Sample]) -> str:
+    """Describe the IoU on held-out clips, and its correlation with the predicted IoU."""
     network.eval()
     with torch.no_grad():
-        parts = [samples[k : k + BATCH] for k in range(0, len(samples), BATCH)]
-        results = [judged(network, fed(part, None))[1:] for part in parts]
+        parts = [samples[k : k + BATCH_SIZE] for k in range(0, len(samples), BATCH_SIZE)]
+        results = [loss_and_ious(network, make_batch(part, None))[1:] for part in parts]
     network.train()
-    ious, said = (torch.cat(column).numpy() for column in zip(*results, strict=True))
-    first = np.array([not each["maps"][4].any() for each in samples])
-    alike = np.corrcoef(ious, said)[0, 1]
-    return f"IoU {ious[first].mean():.3f}, again {ious[~first].mean():.3f}, said right {alike:.3f}"
+    ious, predicted = (torch.cat(column).numpy() for column in zip(*results, strict=True))
+    first = np.array([not item["maps"][4].any() for item in samples])
+    correlation = np.corrcoef(ious, predicted)[0, 1]
+    return (
+        f"IoU {ious[first].mean():.3f}, of second rounds {ious[~first].mean():.3f}, "
+        f"correlation with the predicted IoU {correlation:.3f}"
+    )
 
 
-def ahead(make: Callable[[np.random.Generator], list[Tensor]]) -> Iterator[list[Tensor]]:
-    """Batches without end, made ahead in a thread."""
-    waiting: queue.Queue[list[Tensor]] = queue.Queue(8)
+def prefetch(make: Callable[[np.random.Generator], list[Tensor]]) -> Iterator[list[Tensor]]:
+    """Yield batches without end, made ahead in a thread."""
+    batches: queue.Queue[list[Tensor]] = queue.Queue(8)
 
     def fill() -> None:
         random = np.random.default_rng(0)
         while True:
-            waiting.put(make(random))
+            batches.put(make(random))
 
     threading.Thread(target=fill, daemon=True).start()
     while True:
-        yield waiting.get()
+        yield batches.get()
 
 
-def descended(
+def optimize(
     network: nn.Module,
     batches: Iterator[list[Tensor]],
     loss: Callable[[list[Tensor]], Tensor],
-    checked: Callable[[], str],
+    validate: Callable[[], str],
     minutes: float,
 ) -> None:
-    """Teach a network for so long, by AdamW and a cosine."""
+    """Train a network for some minutes, by AdamW with a cosine schedule."""
     network.to(memory_format=torch.channels_last).train()
-    steps = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
-    started = told = time.time()
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    started = reported = time.time()
     for count, batch in enumerate(batches):
-        past = (time.time() - started) / 60 / minutes
-        if past >= 1:
+        progress = (time.time() - started) / 60 / minutes
+        if progress >= 1:
             break
-        for group in steps.param_groups:
-            fall = 0.5 * (1 + np.cos(np.pi * past)) + 0.005
-            group["lr"] = RATE * min(1, count / 100 + 0.01) * fall
-        missed = loss(batch)
-        steps.zero_grad()
-        missed.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), LONGEST)
-        steps.step()
-        if time.time() - told > 120:
-            told = time.time()
-            print(f"{count} steps, loss {float(missed.detach()):.3f}: {checked()}", flush=True)
-    print(f"{count} steps: {checked()}", flush=True)
+        for group in optimizer.param_groups:
+            schedule = 0.5 * (1 + np.cos(np.pi * progress)) + 0.005
+            group["lr"] = LEARNING_RATE * min(1, count / 100 + 0.01) * schedule
+        step_loss = loss(batch)
+        optimizer.zero_grad()
+        step_loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
+        optimizer.step()
+        if time.time() - reported > 120:
+            reported = time.time()
+            print(f"{count} steps, loss {float(step_loss.detach()):.3f}: {validate()}", flush=True)
+    print(f"{count} steps: {validate()}", flush=True)
     network.eval().to(memory_format=torch.contiguous_format)
 
 
-def trained(samples: list[Sample], apart: list[Sample], minutes: float) -> Refiner:
-    """A network that learnt from `samples` for so long."""
+def train(samples: list[Sample], held_out: list[Sample], minutes: float) -> Refiner:
+    """Train a network on `samples`."""
     torch.manual_seed(0)
     network = Refiner()
 
-    def some(random: np.random.Generator) -> list[Tensor]:
-        return fed([samples[k] for k in random.integers(0, len(samples), BATCH)], random)
+    def random_batch(random: np.random.Generator) -> list[Tensor]:
+        return make_batch(
+            [samples[k] for k in random.integers(0, len(samples), BATCH_SIZE)], random
+        )
 
-    descended(
+    optimize(
         network,
-        ahead(some),
-        lambda batch: judged(network, batch)[0],
-        lambda: checked(network, apart),
+        prefetch(random_batch),
+        lambda batch: loss_and_ious(network, batch)[0],
+        lambda: validate(network, held_out),
         minutes,
     )
     return network
 
 
-def written(
+def export_onnx(
     network: nn.Module,
     path: Path,
     inputs: dict[str, Tensor],
     outputs: Sequence[str],
-    free: Sequence[int],
+    dynamic_axes: Sequence[int],
 ) -> None:
-    """Write it as ONNX, its `free` axes of any length, if that says what torch says."""
+    """Write a network as ONNX with `dynamic_axes`, if its outputs equal those of torch."""
     names = [*inputs, *outputs]
     torch.onnx.export(
         network,
@@ -225,20 +234,22 @@ def written(
         output_names=list(outputs),
         dynamo=False,
         opset_version=13,
-        dynamic_axes={name: {axis: f"{name} {axis}" for axis in free} for name in names},
+        dynamic_axes={name: {axis: f"{name} {axis}" for axis in dynamic_axes} for name in names},
     )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    outputs_onnx = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     with torch.no_grad():
-        true = network(*inputs.values())
-    for ours, theirs in zip(found, true if len(outputs) > 1 else [true], strict=True):
-        if np.abs(ours - theirs.numpy()).max() > AGREES:
+        outputs_torch = network(*inputs.values())
+    for onnx_output, torch_output in zip(
+        outputs_onnx, outputs_torch if len(outputs) > 1 else [outputs_torch], strict=True
+    ):
+        if np.abs(onnx_output - torch_output.numpy()).max() > MAX_DIFFERENCE:
             path.unlink()
-            raise SystemExit("ONNX Runtime and torch disagree")
+            raise SystemExit(f"outputs of ONNX Runtime and torch differ; {path} was not written")
 
 
-def arguments(doc: str, minutes: float) -> argparse.Namespace:
-    """What the command line says: a folder of samples, the model to write, the minutes."""
+def parse_arguments(doc: str, minutes: float) -> argparse.Namespace:
+    """Parse the command line: a folder of samples, the model to write, the minutes."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("samples", type=Path)
     parser.add_argument("model", type=Path)
@@ -246,28 +257,30 @@ def arguments(doc: str, minutes: float) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def apart(asked: argparse.Namespace, one_of: int) -> tuple[list[Path], list[Path]]:
-    """The files to learn from, and those of every `one_of`th clip, which are to check by."""
-    clip_of = {path: path.stem.partition("_")[2] for path in sorted(asked.samples.iterdir())}
-    held_out = set(sorted(set(clip_of.values()))[::one_of])
-    learnt = [path for path, clip in clip_of.items() if clip not in held_out]
-    if not learnt:
-        raise SystemExit(f"{asked.samples}: samples of two clips at least, one is to check by")
-    return learnt, [path for path, clip in clip_of.items() if clip in held_out]
+def split_by_clip(
+    options: argparse.Namespace, clips_per_held_out: int
+) -> tuple[list[Path], list[Path]]:
+    """Split the files: those to train on, and those of every nth clip, which are held out."""
+    clip_of = {path: path.stem.partition("_")[2] for path in sorted(options.samples.iterdir())}
+    clips = set(sorted(set(clip_of.values()))[::clips_per_held_out])
+    training = [path for path, clip in clip_of.items() if clip not in clips]
+    if not training:
+        raise SystemExit(f"{options.samples}: needs samples of two clips or more, one is held out")
+    return training, [path for path, clip in clip_of.items() if clip in clips]
 
 
 def main() -> None:
-    """Train and write."""
-    asked = arguments(__doc__, minutes=10)
-    learnt, others = (
-        [sample for path in some for sample in pickle.loads(path.read_bytes())]
-        for some in apart(asked, HELD_OUT)
+    """Train the network and write it."""
+    options = parse_arguments(__doc__, minutes=10)
+    training, held_out = (
+        [sample for path in paths for sample in pickle.loads(path.read_bytes())]
+        for paths in split_by_clip(options, CLIPS_PER_HELD_OUT)
     )
-    some = np.random.default_rng(0).permutation(len(others))[:CHECKED]
-    print(f"{len(learnt)} samples, {len(some)} others to check by", flush=True)
-    network = trained(learnt, [others[k] for k in some], asked.minutes)
-    given = {name: torch.rand(2, *shape) for name, shape in INPUTS.items()}
-    written(network, asked.model, given, OUTPUTS, free=[0])
+    chosen = np.random.default_rng(0).permutation(len(held_out))[:VALIDATION_SAMPLES]
+    print(f"{len(training)} samples to train on, {len(chosen)} held out", flush=True)
+    network = train(training, [held_out[k] for k in chosen], options.minutes)
+    inputs = {name: torch.rand(2, *shape) for name, shape in INPUTS.items()}
+    export_onnx(network, options.model, inputs, OUTPUTS, dynamic_axes=[0])
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def count(frames: Iterable[object]) -> int:
     return sum(1 for _ in frames)
 
 
-def compare(clip: Path, kind: str, rounds: int) -> None:
+def compare_clip(clip: Path, kind: str, rounds: int) -> None:
     """Print one line: frames, both times, the ratio and its range."""
     read = reader.frames if kind == "frames" else reader.keyframes
     options = () if kind == "frames" else ("-skip_frame", "nokey")
@@ -69,7 +69,7 @@ def main() -> None:
         for clip in arguments.clips:
             copy = Path(shutil.copy(clip, folder))
             for kind in ("frames", "keyframes"):
-                compare(copy, kind, arguments.rounds)
+                compare_clip(copy, kind, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import detector_contract
 import numpy as np
 import pytest
-from random_networks import as_rows, assert_boxes_of_package, assert_close, seeded, settled
+from random_networks import as_rows, assert_boxes_of_package, assert_close, fit_batch_norm, seeded
 
 from annotate.detectors import yolo_open_vocabulary
 from annotate.detectors.run import DETECTORS
@@ -52,7 +52,7 @@ def network(ultralytics, tmp_path_factory):
     path = tmp_path_factory.mktemp("world") / "random.pt"
     with seeded():
         model = ultralytics.YOLOWorld("yolov8s-worldv2.yaml")
-        settled(model.model, 128)
+        fit_batch_norm(model.model, 128)
         for level in model.model.model[-1].cv4:
             level.logit_scale.data.fill_(3.0)
             level.bias.data.zero_()

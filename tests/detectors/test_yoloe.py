@@ -7,7 +7,7 @@ import detector_contract
 import numpy as np
 import pytest
 from PIL import Image
-from random_networks import as_rows, assert_boxes_of_package, assert_close, seeded, settled
+from random_networks import as_rows, assert_boxes_of_package, assert_close, fit_batch_norm, seeded
 
 from annotate.detectors import yolo_open_vocabulary
 from annotate.detectors.run import DETECTORS, detector_settings
@@ -42,7 +42,7 @@ def network(ultralytics, tmp_path_factory):
     with seeded():
         model = ultralytics.YOLOE("yoloe-11s-seg.yaml")
         model.model.set_classes(["thing"], torch.randn(1, 1, 512))
-        settled(model.model, 128)
+        fit_batch_norm(model.model, 128)
         for weight in model.model.model[-1].reprta.parameters():  # zeros until they are trained
             torch.nn.init.normal_(weight, std=0.3)
         for level in model.model.model[-1].cv4:

@@ -9,7 +9,7 @@ import detector_contract
 import numpy as np
 import pytest
 from PIL import Image
-from random_networks import as_rows, assert_close
+from random_networks import as_rows, assert_close, save_letter_tokenizer
 
 from annotate.detectors.run import DETECTORS
 from annotate.errors import AnnotateError, MissingWeights, PromptError, UnknownName, WeightsError
@@ -50,7 +50,7 @@ def owlv2(folder, transformers):
     model.save_pretrained(folder)
     size = {"height": 32, "width": 32}
     transformers.Owlv2ImageProcessor(size=size).save_pretrained(folder)
-    _letters(transformers.CLIPTokenizer, folder, "<|startoftext|>", "<|endoftext|>")
+    save_letter_tokenizer(transformers.CLIPTokenizer, folder, "<|startoftext|>", "<|endoftext|>")
 
 
 def grounding_dino(folder, transformers):
@@ -84,15 +84,6 @@ def grounding_dino(folder, transformers):
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     vocabulary = {word: number for number, word in enumerate(words)}
     transformers.BertTokenizer(vocab=vocabulary).save_pretrained(folder)
-
-
-def _letters(kind, folder, first, last):
-    """A byte-pair tokenizer that knows letters, and no pairs."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = [*letters, *(f"{letter}</w>" for letter in letters)]
-    vocabulary = {word: number + 1 for number, word in enumerate(words)} | {"!": 0}
-    vocabulary |= {first: 598, last: 599}
-    kind(vocab=vocabulary, merges=[], pad_token="!").save_pretrained(folder)
 
 
 MAKERS = {"owlv2": owlv2, "grounding-dino": grounding_dino}

@@ -1,4 +1,4 @@
-"""The true architectures with seeded random weights, which find something in any picture."""
+"""Helpers for networks of true architecture with seeded random weights, and for their boxes."""
 
 from contextlib import contextmanager
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @contextmanager
 def seeded(seed=5):
-    """Random numbers of PyTorch that are the same each time, and leave no trace."""
+    """Seed PyTorch's random numbers within the context, and restore their state after it."""
     import torch
 
     with torch.random.fork_rng():
@@ -15,8 +15,11 @@ def seeded(seed=5):
         yield
 
 
-def settled(network, size=320):
-    """The network, its normalisation fitted to noise: else random layers say nothing, evenly."""
+def fit_batch_norm(network, size=320):
+    """Fit the batch normalisation of a random network to noise.
+
+    Without it, the outputs are the same everywhere.
+    """
     import torch
 
     for part in network.modules():
@@ -26,6 +29,15 @@ def settled(network, size=320):
     with torch.no_grad():
         network(torch.rand(2, 3, size, size))
     return network.eval()
+
+
+def save_letter_tokenizer(kind, folder, start_token, end_token):
+    """Save a byte-pair tokenizer of class `kind` with the letters a to z and no merges."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [*letters, *(f"{letter}</w>" for letter in letters)]
+    vocabulary = {word: number + 1 for number, word in enumerate(words)} | {"!": 0}
+    vocabulary |= {start_token: 598, end_token: 599}
+    kind(vocab=vocabulary, merges=[], pad_token="!").save_pretrained(folder)
 
 
 # The same network gives other last bits for another batch size, other weights in memory, or on
@@ -39,7 +51,7 @@ SCORE_ATOL = 0.0015
 
 
 def _partners(one, other):
-    """For each row of `one` (xyxy, score, class), the row of `other` that is nearest to it."""
+    """Find for each row of `one` (xyxy, score, class) the nearest row of `other`."""
     distance = np.abs(one[:, None, :4] - other[None, :, :4]).max(-1)
     distance += 100 * np.abs(one[:, None, 4] - other[None, :, 4])
     distance += 1e6 * (one[:, None, 5] != other[None, :, 5])
@@ -47,7 +59,7 @@ def _partners(one, other):
 
 
 def assert_close(one, other, min_score, pixel_atol=PIXEL_ATOL, score_atol=SCORE_ATOL):
-    """Each row (xyxy, score, class) has a close one in the other table, in whatever order.
+    """Check that each row (xyxy, score, class) has a close row in the other table, in any order.
 
     A row whose score is at `min_score` may be in one table only.
     """
@@ -61,12 +73,12 @@ def assert_close(one, other, min_score, pixel_atol=PIXEL_ATOL, score_atol=SCORE_
 
 
 def as_rows(found, classes):
-    """Detections as rows of xyxy, score and class; `classes` is a number for each row."""
+    """Stack detections into rows of xyxy, score and class; `classes` is a number for each row."""
     return np.column_stack([found.xyxy, found.confidence, classes]).astype(float)
 
 
 def assert_boxes_of_package(found, classes, boxes, min_score):
-    """Detections, with the package's class number of each, are the `boxes` of Ultralytics."""
+    """Check that detections, with the package's class numbers, equal the `boxes` of Ultralytics."""
     theirs = boxes.data.cpu().numpy().astype(float)
     assert len(found) > 0 and len(theirs) > 0
     assert_close(as_rows(found, classes), theirs, min_score)

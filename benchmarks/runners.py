@@ -1,8 +1,9 @@
-"""Run our SAM 2 loop and the stock predictors of the packages frame by frame, on random weights.
+"""Runners for `propagate.py`: our SAM 2 loop and the packages' own predictors, on random weights.
 
-Every class has the same methods. `begin` opens the clip and gives the first prompts; `step` tracks
-all objects on the next frame; `multiply` copies each object with its memory, so that a full memory
-need not be filled again for each number of objects.
+This module is imported, not run. A runner tracks objects through a clip frame by frame: `begin`
+opens the clip and gives the first prompts, `step` tracks all objects on the next frame. `multiply`
+copies the first object until there are `n`, each with the same memory, so that the memory need not
+be filled once for each number of objects.
 """
 
 import tempfile
@@ -28,21 +29,21 @@ SMALL = [
 ]
 
 
-def sam2_model(row: dict[str, Any]) -> Any:
-    """Build the stock predictor with random weights; our loop runs on the same weights."""
+def build_sam2(row: dict[str, Any]) -> Any:
+    """Build the predictor of `sam2` with random weights; our loop runs on the same network."""
     import torch
     from sam2.build_sam import build_sam2_video_predictor
 
     from annotate.sam2.official import CONFIGS, bias_presence
 
     torch.manual_seed(0)
-    sized = SMALL if row["small"] else [f"++model.image_size={row['size']}"]
-    model = build_sam2_video_predictor(CONFIGS["sam2.1-tiny"], None, "cpu", "eval", sized)
+    overrides = SMALL if row["small"] else [f"++model.image_size={row['size']}"]
+    model = build_sam2_video_predictor(CONFIGS["sam2.1-tiny"], None, "cpu", "eval", overrides)
     bias_presence(model)
     return model
 
 
-def hf_model(row: dict[str, Any]) -> Any:
+def build_transformers(row: dict[str, Any]) -> Any:
     """Build a network of transformers with random weights."""
     import torch
 
@@ -54,14 +55,14 @@ def hf_model(row: dict[str, Any]) -> Any:
     config = sam2_transformers.with_input_size(sam2_transformers._random_config(name), side)
     if row["small"]:
         config.memory_attention_num_layers = 1
-        config.memory_attention_rope_k_sizes = [side // 16] * 2  # this and the next: EdgeTAM's
+        config.memory_attention_rope_k_sizes = [side // 16] * 2  # used by EdgeTAM alone
         config.perceiver_resampler_num_latents_2d = (side // 16) ** 2
     model = sam2_transformers.build_random(config).eval()
     sam2_transformers.bias_presence(model)
     return model
 
 
-def prompts(row: dict[str, Any], frame: Frame) -> list[Prompt]:
+def click_prompts(row: dict[str, Any], frame: Frame) -> list[Prompt]:
     """Make one click for each object, spread over the first frame."""
     width, height = frame.size_wh
     spread = np.linspace(0.1, 0.9, row["objects"])
@@ -71,11 +72,13 @@ def prompts(row: dict[str, Any], frame: Frame) -> list[Prompt]:
     ]
 
 
-class Reading:
-    """Only reads the clip: the memory that the decoder takes."""
+class ClipReader:
+    """Reads the clip and tracks nothing: the memory of the decoder alone."""
+
+    model: Any = None
 
     def __init__(self, row: dict[str, Any]) -> None:
-        self.row, self.model = row, None
+        self.row = row
 
     def begin(self) -> None:
         """Open the clip."""
@@ -86,8 +89,8 @@ class Reading:
         next(self.frames)
 
 
-class Ours(Reading):
-    """Our loop, on a model of either package."""
+class StreamingRunner(ClipReader):
+    """Runs our streaming predictor, on `sam2` or transformers."""
 
     def __init__(self, row: dict[str, Any]) -> None:
         import torch
@@ -97,35 +100,35 @@ class Ours(Reading):
         from annotate.sam2.transformers import TransformersNetwork
 
         super().__init__(row)
-        self.model = sam2_model(row) if row["engine"] == "sam2" else hf_model(row)
+        self.model = build_sam2(row) if row["engine"] == "sam2" else build_transformers(row)
         kind = Sam2Network if row["engine"] == "sam2" else TransformersNetwork
         self.network = kind(self.model, torch.float32)
-        self.follower = StreamingPredictor(self.network, 16, row["batch"])
+        self.predictor = StreamingPredictor(self.network, 16, row["batch"])
 
     def step(self) -> None:
-        """Track the objects on the next frame."""
+        """Track all objects on the next frame."""
         frame = next(self.frames)
-        self.follower.predict(frame, prompts(self.row, frame) if frame.index == 0 else [])
+        self.predictor.predict(frame, click_prompts(self.row, frame) if frame.index == 0 else [])
 
     def multiply(self, n: int) -> None:
-        """Copy the objects through the state that is saved to disk."""
-        state = dict(self.follower.state())
+        """Repeat the rows of the state that checkpoints save."""
+        state = dict(self.predictor.state())
         for name, array in state.items():
             state[name] = np.concatenate([array] * n)
             if name in ("clocks", "rows"):
                 state[name][:, 0] = np.repeat(np.arange(n), len(array))
-        self.follower.restore(state)
+        self.predictor.restore(state)
 
 
-class Sam2Stock(Reading):
-    """The predictor of the package `sam2`; it gets the clip as JPEG files at the network's size."""
+class Sam2StockRunner(ClipReader):
+    """Runs the predictor of `sam2`, which reads the clip as JPEG files of the network's size."""
 
     def __init__(self, row: dict[str, Any]) -> None:
         super().__init__(row)
-        self.model = sam2_model(row)
+        self.model = build_sam2(row)
 
     def begin(self) -> None:
-        """Write the clip as JPEG files, and give the prompts."""
+        """Write the clip as JPEG files and give the prompts."""
         super().begin()
         side = (self.model.image_size, self.model.image_size)
         with tempfile.TemporaryDirectory() as folder:
@@ -135,35 +138,35 @@ class Sam2Stock(Reading):
                 if frame.index == 0:
                     small = Frame("", 0, frame.seconds, np.asarray(Image.open(path)))
             self.state = self.model.init_state(folder)
-        for prompt in prompts(self.row, small):
+        for prompt in click_prompts(self.row, small):
             points = prompt.points_xy.astype(np.float32)
             self.model.add_new_points_or_box(self.state, 0, prompt.object_id, points, [1])
         self.results = self.model.propagate_in_video(self.state)
-        self.next = 0
+        self.next_frame = 0
 
     def step(self) -> None:
-        """Track the objects on the next frame."""
+        """Track all objects on the next frame."""
         if next(self.results, None) is None:
             raise StopIteration
-        self.next += 1
+        self.next_frame += 1
 
     def multiply(self, n: int) -> None:
-        """Copy the objects; each copy shares the outputs of the original."""
-        held = self.state["output_dict_per_obj"]
+        """Give each copy the outputs of the first object."""
+        outputs_of = self.state["output_dict_per_obj"]
         for object_id in range(2, n + 1):
             row = self.model._obj_id_to_idx(self.state, object_id)
-            held[row] = {name: dict(outputs) for name, outputs in held[0].items()}
-        self.results = self.model.propagate_in_video(self.state, start_frame_idx=self.next)
+            outputs_of[row] = {name: dict(outputs) for name, outputs in outputs_of[0].items()}
+        self.results = self.model.propagate_in_video(self.state, start_frame_idx=self.next_frame)
 
 
-class HfStock(Reading):
-    """The session of transformers, fed frame by frame."""
+class TransformersStockRunner(ClipReader):
+    """Runs the streaming session of transformers."""
 
     def __init__(self, row: dict[str, Any]) -> None:
         import transformers
 
         super().__init__(row)
-        self.model = hf_model(row)
+        self.model = build_transformers(row)
         size = {"height": self.model.image_size, "width": self.model.image_size}
         self.processor = transformers.Sam2VideoProcessor(
             image_processor=transformers.Sam2ImageProcessor(size=size),
@@ -173,31 +176,31 @@ class HfStock(Reading):
         self.session = self.processor.init_video_session()
 
     def step(self) -> None:
-        """Track the objects on the next frame."""
+        """Track all objects on the next frame."""
         frame = next(self.frames)
-        done = self.processor.video_processor(videos=[frame.image[None]], return_tensors="pt")
+        processed = self.processor.video_processor(videos=[frame.image[None]], return_tensors="pt")
         if frame.index == 0:
-            given = prompts(self.row, frame)
+            prompts = click_prompts(self.row, frame)
             self.processor.add_inputs_to_inference_session(
                 self.session,
                 0,
-                [prompt.object_id for prompt in given],
-                input_points=[[prompt.points_xy.tolist() for prompt in given]],
-                input_labels=[[[1] for _ in given]],
+                [prompt.object_id for prompt in prompts],
+                input_points=[[prompt.points_xy.tolist() for prompt in prompts]],
+                input_labels=[[[1] for _ in prompts]],
                 original_size=frame.image.shape[:2],
             )
-        self.model(self.session, frame=done.pixel_values_videos[0][0], frame_idx=frame.index)
+        self.model(self.session, frame=processed.pixel_values_videos[0][0], frame_idx=frame.index)
 
     def multiply(self, n: int) -> None:
-        """Copy the objects; each copy shares the outputs of the original."""
-        held = self.session.output_dict_per_obj
+        """Give each copy the outputs of the first object."""
+        outputs_of = self.session.output_dict_per_obj
         for object_id in range(2, n + 1):
             row = self.session.obj_id_to_idx(object_id)
-            held[row] = {name: dict(outputs) for name, outputs in held[0].items()}
+            outputs_of[row] = {name: dict(outputs) for name, outputs in outputs_of[0].items()}
 
 
-class UltralyticsStock(Reading):
-    """The predictor of Ultralytics, on the same weights, saved under a name that it accepts."""
+class UltralyticsStockRunner(ClipReader):
+    """Runs the predictor of Ultralytics, on the same weights, in a file named as it expects."""
 
     def __init__(self, row: dict[str, Any]) -> None:
         import torch
@@ -213,7 +216,7 @@ class UltralyticsStock(Reading):
         }
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "sam2.1_t.pt"
-            torch.save({"model": sam2_model(row).state_dict()}, path)
+            torch.save({"model": build_sam2(row).state_dict()}, path)
             self.predictor = SAM2VideoPredictor(overrides={**settings, "model": str(path)})
             self.predictor.setup_model(verbose=False)
         self.model = self.predictor.model
@@ -221,41 +224,45 @@ class UltralyticsStock(Reading):
     def begin(self) -> None:
         """Open the clip."""
         first = next(iter(reader.frames(self.row["clip"], stop=1)))
-        given = prompts(self.row, first)
+        prompts = click_prompts(self.row, first)
         self.results: Iterator[Any] = self.predictor(
             self.row["clip"],
             stream=True,
-            points=[prompt.points_xy[0].tolist() for prompt in given],
-            labels=[1] * len(given),
+            points=[prompt.points_xy[0].tolist() for prompt in prompts],
+            labels=[1] * len(prompts),
         )
 
     def step(self) -> None:
-        """Track the objects on the next frame."""
+        """Track all objects on the next frame."""
         next(self.results)
 
     def multiply(self, n: int) -> None:
-        """Copy the objects: they are the rows of the outputs."""
+        """Repeat the rows of the outputs, one for each object."""
         state = self.predictor.inference_state
         for outputs in state["output_dict"].values():
             for output in outputs.values():
-                output.update({name: _repeated(held, n) for name, held in output.items()})
+                output.update({name: _repeat(value, n) for name, value in output.items()})
         state["tracking_has_started"] = False
         for object_id in range(1, n):
             self.predictor._obj_id_to_idx(object_id)
         state["tracking_has_started"] = True
 
 
-def _repeated(held: Any, n: int) -> Any:
-    """Repeat a tensor, or a list of tensors, for n objects."""
-    if held is None:
+def _repeat(value: Any, n: int) -> Any:
+    """Repeat the first row of a tensor, or of each tensor of a list, for n objects."""
+    if value is None:
         return None
-    if isinstance(held, list):
-        return [_repeated(each, n) for each in held]
-    return held[:1].repeat(n, *[1] * (held.dim() - 1))
+    if isinstance(value, list):
+        return [_repeat(each, n) for each in value]
+    return value[:1].repeat(n, *[1] * (value.dim() - 1))
 
 
-def load_follower(row: dict[str, Any]) -> Any:
-    """Return the class that runs a row of the table."""
-    kinds = {"read": Reading, "sam2-stock": Sam2Stock, "ultralytics": UltralyticsStock}
-    stock = HfStock if row["engine"].endswith("stock") else Ours
-    return kinds.get(row["engine"], stock)(row)
+def load_runner(row: dict[str, Any]) -> Any:
+    """Make the runner of a row of the table."""
+    runners = {
+        "read": ClipReader,
+        "sam2-stock": Sam2StockRunner,
+        "ultralytics": UltralyticsStockRunner,
+    }
+    default = TransformersStockRunner if row["engine"].endswith("stock") else StreamingRunner
+    return runners.get(row["engine"], default)(row)
