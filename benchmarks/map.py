@@ -174,7 +174,9 @@ def measure_networks(clips: list[Path], truths: list[Path], names: list[str]) ->
                 neighbour_share(positions, shot_ids),
                 neighbour_share(projection.spread_points(positions), shot_ids),
             )
-            shares.append(f"{method} {shares_of_method[0]:.3f}, stretched {shares_of_method[1]:.3f}")
+            shares.append(
+                f"{method} {shares_of_method[0]:.3f}, stretched {shares_of_method[1]:.3f}"
+            )
         print(f"{name}: {per_frame:.0f} ms a frame; {'; '.join(shares)}")
 
 
