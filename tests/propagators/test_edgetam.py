@@ -1,4 +1,4 @@
-"""The engines on `transformers` against its own session, on small networks that know nothing."""
+"""The engines on transformers, compared with its own session, on small random networks."""
 
 import subprocess
 import sys
@@ -23,29 +23,33 @@ from annotate.sam2.transformers import (
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("timm")
-pytestmark = pytest.mark.filterwarnings("ignore")  # the packages' own
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the packages
 
 SIZE_WH = (160, 120)
 SIDE = 64
 
 
-def prompt(frame, of, *points, **given):
-    """A prompt by points (x, y, label)."""
+def make_prompt(frame, object_id, *points, **fields):
+    """Make a prompt of points (x, y, label)."""
     table = np.array(points, float).reshape(-1, 3)
-    return Prompt(frame, of, table[:, :2], table[:, 2].astype(int), **given)
+    return Prompt(frame, object_id, table[:, :2], table[:, 2].astype(int), **fields)
 
 
 BLOB = np.zeros(SIZE_WH[::-1], bool)
 BLOB[20:50, 30:60] = True
-FIRST = prompt(0, 1, (40, 30, 1))
+FIRST = make_prompt(0, 1, (40, 30, 1))
 FLOWS = {
     "one object": [FIRST],
-    "three objects": [FIRST, prompt(0, 2, (100, 60, 1)), prompt(0, 7, (80, 100, 1))],
-    "several points": [prompt(0, 1, (40, 30, 1), (50, 40, 1), (10, 100, 0))],
-    "a box": [prompt(0, 1, box=(30.0, 20.0, 60.0, 50.0))],
-    "a mask": [prompt(0, 1, mask=BLOB)],
-    "a correction": [FIRST, prompt(9, 1, (70, 40, 1))],
-    "a negative correction": [FIRST, prompt(9, 1, (120, 100, 0)), prompt(20, 1, (90, 60, 1))],
+    "three objects": [FIRST, make_prompt(0, 2, (100, 60, 1)), make_prompt(0, 7, (80, 100, 1))],
+    "several points": [make_prompt(0, 1, (40, 30, 1), (50, 40, 1), (10, 100, 0))],
+    "a box": [make_prompt(0, 1, box=(30.0, 20.0, 60.0, 50.0))],
+    "a mask": [make_prompt(0, 1, mask=BLOB)],
+    "a correction": [FIRST, make_prompt(9, 1, (70, 40, 1))],
+    "a negative correction": [
+        FIRST,
+        make_prompt(9, 1, (120, 100, 0)),
+        make_prompt(20, 1, (90, 60, 1)),
+    ],
 }
 
 
@@ -73,7 +77,7 @@ def edgetam_config():
 
 @pytest.fixture(scope="module", params=[sam2_config, edgetam_config], ids=["sam2", "edgetam"])
 def model(request):
-    """A small network, its weights strong enough for every input to count."""
+    """Build a small network, with weights so large that each input counts."""
     torch.manual_seed(0)
     model = build_random(with_input_size(request.param(), SIDE)).eval()
     with torch.no_grad():
@@ -92,7 +96,7 @@ def network(model):
 
 @pytest.fixture(scope="module")
 def frames():
-    """24 frames of a square that moves."""
+    """Make 24 frames of a moving square."""
     ground = np.random.default_rng(0).integers(0, 255, (*SIZE_WH[::-1], 3), np.uint8)
     frames = []
     for index in range(24):
@@ -102,8 +106,8 @@ def frames():
     return frames
 
 
-def stock(model, frames, prompts, reverse=False):
-    """The session's logits by frame and object: propagate up to a prompt, give it, go on."""
+def package_logits(model, frames, prompts, reverse=False):
+    """Compute the session's logits by frame and object, with each prompt given on its frame."""
     processor = transformers.Sam2VideoProcessor(
         image_processor=transformers.Sam2ImageProcessor(size={"height": SIDE, "width": SIDE}),
         video_processor=transformers.Sam2VideoVideoProcessor(size={"height": SIDE, "width": SIDE}),
@@ -113,97 +117,110 @@ def stock(model, frames, prompts, reverse=False):
     session = processor.init_video_session(video=video)
     logits = {}
     for index in range(23, -1, -1) if reverse else range(24):
-        given = [prompt for prompt in prompts if prompt.frame == index]
-        if given and session.obj_ids:
+        on_frame = [each for each in prompts if each.frame == index]
+        if on_frame and session.obj_ids:
             model(session, frame_idx=index, reverse=reverse)
-        if given:
-            give(processor, session, given)
-        found = model(session, frame_idx=index, reverse=reverse)
-        logits[index] = dict(zip(found.object_ids, found.pred_masks[:, 0].clone(), strict=True))
+        if on_frame:
+            give_prompts(processor, session, on_frame)
+        outputs = model(session, frame_idx=index, reverse=reverse)
+        logits[index] = dict(zip(outputs.object_ids, outputs.pred_masks[:, 0].clone(), strict=True))
     return logits
 
 
-def give(processor, session, prompts):
-    """All prompts of one frame, of one kind."""
-    ids = [prompt.object_id for prompt in prompts]
-    given = {}
+def give_prompts(processor, session, prompts):
+    """Give all prompts of one frame, which are of the same kind."""
+    ids = [each.object_id for each in prompts]
+    inputs = {}
     if prompts[0].mask is not None:
-        given["input_masks"] = [prompt.mask for prompt in prompts]
+        inputs["input_masks"] = [each.mask for each in prompts]
     if prompts[0].box is not None:
-        given["input_boxes"] = [[list(prompt.box) for prompt in prompts]]
+        inputs["input_boxes"] = [[list(each.box) for each in prompts]]
     if len(prompts[0].points_xy):
-        given["input_points"] = [[prompt.points_xy.tolist() for prompt in prompts]]
-        given["input_labels"] = [[prompt.point_labels.tolist() for prompt in prompts]]
-    processor.add_inputs_to_inference_session(session, prompts[0].frame, ids, **given)
+        inputs["input_points"] = [[each.points_xy.tolist() for each in prompts]]
+        inputs["input_labels"] = [[each.point_labels.tolist() for each in prompts]]
+    processor.add_inputs_to_inference_session(session, prompts[0].frame, ids, **inputs)
 
 
-def ours(network, frames, prompts, batch=1):
-    """Our logits by frame and object."""
-    follower = StreamingPredictor(network, 16, batch)
-    return {frame.index: look(follower, frame, prompts) for frame in frames}
+def our_logits(network, frames, prompts, batch=1):
+    """Compute our logits by frame and object."""
+    streaming = StreamingPredictor(network, 16, batch)
+    return {frame.index: predict_logits(streaming, frame, prompts) for frame in frames}
 
 
-def look(follower, frame, prompts):
-    given = [prompt for prompt in prompts if prompt.frame == frame.index]
-    return {of: sight.logits[0, 0] for of, sight in follower.predict(frame, given).items()}
+def predict_logits(streaming, frame, prompts):
+    on_frame = [each for each in prompts if each.frame == frame.index]
+    return {
+        object_id: prediction.logits[0, 0]
+        for object_id, prediction in streaming.predict(frame, on_frame).items()
+    }
 
 
-def furthest(one, other):
-    """The largest difference between logits by frame and object."""
-    assert {frame: set(seen) for frame, seen in one.items()} == {
-        frame: set(seen) for frame, seen in other.items()
+def max_difference(one, other):
+    """Compute the largest difference between logits by frame and object."""
+    assert {frame: set(detections) for frame, detections in one.items()} == {
+        frame: set(detections) for frame, detections in other.items()
     }
     return max(
-        float((one[frame][of] - other[frame][of]).abs().max()) for frame in one for of in one[frame]
+        float((one[frame][object_id] - other[frame][object_id]).abs().max())
+        for frame in one
+        for object_id in one[frame]
     )
 
 
 @pytest.mark.parametrize("prompts", FLOWS.values(), ids=FLOWS)
-def test_the_logits_are_the_sessions(model, network, frames, prompts):
-    theirs = stock(model, frames, prompts)
-    shown = [float((logits > 0).float().mean()) for logits in theirs[23].values()]
-    assert all(0.001 < share < 0.999 for share in shown)
-    assert furthest(ours(network, frames, prompts, batch=8), theirs) < 1e-4
+def test_the_logits_equal_those_of_the_session(model, network, frames, prompts):
+    expected_logits = package_logits(model, frames, prompts)
+    shares = [float((logits > 0).float().mean()) for logits in expected_logits[23].values()]
+    assert all(0.001 < share < 0.999 for share in shares)
+    assert max_difference(our_logits(network, frames, prompts, batch=8), expected_logits) < 1e-4
 
 
-def test_backwards_too(model, network, frames):
-    prompts = [prompt(23, 1, (100, 60, 1)), prompt(12, 1, (60, 40, 1))]
-    theirs = stock(model, frames, prompts, reverse=True)
-    assert furthest(ours(network, frames[::-1], prompts), theirs) < 1e-4
+def test_backward_logits_equal_those_of_the_session(model, network, frames):
+    prompts = [make_prompt(23, 1, (100, 60, 1)), make_prompt(12, 1, (60, 40, 1))]
+    expected_logits = package_logits(model, frames, prompts, reverse=True)
+    assert max_difference(our_logits(network, frames[::-1], prompts), expected_logits) < 1e-4
 
 
-def test_objects_that_come_later_change_no_bit_of_the_first(network, frames):
-    others = [prompt(index, of, (10 * of, 50, 1)) for of, index in ((2, 0), (3, 4), (4, 9))]
-    alone, among = ours(network, frames, [FIRST]), ours(network, frames, [FIRST, *others])
-    assert all(torch.equal(among[index][1], alone[index][1]) for index in alone)
+def test_later_objects_change_no_bit_of_the_first(network, frames):
+    others = [
+        make_prompt(index, object_id, (10 * object_id, 50, 1))
+        for object_id, index in ((2, 0), (3, 4), (4, 9))
+    ]
+    alone, with_others = (
+        our_logits(network, frames, [FIRST]),
+        our_logits(network, frames, [FIRST, *others]),
+    )
+    assert all(torch.equal(with_others[index][1], alone[index][1]) for index in alone)
 
 
-def test_memory_stays_flat_and_a_pass_goes_on_exactly(network, frames):
-    prompts = [FIRST, prompt(2, 2, (100, 60, 1)), prompt(15, 2, (10, 10, 0))]
-    whole = ours(network, frames, prompts)
+def test_memory_stays_flat_and_a_restored_session_gives_the_same_logits(network, frames):
+    prompts = [FIRST, make_prompt(2, 2, (100, 60, 1)), make_prompt(15, 2, (10, 10, 0))]
+    expected = our_logits(network, frames, prompts)
     first, second = StreamingPredictor(network, 16, 1), StreamingPredictor(network, 16, 1)
     for frame in frames[:20]:
-        look(first, frame, prompts)
+        predict_logits(first, frame, prompts)
     assert len(first.state()["features"]) == 2 * 7
     assert len(first.state()["pointers"]) == 2 * 16
     second.restore(first.state())
     for frame in frames[20:]:
-        again = look(second, frame, prompts)
-        assert all(torch.equal(again[of], whole[frame.index][of]) for of in (1, 2))
+        again = predict_logits(second, frame, prompts)
+        assert all(
+            torch.equal(again[object_id], expected[frame.index][object_id]) for object_id in (1, 2)
+        )
 
 
-def test_what_is_seen_is_boxed_and_scored(network, frames):
-    seen = StreamingPredictor(network, 16, 1).step(frames[0], FLOWS["three objects"])
-    assert seen.tracker_id.tolist() == [1, 2, 7]
-    assert seen.mask.shape == (3, 120, 160) and seen.mask.dtype == bool
-    assert ((seen.confidence > 0) & (seen.confidence <= 1)).all()
+def test_detections_have_boxes_and_scores(network, frames):
+    detections = StreamingPredictor(network, 16, 1).step(frames[0], FLOWS["three objects"])
+    assert detections.tracker_id.tolist() == [1, 2, 7]
+    assert detections.mask.shape == (3, 120, 160) and detections.mask.dtype == bool
+    assert ((detections.confidence > 0) & (detections.confidence <= 1)).all()
 
 
-UNPLUGGED = """
+OFFLINE_PROGRAM = """
     import socket, sys
     class Cut(socket.socket):
         def __init__(self, *args, **kwargs):
-            raise OSError("the network is cut")
+            raise OSError("offline")
     socket.socket = Cut
     socket.create_connection = socket.getaddrinfo = lambda *args, **kwargs: Cut()
     from annotate.propagators.sam2 import EdgeTamPropagator
@@ -214,30 +231,30 @@ UNPLUGGED = """
     for folder in sys.argv[1:]:
         session = EdgeTamPropagator(folder, device="cpu").begin([])
         session.step(frame, [Prompt(0, 1, np.array([[40.0, 30.0]]), np.array([1]))])
-        print("followed", len(session.state()["pointers"]))
+        print("tracked", len(session.state()["pointers"]))
 """
 
 
-def test_edgetam_loads_with_the_network_cut(tmp_path):
-    """By both names of its backbone: with the name of weights timm would download them."""
+def test_edgetam_loads_offline(tmp_path):
+    """Both names of the backbone are tested; timm would download the weights of the second."""
     folders = []
     for backbone in ("repvit_m1", "repvit_m1.dist_in1k"):
         config = with_input_size(edgetam_config(), SIDE)
         config.vision_config.backbone_config.architecture = backbone
         build_random(config).save_pretrained(tmp_path / backbone)
         folders.append(str(tmp_path / backbone))
-    program = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(UNPLUGGED), *folders]
+    program = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(OFFLINE_PROGRAM), *folders]
     done = subprocess.run(program, capture_output=True, text=True)
-    assert done.stdout == "followed 1\n" * 2, done.stderr
+    assert done.stdout == "tracked 1\n" * 2, done.stderr
 
 
-def test_a_saved_network_is_the_one_that_is_loaded(tmp_path, model, network, frames):
+def test_a_saved_network_is_loaded(tmp_path, model, network, frames):
     model.save_pretrained(tmp_path)
     loaded = sam2.TransformersPropagator(str(tmp_path), device="cpu").begin([])
-    sight = loaded.predict(frames[0], [FIRST])[1]
+    prediction = loaded.predict(frames[0], [FIRST])[1]
     # loaded weights lie elsewhere in memory, and some CPUs then add up in another order
-    expected = ours(network, frames[:1], [FIRST])[0][1]
-    torch.testing.assert_close(sight.logits[0, 0], expected, rtol=0, atol=1e-6)
+    expected = our_logits(network, frames[:1], [FIRST])[0][1]
+    torch.testing.assert_close(prediction.logits[0, 0], expected, rtol=0, atol=1e-6)
 
 
 def test_the_true_edgetam_runs_at_half_size(frames):
@@ -260,11 +277,11 @@ def test_the_true_edgetam_runs_at_half_size(frames):
         (".", WeightsError),
     ],
 )
-def test_what_is_not_there_is_said(model, cause):
+def test_missing_and_unknown_weights_are_errors(model, cause):
     with pytest.raises(cause):
         sam2.EdgeTamPropagator(model).begin([])
 
 
-def test_random_weights_are_for_architectures_that_are_known():
+def test_random_weights_need_a_known_architecture():
     with pytest.raises(UnknownName, match="sam2.1-tiny-hf"):
         sam2.TransformersPropagator("sam2.1-tiny", random_weights=0).begin([])

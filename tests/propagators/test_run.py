@@ -1,4 +1,4 @@
-"""The pass over a clip, driven by a small engine whose every step depends on all before it."""
+"""Runs over a clip, with a test engine each step of which depends on all steps before it."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from annotate.video import reader
 
 
 @pytest.fixture(autouse=True)
-def often(monkeypatch):
+def frequent_checkpoints(monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 7)
 
 
@@ -31,12 +31,12 @@ def job(demo):
 
 def test_each_object_starts_at_its_own_first_prompt(job, tmp_path):
     run.run_to_file(job, tmp_path / "m.jsonl")
-    there = objects_by_frame(tmp_path / "m.jsonl")
-    assert list(there) == list(range(10, 50))  # frame 9 was not looked at: it has no line
-    assert min(n for n, found in there.items() if 2 in found) == 25
-    mine = there[10][1]
-    assert mine.label == "mech" and mine.source == "wanderer" and mine.score == 0.5
-    assert mine.mask["size"] == [600, 800]
+    result = objects_by_frame(tmp_path / "m.jsonl")
+    assert list(result) == list(range(10, 50))  # frames before the first prompt have no line
+    assert min(n for n, objects in result.items() if 2 in objects) == 25
+    obj = result[10][1]
+    assert obj.label == "mech" and obj.source == "wanderer" and obj.score == 0.5
+    assert obj.mask["size"] == [600, 800]
 
 
 def test_an_object_added_later_changes_nothing_before(job, tmp_path):
@@ -49,7 +49,7 @@ def test_an_object_added_later_changes_nothing_before(job, tmp_path):
     assert set(a) == set(b)
 
 
-def test_a_lost_object_is_said_to_be(job, tmp_path):
+def test_lost_objects_are_listed(job, tmp_path):
     run.run_to_file(job, tmp_path / "m.jsonl")
     for item in journal.read(tmp_path / "m.jsonl"):
         started = {1} | ({2} if item.frame >= 25 else set())
@@ -58,32 +58,32 @@ def test_a_lost_object_is_said_to_be(job, tmp_path):
     assert lost == [19, 29, 39, 49]
 
 
-def test_both_ways_reaches_back_to_the_beginning(job, tmp_path):
+def test_both_directions_reach_the_first_frame(job, tmp_path):
     run.run_to_file(job, tmp_path / "forward.jsonl")
     run.run_to_file(dataclasses.replace(job, both_directions=True), tmp_path / "both.jsonl")
     forward, both = (objects_by_frame(tmp_path / f"{name}.jsonl") for name in ("forward", "both"))
     assert list(both) == list(range(50))
     assert 1 in both[9] and 2 in both[24] and 2 in both[0]
-    for n, found in forward.items():  # what the forward pass finds does not change
-        assert {k: v for k, v in both[n].items() if k in found} == found
+    for n, objects in forward.items():  # the result of the forward pass does not change
+        assert {k: v for k, v in both[n].items() if k in objects} == objects
     assert sorted(p.name for p in tmp_path.iterdir()) == ["both.jsonl", "forward.jsonl"]
 
 
-def test_backward_goes_backward(job, tmp_path):
-    """The square's place on frame 9 depends on frames 10 and 9 alone."""
-    one = dataclasses.replace(
+def test_the_backward_pass_steps_backward(job, tmp_path):
+    """The square's position on frame 9 depends on frames 10 and 9 alone."""
+    both_job = dataclasses.replace(
         job, prompts=PromptTable((point(10, 1),), {1: "mech"}), both_directions=True
     )
-    run.run_to_file(one, tmp_path / "m.jsonl")
-    session = one.engine.begin(one.prompted_frames())
-    session.step(reader.seek(one.clip, 10), [point(10, 1)])
-    found = session.step(reader.seek(one.clip, 9), [])
-    there = objects_by_frame(tmp_path / "m.jsonl")[9][1]
-    np.testing.assert_array_equal(there.box, found.xyxy[0])
+    run.run_to_file(both_job, tmp_path / "m.jsonl")
+    session = both_job.engine.begin(both_job.prompted_frames())
+    session.step(reader.seek(both_job.clip, 10), [point(10, 1)])
+    objects = session.step(reader.seek(both_job.clip, 9), [])
+    result = objects_by_frame(tmp_path / "m.jsonl")[9][1]
+    np.testing.assert_array_equal(result.box, objects.xyxy[0])
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["forward", "both"])
-def test_stopped_anywhere_it_ends_with_the_same_bytes(job, tmp_path, both):
+def test_a_killed_run_continues_to_the_same_bytes(job, tmp_path, both):
     job = dataclasses.replace(job, both_directions=both)
     run.run_to_file(job, tmp_path / "whole.jsonl")
     expected = (tmp_path / "whole.jsonl").read_bytes()
@@ -101,42 +101,42 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(job, tmp_path, both):
             run.run_to_file(job, out, progress=kill)
         except Killed:
             with out.open("ab") as file:
-                file.write(b'{"video": "demo')  # what a kill in the middle of a line leaves
-            steps = []
-            run.run_to_file(job, out, progress=steps.append)
-            assert steps, "it went on"
+                file.write(b'{"video": "demo')  # as after a kill in the middle of a line
+            computed = []
+            run.run_to_file(job, out, progress=computed.append)
+            assert computed, "the run did not continue"
         assert out.read_bytes() == expected, f"killed after {after}"
     assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("*.backward*"))
 
 
-def test_it_goes_on_from_the_last_checkpoint_not_from_the_start(job, tmp_path):
+def test_a_killed_run_continues_from_its_last_checkpoint(job, tmp_path):
     def kill(item):
         if item.frame == 40:
             raise Killed
 
     with pytest.raises(Killed):
         run.run_to_file(job, tmp_path / "m.jsonl", progress=kill)
-    again = []
-    run.run_to_file(job, tmp_path / "m.jsonl", progress=lambda item: again.append(item.frame))
-    assert again[0] == 38  # 10 + 4 * 7
+    recomputed = []
+    run.run_to_file(job, tmp_path / "m.jsonl", progress=lambda item: recomputed.append(item.frame))
+    assert recomputed[0] == 38  # 10 + 4 * 7
 
 
-def test_a_complete_file_is_left_alone(job, tmp_path):
+def test_a_complete_file_is_not_run_again(job, tmp_path):
     assert run.run_to_file(job, tmp_path / "m.jsonl") is True
-    steps = []
-    assert run.run_to_file(job, tmp_path / "m.jsonl", progress=steps.append) is False
-    assert steps == []
+    computed = []
+    assert run.run_to_file(job, tmp_path / "m.jsonl", progress=computed.append) is False
+    assert computed == []
 
 
 def test_other_prompts_are_refused(job, tmp_path):
     run.run_to_file(job, tmp_path / "m.jsonl")
-    other = dataclasses.replace(job, prompts=PromptTable((point(10, 1, x=101.0),), {1: "mech"}))
+    other_job = dataclasses.replace(job, prompts=PromptTable((point(10, 1, x=101.0),), {1: "mech"}))
     with pytest.raises(SettingsDiffer, match="prompts: "):
-        run.run_to_file(other, tmp_path / "m.jsonl")
-    run.run_to_file(other, tmp_path / "m.jsonl", force=True)
+        run.run_to_file(other_job, tmp_path / "m.jsonl")
+    run.run_to_file(other_job, tmp_path / "m.jsonl", force=True)
 
 
-def test_a_stale_checkpoint_is_not_believed(job, tmp_path):
+def test_an_unreadable_checkpoint_is_ignored(job, tmp_path):
     out = tmp_path / "m.jsonl"
     run.run_to_file(job, tmp_path / "whole.jsonl")
     with open_run_files(out) as run_files:
@@ -145,8 +145,8 @@ def test_a_stale_checkpoint_is_not_believed(job, tmp_path):
         assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_a_checkpoint_from_beyond_the_files_end_is_not_believed(job, tmp_path):
-    """As when the file was cut back, or lost and begun anew."""
+def test_a_checkpoint_beyond_the_end_of_the_file_is_ignored(job, tmp_path):
+    """As when the file was truncated, or deleted and started again."""
 
     def kill(item):
         if item.frame == 40:
@@ -162,21 +162,21 @@ def test_a_checkpoint_from_beyond_the_files_end_is_not_believed(job, tmp_path):
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_prompts_outside_the_range_teach_but_start_nothing(job, tmp_path):
-    later = dataclasses.replace(job, start=20, stop=28)
-    run.run_to_file(later, tmp_path / "m.jsonl")
-    there = objects_by_frame(tmp_path / "m.jsonl")
-    assert list(there) == [25, 26, 27] and all(set(found) == {2} for found in there.values())
-    assert [prompted.frame.index for prompted in later.prompted_frames()] == [10, 25, 30]
+def test_prompts_outside_the_range_are_given_but_start_no_object(job, tmp_path):
+    range_job = dataclasses.replace(job, start=20, stop=28)
+    run.run_to_file(range_job, tmp_path / "m.jsonl")
+    result = objects_by_frame(tmp_path / "m.jsonl")
+    assert list(result) == [25, 26, 27] and all(set(objects) == {2} for objects in result.values())
+    assert [prompted.frame.index for prompted in range_job.prompted_frames()] == [10, 25, 30]
 
 
-def test_nothing_to_start_with(job, tmp_path):
+def test_a_range_without_prompts_is_an_error(job, tmp_path):
     with pytest.raises(PromptError, match="no prompt lies between frame 40 and frame 50"):
         run.run_to_file(dataclasses.replace(job, start=40), tmp_path / "m.jsonl")
     assert not (tmp_path / "m.jsonl").exists()
 
 
-def test_a_clip_that_breaks_leaves_what_was_had(job, tmp_path):
+def test_a_broken_clip_keeps_the_frames_before_the_break(job, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(job.clip.read_bytes()[:400_000])
     out = tmp_path / "m.jsonl"
@@ -187,28 +187,30 @@ def test_a_clip_that_breaks_leaves_what_was_had(job, tmp_path):
 
 
 @dataclass(frozen=True)
-class Finder(Wanderer):
-    """Needs no prompts: it finds a thing of its phrase on every eighth frame."""
+class PhraseWanderer(Wanderer):
+    """A wanderer that needs no prompts: an object of its phrase starts on every eighth frame."""
 
     phrase: str = ""
 
     def begin(self, prompted_frames):
-        return FinderSession(self.side, [])
+        return PhraseWandererSession(self.side, [])
 
 
-class FinderSession(WandererSession):
+class PhraseWandererSession(WandererSession):
     def step(self, frame, prompts):
-        fresh = [] if frame.index % 8 else [point(frame.index, frame.index)]
-        return super().step(frame, fresh)
+        new_prompts = [] if frame.index % 8 else [point(frame.index, frame.index)]
+        return super().step(frame, new_prompts)
 
 
 def test_an_engine_with_a_phrase_needs_no_prompts(job, tmp_path):
-    nothing = PromptTable((), {})
-    job = dataclasses.replace(job, engine=Finder(phrase="robot"), prompts=nothing, start=10)
+    no_prompts = PromptTable((), {})
+    job = dataclasses.replace(
+        job, engine=PhraseWanderer(phrase="robot"), prompts=no_prompts, start=10
+    )
     run.run_to_file(job, tmp_path / "whole.jsonl")
-    there = journal.read(tmp_path / "whole.jsonl")
-    assert there.header.vocabulary["labels"] == ["robot"]
-    items = {item.frame: item for item in there}
+    result = journal.read(tmp_path / "whole.jsonl")
+    assert result.header.vocabulary["labels"] == ["robot"]
+    items = {item.frame: item for item in result}
     assert list(items) == list(range(10, 50)) and items[15].objects == ()
     assert {o.track for o in items[34].objects} == {16, 24, 32}
     assert {o.label for o in items[34].objects} == {"robot"}
@@ -225,14 +227,14 @@ def test_an_engine_with_a_phrase_needs_no_prompts(job, tmp_path):
     with pytest.raises(PromptError, match="with `phrase` objects start as they come"):
         run.run_to_file(dataclasses.replace(job, both_directions=True), tmp_path / "b.jsonl")
     with pytest.raises(PromptError, match="finds objects by a phrase"):
-        run.run_to_file(dataclasses.replace(job, engine=Finder()), tmp_path / "n.jsonl")
+        run.run_to_file(dataclasses.replace(job, engine=PhraseWanderer()), tmp_path / "n.jsonl")
 
 
-def test_masks_that_leap_are_flagged_but_not_where_they_were_prompted(job, tmp_path):
-    """A wanderer's place is a hash: it leaps on nearly every frame."""
+def test_jumps_are_flagged_except_on_prompted_frames(job, tmp_path):
+    """A wanderer's position is a hash: it jumps on nearly every frame."""
     run.run_to_file(job, tmp_path / "m.jsonl")
-    there = objects_by_frame(tmp_path / "m.jsonl")
-    flagged = [n for n, found in there.items() if 1 in found and "jump" in found[1].flags]
+    result = objects_by_frame(tmp_path / "m.jsonl")
+    flagged = [n for n, objects in result.items() if 1 in objects and "jump" in objects[1].flags]
     assert len(flagged) > 20 and not {10, 30} & set(flagged)
 
 
@@ -244,20 +246,22 @@ def test_unknown_engines_and_options_name_the_nearest():
 
 
 @dataclass(frozen=True)
-class Penniless(Wanderer):
-    """Has no weights."""
+class WandererWithoutWeights(Wanderer):
+    """A wanderer without weights."""
 
     def ready(self):
         raise MissingWeights("fetch them")
 
 
-def test_what_an_engine_lacks_is_said_before_a_file_is_begun(job, tmp_path):
+def test_missing_weights_are_an_error_before_a_file_is_written(job, tmp_path):
     with pytest.raises(MissingWeights, match="fetch them"):
-        run.run_to_file(dataclasses.replace(job, engine=Penniless()), tmp_path / "m.jsonl")
+        run.run_to_file(
+            dataclasses.replace(job, engine=WandererWithoutWeights()), tmp_path / "m.jsonl"
+        )
     assert not list(tmp_path.iterdir())
 
 
-def test_a_slow_engine_keeps_its_state_by_the_clock(job, tmp_path, monkeypatch):
+def test_a_slow_engine_saves_checkpoints_by_time(job, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_EVERY", 1000)
     monkeypatch.setattr(run, "CHECKPOINT_SECONDS", 0.0)
 
@@ -267,6 +271,6 @@ def test_a_slow_engine_keeps_its_state_by_the_clock(job, tmp_path, monkeypatch):
 
     with pytest.raises(Killed):
         run.run_to_file(job, tmp_path / "m.jsonl", progress=kill)
-    steps = []
-    run.run_to_file(job, tmp_path / "m.jsonl", progress=steps.append)
-    assert steps[0].frame == 23
+    computed = []
+    run.run_to_file(job, tmp_path / "m.jsonl", progress=computed.append)
+    assert computed[0].frame == 23

@@ -1,4 +1,4 @@
-"""The `sam2` engine against the package's own predictor, on small networks that know nothing."""
+"""The engine `sam2`, compared with the predictor of the package, on small random networks."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -17,7 +17,7 @@ from annotate.sam2.session import StreamingPredictor
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sam2")
-pytestmark = pytest.mark.filterwarnings("ignore")  # the package's, of what it could not build
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the package
 
 SIZE_WH = (160, 120)
 SMALL = [
@@ -32,33 +32,37 @@ STOCK = ["++model.add_all_frames_to_correct_as_cond=true"]
 CONFIG = official.CONFIGS["sam2.1-tiny"]
 
 
-def prompt(frame, of, *points, **given):
-    """A prompt by points (x, y, label)."""
+def make_prompt(frame, object_id, *points, **fields):
+    """Make a prompt of points (x, y, label)."""
     table = np.array(points, float).reshape(-1, 3)
-    return Prompt(frame, of, table[:, :2], table[:, 2].astype(int), **given)
+    return Prompt(frame, object_id, table[:, :2], table[:, 2].astype(int), **fields)
 
 
 BLOB = np.zeros(SIZE_WH[::-1], bool)
 BLOB[20:50, 30:60] = True
-FIRST = prompt(0, 1, (40, 30, 1))
+FIRST = make_prompt(0, 1, (40, 30, 1))
 FLOWS = {
     "one object": [FIRST],
-    "three objects": [FIRST, prompt(0, 2, (100, 60, 1)), prompt(0, 7, (80, 100, 1))],
-    "several points": [prompt(0, 1, (40, 30, 1), (50, 40, 1), (10, 100, 0))],
-    "a negative point": [prompt(0, 1, (40, 30, 1), (100, 100, 0))],
-    "a box": [prompt(0, 1, box=(30.0, 20.0, 60.0, 50.0))],
-    "a box and a point": [prompt(0, 1, (40, 30, 1), box=(30.0, 20.0, 60.0, 50.0))],
-    "a mask": [prompt(0, 1, mask=BLOB)],
-    "a correction": [FIRST, prompt(9, 1, (70, 40, 1))],
-    "a negative correction": [FIRST, prompt(9, 1, (120, 100, 0)), prompt(20, 1, (90, 60, 1))],
-    "a mask later": [FIRST, prompt(5, 1, mask=BLOB)],
-    "another object later": [FIRST, prompt(6, 2, (100, 60, 1))],
+    "three objects": [FIRST, make_prompt(0, 2, (100, 60, 1)), make_prompt(0, 7, (80, 100, 1))],
+    "several points": [make_prompt(0, 1, (40, 30, 1), (50, 40, 1), (10, 100, 0))],
+    "a negative point": [make_prompt(0, 1, (40, 30, 1), (100, 100, 0))],
+    "a box": [make_prompt(0, 1, box=(30.0, 20.0, 60.0, 50.0))],
+    "a box and a point": [make_prompt(0, 1, (40, 30, 1), box=(30.0, 20.0, 60.0, 50.0))],
+    "a mask": [make_prompt(0, 1, mask=BLOB)],
+    "a correction": [FIRST, make_prompt(9, 1, (70, 40, 1))],
+    "a negative correction": [
+        FIRST,
+        make_prompt(9, 1, (120, 100, 0)),
+        make_prompt(20, 1, (90, 60, 1)),
+    ],
+    "a mask later": [FIRST, make_prompt(5, 1, mask=BLOB)],
+    "another object later": [FIRST, make_prompt(6, 2, (100, 60, 1))],
 }
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """24 pictures of a square that moves: a folder, and the same as frames."""
+    """Make 24 pictures of a moving square, as a folder and as frames."""
     folder = tmp_path_factory.mktemp("clip")
     ground = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
     frames = []
@@ -74,7 +78,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor():
-    """The package's predictor, small, its weights strong enough for every input to count."""
+    """Build a small predictor of the package, with weights so large that each input counts."""
     return stock_predictor(SMALL + STOCK)
 
 
@@ -86,11 +90,11 @@ def stock_predictor(overrides, checkpoint=None):
         CONFIG, checkpoint, "cpu", hydra_overrides_extra=overrides
     )
     if checkpoint is None:
-        stir(predictor)
+        enlarge_weights(predictor)
     return predictor
 
 
-def stir(model):
+def enlarge_weights(model):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.03 * torch.randn_like(parameter)
@@ -104,230 +108,257 @@ def network(predictor):
     return Sam2Network(predictor, torch.float32)
 
 
-def stock(predictor, folder, prompts, reverse=False, last=23):
-    """The predictor's logits by frame and object: propagate up to a prompt, give it, go on.
+def package_logits(predictor, folder, prompts, reverse=False, last=23):
+    """Compute the predictor's logits by frame and object, with each prompt given on its frame.
 
-    The folder needs 16 frames or more: of a shorter clip the predictor spreads the positions of
-    object pointers over fewer frames, which no engine that streams can know.
+    The folder needs 16 frames or more: for a shorter clip the predictor scales the positions of
+    object pointers by the number of frames, which a streaming engine does not know.
     """
     state = predictor.init_state(str(folder))
     last = 0 if reverse else last
-    stops = sorted({prompt.frame for prompt in prompts}, reverse=reverse)
+    stops = sorted({each.frame for each in prompts}, reverse=reverse)
     logits = {}
     for stop, until in pairwise([*stops, last]):
-        for prompt in prompts:
-            if prompt.frame == stop:
-                give(predictor, state, prompt)
-        way = predictor.propagate_in_video(state, stop, abs(until - stop), reverse=reverse)
-        for frame, ids, found in way:
-            logits[frame] = dict(zip(ids, found[:, 0].clone(), strict=True))
+        for each in prompts:
+            if each.frame == stop:
+                give_prompt(predictor, state, each)
+        results = predictor.propagate_in_video(state, stop, abs(until - stop), reverse=reverse)
+        for frame, ids, outputs in results:
+            logits[frame] = dict(zip(ids, outputs[:, 0].clone(), strict=True))
     return logits
 
 
-def give(predictor, state, prompt):
-    if prompt.mask is not None:
-        predictor.add_new_mask(state, prompt.frame, prompt.object_id, prompt.mask)
+def give_prompt(predictor, state, item):
+    if item.mask is not None:
+        predictor.add_new_mask(state, item.frame, item.object_id, item.mask)
         return
     predictor.add_new_points_or_box(
         state,
-        prompt.frame,
-        prompt.object_id,
-        points=prompt.points_xy.astype(np.float32) if len(prompt.points_xy) else None,
-        labels=prompt.point_labels.astype(np.int32) if len(prompt.points_xy) else None,
-        box=prompt.box,
+        item.frame,
+        item.object_id,
+        points=item.points_xy.astype(np.float32) if len(item.points_xy) else None,
+        labels=item.point_labels.astype(np.int32) if len(item.points_xy) else None,
+        box=item.box,
     )
 
 
-def ours(network, frames, prompts, batch=1, patience=16):
-    """Our logits by frame and object, at the size of the picture."""
-    follower = StreamingPredictor(network, patience, batch)
-    return {frame.index: look(follower, frame, prompts) for frame in frames}
+def our_logits(network, frames, prompts, batch=1, lost_after=16):
+    """Compute our logits by frame and object, at the size of the picture."""
+    streaming = StreamingPredictor(network, lost_after, batch)
+    return {frame.index: predict_logits(streaming, frame, prompts) for frame in frames}
 
 
-def look(follower, frame, prompts):
-    given = [prompt for prompt in prompts if prompt.frame == frame.index]
-    return {of: enlarged(sight, frame) for of, sight in follower.predict(frame, given).items()}
+def predict_logits(streaming, frame, prompts):
+    on_frame = [each for each in prompts if each.frame == frame.index]
+    return {
+        object_id: resize_logits(prediction, frame)
+        for object_id, prediction in streaming.predict(frame, on_frame).items()
+    }
 
 
-def enlarged(sight, frame):
+def resize_logits(prediction, frame):
     shape = frame.image.shape[:2]
-    return torch.nn.functional.interpolate(sight.logits, size=shape, mode="bilinear")[0, 0]
+    return torch.nn.functional.interpolate(prediction.logits, size=shape, mode="bilinear")[0, 0]
 
 
-def furthest(one, other):
-    """The largest difference between logits by frame and object."""
-    assert {frame: set(seen) for frame, seen in one.items()} == {
-        frame: set(seen) for frame, seen in other.items()
+def max_difference(one, other):
+    """Compute the largest difference between logits by frame and object."""
+    assert {frame: set(detections) for frame, detections in one.items()} == {
+        frame: set(detections) for frame, detections in other.items()
     }
     return max(
-        float((one[frame][of] - other[frame][of]).abs().max()) for frame in one for of in one[frame]
+        float((one[frame][object_id] - other[frame][object_id]).abs().max())
+        for frame in one
+        for object_id in one[frame]
     )
 
 
 @pytest.mark.parametrize("prompts", FLOWS.values(), ids=FLOWS)
-def test_the_logits_are_the_predictors(predictor, network, clip, prompts):
+def test_the_logits_equal_those_of_the_predictor(predictor, network, clip, prompts):
     folder, frames = clip
-    theirs = stock(predictor, folder, prompts)
-    masks = [float((logits > 0).float().mean()) for logits in theirs[23].values()]
+    expected = package_logits(predictor, folder, prompts)
+    masks = [float((logits > 0).float().mean()) for logits in expected[23].values()]
     assert all(0.01 < mask < 0.99 for mask in masks)
-    assert furthest(ours(network, frames, prompts, batch=8), theirs) < 1e-4
+    assert max_difference(our_logits(network, frames, prompts, batch=8), expected) < 1e-4
 
 
-def test_backwards_too(predictor, network, clip):
+def test_backward_logits_equal_those_of_the_predictor(predictor, network, clip):
     folder, frames = clip
-    prompts = [prompt(23, 1, (100, 60, 1)), prompt(12, 1, (60, 40, 1))]
-    theirs = stock(predictor, folder, prompts, reverse=True)
-    assert furthest(ours(network, frames[::-1], prompts), theirs) < 1e-4
+    prompts = [make_prompt(23, 1, (100, 60, 1)), make_prompt(12, 1, (60, 40, 1))]
+    expected = package_logits(predictor, folder, prompts, reverse=True)
+    assert max_difference(our_logits(network, frames[::-1], prompts), expected) < 1e-4
 
 
-def test_objects_that_come_later_change_no_bit_of_the_first(network, clip):
+def test_later_objects_change_no_bit_of_the_first(network, clip):
     _, frames = clip
-    others = [prompt(index, of, (10 * of, 50, 1)) for of, index in ((2, 0), (3, 4), (4, 4), (5, 9))]
-    alone, among = ours(network, frames, [FIRST]), ours(network, frames, [FIRST, *others])
-    assert all(torch.equal(among[index][1], alone[index][1]) for index in alone)
+    others = [
+        make_prompt(index, object_id, (10 * object_id, 50, 1))
+        for object_id, index in ((2, 0), (3, 4), (4, 4), (5, 9))
+    ]
+    alone, with_others = (
+        our_logits(network, frames, [FIRST]),
+        our_logits(network, frames, [FIRST, *others]),
+    )
+    assert all(torch.equal(with_others[index][1], alone[index][1]) for index in alone)
 
 
-def test_together_or_one_by_one_is_the_same(network, clip):
+def test_a_batch_of_objects_gives_the_same_as_single_objects(network, clip):
     _, frames = clip
-    prompts = [prompt(of // 2, of, (25 * of, 20 * of, 1)) for of in range(1, 6)]
-    apart, together = ours(network, frames, prompts, 1), ours(network, frames, prompts, 4)
-    assert furthest(apart, together) < 1e-4
+    prompts = [
+        make_prompt(object_id // 2, object_id, (25 * object_id, 20 * object_id, 1))
+        for object_id in range(1, 6)
+    ]
+    one_by_one, together = (
+        our_logits(network, frames, prompts, 1),
+        our_logits(network, frames, prompts, 4),
+    )
+    assert max_difference(one_by_one, together) < 1e-4
 
 
-@pytest.mark.parametrize("way", [1, -1], ids=["forward", "backward"])
-def test_memory_stays_flat(network, clip, way):
+@pytest.mark.parametrize("direction", [1, -1], ids=["forward", "backward"])
+def test_memory_stays_flat(network, clip, direction):
     _, frames = clip
-    follower = StreamingPredictor(network, 16, 8)
-    held = []
+    streaming = StreamingPredictor(network, 16, 8)
+    sizes = []
     for index in range(40):
-        frame = replace(frames[index % 24], index=100 + way * index)
-        given = [prompt(0, of, (20 * of, 40, 1)) for of in (1, 2, 3)] if index == 0 else []
-        follower.step(frame, given)
-        held.append(sum(array.nbytes for array in follower.state().values()))
-    assert held[5] < held[20] == held[39]
-    assert len(follower.state()["features"]) == 3 * 7  # the prompted frame and the last six
-    assert len(follower.state()["pointers"]) == 3 * 16
+        frame = replace(frames[index % 24], index=100 + direction * index)
+        first = (
+            [make_prompt(0, object_id, (20 * object_id, 40, 1)) for object_id in (1, 2, 3)]
+            if index == 0
+            else []
+        )
+        streaming.step(frame, first)
+        sizes.append(sum(array.nbytes for array in streaming.state().values()))
+    assert sizes[5] < sizes[20] == sizes[39]
+    assert len(streaming.state()["features"]) == 3 * 7  # the prompted frame and the last six
+    assert len(streaming.state()["pointers"]) == 3 * 16
 
 
-def test_a_pass_goes_on_exactly_where_it_was_left(network, clip):
+def test_a_restored_session_gives_the_same_logits(network, clip):
     _, frames = clip
-    prompts = [FIRST, prompt(2, 2, (100, 60, 1)), prompt(15, 2, (10, 10, 0))]
-    whole = ours(network, frames, prompts)
+    prompts = [FIRST, make_prompt(2, 2, (100, 60, 1)), make_prompt(15, 2, (10, 10, 0))]
+    whole = our_logits(network, frames, prompts)
     first, second = StreamingPredictor(network, 16, 1), StreamingPredictor(network, 16, 1)
     for frame in frames[:11]:
-        look(first, frame, prompts)
+        predict_logits(first, frame, prompts)
     second.restore(first.state())
     for frame in frames[11:]:
-        again = look(second, frame, prompts)
-        assert all(torch.equal(again[of], whole[frame.index][of]) for of in (1, 2))
+        again = predict_logits(second, frame, prompts)
+        assert all(
+            torch.equal(again[object_id], whole[frame.index][object_id]) for object_id in (1, 2)
+        )
 
 
 @pytest.fixture
-def blindfold(predictor):
-    """Turn the network's eyes to where nothing is present, and back."""
+def hide_objects(predictor):
+    """Make the network predict that no object is present, and undo it."""
     bias = predictor.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
     shift = 1000.0
 
-    def turn(blind):
+    def hide(hidden):
         with torch.no_grad():
-            bias.add_(-shift if blind else shift)
+            bias.add_(-shift if hidden else shift)
 
-    yield turn
+    yield hide
     with torch.no_grad():
         if bias < -shift / 2:
             bias.add_(shift)
 
 
-def test_an_absent_object_has_no_mask_and_is_found_as_it_was_last_seen(network, clip, blindfold):
+def test_an_absent_object_has_no_mask_and_keeps_its_memory(network, clip, hide_objects):
     _, frames = clip
-    follower = StreamingPredictor(network, 4, 1)
+    streaming = StreamingPredictor(network, 4, 1)
     for frame in frames[:10]:
-        seen = follower.step(frame, [FIRST] if frame.index == 0 else [])
-        assert seen.tracker_id.tolist() == [1]
-    known = follower.state()
-    blindfold(True)
+        detections = streaming.step(frame, [FIRST] if frame.index == 0 else [])
+        assert detections.tracker_id.tolist() == [1]
+    before = streaming.state()
+    hide_objects(True)
     for frame in frames[10:20]:
-        assert len(follower.step(frame, [])) == 0
-    lost = follower.state()
-    assert lost["clocks"].tolist() == [[1, known["clocks"][0][1], 10]]
-    np.testing.assert_array_equal(lost["features"], known["features"])
-    np.testing.assert_array_equal(lost["pointers"], known["pointers"])
-    blindfold(False)
-    assert follower.step(frames[20], []).tracker_id.tolist() == [1]
-    assert follower.state()["clocks"].tolist() == [[1, 11, 0]]
+        assert len(streaming.step(frame, [])) == 0
+    lost = streaming.state()
+    assert lost["clocks"].tolist() == [[1, before["clocks"][0][1], 10]]
+    np.testing.assert_array_equal(lost["features"], before["features"])
+    np.testing.assert_array_equal(lost["pointers"], before["pointers"])
+    hide_objects(False)
+    assert streaming.step(frames[20], []).tracker_id.tolist() == [1]
+    assert streaming.state()["clocks"].tolist() == [[1, 11, 0]]
 
 
-def test_a_prompt_finds_an_object_that_is_lost(network, clip, blindfold):
+def test_a_prompt_restarts_a_lost_object(network, clip, hide_objects):
     _, frames = clip
-    follower = StreamingPredictor(network, 2, 1)
-    follower.step(frames[0], [FIRST])
-    blindfold(True)
+    streaming = StreamingPredictor(network, 2, 1)
+    streaming.step(frames[0], [FIRST])
+    hide_objects(True)
     for frame in frames[1:6]:
-        follower.step(frame, [])
-    follower.step(frames[6], [prompt(6, 1, mask=BLOB)])
-    assert follower.state()["clocks"].tolist() == [[1, 2, 0]]
+        streaming.step(frame, [])
+    streaming.step(frames[6], [make_prompt(6, 1, mask=BLOB)])
+    assert streaming.state()["clocks"].tolist() == [[1, 2, 0]]
 
 
-def test_what_is_seen_is_boxed_and_scored(network, clip):
+def test_detections_have_boxes_and_scores(network, clip):
     _, frames = clip
-    seen = StreamingPredictor(network, 16, 1).step(frames[0], FLOWS["three objects"])
-    assert seen.tracker_id.tolist() == [1, 2, 7]
-    assert seen.mask.shape == (3, 120, 160) and seen.mask.dtype == bool
-    assert ((seen.confidence > 0) & (seen.confidence < 1)).all()
-    for (left, top, right, bottom), mask in zip(seen.xyxy.astype(int), seen.mask, strict=True):
+    detections = StreamingPredictor(network, 16, 1).step(frames[0], FLOWS["three objects"])
+    assert detections.tracker_id.tolist() == [1, 2, 7]
+    assert detections.mask.shape == (3, 120, 160) and detections.mask.dtype == bool
+    assert ((detections.confidence > 0) & (detections.confidence < 1)).all()
+    for (left, top, right, bottom), mask in zip(
+        detections.xyxy.astype(int), detections.mask, strict=True
+    ):
         assert mask[top:bottom, left:right].sum() == mask.sum() > 0
 
 
-def test_a_given_mask_is_taken_as_it_is(network, clip):
+def test_a_prompted_mask_is_kept(network, clip):
     _, frames = clip
-    seen = StreamingPredictor(network, 16, 1).step(frames[0], [prompt(0, 1, mask=BLOB)])
-    overlap = (seen.mask[0] & BLOB).sum() / (seen.mask[0] | BLOB).sum()
-    assert overlap > 0.8 and seen.confidence[0] > 0.99
+    detections = StreamingPredictor(network, 16, 1).step(frames[0], [make_prompt(0, 1, mask=BLOB)])
+    overlap = (detections.mask[0] & BLOB).sum() / (detections.mask[0] | BLOB).sum()
+    assert overlap > 0.8 and detections.confidence[0] > 0.99
 
 
-def test_nothing_is_done_before_the_first_prompt(clip):
+def test_the_network_is_not_used_before_the_first_prompt(clip):
     assert len(StreamingPredictor(None, 16, 1).step(clip[1][0], [])) == 0
 
 
 @pytest.mark.parametrize("name", official.CONFIGS)
-def test_a_checkpoint_says_of_which_architecture_it_is(tmp_path, name):
+def test_the_architecture_is_read_from_the_checkpoint(tmp_path, name):
     from hydra import compose
     from hydra.utils import instantiate
 
     model = compose(config_name=official.CONFIGS[name]).model
     trunk = instantiate(model.image_encoder.trunk).state_dict()
-    held = {f"image_encoder.trunk.{key}": value for key, value in trunk.items()}
-    held |= {"no_obj_embed_spatial": torch.zeros(1)} if "no_obj_embed_spatial" in model else {}
-    hollow = {key: torch.zeros(1).expand(value.shape) for key, value in held.items()}
-    torch.save({"model": hollow}, tmp_path / "mine.pt")
+    weights = {f"image_encoder.trunk.{key}": value for key, value in trunk.items()}
+    weights |= {"no_obj_embed_spatial": torch.zeros(1)} if "no_obj_embed_spatial" in model else {}
+    weights_of_shape = {key: torch.zeros(1).expand(value.shape) for key, value in weights.items()}
+    torch.save({"model": weights_of_shape}, tmp_path / "mine.pt")
     assert official._config_of_checkpoint(tmp_path / "mine.pt") == official.CONFIGS[name]
 
 
 @pytest.fixture(scope="module")
 def tiny_checkpoint(tmp_path_factory):
-    """A checkpoint of the true tiny architecture, with random weights."""
+    """Save a checkpoint of the true tiny architecture, with random weights."""
     path = tmp_path_factory.mktemp("tiny") / "mine.pt"
     torch.manual_seed(3)
     model = official.build(CONFIG, None, "cpu")
-    stir(model)
+    enlarge_weights(model)
     torch.save({"model": model.state_dict()}, path)
     return str(path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size, count", [(256, 9), (None, 2)], ids=["256 px", "true size"])
-def test_the_true_tiny_from_its_checkpoint_is_the_predictor(size, count, tiny_checkpoint, clip):
-    """On nine frames, as from the eighth on the memory is full; at the true size on two."""
+def test_the_true_tiny_model_of_a_checkpoint_equals_the_predictor(
+    size, count, tiny_checkpoint, clip
+):
+    """Nine frames at 256 px, because the memory is full from the eighth on; two at the true size."""
     folder, frames = clip
     overrides = STOCK if size is None else [*STOCK, f"++model.image_size={size}"]
     predictor = stock_predictor(overrides, tiny_checkpoint)
-    theirs = stock(predictor, folder, [FIRST], last=count - 1)
-    follower = sam2.Sam2Propagator(tiny_checkpoint, device="cpu", size=size).begin([])
-    found = {frame.index: look(follower, frame, [FIRST]) for frame in frames[:count]}
-    assert furthest(found, theirs) < 1e-4
+    expected = package_logits(predictor, folder, [FIRST], last=count - 1)
+    streaming = sam2.Sam2Propagator(tiny_checkpoint, device="cpu", size=size).begin([])
+    outputs = {frame.index: predict_logits(streaming, frame, [FIRST]) for frame in frames[:count]}
+    assert max_difference(outputs, expected) < 1e-4
 
 
-def test_random_weights_are_the_same_for_the_same_seed(clip):
+def test_the_same_seed_gives_the_same_random_weights(clip):
     states = []
     for seed in (5, 5, 6):
         official.load.cache_clear()
@@ -338,7 +369,7 @@ def test_random_weights_are_the_same_for_the_same_seed(clip):
 
 
 @pytest.mark.parametrize(
-    "given, cause, says",
+    "options, cause, message",
     [
         ({"model": "sam2.1-tiny"}, MissingWeights, "annotate models fetch sam2.1-tiny"),
         ({"model": "sam2.1-tinny"}, UnknownName, "sam2.1-tiny"),
@@ -349,7 +380,7 @@ def test_random_weights_are_the_same_for_the_same_seed(clip):
         ({"dtype": "float23", "random_weights": 0}, UnknownName, "float32"),
     ],
 )
-def test_what_cannot_be_is_said(tmp_path, given, cause, says):
+def test_invalid_options_are_errors(tmp_path, options, cause, message):
     (tmp_path / "text.pt").write_text("not a checkpoint")
-    with pytest.raises(cause, match=says):
-        sam2.Sam2Propagator(**given).begin([])
+    with pytest.raises(cause, match=message):
+        sam2.Sam2Propagator(**options).begin([])

@@ -1,4 +1,4 @@
-"""The `sam3` engine against the package's own session, on a small network that knows nothing."""
+"""The engine `sam3`, compared with the session of transformers, on a small random network."""
 
 import json
 from fractions import Fraction
@@ -63,7 +63,7 @@ def config():
         detector_config=detector,
         tracker_config=tracker,
         low_res_mask_size=4 * MAP,
-        score_threshold_detection=0.01,  # it knows nothing, so let it find something
+        score_threshold_detection=0.01,  # low, because scores of random weights are low
         new_det_thresh=0.01,
         high_conf_thresh=0.01,
         high_iou_thresh=0.01,
@@ -72,32 +72,34 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A network as it lies on the disk, with a tokenizer that spells."""
-    folder = tmp_path_factory.mktemp("sam3")
+def model_dir(tmp_path_factory):
+    """Save a random network, with a tokenizer of single letters."""
+    model_dir = tmp_path_factory.mktemp("sam3")
     pieces = (
         LETTERS + [f"{letter}</w>" for letter in LETTERS] + ["<|startoftext|>", "<|endoftext|>"]
     )
-    (folder / "vocab.json").write_text(json.dumps({piece: at for at, piece in enumerate(pieces)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (model_dir / "vocab.json").write_text(
+        json.dumps({piece: at for at, piece in enumerate(pieces)})
+    )
+    (model_dir / "merges.txt").write_text("#version: 0.2\n")
     size = {"height": SIDE, "width": SIDE}
     torch.manual_seed(0)
     model = transformers.Sam3VideoModel(config())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
-    model.save_pretrained(folder / "model")
+    model.save_pretrained(model_dir / "model")
     transformers.Sam3VideoProcessor(
         transformers.Sam3ImageProcessor(size=size),
         transformers.Sam2VideoVideoProcessor(size=size),
-        transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")),
-    ).save_pretrained(folder / "model")
-    return folder / "model"
+        transformers.CLIPTokenizer(str(model_dir / "vocab.json"), str(model_dir / "merges.txt")),
+    ).save_pretrained(model_dir / "model")
+    return model_dir / "model"
 
 
 @pytest.fixture(scope="module")
 def frames():
-    """24 frames of a square that moves."""
+    """Make 24 frames of a moving square."""
     ground = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
     frames = []
     for index in range(24):
@@ -107,60 +109,69 @@ def frames():
     return frames
 
 
-def stock(folder, frames):
-    """The package's own streaming loop: ids, scores and masks of every frame."""
-    model = transformers.Sam3VideoModel.from_pretrained(folder)
-    processor = transformers.Sam3VideoProcessor.from_pretrained(folder)
+def package_results(model_dir, frames):
+    """Yield ids, scores and masks of each frame by the streaming session of transformers."""
+    model = transformers.Sam3VideoModel.from_pretrained(model_dir)
+    processor = transformers.Sam3VideoProcessor.from_pretrained(model_dir)
     session = processor.init_video_session()
     processor.add_text_prompt(session, "robot")
     for frame in frames:
-        done = processor.video_processor(videos=[frame.image[None]], return_tensors="pt")
+        processed = processor.video_processor(videos=[frame.image[None]], return_tensors="pt")
         with torch.inference_mode():
-            found = model(session, frame=done.pixel_values_videos[0][0], frame_idx=frame.index)
-            yield processor.postprocess_outputs(session, found, [[60, 80]])
+            outputs = model(
+                session, frame=processed.pixel_values_videos[0][0], frame_idx=frame.index
+            )
+            yield processor.postprocess_outputs(session, outputs, [[60, 80]])
 
 
-def begin(folder):
-    return sam3.Sam3Propagator("robot", str(folder), device="cpu").begin([])
+def begin(model_dir):
+    return sam3.Sam3Propagator("robot", str(model_dir), device="cpu").begin([])
 
 
 @pytest.fixture(scope="module")
-def whole_pass(folder, frames):
-    """A session after all frames, and what it found on each."""
-    session = begin(folder)
+def tracked_clip(model_dir, frames):
+    """Track all frames; returns the session and the detections of each frame."""
+    session = begin(model_dir)
     return session, [session.step(frame, []) for frame in frames]
 
 
-def test_it_finds_what_the_package_finds(folder, frames, whole_pass):
-    most = 0
-    for seen, theirs in zip(whole_pass[1], stock(folder, frames), strict=True):
-        most = max(most, len(seen))
-        there = theirs["masks"].any(dim=(1, 2))
-        assert seen.mask.shape == (int(there.sum()), *frames[0].image.shape[:2])
-        assert seen.tracker_id.tolist() == [int(of) + 1 for of in theirs["object_ids"][there]]
+def test_the_results_equal_those_of_the_package(model_dir, frames, tracked_clip):
+    max_objects = 0
+    for detections, expected in zip(
+        tracked_clip[1], package_results(model_dir, frames), strict=True
+    ):
+        max_objects = max(max_objects, len(detections))
+        visible = expected["masks"].any(dim=(1, 2))
+        assert detections.mask.shape == (int(visible.sum()), *frames[0].image.shape[:2])
+        assert detections.tracker_id.tolist() == [
+            int(object_id) + 1 for object_id in expected["object_ids"][visible]
+        ]
         # two loaded networks lie elsewhere in memory, and some CPUs then add up in another order:
         # logits differ by about 1e-6, which turns a pixel whose logit is that close to 0
-        assert (seen.mask != theirs["masks"][there].numpy()).mean() <= 1e-3
-        np.testing.assert_allclose(seen.confidence, theirs["scores"][there].numpy(), atol=1e-6)
-    assert most > 1
+        assert (detections.mask != expected["masks"][visible].numpy()).mean() <= 1e-3
+        np.testing.assert_allclose(
+            detections.confidence, expected["scores"][visible].numpy(), atol=1e-6
+        )
+    assert max_objects > 1
 
 
-def test_what_nothing_can_read_is_dropped(whole_pass):
-    held = vars(whole_pass[0])["_session"]
-    assert all(picture is None for picture in held.processed_frames.values())
-    for outputs in held.output_dict_per_obj.values():
+def test_memories_that_are_no_longer_read_are_dropped(tracked_clip):
+    package_session = vars(tracked_clip[0])["_session"]
+    assert all(picture is None for picture in package_session.processed_frames.values())
+    for outputs in package_session.output_dict_per_obj.values():
         assert len(outputs["non_cond_frame_outputs"]) < 16
-        whole = [
+        with_features = [
             frame
             for kind in outputs.values()
             for frame, output in kind.items()
             if "maskmem_features" in output
         ]
-        assert 0 < len(whole) <= 6 + 4  # the last memories, and the prompted frames that are read
+        # the last six memories, and the four prompted frames that are read
+        assert 0 < len(with_features) <= 6 + 4
 
 
-def test_a_pass_goes_on_exactly_where_it_was_left(folder, frames):
-    first, second = begin(folder), begin(folder)
+def test_a_restored_session_gives_the_same_results(model_dir, frames):
+    first, second = begin(model_dir), begin(model_dir)
     for frame in frames[:6]:
         first.step(frame, [])
     second.restore(first.state())
@@ -171,14 +182,14 @@ def test_a_pass_goes_on_exactly_where_it_was_left(folder, frames):
         np.testing.assert_array_equal(one.confidence, other.confidence)
 
 
-def test_a_phrase_is_needed_and_points_are_not(folder, frames):
+def test_a_phrase_is_needed_and_points_are_refused(model_dir, frames):
     with pytest.raises(PromptError, match="by a phrase"):
         sam3.Sam3Propagator().begin([])
     with pytest.raises(PromptError, match="the points of clip#0 are not for it"):
-        begin(folder).step(frames[0], [Prompt(0, 1, np.array([[1.0, 1.0]]), np.array([1]))])
+        begin(model_dir).step(frames[0], [Prompt(0, 1, np.array([[1.0, 1.0]]), np.array([1]))])
 
 
-def test_weights_that_are_not_there_are_said(tmp_path):
+def test_missing_weights_are_an_error(tmp_path):
     with pytest.raises(MissingWeights, match="sam3-hf"):
         sam3.Sam3Propagator("robot").begin([])
     with pytest.raises(WeightsError, match="is not a Sam3VideoModel"):

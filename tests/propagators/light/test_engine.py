@@ -1,4 +1,4 @@
-"""The `light` engine on a small clip with known truth: a patterned disk over a patterned floor."""
+"""The engine `light` on small clips with true masks: textured disks on a textured background."""
 
 import hashlib
 import io
@@ -28,16 +28,16 @@ SIZE_WH = (256, 160)
 MODELS = Path(__file__).parents[3] / "models"
 
 
-def pattern(seed, coarse, colour):
+def random_texture(seed, coarse, colour):
     noise = np.random.default_rng(seed).uniform(-60, 60, (coarse, coarse, 3)).astype(np.float32)
     return np.clip(cv2.resize(noise, SIZE_WH) + colour, 0, 255).astype(np.uint8)
 
 
-FLOOR = pattern(1, 12, (90, 120, 100))
-SKINS = [
-    pattern(2, 20, (200, 90, 60)),
-    pattern(3, 20, (70, 90, 220)),
-    pattern(4, 20, (220, 210, 60)),
+BACKGROUND = random_texture(1, 12, (90, 120, 100))
+TEXTURES = [
+    random_texture(2, 20, (200, 90, 60)),
+    random_texture(3, 20, (70, 90, 220)),
+    random_texture(4, 20, (220, 210, 60)),
 ]
 
 
@@ -46,143 +46,147 @@ def disk(x, y, radius=24):
 
 
 def frame(index, *masks):
-    """The floor, with a disk of its own skin on each of `masks`; the skin moves with its disk."""
-    image = FLOOR.copy()
-    for skin, mask in zip(SKINS, masks, strict=False):
+    """Draw a textured disk on each of `masks`; the texture moves with its disk."""
+    image = BACKGROUND.copy()
+    for texture, mask in zip(TEXTURES, masks, strict=False):
         if mask.any():
             y, x = (int(axis.mean()) for axis in np.nonzero(mask))
-            moved = np.roll(skin, (y - SIZE_WH[1] // 2, x - SIZE_WH[0] // 2), (0, 1))
+            moved = np.roll(texture, (y - SIZE_WH[1] // 2, x - SIZE_WH[0] // 2), (0, 1))
             image[mask] = moved[mask]
     return Frame("disk.mp4", index, Fraction(index, 30), image)
 
 
-PATH = [disk(60 + 6 * n, 70 + 2 * n) for n in range(16)]
-CLIP = [frame(n, mask) for n, mask in enumerate(PATH)]
-GIVEN = Prompt(0, 1, mask=PATH[0])
+MASKS = [disk(60 + 6 * n, 70 + 2 * n) for n in range(16)]
+CLIP = [frame(n, mask) for n, mask in enumerate(MASKS)]
+MASK_PROMPT = Prompt(0, 1, mask=MASKS[0])
 
 
-def follow(clip, *prompts, session=None, **options):
-    """The session after a pass over `clip`, and what it found on each frame."""
-    given = {f.index: tuple(p for p in prompts if p.frame == f.index) for f in clip}
+def track(clip, *prompts, session=None, **options):
+    """Track objects over `clip`; returns the session and the detections of each frame."""
+    by_frame = {f.index: tuple(p for p in prompts if p.frame == f.index) for f in clip}
     if session is None:
-        by_index = {f.index: f for f in clip}
-        lessons = [PromptedFrame(by_index[n], given[n]) for n in sorted(given) if given[n]]
-        session = PROPAGATORS.load("light", **options).begin(lessons)
-    return session, [session.step(f, given[f.index]) for f in clip]
+        prompted_frames = [PromptedFrame(f, by_frame[f.index]) for f in clip if by_frame[f.index]]
+        prompted_frames.sort(key=lambda each: each.frame.index)
+        session = PROPAGATORS.load("light", **options).begin(prompted_frames)
+    return session, [session.step(f, by_frame[f.index]) for f in clip]
 
 
-def iou(found, mask, of=1):
-    rows = np.flatnonzero(found.tracker_id == of) if len(found) else []
-    return (
-        (found.mask[rows[0]] & mask).sum() / (found.mask[rows[0]] | mask).sum()
-        if len(rows)
-        else 0.0
-    )
+def iou(detections, mask, object_id=1):
+    rows = np.flatnonzero(detections.tracker_id == object_id) if len(detections) else []
+    if not len(rows):
+        return 0.0
+    predicted = detections.mask[rows[0]]
+    return (predicted & mask).sum() / (predicted | mask).sum()
 
 
 @cache
-def whole_pass(name):
-    """What the engine finds on a whole clip of PASSES with three threads, made once."""
-    clip, given = PASSES[name]
-    return follow(clip, *given, threads=3)[1]
+def shared_results(name):
+    """Track a whole clip of SHARED_CLIPS with three threads, once for all tests."""
+    clip, prompts = SHARED_CLIPS[name]
+    return track(clip, *prompts, threads=3)[1]
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_a_mask_is_followed(fast):
-    found = follow(CLIP, GIVEN, fast=True)[1] if fast else whole_pass("one object")
-    assert min(iou(each, mask) for each, mask in zip(found, PATH, strict=True)) > 0.85
-    np.testing.assert_array_equal(found[0].mask[0], PATH[0])
-    for each in found:
+def test_a_prompted_mask_is_tracked(fast):
+    results = track(CLIP, MASK_PROMPT, fast=True)[1] if fast else shared_results("one object")
+    assert min(iou(each, mask) for each, mask in zip(results, MASKS, strict=True)) > 0.85
+    np.testing.assert_array_equal(results[0].mask[0], MASKS[0])
+    for each in results:
         assert each.mask.shape == (1, *SIZE_WH[::-1]) and 0.5 < each.confidence[0] <= 1
 
 
-def test_one_click_is_enough_for_a_thing_of_its_own_colour():
-    _, found = follow(CLIP, Prompt(0, 1, np.array([[60.0, 70.0]]), np.array([1])))
-    assert np.mean([iou(each, mask) for each, mask in zip(found, PATH, strict=True)]) > 0.8
+def test_an_object_of_one_texture_is_tracked_from_one_click():
+    _, results = track(CLIP, Prompt(0, 1, np.array([[60.0, 70.0]]), np.array([1])))
+    assert np.mean([iou(each, mask) for each, mask in zip(results, MASKS, strict=True)]) > 0.8
 
 
-def test_a_box_is_enough():
-    _, found = follow(CLIP, Prompt(0, 1, box=(36.0, 46.0, 85.0, 95.0)))
-    assert np.mean([iou(each, mask) for each, mask in zip(found, PATH, strict=True)]) > 0.8
+def test_an_object_is_tracked_from_a_box():
+    _, results = track(CLIP, Prompt(0, 1, box=(36.0, 46.0, 85.0, 95.0)))
+    assert np.mean([iou(each, mask) for each, mask in zip(results, MASKS, strict=True)]) > 0.8
 
 
-def test_a_pass_may_run_backward():
-    _, found = follow(CLIP[::-1], Prompt(15, 1, mask=PATH[15]))
-    assert min(iou(each, mask) for each, mask in zip(found, PATH[::-1], strict=True)) > 0.85
+def test_an_object_is_tracked_backward():
+    _, results = track(CLIP[::-1], Prompt(15, 1, mask=MASKS[15]))
+    assert min(iou(each, mask) for each, mask in zip(results, MASKS[::-1], strict=True)) > 0.85
 
 
 def test_an_object_starts_at_its_first_prompt_of_the_pass():
-    later = Prompt(6, 1, mask=PATH[6])
-    _, found = follow(CLIP, later)
-    assert [len(each) for each in found] == [0] * 6 + [1] * 10
+    later = Prompt(6, 1, mask=MASKS[6])
+    _, results = track(CLIP, later)
+    assert [len(each) for each in results] == [0] * 6 + [1] * 10
 
 
-def test_a_later_prompt_corrects():
+def test_a_later_prompt_corrects_the_mask():
     wrong = Prompt(0, 1, mask=disk(180, 120, 12))
-    _, found = follow(CLIP, wrong, Prompt(8, 1, mask=PATH[8]))
-    assert iou(found[4], PATH[4]) < 0.3
-    assert min(iou(each, mask) for each, mask in zip(found[8:], PATH[8:], strict=True)) > 0.85
+    _, results = track(CLIP, wrong, Prompt(8, 1, mask=MASKS[8]))
+    assert iou(results[4], MASKS[4]) < 0.3
+    assert min(iou(each, mask) for each, mask in zip(results[8:], MASKS[8:], strict=True)) > 0.85
 
 
-def test_what_left_is_lost_and_what_returns_is_found():
+def test_an_object_that_leaves_is_lost_and_is_detected_again():
     nowhere = np.zeros(SIZE_WH[::-1], bool)
-    path = [*PATH[:6], *[nowhere] * 6, *PATH[10:]]
-    _, found = follow([frame(n, mask) for n, mask in enumerate(path)], GIVEN)
-    assert [len(each) for each in found[6:12]] == [0] * 6
-    assert min(iou(each, mask) for each, mask in zip(found[13:], path[13:], strict=True)) > 0.8
+    path = [*MASKS[:6], *[nowhere] * 6, *MASKS[10:]]
+    _, results = track([frame(n, mask) for n, mask in enumerate(path)], MASK_PROMPT)
+    assert [len(each) for each in results[6:12]] == [0] * 6
+    assert min(iou(each, mask) for each, mask in zip(results[13:], path[13:], strict=True)) > 0.8
 
 
-def test_what_returns_larger_and_elsewhere_is_found():
+def test_an_object_that_returns_larger_and_elsewhere_is_detected_again():
     nowhere = np.zeros(SIZE_WH[::-1], bool)
-    path = [*PATH[:8], *[nowhere] * 4, *[disk(190 - n, 110, 36) for n in range(10)]]
-    _, found = follow([frame(n, mask) for n, mask in enumerate(path)], GIVEN)
-    assert min(iou(each, mask) for each, mask in zip(found[16:], path[16:], strict=True)) > 0.8
+    path = [*MASKS[:8], *[nowhere] * 4, *[disk(190 - n, 110, 36) for n in range(10)]]
+    _, results = track([frame(n, mask) for n, mask in enumerate(path)], MASK_PROMPT)
+    assert min(iou(each, mask) for each, mask in zip(results[16:], path[16:], strict=True)) > 0.8
 
 
-def test_what_jumps_is_found_without_being_lost():
-    path = [*PATH[:8], *[disk(180, 110)] * 5]
-    _, found = follow([frame(n, mask) for n, mask in enumerate(path)], GIVEN)
-    assert np.mean([iou(each, mask) for each, mask in zip(found[8:], path[8:], strict=True)]) > 0.7
-
-
-def taught():
-    search = Redetector()
-    search.fit(CLIP[0].image, PATH[0].astype(np.float32))
-    return search
-
-
-def test_a_search_says_where_and_how_large_and_is_cold_where_nothing_is():
-    search, there = taught(), frame(0, disk(180, 100)).image
-    (spot,) = search.search_picture(there, (49, 49), 1)
-    assert np.hypot(spot.x - 180, spot.y - 100) < 12 and 30 < spot.width < 70
-    nearby = search.search_nearby(there, 165, 90, (49, 49))
-    assert np.hypot(nearby.x - 180, nearby.y - 100) < 12
-    (nothing,) = search.search_picture(FLOOR, (49, 49), 1)
-    assert nothing.score < 0.5 < spot.score
-
-
-def test_a_restored_search_finds_the_same():
-    search, other = taught(), Redetector()
-    other.restore({"mean": np.zeros(3), **search.state()})
-    there = frame(0, disk(180, 100)).image
-    assert list(other.search_picture(there, (49, 49), 2)) == list(
-        search.search_picture(there, (49, 49), 2)
+def test_an_object_that_jumps_is_tracked():
+    path = [*MASKS[:8], *[disk(180, 110)] * 5]
+    _, results = track([frame(n, mask) for n, mask in enumerate(path)], MASK_PROMPT)
+    assert (
+        np.mean([iou(each, mask) for each, mask in zip(results[8:], path[8:], strict=True)]) > 0.7
     )
 
 
-def test_a_click_gives_what_the_candidates_agree_on():
+def fitted_redetector():
+    redetector = Redetector()
+    redetector.fit(CLIP[0].image, MASKS[0].astype(np.float32))
+    return redetector
+
+
+def test_re_detection_gives_position_and_size_and_a_low_score_without_the_object():
+    redetector, picture = fitted_redetector(), frame(0, disk(180, 100)).image
+    (candidate,) = redetector.search_picture(picture, (49, 49), 1)
+    assert np.hypot(candidate.x - 180, candidate.y - 100) < 12 and 30 < candidate.width < 70
+    nearby = redetector.search_nearby(picture, 165, 90, (49, 49))
+    assert np.hypot(nearby.x - 180, nearby.y - 100) < 12
+    (background,) = redetector.search_picture(BACKGROUND, (49, 49), 1)
+    assert background.score < 0.5 < candidate.score
+
+
+def test_a_restored_redetector_gives_the_same_candidates():
+    redetector, restored = fitted_redetector(), Redetector()
+    restored.restore({"mean": np.zeros(3), **redetector.state()})
+    picture = frame(0, disk(180, 100)).image
+    assert list(restored.search_picture(picture, (49, 49), 2)) == list(
+        redetector.search_picture(picture, (49, 49), 2)
+    )
+
+
+def test_a_click_gives_the_mean_of_the_candidate_masks():
     click = Prompt(0, 1, np.array([[60.0, 70.0]]), np.array([1]))
     soft = soft_mask_from_prompt(CLIP[0].image, click)
     assert soft.shape == SIZE_WH[::-1] and soft.min() >= 0 and soft.max() <= 1 + 1e-6
-    assert ((soft > 0.5) & PATH[0]).sum() / ((soft > 0.5) | PATH[0]).sum() > 0.8
-    np.testing.assert_array_equal(soft_mask_from_prompt(CLIP[0].image, GIVEN) > 0.5, PATH[0])
+    assert ((soft > 0.5) & MASKS[0]).sum() / ((soft > 0.5) | MASKS[0]).sum() > 0.8
+    np.testing.assert_array_equal(soft_mask_from_prompt(CLIP[0].image, MASK_PROMPT) > 0.5, MASKS[0])
 
 
-def test_the_rest_of_a_prompted_picture_is_no_part_of_the_object():
-    effort, mask = THOROUGH, PATH[0]
-    lit = np.repeat(np.uint8(255) * mask[..., None], 3, axis=2)  # what is not black is the object
-    shown = [crop[2::4, 2::4][outside > 0] for crop, outside in background_crops(lit, mask, effort)]
-    assert shown and all(len(cells) and cells.max() < 64 for cells in shown)
+def test_background_crops_exclude_the_object_and_lower_the_score():
+    effort, mask = THOROUGH, MASKS[0]
+    mask_picture = np.repeat(np.uint8(255) * mask[..., None], 3, axis=2)  # white on the object
+    background_values = [
+        crop[2::4, 2::4][outside > 0]
+        for crop, outside in background_crops(mask_picture, mask, effort)
+    ]
+    assert background_values and all(len(cells) and cells.max() < 64 for cells in background_values)
     crops = list(background_crops(CLIP[0].image, mask, effort))
     ridge = RidgeClassifier(16)
     for crop, inside, weight in augmented_crops(CLIP[0].image, mask.astype(np.float32), effort):
@@ -197,78 +201,80 @@ def test_the_rest_of_a_prompted_picture_is_no_part_of_the_object():
     assert ridge.scores(ridge.expand(feature_grid(crop)))[outside.ravel() > 0, 0].mean() < before
 
 
-def three(n):
+def three_disks(n):
     return disk(60 + 5 * n, 60), disk(190 - 5 * n, 76), disk(70 + 3 * n, 120)
 
 
-TRIO = [frame(n, *three(n)) for n in range(12)]
-TRIO_GIVEN = [Prompt(0, of, mask=mask) for of, mask in enumerate(three(0))]
+TRIO_CLIP = [frame(n, *three_disks(n)) for n in range(12)]
+TRIO_PROMPTS = [Prompt(0, object_id, mask=mask) for object_id, mask in enumerate(three_disks(0))]
 
 
-PASSES = {"three objects": (TRIO, TRIO_GIVEN), "one object": (CLIP, [GIVEN])}
+SHARED_CLIPS = {"three objects": (TRIO_CLIP, TRIO_PROMPTS), "one object": (CLIP, [MASK_PROMPT])}
 
 
 def test_objects_compete_for_pixels():
-    found = whole_pass("three objects")
-    for each in found:
+    results = shared_results("three objects")
+    for each in results:
         assert each.mask.sum(axis=0).max() == 1
-    assert min(iou(found[5], mask, of) for of, mask in enumerate(three(5))) > 0.8
+    assert (
+        min(iou(results[5], mask, object_id) for object_id, mask in enumerate(three_disks(5))) > 0.8
+    )
 
 
-@pytest.mark.parametrize("name", PASSES)
-def test_threads_change_nothing(name):
-    clip, given = PASSES[name]
-    _, alone = follow(clip, *given, threads=1)
-    for a, b in zip(alone, whole_pass(name), strict=True):
+@pytest.mark.parametrize("name", SHARED_CLIPS)
+def test_threads_do_not_change_the_result(name):
+    clip, prompts = SHARED_CLIPS[name]
+    _, alone = track(clip, *prompts, threads=1)
+    for a, b in zip(alone, shared_results(name), strict=True):
         np.testing.assert_array_equal(a.mask, b.mask)
         np.testing.assert_array_equal(a.confidence, b.confidence)
         np.testing.assert_array_equal(a.tracker_id, b.tracker_id)
 
 
-@pytest.mark.parametrize("name", PASSES)
-def test_a_restored_session_goes_on_exactly(name):
-    clip, given = PASSES[name]
-    whole = whole_pass(name)
-    begun, _ = follow(clip[:5], *given)
+@pytest.mark.parametrize("name", SHARED_CLIPS)
+def test_a_restored_session_gives_the_same_masks(name):
+    clip, prompts = SHARED_CLIPS[name]
+    whole = shared_results(name)
+    interrupted_session, _ = track(clip[:5], *prompts)
     file = io.BytesIO()
-    np.savez(file, **begun.state())
+    np.savez(file, **interrupted_session.state())
     file.seek(0)
-    fresh = PROPAGATORS.load("light").begin([])
+    restored_session = PROPAGATORS.load("light").begin([])
     with np.load(file, allow_pickle=False) as saved:
-        fresh.restore(dict(saved))
-    _, same = follow(clip[5:], session=begun)
-    _, restored = follow(clip[5:], session=fresh)
-    for expected, *both in zip(whole[5:], same, restored, strict=True):
+        restored_session.restore(dict(saved))
+    _, continued = track(clip[5:], session=interrupted_session)
+    _, restored = track(clip[5:], session=restored_session)
+    for expected, *both in zip(whole[5:], continued, restored, strict=True):
         for got in both:
             np.testing.assert_array_equal(expected.mask, got.mask)
             np.testing.assert_array_equal(expected.confidence, got.confidence)
 
 
-def test_what_is_remembered_does_not_grow():
-    session, _ = follow(CLIP[:3], GIVEN)
+def test_the_state_does_not_grow():
+    session, _ = track(CLIP[:3], MASK_PROMPT)
     early = sum(array.nbytes for array in session.state().values())
-    follow(CLIP[3:], session=session)
+    track(CLIP[3:], session=session)
     assert sum(array.nbytes for array in session.state().values()) == early
 
 
-def test_thread_counts_are_put_back():
+def test_thread_counts_are_restored():
     cv2.setNumThreads(2)
     before = [each["num_threads"] for each in threadpool_info()]
-    follow(CLIP[:2], GIVEN)
+    track(CLIP[:2], MASK_PROMPT)
     assert [each["num_threads"] for each in threadpool_info()] == before
     assert cv2.getNumThreads() == 2
     cv2.setNumThreads(-1)
 
 
-def test_a_window_gives_back_what_it_cut():
-    smooth = cv2.GaussianBlur(FLOOR, (0, 0), 4)[..., 0].astype(np.float32)
+def test_a_pasted_crop_equals_the_picture():
+    smooth = cv2.GaussianBlur(BACKGROUND, (0, 0), 4)[..., 0].astype(np.float32)
     window = CropWindow(100.3, 70.8, 97.0)
     left, top, part = window.paste(window.crop(smooth, 256), SIZE_WH)
     inner = smooth[top : top + part.shape[0], left : left + part.shape[1]][3:-3, 3:-3]
     np.testing.assert_allclose(part[3:-3, 3:-3], inner, atol=1.0)
 
 
-def test_a_window_over_the_edge_knows_what_is_on_the_picture():
+def test_a_window_over_the_edge_marks_the_cells_on_the_picture():
     inside = CropWindow(0.0, 0.0, 64.0).in_picture(SIZE_WH, 64)
     assert inside[32:, 32:].all() and not inside[:31].any() and not inside[:, :31].any()
 
@@ -284,7 +290,7 @@ def test_the_guided_filter_keeps_a_constant_and_follows_edges():
     assert sharp[32, 31] < 0.3 < 0.7 < sharp[32, 32] and abs(soft[32, 31] - soft[32, 32]) < 0.2
 
 
-def test_the_order_of_lessons_does_not_matter():
+def test_the_order_of_samples_does_not_matter():
     random = np.random.default_rng(0)
     maps = [random.normal(size=(8, 8, 182)).astype(np.float32) for _ in range(3)]
     inside = [(each[..., 0] > 0).astype(np.float32).ravel() for each in maps]
@@ -301,17 +307,17 @@ def test_the_order_of_lessons_does_not_matter():
     assert ((scores[0] > 0) == (inside[0] > 0.5)).mean() > 0.95
 
 
-def test_the_card_is_of_this_model():
+def test_the_model_card_describes_this_file():
     card = (MODELS / "efficientnet-lite0.md").read_text(encoding="utf-8")
     model = packaged_file("models", "efficientnet-lite0-s16.onnx").read_bytes()
     assert re.search(r"`([0-9a-f]{64})`", card)[1] == hashlib.sha256(model).hexdigest()
     assert f"{len(model):,} bytes" in card
 
 
-def test_a_box_that_holds_nothing_to_tell_apart_breaks_nothing(demo):
-    """Every pixel of the first window lies in the box: there is no outside to learn."""
+def test_a_box_that_covers_its_whole_window_is_accepted(demo):
+    """All pixels of the first window lie in the box, so there is no background to learn from."""
     frames = list(reader.frames(demo, start=2, stop=4))
-    told = (Prompt(2, 7, box=(300.0, 200.0, 360.0, 300.0)),)
-    session = LightPropagator().begin([PromptedFrame(frames[0], told)])
-    session.step(frames[0], told)
+    prompts = (Prompt(2, 7, box=(300.0, 200.0, 360.0, 300.0)),)
+    session = LightPropagator().begin([PromptedFrame(frames[0], prompts)])
+    session.step(frames[0], prompts)
     session.step(frames[1], ())

@@ -1,4 +1,4 @@
-"""A shape whose appearance changed in place is fitted again, and nothing else is."""
+"""Only an object with a new appearance and the same shape and position is fitted again."""
 
 import numpy as np
 import pytest
@@ -13,40 +13,45 @@ SHAPE = np.zeros((GRID, GRID), bool)
 SHAPE[20:44, 24:40] = True
 
 
-def lit(apart=True, like=0.0, elsewhere=0.0):
-    """A guess where the object was, in another light, with the classifier that made it.
+def observation(separable=True, similar_share=0.0, elsewhere_share=0.0):
+    """Make an observation of the object with new colours, and the classifier of that observation.
 
-    The share `like` of its cells still look like it, and `elsewhere` as much is found.
+    A share `similar_share` of its cells has a high score; `elsewhere_share` is the area of the mask
+    outside the object, relative to the object.
     """
     random = np.random.default_rng(0)
     colours = random.normal(0, 1, (GRID, GRID, 3)).astype(np.float32)
-    colours[SHAPE] += 6 * apart
+    colours[SHAPE] += 6 * separable
     ridge = RidgeClassifier(0, (3,), (1.0,))
     expanded = ridge.expand(colours)
     score = np.full((GRID, GRID), -1, np.float32)
-    score[20 : 20 + round(24 * like), 24:40] = 1
+    score[20 : 20 + round(24 * similar_share), 24:40] = 1
     soft = np.zeros((4 * GRID, 4 * GRID), np.float32)
-    soft[: 4 * round(24 * elsewhere), : 4 * 16] = 1
+    soft[: 4 * round(24 * elsewhere_share), : 4 * 16] = 1
     prior = np.repeat(np.repeat(SHAPE, 2, axis=0), 2, axis=1).astype(np.float32)
     window, inside = CropWindow(32, 32, 64), np.ones((GRID, GRID), bool)
     return Observation(None, window, soft, score, score, score, expanded, inside, prior), ridge
 
 
-def test_a_separable_shape_in_another_light_is_found():
-    was, weight = same_shape_new_appearance(*lit())
-    assert (was == SHAPE).all()
+def test_a_separable_shape_with_new_colours_is_fitted_again():
+    shape, weight = same_shape_new_appearance(*observation())
+    assert (shape == SHAPE).all()
     assert weight.shape == (GRID * GRID,) and (weight.reshape(GRID, GRID)[SHAPE] == 1).all()
 
 
-@pytest.mark.parametrize(("like", "outlasts"), [(0.25, True), (0.5, False)])
-def test_a_similar_appearance_is_not_fitted_again(like, outlasts):
-    assert (same_shape_new_appearance(*lit(like=like)) is not None) == outlasts
+@pytest.mark.parametrize(("similar_share", "fitted_again"), [(0.25, True), (0.5, False)])
+def test_a_similar_appearance_is_not_fitted_again(similar_share, fitted_again):
+    assert (
+        same_shape_new_appearance(*observation(similar_share=similar_share)) is not None
+    ) == fitted_again
 
 
-@pytest.mark.parametrize(("elsewhere", "outlasts"), [(0.42, True), (0.6, False)])
-def test_an_object_found_elsewhere_has_moved(elsewhere, outlasts):
-    assert (same_shape_new_appearance(*lit(elsewhere=elsewhere)) is not None) == outlasts
+@pytest.mark.parametrize(("elsewhere_share", "fitted_again"), [(0.42, True), (0.6, False)])
+def test_a_moved_object_is_not_fitted_again(elsewhere_share, fitted_again):
+    assert (
+        same_shape_new_appearance(*observation(elsewhere_share=elsewhere_share)) is not None
+    ) == fitted_again
 
 
-def test_a_shape_that_is_not_separable_is_gone():
-    assert same_shape_new_appearance(*lit(apart=False)) is None
+def test_a_shape_that_is_not_separable_is_not_fitted_again():
+    assert same_shape_new_appearance(*observation(separable=False)) is None
