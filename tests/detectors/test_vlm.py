@@ -52,7 +52,7 @@ def assert_right(found, frame=0):
     "counts, order", [("unit", "xyxy"), ("999", "yxyx"), ("longest", "xyxy"), ("area", "xywh")]
 )
 def test_calibrated_once_it_counts_as_the_model_does(counts, order, frame, annotate):
-    with serving(counts=counts, order=order) as model:
+    with serving(scale=counts, box_order=order) as model:
         code, out, err = annotate("calibrate", "--model", "sees", "--url", model.url)
         assert code == 0, err
         assert f" {order}" in out
@@ -77,7 +77,7 @@ def test_without_calibration_it_refuses_before_a_file_is_begun(demo, tmp_path):
 
 @pytest.mark.parametrize("ways", [("schema", "json"), ("json",)])
 def test_a_server_that_lacks_tools_is_asked_otherwise_and_that_is_remembered(ways, frame):
-    with serving(ways=ways) as model:
+    with serving(modes=ways) as model:
         [found] = load(model).propose([frame])
         assert_right(found)
         assert read_model_notes(model.url, "sees")["way"] == ways[0]
@@ -87,17 +87,17 @@ def test_a_server_that_lacks_tools_is_asked_otherwise_and_that_is_remembered(way
 
 
 def test_tools_that_make_a_model_blind_are_found_out_by_calibrating():
-    with serving(blind=("tool", "schema")) as model:
+    with serving(empty_modes=("tool", "schema")) as model:
         found = calibrate(Chat(model.url, "sees"))
     assert found.mode == "json" and found.fit.iou > 0.98
 
 
 def test_a_model_that_cannot_be_calibrated_says_what_was_wrong_in_each_way():
-    with serving(ways=("json",), always="sorry") as model:
+    with serving(modes=("json",), always="sorry") as model:
         with pytest.raises(AnswerError, match="tool: .*tools; asked by schema: .*; asked by json"):
             calibrate(Chat(model.url, "sees"))
         assert not read_model_notes(model.url, "sees")
-    with pytest.raises(AnswerError, match="asked by tool, schema, json: a drawn picture: nobody"):
+    with pytest.raises(AnswerError, match="asked by tool, schema, json: a drawn picture: no server"):
         calibrate(Chat(model.url, "sees"))
 
 
@@ -306,7 +306,7 @@ def test_no_more_at_once_than_wanted(demo):
     frames = list(reader.frames_at(demo, [0, 30, 60])) * 2
     with serving() as model:
         load(model, parallel=2, cache=False).propose(frames)
-        assert model.busiest <= 2
+        assert model.max_active_requests <= 2
 
 
 def test_a_second_look_is_closer():
@@ -315,7 +315,7 @@ def test_a_second_look_is_closer():
     drawn.image[:], drawn.image[211:243, 307:352] = 200, (214, 40, 40)
     true = np.array([307, 211, 352, 243], float)
     words = Vocabulary("red.v1", {"red": {"vlm": "red rectangle"}}, "")
-    with serving(counts="unit") as model:
+    with serving(scale="unit") as model:
         how = {"model": "m", "url": model.url, "box_format": "relative 1 xyxy", "side": 100}
         errors = [
             np.abs(found.xyxy[0] - true).max()

@@ -348,7 +348,7 @@ def tiny_checkpoint(tmp_path_factory):
 def test_the_true_tiny_model_of_a_checkpoint_equals_the_predictor(
     size, count, tiny_checkpoint, clip
 ):
-    """Nine frames at 256 px, because the memory is full from the eighth on; two at the true size."""
+    """Nine frames at 256 px (the memory is full from the eighth on), two at the true size."""
     folder, frames = clip
     overrides = STOCK if size is None else [*STOCK, f"++model.image_size={size}"]
     predictor = stock_predictor(overrides, tiny_checkpoint)

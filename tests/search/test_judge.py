@@ -69,7 +69,7 @@ def test_batches_are_asked_in_parallel_by_at_most_the_given_workers(search_clips
     parallel = make_judge(search_clips, search_model, batch_size=4, workers=3)
     parallel.ask(frame_refs, lambda answers: counts.append(len(answers)))
     assert sorted(counts) == [2] + [4] * 7
-    assert 2 <= search_model.busiest <= 3
+    assert 2 <= search_model.max_active_requests <= 3
 
 
 @pytest.mark.parametrize(

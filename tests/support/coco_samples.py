@@ -1,4 +1,4 @@
-"""Objects with scattered masks."""
+"""An object with a mask of several parts."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from annotate.items.records import Object
 
 
 def scattered():
-    """A mask of four parts: a ring, an island in it, two squares that touch at a corner."""
+    """Make an object with a ring, an island in it, and two squares that touch at a corner."""
     mask = np.zeros((48, 64), bool)
     mask[2:20, 2:20] = True
     mask[5:15, 5:15] = False

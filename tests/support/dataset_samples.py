@@ -15,7 +15,7 @@ PLATE = Object("plate", (1.0, 2.0, 30.0, 40.0), 0.5)
 
 
 def clip(folder, count=6, size_wh=SIZE_WH, first=0):
-    """A clip of `count` grey pictures, each of its own grey."""
+    """Write a clip, a folder of `count` pictures of different grey levels."""
     folder.mkdir(parents=True)
     for index in range(count):
         image = np.full((size_wh[1], size_wh[0], 3), 8 * (first + index), np.uint8)
@@ -42,7 +42,7 @@ def item(name, frame, *objects, size_wh=SIZE_WH):
 
 
 def items(path, clips, lines, labels=("plate", "mug")):
-    """A file of items about `clips`, which are folders of pictures."""
+    """Write a file of items of `clips`, which are folders of pictures."""
     videos = {}
     for each in clips:
         videos |= reader.header_entry(reader.probe(each))

@@ -1,20 +1,20 @@
-"""What every detector keeps to, whatever it looks with."""
+"""The contract of all detectors."""
 
 import numpy as np
 
 
 def check(detector, frames):
-    """One Detections a frame, ids and scores set, nothing else; the same again."""
+    """Check that a detector returns valid Detections for each frame, equal in a second call."""
     for batch in ([], frames[:1], frames):
-        found = detector.propose(batch)
-        assert len(found) == len(batch)
-        for frame, one in zip(batch, found, strict=True):
+        detections = detector.propose(batch)
+        assert len(detections) == len(batch)
+        for frame, one in zip(batch, detections, strict=True):
             _check(one, frame.size_wh, len(detector.vocabulary.labels))
-    again = detector.propose(frames)
-    for one, other in zip(found, again, strict=True):
+    repeated = detector.propose(frames)
+    for one, other in zip(detections, repeated, strict=True):
         np.testing.assert_array_equal(one.xyxy, other.xyxy)
         np.testing.assert_array_equal(one.confidence, other.confidence)
-    return found
+    return detections
 
 
 def _check(one, size_wh, classes):

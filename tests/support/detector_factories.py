@@ -1,4 +1,4 @@
-"""How each detector that needs something is made for a test: a context that gives its options."""
+"""Contexts with the options that some detectors need in tests."""
 
 from contextlib import contextmanager
 
@@ -41,15 +41,15 @@ def _cascade():
 
 @contextmanager
 def options(name):
-    """What `detect.load(name, ...)` has to be given; its server runs as long as the context."""
-    if name not in MAKING:
+    """Yield the options for `DETECTORS.load(name, ...)`; a server runs within the context."""
+    if name not in FACTORIES:
         yield {}
         return
-    with MAKING[name]() as given:
+    with FACTORIES[name]() as given:
         yield given
 
 
-MAKING = {
+FACTORIES = {
     "cascade": _cascade,
     "ensemble": _ensemble,
     "moondream": _moondream,

@@ -72,13 +72,13 @@ def assert_close(one, other, min_score, pixel_atol=PIXEL_ATOL, score_atol=SCORE_
             np.testing.assert_allclose(sure[:, :4], partners[:, :4], atol=pixel_atol, rtol=0)
 
 
-def as_rows(found, classes):
+def as_rows(detections, classes):
     """Stack detections into rows of xyxy, score and class; `classes` is a number for each row."""
-    return np.column_stack([found.xyxy, found.confidence, classes]).astype(float)
+    return np.column_stack([detections.xyxy, detections.confidence, classes]).astype(float)
 
 
-def assert_boxes_of_package(found, classes, boxes, min_score):
+def assert_boxes_of_package(detections, classes, boxes, min_score):
     """Check that detections, with the package's class numbers, equal the `boxes` of Ultralytics."""
-    theirs = boxes.data.cpu().numpy().astype(float)
-    assert len(found) > 0 and len(theirs) > 0
-    assert_close(as_rows(found, classes), theirs, min_score)
+    expected = boxes.data.cpu().numpy().astype(float)
+    assert len(detections) > 0 and len(expected) > 0
+    assert_close(as_rows(detections, classes), expected, min_score)

@@ -55,8 +55,8 @@ class TargetModel:
     requests: list = field(default_factory=list)
     answered: int = 0
     wrong: int = 0
-    busy: int = 0
-    busiest: int = 0
+    active_requests: int = 0
+    max_active_requests: int = 0
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 

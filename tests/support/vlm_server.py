@@ -1,7 +1,7 @@
-"""A server that speaks OpenAI's chat protocol and Moondream's, sees, and misbehaves when told to.
+"""A fake model server: OpenAI's chat completions and Moondream's API, with faults on request.
 
-It sees the rectangles of the colours `annotate.vlm.coordinates.RECTANGLE_COLOURS`, and on frames of
-the bundled clip the boxes of the ground truth, by the name of the category.
+It detects the rectangles of the colours `annotate.vlm.coordinates.RECTANGLE_COLOURS`, and on frames
+of the bundled clip the boxes of the ground truth, by the name of the category.
 """
 
 import base64
@@ -22,48 +22,50 @@ from annotate.video import reader
 from annotate.vlm.coordinates import RECTANGLE_COLOURS
 
 TRUTH = json.loads((CLIPS / "demo.gt.json").read_text())
-FRAMES = (0, 30, 60)
+TRUTH_FRAMES = (0, 30, 60)
 KEY = "sk-a-key-that-nobody-may-see"
 
 
 def truth(frame, name):
-    """Boxes of a category on a frame of the bundled clip, xyxy in pixels."""
+    """Return the boxes of a category on a frame of the bundled clip, xyxy in pixels."""
     [category] = [each["id"] for each in TRUTH["categories"] if each["name"] == name]
-    found = [a for a in TRUTH["annotations"] if a["image_id"] == frame]
-    boxes = [a["bbox"] for a in found if a["category_id"] == category]
+    on_frame = [a for a in TRUTH["annotations"] if a["image_id"] == frame]
+    boxes = [a["bbox"] for a in on_frame if a["category_id"] == category]
     return [[x, y, x + w, y + h] for x, y, w, h in boxes]
 
 
-def _small(image):
+def _thumbnail(image):
     return cv2.resize(image, (32, 24), interpolation=cv2.INTER_AREA).astype(float)
 
 
-SMALL = {f.index: _small(f.image) for f in reader.frames_at(CLIPS / "demo.mp4", FRAMES)}
+THUMBNAILS = {
+    f.index: _thumbnail(f.image) for f in reader.frames_at(CLIPS / "demo.mp4", TRUTH_FRAMES)
+}
 
 
-def see(image, name):
-    """Boxes of what a name says, as shares of the picture."""
+def boxes_in_image(image, name):
+    """Return the boxes of a class name in an image, xyxy as shares of its size."""
     height, width = image.shape[:2]
     colour = RECTANGLE_COLOURS.get(name.removesuffix(" rectangle"))
     if colour:
-        there = np.abs(image.astype(int) - colour).max(2) < 40
-        if not there.any():
+        mask = np.abs(image.astype(int) - colour).max(2) < 40
+        if not mask.any():
             return []
-        rows, columns = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
         return [(box / [width, height, width, height]).tolist()]
     name = {"person": "ShotgunGuy"}.get(name, name)
     if name not in {each["name"] for each in TRUTH["categories"]}:
         return []
-    shown = _small(image)
-    frame = min(SMALL, key=lambda index: np.abs(SMALL[index] - shown).mean())
+    thumbnail = _thumbnail(image)
+    frame = min(THUMBNAILS, key=lambda index: np.abs(THUMBNAILS[index] - thumbnail).mean())
     return [(np.array(box) / [800, 600, 800, 600]).tolist() for box in truth(frame, name)]
 
 
-def counted(shares, size_wh, counts, order):
-    """Shares of a picture as a model of that kind would say them."""
+def to_coordinates(shares, size_wh, scale, box_order):
+    """Convert shares of the picture to the coordinates of a model with this scale and order."""
     wh = np.array(size_wh, float)
-    whole = {
+    full_wh = {
         "unit": np.ones(2),
         "thousand": np.full(2, 1000.0),
         "999": np.full(2, 999.0),
@@ -72,44 +74,47 @@ def counted(shares, size_wh, counts, order):
         "padded": 1000 * wh / wh.max(),
         "shortest": 768 * wh / wh.min(),
         "area": 700 * wh / np.sqrt(wh.prod()),
-    }[counts]
-    shift = (1000 - whole) / 2 if counts == "padded" else np.zeros(2)
-    placed = np.array(shares) * np.tile(whole, 2) + np.tile(shift, 2)
-    x1, y1, x2, y2 = placed.round(4 if counts == "unit" else 0)
+    }[scale]
+    shift = (1000 - full_wh) / 2 if scale == "padded" else np.zeros(2)
+    coordinates = np.array(shares) * np.tile(full_wh, 2) + np.tile(shift, 2)
+    x1, y1, x2, y2 = coordinates.round(4 if scale == "unit" else 0)
     numbers = {
         "xyxy": [x1, y1, x2, y2],
         "yxyx": [y1, x1, y2, x2],
         "xywh": [x1, y1, x2 - x1, y2 - y1],
-    }[order]
-    return [float(n) if counts == "unit" else int(n) for n in numbers]
+    }[box_order]
+    return [float(n) if scale == "unit" else int(n) for n in numbers]
 
 
-def decoded(address):
+def decode_image(address):
     head, _, data = address.partition(",")
     assert head == "data:image/jpeg;base64"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
 
 
 @dataclass
-class Model:
-    """How the server counts and speaks; `faults` befall the next requests, one each."""
+class FakeModel:
+    """The fake model: coordinates, answer modes, and faults.
 
-    counts: str = "thousand"
-    order: str = "xyxy"
-    ways: tuple[str, ...] = ("tool", "schema", "json")
-    blind: tuple[str, ...] = ()  # ways in which it is taken, and sees nothing
+    `faults` are those of the next requests, one each; `always` is the fault of all others.
+    """
+
+    scale: str = "thousand"
+    box_order: str = "xyxy"
+    modes: tuple[str, ...] = ("tool", "schema", "json")
+    empty_modes: tuple[str, ...] = ()  # modes that are accepted and answered without boxes
     faults: list[str] = field(default_factory=list)
     always: str = ""
     retry_after: str = "0.2"
     requests: list[dict] = field(default_factory=list)
     headers: list[dict] = field(default_factory=list)
-    busy: int = 0
-    busiest: int = 0
+    active_requests: int = 0
+    max_active_requests: int = 0
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, path, body, headers):
-        """(status, headers, text) for a request."""
+        """Answer a request: returns status, headers and text."""
         with self.lock:
             self.requests.append(body)
             self.headers.append(headers)
@@ -118,8 +123,8 @@ class Model:
             time.sleep(4)
         if fault.isdigit():
             extra = {"Retry-After": self.retry_after} if fault == "429" else {}
-            said = f"status {fault} for {headers.get('authorization', '')}"
-            return int(fault), extra, json.dumps({"error": {"message": said}})
+            message = f"status {fault} for {headers.get('authorization', '')}"
+            return int(fault), extra, json.dumps({"error": {"message": message}})
         if fault == "html":
             return 200, {}, "<html>gateway</html>"
         if path.endswith("/chat/completions"):
@@ -129,51 +134,51 @@ class Model:
     # --- OpenAI chat completions
 
     def _chat(self, body, fault):
-        way = "tool" if "tools" in body else "schema" if "response_format" in body else "json"
-        if way not in self.ways:
-            said = f"{body['model']} does not support {way}s"
-            return 400, {}, json.dumps({"error": {"message": said}})
+        mode = "tool" if "tools" in body else "schema" if "response_format" in body else "json"
+        if mode not in self.modes:
+            message = f"{body['model']} does not support {mode}s"
+            return 400, {}, json.dumps({"error": {"message": message}})
         if "max_tokens" in body and fault == "renamed":
-            said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
-            return 400, {}, json.dumps({"error": {"message": said}})
-        message = self._message(body, way, fault)
+            message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            return 400, {}, json.dumps({"error": {"message": message}})
+        message = self._message(body, mode, fault)
         usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
         reply = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
         choices = [] if fault == "no choices" else [choice]
         return 200, {}, json.dumps({**reply, "choices": choices, "usage": usage})
 
-    def _message(self, body, way, fault):
+    def _message(self, body, mode, fault):
         content = body["messages"][0]["content"]
         images = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
-        if way == "json" and "box" not in str(content[-1].get("text")):
-            said = {"refusal": {"refusal": "I cannot."}, "empty": {"content": " "}}
-            return {"content": " A monster in a hall. ", **said.get(fault, {})}
+        if mode == "json" and "box" not in str(content[-1].get("text")):
+            faulty = {"refusal": {"refusal": "I cannot."}, "empty": {"content": " "}}
+            return {"content": " A monster in a hall. ", **faulty.get(fault, {})}
         text = "\n".join(part["text"] for part in content if part["type"] == "text")
         names = [line[3:-1] for line in text.splitlines() if line.startswith('- "')]
-        image = decoded(images[-1])
+        image = decode_image(images[-1])
         size_wh = image.shape[1], image.shape[0]
         entries = [
-            {"label": name, "box_2d": counted(shares, size_wh, self.counts, self.order)}
-            for name in ([] if way in self.blind else names)
-            for shares in see(image, name)
+            {"label": name, "box_2d": to_coordinates(shares, size_wh, self.scale, self.box_order)}
+            for name in ([] if mode in self.empty_modes else names)
+            for shares in boxes_in_image(image, name)
         ]
-        return spoken(entries, way, fault)
+        return answer_message(entries, mode, fault)
 
     # --- Moondream
 
     def _moondream(self, what, body, fault):
-        image = decoded(body["image_url"])
-        found = see(image, body.get("object", ""))
+        image = decode_image(body["image_url"])
+        boxes = boxes_in_image(image, body.get("object", ""))
         if fault == "missing":
             return 200, {}, json.dumps({"request_id": "x"})
         if fault == "outside":
-            found = [[-0.004, 0.1, 0.5, 1.003], [0.2, -0.01, 1.01, 0.4]]
+            boxes = [[-0.004, 0.1, 0.5, 1.003], [0.2, -0.01, 1.01, 0.4]]
         sides = ("x_min", "y_min", "x_max", "y_max")
         answers = {
-            "detect": {"objects": [dict(zip(sides, each, strict=True)) for each in found]},
+            "detect": {"objects": [dict(zip(sides, each, strict=True)) for each in boxes]},
             "point": {
-                "points": [{"x": (x1 + x2) / 2, "y": (y1 + y2) / 2} for x1, y1, x2, y2 in found]
+                "points": [{"x": (x1 + x2) / 2, "y": (y1 + y2) / 2} for x1, y1, x2, y2 in boxes]
             },
             "caption": {"caption": " A monster in a hall. "},
             "query": {"answer": f"You asked: {body.get('question')}"},
@@ -181,16 +186,16 @@ class Model:
         return 200, {}, json.dumps({"request_id": "x", **answers[what]})
 
 
-def spoken(entries, way, fault):
-    """A message that gives the entries, well or badly."""
-    whole = json.dumps({"boxes": entries})
+def answer_message(entries, mode, fault):
+    """Make the message with the entries, with a fault if one is given."""
+    text = json.dumps({"boxes": entries})
     if fault == "refusal":
         return {"content": None, "refusal": "I'm sorry, I can't help with that."}
-    if fault in BADLY:
-        return {"content": BADLY[fault](entries, whole)}
-    if way != "tool":
-        return {"content": whole}
-    call = {"id": "c", "type": "function", "function": {"name": "give_boxes", "arguments": whole}}
+    if fault in MALFORMED_ANSWERS:
+        return {"content": MALFORMED_ANSWERS[fault](entries, text)}
+    if mode != "tool":
+        return {"content": text}
+    call = {"id": "c", "type": "function", "function": {"name": "give_boxes", "arguments": text}}
     return {"content": None, "tool_calls": [call] * (2 if fault == "twice" else 1)}
 
 
@@ -204,57 +209,57 @@ def _named_sides(entries):
     return json.dumps([{"class": label, "bbox": box} for label, box in named])
 
 
-BADLY = {  # what models really answer: of the entries, and of them as sound JSON
-    "sorry": lambda entries, whole: "I'm sorry, but I can't see any picture [sic].",
-    "empty": lambda entries, whole: "",
-    "none": lambda entries, whole: '{"boxes": []}',
-    "prose": lambda entries, whole: (
-        f"Sure! Here [1] they are:\n```json\n{whole}\n```\nAnything else?"
+MALFORMED_ANSWERS = {  # answers seen of real models: (entries, entries as valid JSON) -> content
+    "sorry": lambda entries, text: "I'm sorry, but I can't see any picture [sic].",
+    "empty": lambda entries, text: "",
+    "none": lambda entries, text: '{"boxes": []}',
+    "prose": lambda entries, text: (
+        f"Sure! Here [1] they are:\n```json\n{text}\n```\nAnything else?"
     ),
-    "thought": lambda entries, whole: f"<think>maybe {{'boxes': [1, 2]}}?</think>\n{whole}",
-    "cut": lambda entries, whole: _with(
-        entries, {"label": "designator", "box_2d": [1, 2, 34, 567]}
-    )[:-6],
-    "single quotes": lambda entries, whole: str({"boxes": entries}),
-    "no quotes": lambda entries, whole: whole.replace("]}]", "],}],").replace('"boxes"', "boxes"),
-    "bare list": lambda entries, whole: json.dumps(entries),
-    "named sides": lambda entries, whole: _named_sides(entries),
-    "missing keys": lambda entries, whole: json.dumps({"boxes": [{"label": "designator"}]}),
-    "one without": lambda entries, whole: _with(entries, {"label": "designator"}, {}),
-    "code": lambda entries, whole: "__import__('os').system('touch owned')",
-    "wrong picture": lambda entries, whole: _with(
+    "thought": lambda entries, text: f"<think>maybe {{'boxes': [1, 2]}}?</think>\n{text}",
+    "cut": lambda entries, text: _with(entries, {"label": "designator", "box_2d": [1, 2, 34, 567]})[
+        :-6
+    ],
+    "single quotes": lambda entries, text: str({"boxes": entries}),
+    "no quotes": lambda entries, text: text.replace("]}]", "],}],").replace('"boxes"', "boxes"),
+    "bare list": lambda entries, text: json.dumps(entries),
+    "named sides": lambda entries, text: _named_sides(entries),
+    "missing keys": lambda entries, text: json.dumps({"boxes": [{"label": "designator"}]}),
+    "one without": lambda entries, text: _with(entries, {"label": "designator"}, {}),
+    "code": lambda entries, text: "__import__('os').system('touch owned')",
+    "wrong picture": lambda entries, text: _with(
         [{**e, "picture": "B"} for e in entries],
         {"label": "designator", "box_2d": [1, 1, 90, 90], "image": "A"},
     ),
-    "strange label": lambda entries, whole: _with(
+    "strange label": lambda entries, text: _with(
         entries, {"label": "spaceship", "box_2d": [1, 1, 90, 90]}
     ),
-    "scores": lambda entries, whole: _with([{**e, "confidence": 0.75} for e in entries]),
-    "outside": lambda entries, whole: _with(
+    "scores": lambda entries, text: _with([{**e, "confidence": 0.75} for e in entries]),
+    "outside": lambda entries, text: _with(
         [{**e, "box_2d": [5000, 5000, 6000, 6000]} for e in entries]
     ),
 }
 
 
-def serving(**how):
-    """A Model at 127.0.0.1, `url` says where."""
-    return listening(Model(**how))
+def serving(**options):
+    """Serve a `FakeModel` at 127.0.0.1; its `url` is the address."""
+    return listening(FakeModel(**options))
 
 
 @contextmanager
 def listening(model):
-    """`model` at 127.0.0.1: its `answer` to what is posted is a status, headers and a text."""
+    """Serve `model` at 127.0.0.1; its `answer` returns status, headers and text of a POST."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             with model.lock:
-                model.busy += 1
-                model.busiest = max(model.busiest, model.busy)
+                model.active_requests += 1
+                model.max_active_requests = max(model.max_active_requests, model.active_requests)
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             headers = {key.lower(): value for key, value in self.headers.items()}
             status, extra, text = model.answer(self.path, body, headers)
             with model.lock:
-                model.busy -= 1
+                model.active_requests -= 1
             try:
                 self.send_response(status)
                 for key, value in {"Content-Type": "application/json", **extra}.items():
@@ -262,7 +267,7 @@ def listening(model):
                 self.end_headers()
                 self.wfile.write(text.encode())
             except (BrokenPipeError, ConnectionResetError):
-                pass  # who asked had given up
+                pass  # the client has closed the connection
 
         def log_message(self, *args):
             pass

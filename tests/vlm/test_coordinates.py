@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from vlm_server import counted
+from vlm_server import to_coordinates
 
 from annotate.errors import AnswerError, UnknownName
 from annotate.vlm.coordinates import BoxFormat, calibration_images, fit_box_format
@@ -25,7 +25,7 @@ def said_of(picture, counts, order, wrong=0.0, seed=0):
     rng, wh = np.random.default_rng(seed), np.array(picture.size_wh * 2)
     for name, box in picture.boxes.items():
         shares = np.array(box) / wh + rng.normal(0, wrong, 4)
-        yield ParsedBox(name, tuple(counted(shares, picture.size_wh, counts, order)))
+        yield ParsedBox(name, tuple(to_coordinates(shares, picture.size_wh, counts, order)))
 
 
 @pytest.mark.parametrize("side", [640, 1024, 1536])
@@ -41,7 +41,7 @@ def test_each_way_to_count_is_told_from_the_others(counts, order, side):
     wide = (1280, 720)
     box = (100.0, 400.0, 300.0, 700.0)
     shares = np.array(box) / [*wide, *wide]
-    placed = found.box_format.xyxy(counted(shares, wide, counts, order), wide)
+    placed = found.box_format.xyxy(to_coordinates(shares, wide, counts, order), wide)
     np.testing.assert_allclose(placed, box, atol=1.6)
 
 

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from vlm_server import KEY, decoded, serving, truth
+from vlm_server import KEY, decode_image, serving, truth
 
 from annotate.detectors.run import DETECTORS
 from annotate.errors import AnswerError, MissingWeights, PromptError, WeightsError
@@ -63,7 +63,7 @@ def test_the_phrase_stands_in_the_item(demo, tmp_path, annotate):
 def test_the_picture_arrives_as_it_is(frame):
     with serving() as model:
         client(model).encode_image(frame.image).caption()
-        sent = decoded(model.requests[0]["image_url"])
+        sent = decode_image(model.requests[0]["image_url"])
     assert np.abs(sent.astype(int) - frame.image).mean() < 2
 
 
