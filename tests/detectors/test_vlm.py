@@ -97,7 +97,9 @@ def test_a_model_that_cannot_be_calibrated_says_what_was_wrong_in_each_way():
         with pytest.raises(AnswerError, match="tool: .*tools; asked by schema: .*; asked by json"):
             calibrate(Chat(model.url, "sees"))
         assert not read_model_notes(model.url, "sees")
-    with pytest.raises(AnswerError, match="asked by tool, schema, json: a drawn picture: no server"):
+    with pytest.raises(
+        AnswerError, match="asked by tool, schema, json: a drawn picture: no server"
+    ):
         calibrate(Chat(model.url, "sees"))
 
 

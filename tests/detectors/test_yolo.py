@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import supervision as sv
 from PIL import Image
-from random_networks import PIXEL_ATOL, assert_boxes_of_package, seeded, settled
+from random_networks import PIXEL_ATOL, assert_boxes_of_package, fit_batch_norm, seeded
 from sample_data import SHARED
 
 from annotate.detectors.run import DETECTORS, Job, run_to_file
@@ -50,7 +50,9 @@ def random_yolo(ultralytics, tmp_path_factory):
     path = tmp_path_factory.mktemp("yolo") / "random.pt"
     with seeded():
         model = ultralytics.YOLO("yolo11n.yaml", task="detect")
-        model.model = settled(type(model.model)("yolo11n.yaml", nc=len(KNOWN), verbose=False), 128)
+        model.model = fit_batch_norm(
+            type(model.model)("yolo11n.yaml", nc=len(KNOWN), verbose=False), 128
+        )
         for level in model.model.model[-1].cv3:
             level[-1].weight.data *= 10
             level[-1].bias.data.zero_()
