@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 
-import pytest
 import typer
 
 ROOT = Path(__file__).parents[1]

@@ -146,8 +146,8 @@ class VlmDetector:
         detector_phrases(self.vocabulary, "vlm")
         if not self.coordinates:
             raise AnswerError(
-                f"the box format of {self.model} at {self.url} is not known: run annotate calibrate "
-                "for this model and address"
+                f"the box format of {self.model} at {self.url} is not known: run annotate "
+                "calibrate for this model and address"
             )
         needs("openai"), needs("json_repair")
         _ = self.chat  # made once, before threads share it, so that one meter counts
