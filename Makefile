@@ -11,7 +11,7 @@ demo: .venv/ready
 	$(BIN)/annotate demo
 
 test: .venv/ready-to-test check
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal --durations=20
 
 check: .venv/ready-to-test
 	$(BIN)/ruff check
