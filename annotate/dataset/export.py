@@ -76,17 +76,23 @@ def assign_frames(image_paths: Sequence[Path], clip: str) -> list[ImportedFrame]
     if len({(name.casefold(), frame) for name, frame in own_frames}) == len(image_paths):
         pairs = zip(image_paths, own_frames, strict=True)
         return [ImportedFrame(path.name, name, frame) for path, (name, frame) in pairs]
-    stem_counts = Counter(path.stem.casefold() for path in image_paths)
+    names = [Path(_as_text(path.name)) for path in image_paths]
+    stem_counts = Counter(name.stem.casefold() for name in names)
     return [
         ImportedFrame(
-            path.name
-            if stem_counts[path.stem.casefold()] == 1
-            else f"{path.stem}-{number:06d}{path.suffix}",
-            clip,
+            name.name
+            if stem_counts[name.stem.casefold()] == 1
+            else f"{name.stem}-{number:06d}{name.suffix}",
+            _as_text(clip),
             number,
         )
-        for number, path in enumerate(image_paths)
+        for number, name in enumerate(names)
     ]
+
+
+def _as_text(file_name: str) -> str:
+    """Write the bytes of a file name that are not UTF-8 as %E9."""
+    return re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:02X}", file_name)
 
 
 def clip_imported_box(box: Box, size_wh: tuple[int, int], where: str) -> Box:

@@ -24,7 +24,7 @@ class ImportReport:
 
     A reader of a format fills the report while its samples are read. `images` and `objects` were
     imported. `unlabelled_images` have no label file and were imported without objects;
-    `unmatched_labels` are label files without an image. `skipped_images` and `skipped_rows` were
+    `unmatched_labels` are of no imported image. `skipped_images` and `skipped_rows` were
     left out, by reason. `notes` are sentences about the whole dataset, such as which of two
     readings was taken; `notices` are sentences about single records, with their counts.
     """
@@ -65,7 +65,7 @@ class ImportReport:
             )
         if self.unmatched_labels.count:
             lines.append(
-                f"{_count(self.unmatched_labels, 'label file')} without an image, not used: "
+                f"{_count(self.unmatched_labels, 'label file')} of no imported image: "
                 f"{_examples(self.unmatched_labels)}"
             )
         for noun, skipped in (("image", self.skipped_images), ("object", self.skipped_rows)):

@@ -10,21 +10,21 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from annotate.dataset.export import ImportedDataset, assign_frames
 from annotate.dataset.folder import DEFAULT_SPLIT, Sample
 from annotate.dataset.import_report import ImportReport
-from annotate.dataset.yolo_rows import RowReader, parse_kpt_shape, parse_task, read_lines
+from annotate.dataset.yolo_labels import LabelFiles, RowReader, label_folders, read_lines
 from annotate.errors import DatasetError, VideoError, needs
 from annotate.items.records import Object
 from annotate.video.images import IMAGE_SUFFIXES, read_header
 
 _SPLIT_KEYS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
-_LABEL_FOLDERS = {"images": "labels", "jpegimages": "labels"}
+_TASKS = ("detect", "obb", "pose", "segment")
 _CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt")
 _CLASS_FILES += ("images/classes.txt", "data/obj.names")
 
@@ -38,35 +38,27 @@ def read(path: Path, task: str = "") -> ImportedDataset:
         DatasetError: names the file and the line.
     """
     report = ImportReport()
-    description = _read_description(path, report)
-    table, folder = description.table, description.path.parent
+    file, folder, table = _read_description(path, report)
     classes = _read_classes(table.get("names"), folder)
-    rows = RowReader(
-        classes,
-        report,
-        parse_task(table.get("task"), description.path) or task,
-        parse_kpt_shape(table.get("kpt_shape"), description.path),
-    )
+    task = _parse_task(table.get("task"), file) or task
+    rows = RowReader(classes, report, task, _parse_kpt_shape(table.get("kpt_shape"), file))
     splits = _list_splits(table, folder, report)
-    labels = _LabelFiles(report, {(path.parent, path.stem) for path in splits})
+    labels = LabelFiles(report, {(path.parent, path.stem) for path in splits})
     label_paths = {image_path: labels.find(image_path) for image_path in splits}
     splits = _without_unlabelled_splits(splits, label_paths, folder, report)
     for label_path in filter(None, (label_paths[image_path] for image_path in splits)):
         rows.look(read_lines(label_path))
-    rows.decide(description.path)
+    rows.decide(file)
     labels.report_unmatched(label_paths.values())
     samples = _samples(splits, label_paths, rows, folder.resolve().name)
     return ImportedDataset(classes, samples, report=report)
 
 
-# ------------------------------------------------------------------- the description
-
-
-@dataclass(frozen=True)
-class _Description:
+class _Description(NamedTuple):
     """The table of a YAML file, or a table of the same keys made from other files."""
 
     path: Path
+    folder: Path  # that its paths are relative to
     table: Mapping[str, Any]
 
 
@@ -102,8 +94,7 @@ def _read_description(path: Path, report: ImportReport) -> _Description:
 
 
 def _from_names(path: Path, folder: Path | None = None) -> _Description:
-    folder = folder or path.parent
-    return _Description(folder / path.name, {"names": _read_names(path)})
+    return _Description(path, folder or path.parent, {"names": _read_names(path)})
 
 
 def _read_names(path: Path) -> list[str]:
@@ -123,7 +114,7 @@ def _read_yaml(path: Path) -> _Description:
         raise DatasetError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(table, dict):
         raise DatasetError(f"{path}: expected names, train and val, got a {type(table).__name__}")
-    return _Description(path, table)
+    return _Description(path, path.parent, table)
 
 
 def _text_loader(yaml: Any) -> Any:
@@ -136,7 +127,7 @@ def _text_loader(yaml: Any) -> Any:
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            twice = [key for key in keys if keys.count(key) > 1] if len(keys) < 10_000 else []
+            twice = [key for key, count in Counter(keys).items() if count > 1]
             if twice:
                 raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is there twice")
             return super().construct_mapping(node, deep)
@@ -145,8 +136,9 @@ def _text_loader(yaml: Any) -> Any:
 
 
 def _read_classes(names: Any, folder: Path) -> tuple[str, ...]:
-    if isinstance(names, str) and (file := _find_entry(names, None, folder)) and file.is_file():
-        names = _read_names(file)
+    if isinstance(names, str):
+        file, _ = _find_entry(names, [folder], file=True)
+        names = _read_names(file) if file else names
     if isinstance(names, dict):
         try:
             ordered = sorted((int(key), number) for number, key in enumerate(names))
@@ -168,44 +160,74 @@ def _read_classes(names: Any, folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-# ------------------------------------------------------------------- the images
+def _is_text(name: str) -> bool:
+    unusable = {"Cc", "Cs"}  # control characters and surrogates
+    return bool(name.strip()) and not any(unicodedata.category(each) in unusable for each in name)
+
+
+def _parse_task(value: Any, where: Path) -> str:
+    task = value.strip().casefold() if isinstance(value, str) else ""
+    if (value and not task) or (task and task not in _TASKS):
+        raise DatasetError(f"{where}: `task` must be one of {', '.join(_TASKS)}, or left out")
+    return task
+
+
+def _parse_kpt_shape(value: Any, where: Path) -> tuple[int, int] | None:
+    """Read how many keypoints an object has, and how many numbers each has."""
+    if value is None or value == "":
+        return None
+    try:
+        points, dimensions = (int(number) for number in value)
+    except (TypeError, ValueError):
+        points = dimensions = 0
+    if not 0 < points < 10**6 or dimensions not in (2, 3):
+        raise DatasetError(f"{where}: kpt_shape must be a number of keypoints, and 2 or 3")
+    return points, dimensions
 
 
 def _list_splits(table: Mapping[str, Any], folder: Path, report: ImportReport) -> dict[Path, str]:
     """List the images, each with its split."""
     if not _SPLIT_KEYS.keys() & table.keys():
         return _split_by_folder(folder, report)
-    splits, missing, named = dict[Path, str](), list[str](), 0
-    root = table.get("path")
+    splits, missing, found = dict[Path, str](), list[str](), list[tuple[str, Path]]()
+    roots = _roots(table.get("path"), folder)
     for key, split in _SPLIT_KEYS.items():
-        entries, again = table.get(key) or (), list[Path]()
-        for entry in [entries] if isinstance(entries, str) else entries:
-            if not isinstance(entry, str) or isinstance(entries, dict):
-                raise DatasetError(f"{folder}: {key} must be a path, or a list of paths")
-            named += 1
-            found = _find_entry(entry, root, folder)
-            if found is None:
-                missing.append(entry)
-                report.note(f"{key} names {entry}, which is not there; it is left out")
+        entries = table.get(key) or []
+        entries = [entries] if isinstance(entries, str) else entries
+        if not isinstance(entries, list) or not all(isinstance(each, str) for each in entries):
+            raise DatasetError(f"{folder}: {key} must be a path, or a list of paths")
+        for entry in entries:
+            path, moved = _find_entry(entry, roots)
+            if path is None:
+                missing.append(f"{key} names {entry}, which is not there")
                 continue
-            for image_path in _list_images(found, root, folder, report):
-                if splits.setdefault(image_path, split) != split:
-                    again.append(image_path)
-        if again:
-            first = splits[again[0]]
-            report.note(
-                f"{len(again)} images of {split} are images of another part too, and are imported "
-                f"for that part: {again[0].name} is in {first}"
-            )
-    if missing and len(missing) == named:
-        raise DatasetError(f"{folder}: the YAML file names {missing[0]}, which is not there")
+            if moved:
+                report.note(f"{key} names {entry}, which is not there; {path} was taken")
+            found.append((split, path))
+    if missing and not found:
+        raise DatasetError(f"{folder}: {missing[0]}")
+    for each in missing:
+        report.note(f"{each}; it is left out")
+    for split, path in found:
+        _add_split(splits, split, _list_images(path, roots, report), report)
     return splits
+
+
+def _add_split(
+    splits: dict[Path, str], split: str, image_paths: Sequence[Path], report: ImportReport
+) -> None:
+    again = [path for path in image_paths if splits.setdefault(path, split) != split]
+    if again:
+        report.note(
+            f"{len(again)} images of {split} belong to another part too, and are imported for that "
+            f"part only: {again[0].name} is in {splits[again[0]]}"
+        )
 
 
 def _split_by_folder(folder: Path, report: ImportReport) -> dict[Path, str]:
     """Split the images under a folder by the folders train, val and test on their paths."""
     splits = {}
-    for image_path in _walk_images(folder):
+    for image_path in _walk_images(folder, report):
         parts = image_path.relative_to(_absolute(folder)).parts[:-1]
         words = [part.casefold() for part in parts]
         splits[image_path] = next(
@@ -216,75 +238,98 @@ def _split_by_folder(folder: Path, report: ImportReport) -> dict[Path, str]:
     return splits
 
 
-def _find_entry(entry: str, root: Any, folder: Path) -> Path | None:
-    """Find a path of another machine: relative to `path` or to the YAML file.
+def _roots(root: Any, folder: Path) -> list[Path]:
+    """List the folders that entries may be relative to: `path` of the YAML file, and its own."""
+    if not isinstance(root, str) or not root.strip():
+        return [folder]
+    slashed = Path(root.replace("\\", "/"))
+    return [folder / root, folder / slashed, folder / slashed.name, folder]
 
-    Back-slashes are taken for slashes, and folders are dropped from its beginning (`../train`,
-    `data/images`, `C:/Users/me/set/images`) until something is there.
+
+def _find_entry(
+    entry: str, roots: Sequence[Path], *, file: bool = False
+) -> tuple[Path | None, bool]:
+    """Find a path, or file, that another machine wrote; return whether it had to be shortened.
+
+    Back-slashes are taken for slashes. Where nothing is there, folders are dropped from the
+    beginning (`../train`, `data/images`, `C:/Users/me/set/images`), but never the name of a split
+    or of the last folder `images`.
     """
-    roots = [folder]
-    if isinstance(root, str) and root:
-        slashed = Path(root.replace("\\", "/"))
-        roots = [folder / root, folder / slashed, folder / slashed.name, folder]
-    for tail in _tails(entry):
+    there = os.path.isfile if file else os.path.exists  # these swallow errors of odd names
+    for number, tail in enumerate(_tails(entry.strip())):
         for base in roots:
-            if os.path.exists(base / tail):
-                return base / tail
-    return None
+            if there(base / tail):
+                return base / tail, number > 2
+    return None, False
 
 
 def _tails(entry: str) -> Iterator[Path]:
+    if not entry:
+        return
     yield Path(entry)
     slashed = entry.replace("\\", "/")
     yield Path(slashed)
     parts = [part for part in slashed.split("/") if part not in ("", ".", "..")]
-    parts = parts[1:] if parts and re.fullmatch("[A-Za-z]:", parts[0]) else parts
-    for start in range(len(parts)):
+    words = [part.casefold() for part in parts]
+    kept = [len(words) - 1 - words[::-1].index(word) for word in words if word == "images"]
+    kept += [number for number, word in enumerate(words) if _is_split_word(word)][-1:]
+    for start in range(min([len(parts) - 1, *kept]) + 1):
         yield Path(*parts[start:])
 
 
-def _list_images(source: Path, root: Any, folder: Path, report: ImportReport) -> list[Path]:
+def _is_split_word(word: str) -> bool:
+    """Return whether a folder is named after a split: train, val2017."""
+    return word.rstrip("0123456789") in _SPLIT_KEYS
+
+
+def _list_images(source: Path, roots: Sequence[Path], report: ImportReport) -> list[Path]:
     """List the images in a folder, or in a text file with a path per line."""
     if source.is_dir():
-        return _walk_images(source)
+        return _walk_images(source, report)
     if source.suffix.lower() in IMAGE_SUFFIXES:
         return [_absolute(source)]
-    image_paths, missing = dict[Path, str](), list[str]()
+    image_paths, missing, all_moved = dict[Path, str](), list[str](), set[Path]()
     for number, line in enumerate(read_lines(source), start=1):
         if not (text := line.strip()):
             continue
-        found = _find_entry(text, None, source.parent) or _find_entry(text, root, folder)
-        if found is None or not found.is_file():
+        found, moved = _find_entry(text, [source.parent, *roots], file=True)
+        if found is None:
             missing.append(f"{source}:{number}: no image {text}")
             continue
-        first = image_paths.setdefault(_absolute(found), text)
-        if first != text:
-            raise DatasetError(f"{source}:{number}: {text} and {first} would both be {found}")
+        path = _absolute(found)
+        first = image_paths.setdefault(path, text)
+        if moved:
+            all_moved.add(path)
+            report.notice("an image was found under a shorter path", f"{source}:{number}: {path}")
+        if first != text and path in all_moved:
+            raise DatasetError(f"{source}:{number}: {text} and {first} would both be {path}")
     if missing and not image_paths:
         raise DatasetError(missing[0])
     for place in missing:
-        report.skip_image("the list names it, but it is not there", place)
+        report.skip_image("a list names them, but they are not there", place)
     return list(image_paths)
 
 
-def _walk_images(folder: Path) -> list[Path]:
+def _walk_images(folder: Path, report: ImportReport) -> list[Path]:
     """List the images under a folder, through links too; names that begin with a dot are hidden."""
-    image_paths, above = list[Path](), {os.path.realpath(folder)}
+    image_paths = list[Path]()
 
     def walk(at: Path, above: set[str]) -> None:
-        for entry in sorted(os.scandir(at), key=lambda entry: entry.name):
-            if entry.name.startswith("."):
+        for name in sorted(os.listdir(at)):  # noqa: PTH208
+            path = at / name
+            if name.startswith("."):
                 continue
-            path = at / entry.name
-            if entry.is_dir():
-                real = os.path.realpath(path)
-                if real not in above:
+            if path.is_dir():
+                if (real := os.path.realpath(path)) not in above:
                     walk(path, above | {real})
-            elif path.suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
-                image_paths.append(path)
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                if path.is_file():
+                    image_paths.append(path)
+                else:
+                    report.skip_image("they are links to nothing", str(path))
 
     try:
-        walk(_absolute(folder), above)
+        walk(_absolute(folder), {os.path.realpath(folder)})
     except OSError as error:
         raise DatasetError(f"{error.filename}: cannot be read ({error.strerror})") from None
     return image_paths
@@ -292,107 +337,6 @@ def _walk_images(folder: Path) -> list[Path]:
 
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100  # does not follow links
-
-
-# ------------------------------------------------------------------- the labels
-
-
-@dataclass
-class _LabelFiles:
-    """Finds the label file of each image, in the places that other programs write it."""
-
-    report: ImportReport
-    image_stems: set[tuple[Path, str]]
-    _folders: dict[Path, dict[str, list[Path]]] = field(default_factory=dict)
-    _used: dict[Path, Path] = field(default_factory=dict)
-
-    def find(self, image_path: Path) -> Path | None:
-        """Find the label file of an image, by the path of the image itself, not of its link."""
-        found = self._candidates(image_path)
-        if not found and image_path.is_symlink() and (real := image_path.resolve()).is_file():
-            found = self._candidates(real)
-            for each in found[:1]:
-                self.report.notice("its label file is beside the file that it links to", str(each))
-        if not found:
-            return None
-        texts = {each: each.read_bytes() for each in found} if len(found) > 1 else {}
-        if len(set(texts.values())) > 1:
-            others = ", not ".join(map(str, found))
-            self.report.notice("it has several label files, and the first was read", others)
-        other = self._used.setdefault(found[0], image_path)
-        if other != image_path:
-            self.report.notice(
-                "it shares its label file with another image", f"{image_path}, with {other.name}"
-            )
-        return found[0]
-
-    def _candidates(self, image_path: Path) -> list[Path]:
-        """List the label files that could be meant: that of Ultralytics' rule first."""
-        found: dict[Path, None] = {}
-        for folder in _label_folders(image_path.parent):
-            listing = self._folders.get(folder)
-            if listing is None:
-                listing = self._folders[folder] = _list_labels(folder)
-            for stem in (image_path.stem, image_path.name):
-                same_name = listing.get(_normalize(stem), [])
-                exact = [each for each in same_name if each.stem == stem]
-                others = [
-                    each
-                    for each in same_name
-                    if (image_path.parent, each.stem) not in self.image_stems
-                ]
-                found.update(dict.fromkeys((exact or others)[:1]))
-        return list(found)
-
-    def report_unmatched(self, used: Any) -> None:
-        """Count the label files in the folders of labels that are of no image."""
-        names = {*filter(None, used)}
-        for listing in self._folders.values():
-            for label_path in (each for group in listing.values() for each in group):
-                if label_path not in names and _holds_labels(label_path):
-                    self.report.unmatched_labels.add(str(label_path))
-
-
-def _label_folders(folder: Path) -> list[Path]:
-    """List where the label files of the images in a folder may be."""
-    parts = folder.parts
-    at = [number for number, part in enumerate(parts) if part.casefold() in _LABEL_FOLDERS]
-    replaced = [
-        Path(*parts[:number], name, *parts[number + 1 :])
-        for number in reversed(at)
-        for name in ("labels", "Labels")
-    ]
-    beside = [folder, folder / "labels", folder.parent / "labels"]
-    beside.append(folder.parent / "labels" / folder.name)
-    return list(dict.fromkeys([*replaced[:2], *beside, *replaced[2:]]))
-
-
-def _list_labels(folder: Path) -> dict[str, list[Path]]:
-    """List the text files of a folder by name, without case and suffix."""
-    listing: dict[str, list[Path]] = {}
-    if folder.is_dir():
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if entry.name.lower().endswith(".txt") and not entry.name.startswith("."):
-                if entry.is_file():
-                    path = folder / entry.name
-                    listing.setdefault(_normalize(path.stem), []).append(path)
-    return listing
-
-
-def _normalize(stem: str) -> str:
-    return unicodedata.normalize("NFC", stem).casefold()
-
-
-def _holds_labels(path: Path) -> bool:
-    """Return whether a text file holds rows of numbers; an empty one, if it is among labels."""
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            line = next((line for line in file if line.strip()), "")
-    except OSError:
-        return True
-    if not line:
-        return any(part.casefold() == "labels" for part in path.parts[:-1])
-    return re.fullmatch(r"[-+0-9.eE\s]+", line) is not None and len(line.split()) >= 5
 
 
 def _without_unlabelled_splits(
@@ -405,11 +349,10 @@ def _without_unlabelled_splits(
     labelled = {split for path, split in splits.items() if label_paths[path]}
     if splits and not labelled:
         image_path = next(iter(splits))
-        places = ", ".join(str(each) for each in _label_folders(image_path.parent)[:2])
+        places = ", ".join(str(each) for each in label_folders(image_path.parent)[:2])
         raise DatasetError(
-            f"{folder}: none of the {len(splits)} images has a label file; that of {image_path.name} "
-            f"was looked for as {image_path.stem}.txt in {places} and near there; an image without "
-            "objects needs an empty file"
+            f"{folder}: none of the {len(splits)} images has a label file; {image_path.stem}.txt "
+            f"is not in {places} or near there; an image without objects needs an empty file"
         )
     for image_path, split in splits.items():
         if split not in labelled:
@@ -427,11 +370,11 @@ def _samples(
         try:
             size_wh, _ = read_header(image_path)
         except VideoError as error:
-            rows.report.skip_image("it cannot be read", str(error))
+            rows.report.skip_image("they cannot be read", str(error))
             continue
         objects = _read_objects(label_paths[image_path], size_wh, rows)
         if objects is None:
-            rows.report.skip_image("none of its objects can be used", str(image_path))
+            rows.report.skip_image("none of their objects can be used", str(image_path))
             continue
         yield image_path, frame.to_sample(size_wh, objects, split)
 

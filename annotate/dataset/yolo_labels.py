@@ -1,4 +1,4 @@
-"""Read the rows of YOLO label files: boxes, outlines, keypoints, with scores and track ids.
+"""Find YOLO label files, and read their rows: boxes, outlines, keypoints, scores, track ids.
 
 A row does not say what its numbers are. The dataset does (`kpt_shape` and `task` in `data.yaml`),
 or all of its rows together: `RowReader` looks at every row before the first one is read.
@@ -7,10 +7,11 @@ or all of its rows together: `RowReader` looks at every row before the first one
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,14 +23,14 @@ from annotate.errors import DatasetError
 from annotate.items import masks
 from annotate.items.records import Object
 
-_TASKS = {"detect", "segment", "pose", "obb"}
 _BOX_COLUMNS = 5  # class, x, y, width, height
 _MAX_BOX_COLUMNS = 7  # with score and track
 _OBB_COLUMNS = 9  # class and four corners
 _MIN_ROWS = 3  # that all must look alike before a rare reading is taken
 _MAX_TRACK = 2**53
 _OVERHANG = 0.01  # as for an imported box
-HOW_TO_DECIDE = "set `task` (detect, segment or pose) in the YAML file"
+_LABEL_FOLDERS = {"images", "jpegimages"}  # beside which there is a folder `labels`
+_HOW_TO_DECIDE = "set `task` (detect, segment or pose) in the YAML file"
 
 
 def read_lines(label_path: Path) -> list[str]:
@@ -198,7 +199,7 @@ class RowReader:
         x1, y1, x2, y2 = obj.box
         if x1 < x2 and y1 < y2:
             return obj
-        self.report.skip_row("it has no area", where)
+        self.report.skip_row("they have no area", where)
         return None
 
     def _read_class(self, line: str, words: list[str], where: str) -> tuple[str, list[float]]:
@@ -225,13 +226,13 @@ class RowReader:
             if not 0 <= score <= 1:
                 raise DatasetError(
                     f"{where}: {score:g} is no score within 0 and 1; if the rows are no boxes or "
-                    f"outlines with a score, {HOW_TO_DECIDE}"
+                    f"outlines with a score, {_HOW_TO_DECIDE}"
                 )
         if extra and self._tracked[count]:
             if numbers[-1] % 1 or abs(numbers[-1]) > _MAX_TRACK:
                 raise DatasetError(
                     f"{where}: {numbers[-1]:g} is no track id; if the rows do not end with one, "
-                    f"{HOW_TO_DECIDE}"
+                    f"{_HOW_TO_DECIDE}"
                 )
             track = int(numbers[-1]) if numbers[-1] >= 0 else None  # -1: not tracked
         return score, track
@@ -273,32 +274,96 @@ def _read_outline(
     return Object(label, mask_box or (box[0], box[1], box[0], box[1]), mask=mask)
 
 
-def parse_task(value: Any, where: Path) -> str:
-    """Read `task` of `data.yaml`: detect, segment, pose, obb, or empty.
+@dataclass
+class LabelFiles:
+    """Finds the label file of each image, in the places that other programs write it."""
 
-    Raises:
-        DatasetError: another task.
-    """
-    task = str(value or "").strip().casefold()
-    if task and task not in _TASKS:
-        raise DatasetError(
-            f"{where}: `task` is {task[:40]!r}; labels are read for {sorted(_TASKS)}"
-        )
-    return task
+    report: ImportReport
+    image_stems: set[tuple[Path, str]]
+    _folders: dict[Path, dict[str, list[Path]]] = field(default_factory=dict)
+    _used: dict[Path, Path] = field(default_factory=dict)
+
+    def find(self, image_path: Path) -> Path | None:
+        """Find the label file of an image, by the path of the image itself, not of its link."""
+        found = self._candidates(image_path)
+        if not found and (real := image_path.resolve()) != image_path:
+            found = self._candidates(real)
+            for each in found[:1]:
+                self.report.notice("its label file is beside the file that it links to", str(each))
+        if not found:
+            return None
+        if len(found) > 1 and len({tuple(read_lines(each)) for each in found}) > 1:
+            others = ", not ".join(map(str, found))
+            self.report.notice("it has several label files, and the first was read", others)
+        other = self._used.setdefault(found[0], image_path)
+        if other != image_path:
+            self.report.notice(
+                "it shares its label file with another image", f"{image_path}, with {other.name}"
+            )
+        return found[0]
+
+    def _candidates(self, image_path: Path) -> list[Path]:
+        """List the label files that could be meant: that of Ultralytics' rule first."""
+        found: dict[Path, None] = {}
+        for folder in label_folders(image_path.parent):
+            listing = self._folders.get(folder)
+            if listing is None:
+                listing = self._folders[folder] = _list_labels(folder)
+            for stem in (image_path.stem, image_path.name):
+                same_name = listing.get(_normalize(stem), [])
+                exact = [each for each in same_name if each.stem == stem]
+                others = [
+                    each
+                    for each in same_name
+                    if (image_path.parent, each.stem) not in self.image_stems
+                ]
+                found.update(dict.fromkeys((exact or others)[:1]))
+        return list(found)
+
+    def report_unmatched(self, used: Iterable[Path | None]) -> None:
+        """Count the label files in the folders of labels that are of no image."""
+        names = {*filter(None, used)}
+        for listing in self._folders.values():
+            for label_path in (each for group in listing.values() for each in group):
+                if label_path not in names and _holds_labels(label_path):
+                    self.report.unmatched_labels.add(str(label_path))
 
 
-def parse_kpt_shape(value: Any, where: Path) -> tuple[int, int] | None:
-    """Read `kpt_shape` of `data.yaml`: how many keypoints, and 2 or 3 numbers for each.
+def label_folders(folder: Path) -> list[Path]:
+    """List where the label files of the images in a folder may be."""
+    parts = folder.parts
+    at = [number for number, part in enumerate(parts) if part.casefold() in _LABEL_FOLDERS]
+    replaced = [
+        Path(*parts[:number], name, *parts[number + 1 :])
+        for number in reversed(at)
+        for name in ("labels", "Labels")
+    ]
+    beside = [folder, folder / "labels", folder.parent / "labels"]
+    beside.append(folder.parent / "labels" / folder.name)
+    return list(dict.fromkeys([*replaced[:2], *beside, *replaced[2:]]))
 
-    Raises:
-        DatasetError: something else.
-    """
-    if value is None or value == "":
-        return None
+
+def _list_labels(folder: Path) -> dict[str, list[Path]]:
+    """List the text files of a folder by name, without case and suffix."""
+    listing: dict[str, list[Path]] = {}
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() == ".txt" and path.name[0] != "." and not path.is_dir():
+                listing.setdefault(_normalize(path.stem), []).append(path)
+    return listing
+
+
+def _normalize(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem).casefold()
+
+
+def _holds_labels(path: Path) -> bool:
+    """Return whether a text file holds rows of numbers; an empty one, if it is among labels."""
     try:
-        points, dimensions = (int(number) for number in value)
-    except (TypeError, ValueError):
-        points = dimensions = 0
-    if not 0 < points < 10**6 or dimensions not in (2, 3):
-        raise DatasetError(f"{where}: kpt_shape must be a number of keypoints, and 2 or 3")
-    return points, dimensions
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            line = next((line for line in file if line.strip()), "")
+    except OSError:
+        return True
+    if not line:
+        return any(part.casefold() == "labels" for part in path.parts[:-1])
+    return re.fullmatch(r"[-+0-9.eE\s]+", line) is not None and len(line.split()) >= 5
