@@ -151,10 +151,8 @@ def _read_classes(names: Any, folder: Path) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise DatasetError(f"{folder}: names must be a list, or ids with names")
     for number, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise DatasetError(
-                f"{folder}: the name of class {number} is not text; put it in quotes"
-            )
+        if not isinstance(name, str) or not _is_text(name):
+            raise DatasetError(f"{folder}: class {number} has no name of text; write it in quotes")
     if len(set(names)) != len(names):
         raise DatasetError(f"{folder}: two classes have the same name")
     return tuple(names)
