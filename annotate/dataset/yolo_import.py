@@ -25,8 +25,10 @@ from annotate.video.images import IMAGE_SUFFIXES, read_header
 
 _SPLIT_KEYS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 _TASKS = ("detect", "obb", "pose", "segment")
-_CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt")
-_CLASS_FILES += ("images/classes.txt", "data/obj.names")
+_NAMES_FILES = (
+    *("classes.txt", "obj.names", "_darknet.labels"),
+    *("labels/classes.txt", "images/classes.txt", "data/obj.names"),
+)
 
 
 def read(path: Path, task: str = "") -> ImportedDataset:
@@ -85,7 +87,7 @@ def _read_description(path: Path, report: ImportReport) -> _Description:
         if others:
             report.note(f"read {described[0].path.name}; not read: {', '.join(others)}")
         return described[0]
-    for name in _CLASS_FILES:
+    for name in _NAMES_FILES:
         if (path / name).is_file():
             return _from_names(path / name, path)
     if found:
