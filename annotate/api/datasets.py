@@ -159,6 +159,9 @@ def import_dataset(
 ) -> Dataset:
     """Import a dataset that another program wrote as `coco`, `yolo` or `yolo-seg`.
 
+    The result's `import_report.warnings()` are lines about what was left out, or could be read in
+    more than one way.
+
     Raises:
         DatasetError: the source is damaged: names the file and the line.
         OutputError: `output` is already there, or nothing can be written there.

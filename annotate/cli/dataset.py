@@ -123,7 +123,10 @@ def import_(
     from annotate.cli import console
     from annotate.dataset.export import FORMATS, import_dataset
 
-    import_dataset(source, FORMATS.load(format_), output, force=force)
+    dataset = import_dataset(source, FORMATS.load(format_), output, force=force)
+    if dataset.import_report is not None:
+        for line in dataset.import_report.lines():
+            console.print_status(line)
     console.print_result(str(output))
 
 

@@ -25,6 +25,7 @@ from annotate.dataset.folder import (
     link_or_copy,
     load_dataset,
 )
+from annotate.dataset.import_report import ImportReport
 from annotate.errors import DatasetError, ExportDiffers
 from annotate.files import atomic_folder
 from annotate.items import boxes, masks
@@ -124,11 +125,16 @@ def turn_upright(obj: Object, stored_wh: tuple[int, int], orientation: int) -> O
 
 @dataclass(frozen=True)
 class ImportedDataset:
-    """A foreign dataset: classes, clips, and the samples, each with the path of its image."""
+    """A foreign dataset: classes, clips, and the samples, each with the path of its image.
+
+    A reader fills `report` while the samples are iterated over; `images` and `objects` are counted
+    by `import_dataset`.
+    """
 
     classes: tuple[str, ...]
     samples: Iterable[tuple[Path, Sample]]
     clips: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    report: ImportReport = field(default_factory=ImportReport)
 
 
 class Format(Protocol):
@@ -284,6 +290,8 @@ def import_dataset(
 ) -> Dataset:
     """Read the foreign dataset `source` and write it as the dataset `out`, with the same split.
 
+    The dataset's `import_report` says what was left out, and what was read in one of several ways.
+
     Raises:
         DatasetError: the source is damaged: names the file and the line.
         OutputError: `out` exists, or cannot be written.
@@ -296,11 +304,13 @@ def import_dataset(
         for image_path, sample in imported.samples:
             writer.add(sample.image, sample.item)
             link_or_copy(image_path, writer.images / sample.image)
+            imported.report.images += 1
+            imported.report.objects += len(sample.item.objects)
             frame_splits.append((sample.item.video, sample.item.frame, sample.split))
         if not frame_splits:
             raise DatasetError(f"{source}: there are no images in it")
         writer.split_ranges = _split_ranges(frame_splits)
-    return load_dataset(out)
+    return replace(load_dataset(out), import_report=imported.report)
 
 
 def _split_ranges(frame_splits: Sequence[tuple[str, int, str]]) -> tuple[SplitRange, ...]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+from annotate.dataset.import_report import ImportReport
 from annotate.errors import DatasetError
 from annotate.files import atomic_file, atomic_folder
 from annotate.items.records import (
@@ -62,7 +63,8 @@ class Dataset:
     Iterate over a dataset for its samples; they are read from disk each time. `clips` is
     name -> {"fingerprint", "frame_count", "width", "height"}. `sources` describes the files of
     items that the dataset was built from. `split_ranges` assigns frames to splits; it is empty
-    before the dataset is split.
+    before the dataset is split. `import_report` is there where `import_dataset` has just made the
+    dataset.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class Dataset:
     clips: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sources: tuple[Mapping[str, Any], ...] = ()
     split_ranges: tuple[SplitRange, ...] = ()
+    import_report: ImportReport | None = field(default=None, compare=False, repr=False)
 
     @property
     def images(self) -> Path:

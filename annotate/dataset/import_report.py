@@ -1,0 +1,94 @@
+"""Report what an import read, and what it left out or read in one of several ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Notice:
+    """What happened to some records of a foreign dataset: how often, and where first."""
+
+    count: int = 0
+    example: str = ""
+
+    def add(self, where: str) -> None:
+        """Count one more record; the first place is the example."""
+        self.example = self.example or where
+        self.count += 1
+
+
+@dataclass
+class ImportReport:
+    """The counts of an import: what was read, and each record that was not read as it stands.
+
+    A reader of a format fills the report while its samples are read. `images` and `objects` were
+    imported. `unlabelled_images` have no label file and were imported without objects;
+    `unmatched_labels` are label files without an image. `skipped_images` and `skipped_rows` were
+    left out, by reason. `notes` are sentences about the whole dataset, such as which of two
+    readings was taken; `notices` are sentences about single records, with their counts.
+    """
+
+    images: int = 0
+    objects: int = 0
+    unlabelled_images: Notice = field(default_factory=Notice)
+    unmatched_labels: Notice = field(default_factory=Notice)
+    skipped_images: dict[str, Notice] = field(default_factory=dict)
+    skipped_rows: dict[str, Notice] = field(default_factory=dict)
+    notices: dict[str, Notice] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def skip_image(self, reason: str, where: str) -> None:
+        """Count an image that is not imported; `reason` completes "left out, because ..."."""
+        self.skipped_images.setdefault(reason, Notice()).add(where)
+
+    def skip_row(self, reason: str, where: str) -> None:
+        """Count an annotation that is not imported; `reason` completes "left out, because ..."."""
+        self.skipped_rows.setdefault(reason, Notice()).add(where)
+
+    def notice(self, sentence: str, where: str) -> None:
+        """Count a record that was imported in another way than it stands in the source."""
+        self.notices.setdefault(sentence, Notice()).add(where)
+
+    def note(self, sentence: str) -> None:
+        """Add a sentence about the whole dataset, once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def warnings(self) -> list[str]:
+        """List a line for each kind of record that was not read as it stands."""
+        lines = list(self.notes)
+        if self.unlabelled_images.count:
+            lines.append(
+                f"{_count(self.unlabelled_images, 'image')} without a label file, imported as "
+                f"without objects: {_examples(self.unlabelled_images)}"
+            )
+        if self.unmatched_labels.count:
+            lines.append(
+                f"{_count(self.unmatched_labels, 'label file')} without an image, not used: "
+                f"{_examples(self.unmatched_labels)}"
+            )
+        for noun, skipped in (("image", self.skipped_images), ("object", self.skipped_rows)):
+            lines += [
+                f"{_count(notice, noun)} left out, because {reason}: {_examples(notice)}"
+                for reason, notice in skipped.items()
+            ]
+        lines += [
+            f"{_count(notice, 'record')}: {sentence}: {_examples(notice)}"
+            for sentence, notice in self.notices.items()
+        ]
+        return lines
+
+    def lines(self) -> list[str]:
+        """List the warnings, and the counts of what was imported."""
+        images = f"{self.images} image{'s' * (self.images != 1)}"
+        objects = f"{self.objects} object{'s' * (self.objects != 1)}"
+        return [*self.warnings(), f"imported {images} with {objects}"]
+
+
+def _count(notice: Notice, noun: str) -> str:
+    return f"{notice.count} {noun}{'s' * (notice.count != 1)}"
+
+
+def _examples(notice: Notice) -> str:
+    return notice.example if notice.count == 1 else f"{notice.example} and {notice.count - 1} more"
