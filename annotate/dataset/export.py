@@ -77,16 +77,16 @@ def assign_frames(image_paths: Sequence[Path], clip: str) -> list[ImportedFrame]
         pairs = zip(image_paths, own_frames, strict=True)
         return [ImportedFrame(path.name, name, frame) for path, (name, frame) in pairs]
     stem_counts = Counter(path.stem.casefold() for path in image_paths)
-    return [
-        ImportedFrame(
-            path.name
-            if stem_counts[path.stem.casefold()] == 1
-            else f"{path.stem}-{number:06d}{path.suffix}",
-            clip,
-            number,
-        )
-        for number, path in enumerate(image_paths)
-    ]
+    frames, taken = [], {stem for stem, count in stem_counts.items() if count == 1}
+    for number, path in enumerate(image_paths):
+        stem = path.stem
+        if stem_counts[stem.casefold()] > 1:
+            stem = f"{stem}-{number:06d}"
+            while stem.casefold() in taken:
+                stem += "-"
+            taken.add(stem.casefold())
+        frames.append(ImportedFrame(f"{stem}{path.suffix}", clip, number))
+    return frames
 
 
 def clip_imported_box(box: Box, size_wh: tuple[int, int], where: str) -> Box:

@@ -1,0 +1,57 @@
+"""Check single values of JSON that other programs wrote, where any key may be of any type."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from annotate.errors import DatasetError
+
+Id = int | str
+
+
+def as_table(record: Any, where: str) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise DatasetError(f"{where}: expected a record with keys, got {str(record)[:40]!r}")
+    return record
+
+
+def as_id(value: Any, what: str) -> Id:
+    """Check an id: a whole number, also as text, or a text."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and re.fullmatch(r"0|[1-9]\d{0,17}", value, re.ASCII):
+        value = int(value)
+    if isinstance(value, bool) or not (isinstance(value, int) or is_text(value)):
+        raise DatasetError(f"{what} must be a number or text, got {str(value)[:40]}")
+    identity: Id = value
+    return identity
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is text that is not empty and can be written to a file."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def as_whole_number(value: Any) -> int | None:
+    """Read a whole number, also written as 3.0 or "3"; None for anything else."""
+    number = as_finite_number(value)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def as_finite_number(value: Any) -> float | None:
+    """Read a finite number, also written as text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
