@@ -124,9 +124,7 @@ def _read_objects(
             counts = obj.mask and obj.mask["counts"]
             key = str(annotation.id), obj.label, obj.box, counts, obj.track, obj.score
             if objects.setdefault(key, obj) is not obj:
-                report.notice(
-                    "an annotation that is there twice was imported once", annotation.where
-                )
+                report.notice("an annotation was there twice", annotation.where)
     return [*objects.values()] if objects or not count else None
 
 
@@ -188,8 +186,8 @@ def _read_image_header(image_path: Path) -> ImageHeader:
 
 def _with_origin(sample: Sample, image: CocoImage) -> Sample:
     assert image.frame is not None and image.seconds is not None
-    origin = {"video": image.video, "frame": image.frame, "seconds": image.seconds}
-    return replace(sample, item=replace(sample.item, **origin))
+    item = replace(sample.item, video=image.video, frame=image.frame, seconds=image.seconds)
+    return replace(sample, item=item)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,11 @@ class CocoFile:
 
 
 def find_files(path: Path, report: ImportReport) -> list[Path]:
+    """List a COCO file, or every COCO file under a folder; other JSON goes into the report.
+
+    Raises:
+        DatasetError: there is no such path, or JSON with the tables of COCO is damaged.
+    """
     if not path.exists():
         raise DatasetError(f"{path}: no such file or folder")
     if path.is_file():

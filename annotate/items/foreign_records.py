@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
 from annotate.errors import DatasetError
 
@@ -12,13 +12,22 @@ Id = int | str
 
 
 def as_table(record: Any, where: str) -> dict[str, Any]:
+    """Check that a value is a table of keys.
+
+    Raises:
+        DatasetError: it is none; `where` begins the message.
+    """
     if not isinstance(record, dict):
         raise DatasetError(f"{where}: expected a record with keys, got {str(record)[:40]!r}")
     return record
 
 
 def as_id(value: Any, what: str) -> Id:
-    """Check an id: a whole number, also as text, or a text."""
+    """Check an id: a whole number, also as text, or a text.
+
+    Raises:
+        DatasetError: it is neither; `what` begins the message.
+    """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) and re.fullmatch(r"0|[1-9]\d{0,17}", value, re.ASCII):
@@ -29,7 +38,7 @@ def as_id(value: Any, what: str) -> Id:
     return identity
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: Any) -> TypeGuard[str]:
     """Return whether a value is text that is not empty and can be written to a file."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         return False

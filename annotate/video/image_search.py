@@ -53,7 +53,7 @@ class ImageFinder:
         Raises:
             VideoError: they differ.
         """
-        existing = {os.path.realpath(path): path for path in paths if os.path.isfile(path)}
+        existing = {os.path.realpath(path): path for path in paths if _is_file(path)}
         if not existing:
             return None
         first, *others = existing.values()
@@ -102,9 +102,16 @@ class ImageFinder:
         for folder, folders, names in os.walk(top):
             folders.sort()
             for name in sorted(names):
-                if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                if Path(name).suffix.lower() in IMAGE_SUFFIXES:
                     images.setdefault(name.casefold(), []).append(Path(folder, name))
         return images
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or no name of a file
+        return False
 
 
 def _tails(name: str) -> Iterator[str]:
