@@ -31,6 +31,7 @@ from annotate.items.records import Box, Rle
 
 _TABLES = ("images", "annotations", "categories")
 _CLIP_KEYS = ("fingerprint", "frame_count", "width", "height")
+_MAX_FRAME = 100_000_000  # a larger one is some other number, such as a time
 _MAX_SIDE = 1_000_000  # pixels
 _SECONDS = re.compile(r"\d{1,18}(/[1-9]\d{0,17}|\.\d{1,18})?")
 
@@ -291,7 +292,7 @@ def _check_image(record: Any, where: str, path: Path, report: ImportReport) -> C
         name,
         _check_size(record, where),
         video if is_text(video) else "",
-        frame if frame is not None and frame >= 0 else None,
+        frame if frame is not None and 0 <= frame <= _MAX_FRAME else None,
         Fraction(str(seconds)) if is_time else None,
     )
 

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 from annotate.errors import DatasetError
 
 Id = int | str
+_MAX_WHOLE = 2**63
 
 
 def as_table(record: Any, where: str) -> dict[str, Any]:
@@ -50,9 +51,14 @@ def is_text(value: Any) -> TypeGuard[str]:
 
 
 def as_whole_number(value: Any) -> int | None:
-    """Read a whole number, also written as 3.0 or "3"; None for anything else."""
+    """Read a whole number, also written as 3.0 or "3"; None for anything else, or from 2**63 on."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if abs(value) < _MAX_WHOLE else None
     number = as_finite_number(value)
-    return int(number) if number is not None and number.is_integer() else None
+    if number is None or not number.is_integer() or abs(number) >= _MAX_WHOLE:
+        return None
+    is_digits = isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]+\s*", value)
+    return int(value) if is_digits else int(number)
 
 
 def as_finite_number(value: Any) -> float | None:
