@@ -97,6 +97,8 @@ def _entries_by_image(files: Sequence[CocoFile], folder: Path) -> dict[Path, lis
         recorded_names = [image.file_name for image in file.images]
         finder = ImageFinder(file.path, folder, file.split, recorded_names)
         for image in file.images:
+            if not image.file_name:
+                raise DatasetError(f"{file.path}: image {image.id} has no file_name")
             try:
                 found = finder.find(image.file_name)
             except VideoError as error:

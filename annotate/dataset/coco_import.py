@@ -38,7 +38,7 @@ _SECONDS = re.compile(r"\d{1,18}(/[1-9]\d{0,17}|\.\d{1,18})?")
 
 @dataclass(frozen=True)
 class CocoImage:
-    """A checked entry of `images`; `size_wh` is None where the file does not give it."""
+    """A checked entry of `images`; `file_name` is "" and `size_wh` None where they are missing."""
 
     id: Id
     file_name: str
@@ -280,19 +280,23 @@ def _check_image(record: Any, where: str, path: Path, report: ImportReport) -> C
     image_id = as_id(as_table(record, where).get("id"), f"{where}: id")
     where = f"{path}: image {image_id}"
     name = record.get("file_name") or record.get("coco_url")
-    if not is_text(name):
-        raise DatasetError(f"{where} has no file_name" + (f", but {name!r}" if name else ""))
+    if name and not is_text(name):
+        raise DatasetError(f"{where} has no file_name, but {str(name)[:40]!r}")
     video, frame, seconds = record.get("video"), record.get("frame"), record.get("seconds")
     if frame is None:
         frame = record.get("frame_index")
-    frame = as_whole_number(frame)
+    index = as_whole_number(frame)
+    if index is None or not 0 <= index <= _MAX_FRAME:
+        if frame is not None:
+            report.notice("a frame that is no frame index was not used", where)
+        index = None
     is_time = _SECONDS.fullmatch(str(seconds)) is not None
     return CocoImage(
         image_id,
-        name,
+        name or "",
         _check_size(record, where),
         video if is_text(video) else "",
-        frame if frame is not None and 0 <= frame <= _MAX_FRAME else None,
+        index,
         Fraction(str(seconds)) if is_time else None,
     )
 

@@ -89,7 +89,7 @@ def test_one_class_of_two_files_has_one_name_whatever_its_ids(folder):
     [
         ({"images": [entry(id=None)]}, r"images\[0\]: id must be"),
         ({"images": ["a.png"]}, r"images\[0\]: expected a record"),
-        ({"images": [entry(name=5)]}, "image 1 has no file_name, but 5"),
+        ({"images": [entry(name=5)]}, "image 1 has no file_name, but '5'"),
         ({"images": [entry(), entry(name="b.png")]}, "image 1 is both a.png and b.png"),
         ({"annotations": [annotation(image_id=[1])]}, "annotation 1: there is no image with its"),
         ({"annotations": [annotation(category_id={})]}, "annotation 1: category_id must be"),
@@ -338,3 +338,8 @@ def test_images_of_one_name_get_names_that_no_other_image_has(tmp_path):
     data = read(source)
     values = [cv2.imread(str(data.images / sample.image))[0, 0, 0] for sample in data]
     assert values == [0, 1, 2]
+
+
+def test_an_image_without_a_name_is_named(folder):
+    with pytest.raises(DatasetError, match="a.json: image 1 has no file_name"):
+        read(coco(folder / "a.json", images=[entry(name=None)]))
