@@ -33,6 +33,7 @@ from annotate.dataset.folder import Dataset, Sample, link_or_copy
 from annotate.dataset.import_report import ImportReport
 from annotate.errors import DatasetError, VideoError
 from annotate.items import masks
+from annotate.items.foreign_records import shown
 from annotate.items.records import Object
 from annotate.video.image_search import ImageFinder
 from annotate.video.images import ImageHeader, read_header
@@ -98,7 +99,7 @@ def _entries_by_image(files: Sequence[CocoFile], folder: Path) -> dict[Path, lis
         finder = ImageFinder(file.path, folder, file.split, recorded_names)
         for image in file.images:
             if not image.file_name:
-                raise DatasetError(f"{file.path}: image {image.id} has no file_name")
+                raise DatasetError(f"{file.path}: image {shown(image.id)} has no file_name")
             try:
                 found = finder.find(image.file_name)
             except VideoError as error:
@@ -143,7 +144,7 @@ def _recorded_size(
         DatasetError: neither is the size in the COCO file.
     """
     if image.size_wh is None:
-        where = f"{file.path}: image {image.id}"
+        where = f"{file.path}: image {shown(image.id)}"
         report.notice("width and height were taken from the image", where)
         return header.size_wh
     turned = header.orientation >= 5 and image.size_wh == header.size_wh[::-1]

@@ -26,6 +26,7 @@ from annotate.items.foreign_records import (
     as_table,
     as_whole_number,
     is_text,
+    shown,
 )
 from annotate.items.records import Box, Rle
 
@@ -210,8 +211,8 @@ def _load_unnamed(path: Path, report: ImportReport) -> CocoFile:
         image = _check_image(record, f"{path}: images[{number}]", path, report)
         if images.setdefault(image.id, image).file_name != image.file_name:
             raise DatasetError(
-                f"{path}: image {image.id} is both {images[image.id].file_name} and "
-                f"{image.file_name}; give each image an id of its own"
+                f"{path}: image {shown(image.id)} is both {shown(images[image.id].file_name)} and "
+                f"{shown(image.file_name)}; give each image an id of its own"
             )
     by_image = defaultdict(list)
     for number, record in enumerate(table["annotations"]):
@@ -235,10 +236,13 @@ def _read_categories(records: Sequence[Any], path: Path) -> dict[Id, str]:
         if isinstance(name, int | float) and not isinstance(name, bool):
             name = str(name)
         if not is_text(name):
-            raise DatasetError(f"{path}: category {category_id}: name must be text, got {name!r}")
+            raise DatasetError(
+                f"{path}: category {shown(category_id)}: name must be text, got {shown(name)}"
+            )
         if labels.setdefault(category_id, name) != name:
             raise DatasetError(
-                f"{path}: category {category_id} is both {labels[category_id]!r} and {name!r}"
+                f"{path}: category {shown(category_id)} is both {shown(labels[category_id])} and "
+                f"{shown(name)}"
             )
     return dict(sorted(labels.items(), key=_id_order))
 
@@ -278,10 +282,10 @@ def _distinct_labels(files: Sequence[CocoFile], report: ImportReport) -> dict[tu
 
 def _check_image(record: Any, where: str, path: Path, report: ImportReport) -> CocoImage:
     image_id = as_id(as_table(record, where).get("id"), f"{where}: id")
-    where = f"{path}: image {image_id}"
+    where = f"{path}: image {shown(image_id)}"
     name = record.get("file_name") or record.get("coco_url")
     if name and not is_text(name):
-        raise DatasetError(f"{where} has no file_name, but {str(name)[:40]!r}")
+        raise DatasetError(f"{where} has no file_name, but {shown(name)}")
     video, frame, seconds = record.get("video"), record.get("frame"), record.get("seconds")
     if frame is None:
         frame = record.get("frame_index")
@@ -309,7 +313,7 @@ def _check_size(record: Mapping[str, Any], where: str) -> tuple[int, int] | None
         side = 0 if value is None else as_whole_number(value)
         if side is None or not 0 <= side <= _MAX_SIDE:
             raise DatasetError(
-                f"{where}: width and height must be whole numbers, got {str(value)[:40]!r}"
+                f"{where}: width and height must be whole numbers, got {shown(value)}"
             )
         sides.append(side)
     width, height = sides
@@ -318,7 +322,7 @@ def _check_size(record: Mapping[str, Any], where: str) -> tuple[int, int] | None
 
 def _check_annotation(record: Any, number: int, path: Path, report: ImportReport) -> CocoAnnotation:
     record = as_table(record, f"{path}: annotations[{number}]")
-    where = f"{path}: annotation {str(record.get('id', 'without id'))[:40]}"
+    where = f"{path}: annotation {shown(record.get('id', 'without id'))}"
     attributes = record.get("attributes")
     extras = attributes if isinstance(attributes, dict) else {}
     values = {**extras, **{key: value for key, value in record.items() if value is not None}}
@@ -353,10 +357,10 @@ def _check_box(bbox: Any, where: str) -> Box | None:
         return None
     sides = [as_finite_number(side) for side in bbox] if isinstance(bbox, list) else []
     if len(sides) != 4:
-        raise DatasetError(f"{where}: bbox must be x, y, width, height, got {str(bbox)[:60]}")
+        raise DatasetError(f"{where}: bbox must be x, y, width, height, got {shown(bbox)}")
     x, y, width, height = sides
     if x is None or y is None or width is None or height is None or width < 0 or height < 0:
-        raise DatasetError(f"{where}: a box of negative size, or not of numbers: {str(bbox)[:60]}")
+        raise DatasetError(f"{where}: a box of negative size, or not of numbers: {shown(bbox)}")
     return x, y, x + width, y + height
 
 
@@ -374,5 +378,5 @@ def _is_clip(entry: Mapping[str, Any]) -> bool:
     counts = [entry.get(key) for key in _CLIP_KEYS[1:]]
     fingerprint = entry.get("fingerprint")
     return all(c is None or (type(c) is int and c >= 0) for c in counts) and (
-        fingerprint is None or isinstance(fingerprint, str)
+        fingerprint is None or fingerprint == "" or is_text(fingerprint)
     )

@@ -16,6 +16,7 @@ import pycocotools.mask
 
 from annotate.errors import ItemsError
 from annotate.items import masks
+from annotate.items.foreign_records import shown
 from annotate.items.records import Rle
 
 _coco: Any = pycocotools.mask
@@ -104,7 +105,9 @@ def _read_rle(segmentation: dict[str, Any], size_wh: tuple[int, int]) -> Rle:
     if not (isinstance(size, list) and len(size) == 2 and isinstance(counts, list | str)):
         raise ItemsError('a mask must be {"size": [height, width], "counts": ...}, COCO\'s RLE')
     if size != [height, width]:
-        raise ItemsError(f"the mask is {size[1]}x{size[0]}, but its picture is {width}x{height}")
+        raise ItemsError(
+            f"the mask is {shown(size[1])}x{shown(size[0])}, but its picture is {width}x{height}"
+        )
     if isinstance(counts, list):
         counts = _compress(counts, size_wh)
     elif _COMPRESSED_COUNTS.fullmatch(counts) is None:

@@ -10,6 +10,13 @@ from annotate.errors import DatasetError
 
 Id = int | str
 _MAX_WHOLE = 2**63
+_MAX_SHOWN_CHARS = 120
+
+
+def shown(value: Any) -> str:
+    """Write a foreign value into a message: in one line, and not too long."""
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}..."
 
 
 def as_table(record: Any, where: str) -> dict[str, Any]:
@@ -19,7 +26,7 @@ def as_table(record: Any, where: str) -> dict[str, Any]:
         DatasetError: it is none; `where` begins the message.
     """
     if not isinstance(record, dict):
-        raise DatasetError(f"{where}: expected a record with keys, got {str(record)[:40]!r}")
+        raise DatasetError(f"{where}: expected a record with keys, got {shown(record)}")
     return record
 
 
@@ -34,7 +41,7 @@ def as_id(value: Any, what: str) -> Id:
     if isinstance(value, str) and re.fullmatch(r"0|[1-9]\d{0,17}", value, re.ASCII):
         value = int(value)
     if isinstance(value, bool) or not (isinstance(value, int) or is_text(value)):
-        raise DatasetError(f"{what} must be a number or text, got {str(value)[:40]}")
+        raise DatasetError(f"{what} must be a number or text, got {shown(value)}")
     identity: Id = value
     return identity
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from annotate.errors import VideoError
+from annotate.items.foreign_records import shown
 from annotate.video.images import IMAGE_SUFFIXES
 
 _SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
@@ -45,7 +46,7 @@ class ImageFinder:
                 if found := self._same_image(name, paths):
                     return found
         hint = self._roots[0] / "images"
-        raise VideoError(f"image {name} not found; put it into {hint}")
+        raise VideoError(f"image {shown(name)} not found; put it into {hint}")
 
     def _same_image(self, name: str, paths: Iterable[Path]) -> Path | None:
         """Return the image if all paths that exist have the same content.
@@ -60,7 +61,7 @@ class ImageFinder:
         for other in others:
             if not filecmp.cmp(first, other, shallow=False):
                 raise VideoError(
-                    f"image {name} could be {first} or {other}; keep one of them, or write the "
+                    f"image {shown(name)} could be {first} or {other}; keep one of them, or write the "
                     "folder into its file_name"
                 )
         return first

@@ -89,7 +89,7 @@ def test_one_class_of_two_files_has_one_name_whatever_its_ids(folder):
     [
         ({"images": [entry(id=None)]}, r"images\[0\]: id must be"),
         ({"images": ["a.png"]}, r"images\[0\]: expected a record"),
-        ({"images": [entry(name=5)]}, "image 1 has no file_name, but '5'"),
+        ({"images": [entry(name=5)]}, "image 1 has no file_name, but 5"),
         ({"images": [entry(), entry(name="b.png")]}, "image 1 is both a.png and b.png"),
         ({"annotations": [annotation(image_id=[1])]}, "annotation 1: there is no image with its"),
         ({"annotations": [annotation(category_id={})]}, "annotation 1: category_id must be"),
@@ -343,3 +343,20 @@ def test_images_of_one_name_get_names_that_no_other_image_has(tmp_path):
 def test_an_image_without_a_name_is_named(folder):
     with pytest.raises(DatasetError, match="a.json: image 1 has no file_name"):
         read(coco(folder / "a.json", images=[entry(name=None)]))
+
+
+def test_a_message_is_one_line_whatever_the_file_holds(folder):
+    for number, value in enumerate(["\n", "a\nb\0", "x" * 5000, ["\n"] * 99]):
+        for keys in ({"name": value}, {"number": value}, {"width": value}):
+            source = coco(folder / f"{number}.json", images=[entry(**keys)])
+            with pytest.raises(DatasetError) as caught:
+                read(source)
+            assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_clips_of_an_export_that_are_damaged_are_not_used(folder):
+    source = coco(folder / "a.json")
+    table = json.loads(source.read_text())
+    for clip in (5, {"fingerprint": "\ud800"}, {"frame_count": "many"}, {"width": -1}):
+        source.write_text(json.dumps(table | {"info": {"clips": {"dock": clip}}}))
+        assert import_dataset(source, CocoFormat(), folder / "out", force=True).clips == {}
