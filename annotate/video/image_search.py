@@ -61,8 +61,8 @@ class ImageFinder:
         for other in others:
             if not filecmp.cmp(first, other, shallow=False):
                 raise VideoError(
-                    f"image {shown(name)} could be {first} or {other}; keep one of them, or write the "
-                    "folder into its file_name"
+                    f"image {shown(name)} could be {first} or {other}; keep one of them, or "
+                    "write the folder into its file_name"
                 )
         return first
 
