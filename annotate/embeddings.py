@@ -127,7 +127,7 @@ class VectorCache:
         self.embedder = embedder
         shape = (frame_count, 2 * embedder.width)
         path = files.cache_dir("embeddings", embedder.name) / f"{fingerprint[:32]}.f16"
-        self._rows = _open_rows(path, shape) if fingerprint else np.zeros(shape, np.float16)
+        self._rows = _open_rows(path, shape) if fingerprint else _MemoryRows(shape[1])
 
     def for_frames(self, frames: Sequence[Frame]) -> Vectors:
         """Embed frames, or read their cached vectors: (n, 2 * width), rows of unit length."""
@@ -148,6 +148,23 @@ class VectorCache:
         """Embed frames in batches; yield each frame with its vector, (2 * width,)."""
         for batch in chunks(frames, _STREAM_BATCH):
             yield from zip(batch, self.for_frames(batch), strict=True)
+
+
+class _MemoryRows:
+    """Rows in memory by their indices, which need not be dense; a missing row is of zeros."""
+
+    def __init__(self, width: int) -> None:
+        self._missing = np.zeros(width, np.float16)
+        self._by_index: dict[int, npt.NDArray[np.float16]] = {}
+
+    def __getitem__(self, indices: int | list[int]) -> npt.NDArray[np.float16]:
+        if isinstance(indices, int):
+            return self._by_index.get(indices, self._missing)
+        rows = [self._by_index.get(index, self._missing) for index in indices]
+        return np.array(rows, np.float16).reshape(-1, len(self._missing))
+
+    def __setitem__(self, indices: list[int], vectors: npt.NDArray[np.float16]) -> None:
+        self._by_index.update(zip(indices, vectors, strict=True))
 
 
 def _open_rows(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float16]:

@@ -1,7 +1,7 @@
 """Commands that read items and datasets: build, split, export, import, draw."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from annotate.cli.options import (
     complete_format,
     key_value_pairs,
 )
+
+if TYPE_CHECKING:
+    from annotate.dataset.folder import Dataset
 
 app = typer.Typer()
 
@@ -132,7 +135,9 @@ def import_(
 
 @app.command()
 def draw(
-    items: Annotated[list[Path], typer.Argument(help="Files of items; - is standard input.")],
+    items: Annotated[
+        list[Path], typer.Argument(help="Files of items, or a dataset; - is standard input.")
+    ],
     output: Annotated[
         Path,
         typer.Option(
@@ -157,10 +162,20 @@ def draw(
     from annotate import prompts
     from annotate.cli import console
     from annotate.dataset import frame_sources
+    from annotate.errors import DatasetError
     from annotate.items import journal
     from annotate.video import reader
-    from annotate.viewing.draw import draw_prompts, overlay
+    from annotate.viewing.draw import draw_prompts, overlay, overlay_dataset
 
+    if (dataset := _drawn_dataset(items)) is not None:
+        if points is not None:
+            raise DatasetError(f"{dataset.path}: points are drawn on a clip, not on a dataset")
+        with console.progress("draw", None) as advance:
+            overlay_dataset(
+                dataset, output, clip=clip, min_score=min_score, force=force, progress=advance
+            )
+        console.print_result(str(output))
+        return
     located = frame_sources.locate_clip(
         [journal.read(path) for path in items], clip, clip_paths(videos), min_score
     )
@@ -174,3 +189,26 @@ def draw(
         with console.progress("draw", None) as advance:
             overlay(merged, located.path, output, force=force, progress=advance)
     console.print_result(str(output))
+
+
+def _drawn_dataset(paths: list[Path]) -> "Dataset | None":
+    """Load the dataset that is to be drawn; None where files of items of a clip are.
+
+    A dataset is given by its folder, or by its file of items where that names no clip.
+    """
+    from annotate.dataset.folder import DATASET_FILE, load_dataset
+    from annotate.errors import DatasetError
+    from annotate.items import journal
+
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    found = [
+        folder
+        for path, folder in zip(paths, folders, strict=True)
+        if (folder / DATASET_FILE).is_file()
+        and (path.is_dir() or (path.name == "items.jsonl" and not journal.read(path).header.videos))
+    ]
+    if not found:
+        return None
+    if len(paths) > 1:
+        raise DatasetError(f"{found[0]}: a dataset is drawn alone; give nothing beside it")
+    return load_dataset(found[0])

@@ -8,139 +8,176 @@ uncompressed RLE, `iscrowd` annotations, and LVIS's image addresses.
 import contextlib
 import io
 import json
-from collections import defaultdict
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, ClassVar
 
-import numpy as np
-import pycocotools.mask
 from pycocotools.coco import COCO
 
+from annotate.dataset.coco_import import (
+    CocoAnnotation,
+    CocoFile,
+    CocoImage,
+    find_files,
+    load_files,
+)
 from annotate.dataset.export import (
     ImportedDataset,
     assign_frames,
     clip_imported_box,
-    split_from_name,
     turn_upright,
 )
 from annotate.dataset.folder import Dataset, Sample, link_or_copy
-from annotate.errors import DatasetError, ItemsError, VideoError
+from annotate.errors import DatasetError, VideoError
 from annotate.items import masks
-from annotate.items.records import Box, Object, Rle
+from annotate.items.foreign_records import shown
+from annotate.items.import_report import ImportReport
+from annotate.items.records import Object
+from annotate.video.image_search import ImageFinder
 from annotate.video.images import ImageHeader, read_header
 
-_coco_mask: Any = pycocotools.mask
-Record = Mapping[str, Any]
+Entry = tuple[CocoFile, CocoImage]
 _BBOX_DIGITS = 6  # decimals of a pixel that survive x1 + (x2 - x1)
-
-
-@dataclass(frozen=True)
-class CocoFile:
-    """One COCO file: category names by id, image records, annotations by image id."""
-
-    path: Path
-    split: str
-    labels: Mapping[Any, str]
-    images: Sequence[Record]
-    annotations: Mapping[Any, Sequence[Record]]
-    clips: Mapping[str, Any]
 
 
 def read(path: Path) -> ImportedDataset:
     """Read a COCO file, or every COCO file under a folder; each file is a split.
 
+    Several entries of one image are joined, also from several files.
+
     Raises:
         DatasetError: names the file and the annotation.
     """
-    files = [load_file(each) for each in _find_files(path)]
+    report = ImportReport()
+    files = load_files(find_files(path, report), report)
     if not files:
-        raise DatasetError(f"{path}: no COCO file (images, annotations, categories) found")
+        reasons = "".join(f"; {line}" for line in report.warnings())
+        raise DatasetError(f"{path}: no COCO file (images, annotations, categories) found{reasons}")
+    if not any(each.annotations for each in files):
+        report.note(f"{path}: there is no annotation: every image is one without objects")
     classes = dict.fromkeys(label for each in files for label in each.labels.values())
     clips = {name: metadata for each in files for name, metadata in each.clips.items()}
-    images = [image for each in files for image in each.images]
-    origins = {(image["video"], image["frame"]) for image in images if _has_origin(image)}
-    with_origin = len(origins) == len(images)  # every image has an origin of its own
-    return ImportedDataset(tuple(classes), _samples(files, path, with_origin), clips)
-
-
-def _find_files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise DatasetError(f"{path}: no such file or folder")
-    if path.is_file():
-        return [path]
-    return [each for each in sorted(path.rglob("*.json")) if is_coco(each)]
-
-
-def is_coco(path: Path) -> bool:
-    """Return whether a file is JSON with the three tables of COCO."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        return False
-    return isinstance(table, dict) and {"images", "annotations", "categories"} <= table.keys()
-
-
-def load_file(path: Path) -> CocoFile:
-    """Load a COCO file, and group its annotations by image.
-
-    Raises:
-        DatasetError: not COCO, or an annotation of no image.
-    """
-    try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
-        categories = sorted(table["categories"], key=lambda category: category["id"])
-        labels = {category["id"]: str(category["name"]) for category in categories}
-        images, annotations = table["images"], table["annotations"]
-        image_ids = {image["id"] for image in images}
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DatasetError(f"{path}: not JSON: {error}") from None
-    except (KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: not a COCO file: {error} is missing or damaged") from None
-    if len(set(labels.values())) != len(labels):
-        raise DatasetError(f"{path}: two categories have the same name")
-    by_image = defaultdict(list)
-    for annotation in annotations:
-        if annotation.get("image_id") not in image_ids:
-            where = annotation_location(path, annotation)
-            raise DatasetError(f"{where}: there is no image with its image_id")
-        by_image[annotation["image_id"]].append(annotation)
-    split = split_from_name(path.stem if not path.stem.startswith("_") else path.parent.name)
-    info = table.get("info")
-    clips = info.get("clips", {}) if isinstance(info, dict) else {}
-    clips = clips if isinstance(clips, dict) else {}
-    return CocoFile(path, split, labels, images, by_image, clips)
+    return ImportedDataset(tuple(classes), _samples(files, path, report), clips, report)
 
 
 def _samples(
-    files: Sequence[CocoFile], root: Path, with_origin: bool
+    files: Sequence[CocoFile], root: Path, report: ImportReport
 ) -> Iterator[tuple[Path, Sample]]:
     folder = root if root.is_dir() else root.parent
-    rows = [(each, image) for each in files for image in each.images]
-    image_paths = [_find_image(each, image, folder) for each, image in rows]
-    frames = assign_frames(image_paths, folder.resolve().name)
-    for image_path, frame, (file, image) in zip(image_paths, frames, rows, strict=True):
-        recorded_wh, header = _recorded_size(image, file), _read_image_header(image_path)
-        annotations = file.annotations.get(image["id"], ())
-        objects = [_read_object(each, recorded_wh, file) for each in annotations]
-        if recorded_wh != header.size_wh:
-            if header.orientation < 5 or recorded_wh != header.size_wh[::-1]:
-                sizes = ("x".join(map(str, wh)) for wh in (header.size_wh, recorded_wh))
-                raise DatasetError(f"{file.path}: {image_path.name} is {', not '.join(sizes)}")
-            objects = [turn_upright(obj, recorded_wh, header.orientation) for obj in objects]
-        sample = frame.to_sample(header.size_wh, objects, file.split)
-        yield image_path, _with_origin(sample, image) if with_origin else sample
+    entries = _entries_by_image(files, folder)
+    origins = {(i.video, i.frame) for rows in entries.values() for _, i in rows if i.has_origin}
+    with_origin = len(origins) == len(entries) and all(
+        rows[0][1].has_origin for rows in entries.values()
+    )
+    frames = assign_frames([*entries], folder.resolve().name)
+    for (image_path, rows), frame in zip(entries.items(), frames, strict=True):
+        header = _read_image_header(image_path)
+        objects = _read_objects(rows, image_path, header, report)
+        if objects is None:
+            report.skip_image("no object in it could be used", str(image_path))
+            continue
+        if len({file.split for file, _ in rows}) > 1:
+            report.notice(
+                "an image is in several splits; it was imported into the first", str(image_path)
+            )
+        sample = frame.to_sample(header.size_wh, objects, rows[0][0].split)
+        yield image_path, _with_origin(sample, rows[0][1]) if with_origin else sample
 
 
-def _recorded_size(image: Record, file: CocoFile) -> tuple[int, int]:
-    try:
-        return int(image["width"]), int(image["height"])
-    except (KeyError, TypeError, ValueError):
-        raise DatasetError(
-            f"{file.path}: image {image['id']}: width and height must be whole numbers"
-        ) from None
+def _entries_by_image(files: Sequence[CocoFile], folder: Path) -> dict[Path, list[Entry]]:
+    """Find the file of each image; several entries may be of one file.
+
+    Raises:
+        DatasetError: no file, or several that could be meant.
+    """
+    entries: dict[Path, list[Entry]] = {}
+    paths: dict[str, Path] = {}  # resolved path -> path of its first entry
+    for file in files:
+        recorded_names = [image.file_name for image in file.images]
+        finder = ImageFinder(file.path, folder, file.split, recorded_names)
+        for image in file.images:
+            if not image.file_name:
+                raise DatasetError(f"{file.path}: image {shown(image.id)} has no file_name")
+            try:
+                found = finder.find(image.file_name)
+            except VideoError as error:
+                raise DatasetError(f"{file.path}: {error}") from None
+            image_path = paths.setdefault(os.path.realpath(found), found)
+            entries.setdefault(image_path, []).append((file, image))
+    return entries
+
+
+def _read_objects(
+    rows: Sequence[Entry], image_path: Path, header: ImageHeader, report: ImportReport
+) -> list[Object] | None:
+    """Read the objects of an image, upright; None where it has annotations, but none is usable."""
+    objects: dict[Any, Object] = {}
+    count = 0
+    for file, image in rows:
+        size_wh = _recorded_size(image, header, image_path, file, report)
+        for annotation in file.annotations.get(image.id, ()):
+            count += 1
+            obj = _read_object(annotation, size_wh, file.labels, report)
+            if obj is None:
+                continue
+            if size_wh != header.size_wh:
+                obj = turn_upright(obj, size_wh, header.orientation)
+            counts = obj.mask and obj.mask["counts"]
+            key = str(annotation.id), obj.label, obj.box, counts, obj.track, obj.score
+            if objects.setdefault(key, obj) is not obj:
+                report.notice("an annotation was there twice", annotation.where)
+    return [*objects.values()] if objects or not count else None
+
+
+def _recorded_size(
+    image: CocoImage,
+    header: ImageHeader,
+    image_path: Path,
+    file: CocoFile,
+    report: ImportReport,
+) -> tuple[int, int]:
+    """Return the size that the annotations of an image are of: upright, or as it is stored.
+
+    Raises:
+        DatasetError: neither is the size in the COCO file.
+    """
+    if image.size_wh is None:
+        where = f"{file.path}: image {shown(image.id)}"
+        report.notice("width and height were taken from the image", where)
+        return header.size_wh
+    turned = header.orientation >= 5 and image.size_wh == header.size_wh[::-1]
+    if image.size_wh != header.size_wh and not turned:
+        sizes = ("x".join(map(str, wh)) for wh in (header.size_wh, image.size_wh))
+        raise DatasetError(f"{file.path}: {image_path.name} is {', not '.join(sizes)}")
+    return image.size_wh
+
+
+def _read_object(
+    annotation: CocoAnnotation,
+    size_wh: tuple[int, int],
+    labels: Mapping[Any, str],
+    report: ImportReport,
+) -> Object | None:
+    """Make the object of an annotation; None, and a line in the report, where it has no area."""
+    mask = annotation.read_mask(size_wh, report)
+    box = clip_imported_box(annotation.box_or_mask_box(mask), size_wh, annotation.where)
+    if box[0] >= box[2] or box[1] >= box[3]:
+        mask_box = masks.box(mask) if mask is not None else None
+        if mask_box is None:
+            report.skip_row("their box has no area", annotation.where)
+            return None
+        box = mask_box
+    return Object(
+        labels[annotation.category_id],
+        box,
+        annotation.score,
+        annotation.track,
+        mask,
+        annotation.source,
+        annotation.flags,
+    )
 
 
 def _read_image_header(image_path: Path) -> ImageHeader:
@@ -150,99 +187,10 @@ def _read_image_header(image_path: Path) -> ImageHeader:
         raise DatasetError(str(error)) from None
 
 
-def _has_origin(image: Record) -> bool:
-    return {"video", "frame", "seconds"} <= image.keys()
-
-
-def _with_origin(sample: Sample, image: Record) -> Sample:
-    video, frame, seconds = image["video"], image["frame"], Fraction(image["seconds"])
-    return replace(sample, item=replace(sample.item, video=video, frame=frame, seconds=seconds))
-
-
-def _find_image(file: CocoFile, image: Record, folder: Path) -> Path:
-    """Find the file of an image, near the COCO file, by file_name or by the URL in LVIS files."""
-    name = image.get("file_name") or image.get("coco_url")
-    if not name:
-        raise DatasetError(f"{file.path}: image {image.get('id')} has no file_name")
-    recorded = PurePosixPath(str(name).replace("\\", "/"))
-    parents = [file.path.parent, file.path.parent.parent, folder]
-    folders = [each for parent in parents for each in (parent, parent / "images")]
-    folders += [each / file.split for each in folders]
-    for tail in (recorded, recorded.name):
-        for each in folders:
-            if (each / tail).is_file():
-                return each / tail
-    raise DatasetError(f"{file.path}: image {name} not found; put it into {folders[1]}")
-
-
-def annotation_location(path: Path, annotation: Record) -> str:
-    """Name an annotation in an error message: its file and id."""
-    return f"{path}: annotation {annotation.get('id', 'without id')}"
-
-
-def _read_object(annotation: Record, size_wh: tuple[int, int], file: CocoFile) -> Object:
-    where = annotation_location(file.path, annotation)
-    label = file.labels.get(annotation.get("category_id"))
-    if label is None:
-        raise DatasetError(f"{where}: there is no category with its category_id")
-    mask = read_mask(annotation.get("segmentation"), size_wh, where)
-    box = clip_imported_box(read_box(annotation, mask, where), size_wh, where)
-    extras = annotation.get("attributes")
-    record = {**(extras if isinstance(extras, dict) else {}), **annotation}
-    track, score, flags = record.get("track_id"), record.get("score"), record.get("flags")
-    return Object(
-        label,
-        box,
-        float(score) if isinstance(score, int | float) else None,
-        track if isinstance(track, int) else None,
-        mask,
-        str(record.get("source", "")),
-        tuple(map(str, flags)) if isinstance(flags, list) else (),
-    )
-
-
-def read_box(annotation: Record, mask: Rle | None, where: str) -> Box:
-    """Return an annotation's `bbox` as xyxy; without one, the box of its mask.
-
-    Raises:
-        DatasetError: neither a bbox nor a mask, or a bbox that is not four numbers.
-    """
-    bbox = annotation.get("bbox")
-    if bbox:
-        try:
-            x, y, width, height = map(float, bbox)
-        except (TypeError, ValueError):
-            raise DatasetError(f"{where}: bbox must be x, y, width, height, got {bbox}") from None
-        return x, y, x + width, y + height
-    mask_box = masks.box(mask) if mask is not None else None
-    if mask_box is None:
-        raise DatasetError(f"{where}: neither a bbox nor a segmentation")
-    return mask_box
-
-
-def read_mask(segmentation: Any, size_wh: tuple[int, int], where: str) -> Rle | None:
-    """Convert polygons, compressed or uncompressed RLE to RLE; None where there is no mask."""
-    if not segmentation:
-        return None
-    width, height = size_wh
-    try:
-        if isinstance(segmentation, list):
-            rings = segmentation if isinstance(segmentation[0], list) else [segmentation]
-            polygons = [masks.Polygon(np.array(ring, float).reshape(-1, 2)) for ring in rings]
-            if not all(np.isfinite(polygon.outer).all() for polygon in polygons):
-                raise ValueError
-            return masks.polygons_to_rle(polygons, size_wh)
-        if isinstance(segmentation["counts"], list):
-            if sum(segmentation["counts"]) != width * height:
-                raise ItemsError(f"its run lengths do not fill its {width}x{height} pixels")
-            rle = _coco_mask.frPyObjects(segmentation, *segmentation["size"])
-            segmentation = {**rle, "counts": rle["counts"].decode("ascii")}
-        masks.check(segmentation, size_wh)
-    except ItemsError as error:
-        raise DatasetError(f"{where}: {error}") from None
-    except (KeyError, TypeError, ValueError):
-        raise DatasetError(f"{where}: a segmentation that is neither polygons nor RLE") from None
-    return {"size": list(segmentation["size"]), "counts": segmentation["counts"]}
+def _with_origin(sample: Sample, image: CocoImage) -> Sample:
+    assert image.frame is not None and image.seconds is not None
+    item = replace(sample.item, video=image.video, frame=image.frame, seconds=image.seconds)
+    return replace(sample, item=item)
 
 
 @dataclass(frozen=True)

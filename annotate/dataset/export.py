@@ -25,10 +25,10 @@ from annotate.dataset.folder import (
     link_or_copy,
     load_dataset,
 )
-from annotate.dataset.import_report import ImportReport
 from annotate.errors import DatasetError, ExportDiffers
 from annotate.files import atomic_folder
 from annotate.items import boxes, masks
+from annotate.items.import_report import ImportReport
 from annotate.items.records import Box, Header, Item, Object
 from annotate.plugins import FAMILIES, Family
 
@@ -78,16 +78,16 @@ def assign_frames(image_paths: Sequence[Path], clip: str) -> list[ImportedFrame]
         return [ImportedFrame(path.name, name, frame) for path, (name, frame) in pairs]
     names = [Path(_as_text(path.name)) for path in image_paths]
     stem_counts = Counter(name.stem.casefold() for name in names)
-    return [
-        ImportedFrame(
-            name.name
-            if stem_counts[name.stem.casefold()] == 1
-            else f"{name.stem}-{number:06d}{name.suffix}",
-            _as_text(clip),
-            number,
-        )
-        for number, name in enumerate(names)
-    ]
+    frames, taken = [], {stem for stem, count in stem_counts.items() if count == 1}
+    for number, name in enumerate(names):
+        stem = name.stem
+        if stem_counts[stem.casefold()] > 1:
+            stem = f"{stem}-{number:06d}"
+            while stem.casefold() in taken:
+                stem += "-"
+            taken.add(stem.casefold())
+        frames.append(ImportedFrame(f"{stem}{name.suffix}", _as_text(clip), number))
+    return frames
 
 
 def _as_text(file_name: str) -> str:

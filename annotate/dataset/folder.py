@@ -19,9 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from annotate.dataset.import_report import ImportReport
 from annotate.errors import DatasetError
 from annotate.files import atomic_file, atomic_folder
+from annotate.items.import_report import ImportReport
 from annotate.items.records import (
     Header,
     Item,
@@ -247,12 +247,14 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link the image `source` as `target`; copy it where the disk cannot link.
 
     Raises:
-        DatasetError: the image is not there.
+        DatasetError: the image is not there, or `target` is.
     """
     if not source.is_file():
         raise DatasetError(f"{source}: the image is not there; build the dataset again")
     try:
         os.link(source.resolve() if source.is_symlink() else source, target)
+    except FileExistsError:  # writing into a hard link would write into its source
+        raise DatasetError(f"{source}: another image is called {target.name} already") from None
     except OSError:
         shutil.copyfile(source, target)
 

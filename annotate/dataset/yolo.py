@@ -7,6 +7,8 @@ upright image, as Ultralytics takes them.
 
 import importlib.util
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -202,8 +204,12 @@ def _ultralytics_check() -> Callable[[Path, Path, int], None]:
     check: Any = importlib.import_module("ultralytics.data.utils").verify_image_label
 
     def verify(image_path: Path, label_path: Path, class_count: int) -> None:
-        arguments = (str(image_path), str(label_path), "", False, class_count, 0, 0, False)
-        *_, corrupt, message = check(arguments)
+        # the check writes a JPEG anew that has bytes after its end: it gets a copy of the image
+        with tempfile.TemporaryDirectory() as folder:
+            copied_path = Path(folder) / image_path.name
+            shutil.copyfile(image_path, copied_path)
+            arguments = (str(copied_path), str(label_path), "", False, class_count, 0, 0, False)
+            *_, corrupt, message = check(arguments)
         if corrupt:
             raise ExportDiffers(f"Ultralytics refuses {label_path.name}: {message}")
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from annotate.dataset.export import ImportedDataset, assign_frames
 from annotate.dataset.folder import DEFAULT_SPLIT, Sample
-from annotate.dataset.import_report import ImportReport
 from annotate.dataset.yolo_labels import LabelFiles, RowReader, label_folders, read_lines
 from annotate.errors import DatasetError, VideoError, needs
+from annotate.items.import_report import ImportReport
 from annotate.items.records import Object
 from annotate.video.images import IMAGE_SUFFIXES, read_header
 

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate.dataset.export import clip_imported_box
-from annotate.dataset.import_report import ImportReport
 from annotate.errors import DatasetError
 from annotate.items import masks
+from annotate.items.import_report import ImportReport
 from annotate.items.records import Object
 
 _BOX_COLUMNS = 5  # class, x, y, width, height

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
-from annotate.dataset import coco
+from annotate.dataset import coco_import
 from annotate.dataset.folder import DATASET_FILE, load_dataset
 from annotate.dataset.frame_sources import FrameKey, FrameSource
 from annotate.errors import DatasetError, ItemsError
 from annotate.items import journal
+from annotate.items.import_report import ImportReport
 from annotate.items.records import Item, Object
-
-_FRAME_KEYS = ("frame", "frame_index", "id")  # keys of a COCO image; the first present is its frame
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def read(
     if (path / DATASET_FILE).is_file():
         dataset = load_dataset(path)
         return _from_items(dataset.classes, (sample.item for sample in dataset))
-    if path.is_file() and coco.is_coco(path):
+    if path.is_file() and coco_import.is_coco(path):
         return _read_coco(path, image_keys or {}, with_masks)
     items_file = journal.read(path)
     items = list(items_file)
@@ -71,40 +69,45 @@ def _from_items(labels: Sequence[str], items: Iterable[Item]) -> GroundTruth:
 
 
 def _read_coco(path: Path, image_keys: Mapping[str, FrameKey], with_masks: bool) -> GroundTruth:
-    file = coco.load_file(path)
-    try:
-        objects = {
-            _frame_key(image, image_keys): tuple(
-                _coco_object(annotation, image if with_masks else None, file)
-                for annotation in file.annotations.get(image["id"], ())
-                if not annotation.get("iscrowd")
-            )
-            for image in file.images
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{path}: a damaged COCO file: {error!r}") from None
-    return GroundTruth(tuple(file.labels.values()), objects)
+    file = coco_import.load_file(path)
+    objects: dict[FrameKey, tuple[Object, ...]] = {}
+    for image in file.images:
+        key = _frame_key(image, image_keys, path)
+        objects[key] = objects.get(key, ()) + tuple(
+            _coco_object(annotation, image, file, with_masks)
+            for annotation in file.annotations.get(image.id, ())
+            if not annotation.iscrowd
+        )
+    return GroundTruth(tuple(dict.fromkeys(file.labels.values())), objects)
 
 
-def _frame_key(image: Mapping[str, Any], image_keys: Mapping[str, FrameKey]) -> FrameKey:
-    key = image_keys.get(Path(image.get("file_name", "")).name)
+def _frame_key(
+    image: coco_import.CocoImage, image_keys: Mapping[str, FrameKey], path: Path
+) -> FrameKey:
+    key = image_keys.get(PurePosixPath(image.file_name.replace("\\", "/")).name)
     if key is not None:
         return key
-    frame_key = next((key for key in _FRAME_KEYS if key in image), "id")
-    return image.get("video", ""), int(image[frame_key])
+    frame = image.id if image.frame is None else image.frame
+    if not isinstance(frame, int):
+        raise DatasetError(
+            f"{path}: image {image.id}: it has no frame, and its id is no frame index; give `frame`"
+        )
+    return image.video, frame
 
 
 def _coco_object(
-    annotation: Mapping[str, Any], image: Mapping[str, Any] | None, file: coco.CocoFile
+    annotation: coco_import.CocoAnnotation,
+    image: coco_import.CocoImage,
+    file: coco_import.CocoFile,
+    with_masks: bool,
 ) -> Object:
-    where = coco.annotation_location(file.path, annotation)
     mask = None
-    if image is not None:
-        size_wh = (int(image["width"]), int(image["height"]))
-        mask = coco.read_mask(annotation.get("segmentation"), size_wh, where)
-    box = coco.read_box(annotation, mask, where)
-    label = file.labels[annotation["category_id"]]
-    return Object(label, box, track=annotation.get("track_id"), mask=mask)
+    if with_masks and annotation.segmentation:
+        if image.size_wh is None:
+            raise DatasetError(f"{file.path}: image {image.id}: its masks need width and height")
+        mask = annotation.read_mask(image.size_wh, ImportReport())
+    box = annotation.box_or_mask_box(mask)
+    return Object(file.labels[annotation.category_id], box, track=annotation.track, mask=mask)
 
 
 def _match_videos(truth: GroundTruth, source: FrameSource, path: Path) -> GroundTruth:

@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from annotate import embeddings
 from annotate.embeddings import Vectors, normalize_rows
-from annotate.errors import UnknownName
+from annotate.errors import UnknownName, VideoError
 from annotate.footage_map.atlas import (
     FrameVectors,
+    clip_entries,
     gather,
     open_sources,
 )
 from annotate.progress import ProgressBar, no_progress
 from annotate.sampling.duplicates import farthest_points
-from annotate.video.reader import probe
 
 SIMILARITY_METHODS = ("dtw", "mean")
 _MAX_WARPED_CLIPS = 50  # the most similar clips by windows, which are compared by DTW
@@ -51,6 +51,7 @@ def find_similar(
 ) -> list[ClipSimilarity]:
     """Find the clips most similar to the clip `query`, the most similar first.
 
+    The query and the clips may be datasets; the query is one clip.
     By default two frames a second are embedded. `method`: see `similar_clips`.
 
     Raises:
@@ -62,7 +63,12 @@ def find_similar(
     others = [clip for clip in clips if Path(clip).resolve() != Path(query).resolve()]
     sources = open_sources([query, *others], every=every, rate=rate, keyframes=keyframes)
     gathered = gather(sources, embeddings.load(model, device), progress=progress)
-    return similar_clips(gathered, probe(Path(query)).name, max_clips, method)
+    names = [*clip_entries(sources[0])]
+    if len(names) != 1:
+        raise VideoError(
+            f"{query}: a dataset of {len(names)} clips ({', '.join(names[:5])}); give one clip"
+        )
+    return similar_clips(gathered, names[0], max_clips, method)
 
 
 def find_diverse(

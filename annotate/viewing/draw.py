@@ -5,19 +5,21 @@ The items are read side by side with the frames, so memory does not grow with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from annotate.dataset.folder import Dataset, Sample
 from annotate.dataset.frame_sources import MergedItems
-from annotate.errors import BrokenVideo, ItemsError, OutputError, PromptError
+from annotate.errors import BrokenVideo, ItemsError, OutputError, PromptError, UnknownName
 from annotate.files import refuse_existing
 from annotate.items import journal
 from annotate.items.journal import Journal
 from annotate.items.records import Frame, Item, Picture
 from annotate.prompts import PromptTable
 from annotate.video import reader
-from annotate.video.images import save_image
+from annotate.video.images import read_image, save_image
 from annotate.video.writer import VideoWriter
 from annotate.viewing import prompt_grid
 from annotate.viewing.contact_sheet import (
@@ -138,12 +140,16 @@ def _draw_video(clip: _AnnotatedClip, out: Path, progress: Progress) -> None:
         raise error
 
 
-def _draw_folder(clip: _AnnotatedClip, out: Path, progress: Progress) -> None:
-    done = 0
+def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot make this folder: {error.strerror}") from None
+
+
+def _draw_folder(clip: _AnnotatedClip, out: Path, progress: Progress) -> None:
+    done = 0
+    _make_folder(out)
     for frame, item in clip.pairs():
         if item is not None:
             name = f"{Path(clip.info.name).stem}-{frame.index:06d}.png"
@@ -219,6 +225,79 @@ def draw_prompts(
         labels = list(dict.fromkeys([*clip.labels, *labels]))
     cells = prompt_grid.prompt_cells(prompts, reader.frames_at(path, frames), by_frame, labels)
     save_image(lay_out(cells), out, compress_level=_PNG_COMPRESSION)
+
+
+def overlay_dataset(
+    dataset: Dataset,
+    out: Path | str,
+    *,
+    clip: str | None = None,
+    min_score: float = 0.0,
+    count: int = 24,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Draw the objects of a dataset over its images, of all clips or of `clip`.
+
+    The suffix of `out` selects the kind of output: `.png` is a sheet of the `count` most
+    informative images; a folder gets a PNG for each image. Objects with a score below `min_score`
+    are left out.
+
+    Raises:
+        OutputError: `out` exists already without `force`, or is of another kind.
+        UnknownName: the dataset has no such clip.
+        ItemsError: it has no image.
+    """
+    out, report_done = Path(out), progress or (lambda done: None)
+    is_folder = out.is_dir() or not out.suffix
+    if not is_folder and out.suffix.lower() != ".png":
+        raise OutputError(
+            f"{out}: a dataset is drawn as a sheet NAME.png or into a folder NAME/; for a video, "
+            "draw the items of its clip"
+        )
+    _check_output(out, force)
+    samples = [sample for sample in dataset if clip in (None, sample.item.video)]
+    if not samples and clip is not None:
+        raise UnknownName("clip", clip, {sample.item.video for sample in dataset})
+    if not samples:
+        raise ItemsError(f"{dataset.path}: no image to draw")
+    samples = [replace(s, item=_with_min_score(s.item, min_score)) for s in samples]
+    if is_folder:
+        _draw_dataset_folder(dataset, samples, out, report_done)
+    else:
+        _draw_dataset_sheet(dataset, samples, out, report_done, count)
+
+
+def _draw_dataset_folder(
+    dataset: Dataset, samples: Sequence[Sample], out: Path, progress: Progress
+) -> None:
+    _make_folder(out)
+    for done, sample in enumerate(samples, start=1):
+        image = read_image(dataset.images / sample.image)
+        picture = draw_item(image, sample.item, dataset.classes)
+        target = out / f"{Path(sample.image).stem}.png"
+        save_image(picture, target, compress_level=_PNG_COMPRESSION)
+        progress(done)
+
+
+def _draw_dataset_sheet(
+    dataset: Dataset, samples: Sequence[Sample], out: Path, progress: Progress, count: int
+) -> None:
+    images = {(sample.item.video, sample.item.frame): sample.image for sample in samples}
+    selected = select_informative((sample.item for sample in samples), count)
+    cells: list[Cell] = []
+    for item in sorted(selected, key=lambda each: (each.video, each.frame)):
+        image = images[item.video, item.frame]
+        view = full_view((item.width, item.height), cell_width(len(selected)))
+        cropped = view.crop_image(read_image(dataset.images / image))
+        cells.append(Cell(draw_item(cropped, view.crop_item(item), dataset.classes), image))
+        progress(len(cells))
+    save_image(lay_out(cells), out, compress_level=_PNG_COMPRESSION)
+
+
+def _with_min_score(item: Item, min_score: float) -> Item:
+    kept = (o for o in item.objects if o.score is None or o.score >= min_score)
+    return replace(item, objects=tuple(kept))
 
 
 def _until_broken(

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate import embeddings
+from annotate.errors import VideoError
 from annotate.files import atomic_file, refuse_existing
 from annotate.footage_map import poster, projection
 from annotate.footage_map.atlas import (
@@ -179,7 +180,9 @@ def build_map(
     refuse_existing(output / MAP_FILE, force)
     sources = open_sources(clips, every=every, rate=rate, keyframes=keyframes)
     embedder = embeddings.load(model, device)
-    first = next(iter(sources[0].videos().values()))
+    first = next(iter(sources[0].videos().values()), None)
+    if first is None:
+        raise VideoError(f"{sources[0].path}: there are no frames in it to map")
     size_wh = thumbnail_size_wh(count_frames(sources) or 10_000, (first["width"], first["height"]))
     sprite_sheets = SpriteSheets(size_wh)
     gathered = gather(sources, embedder, lambda frame: sprite_sheets.add(frame.image), progress)

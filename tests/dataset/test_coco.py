@@ -212,7 +212,7 @@ def test_the_track_in_the_attributes_of_cvat_is_read(tmp_path):
         ),
         ({"bbox": None}, "annotation 17: neither a bbox nor a segmentation"),
         (
-            {"segmentation": {"size": [4, 4], "counts": [16]}},
+            {"segmentation": {"size": [48, 64], "counts": [16]}},
             "annotation 17: its run lengths do not fill",
         ),
         ({"segmentation": {"size": [4, 4], "counts": "`0"}}, "annotation 17: the mask is 4x4, but"),
@@ -267,8 +267,17 @@ def test_swapped_sides_without_an_exif_turn_are_refused(tmp_path):
         imported(source, tmp_path)
 
 
-def test_a_missing_size_is_named(tmp_path):
-    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, width=None)
+@pytest.mark.parametrize("size", [{"width": None}, {"width": 0, "height": 0}, {"width": "64"}])
+def test_a_size_that_is_missing_is_that_of_the_image(tmp_path, size):
+    data = imported(foreign(tmp_path / "x", {"bbox": [1, 2, 9, 9]}, **size), tmp_path)
+    [sample] = data
+    assert (sample.item.width, sample.item.height) == (64, 48)
+    assert sample.item.objects[0].box == (1, 2, 10, 11)
+
+
+@pytest.mark.parametrize("width", [-64, "wide", 64.5, [64], 1e8, float("nan")])
+def test_a_size_that_is_no_number_of_pixels_is_named(tmp_path, width):
+    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, width=width)
     with pytest.raises(DatasetError, match="image 5: width and height must be whole numbers"):
         imported(source, tmp_path)
 
@@ -291,13 +300,6 @@ def test_other_files_are_refused(tmp_path, text, message):
         imported(tmp_path, tmp_path)
     with pytest.raises(DatasetError, match="no such file or folder"):
         imported(tmp_path / "y.json", tmp_path)
-
-
-def test_two_categories_of_the_same_name_are_refused(tmp_path):
-    categories = [{"id": 90, "name": "mug"}, {"id": 3, "name": "mug"}]
-    source = foreign(tmp_path / "x", {"bbox": [0, 0, 9, 9]}, categories=categories)
-    with pytest.raises(DatasetError, match="two categories have the same name"):
-        imported(source, tmp_path)
 
 
 def test_pycocotools_evaluates_the_boxes(data, tmp_path):

@@ -3,11 +3,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 from dataset_samples import PLATE, clip, item, items, mug
+from PIL import Image
 
 from annotate.dataset.build import build_dataset
 from annotate.dataset.coco import CocoFormat
 from annotate.dataset.export import FORMATS, export_dataset, import_dataset
-from annotate.dataset.folder import SplitRange, with_split
+from annotate.dataset.folder import SplitRange, link_or_copy, with_split
 from annotate.errors import DatasetError, ExportDiffers, OutputError, UnknownName
 from annotate.items import masks
 from annotate.items.records import Object
@@ -177,3 +178,29 @@ def test_objects_and_masks_are_counted_by_class(tmp_path):
     table = export_dataset(built, CocoFormat(), tmp_path / "out").table()
     assert table["objects"].to_dict() == {"plate": 1, "mug": 2}
     assert table["masks"].to_dict() == {"plate": 0, "mug": 2}
+
+
+def test_an_export_holds_the_bytes_of_the_images_of_the_dataset(tmp_path):
+    picture = tmp_path / "shots" / "images" / "a.jpg"
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (64, 48), (90, 90, 90)).save(picture)
+    picture.write_bytes(picture.read_bytes() + b"a film of two seconds")  # a motion photo
+    (tmp_path / "shots" / "labels").mkdir()
+    (tmp_path / "shots" / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "shots" / "data.yaml").write_text("names: [cat]\ntrain: images\n")
+    content = picture.read_bytes()
+    data = import_dataset(tmp_path / "shots", FORMATS.load("yolo"), tmp_path / "data")
+    for name in ("yolo", "yolo-seg", "coco"):
+        export_dataset(data, FORMATS.load(name), tmp_path / name)
+        [exported] = (tmp_path / name).rglob("a.jpg")
+        assert exported.read_bytes() == content
+    assert picture.read_bytes() == content
+
+
+def test_an_image_never_replaces_another(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    link_or_copy(tmp_path / "a", tmp_path / "c")
+    with pytest.raises(DatasetError, match="another image is called c already"):
+        link_or_copy(tmp_path / "b", tmp_path / "c")
+    assert (tmp_path / "a").read_text() == "a"

@@ -1,10 +1,15 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
-from map_fixtures import GREEN, RED, gather_clips, write_clip
+from map_fixtures import BLUE, GREEN, RED, gather_clips, write_clip
+from PIL import Image
 
 from annotate import embeddings
-from annotate.errors import UnknownName
+from annotate.dataset.folder import Dataset, create_dataset
+from annotate.errors import UnknownName, VideoError
 from annotate.footage_map import similarity
+from annotate.items.records import Header, Item
 
 
 def test_clips_with_the_same_shot_are_the_most_similar(map_clips, tmp_path):
@@ -53,3 +58,31 @@ def test_the_commands_print_tables(map_clips, annotate):
     assert out.splitlines()[1].startswith("two.mp4\t")
     code, out, _ = annotate("unlike", *map_clips, "--every", 2, "--max-clips", 2)
     assert code == 0 and len(out.splitlines()) == 3
+
+
+def imported(path, video, values, first=0):
+    """A dataset as an import makes it: its clips have no fingerprint."""
+    data = Dataset(path, ("cat",))
+    with create_dataset(data, Header("import")) as writer:
+        for frame, value in enumerate(values, start=first):
+            image = np.full((48, 64, 3), value, np.uint8)
+            Image.fromarray(image).save(writer.images / f"{frame}.png")
+            writer.add(f"{frame}.png", Item(video, frame, Fraction(frame), 64, 48, ()))
+    return path
+
+
+def test_the_query_may_be_a_dataset(tmp_path):
+    query = imported(tmp_path / "q", "q", [RED, GREEN])
+    far = imported(tmp_path / "far", "far", [GREEN, RED], first=90_000_000)  # a sparse clip
+    best, last = similarity.find_similar(query, [far, imported(tmp_path / "b", "blue", [BLUE] * 2)])
+    assert (best.clip, last.clip) == ("far", "blue")
+
+
+def test_a_query_of_several_clips_is_refused(tmp_path):
+    data = Dataset(tmp_path / "d", ("cat",))
+    with create_dataset(data, Header("import")) as writer:
+        for name in ("one", "two"):
+            Image.new("RGB", (64, 48)).save(writer.images / f"{name}.png")
+            writer.add(f"{name}.png", Item(name, 0, Fraction(0), 64, 48, ()))
+    with pytest.raises(VideoError, match=r"a dataset of 2 clips \(one, two\); give one clip"):
+        similarity.find_similar(data.path, [data.path])

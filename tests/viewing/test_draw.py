@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annotate.errors import BrokenVideo, ItemsError, OutputError, PromptError
+from annotate.dataset.folder import Dataset, create_dataset, load_dataset
+from annotate.errors import BrokenVideo, ItemsError, OutputError, PromptError, UnknownName
 from annotate.items import journal, masks, records
 from annotate.items.records import Item, Object, Prompt
 from annotate.palette import label_colour
 from annotate.prompts import PromptTable
 from annotate.video import reader
+from annotate.video.images import read_header, read_image
 from annotate.video.writer import VideoWriter
 from annotate.viewing import draw
 from annotate.viewing.prompt_grid import POSITIVE_COLOUR
@@ -243,3 +245,32 @@ def test_a_grid_needs_prompts_and_a_png(tmp_path, clip):
     with pytest.raises(OutputError, match="already there"):
         draw.draw_prompts(PROMPTS, clip, None, tmp_path / "grid.png")
     draw.draw_prompts(PROMPTS, clip, None, tmp_path / "grid.png", force=True)
+
+
+def dataset(tmp_path, *sizes_wh):
+    """A dataset of images, each of its own size, as an import makes it: it names no clips."""
+    data = Dataset(tmp_path / "data", ("plate", "mug"))
+    with create_dataset(data, records.Header("import")) as writer:
+        for frame, size_wh in enumerate(sizes_wh):
+            Image.new("RGB", size_wh, GREY).save(writer.images / f"{frame}.png")
+            box = Object("mug", (2.0, 2.0, 20.0, 20.0), 0.9)
+            writer.add(f"{frame}.png", Item("shots", frame, Fraction(frame), *size_wh, (box,)))
+    return load_dataset(data.path)
+
+
+def test_a_dataset_is_drawn_over_its_images(tmp_path, annotate):
+    data = dataset(tmp_path, (64, 48), (32, 40))
+    for number, source in enumerate([data.path, data.items]):
+        code, _, err = annotate("draw", source, "-o", f"drawn{number}")
+        assert code == 0, err
+        drawn = [read_image(tmp_path / f"drawn{number}" / f"{n}.png") for n in (0, 1)]
+        assert [image.shape[:2] for image in drawn] == [(48, 64), (40, 32)]
+        assert all((image != GREY).any() for image in drawn)
+    draw.overlay_dataset(data, tmp_path / "sheet.png")
+    assert read_header(tmp_path / "sheet.png").size_wh[0] > 64
+    draw.overlay_dataset(data, tmp_path / "empty", min_score=0.95)
+    assert (read_image(tmp_path / "empty" / "0.png") == GREY).all()
+    with pytest.raises(OutputError, match="a dataset is drawn as a sheet"):
+        draw.overlay_dataset(data, tmp_path / "video.mp4")
+    with pytest.raises(UnknownName, match="quay"):
+        draw.overlay_dataset(data, tmp_path / "clip", clip="quay")
