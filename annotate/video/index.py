@@ -127,6 +127,30 @@ class VideoFile:
         return len(self.table.pts)
 
     @property
+    def duration(self) -> Fraction:
+        """The duration in seconds."""
+        return (self.table.end_pts - self.table.pts[0]) * self.table.time_base
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """The width and height of the frames."""
+        return self.table.size_wh
+
+    @property
+    def rate(self) -> tuple[Fraction, bool]:
+        """The frame rate, and whether it varies by more than the rounding of pts."""
+        table = self.table
+        pts, steps = table.pts, len(table.pts) - 1
+        span = pts[-1] - pts[0]
+        if steps < 1 or span <= 0:
+            return table.rate or Fraction(1), False
+        for rate in filter(None, (table.rate, 1 / (Fraction(span, steps) * table.time_base))):
+            step = 1 / (rate * table.time_base)
+            if all(abs(each - pts[0] - n * step) <= 1 for n, each in enumerate(pts)):
+                return rate, False
+        return rate, True
+
+    @property
     def table(self) -> FrameIndex:
         """The frame index, built at the first use and cached until the file changes."""
         if self._file_key not in _index_cache:
@@ -185,7 +209,9 @@ class VideoFile:
     def keyframe_indices(self) -> list[int] | None:
         """List the indices of the keyframes that are shown; None if that needs decoding."""
         indices = map(self.table.index_at, self.table.keyframe_pts)
-        return [index for index in indices if index is not None] if self.table.keyframe_pts else None
+        return (
+            [index for index in indices if index is not None] if self.table.keyframe_pts else None
+        )
 
     def keyframe_at_or_before(self, index: int) -> int:
         """Find the keyframe from which a frame is decoded; 0 if it is not known."""
