@@ -1,8 +1,10 @@
 """Read the frames of a clip: in order, at given indices, keyframes only, or backward.
 
-A clip is a file that PyAV opens, a folder of images in name order, or a still image. Frame n is the
-n-th picture of a full decode, however it is reached. Its `seconds` are exact: its pts minus the pts
-of frame 0, in the time base of the stream. Images have no timestamps: they count one a second.
+A clip is a file that PyAV opens, a folder of images in natural order (2 before 10), an animated
+image, or a still image. Frame n is the n-th picture of a full decode, however it is reached. Its
+`seconds` are exact: its pts minus the pts of frame 0, in the time base of the stream. Images that
+have no timestamps count one a second. An image of a folder that cannot be read keeps its index and is
+passed over; a notice names it. All frames have the size of the first one.
 Pictures are RGB, 8 bits a channel, without alpha, and upright as the display matrix or the EXIF tag
 says.
 
@@ -30,17 +32,13 @@ from annotate.errors import VideoError
 from annotate.items.records import Frame
 from annotate.items.sequences import evenly_spaced, sum_or_none
 from annotate.video.clip import Clip, absolute_path, fingerprint, open_clip
-from annotate.video.images import (
-    DecodedFrame,
-    UnreadableImage,
-)
+from annotate.video.images import DecodedFrame, UnreadableImage
 from annotate.video.index import VideoFile
 from annotate.video.notices import note
 from annotate.video.prefetch import prefetch
 
-_MIB = 2**20
 _T = TypeVar("_T", "DecodedFrame", "_Instant")
-_BACKWARD_FRAMES, _BACKWARD_BYTES = 48, 256 * _MIB  # limits of what `backward` holds in memory
+_BACKWARD_FRAMES, _BACKWARD_BYTES = 48, 256 * 2**20  # limits of what `backward` holds in memory
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Video:
 
     `name` is the name of the file or folder, with its suffix, as items carry it. `width` and
     `height` are those of the upright frames. `rate` is the average number of frames per second.
-    `frame_count` is the number of frames that can be read. `fingerprint` identifies the content: a
+    `frame_count` is the number of frames, and of images in a folder also those that are damaged. `fingerprint` identifies the content: a
     SHA-256 of a file's size, first and last MiB, or of a folder's file names and sizes.
     """
 
@@ -325,8 +323,8 @@ class FrameSelection:
             raise self._none_selected(open_clip(absolute_path(path)).count, path)
 
     def _none_selected(self, frame_count: int, path: Path) -> VideoError:
-        stop = "" if self.stop is None else f" before {self.stop}"
-        part = f" from frame {self.start} on{stop}" if self.start or stop else ""
+        end = "on" if self.stop is None else f"up to, but not including, {self.stop}"
+        part = f" from frame {self.start} {end}" if self.start or self.stop is not None else ""
         text = f"no frame is selected{part}: it has {frame_count} frames; change `start` or `stop`"
         if self.keyframes:
             text = (
