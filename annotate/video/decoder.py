@@ -24,6 +24,9 @@ from annotate.items.records import Picture
 from annotate.video.notices import note, printable
 from annotate.video.truncation import is_truncated
 
+_MARKS_INCOMPLETE = frozenset(  # formats whose incomplete packets are marked, or not read
+    {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv"}
+)
 _SEEK_BACK_SECONDS = (0, 1, 30)  # tried in turn: some containers seek past the keyframe
 # AV_DISPOSITION_*: the default stream, cover art, a picture that is shown like a film
 _DEFAULT, _ATTACHED_PICTURE, _STILL_IMAGE = 0x1, 0x400, 0x100000
@@ -71,6 +74,8 @@ class DecodingPass:
             self.truncated = True
         if previous is not None and previous.is_corrupt:
             self.truncated = True
+        elif self.truncated and self.container.format.name not in _MARKS_INCOMPLETE:
+            return  # the last packet may be incomplete
         elif previous is not None:
             yield self._track_dts(previous)
 

@@ -3,8 +3,8 @@
 A clip is a file that PyAV opens, a folder of images in natural order (2 before 10), an animated
 image, or a still image. Frame n is the n-th picture of a full decode, however it is reached. Its
 `seconds` are exact: its pts minus the pts of frame 0, in the time base of the stream. Images that
-have no timestamps count one a second. An image of a folder that cannot be read keeps its index and is
-passed over; a notice names it. All frames have the size of the first one.
+have no timestamps count one a second. An image of a folder that cannot be read keeps its index and
+is passed over; a notice names it. All frames have the size of the first one.
 Pictures are RGB, 8 bits a channel, without alpha, and upright as the display matrix or the EXIF tag
 says.
 
@@ -47,8 +47,9 @@ class Video:
 
     `name` is the name of the file or folder, with its suffix, as items carry it. `width` and
     `height` are those of the upright frames. `rate` is the average number of frames per second.
-    `frame_count` is the number of frames, and of images in a folder also those that are damaged. `fingerprint` identifies the content: a
-    SHA-256 of a file's size, first and last MiB, or of a folder's file names and sizes.
+    `frame_count` is the number of frames that can be read; images of a folder that cannot be read
+    are counted too. `fingerprint` identifies the content: a SHA-256 of a file's size, first and
+    last MiB, or of a folder's file names and sizes.
     """
 
     path: Path

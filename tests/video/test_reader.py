@@ -529,7 +529,7 @@ def test_image_names_that_are_not_utf8_are_read_but_no_such_clip_name(tmp_path):
     folder = tmp_path / "shots"
     folder.mkdir()
     Image.fromarray(picture(3)).save(folder / "a.png")
-    (folder / "a.png").rename(os.fsencode(folder) + b"/a\xff.png")
+    (folder / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/a\xff.png"))
     assert reader.probe(folder).fingerprint
     assert indices_and_pixels(reader.frames(folder)) == [(0, 3)]
     named = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
