@@ -78,6 +78,7 @@ class Job:
         settings: dict[str, Any] = {"segmenter": self.source}
         settings |= dataclasses.asdict(self.segmenter)  # type: ignore[call-overload]  # a dataclass
         settings |= dataclasses.asdict(self.selection)
+        self.selection.check(self.clip)
         vocabulary = {"name": "", "sha256": "", "labels": [SEGMENT_LABEL]}
         videos = reader.header_entry(reader.probe(self.clip))
         return records.Header("segment", settings, vocabulary=vocabulary, videos=videos)

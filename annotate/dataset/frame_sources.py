@@ -317,6 +317,7 @@ class ClipFrameSource:
 
     def count(self) -> int | None:
         """Count the selected frames; None where that needs decoding."""
+        self.selection.check(self.path)
         return self.selection.count(reader.probe(self.path))
 
     def videos(self) -> dict[str, dict[str, Any]]:
@@ -346,7 +347,10 @@ class DatasetFrameSource:
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
         """Iterate over the selected frames, without the first `skip`."""
-        return (self._frame(sample) for sample in self._samples()[skip:])
+        samples = self._samples()
+        if not samples:
+            raise DatasetError(f"{self.path}: no image of it is selected; change `start` or `stop`")
+        return (self._frame(sample) for sample in samples[skip:])
 
     def frames_at(self, keys: Collection[FrameKey]) -> Iterator[Frame]:
         """Iterate over the frames of `keys`, in order."""

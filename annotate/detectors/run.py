@@ -103,6 +103,7 @@ class Job:
         """Make the header of the file of items: everything that shapes the file."""
         settings = {"detector": self.source, **detector_settings(self.detector)}
         settings |= dataclasses.asdict(self.selection)
+        self.selection.check(self.clip)
         clip = reader.header_entry(reader.probe(self.clip))
         return records.Header(
             "detect", settings, vocabulary=self.detector.vocabulary.header_entry(), videos=clip

@@ -118,6 +118,7 @@ class Job:
             **propagator_settings(self.engine),
             **({} if self.boxes is None else self.boxes.header_settings()),
         }
+        reader.FrameSelection(start=self.start, stop=self.stop).check(self.clip)
         videos = reader.header_entry(reader.probe(self.clip))
         return Header("propagate", settings, vocabulary=vocabulary.header_entry(), videos=videos)
 

@@ -66,10 +66,12 @@ class Job:
 
         Raises:
             AnnotateError: two clips have the same name, and so would their images.
+        VideoError: no frame of a clip is selected.
             PromptError: an ignored region does not fit a clip.
         """
         videos: dict[str, Any] = {}
         for clip in self.clips:
+            self.sampling_options.selection.check(clip)
             video = reader.probe(clip)
             ignore_mask(self.sampling_options.ignore, (video.width, video.height))
             entry = reader.header_entry(video)

@@ -19,7 +19,7 @@ from annotate.items.records import Picture
 from annotate.items.sequences import evenly_spaced
 from annotate.sampling import phash
 from annotate.sampling.thumbnail import Thumbnail
-from annotate.scenes import fingerprint
+from annotate.scenes import borders, fingerprint
 from annotate.scenes.store import FrameChunk, SceneStore, StoredClip
 
 # From this distance on, a picture is unknown. Measured by `benchmarks/scenes.py` on pictures that
@@ -35,7 +35,6 @@ _FIT_TOLERANCE = 0.005  # correlations closer than this are ties
 _COLOUR_TOLERANCE = 2.0  # layout distances closer than this are ties
 _EPSILON = 1e-6
 _MAX_VERIFIED = 24  # fitted frames that are verified block by block
-_MAX_BORDER_CONTRAST = 8  # of the pixels of a border, darkest to brightest
 
 RowIndices = npt.NDArray[np.intp]
 
@@ -207,12 +206,8 @@ def nearest_rows(distances: npt.NDArray[np.uint8], count: int) -> RowIndices:
 
 def crop_borders(picture: Picture) -> Picture:
     """Crop the bars of one colour that a player puts around a picture."""
-    brightness = picture.astype(np.int16).max(axis=2)
-    rows = np.flatnonzero(np.ptp(brightness, axis=1) > _MAX_BORDER_CONTRAST)
-    columns = np.flatnonzero(np.ptp(brightness, axis=0) > _MAX_BORDER_CONTRAST)
-    if not len(rows) or not len(columns):
-        return picture
-    return np.ascontiguousarray(picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    box = borders.content_box(picture)
+    return picture if box is None else borders.crop(picture, box)
 
 
 def _aspect_ratio(clip: StoredClip) -> float:

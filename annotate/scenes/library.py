@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,7 +20,8 @@ import numpy as np
 from annotate.errors import UnknownName
 from annotate.items.records import Frame, Picture
 from annotate.sampling.thumbnail import Thumbnail
-from annotate.scenes import fingerprint
+from annotate.scenes import borders, fingerprint
+from annotate.scenes.borders import ContentBox
 from annotate.scenes.index import SceneIndex, SceneResult
 from annotate.scenes.store import SceneStore, StoredClip, StoredFrame
 from annotate.video import reader
@@ -59,7 +60,7 @@ def add(
     """Add the frames of clips to a database; returns the names of the clips that are new.
 
     Clips whose content the database has already are skipped. While the picture does not change,
-    two frames a second are stored.
+    two frames a second are stored. Bars of one colour that a clip has all the time are not stored.
 
     Raises:
         ScenesError, VideoError: see `annotate.errors`; the clips before the error are stored.
@@ -71,14 +72,15 @@ def add(
             if any(clip.fingerprint == video.fingerprint for clip in store.clips()):
                 continue
             frames = (selection or FrameSelection()).frames(path)
-            stored = list(_frames_to_store(frames, progress))
+            box = borders.clip_content_box(video)
+            stored = list(_frames_to_store(frames, box, progress))
             clip = StoredClip(
                 id=0,
                 name=video.name,
                 fingerprint=video.fingerprint,
                 path=video.path.as_posix(),
-                width=video.width,
-                height=video.height,
+                width=box.size_wh[0],
+                height=box.size_wh[1],
                 duration=video.duration_seconds,
                 frame_count=len(stored),
             )
@@ -87,11 +89,14 @@ def add(
     return added
 
 
-def _frames_to_store(frames: Iterator[Frame], progress: Progress) -> Iterator[StoredFrame]:
+def _frames_to_store(
+    frames: Iterator[Frame], box: ContentBox, progress: Progress
+) -> Iterator[StoredFrame]:
     last: StoredFrame | None = None
     for frame in frames:
         progress(frame)
-        computed = fingerprint.compute(Thumbnail(frame))
+        content = replace(frame, image=borders.crop(frame.image, box))
+        computed = fingerprint.compute(Thumbnail(content))
         if last is None or _is_changed(computed.shape, frame.seconds, last):
             last = StoredFrame(frame.index, frame.seconds, computed)
             yield last

@@ -1,18 +1,18 @@
 """Decode an open video file with PyAV: packets, frames, pts, and upright RGB pictures.
 
-A truncated file is recognised by the lengths that its MP4, Matroska or AVI container declares.
-Frames whose position in the complete file is uncertain are left out. Colours are converted as the
-tags of the frame say, and frames are turned by their display matrix.
+Of several video streams, the main one is read, as players choose it. Frames of a truncated file
+whose position in the complete file is uncertain are left out. Colours are converted as the tags of
+the frame say, frames are turned by their display matrix, and all have the size of the first one.
 """
 
-import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -21,9 +21,15 @@ from av.video.reformatter import VideoReformatter
 
 from annotate.errors import BrokenVideo, VideoError
 from annotate.items.records import Picture
+from annotate.video.notices import note, printable
+from annotate.video.truncation import is_truncated
 
+_MARKS_INCOMPLETE = frozenset(  # formats whose incomplete packets are marked, or not read
+    {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv"}
+)
 _SEEK_BACK_SECONDS = (0, 1, 30)  # tried in turn: some containers seek past the keyframe
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: cover art
+# AV_DISPOSITION_*: the default stream, cover art, a picture that is shown like a film
+_DEFAULT, _ATTACHED_PICTURE, _STILL_IMAGE = 0x1, 0x400, 0x100000
 
 
 @dataclass
@@ -59,8 +65,8 @@ class DecodingPass:
         previous = None
         try:
             for packet in self.container.demux(self.stream):
-                if not packet.size:  # an empty packet is PyAV's end of the file
-                    break
+                if not packet.size:  # a dropped frame, or PyAV's end of the file
+                    continue
                 if previous is not None:
                     yield self._track_dts(previous)
                 previous = packet
@@ -68,6 +74,8 @@ class DecodingPass:
             self.truncated = True
         if previous is not None and previous.is_corrupt:
             self.truncated = True
+        elif self.truncated and self.container.format.name not in _MARKS_INCOMPLETE:
+            return  # the last packet may be incomplete
         elif previous is not None:
             yield self._track_dts(previous)
 
@@ -163,7 +171,7 @@ def open_video(path: Path) -> Iterator[DecodingPass]:
     truncated = False
     try:
         truncated = is_truncated(path)
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
+        with _open_container(path) as container:
             stream = _video_stream(container, path, truncated)
             rate = stream.average_rate or stream.guessed_rate or None
             yield DecodingPass(container, stream, truncated, stream.time_base, rate)
@@ -176,18 +184,65 @@ def open_video(path: Path) -> Iterator[DecodingPass]:
         ) from error
 
 
+def _open_container(path: Path) -> Any:
+    return av.open(f"file:{path}", metadata_errors="replace")
+
+
+def _video_streams(container: Any) -> list[Any]:
+    return [s for s in container.streams.video if not s.disposition.value & _ATTACHED_PICTURE]
+
+
 def _video_stream(container: Any, path: Path, truncated: bool) -> Any:
-    streams = [s for s in container.streams.video if not s.disposition.value & _ATTACHED_PICTURE]
+    streams = _video_streams(container)
     if not streams and truncated:
         raise truncated_error(path, 0)
     if not streams or container.format.name == "tty":  # FFmpeg decodes any text file as "tty"
         kinds = sorted({stream.type for stream in container.streams} - {"video"})
         others = f", only {' and '.join(kinds)}" if kinds else ""
         raise VideoError(f"{path}: there is no video in it{others}; give a file with pictures")
-    if streams[0].codec_context is None:
+    stream = streams[0]
+    if len(streams) > 1:
+        status = path.stat()
+        stream = container.streams[_main_stream(path, status.st_size, status.st_mtime_ns)]
+    if stream.codec_context is None:
         raise VideoError(f"{path}: this PyAV cannot decode its video; convert it to H.264")
-    streams[0].thread_type = "AUTO"
-    return streams[0]
+    stream.thread_type = "AUTO"
+    return stream
+
+
+@lru_cache(maxsize=256)
+def _main_stream(path: Path, _file_bytes: int, _mtime_ns: int) -> int:
+    """Choose one of several video streams, and say which; returns its index in the container.
+
+    A film is chosen before a single picture, then a default stream before others, then the largest.
+    """
+    with _open_container(path) as container:
+        streams = _video_streams(container)
+        packet_counts = dict.fromkeys((stream.index for stream in streams), 0)
+        with suppress(av.FFmpegError):
+            for packet in container.demux(streams):
+                packet_counts[packet.stream.index] += bool(packet.size)
+                if min(packet_counts.values()) > 1:
+                    break
+
+        def rank(stream: Any) -> tuple[bool, bool, bool, int]:
+            codec, flags = stream.codec_context, stream.disposition.value
+            is_film = packet_counts[stream.index] > 1 and not flags & _STILL_IMAGE
+            area = codec.width * codec.height if codec else 0
+            return codec is not None, is_film, bool(flags & _DEFAULT), area
+
+        best = max(streams, key=rank)  # the first of equals
+        names = [_describe_stream(stream) for stream in streams if stream is not best]
+        note(
+            f"{printable(path)}: it has {len(streams)} video streams; {_describe_stream(best)} is "
+            f"read, and not {', '.join(names)}"
+        )
+        return int(best.index)
+
+
+def _describe_stream(stream: Any) -> str:
+    codec = stream.codec_context
+    return f"stream {stream.index}" + (f" ({codec.width}x{codec.height})" if codec else "")
 
 
 def truncated_error(path: Path, index: int) -> BrokenVideo:
@@ -199,87 +254,46 @@ def truncated_error(path: Path, index: int) -> BrokenVideo:
     )
 
 
-_MP4_BOXES = frozenset((b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"styp"))
-_EBML_ID, _SEGMENT_ID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-
-
-def is_truncated(path: Path) -> bool:
-    """Return True if an MP4 box, a Matroska segment or an AVI chunk ends beyond the file.
-
-    Other containers do not declare their length: False.
-    """
-    actual = path.stat().st_size
-    with path.open("rb") as file:
-        return any(end > actual for end in _declared_ends(file, actual))
-
-
-def _declared_ends(file: BinaryIO, file_bytes: int) -> Iterator[int]:
-    head = file.read(8)
-    if head[4:] in _MP4_BOXES:
-        yield from _box_ends(file, file_bytes)
-    elif head[:4] == b"RIFF":
-        yield from _riff_ends(file, file_bytes)
-    elif head[:4] == _EBML_ID:
-        file.seek(4)
-        file.seek(_read_vint(file) or 0, 1)
-        if file.read(4) == _SEGMENT_ID and (size := _read_vint(file)) is not None:
-            yield file.tell() + size
-
-
-def _box_ends(file: BinaryIO, file_bytes: int) -> Iterator[int]:
-    start = 0
-    while start < file_bytes:
-        yield start + 8
-        file.seek(start)
-        size, _ = struct.unpack(">I4s", file.read(8))
-        if size == 1:
-            size = int.from_bytes(file.read(8), "big")
-        if size < 8:  # 0: up to the end of the file
-            return
-        start += size
-        yield start
-
-
-def _riff_ends(file: BinaryIO, file_bytes: int) -> Iterator[int]:
-    start = 0
-    while start + 8 <= file_bytes:
-        file.seek(start)
-        kind, size = struct.unpack("<4sI", file.read(8))
-        if kind != b"RIFF" or size in (0, 2**32 - 1):
-            return
-        start += 8 + size
-        yield start
-
-
-def _read_vint(file: BinaryIO) -> int | None:
-    """Read an EBML variable-length integer; None for an unknown size."""
-    first = file.read(1)
-    if not first or not first[0]:
-        return None
-    extra_bytes = 8 - first[0].bit_length()
-    largest = (1 << 7 * (extra_bytes + 1)) - 1
-    value = int.from_bytes(first + file.read(extra_bytes), "big") & largest
-    return None if value == largest else value
-
-
 _SWS_DEFAULT = 5  # SWS_CS_DEFAULT, which is BT.601
 _SWS_MATRIX = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}  # AVCOL_SPC_* -> SWS_CS_*, other than BT.601
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _BICUBIC = 4  # SWS_BICUBIC: for the chroma of pictures of more than 8 bits
 
 
-def upright_rgb(av_frame: Any, reformatter: VideoReformatter) -> Picture:
-    """Convert an `av.VideoFrame` to upright RGB: (H, W, 3) uint8, in memory of its own.
+@dataclass(frozen=True)
+class FrameConverter:
+    """Converts the frames of a file to upright RGB of one size, `size_wh`; others are scaled."""
 
-    Colours are converted as the tags of the frame say, and without tags by the defaults of swscale
-    (BT.601, limited range), as the `ffmpeg` command does. Alpha is dropped, 16 bits scaled to 8.
-    """
-    converted = reformatter.reformat(av_frame, format="rgb24", **_colour_arguments(av_frame))
-    pixels: Any = converted.to_ndarray()
-    image: Picture = _apply_display_matrix(pixels, av_frame)
-    if converted is av_frame or not image.flags.c_contiguous:  # the decoder's memory, or a view
-        return np.array(image, order="C")
-    return image
+    path: Path
+    size_wh: tuple[int, int]
+    _reformatter: VideoReformatter = field(default_factory=VideoReformatter, repr=False)
+
+    def to_rgb(self, av_frame: Any) -> Picture:
+        """Convert an `av.VideoFrame` to upright RGB: (H, W, 3) uint8, in memory of its own.
+
+        Colours are converted as the tags of the frame say, and without tags by the defaults of
+        swscale (BT.601, limited range), as the `ffmpeg` command does. Alpha is dropped, 16 bits are
+        scaled to 8, and a frame of another size is scaled by bicubic interpolation.
+        """
+        turn = _quarter_turn(av_frame)
+        arguments = _colour_arguments(av_frame)
+        stored_wh = self.size_wh[::-1] if turn.sideways else self.size_wh
+        if stored_wh != (av_frame.width, av_frame.height):
+            arguments |= {"width": stored_wh[0], "height": stored_wh[1]}
+            width, height = self.size_wh
+            note(f"{printable(self.path)}: the size changes; all frames become {width}x{height}")
+        converted = self._reformatter.reformat(av_frame, format="rgb24", **arguments)
+        pixels: Any = converted.to_ndarray()
+        image: Picture = turn.apply(pixels)
+        if converted is av_frame or not image.flags.c_contiguous:  # the decoder's memory, or a view
+            return np.array(image, order="C")
+        return image
+
+
+def upright_size(av_frame: Any) -> tuple[int, int]:
+    """Return the width and height of a frame after it is turned."""
+    size_wh = (av_frame.width, av_frame.height)
+    return size_wh[::-1] if _quarter_turn(av_frame).sideways else size_wh
 
 
 def _colour_arguments(av_frame: Any) -> dict[str, int]:
@@ -294,16 +308,25 @@ def _colour_arguments(av_frame: Any) -> dict[str, int]:
     }
 
 
-def _apply_display_matrix(image: Picture, av_frame: Any) -> Picture:
-    """Turn an image by the nearest quarter turn of [a b; c d]: x' = a x + c y, y' = b x + d y."""
+class _QuarterTurn(NamedTuple):
+    """How an image is turned: rows and columns are exchanged, then the axes are reversed."""
+
+    sideways: bool = False
+    down: int = 1
+    right: int = 1
+
+    def apply(self, image: Picture) -> Picture:
+        image = image.swapaxes(0, 1) if self.sideways else image
+        return image[:: -1 if self.down < 0 else 1, :: -1 if self.right < 0 else 1]
+
+
+def _quarter_turn(av_frame: Any) -> _QuarterTurn:
+    """Read the nearest quarter turn of the display matrix: x' = a x + c y, y' = b x + d y."""
     # Not `av_frame.side_data`, which makes a reference cycle of frame and container: a hundred
     # decoded frames would stay in memory until the garbage collector runs.
     side_data = SideDataContainer(av_frame)  # type: ignore[call-arg]  # left out of PyAV's stubs
     matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return image
+        return _QuarterTurn()
     (a, b), (c, d) = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2].tolist()
-    sideways = abs(b) > abs(a)
-    down, right = (b, c) if sideways else (d, a)
-    image = image.swapaxes(0, 1) if sideways else image
-    return image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
+    return _QuarterTurn(True, b, c) if abs(b) > abs(a) else _QuarterTurn(False, d, a)

@@ -3,26 +3,31 @@
 Every image file of a user is read here, because a camera stores a picture in the sensor's
 orientation and the EXIF tag says how to turn it. Pictures are RGB, without alpha, and 16-bit values
 are scaled to 8 bits. A folder of images is a clip of one frame a second: the images are taken in
-name order and must have one size.
+natural order (2 before 10) and must have one size. An image that cannot be read keeps its index,
+and is passed over.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from annotate.errors import BrokenVideo, OutputError, VideoError
+from annotate.errors import OutputError, VideoError
 from annotate.files import atomic_file
 from annotate.items.records import Picture
+from annotate.video.notices import note, printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +37,12 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"}
     | {".tif", ".tiff", ".webp"}
 )
+ANIMATED_FORMATS = frozenset({"GIF", "PNG", "TIFF", "WEBP"})  # others hold copies of one picture
 _EXIF_ORIENTATION = 0x0112
+PILLOW_ERRORS = (  # what Pillow raises for damaged data, in one format or another
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError),
+    *(struct.error, ArithmeticError, AssertionError),
+)
 
 
 @contextmanager
@@ -42,13 +52,20 @@ def open_upright(path: Path) -> Iterator[Image.Image]:
     Raises:
         VideoError: no such file, or not an image that can be read.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    with _as_video_error(path), Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)
+    with as_video_error(path), Image.open(path) as image:
+        upright = turned_upright(image)
         upright.load()
         upright.format = image.format
     yield upright
+
+
+def turned_upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF orientation says."""
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
 
 
 def read_image(path: Path) -> Picture:
@@ -57,8 +74,8 @@ def read_image(path: Path) -> Picture:
     Raises:
         VideoError: no such file, or not an image that can be read.
     """
-    with open_upright(path) as image, _as_video_error(path):
-        return _to_rgb(image)
+    with open_upright(path) as image, as_video_error(path):
+        return to_rgb(image)
 
 
 def save_image(picture: Picture, path: Path, **encoder_options: Any) -> None:
@@ -102,28 +119,38 @@ def read_header(path: Path) -> ImageHeader:
     Raises:
         VideoError: no such file, or not an image that can be read.
     """
+    return _read_header(path)[0]
+
+
+def _read_header(path: Path) -> tuple[ImageHeader, bool]:
+    """Read the header, and whether the file holds several pictures that are frames."""
     from PIL import Image
 
-    with _as_video_error(path), Image.open(path) as image:
+    with as_video_error(path), Image.open(path) as image:
         exif = Image.Image.getexif(image)  # `image.getexif()` decodes a PNG
         orientation = exif.get(_EXIF_ORIENTATION, 1)
         size_wh = image.size[::-1] if 5 <= orientation <= 8 else image.size
-        return ImageHeader(size_wh, orientation if 1 <= orientation <= 8 else 1)
+        is_animated = image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False)
+        return ImageHeader(size_wh, orientation if 1 <= orientation <= 8 else 1), is_animated
 
 
 @contextmanager
-def _as_video_error(path: Path) -> Iterator[None]:
-    """Turn the errors that Pillow raises for a damaged image into a VideoError."""
+def as_video_error(path: Path) -> Iterator[None]:
+    """Turn the errors that Pillow raises for a damaged image into a VideoError.
+
+    Raises:
+        VideoError: an error was raised in the context.
+    """
     from PIL import Image
 
     try:
         yield
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise VideoError(f"{path}: not an image that can be read ({reason})") from error
+    except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise VideoError(f"{printable(path)}: not an image that can be read ({reason})") from error
 
 
-def _to_rgb(image: Image.Image) -> Picture:
+def to_rgb(image: Image.Image) -> Picture:
     """Convert an image of any mode to RGB: alpha is dropped, 16 bits are scaled to 8."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         grey = np.asarray(image).astype(np.float64) / 257
@@ -148,10 +175,15 @@ class DecodedFrame(Protocol):
         """Convert the frame: (H, W, 3) uint8, upright, in memory of its own."""
 
 
+class UnreadableImage(VideoError):
+    """An image of a folder that cannot be read; the other images of the clip can be."""
+
+
 @dataclass(frozen=True)
 class _ImageFrame:
     path: Path
     index: int
+    size_wh: tuple[int, int]
 
     @property
     def seconds(self) -> Fraction:
@@ -159,11 +191,13 @@ class _ImageFrame:
 
     def rgb(self) -> Picture:
         try:
-            return read_image(self.path)
+            image = read_image(self.path)
         except VideoError as error:
-            raise BrokenVideo(
-                f"{error}; replace the image, or remove it from the clip", self.index
-            ) from error
+            text = f"{error}; replace the image, or remove it from the clip"
+            raise UnreadableImage(text) from error
+        if image.shape[1::-1] != self.size_wh:  # it was changed after the clip was opened
+            raise UnreadableImage(f"{printable(self.path)}: its size has changed; start again")
+        return image
 
 
 @dataclass(frozen=True)
@@ -178,13 +212,32 @@ class ImageSequence:
         """The number of frames."""
         return len(self.paths)
 
+    @property
+    def rate(self) -> tuple[Fraction, bool]:
+        """The number of frames per second, which does not vary."""
+        return Fraction(1), False
+
+    @property
+    def duration(self) -> Fraction:
+        """The duration in seconds."""
+        return Fraction(self.count)
+
+    def seconds(self, index: int) -> Fraction:
+        """Return the time of a frame since frame 0."""
+        return Fraction(index)
+
     def frames_from(self, start: int = 0) -> Iterator[DecodedFrame]:
         """Iterate over the frames from index `start` on."""
-        return map(_ImageFrame, self.paths[start:], range(start, self.count))
+        for index in range(start, self.count):
+            yield _ImageFrame(self.paths[index], index, self.size_wh)
 
     def keyframes(self) -> Iterator[DecodedFrame]:
         """Iterate over all frames: every image is a keyframe."""
         return self.frames_from()
+
+    def keyframe_indices(self) -> list[int]:
+        """List all indices: every image is a keyframe."""
+        return list(range(self.count))
 
     def keyframe_at_or_before(self, index: int) -> int:
         """Return `index`: every image is a keyframe."""
@@ -203,42 +256,75 @@ def open_images(path: Path) -> ImageSequence:
     """
     if not path.is_dir():
         return ImageSequence((path,), read_header(path).size_wh)
-    listing = [(entry.name, entry.stat()) for entry in _list_images(path)]
+    listing = _list_images(path)
     if not listing:
         raise VideoError(
             f"{path}: a folder without images; give a video file, or a folder of images "
             f"({', '.join(sorted(IMAGE_SUFFIXES))})"
         )
-    return _open_image_folder(
-        path, tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in listing)
-    )
+    return _open_image_folder(path, tuple(listing))
 
 
-def _list_images(folder: Path) -> list[os.DirEntry[str]]:
+def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Make the key that sorts names by the numbers in them: `a2` before `a10`.
+
+    Examples:
+        >>> sorted(["a10.png", "a9.png", "b.png", "a.png"], key=natural_key)
+        ['a.png', 'a9.png', 'a10.png', 'b.png']
+    """
+    stem, dot, suffix = name.rpartition(".")
+    parts = re.split(r"([0-9]+)", stem if dot else suffix)
+    numbered = [(1, 0, each) if n % 2 == 0 else (0, int(each), "") for n, each in enumerate(parts)]
+    return [part for part in numbered if part != (1, 0, "")], name
+
+
+def _list_images(folder: Path) -> list[tuple[str, int, int]]:
+    """List the images in natural order: name, size in bytes, time of the last change.
+
+    A link that leads nowhere is listed too, with a size of -1, so that it is named.
+    """
     try:
         with os.scandir(folder) as entries:
-            images = [
-                entry
-                for entry in entries
-                if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES
-                and not entry.name.startswith(".")
-                and entry.is_file()
-            ]
+            listed = [_list_entry(each) for each in entries if _has_image_name(each.name)]
     except OSError as error:
         raise VideoError(f"{folder}: this folder cannot be read ({error.strerror})") from error
-    return sorted(images, key=lambda entry: entry.name)
+    return sorted((each for each in listed if each), key=lambda each: natural_key(each[0]))
+
+
+def _has_image_name(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def _list_entry(entry: os.DirEntry[str]) -> tuple[str, int, int] | None:
+    try:
+        status = entry.stat()
+    except OSError:
+        return entry.name, -1, 0
+    return (entry.name, status.st_size, status.st_mtime_ns) if S_ISREG(status.st_mode) else None
 
 
 @lru_cache(maxsize=16)
 def _open_image_folder(folder: Path, listing: tuple[tuple[str, int, int], ...]) -> ImageSequence:
     paths = tuple(folder / name for name, _, _ in listing)
-    size_wh = read_header(paths[0]).size_wh
-    for path in paths[1:]:
-        if (other := read_header(path).size_wh) != size_wh:
+    first: Path | None = None
+    size_wh = (0, 0)
+    for path in paths:
+        try:
+            header, is_animated = _read_header(path)
+        except VideoError:  # it is passed over, and named when its turn comes
+            continue
+        if first is None:
+            first, size_wh = path, header.size_wh
+        elif header.size_wh != size_wh:
             raise VideoError(
-                f"{folder}: all images must have one size, but {paths[0].name} is "
-                f"{size_wh[0]}x{size_wh[1]} and {path.name} is {other[0]}x{other[1]}"
+                f"{folder}: all images must have one size, but {printable(first.name)} is "
+                f"{size_wh[0]}x{size_wh[1]} and {printable(path.name)} is "
+                f"{header.size_wh[0]}x{header.size_wh[1]}"
             )
+        if is_animated:
+            note(f"{printable(path)}: it holds several pictures, of which the first is read")
+    if first is None:
+        read_header(paths[0])  # raises what is wrong with it
     return ImageSequence(paths, size_wh)
 
 
@@ -248,6 +334,10 @@ def check_exists(path: Path) -> None:
     Raises:
         VideoError: it is not; for a missing file the error names the nearest file name.
     """
+    if printable(path) != str(path):
+        raise VideoError(
+            f"{printable(path)}: this name is not UTF-8, so that no file can hold it; rename it"
+        )
     try:
         if path.is_dir():
             return

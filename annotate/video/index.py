@@ -13,16 +13,15 @@ from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
-from av.video.reformatter import VideoReformatter
-
 from annotate.errors import VideoError
 from annotate.items.records import Picture
 from annotate.video.decoder import (
     DecodingPass,
+    FrameConverter,
     make_clock,
     open_video,
     truncated_error,
-    upright_rgb,
+    upright_size,
 )
 
 # Every shown packet of these codecs is one frame; for other codecs the frames are counted.
@@ -37,7 +36,8 @@ _CHECKED_FRAMES = 16  # frames decoded to verify the pts of the packets
 class FrameIndex:
     """The pts of each frame by index; `keyframe_pts` are the sorted pts where decoding can start.
 
-    `end_pts` is the pts at which the last frame ends; `complete` is False for a truncated file.
+    `end_pts` is the pts at which the last frame ends; `complete` is False for a truncated file;
+    `size_wh` is the upright size of the first frame.
     """
 
     pts: list[int]
@@ -46,6 +46,11 @@ class FrameIndex:
     complete: bool
     time_base: Fraction
     rate: Fraction | None
+    size_wh: tuple[int, int]
+
+    def seconds(self, index: int) -> Fraction:
+        """Return the time of a frame since frame 0."""
+        return (self.pts[index] - self.pts[0]) * self.time_base
 
     def index_at(self, pts: int | None) -> int | None:
         """Find the index of the frame with this pts; None if no frame has it."""
@@ -68,21 +73,24 @@ class _DecodedVideoFrame:
     index: int
     seconds: Fraction
     av_frame: Any = field(repr=False)
-    reformatter: VideoReformatter = field(repr=False)
+    converter: FrameConverter = field(repr=False)
 
     def rgb(self) -> Picture:
-        return upright_rgb(self.av_frame, self.reformatter)
+        return self.converter.to_rgb(self.av_frame)
 
 
 def _indexed_frame(
-    table: FrameIndex, index: int, av_frame: Any, reformatter: VideoReformatter
+    table: FrameIndex, index: int, av_frame: Any, converter: FrameConverter
 ) -> _DecodedVideoFrame:
-    seconds = (table.pts[index] - table.pts[0]) * table.time_base
-    return _DecodedVideoFrame(index, seconds, av_frame, reformatter)
+    return _DecodedVideoFrame(index, table.seconds(index), av_frame, converter)
 
 
 def _make_index(
-    decoding_pass: DecodingPass, pts: list[int], keyframe_pts: list[int], end_pts: int
+    decoding_pass: DecodingPass,
+    pts: list[int],
+    keyframe_pts: list[int],
+    end_pts: int,
+    size_wh: tuple[int, int],
 ) -> FrameIndex:
     return FrameIndex(
         pts,
@@ -91,6 +99,7 @@ def _make_index(
         not decoding_pass.truncated,
         decoding_pass.time_base,
         decoding_pass.rate,
+        size_wh,
     )
 
 
@@ -116,6 +125,30 @@ class VideoFile:
     def count(self) -> int:
         """The number of frames that can be read."""
         return len(self.table.pts)
+
+    @property
+    def duration(self) -> Fraction:
+        """The duration in seconds."""
+        return (self.table.end_pts - self.table.pts[0]) * self.table.time_base
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """The width and height of the frames."""
+        return self.table.size_wh
+
+    @property
+    def rate(self) -> tuple[Fraction, bool]:
+        """The frame rate, and whether it varies by more than the rounding of pts."""
+        table = self.table
+        pts, steps = table.pts, len(table.pts) - 1
+        span = pts[-1] - pts[0]
+        if steps < 1 or span <= 0:
+            return table.rate or Fraction(1), False
+        for rate in filter(None, (table.rate, 1 / (Fraction(span, steps) * table.time_base))):
+            step = 1 / (rate * table.time_base)
+            if all(abs(each - pts[0] - n * step) <= 1 for n, each in enumerate(pts)):
+                return rate, False
+        return rate, True
 
     @property
     def table(self) -> FrameIndex:
@@ -156,7 +189,7 @@ class VideoFile:
             yield from (frame for frame in self._decode_all() if frame.av_frame.key_frame)
             return
         with open_video(self.path) as decoding:
-            reformatter = VideoReformatter()
+            converter = FrameConverter(self.path, self.table.size_wh)
             decoding.stream.codec_context.skip_frame = "NONKEY"
             packets = (packet for packet in decoding.packets() if packet.is_keyframe)
             for av_frame in decoding.decode_each(packets):
@@ -165,9 +198,20 @@ class VideoFile:
                     self._distrust_packets()
                     index = self.table.index_at(av_frame.pts)
                 if index is not None:
-                    yield _indexed_frame(self.table, index, av_frame, reformatter)
+                    yield _indexed_frame(self.table, index, av_frame, converter)
         if not self.table.complete:
             raise truncated_error(self.path, self.count)
+
+    def seconds(self, index: int) -> Fraction:
+        """Return the time of a frame since frame 0."""
+        return self.table.seconds(index)
+
+    def keyframe_indices(self) -> list[int] | None:
+        """List the indices of the keyframes that are shown; None if that needs decoding."""
+        indices = map(self.table.index_at, self.table.keyframe_pts)
+        return (
+            [index for index in indices if index is not None] if self.table.keyframe_pts else None
+        )
 
     def keyframe_at_or_before(self, index: int) -> int:
         """Find the keyframe from which a frame is decoded; 0 if it is not known."""
@@ -185,13 +229,14 @@ class VideoFile:
     def _decode_all(self) -> Iterator[_DecodedVideoFrame]:
         """Decode the whole file: this defines the indices of its frames."""
         with open_video(self.path) as decoding:
-            clock, reformatter = make_clock(decoding), VideoReformatter()
+            clock, converter = make_clock(decoding), None
             index, first_pts = 0, None
             for av_frame in decoding.decode(decoding.packets()):
                 pts = clock.next_pts(av_frame)
                 first_pts = pts if first_pts is None else first_pts
+                converter = converter or FrameConverter(self.path, upright_size(av_frame))
                 seconds = (pts - first_pts) * decoding.time_base
-                yield _DecodedVideoFrame(index, seconds, av_frame, reformatter)
+                yield _DecodedVideoFrame(index, seconds, av_frame, converter)
                 index += 1
                 if decoding.damaged:
                     self._distrust_packets()
@@ -206,7 +251,7 @@ class VideoFile:
         """Decode from a keyframe; yield the frames from `start` on until one has another pts."""
         first = bisect_left(table.pts, keyframe_pts)
         with open_video(self.path) as decoding:
-            reformatter, first_pts = VideoReformatter(), table.pts[first]
+            converter, first_pts = FrameConverter(self.path, table.size_wh), table.pts[first]
             av_frames = dropwhile(
                 lambda av_frame: av_frame.pts is None or av_frame.pts < first_pts,
                 decoding.decode(decoding.packets_from(keyframe_pts)),
@@ -215,7 +260,7 @@ class VideoFile:
                 if av_frame.pts != table.pts[index] or (index == start and av_frame.is_corrupt):
                     return
                 if index >= start:
-                    yield _indexed_frame(table, index, av_frame, reformatter)
+                    yield _indexed_frame(table, index, av_frame, converter)
 
     def _index_from_packets(self) -> FrameIndex | None:
         """Index the file by its packets; None if they are not reliable."""
@@ -234,10 +279,11 @@ class VideoFile:
         if not pts or len(set(pts)) < len(pts):
             return None
         with open_video(self.path) as check:
-            decoded = [each.pts for each in islice(check.decode(check.packets()), _CHECKED_FRAMES)]
-        if decoded != pts[:_CHECKED_FRAMES]:
+            av_frames = islice(check.decode(check.packets()), _CHECKED_FRAMES)
+            decoded = [(each.pts, upright_size(each)) for each in av_frames]
+        if [each[0] for each in decoded] != pts[:_CHECKED_FRAMES]:
             return None
-        return _make_index(decoding, pts, keyframe_pts, pts[-1] + shown[-1][1])
+        return _make_index(decoding, pts, keyframe_pts, pts[-1] + shown[-1][1], decoded[0][1])
 
     def _index_from_decoding(self) -> FrameIndex:
         """Index the file by a full decode."""
@@ -252,11 +298,12 @@ class VideoFile:
         with open_video(self.path) as decoding:
             clock = make_clock(decoding)
             av_frames = decoding.decode(note_keyframes(decoding.packets()))
-            pts = [clock.next_pts(av_frame) for av_frame in av_frames]
-        if not pts:
+            timed = [(clock.next_pts(each), upright_size(each)) for each in av_frames]
+        if not timed:
             raise truncated_error(self.path, 0) if decoding.truncated else self._no_frames_error()
         seek_pts = sorted(keyframe_pts) if clock.exact else []
-        return _make_index(decoding, pts, seek_pts, pts[-1] + clock.step_pts)
+        pts = [each[0] for each in timed]
+        return _make_index(decoding, pts, seek_pts, pts[-1] + clock.step_pts, timed[0][1])
 
     def _no_frames_error(self) -> VideoError:
         return VideoError(f"{self.path}: none of its frames can be decoded; give a file that plays")

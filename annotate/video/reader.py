@@ -1,8 +1,10 @@
 """Read the frames of a clip: in order, at given indices, keyframes only, or backward.
 
-A clip is a file that PyAV opens, a folder of images in name order, or a still image. Frame n is the
-n-th picture of a full decode, however it is reached. Its `seconds` are exact: its pts minus the pts
-of frame 0, in the time base of the stream. Images have no timestamps: they count one a second.
+A clip is a file that PyAV opens, a folder of images in natural order (2 before 10), an animated
+image, or a still image. Frame n is the n-th picture of a full decode, however it is reached. Its
+`seconds` are exact: its pts minus the pts of frame 0, in the time base of the stream. Images that
+have no timestamps count one a second. An image of a folder that cannot be read keeps its index and
+is passed over; a notice names it. All frames have the size of the first one.
 Pictures are RGB, 8 bits a channel, without alpha, and upright as the display matrix or the EXIF tag
 says.
 
@@ -15,32 +17,28 @@ Frames are decoded ahead in a thread. `FrameSelection` says which frames of a cl
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from annotate.errors import VideoError
 from annotate.items.records import Frame
 from annotate.items.sequences import evenly_spaced, sum_or_none
-from annotate.video.images import (
-    IMAGE_SUFFIXES,
-    DecodedFrame,
-    ImageSequence,
-    check_exists,
-    open_images,
-)
-from annotate.video.index import FrameIndex, VideoFile
+from annotate.video.clip import Clip, absolute_path, fingerprint, open_clip
+from annotate.video.images import DecodedFrame, UnreadableImage
+from annotate.video.index import VideoFile
+from annotate.video.notices import note
+from annotate.video.prefetch import prefetch
 
-_MIB = 2**20
-_BACKWARD_FRAMES, _BACKWARD_BYTES = 48, 256 * _MIB  # limits of what `backward` holds in memory
+_T = TypeVar("_T", "DecodedFrame", "_Instant")
+_BACKWARD_FRAMES, _BACKWARD_BYTES = 48, 256 * 2**20  # limits of what `backward` holds in memory
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,9 @@ class Video:
 
     `name` is the name of the file or folder, with its suffix, as items carry it. `width` and
     `height` are those of the upright frames. `rate` is the average number of frames per second.
-    `frame_count` is the number of frames that can be read. `fingerprint` identifies the content: a
-    SHA-256 of a file's size, first and last MiB, or of a folder's file names and sizes.
+    `frame_count` is the number of frames that can be read; images of a folder that cannot be read
+    are counted too. `fingerprint` identifies the content: a SHA-256 of a file's size, first and
+    last MiB, or of a folder's file names and sizes.
     """
 
     path: Path
@@ -70,18 +69,20 @@ def probe(path: str | os.PathLike[str]) -> Video:
     Raises:
         VideoError: not there, no video stream, no frames, images of different sizes.
     """
-    path = _absolute_path(path)
-    clip = _open_clip(path)
-    if isinstance(clip, ImageSequence):
-        size_wh, rate, variable = clip.size_wh, Fraction(1), False
-        seconds = Fraction(clip.count)
-    else:
-        first = next(iter(clip.frames_from())).rgb()
-        size_wh = (first.shape[1], first.shape[0])
-        rate, variable = _frame_rate(clip.table)
-        seconds = (clip.table.end_pts - clip.table.pts[0]) * clip.table.time_base
+    path = absolute_path(path)
+    clip = open_clip(path)
+    if isinstance(clip, VideoFile):
+        next(iter(clip.frames_from())).rgb()  # an error of the decoder is raised here
+    rate, variable = clip.rate
     return Video(
-        path, path.name, *size_wh, rate, clip.count, seconds, variable, _fingerprint(path, clip)
+        path,
+        path.name,
+        *clip.size_wh,
+        rate,
+        clip.count,
+        clip.duration,
+        variable,
+        fingerprint(path, clip),
     )
 
 
@@ -103,7 +104,7 @@ def frames(
         VideoError: as `probe`, or there is no frame `start`.
         BrokenVideo: after the last frame that can be read, if the file is cut off or damaged.
     """
-    path = _absolute_path(path)
+    path = absolute_path(path)
     if every < 1 or start < 0 or (rate is not None and not 0 < rate < float("inf")):
         raise VideoError(
             f"{path.name}: `every` must be 1 or more, `rate` above 0, `start` 0 or more, "
@@ -111,7 +112,7 @@ def frames(
         )
     if rate is not None and every != 1:
         raise VideoError(f"{path.name}: give `every` or `rate`, not both")
-    clip = _open_clip(path)
+    clip = open_clip(path)
     if start:
         _check_index(path, clip, start, clip.count)
     if rate is None:
@@ -120,7 +121,7 @@ def frames(
     else:  # the frame before the range tells which ticks have passed
         decoded = _at_rate(_decode_range(clip, max(start - 1, 0), stop), Fraction(rate))
         selected = (each for each in decoded if each.index >= start)
-    return prefetch(_to_frames(path.name, selected))
+    return prefetch(_to_readable_frames(path, selected))
 
 
 def frames_at(path: str | os.PathLike[str], indices: Iterable[int]) -> Iterator[Frame]:
@@ -129,12 +130,12 @@ def frames_at(path: str | os.PathLike[str], indices: Iterable[int]) -> Iterator[
     Raises:
         VideoError: as `probe`, or there is no frame of an index.
     """
-    path = _absolute_path(path)
-    clip = _open_clip(path)
+    path = absolute_path(path)
+    clip = open_clip(path)
     ascending = sorted(set(indices))
     for index in ascending[:1] + ascending[-1:]:
         _check_index(path, clip, index, clip.count - 1)
-    return prefetch(_to_frames(path.name, _decode_at(clip, ascending)))
+    return prefetch(_to_frames(path, _decode_at(clip, ascending)))
 
 
 def seek(path: str | os.PathLike[str], index: int) -> Frame:
@@ -143,10 +144,10 @@ def seek(path: str | os.PathLike[str], index: int) -> Frame:
     Raises:
         VideoError: as `probe`, or there is no frame of this index.
     """
-    path = _absolute_path(path)
-    clip = _open_clip(path)
+    path = absolute_path(path)
+    clip = open_clip(path)
     _check_index(path, clip, index, clip.count - 1)
-    return next(_to_frames(path.name, clip.frames_from(index)))
+    return next(_to_frames(path, clip.frames_from(index)))
 
 
 def keyframes(path: str | os.PathLike[str]) -> Iterator[Frame]:
@@ -155,8 +156,8 @@ def keyframes(path: str | os.PathLike[str]) -> Iterator[Frame]:
     Raises:
         VideoError: as `probe`.
     """
-    path = _absolute_path(path)
-    return prefetch(_to_frames(path.name, _open_clip(path).keyframes()))
+    path = absolute_path(path)
+    return prefetch(_to_readable_frames(path, open_clip(path).keyframes()))
 
 
 def backward(path: str | os.PathLike[str], start: int, stop: int = 0) -> Iterator[Frame]:
@@ -165,29 +166,28 @@ def backward(path: str | os.PathLike[str], start: int, stop: int = 0) -> Iterato
     Raises:
         VideoError: as `probe`, or there is no frame `start` or `stop`.
     """
-    path = _absolute_path(path)
-    clip = _open_clip(path)
+    path = absolute_path(path)
+    clip = open_clip(path)
     for index in (start, stop):
         _check_index(path, clip, index, clip.count - 1)
-    return prefetch(_decode_backward(path.name, clip, start, stop))
+    return prefetch(_decode_backward(path, clip, start, stop))
 
 
-def _decode_backward(
-    clip_name: str, clip: VideoFile | ImageSequence, start: int, stop: int
-) -> Generator[Frame]:
-    window = 1
+def _decode_backward(path: Path, clip: Clip, start: int, stop: int) -> Generator[Frame]:
+    window, held = 1, deque[Frame]()
     while start >= stop:
         first = max(start - window + 1, stop)
         keyframe = clip.keyframe_at_or_after(first)  # decoding from a keyframe wastes no frame
         first = keyframe if keyframe <= start else first
-        held = deque(_to_frames(clip_name, _decode_range(clip, first, start + 1)))
-        window = min(max(_BACKWARD_BYTES // held[0].image.nbytes, 1), _BACKWARD_FRAMES)
+        with suppress(UnreadableImage):  # none of the window; the frames before it may be readable
+            held.extend(_to_readable_frames(path, _decode_range(clip, first, start + 1)))
+            window = min(max(_BACKWARD_BYTES // held[0].image.nbytes, 1), _BACKWARD_FRAMES)
         start = first - 1
         while held:
             yield held.pop()
 
 
-def _decode_at(clip: VideoFile | ImageSequence, indices: list[int]) -> Generator[DecodedFrame]:
+def _decode_at(clip: Clip, indices: list[int]) -> Generator[DecodedFrame]:
     decoded: Iterator[DecodedFrame] = iter(())
     position = -1
     for index in indices:
@@ -200,9 +200,7 @@ def _decode_at(clip: VideoFile | ImageSequence, indices: list[int]) -> Generator
                 break
 
 
-def _decode_range(
-    clip: VideoFile | ImageSequence, start: int, stop: int | None
-) -> Iterator[DecodedFrame]:
+def _decode_range(clip: Clip, start: int, stop: int | None) -> Iterator[DecodedFrame]:
     if stop is not None and stop <= start:
         return
     for frame in clip.frames_from(start):
@@ -211,140 +209,62 @@ def _decode_range(
             break
 
 
-def _at_rate(decoded_frames: Iterator[DecodedFrame], rate: Fraction) -> Iterator[DecodedFrame]:
+@dataclass(frozen=True)
+class _Instant:
+    """The index and the time of a frame."""
+
+    index: int
+    seconds: Fraction
+
+
+def _at_rate(frames_in_time: Iterator[_T], rate: Fraction) -> Iterator[_T]:
     next_tick = 0
-    for frame in decoded_frames:
+    for frame in frames_in_time:
         ticks = frame.seconds * rate
         if ticks >= next_tick:
             yield frame
             next_tick = floor(ticks) + 1
 
 
-def _to_frames(clip_name: str, decoded_frames: Iterable[DecodedFrame]) -> Generator[Frame]:
+def _to_frames(path: Path, decoded_frames: Iterable[DecodedFrame]) -> Generator[Frame]:
     for frame in decoded_frames:
-        yield Frame(clip_name, frame.index, frame.seconds, frame.rgb())
+        yield _to_frame(path, frame)
 
 
-def _absolute_path(path: str | os.PathLike[str]) -> Path:
-    path = Path(path).absolute()  # not resolved: a link keeps its own name
-    return path.resolve() if ".." in path.parts else path
+def _to_frame(path: Path, decoded: DecodedFrame) -> Frame:
+    return Frame(path.name, decoded.index, decoded.seconds, decoded.rgb())
 
 
-def _open_clip(path: Path) -> VideoFile | ImageSequence:
-    check_exists(path)
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        return open_images(path)
-    return VideoFile(path)
+def _to_readable_frames(path: Path, decoded_frames: Iterable[DecodedFrame]) -> Generator[Frame]:
+    """Convert frames; images that cannot be read are passed over, named and counted."""
+    unreadable: list[str] = []
+    count = 0
+    try:
+        for decoded in decoded_frames:
+            count += 1
+            try:
+                frame = _to_frame(path, decoded)
+            except UnreadableImage as error:
+                unreadable.append(str(error))
+                continue
+            yield frame
+            del frame
+        if count and len(unreadable) == count:
+            raise UnreadableImage(unreadable[0])
+    finally:
+        if unreadable:
+            note(
+                f"{path}: {len(unreadable)} of {count} images cannot be read and are passed over, "
+                f"first {unreadable[0]}"
+            )
 
 
-def _check_index(path: Path, clip: VideoFile | ImageSequence, index: int, last_index: int) -> None:
+def _check_index(path: Path, clip: Clip, index: int, last_index: int) -> None:
     if not 0 <= index <= last_index:
         raise VideoError(
             f"{path.name}: there is no frame {index}; it has {clip.count} frames, "
             f"0 to {clip.count - 1}"
         )
-
-
-def _frame_rate(table: FrameIndex) -> tuple[Fraction, bool]:
-    """Compute the frame rate, and whether it varies by more than the rounding of pts."""
-    pts, steps = table.pts, len(table.pts) - 1
-    span = pts[-1] - pts[0]
-    if steps < 1 or span <= 0:
-        return table.rate or Fraction(1), False
-    for rate in filter(None, (table.rate, 1 / (Fraction(span, steps) * table.time_base))):
-        step = 1 / (rate * table.time_base)
-        if all(abs(each - pts[0] - n * step) <= 1 for n, each in enumerate(pts)):
-            return rate, False
-    return rate, True
-
-
-def _fingerprint(path: Path, clip: VideoFile | ImageSequence) -> str:
-    digest = hashlib.sha256()
-    if isinstance(clip, ImageSequence):
-        for image in clip.paths:
-            digest.update(f"{image.name}\0{image.stat().st_size}\0".encode())
-        return digest.hexdigest()
-    size = path.stat().st_size
-    digest.update(f"{size}\0".encode())
-    with path.open("rb") as file:
-        digest.update(file.read(_MIB))
-        file.seek(max(size - _MIB, 0))
-        digest.update(file.read(_MIB))
-    return digest.hexdigest()
-
-
-_PREFETCH_BYTES = 64 * _MIB
-_MIN_PREFETCH, _MAX_PREFETCH = 2, 16  # frames in the queue, whatever their size
-
-
-class _FrameQueue:
-    """A bounded queue of frames between two threads; closing either side ends it."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._queue: deque[Frame] = deque()
-        self._error: BaseException | None = None
-        self._ended = self._closed = False
-
-    def fill(self, frames: Generator[Frame]) -> None:
-        """Put frames into the queue until they end, raise an error, or the queue is closed."""
-        error: BaseException | None = None
-        try:
-            for frame in frames:
-                if not self._put(frame):
-                    break
-            frames.close()
-        except BaseException as raised:  # raised again in the thread that takes the frames
-            error = raised
-        with self._condition:
-            self._error, self._ended = error, True
-            self._condition.notify_all()
-
-    def _put(self, frame: Frame) -> bool:
-        room = min(max(_PREFETCH_BYTES // frame.image.nbytes, _MIN_PREFETCH), _MAX_PREFETCH)
-        with self._condition:
-            self._condition.wait_for(lambda: self._closed or len(self._queue) < room)
-            self._queue.append(frame)
-            self._condition.notify_all()
-            return not self._closed
-
-    def take(self) -> Iterator[Frame]:
-        """Take the frames in order, then raise the error that ended them, if any."""
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._queue or self._ended)
-                if not self._queue:
-                    break
-                frame = self._queue.popleft()
-                self._condition.notify_all()
-            yield frame
-        if self._error is not None:
-            raise self._error
-
-    def close(self) -> None:
-        """Stop taking frames: the filling thread ends."""
-        with self._condition:
-            self._closed = True
-            self._queue.clear()
-            self._condition.notify_all()
-
-
-def prefetch(frames: Generator[Frame]) -> Generator[Frame, None, None]:
-    """Run a generator of frames in a thread, a few frames ahead.
-
-    Its errors are raised here, after the frames before them. The thread ends with this generator:
-    after the last frame, at an error, or when the generator is closed.
-    """
-    queue = _FrameQueue()
-    thread = threading.Thread(
-        target=queue.fill, args=(frames,), name="annotate-prefetch", daemon=True
-    )
-    thread.start()
-    try:
-        yield from queue.take()
-    finally:
-        queue.close()
-        thread.join()
 
 
 @dataclass(frozen=True)
@@ -363,12 +283,58 @@ class FrameSelection:
     maximum: int | None = None
 
     def frames(self, path: Path | str) -> Iterator[Frame]:
-        """Read the selected frames in order."""
+        """Read the selected frames in order.
+
+        Raises:
+            VideoError: the clip cannot be read, or no frame of it is selected.
+        """
         matching = self._all_matching(path)
-        if self.maximum is None:
-            return matching
-        indices = [frame.index for frame in matching]
-        return frames_at(path, [indices[n] for n in evenly_spaced(len(indices), self.maximum)])
+        if self.maximum is not None:
+            indices = [frame.index for frame in matching]
+            chosen = evenly_spaced(len(indices), self.maximum)
+            matching = frames_at(path, [indices[n] for n in chosen])
+        return self._refuse_none(matching, Path(path))
+
+    def check(self, path: Path | str) -> None:
+        """Check that a frame of a clip is selected, as far as that is known without decoding.
+
+        Raises:
+            VideoError: the clip cannot be read, or no frame of it is selected.
+        """
+        clip = open_clip(absolute_path(path))
+        stop = clip.count if self.stop is None else min(self.stop, clip.count)
+        indices: Iterable[int] | None = range(self.start, stop)
+        if self.keyframes:
+            shown = clip.keyframe_indices()
+            indices = shown and [index for index in shown if self.start <= index < stop]
+        elif self.rate is not None:
+            instants = (_Instant(n, clip.seconds(n)) for n in range(max(self.start - 1, 0), stop))
+            ticks = _at_rate(instants, Fraction(self.rate))
+            indices = (each.index for each in ticks if each.index >= self.start)
+        if indices is not None and next(iter(indices), None) is None:
+            raise self._none_selected(clip.count, Path(path))
+
+    def _refuse_none(self, matching: Iterator[Frame], path: Path) -> Iterator[Frame]:
+        count = 0
+        for frame in matching:
+            count += 1
+            yield frame
+            del frame
+        if not count:
+            raise self._none_selected(open_clip(absolute_path(path)).count, path)
+
+    def _none_selected(self, frame_count: int, path: Path) -> VideoError:
+        end = "on" if self.stop is None else f"up to, but not including, {self.stop}"
+        part = f" from frame {self.start} {end}" if self.start or self.stop is not None else ""
+        text = f"no frame is selected{part}: it has {frame_count} frames; change `start` or `stop`"
+        if self.keyframes:
+            text = (
+                f"no keyframe of it is shown{part}: was it cut without being encoded again? "
+                "Select frames by `every` or `rate`"
+            )
+        elif self.rate is not None:
+            text += ", or give a higher `rate`"
+        return VideoError(f"{path}: {text}")
 
     def _all_matching(self, path: Path | str) -> Iterator[Frame]:
         if not self.keyframes:

@@ -362,10 +362,10 @@ def test_other_pixel_formats_become_eight_bit_rgb(tmp_path, codec, pix_fmt):
 # Images
 
 
-def test_a_folder_of_images_is_a_clip_in_name_order(tmp_path):
+def test_a_folder_of_images_is_a_clip_in_natural_order(tmp_path):
     folder = tmp_path / "shots ä"
     folder.mkdir()
-    for name, index in {"a10.png": 0, "a2.png": 1, "b.bmp": 2}.items():
+    for name, index in {"a10.png": 1, "a2.png": 0, "b.bmp": 2}.items():
         Image.fromarray(picture(index)).save(folder / name)
     (folder / "notes.txt").write_text("not an image")
     (folder / "._a10.png").write_bytes(b"left by another system")
@@ -497,13 +497,45 @@ def test_a_damaged_part_is_skipped_as_in_a_full_decode(tmp_path, reached):
         assert indices_and_pixels([reader.seek(path, index)]) == [(index, truth[index])]
 
 
-def test_an_unreadable_image_breaks_the_clip_at_its_index(tmp_path):
-    for index in range(4):
+def test_unreadable_images_are_passed_over_named_and_counted(tmp_path, caplog):
+    for index in range(6):
         Image.fromarray(picture(index)).save(tmp_path / f"{index}.png")
+    (tmp_path / "0.png").write_bytes(b"no image")
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:-60])
-    frames, error = read_until_broken(tmp_path)
-    assert indices_and_pixels(frames) == [(0, 0), (1, 1)] and error.frame == 2
-    assert "2.png" in str(error)
+    (tmp_path / "7.png").symlink_to("7.png")
+    expected = [(1, 1), (3, 3), (4, 4), (5, 5)]
+    assert indices_and_pixels(reader.frames(tmp_path)) == expected
+    assert f"{tmp_path}: 3 of 7 images cannot be read" in caplog.text
+    assert "0.png" in caplog.text
+    assert indices_and_pixels(reader.keyframes(tmp_path)) == expected
+    assert indices_and_pixels(reader.backward(tmp_path, 6)) == expected[::-1]
+    for refused in (
+        lambda: reader.seek(tmp_path, 2),
+        lambda: list(reader.frames_at(tmp_path, [2])),
+    ):
+        with pytest.raises(VideoError, match="2.png"):
+            refused()
+
+
+def test_a_folder_of_unreadable_images_is_an_error(tmp_path):
+    for index in range(2):
+        Image.fromarray(picture(index)).save(tmp_path / f"{index}.png")
+        (tmp_path / f"{index}.png").write_bytes((tmp_path / f"{index}.png").read_bytes()[:-60])
+    with pytest.raises(VideoError, match="0.png"):
+        list(reader.frames(tmp_path))
+
+
+def test_image_names_that_are_not_utf8_are_read_but_no_such_clip_name(tmp_path):
+    folder = tmp_path / "shots"
+    folder.mkdir()
+    Image.fromarray(picture(3)).save(folder / "a.png")
+    (folder / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/a\xff.png"))
+    assert reader.probe(folder).fingerprint
+    assert indices_and_pixels(reader.frames(folder)) == [(0, 3)]
+    named = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    folder.rename(named)
+    with pytest.raises(VideoError, match="not UTF-8"):
+        reader.probe(named)
 
 
 def audio_only(path):

@@ -1,0 +1,82 @@
+"""Image files of several pictures are clips."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from annotate.errors import BrokenVideo
+from annotate.video import reader
+
+LEVELS = [0, 60, 120, 180, 240]
+MILLISECONDS = [100, 50, 100, 200, 100]
+
+
+def pictures():
+    return [Image.fromarray(np.full((20, 30, 3), level, np.uint8)) for level in LEVELS]
+
+
+def save(path, **options):
+    first, *others = pictures()
+    first.save(path, save_all=True, append_images=others, **options)
+
+
+def levels(frames):
+    return [(frame.index, frame.seconds, int(frame.image.mean())) for frame in frames]
+
+
+@pytest.mark.parametrize("name", ["clip.webp", "clip.png", "clip.tiff"])
+def test_several_pictures_are_a_clip(tmp_path, name):
+    path = tmp_path / name
+    save(path, **{} if name == "clip.tiff" else {"duration": MILLISECONDS, "lossless": True})
+    steps = [1000] * 5 if name == "clip.tiff" else MILLISECONDS
+    starts = [Fraction(sum(steps[:n]), 1000) for n in range(5)]
+    expected = list(zip(range(5), starts, LEVELS, strict=True))
+    video = reader.probe(path)
+    assert (video.frame_count, video.width, video.height) == (5, 30, 20)
+    assert (video.duration_seconds, video.variable_rate) == (
+        Fraction(sum(steps), 1000),
+        len({*steps}) > 1,
+    )
+    assert levels(reader.frames(path)) == expected
+    assert levels(reader.frames(path, start=2, stop=4)) == expected[2:4]
+    assert levels(reader.frames_at(path, [3, 1])) == [expected[1], expected[3]]
+    assert levels(reader.backward(path, 4)) == expected[::-1]
+    assert levels(reader.keyframes(path)) == expected
+    assert levels([reader.seek(path, 3)]) == expected[3:4]
+
+
+def test_the_still_image_of_an_animated_png_is_not_a_frame(tmp_path):
+    Image.new("RGB", (30, 20)).save(
+        tmp_path / "a.png", save_all=True, append_images=pictures(), default_image=True
+    )
+    assert [level for _, _, level in levels(reader.frames(tmp_path / "a.png"))] == LEVELS
+
+
+def test_a_reduced_copy_in_a_tiff_is_not_a_frame(tmp_path):
+    first, second, *_ = pictures()
+    small = second.resize((15, 10))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    first.save(tmp_path / "a.tiff", save_all=True, append_images=[small])
+    assert reader.probe(tmp_path / "a.tiff").frame_count == 1
+
+
+def test_a_cut_animation_gives_its_pictures_and_says_so(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), np.uint8)
+    first, *others = map(Image.fromarray, noise)
+    path = tmp_path / "a.png"
+    first.save(path, save_all=True, append_images=others)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    read = []
+    with pytest.raises(BrokenVideo, match="cut short"):
+        for frame in reader.frames(path):
+            read.append(frame.image)
+    assert 0 < len(read) < 5
+    assert (np.array(read) == noise[: len(read)]).all()
+
+
+def test_an_animation_in_a_folder_is_named(tmp_path, caplog):
+    save(tmp_path / "a.png")
+    assert reader.probe(tmp_path).frame_count == 1
+    assert "a.png: it holds several pictures" in caplog.text
