@@ -18,6 +18,7 @@ from annotate.cli.options import RENAMED_COMMANDS, Force, renamed_option
 from annotate.errors import EXTRAS, AnnotateError
 
 OK, MISSING = "ok", "missing"
+OUTPUT_PARAMETERS = {"output", "db"}  # paths that a command writes: checked before it begins
 USAGE_EXIT_CODE = 2
 CheckRow = tuple[str, str, str]
 
@@ -229,6 +230,9 @@ class StageCommand(TyperCommand):
             AnnotateError: as the command, with flags in place of the arguments' names.
         """
         try:
+            for name in OUTPUT_PARAMETERS & ctx.params.keys():
+                if isinstance(path := ctx.params[name], Path) and str(path) != "-":
+                    files.check_writable(path)
             return super().invoke(ctx)
         except AnnotateError as error:
             from annotate.cli import console

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotate.vlm.messages import AnswerParseError, ParsedBox, parse_boxes
+from annotate.vlm.answers import AnswerParseError, ParsedBox, parse_boxes
 
 A, B = ParsedBox("mech", (1, 2, 30, 40)), ParsedBox("raine", (5, 6, 70, 80))
 WHOLE = (
