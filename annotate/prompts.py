@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from annotate.errors import PromptError, VideoError
-from annotate.items.points import PromptScope, default_label
+from annotate.items.points import PromptScope as PromptScope
+from annotate.items.points import default_label
 from annotate.items.points import read_points as read_points
 from annotate.items.records import Box, Mask, Prompt
 from annotate.video.images import open_upright

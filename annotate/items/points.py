@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,47 +69,38 @@ def _row_dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
+    """Read a table of texts; the separator is a comma, or a semicolon or tab as in spreadsheets."""
     import pandas as pd
 
     try:
-        return pd.read_csv(
-            path,
-            sep=_checked_separator(path),
-            dtype=str,
-            keep_default_na=False,
-            skipinitialspace=True,
-            index_col=False,
-        )
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            separator = next((each for each in (",", ";", "\t") if each in first), ",")
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+            rows = [[cell.strip() for cell in row] for row in reader if any(row)]
     except FileNotFoundError:
         raise PromptError(f"{path}: no such file of points") from None
-    except (OSError, ValueError, csv.Error) as error:  # also pandas' errors, and bytes not UTF-8
+    except (OSError, ValueError, csv.Error) as error:  # also bytes that are not UTF-8
         raise PromptError(f"{path}: not a CSV table that can be read: {error}") from None
+    header, rows = (rows[0], rows[1:]) if rows else ([], [])
+    _check_columns(header, rows, str(path))
+    width = len(header)
+    filled = [[*row[:width], *[""] * (width - len(row))] for row in rows]
+    return pd.DataFrame(filled, columns=header, dtype=str)
 
 
-def _checked_separator(path: Path) -> str:
-    """Return what stands between the values: a comma, or a semicolon or tab as spreadsheets do.
-
-    Raises:
-        PromptError: a row is longer than the header, so that its values would be those of other
-            columns; or two columns have one name.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        first = file.readline()
-        separator = next((each for each in (",", ";", "\t") if each in first), ",")
-        file.seek(0)
-        reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
-        rows = (row for row in reader if row)
-        header = next(rows, [])
-        for name in header:
-            if name and header.count(name) > 1:
-                raise PromptError(f"{path}: two columns are called {name!r}; remove one")
-        for number, row in enumerate(rows):
-            if any(cell.strip() for cell in row[len(header) :]):
-                raise PromptError(
-                    f"{_row_location(str(path), number)}: {len(row)} values, but the header has "
-                    f"{len(header)} columns; quote a value that holds a comma"
-                )
-    return separator
+def _check_columns(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> None:
+    """Refuse a row that is longer than the header: its values may be those of other columns."""
+    for column in header:
+        if column and header.count(column) > 1:
+            raise PromptError(f"{name}: two columns are called {column!r}; remove one")
+    for number, row in enumerate(rows):
+        if any(row[len(header) :]):
+            raise PromptError(
+                f"{_row_location(name, number)}: {len(row)} values, but the header has "
+                f"{len(header)} columns; quote a value that holds a comma"
+            )
 
 
 def _with_xy_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:

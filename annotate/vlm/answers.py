@@ -84,9 +84,11 @@ def parse_boxes(text: str, phrases: Sequence[str] = ()) -> list[ParsedBox]:
     is_empty = False
     for value, before in _values_and_text_before(answer):
         label = _name_before(before, phrases)
-        boxes += [
-            box if box.label else replace(box, label=label) for box in _find_boxes(value, "", "")
-        ]
+        try:
+            found = list(_find_boxes(value, "", ""))
+        except RecursionError:
+            raise AnswerParseError("brackets that are nested too deeply") from None
+        boxes += [box if box.label else replace(box, label=label) for box in found]
         is_empty = is_empty or _is_empty_answer(value)
     if not boxes and not is_empty:
         thoughts_only = "only thoughts, no answer" if text.strip() else "an empty answer"
@@ -119,17 +121,19 @@ def _values_and_text_before(text: str) -> Iterator[tuple[Any, str]]:
     """Yield each JSON value, and the text between it and the value before it."""
     text = _CORNER_PAIR.sub(r"[\1, \2, \3, \4]", text)
     decoder, position, before_start = json.JSONDecoder(), 0, 0
-    value_ends = _value_ends(text)
+    value_ends, may_repair_rest = _value_ends(text), True
     while (opening := _next_bracket(text, position)) is not None:
         end: int | None
         try:
             value, end = decoder.raw_decode(text, opening)
             values = [value]
         except (ValueError, RecursionError):
+            is_closed = opening in value_ends
             end = value_ends.get(opening, len(text))
-            values = _repaired_values(text[opening:end])
+            values = _repaired_values(text[opening:end]) if is_closed or may_repair_rest else []
             if not values:  # prose in brackets, or brackets that are never closed
-                position = end if opening in value_ends else opening + 1
+                position = end if is_closed else opening + 1
+                may_repair_rest = may_repair_rest and is_closed
                 continue
         if not _is_footnote(values[0]):
             before = text[before_start:opening]
@@ -173,6 +177,7 @@ def _has_containers(value: Sequence[Any]) -> bool:
     return any(isinstance(each, list | dict) for each in value)
 
 
+_MAX_NESTING = re.compile(r"(?:[\[{][^\[\]{}]*){100}")  # deeper than any answer: not repaired
 _NEW_VALUE = re.compile(r"(?<=[\]}\w'\"])[ \t]*\r?\n\s*(?=\{)")  # no comma: not of the same list
 
 
@@ -189,7 +194,7 @@ def _repair_json(text: str) -> Any:
     """
     text = _TUPLE.sub(r"[\1]", text)
     end = max(text.rfind("]"), text.rfind("}"))
-    if end < 0 or not re.match(r"[\[{]\s*[\[{\"'\w\]}+-]", text):
+    if end < 0 or _MAX_NESTING.search(text) or not re.match(r"[\[{]\s*[\[{\"'\w\]}+-]", text):
         return None
     try:
         value = needs("json_repair").loads(text[: end + 1], skip_json_loads=True)
@@ -219,7 +224,10 @@ def _is_empty_answer(value: Any) -> bool:
 
 
 def _find_boxes(value: Any, label: str, image_id: str) -> Iterator[ParsedBox]:
-    """Find the boxes in a JSON value; `label` and `image_id` come from the values around it."""
+    """Find the boxes in a JSON value; `label` and `image_id` come from the values around it.
+
+    A value nested deeper than Python's own limit raises RecursionError: see `parse_boxes`.
+    """
     if isinstance(value, dict):
         yield from _boxes_of_object(value, label, image_id)
     elif isinstance(value, list):

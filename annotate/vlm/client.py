@@ -280,7 +280,7 @@ class Chat:
         """Refuse an answer that is cut at the limit: objects may be missing from it."""
         if reply.cut:
             raise UnreadableAnswer(
-                f"{context}: the answer of {self.model} is cut at {self.max_tokens} tokens: objects "
+                f"{context}: the answer of {self.model} is cut at {self.max_tokens} tokens: boxes "
                 f"may be missing from it; allow more with `max_tokens={4 * self.max_tokens}`"
             )
 

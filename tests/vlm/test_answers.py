@@ -1,4 +1,4 @@
-"""Boxes out of a model's words."""
+"""The boxes of a model's answer."""
 
 import json
 
@@ -42,6 +42,87 @@ def test_a_cut_answer_gives_only_boxes_that_are_whole(end):
     """Wherever it is cut: a number at the end may be half of one, and is not believed."""
     assert parse_boxes(WHOLE[:end]) in ([A], [A, B])
     assert end > WHOLE.index("80]") or parse_boxes(WHOLE[:end]) == [A]
+
+
+TWO = '[{"label": "mech", "box": [1, 2, 30, 40]}, {"label": "raine", "box": [5, 6, 70, 80]}]'
+DRAFT = 'Perhaps [{"label": "mech", "box": [9, 9, 19, 19]}]? No.'
+THOUGHTS = [
+    "{draft}</think>{answer}",
+    "<think>{draft}</think>{answer}",
+    "<thinking>{draft} <reflection>{draft}</reflection></thinking>{answer}",
+    "[THINK]{draft}[/THINK]{answer}",
+    "◁think▷{draft}◁/think▷{answer}",
+    "<seed:think>{draft}</seed:think>{answer}",
+    "<|begin_of_thought|>{draft}<|end_of_thought|><|begin_of_solution|>{answer}<|end_of_solution|>",
+    "<|START_THINKING|>{draft}<|END_THINKING|><|START_RESPONSE|>{answer}<|END_RESPONSE|>",
+    "<|channel|>analysis<|message|>{draft}<|end|><|start|>assistant<|channel|>final<|message|>{answer}",
+    "analysis {draft}assistantfinal{answer}",
+    "<unused94>thought {draft}<unused95>{answer}",
+    "{draft}\n**Final answer:** {answer}",
+    "Here is my thought process: {draft}\nHere is my response:\n{answer}",
+    "<think>{draft}</think><answer>{answer}</answer>",
+    "<THOUGHT>{draft}</THOUGHT>\n```json\n{answer}\n```",
+    '{{"reasoning": [{{"label": "mech", "box": [9, 9, 19, 19]}}], "boxes": {answer}}}',
+    "{answer}<think>{draft}",
+]
+
+
+@pytest.mark.parametrize("marked", THOUGHTS)
+def test_a_draft_in_the_thoughts_is_not_the_answer(marked):
+    assert parse_boxes(marked.format(draft=DRAFT, answer=TWO)) == [A, B]
+    assert parse_boxes(marked.format(draft=DRAFT, answer="[]")) == []
+
+
+@pytest.mark.parametrize("text", [f"<think>{DRAFT}", f"{TWO}</think>", f"<reasoning>{TWO}"])
+def test_thoughts_alone_are_no_answer(text):
+    with pytest.raises(AnswerParseError, match="only thoughts"):
+        parse_boxes(text)
+
+
+NAMED_ELSEWHERE = [
+    '{"boxes": [[1, 2, 30, 40], [5, 6, 70, 80]], "labels": ["mech", "raine"]}',
+    '{"<OD>": {"bboxes": [[1, 2, 30, 40], [5, 6, 70, 80]], "class_names": ["mech", "raine"]}}',
+    "<|ref|>mech<|/ref|><|det|>[[1, 2, 30, 40]]<|/det|><|ref|>raine<|/ref|><|det|>[[5, 6, 70, 80]]",
+    "<ref>mech</ref><box>(1,2),(30,40)</box><ref>raine</ref><box>(5,6),(70,80)</box>",
+    "- **Mech**: [1, 2, 30, 40]\n- **Raine**: [5, 6, 70, 80]",
+    '[["mech", 1, 2, 30, 40], [5, 6, 70, 80, "raine"]]',
+    '[{"label": {"name": "mech"}, "box": [[1, 2, 30, 40]]}, {"label": ["raine"], "box": [5, 6, 70, 80]}]',
+]
+
+
+@pytest.mark.parametrize("text", NAMED_ELSEWHERE)
+def test_names_are_found_where_models_write_them(text):
+    found = parse_boxes(text, ["Mech", "raine"])
+    assert [(box.label.lower(), box.numbers) for box in found] == [
+        (box.label, box.numbers) for box in (A, B)
+    ]
+
+
+SEVERAL_VALUES = [
+    "{'label': 'mech', 'box': [1, 2, 30, 40]}\n{'label': 'raine', 'box': [5, 6, 70, 80]}",
+    "{'label': 'mech', 'box': (1, 2, 30, 40)}, {'label': 'raine', 'box': (5, 6, 70, 80)}",
+    "{\"label\": \"mech\", \"box\": [1, 2, 30, 40]}\n{'label': 'raine', 'box': [5, 6, 70, 80]}",
+    "{'label': 'mech', 'box': [1, 2, 30, 40]} and {\"label\": \"raine\", \"box\": [5, 6, 70, 80]}",
+    "{'label': 'mech', 'box': [1, 2, 30, 40]\n{'label': 'raine', 'box': [5, 6, 70, 80]}",
+]
+
+
+@pytest.mark.parametrize("text", SEVERAL_VALUES)
+def test_every_value_is_mended_not_only_the_last(text):
+    assert parse_boxes(text) == [A, B]
+
+
+@pytest.mark.parametrize("box", ["[1, 2, 30, 40, 0.93]", '"1 2 30 40 0.93"', "[[1, 2], [30, 40]]"])
+def test_a_fifth_number_is_the_score(box):
+    [found] = parse_boxes(f'[{{"label": "mech", "box": {box}}}]')
+    assert found.numbers == A.numbers and found.score in (0.93, None)
+    assert found.score == 0.93 or "0.93" not in box
+
+
+def test_deep_brackets_are_read_in_no_time():
+    for text in ("[" * 40_000, "[" * 20_000 + "]" * 20_000, "{'a': [" * 9_000 + "}"):
+        with pytest.raises(AnswerParseError):
+            parse_boxes(text)
 
 
 SIDES = {
