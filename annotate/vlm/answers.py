@@ -123,7 +123,9 @@ def _values_and_text_before(text: str) -> Iterator[tuple[Any, str]]:
     decoder, position, before_start = json.JSONDecoder(), 0, 0
     value_ends, may_repair_rest = _value_ends(text), True
     while (opening := _next_bracket(text, position)) is not None:
-        end: int | None
+        if too_deep := _MAX_NESTING.match(text, opening):
+            position = too_deep.end()
+            continue
         try:
             value, end = decoder.raw_decode(text, opening)
             values = [value]

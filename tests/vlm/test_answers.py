@@ -86,7 +86,8 @@ NAMED_ELSEWHERE = [
     "<ref>mech</ref><box>(1,2),(30,40)</box><ref>raine</ref><box>(5,6),(70,80)</box>",
     "- **Mech**: [1, 2, 30, 40]\n- **Raine**: [5, 6, 70, 80]",
     '[["mech", 1, 2, 30, 40], [5, 6, 70, 80, "raine"]]',
-    '[{"label": {"name": "mech"}, "box": [[1, 2, 30, 40]]}, {"label": ["raine"], "box": [5, 6, 70, 80]}]',
+    '[{"label": {"name": "mech"}, "box": [[1, 2, 30, 40]]}, {"label": ["raine"], '
+    '"box": [5, 6, 70, 80]}]',
 ]
 
 
