@@ -7,10 +7,12 @@ a whole, or not there. The packaged data are prompts, models and the demo clip; 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +22,7 @@ from typing import Any
 from annotate.errors import AnnotateError, OutputError, UnknownName
 
 _APP_NAME = "annotate"
+_PROBE_BYTES = 4096  # written to find out that a disk is full
 
 
 @contextmanager
@@ -47,6 +50,8 @@ def atomic_file(
     """
     writer = f".{os.getpid()}-{threading.get_ident()}" if concurrent else ""
     draft = path.with_name(f".{path.stem}{writer}.part{path.suffix}")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise error(f"{path}: cannot write there: it is a device, which a file would replace")
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +108,32 @@ def atomic_folder(out: Path, *, marker_file: str, force: bool = False) -> Iterat
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def check_writable(path: Path) -> None:
+    """Check that an output can be written, before the work for it begins.
+
+    A temporary file is written where the output, or the first of its missing folders, will be.
+
+    Raises:
+        OutputError: the folder is read-only or not a folder, the disk is full, or the output is a
+            file that is read-only.
+    """
+    try:
+        if path.exists() and not path.is_dir():
+            if not path.is_file():
+                return  # a device, such as /dev/stdout
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            folder = path.absolute().parent
+        else:
+            above = path.absolute()
+            folder = next(each for each in (above, *above.parents) if os.path.lexists(each))
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+    except OSError as cause:
+        raise OutputError(f"{path}: cannot write there: {cause.strerror or cause}") from None
+
+
 OVERWRITE_HINT = "give another output path, or `force` to write over it"
 
 
@@ -113,12 +144,14 @@ def refuse_existing(path: Path, force: bool, *, marker_file: str | None = None) 
     holds `marker_file`.
 
     Raises:
-        OutputError: the path exists and must not be replaced.
+        OutputError: the path exists and must not be replaced, or nothing can be written there.
     """
     if not path.exists():
+        check_writable(path)
         return
     if marker_file is not None:
         if path.is_dir() and not any(path.iterdir()):
+            check_writable(path)
             return
         if not path.is_dir() or not (path / marker_file).exists():
             raise OutputError(
@@ -127,6 +160,7 @@ def refuse_existing(path: Path, force: bool, *, marker_file: str | None = None) 
             )
     if not force:
         raise OutputError(f"{path}: already there; {OVERWRITE_HINT}")
+    check_writable(path)
 
 
 def _remove_tree(path: Path) -> None:

@@ -108,6 +108,7 @@ OPTIONAL_MEMBERS: Mapping[str, Any] = {
     "ready": lambda: None,  # raises what is missing (weights, a server), before a run begins
     "independent": False,  # of an engine: an object's masks do not depend on the other objects
     "phrase": None,  # of an engine that finds objects itself: the words for them, "" if not given
+    "notes": None,  # of a detector: what a run left out, by reason: a `progress.Notes`
     "usage": None,  # of a plugin that asks a model server: requests, tokens, cost: a `UsageTotal`
 }
 
@@ -129,6 +130,23 @@ def nested_plugins(plugin: Any) -> Iterator[Any]:
         for candidate in candidates:
             if dataclasses.is_dataclass(candidate) and not isinstance(candidate, type):
                 yield candidate
+
+
+# Options that had other names in earlier versions, old -> new; the old ones are read as well.
+RENAMED_OPTIONS = {
+    "convention": "box_format",
+    "way": "mode",
+    "timeout": "timeout_seconds",
+    "wait": "wait_seconds",
+    "smallest": "min_area",
+    "least": "min_score",
+}
+
+
+def _current_name(plugin: type[Any], key: str) -> str:
+    """Return the name of an option that was given by its name in an earlier version."""
+    fields, renamed = option_fields(plugin), RENAMED_OPTIONS.get(key, key)
+    return renamed if key not in fields and renamed in fields else key
 
 
 def option_fields(plugin: type[Any]) -> dict[str, dataclasses.Field[Any]]:
@@ -156,6 +174,7 @@ def parse_options(plugin: type[Any], name: str, texts: Mapping[str, str]) -> dic
         UnknownName: the plugin has no such option; names the nearest.
         AnnotateError: a text is not of the field's type.
     """
+    texts = {_current_name(plugin, key): text for key, text in texts.items()}
     check_options(plugin, name, texts)
     hints = typing.get_type_hints(plugin)
     return {key: _parse_value(hints[key], text, f"{name}: {key}") for key, text in texts.items()}

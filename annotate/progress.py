@@ -1,7 +1,8 @@
-"""Define the progress bar that a caller may give to a long job."""
+"""Define the progress bar that a caller may give to a long job, and the notes of such a job."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -25,3 +26,34 @@ def no_progress(
 ) -> Iterator[Callable[..., object]]:
     """Show no progress."""
     yield lambda *_, **__: None
+
+
+class Notes:
+    """What a run left out: how many records by reason, and an example of each; for threads too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+        self._examples: dict[str, str] = {}
+        self.failures = 0  # records that the run could not make
+
+    def add(self, reason: str, example: str, *, is_failure: bool = False) -> None:
+        """Count a record that was left out; the first example of each reason is kept."""
+        with self._lock:
+            self._counts[reason] = self._counts.get(reason, 0) + 1
+            self._examples.setdefault(reason, example)
+            self.failures += is_failure
+
+    def lines(self) -> list[str]:
+        """Return a sentence for each reason: the count, the reason, an example.
+
+        Examples:
+            >>> notes = Notes()
+            >>> notes.add("boxes lie outside the picture", "clip.mp4#3")
+            >>> notes.lines()
+            ['1 boxes lie outside the picture; the first: clip.mp4#3']
+        """
+        return [
+            f"{count} {reason}; the first: {self._examples[reason]}"
+            for reason, count in self._counts.items()
+        ]

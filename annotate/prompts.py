@@ -13,29 +13,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from annotate.errors import PromptError, UnknownName, VideoError
+from annotate.errors import PromptError, VideoError
+from annotate.items.points import PromptScope as PromptScope
+from annotate.items.points import default_label
+from annotate.items.points import read_points as read_points
 from annotate.items.records import Box, Mask, Prompt
 from annotate.video.images import open_upright
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-DEFAULT_LABEL = "object"  # the class of an object without one
-_NUMBER_PATTERN = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class PromptScope:
-    """The limits of prompts: the clip's size and length, and the classes, where they are known."""
-
-    size_wh: tuple[int, int]
-    frame_count: int | None = None
-    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,152 +44,6 @@ class PromptTable:
             digest.update(repr((prompt.frame, prompt.object_id, prompt.box)).encode())
             digest.update(points + mask)
         return digest.hexdigest()[:16]
-
-
-def read_points(source: str | Path | pd.DataFrame, scope: PromptScope) -> pd.DataFrame:
-    """Read and check a table of points; its rows stay in their order.
-
-    `source` is a CSV file or a DataFrame with columns `frame_id, object_id, x, y, label[, class]`,
-    or with `point_xy`, which holds the pair, in place of `x` and `y`. The result has the columns
-    `frame_id, object_id, x, y, label, class`.
-
-    Raises:
-        PromptError: a wrong value; names the file, row and column, and what was expected.
-    """
-    import pandas as pd
-
-    if isinstance(source, pd.DataFrame):
-        name, table = "points", source.reset_index(drop=True)
-    else:
-        name, table = str(source), _read_csv(Path(source))
-    table = _with_xy_columns(table, name)
-    rows = [
-        _PointRow(name, number, row, scope).checked()
-        for number, row in enumerate(_row_dicts(table))
-    ]
-    columns = ["frame_id", "object_id", "x", "y", "label", "class"]
-    points = pd.DataFrame(rows, columns=columns)
-    _check_duplicates(points, name)
-    return points
-
-
-def _row_dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)]
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except FileNotFoundError:
-        raise PromptError(f"{path}: no such file of points") from None
-    except (OSError, ValueError) as error:  # also pandas' parser errors, and bytes not UTF-8
-        raise PromptError(f"{path}: not a CSV table that can be read: {error}") from None
-
-
-def _with_xy_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    if "point_xy" in table.columns:
-        pairs = [
-            _parse_pair(value, _row_location(name, row))
-            for row, value in enumerate(table["point_xy"])
-        ]
-        table = table.assign(x=[x for x, _ in pairs], y=[y for _, y in pairs])
-    for column in ("frame_id", "object_id", "x", "y", "label"):
-        if column not in table.columns:
-            columns = ", ".join(map(str, table.columns))
-            expected = "frame_id, object_id, x, y (or point_xy), label and optionally class"
-            raise PromptError(
-                f"{name}: no column {column!r}: expected {expected}; it has {columns}"
-            )
-    return table
-
-
-def _parse_pair(value: Any, where: str) -> tuple[Any, Any]:
-    numbers = _NUMBER_PATTERN.findall(value) if isinstance(value, str) else list(value)
-    if len(numbers) != 2:
-        expected = "a pair such as (12, 34)"
-        raise PromptError(f"{where}, column point_xy: expected {expected}, got {value!r}")
-    return numbers[0], numbers[1]
-
-
-def _row_location(name: str, number: int) -> str:
-    return f"{name}, row {number + 1}"
-
-
-@dataclass(frozen=True)
-class _PointRow:
-    """One row of a points table, to be checked; messages count rows from 1, without the header."""
-
-    name: str
-    number: int
-    row: Mapping[str, Any]
-    scope: PromptScope
-
-    def checked(self) -> tuple[int, int, float, float, int, str]:
-        width, height = self.scope.size_wh
-        frame, object_id = self._whole_number("frame_id"), self._whole_number("object_id")
-        frame_count = self.scope.frame_count
-        if frame_count is not None and frame >= frame_count:
-            self._fail("frame_id", f"a frame of the clip, 0 to {frame_count - 1}")
-        x, y = self._coordinate("x", width), self._coordinate("y", height)
-        label = self._whole_number("label")
-        if label not in (0, 1):
-            self._fail("label", "1 (inside the object) or 0 (outside)")
-        return frame, object_id, x, y, label, self._class_label()
-
-    def _class_label(self) -> str:
-        value = self.row.get("class")
-        text = "" if value is None or value != value else str(value).strip()
-        labels = self.scope.labels
-        if text and labels is not None and text not in labels:
-            where = f"{_row_location(self.name, self.number)}, column class"
-            raise PromptError(f"{where}: {UnknownName('class', text, labels)}")
-        return text or _default_label(self.scope)
-
-    def _whole_number(self, column: str) -> int:
-        number = self._number(column, "a whole number from 0")
-        if number < 0 or number != int(number):
-            self._fail(column, "a whole number from 0")
-        return int(number)
-
-    def _coordinate(self, column: str, size: int) -> float:
-        number = self._number(column, "a number of pixels")
-        if not 0 <= number < size:
-            width, height = self.scope.size_wh
-            self._fail(column, f"a point inside the picture of {width}x{height}")
-        return number
-
-    def _number(self, column: str, expected: str) -> float:
-        try:
-            number = float(self.row[column])
-        except (TypeError, ValueError):
-            number = float("nan")
-        if not np.isfinite(number):
-            self._fail(column, expected)
-        return number
-
-    def _fail(self, column: str, expected: str) -> None:
-        where = f"{_row_location(self.name, self.number)}, column {column}"
-        raise PromptError(f"{where}: expected {expected}, got {self.row[column]!r}")
-
-
-def _default_label(scope: PromptScope) -> str:
-    """Return the only class of the scope; DEFAULT_LABEL if it has several, or none."""
-    labels = scope.labels or ()
-    return labels[0] if len(labels) == 1 else DEFAULT_LABEL
-
-
-def _check_duplicates(points: pd.DataFrame, name: str) -> None:
-    rows: dict[tuple[int, int, float, float], int] = {}
-    columns = zip(points["frame_id"], points["object_id"], points["x"], points["y"], strict=True)
-    for number, key in enumerate(columns):
-        if key in rows:
-            first = rows[key] + 1
-            raise PromptError(
-                f"{_row_location(name, number)}: the same point as row {first}; remove one"
-            )
-        rows[key] = number
 
 
 def prompt_table(
@@ -231,7 +75,7 @@ def prompt_table(
         prompt = prompts.get((frame, object_id), Prompt(frame, object_id))
         prompts[frame, object_id] = replace(prompt, mask=mask)
     ordered = tuple(prompts[key] for key in sorted(prompts))
-    default = _default_label(scope)
+    default = default_label(scope)
     _check_starts(ordered)
     return PromptTable(ordered, {p.object_id: labels.get(p.object_id, default) for p in ordered})
 
@@ -333,6 +177,11 @@ def _check_frame(frame: float, context: str, scope: PromptScope) -> None:
 def _checked_box(xyxy: Sequence[float], context: str, size_wh: tuple[int, int]) -> Box:
     x1, y1, x2, y2 = xyxy
     width, height = size_wh
+    if max(xyxy) <= 1 and any(side != int(side) for side in xyxy):
+        raise PromptError(
+            f"{context}: all sides are within 0 and 1: are they shares of the picture? "
+            f"A box is in pixels, inside {width}x{height}"
+        )
     if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
         raise PromptError(f"{context}: not a box (x1, y1, x2, y2) inside {width}x{height}")
     return x1, y1, x2, y2

@@ -10,12 +10,14 @@ import hashlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from annotate.errors import PromptError, UnknownName
 from annotate.files import data_dir
 from annotate.items.records import Vocabulary
+from annotate.plugins import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -99,4 +101,16 @@ def _checked_classes(table: Mapping[str, Any], path: Path) -> Mapping[str, Mappi
     for label, words in classes.items():
         if not isinstance(words, dict):
             raise PromptError(f"{path}: classes.{label}: expected a table, got {words!r}")
+        _check_detector_names(words, f"{path}: classes.{label}")
     return classes
+
+
+def _check_detector_names(words: Mapping[str, Any], where: str) -> None:
+    """Refuse a misspelt detector: its class would not be searched for.
+
+    A name that is like no installed detector may be one of a package that is not installed here.
+    """
+    installed = FAMILIES["detectors"].names()
+    for name in words:
+        if name not in installed and get_close_matches(name, installed, n=1, cutoff=0.8):
+            raise PromptError(f"{where}: {UnknownName('detector', name, installed)}")

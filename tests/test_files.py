@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import stat
@@ -139,3 +140,26 @@ def test_a_wheel_holds_the_packaged_data(tmp_path):
     site = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
     run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True, env=site)
     assert all(str(tmp_path / "site") in word for word in run.stdout.split())
+
+
+def test_an_output_below_a_file_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "x.csv", tmp_path / "file" / "more" / "x"):
+        with pytest.raises(OutputError, match="cannot write there: Not a directory"):
+            files.check_writable(path)
+    files.check_writable(tmp_path / "new" / "x.csv")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_full_or_read_only_disk_is_one_error(tmp_path, monkeypatch):
+    def fail(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", fail)
+    with pytest.raises(OutputError, match="x: cannot write there: Read-only file system"):
+        files.refuse_existing(tmp_path / "x", force=False)
+
+
+def test_a_device_is_never_replaced_by_a_file():
+    with pytest.raises(OutputError, match="it is a device"):
+        files.write_text(files.Path("/dev/full"), "x")

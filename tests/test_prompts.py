@@ -101,9 +101,64 @@ def test_prompts_are_joined_by_frame_and_object(tmp_path):
 
 
 def test_an_object_with_two_classes_is_refused(tmp_path):
-    rows = points(tmp_path, HEAD + "0,3,1,1,1,mech\n1,3,1,1,1,raine\n")
+    text = HEAD + "0,3,1,1,1,mech\n1,3,1,1,1,raine\n"
+    named = "points.csv, row 2, column class: object 3 has two classes, 'mech' and 'raine'"
+    with pytest.raises(PromptError, match=named):
+        points(tmp_path, text)
+    rows = points(tmp_path, text.replace("raine", "mech"))
+    rows["class"] = ["mech", "raine"]
     with pytest.raises(PromptError, match="object 3 has two classes, 'mech' and 'raine'"):
         prompts.prompt_table(rows, scope=SCOPE)
+
+
+def test_a_class_on_one_row_of_an_object_is_its_class(tmp_path):
+    rows = points(tmp_path, HEAD + "0,3,1,1,1,\n1,3,1,1,1,raine\n2,3,1,1,1,\n2,4,5,5,1,\n")
+    assert rows["class"].tolist() == ["raine", "raine", "raine", "object"]
+
+
+@pytest.mark.parametrize("row", ["0,3,0.5,0.25,1,mech", "0,3,1,0.9,1,mech\n4,3,0,0.1,0,mech"])
+def test_shares_of_the_picture_are_not_taken_for_pixels(tmp_path, row):
+    with pytest.raises(PromptError, match="points.csv: all x and y .* shares of the picture"):
+        points(tmp_path, HEAD + row + "\n")
+    with pytest.raises(PromptError, match="shares of the picture"):
+        prompts.parse_xyxy("0.1,0.2,0.5,1", (64, 48), "`box`")
+
+
+def test_one_point_beyond_1_says_that_points_are_pixels(tmp_path):
+    rows = points(tmp_path, HEAD + "0,3,0.5,0.5,1,mech\n0,3,20,0.5,1,mech\n")
+    assert rows["x"].tolist() == [0.5, 20]
+
+
+def test_a_row_longer_than_the_header_is_refused(tmp_path):
+    text = "frame_id,object_id,x,y,label\n0,1,1,2,1\n5,1,12,34,1,1\n"
+    with pytest.raises(PromptError, match="points.csv, row 2: 6 values, but the header has 5"):
+        points(tmp_path, text)
+    assert len(points(tmp_path, text.replace(",1,1\n", ",1,,\n"))) == 2  # empty cells say nothing
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    with pytest.raises(PromptError, match="two columns are called 'x'"):
+        points(tmp_path, "frame_id,object_id,x,y,x,label\n0,1,1,2,3,1\n")
+
+
+def test_spreadsheets_write_semicolons_and_a_byte_order_mark(tmp_path):
+    rows = points(tmp_path, "\ufeffframe_id;object_id;x;y;label\n0;1;12;34;1\n")
+    assert rows[["x", "y"]].to_numpy().tolist() == [[12, 34]]
+
+
+PRINTED_PAIRS = [
+    "[np.float64(53.0), np.float64(8.5)]",
+    "(np.int64(53), np.float32(8.5))",
+    "array([53. ,  8.5])",
+    "tensor([53.0000, 8.5])",
+    "Point(x1=53, y1=8.5)",
+]
+
+
+@pytest.mark.parametrize("pair", PRINTED_PAIRS)
+def test_digits_of_a_type_or_a_name_are_no_numbers(tmp_path, pair):
+    rows = points(tmp_path, f'frame_id,object_id,point_xy,label\n0,1,"{pair}",1\n')
+    assert rows[["x", "y"]].to_numpy().tolist() == [[53, 8.5]]
 
 
 def test_an_object_must_start_with_a_positive_prompt(tmp_path):

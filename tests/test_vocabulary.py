@@ -2,7 +2,7 @@ import pytest
 
 from annotate.errors import PromptError
 from annotate.items.records import Vocabulary
-from annotate.vocabulary import Phrase, detector_phrases
+from annotate.vocabulary import Phrase, detector_phrases, read_vocabulary
 
 
 def make_vocabulary(**classes):
@@ -44,3 +44,12 @@ def test_two_classes_cannot_have_the_same_phrase():
         detector_phrases(
             make_vocabulary(mug={"yoloe": "pot"}, jug={"yoloe": ["jug", "pot"]}), "yoloe"
         )
+
+
+def test_a_misspelt_detector_is_named(tmp_path):
+    path = tmp_path / "v.toml"
+    path.write_text("[classes.mark]\ncolor = [350, 10]\n")
+    with pytest.raises(PromptError, match="mark: no detector 'color'; did you mean 'colour"):
+        read_vocabulary(path)
+    path.write_text("[classes.mark]\nfrom-another-package = 1\n")
+    assert list(read_vocabulary(path).labels) == ["mark"]

@@ -18,6 +18,8 @@ from annotate.cli.options import RENAMED_COMMANDS, Force, renamed_option
 from annotate.errors import EXTRAS, AnnotateError
 
 OK, MISSING = "ok", "missing"
+# Command -> the parameter with the path that it writes, checked before it begins; else `output`.
+OUTPUT_PARAMETERS = {"add": "db", "remove": "db", "split": "dataset", "restore": "folder"}
 USAGE_EXIT_CODE = 2
 CheckRow = tuple[str, str, str]
 
@@ -229,6 +231,9 @@ class StageCommand(TyperCommand):
             AnnotateError: as the command, with flags in place of the arguments' names.
         """
         try:
+            output = ctx.params.get(OUTPUT_PARAMETERS.get(ctx.command.name, "output"))
+            if isinstance(output, Path) and str(output) != "-":
+                files.check_writable(output)
             return super().invoke(ctx)
         except AnnotateError as error:
             from annotate.cli import console

@@ -96,6 +96,7 @@ def detect(
     console.print_output_path(output, is_new)
     if usage := budget.total_usage(plugin):
         console.print_status(usage.summary(counter.pictures, counter.boxes))
+    console.print_notes(detectors_run.collect_notes(plugin))
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
     from rich.progress import Progress, TaskID
+
+    from annotate.progress import Notes
 
 
 INTERRUPTED_EXIT_CODE = 130  # the shells' code for a program that Ctrl-C ended
@@ -101,6 +103,19 @@ def print_output_path(output: Path, is_new: bool) -> None:
         print_result(str(output))
     if not is_new:
         print_status(f"{output} was complete already; --force makes it again")
+
+
+def print_notes(all_notes: Iterable[Notes]) -> None:
+    """Print what a run left out, on stderr; a run with records that it could not make fails."""
+    from annotate.errors import AnnotateError
+
+    failures = 0
+    for notes in all_notes:
+        failures += notes.failures
+        for line in notes.lines():
+            print_status(line)
+    if failures:
+        raise AnnotateError(f"{failures} frames are without an answer that can be used: see above")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from annotate.items import boxes
 from annotate.items.records import Box, Frame
+from annotate.vlm.answers import nearest_text
 from annotate.vocabulary import Phrase
 
 if TYPE_CHECKING:
@@ -43,12 +43,17 @@ def crop(frame: Frame, box: Box, margin_px: float) -> tuple[Frame, tuple[int, in
 
 
 def match_phrase(label: str, phrases: Sequence[Phrase]) -> Phrase | None:
-    """Return the phrase that a model means by its label, near misses included, or None."""
-    if len(phrases) == 1 and not label:
-        return phrases[0]
-    by_text = {phrase.text.casefold(): phrase for phrase in reversed(phrases)}
-    nearest = get_close_matches(label.strip().strip("\"'").casefold(), by_text, n=1, cutoff=0.8)
-    return by_text[nearest[0]] if nearest else None
+    """Return the phrase that a model means by its label, near misses included, or None.
+
+    A box without a label is of the class of all phrases, if they are of one class.
+    """
+    if not label.strip():
+        class_ids = {phrase.class_id for phrase in phrases}
+        if len(class_ids) != 1:
+            return None
+        return phrases[0] if len(phrases) == 1 else replace(phrases[0], text="")
+    text = nearest_text(label, [phrase.text for phrase in phrases])
+    return next((phrase for phrase in phrases if phrase.text == text), None)
 
 
 def to_detections(phrase_boxes: Iterable[PhraseBox], size_wh: tuple[int, int]) -> sv.Detections:

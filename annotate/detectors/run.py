@@ -16,6 +16,7 @@ from annotate.items import detections, journal, records
 from annotate.items.records import Frame, Item, Vocabulary
 from annotate.items.sequences import chunks
 from annotate.plugins import FAMILIES, Family
+from annotate.progress import Notes
 from annotate.video import reader
 from annotate.video.reader import FrameSelection
 
@@ -78,6 +79,13 @@ def check_ready(detector: Detector) -> None:
     for nested in plugins.nested_plugins(detector):
         check_ready(nested)
     plugins.optional_member(detector, "ready")()
+
+
+def collect_notes(detector: Detector) -> list[Notes]:
+    """Collect what a detector and its nested ones left out in a run."""
+    notes = [each for nested in plugins.nested_plugins(detector) for each in collect_notes(nested)]
+    own = plugins.optional_member(detector, "notes")
+    return notes if own is None else [*notes, own]
 
 
 def detect_frames(

@@ -21,17 +21,21 @@ from annotate.errors import AnswerError, UnreadableAnswer, VideoError, needs
 from annotate.items import boxes
 from annotate.items.records import Box, Frame, Picture, Vocabulary
 from annotate.plugins import RUNTIME_ONLY
+from annotate.progress import Notes
 from annotate.video.images import read_image
 from annotate.vlm import messages
+from annotate.vlm.answers import AnswerParseError, ParsedBox, parse_boxes
 from annotate.vlm.budget import Prices, UsageMeter, UsageTotal
 from annotate.vlm.client import Chat, read_model_notes
 from annotate.vlm.coordinates import BoxFormat
-from annotate.vlm.messages import ParsedBox
 from annotate.vlm.retry import RetryPolicy, map_threads
 from annotate.vocabulary import Phrase, detector_phrases
 
 _SEARCHED_IMAGE = "B"  # the name of the searched picture in a question with a reference
 _CAPTION_PROMPT = "caption.v1"
+_NO_ANSWER = "answers could not be used: these frames are written without boxes, but not searched"
+
+NamedBox = tuple[ParsedBox, Phrase]
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,11 @@ class VlmDetector:
         """Requests so far, and their tokens and cost."""
         return self.chat.meter.total
 
+    @cached_property
+    def notes(self) -> Notes:
+        """What a run left out, by reason: boxes of other labels, frames without an answer."""
+        return Notes()
+
     def ready(self) -> None:
         """Check for a model, its box format, and phrases.
 
@@ -150,7 +159,7 @@ class VlmDetector:
                 "calibrate for this model and address"
             )
         needs("openai"), needs("json_repair")
-        _ = self.chat  # made once, before threads share it, so that one meter counts
+        _ = self.chat, self.notes  # made once, before threads share them, so that one counts
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Propose boxes for each frame, in the order of the model's answer.
@@ -193,29 +202,52 @@ class VlmDetector:
             parts = [messages.text_part("Picture A:"), self._reference, searched, *parts]
         parts.append(messages.text_part(self._template.fill(texts)))
         try:
-            parsed_boxes = self.chat.ask_boxes(parts, texts, frame.name)
-            return self._to_phrase_boxes(parsed_boxes, frame, phrases, picture.size)
-        except UnreadableAnswer:
+            named_boxes, unknown_labels = self.chat.ask(
+                parts,
+                messages.boxes_format(texts),
+                lambda answer: self._match_phrases(parse_boxes(answer, texts), phrases),
+                frame.name,
+            )
+            for label in unknown_labels:
+                self.notes.add(
+                    "boxes were left out, for their labels are none of the phrases",
+                    f"{label!r} on {frame.name}",
+                )
+            return self._to_phrase_boxes(named_boxes, frame, picture.size)
+        except UnreadableAnswer as error:
             if self.unreadable == "stop":
                 raise
+            self.notes.add(_NO_ANSWER, str(error), is_failure=True)
             return []
 
+    def _match_phrases(
+        self, parsed_boxes: Sequence[ParsedBox], phrases: Sequence[Phrase]
+    ) -> tuple[list[NamedBox], list[str]]:
+        """Find the phrase of each box of the searched picture, and the labels of the other boxes.
+
+        Raises:
+            AnswerParseError: there are boxes, but no label is that of a phrase.
+        """
+        searched = [
+            box
+            for box in parsed_boxes
+            if not self._reference or box.image_id.upper() in ("", _SEARCHED_IMAGE)
+        ]
+        matches = [(box, match_phrase(box.label, phrases)) for box in searched]
+        unknown_labels = [box.label for box, phrase in matches if phrase is None]
+        if searched and len(unknown_labels) == len(searched):
+            labels = ", ".join(sorted({label or "no label" for label in unknown_labels}))
+            raise AnswerParseError(f"boxes of other labels than the phrases: {labels}")
+        return [(box, phrase) for box, phrase in matches if phrase is not None], unknown_labels
+
     def _to_phrase_boxes(
-        self,
-        parsed_boxes: Sequence[ParsedBox],
-        frame: Frame,
-        phrases: Sequence[Phrase],
-        sent_wh: tuple[int, int],
+        self, named_boxes: Sequence[NamedBox], frame: Frame, sent_wh: tuple[int, int]
     ) -> list[PhraseBox]:
-        """Convert parsed boxes to the frame's pixels; drops those of other objects or pictures."""
+        """Convert boxes to the frame's pixels; drops those that lie outside."""
         box_format = BoxFormat.parse(self.coordinates)
         scale = np.tile(np.array(frame.size_wh) / np.array(sent_wh), 2)
         phrase_boxes, outside_count = [], 0
-        for each in parsed_boxes:
-            phrase = match_phrase(each.label, phrases)
-            in_reference = self._reference and each.image_id.upper() not in ("", _SEARCHED_IMAGE)
-            if phrase is None or in_reference:
-                continue
+        for each, phrase in named_boxes:
             sent_xyxy = np.array(box_format.xyxy(each.numbers, sent_wh, each.order))
             x1, y1, x2, y2 = (sent_xyxy * scale).tolist()
             score = float("nan") if each.score is None else each.score
@@ -223,6 +255,7 @@ class VlmDetector:
                 phrase_boxes.append(PhraseBox(phrase, (x1, y1, x2, y2), score))
             else:
                 outside_count += 1
+                self.notes.add("boxes were left out, for they lie outside the picture", frame.name)
         if outside_count and not phrase_boxes:
             raise UnreadableAnswer(
                 f"{frame.name}: the boxes lie outside the picture; the model's box format may not "

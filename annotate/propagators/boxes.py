@@ -27,8 +27,8 @@ import numpy as np
 
 from annotate.errors import ItemsError, PromptError, UnknownName
 from annotate.items import boxes, journal
+from annotate.items.points import DEFAULT_LABEL
 from annotate.items.records import Box, Item, Object, Prompt, State
-from annotate.prompts import DEFAULT_LABEL
 from annotate.video.reader import Video
 
 MIN_SCORE = 0.25  # a box with a lower score is ignored

@@ -22,9 +22,9 @@ from annotate.video import reader
 from annotate.video.images import read_image
 from annotate.viewing.overlay import font_file
 from annotate.vlm import messages
+from annotate.vlm.answers import AnswerParseError, json_values
 from annotate.vlm.budget import Usage
 from annotate.vlm.client import Chat
-from annotate.vlm.messages import AnswerParseError, json_values
 from annotate.vlm.retry import map_threads
 
 FrameRef = tuple[str, int]  # a clip's name, and a frame's index there

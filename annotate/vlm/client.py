@@ -15,6 +15,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,18 +23,11 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from annotate import files
-from annotate.errors import AnswerError, UnreadableAnswer, needs
+from annotate.errors import AnswerError, OutputError, UnreadableAnswer, needs
 from annotate.files import cache_dir, read_json, write_json
+from annotate.vlm.answers import AnswerParseError, ParsedBox, parse_boxes
 from annotate.vlm.budget import Prices, Usage, UsageMeter
-from annotate.vlm.messages import (
-    AnswerParseError,
-    ParsedBox,
-    ResponseFormat,
-    boxes_format,
-    load_template,
-    parse_boxes,
-    text_part,
-)
+from annotate.vlm.messages import ResponseFormat, boxes_format, load_template, text_part
 from annotate.vlm.retry import RetryPolicy, TransientError
 
 # Host -> the variable with the key that it gets by default; other hosts get only a named key.
@@ -109,6 +103,13 @@ def cache_answer(digest: str, answer: Mapping[str, Any]) -> None:
     write_json(_answer_path(digest), answer)
 
 
+def _keep_answer(digest: str, text: str) -> None:
+    try:
+        cache_answer(digest, {"text": text})
+    except OutputError as error:
+        raise OutputError(f"{error}; `cache=no` asks without keeping the answers") from None
+
+
 def _answer_path(digest: str) -> Path:
     return cache_dir() / "answers" / digest[:2] / f"{digest}.json"
 
@@ -118,6 +119,7 @@ T = TypeVar("T")
 MODES = ("tool", "schema", "json")  # how a format of answers is requested, the strictest first
 _UNSUPPORTED_STATUSES = {400, 404, 405, 415, 422, 501}  # replies to a mode that a server lacks
 _NEW_TOKEN_LIMIT = "max_completion_tokens"  # the only name that newer models of OpenAI accept
+_CUT_REASONS = {"length", "max_tokens", "max_output_tokens", "model_length"}  # `finish_reason`
 _AUTH_ERRORS = {401: "the key is not accepted", 403: "the key may not do this"}
 
 _OPENAI_HEADERS = ("OpenAI-Organization", "OpenAI-Project")  # the client sends them to any host
@@ -127,11 +129,15 @@ MessageParts = Sequence[Mapping[str, Any]]  # texts and pictures of one message
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's text, or the arguments of its tool calls, one a line; `refusal` is a text too."""
+    """A model's text, or the arguments of its tool calls, one a line; `refusal` is a text too.
+
+    `cut` is True where the answer ends at the limit of tokens.
+    """
 
     text: str
     usage: Usage
     refusal: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,8 @@ class Chat:
         self, parts: MessageParts, phrases: Sequence[str], context: str
     ) -> list[ParsedBox]:
         """Ask for boxes of `phrases`; see `ask`."""
-        return self.ask(parts, boxes_format(phrases), parse_boxes, context)
+        parse = partial(parse_boxes, phrases=phrases)
+        return self.ask(parts, boxes_format(phrases), parse, context)
 
     def ask(
         self,
@@ -205,11 +212,13 @@ class Chat:
         question |= {"parts": list(parts), **response_format.request_fields("tool")}
         digest = files.json_digest(question)
         if self.cached and (answer := cached_answer(digest)) is not None:
-            self.meter.count_cached()
-            return parse(answer["text"])
+            with suppress(AnswerParseError):  # an earlier version took it for readable: ask anew
+                value = parse(str(answer.get("text")))
+                self.meter.count_cached()
+                return value
         text, value = self._ask_until_readable(parts, response_format, parse, context)
         if self.cached:
-            cache_answer(digest, {"text": text})
+            _keep_answer(digest, text)
         return value
 
     def ask_text(self, parts: MessageParts, context: str) -> str:
@@ -230,12 +239,13 @@ class Chat:
             reply = self.retry_policy.run(partial(self._send_metered, request, ""), context)
         except TransientError as error:
             raise AnswerError(f"{context}: {error}") from None
+        self._refuse_cut(reply, context)
         text = reply.text.strip()
         if reply.refusal or not text:
             refusal = redact_key(reply.refusal, api_key_for(self.url, self.key)) or "nothing"
             raise UnreadableAnswer(f"{context}: {self.model} says {refusal!r}")
         if self.cached:
-            cache_answer(digest, {"text": text})
+            _keep_answer(digest, text)
         return text
 
     def _ask_until_readable(
@@ -249,6 +259,7 @@ class Chat:
         messages: list[dict[str, Any]] = [{"role": "user", "content": list(parts)}]
         for attempt in range(1, self.parse_attempts + 1):
             reply = self._reply_in_supported_mode(messages, response_format, context)
+            self._refuse_cut(reply, context)
             try:
                 if reply.refusal:
                     raise AnswerParseError(reply.refusal)
@@ -264,6 +275,14 @@ class Chat:
             request = [text_part(load_template(response_format.retry_template).text)]
             messages = [messages[0], answer, {"role": "user", "content": request}]
         raise AssertionError("the last attempt returns or raises")
+
+    def _refuse_cut(self, reply: Reply, context: str) -> None:
+        """Refuse an answer that is cut at the limit: objects may be missing from it."""
+        if reply.cut:
+            raise UnreadableAnswer(
+                f"{context}: the answer of {self.model} is cut at {self.max_tokens} tokens: boxes "
+                f"may be missing from it; allow more with `max_tokens={4 * self.max_tokens}`"
+            )
 
     def _reply_in_supported_mode(
         self, messages: MessageParts, response_format: ResponseFormat, context: str
@@ -289,7 +308,8 @@ class Chat:
         with self._lock:
             if self.mode == "auto" and self._server_facts.get("way") != mode:
                 self._server_facts["way"] = mode
-                write_model_notes(self.url, self.model, way=mode)
+                with suppress(OutputError):  # found out again by the next run
+                    write_model_notes(self.url, self.model, way=mode)
 
     def _request(
         self, messages: MessageParts, response_format: ResponseFormat, mode: str
@@ -359,7 +379,7 @@ def _with_token_limit_name(
 
 
 def _parse_completion(completion: Any, function: str) -> Reply:
-    """Read the text, token counts and refusal of a completion; any of them may be missing."""
+    """Read text, token counts, refusal and end of a completion; any of them may be missing."""
     choices = getattr(completion, "choices", None)
     if not choices or getattr(choices[0], "message", None) is None:
         raise TransientError("an answer without a message")
@@ -370,4 +390,8 @@ def _parse_completion(completion: Any, function: str) -> Reply:
     text = "\n".join(arguments) or getattr(message, "content", None) or ""
     usage = getattr(completion, "usage", None)
     counts = (getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))
-    return Reply(str(text), Usage(*counts), str(getattr(message, "refusal", None) or ""))
+    reason = str(getattr(choices[0], "finish_reason", None) or "").lower()
+    refusal = str(getattr(message, "refusal", None) or "")
+    if reason == "content_filter":
+        refusal = refusal or "the content filter of the server stopped the answer"
+    return Reply(str(text), Usage(*counts), refusal, cut=reason in _CUT_REASONS)

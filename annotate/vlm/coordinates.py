@@ -20,8 +20,8 @@ from annotate.errors import AnswerError, UnknownName
 from annotate.items.boxes import BoxArray, iou_matrix
 from annotate.items.records import Box, Picture
 from annotate.vlm import messages
+from annotate.vlm.answers import FourNumbers, ParsedBox
 from annotate.vlm.client import MODES, Chat, write_model_notes
-from annotate.vlm.messages import FourNumbers, ParsedBox
 from annotate.vlm.retry import map_threads
 
 _ReferenceSize = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]

@@ -144,7 +144,10 @@ def test_what_is_said_badly_is_understood_at_once(fault, frame):
     assert_right(found)
 
 
-@pytest.mark.parametrize("fault", ["refusal", "sorry", "empty", "missing keys", "code"])
+@pytest.mark.parametrize(
+    "fault",
+    ["refusal", "sorry", "empty", "missing keys", "code", "other labels", "no labels"],
+)
 def test_what_gives_no_boxes_is_asked_anew_and_is_not_nothing_there(fault, frame, tmp_path):
     with serving(faults=[fault]) as model:
         [found] = load(model).propose([frame])
@@ -157,6 +160,44 @@ def test_what_gives_no_boxes_is_asked_anew_and_is_not_nothing_there(fault, frame
         [found] = load(model, unreadable="empty").propose([frame])
         assert len(found) == 0
     assert not (tmp_path / "owned").exists()
+
+
+def test_an_answer_that_is_cut_at_its_limit_is_not_used(frame, demo, tmp_path, annotate):
+    with serving(always="limit") as model:
+        with pytest.raises(UnreadableAnswer, match=r"cut at 2048 tokens.*`max_tokens=8192`"):
+            load(model).propose([frame])
+        assert len(model.requests) == 1  # the same question would be cut again
+        vocabulary = tmp_path / "v.toml"
+        vocabulary.write_text('[classes.mark]\nvlm = "designator"\n')
+        sets = {"model": "sees", "url": model.url, "box_format": "sent 1"}
+        words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+        command = ["detect", demo, "-d", "vlm", "-v", vocabulary, "-o", tmp_path / "x.jsonl"]
+        code, _, err = annotate(*map(str, command), *words)
+    assert code == 1 and "--set max_tokens=8192" in err and "Traceback" not in err
+
+
+def test_boxes_of_other_labels_are_counted(frame):
+    with serving(always="strange label") as model:
+        asked = load(model)
+        asked.propose([frame])
+    [line] = asked.notes.lines()
+    assert line.startswith("1 boxes were left out") and "'spaceship' on demo.mp4#0" in line
+    assert asked.notes.failures == 0
+
+
+def test_frames_without_a_usable_answer_are_counted_as_failures(frame):
+    with serving(always="other labels") as model:
+        asked = load(model, unreadable="empty")
+        asked.propose([frame])
+    assert asked.notes.failures == 1 and "Tank" in asked.notes.lines()[0]
+
+
+def test_boxes_without_labels_are_of_the_only_class(frame):
+    words = Vocabulary("demo.v1", {"mark": {"vlm": ["designator", "red brackets"]}}, "5e1f")
+    with serving(always="no labels") as model:
+        options = {"model": "sees", "url": model.url, "box_format": "relative 1000 xyxy"}
+        [found] = DETECTORS.load("vlm", words, **options).propose([frame])
+    assert found.class_id.tolist() == [0] and found.data["phrase"].tolist() == [""]
 
 
 def test_sides_with_names_go_before_the_convention(frame):

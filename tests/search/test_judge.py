@@ -7,9 +7,9 @@ from annotate.errors import AnswerError, BudgetExceeded
 from annotate.search import judge
 from annotate.search.judge import Judgement
 from annotate.vlm import messages
+from annotate.vlm.answers import AnswerParseError
 from annotate.vlm.budget import Prices, UsageMeter
 from annotate.vlm.client import Chat
-from annotate.vlm.messages import AnswerParseError
 from annotate.vlm.retry import RetryPolicy
 
 

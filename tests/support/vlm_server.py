@@ -143,7 +143,8 @@ class FakeModel:
             return 400, {}, json.dumps({"error": {"message": message}})
         message = self._message(body, mode, fault)
         usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
+        reason = "length" if fault == "limit" else "stop"
+        choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", **message}}
         reply = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
         choices = [] if fault == "no choices" else [choice]
         return 200, {}, json.dumps({**reply, "choices": choices, "usage": usage})
@@ -234,6 +235,8 @@ MALFORMED_ANSWERS = {  # answers seen of real models: (entries, entries as valid
     "strange label": lambda entries, text: _with(
         entries, {"label": "spaceship", "box_2d": [1, 1, 90, 90]}
     ),
+    "other labels": lambda entries, text: json.dumps([{**e, "label": "Tank"} for e in entries]),
+    "no labels": lambda entries, text: json.dumps([e["box_2d"] for e in entries]),
     "scores": lambda entries, text: _with([{**e, "confidence": 0.75} for e in entries]),
     "outside": lambda entries, text: _with(
         [{**e, "box_2d": [5000, 5000, 6000, 6000]} for e in entries]

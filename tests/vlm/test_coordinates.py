@@ -5,8 +5,8 @@ import pytest
 from vlm_server import to_coordinates
 
 from annotate.errors import AnswerError, UnknownName
+from annotate.vlm.answers import ParsedBox
 from annotate.vlm.coordinates import BoxFormat, calibration_images, fit_box_format
-from annotate.vlm.messages import ParsedBox
 
 COUNTS = {
     "unit": "relative 1",

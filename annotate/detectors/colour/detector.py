@@ -17,7 +17,7 @@ import supervision as sv
 
 from annotate.detectors.colour.ranges import ColourSpec, GreyImage, in_ranges_u8, read_colour_specs
 from annotate.detectors.colour.rectangles import find_rectangles, trim_to_visible
-from annotate.errors import AnnotateError
+from annotate.errors import AnnotateError, PromptError
 from annotate.items.records import Frame, Picture, Vocabulary
 
 FloatArray = npt.NDArray[np.float64]
@@ -46,8 +46,26 @@ class ColourDetector:
     def _specs(self) -> dict[int, ColourSpec]:
         return read_colour_specs(self.vocabulary)
 
+    def ready(self) -> None:
+        """Check that the vocabulary describes a colour: without one, nothing would be searched.
+
+        Raises:
+            PromptError: no class has a `colour` entry.
+        """
+        if not self._specs:
+            name, label = self.vocabulary.name, next(iter(self.vocabulary.labels), "NAME")
+            raise PromptError(
+                f"vocabulary {name} has no `colour` entry, so nothing could be found by colour: "
+                f"give a class one, such as colour = [350, 10] under [classes.{label}]"
+            )
+
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
-        """Propose boxes for each frame, best first within a class."""
+        """Propose boxes for each frame, best first within a class.
+
+        Raises:
+            PromptError: no class has a `colour` entry.
+        """
+        self.ready()
         return [self._propose(frame.image) for frame in frames]
 
     def _propose(self, image: Picture) -> sv.Detections:

@@ -23,7 +23,7 @@ from annotate.items import masks
 from annotate.items.records import Frame, Mask, Picture, Prompt, Rle, State
 from annotate.propagators.job import PromptedFrame
 from annotate.propagators.light.crops import QUICK, THOROUGH, Effort
-from annotate.propagators.light.initial_mask import soft_mask_from_prompt
+from annotate.propagators.light.initial_mask import mask_without_points, soft_mask_from_prompt
 from annotate.propagators.light.target import Observation
 from annotate.propagators.light.tracker import Tracker
 
@@ -58,9 +58,14 @@ class LightSession:
         self._initial_masks: dict[tuple[int, int], Rle] = {}  # by frame and object
 
     def add_prompts(self, picture: Picture, prompts: Sequence[Prompt]) -> None:
-        """Fit each object to its prompt on this picture."""
+        """Fit each object to its prompt on this picture.
+
+        A prompt of outside points alone corrects the mask that is tracked there: `step` uses it.
+        """
         with _single_threaded():
             for prompt in prompts:
+                if _only_corrects(prompt):
+                    continue
                 soft = soft_mask_from_prompt(
                     picture, prompt, [each for each in prompts if each is not prompt]
                 )
@@ -72,6 +77,8 @@ class LightSession:
         """Track every object that has started onto this frame."""
         picture = frame.image
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        corrections = [prompt for prompt in prompts if _only_corrects(prompt)]
+        prompts = [prompt for prompt in prompts if not _only_corrects(prompt)]
         prompted = {prompt.object_id for prompt in prompts}
         new = [each for each in prompts if (each.frame, each.object_id) not in self._initial_masks]
         if new:
@@ -85,6 +92,7 @@ class LightSession:
             }
             prompted_masks = {object_id: mask for object_id, (mask, _) in results.items()}
             results |= self._track(tracked, picture, grey, prompted_masks)
+            self._correct(picture, corrections, results)
         self._previous_grey = grey
         return _to_detections(dict(sorted(results.items())))
 
@@ -145,6 +153,17 @@ class LightSession:
         visible = {key: (mask, fit) for key, (mask, fit) in results.items() if mask is not None}
         return _resolve_overlaps(visible)
 
+    def _correct(
+        self, picture: Picture, prompts: Sequence[Prompt], results: dict[int, tuple[Mask, float]]
+    ) -> None:
+        """Remove what outside points lie on from the tracked masks, and fit the objects again."""
+        for prompt in prompts:
+            if prompt.object_id not in results:  # lost here: there is nothing to correct
+                continue
+            mask = mask_without_points(picture, results[prompt.object_id][0], prompt.points_xy)
+            fit = self._trackers[prompt.object_id].correct(picture, mask)
+            results[prompt.object_id] = mask, fit
+
     def _map_objects(
         self, function: Callable[[int], Any], object_ids: Sequence[int]
     ) -> dict[int, Any]:
@@ -152,6 +171,11 @@ class LightSession:
         if self._pool is None or len(object_ids) < 2:
             return {object_id: function(object_id) for object_id in object_ids}
         return dict(zip(object_ids, self._pool.map(function, object_ids), strict=True))
+
+
+def _only_corrects(prompt: Prompt) -> bool:
+    """Return whether a prompt says only where its object is not."""
+    return prompt.mask is None and prompt.box is None and not prompt.point_labels.any()
 
 
 def _pixels_of_others(

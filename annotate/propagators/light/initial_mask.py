@@ -35,6 +35,7 @@ GROWN_MASKS, GROW_ROUNDS = 4, 2  # the best masks are grown so often
 GROW_WINDOW_SCALE = 2.5  # side of the window, in sides of the mask's box
 GROW_REACH = 0.35  # distance to which a mask may grow freely, in roots of its area
 RANDOM_FEATURES = 96
+MIN_REMAINING = 0.1  # share of a mask that an outside point leaves
 CLICK_MASK_VOTES = 2.0  # weight of a mask by the click model, relative to one by a classifier
 
 
@@ -111,6 +112,29 @@ def soft_mask_from_prompt(picture: Picture, prompt: Prompt, others: Sequence[Pro
     votes = (_mean_iou(candidates, np.array(fits)) * fits) ** 3 * areas
     mean = np.tensordot(votes / max(votes.sum(), 1e-9), np.array(candidates, np.float32), 1)
     return mean.astype(np.float32)
+
+
+def mask_without_points(
+    picture: Picture, mask: Mask, outside_points_xy: npt.NDArray[np.float64]
+) -> Mask:
+    """Correct a mask, (H, W): remove what lies at the points, (n, 2), that are in it.
+
+    What lies at a point is segmented as from a click. Where that is nearly all of the mask, only
+    the half nearer to the point is removed: the rest may be the object.
+    """
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    corrected = mask.copy()
+    for point_x, point_y in outside_points_xy:
+        if not corrected[int(point_y), int(point_x)]:
+            continue
+        click = Prompt(0, 0, np.array([[point_x, point_y]]), np.ones(1, np.int64))
+        remaining = corrected & ~(soft_mask_from_prompt(picture, click) > 0.5)
+        if remaining.sum() < MIN_REMAINING * corrected.sum():
+            distance = np.hypot(x - point_x, y - point_y)
+            remaining = corrected & (distance > np.median(distance[corrected]))
+        remaining &= np.hypot(x - point_x, y - point_y) >= 1  # the point itself, in any case
+        corrected = remaining
+    return corrected
 
 
 def _inside_outside_points(

@@ -141,6 +141,15 @@ class Tracker:
         self._store_soft_mask(window, soft)
         return fit
 
+    def correct(self, picture: Picture, mask: Mask) -> float:
+        """Replace the mask of this frame by a corrected one; returns the mean score inside."""
+        self._queued_update = None  # it was learned from the wrong mask
+        if not mask.any():
+            self._target.frames_lost += 1
+            return 0.0
+        self.fit(picture, mask.astype(np.float32))
+        return self.start(picture, mask)
+
     def observe(
         self,
         picture: Picture,

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from annotate.detectors.run import DETECTORS, detect_frames
+from annotate.detectors.run import DETECTORS, check_ready, detect_frames
 from annotate.errors import PromptError
 from annotate.items.records import Frame, Vocabulary
 from annotate.video import reader
@@ -265,3 +265,16 @@ def test_designators_of_real_clips_are_found(clip, min_ap, tmp_path):
     process = subprocess.run([*scorer, tmp_path / "items.jsonl"], capture_output=True, check=True)
     score = json.loads(process.stdout)
     assert score["AP50"] >= min_ap and score["AP75"] >= min_ap - 0.05, score
+
+
+def test_a_vocabulary_without_a_colour_is_refused_and_not_an_empty_frame():
+    nothing = Vocabulary("v", {"mark": {"color": [350, 10]}}, "")
+    frame = Frame("a", 0, Fraction(0), np.zeros((8, 8, 3), np.uint8))
+    for detector in (
+        DETECTORS.load("colour", nothing),
+        DETECTORS.load("ensemble", nothing, members="colour"),
+    ):
+        with pytest.raises(PromptError, match="no `colour` entry.*under .classes.mark"):
+            check_ready(detector)
+        with pytest.raises(PromptError, match="no `colour` entry"):
+            detector.propose([frame])

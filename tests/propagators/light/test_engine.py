@@ -123,6 +123,27 @@ def test_a_later_prompt_corrects_the_mask():
     assert min(iou(each, mask) for each, mask in zip(results[8:], MASKS[8:], strict=True)) > 0.85
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["beside the mask", "on the mask"])
+def test_a_later_outside_point_alone_corrects_the_object_that_is_tracked(inside):
+    """The object is prompted with a second disk as well; a point says that this is not it."""
+    other = disk(180, 120, 12)
+    point = (180.0, 120.0) if inside else (20.0, 20.0)
+    start = Prompt(0, 1, mask=MASKS[0] | other if inside else MASKS[0])
+    outside = Prompt(3, 1, np.array([point]), np.array([0]))
+    _, results = track(CLIP[:6], start, outside)
+    x, y = map(int, point)
+    assert not results[3].mask[0][y, x]
+    assert iou(results[3], MASKS[3]) > 0.8
+
+
+def test_an_outside_point_on_a_lost_object_finds_nothing():
+    mask = np.zeros(SIZE_WH[::-1], bool)
+    mask[2:4, 2:4] = True
+    outside = Prompt(1, 1, np.array([[3.0, 3.0]]), np.array([0]))
+    _, results = track(CLIP[:3], Prompt(0, 1, mask=mask), outside)
+    assert len(results) == 3
+
+
 def test_an_object_that_leaves_is_lost_and_is_detected_again():
     nowhere = np.zeros(SIZE_WH[::-1], bool)
     path = [*MASKS[:6], *[nowhere] * 6, *MASKS[10:]]
