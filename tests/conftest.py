@@ -22,7 +22,7 @@ from annotate.video import reader
 
 pytest_plugins = ["labelstudio_fixtures", "map_fixtures", "search_fixtures"]
 # the same examples on every machine; for others: pytest --hypothesis-profile default
-settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("repeatable", derandomize=True, deadline=None)  # no clock in a test
 settings.load_profile("repeatable")
 
 OPEN = Image.open  # Ultralytics, once imported, replaces it for the whole process
