@@ -16,7 +16,7 @@ import numpy.typing as npt
 import supervision as sv
 
 from annotate.detectors.colour.ranges import ColourSpec, GreyImage, in_ranges_u8, read_colour_specs
-from annotate.detectors.colour.rectangles import find_rectangles, trim_to_visible
+from annotate.detectors.colour.rectangles import find_rectangles
 from annotate.errors import AnnotateError, PromptError
 from annotate.items.records import Frame, Picture, Vocabulary
 
@@ -79,9 +79,7 @@ class ColourDetector:
 
     def _find_rectangles(self, image: Picture, spec: ColourSpec) -> FloatArray:
         """Find the drawn rectangles of one class, (n, 5) xyxy and confidence."""
-        assert spec.outline is not None
         boxes, scores = find_rectangles(image, spec, self.min_score)
-        boxes = trim_to_visible(boxes, (image.shape[1], image.shape[0]), spec.outline)
         return np.column_stack([boxes, scores])
 
     def _find_patches(self, image: Picture, spec: ColourSpec) -> FloatArray:

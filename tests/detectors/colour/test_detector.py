@@ -179,6 +179,76 @@ def test_the_box_at_the_edge_holds_the_visible_strokes(box, visible):
     assert (detections.xyxy >= 0).all() and (detections.xyxy <= [640, 480, 640, 480]).all()
 
 
+ONE_CORNER = {
+    "top left": ((-80, -60, 120, 140), (0, 0, 120, 140)),
+    "top right": ((520, -60, 720, 140), (520, 0, 640, 140)),
+    "bottom left": ((-80, 340, 120, 540), (0, 340, 120, 480)),
+    "bottom right": ((520, 340, 720, 540), (520, 340, 640, 480)),
+}
+
+
+@pytest.mark.parametrize("box, visible", ONE_CORNER.values(), ids=ONE_CORNER)
+@pytest.mark.parametrize("ground", [(110, 90, 70), (30, 30, 32)], ids=["brown", "dark"])
+def test_one_visible_corner_and_its_arms_give_the_visible_part(box, visible, ground):
+    """The far arms are outside: the box ends with the visible arms."""
+    arm = 0.245 * (box[2] - box[0])
+    x1, y1, x2, y2 = visible
+    arms_only = [
+        x1 if box[0] >= 0 or box[0] + arm > 0 else x2 - arm,
+        y1 if box[1] >= 0 or box[1] + arm > 0 else y2 - arm,
+        x2 if box[2] <= 640 or box[2] - arm < 640 else x1 + arm,
+        y2 if box[3] <= 480 or box[3] - arm < 480 else y1 + arm,
+    ]
+    [detections] = propose(DESIGNATOR, to_frame(as_video(brackets(wall(colour=ground), box))))
+    assert iou(detections.xyxy[detections.confidence.argmax()], np.array(arms_only)) > 0.9
+    assert detections.confidence.max() > 0.5
+
+
+@pytest.mark.parametrize(
+    "box, visible",
+    [
+        ((-40, 120, 120, 280), (0, 120, 120, 280)),
+        ((-30, 120, 130, 280), (0, 120, 130, 280)),
+        ((240, -30, 400, 130), (240, 0, 400, 130)),
+        ((510, 120, 670, 280), (510, 120, 640, 280)),
+        ((240, 350, 400, 510), (240, 350, 400, 480)),
+    ],
+    ids=["left, last pixel of the arms hidden", "left", "top", "right", "bottom"],
+)
+def test_far_arms_at_the_edge_belong_to_the_box(box, visible):
+    """A few pixels of the far arms are all that tells a wide box from a narrow one."""
+    if box[0] == -40:  # the far arms end at x = -1: only the near ones are visible
+        visible = (81, 120, 120, 280)
+    [detections] = propose(DESIGNATOR, to_frame(as_video(brackets(wall(), box))))
+    assert iou(detections.xyxy[detections.confidence.argmax()], np.array(visible)) > 0.9
+
+
+def test_brackets_on_a_yellow_flash_are_red_in_spite_of_the_blur():
+    box = np.array([200, 100, 260, 160])
+    flash = wall(360, 640, (250, 225, 60))
+    [detections] = propose(DESIGNATOR, to_frame(as_video(brackets(flash, box, thickness=2))))
+    assert iou(detections.xyxy[detections.confidence.argmax()], box) > 0.85
+
+
+def fur(image, rng, box):
+    """Upright and level hairs in shades of red."""
+    x1, y1, x2, y2 = box
+    image[y1:y2, x1:x2] = (120, 20, 20)
+    for _ in range(150):
+        x, y = int(rng.integers(x1, x2)), int(rng.integers(y1, y2))
+        end = (x + int(rng.integers(8, 30)), y) if rng.random() < 0.5 else (x, y + 20)
+        red = int(rng.integers(140, 250))
+        cv2.line(image, (x, y), end, (red, red // 6, red // 6), int(rng.integers(1, 4)))
+    return image
+
+
+def test_red_fur_at_the_edge_scores_below_a_cut_designator():
+    rng = np.random.default_rng(3)
+    cut = brackets(wall(), (520, 340, 720, 540))
+    furs = [fur(wall(seed=n), rng, (420, 280, 640, 480)) for n in range(6)]
+    assert max(map(best_score, furs)) < best_score(cut) - 0.1
+
+
 def test_the_number_of_corners_is_required():
     [entry] = DESIGNATOR.phrases("colour").values()
     strict = Vocabulary(
