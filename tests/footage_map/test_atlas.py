@@ -24,7 +24,17 @@ def test_frames_are_embedded_clip_by_clip_and_given_to_the_callback(map_clips):
     )
 
 
-def test_a_truncated_clip_is_used_up_to_the_damage(map_clips, tmp_path):
+def test_a_truncated_clip_is_used_up_to_the_damage(demo, map_clips, tmp_path):
+    data = demo.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    vectors = gather_clips([tmp_path / "cut.mp4", map_clips[0]])
+    [message] = vectors.decode_errors
+    assert "cut short at frame" in message and "cut.mp4" in message
+    used = vectors.frame_index.index(0, 1)  # where the second clip begins
+    assert 0 < used < 140 and vectors.frame_index[:used] == list(range(used))
+
+
+def test_an_unreadable_image_of_a_folder_is_passed_over(map_clips, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     for number in range(6):
@@ -32,8 +42,8 @@ def test_a_truncated_clip_is_used_up_to_the_damage(map_clips, tmp_path):
     data = (images / "4.png").read_bytes()
     (images / "4.png").write_bytes(data[: len(data) - 30])
     vectors = gather_clips([images, map_clips[0]])
-    assert vectors.frame_index[:5] == [0, 1, 2, 3, 0]
-    assert "4.png" in vectors.decode_errors[0]
+    assert vectors.frame_index[:6] == [0, 1, 2, 3, 5, 0]
+    assert not vectors.decode_errors
 
 
 def test_two_clips_of_the_same_name_are_refused(map_clips, tmp_path):

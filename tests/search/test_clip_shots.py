@@ -1,6 +1,6 @@
 import pytest
 from PIL import Image
-from search_fixtures import shot_images
+from search_fixtures import SHOT_FRAMES, shot_images
 
 from annotate.search.clip_shots import cut_into_shots
 
@@ -16,11 +16,20 @@ def test_shots_are_cached(search_clips):
     assert len(decoded) == 120
 
 
-def test_truncated_clip_is_used_up_to_the_damage(tmp_path):
+def test_truncated_clip_is_used_up_to_the_damage(demo, tmp_path):
+    data = demo.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    truncated = cut_into_shots([tmp_path / "cut.mp4"])
+    [message] = truncated.decode_errors
+    assert "cut short at frame" in message and "cut.mp4" in message
+    assert 0 < truncated.shots[-1].stop < 140
+
+
+def test_an_unreadable_image_of_a_folder_is_passed_over(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     for n, image in enumerate(shot_images(1, ())):
         Image.fromarray(image).save(images / f"{n:02}.png")
     (images / "20.png").write_bytes((images / "20.png").read_bytes()[:-40])
-    truncated = cut_into_shots([images])
-    assert "20.png" in truncated.decode_errors[0] and truncated.shots[-1].stop == 20
+    cut = cut_into_shots([images])
+    assert not cut.decode_errors and cut.shots[-1].stop == SHOT_FRAMES

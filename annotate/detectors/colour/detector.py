@@ -55,7 +55,7 @@ class ColourDetector:
         if not self._specs:
             name, label = self.vocabulary.name, next(iter(self.vocabulary.labels), "NAME")
             raise PromptError(
-                f"vocabulary {name} has no `colour` entry, so nothing could be found by colour: "
+                f"vocabulary {name} has no colour entry, so nothing could be found by colour: "
                 f"give a class one, such as colour = [350, 10] under [classes.{label}]"
             )
 

@@ -344,7 +344,7 @@ def test_a_vocabulary_without_a_colour_is_refused_and_not_an_empty_frame():
         DETECTORS.load("colour", nothing),
         DETECTORS.load("ensemble", nothing, members="colour"),
     ):
-        with pytest.raises(PromptError, match="no `colour` entry.*under .classes.mark"):
+        with pytest.raises(PromptError, match="no colour entry.*under .classes.mark"):
             check_ready(detector)
-        with pytest.raises(PromptError, match="no `colour` entry"):
+        with pytest.raises(PromptError, match="no colour entry"):
             detector.propose([frame])
