@@ -1,6 +1,6 @@
 """Read COCO files of any program: each key of the foreign JSON is checked here, and only here.
 
-Categories are told apart by their ids, images by theirs.
+Categories and images are distinguished by their ids.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ def _ultralytics_check() -> Callable[[Path, Path, int], None]:
     check: Any = importlib.import_module("ultralytics.data.utils").verify_image_label
 
     def verify(image_path: Path, label_path: Path, class_count: int) -> None:
-        # the check writes a JPEG anew that has bytes after its end: it gets a copy of the image
+        # the check rewrites a JPEG that has bytes after its end, so it gets a copy of the image
         with tempfile.TemporaryDirectory() as folder:
             copied_path = Path(folder) / image_path.name
             shutil.copyfile(image_path, copied_path)

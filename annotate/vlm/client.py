@@ -212,7 +212,7 @@ class Chat:
         question |= {"parts": list(parts), **response_format.request_fields("tool")}
         digest = files.json_digest(question)
         if self.cached and (answer := cached_answer(digest)) is not None:
-            with suppress(AnswerParseError):  # an earlier version took it for readable: ask anew
+            with suppress(AnswerParseError):  # an earlier version took it for readable: ask again
                 value = parse(str(answer.get("text")))
                 self.meter.count_cached()
                 return value
