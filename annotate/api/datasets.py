@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from annotate.api.stages import Clip, Pairs
 from annotate.errors import DatasetError
 from annotate.items import detections as item_detections
 from annotate.items import journal
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from annotate.labelstudio.pull import PullReport
     from annotate.labelstudio.sync import PushReport
     from annotate.search.run import FoundShots
-
-Clip = str | Path
-Pairs = Iterator[tuple[Frame, "sv.Detections"]]
 
 
 def read_items(path: str | Path, clip: Clip | None = None) -> Pairs:

@@ -161,18 +161,11 @@ def _vocabulary(given: str | Path | Vocabulary | None) -> Vocabulary:
 
 
 def _propose(detector: Detector, selected: Iterable[Frame], source: str) -> Pairs:
-    from annotate.detectors.run import detect_frames
-
-    recent: dict[int, Frame] = {}
-
-    def keep_frames() -> Iterator[Frame]:
-        for frame in selected:
-            recent[frame.index] = frame
-            yield frame
+    from annotate.detectors.run import detect_pairs
 
     labels = detector.vocabulary.labels
-    for item in detect_frames(detector, keep_frames(), source):
-        yield recent.pop(item.frame), item_detections.item_to_detections(item, labels)
+    for frame, item in detect_pairs(detector, selected, source):
+        yield frame, item_detections.item_to_detections(item, labels)
 
 
 @overload

@@ -92,10 +92,18 @@ def detect_frames(
     detector: Detector, frames: Iterable[Frame], source: str, *, batch_size: int = 8
 ) -> Iterator[Item]:
     """Yield an item for each frame, in order; at most `batch_size` frames are in memory."""
+    for _, item in detect_pairs(detector, frames, source, batch_size=batch_size):
+        yield item
+
+
+def detect_pairs(
+    detector: Detector, frames: Iterable[Frame], source: str, *, batch_size: int = 8
+) -> Iterator[tuple[Frame, Item]]:
+    """Yield each frame with its item, as `detect_frames` does."""
     labels = dict(enumerate(detector.vocabulary.labels))
     for batch in chunks(frames, batch_size):
         for frame, found in zip(batch, detector.propose(batch), strict=True):
-            yield detections.item_from_detections(frame, found, labels, source)
+            yield frame, detections.item_from_detections(frame, found, labels, source)
 
 
 @dataclass(frozen=True)

@@ -173,8 +173,31 @@ def _import_clip() -> Any:
     return clip
 
 
+class _OpenVocabularyDetector(PhraseDetector):
+    """What YOLO-World and YOLOE make of the options that both have."""
+
+    min_score: float
+    nms_iou: float
+    input_size: int | None
+    tile: int
+    overlap: float
+    batch_size: int
+    device: str | None
+    half: bool
+
+    @cached_property
+    def _tiling(self) -> Tiling:
+        return Tiling(self.tile, self.overlap, self.nms_iou, self.batch_size)
+
+    @cached_property
+    def _inference(self) -> InferenceOptions:
+        return InferenceOptions(
+            self.min_score, self.nms_iou, self.input_size, self.device, self.half
+        )
+
+
 @dataclass(frozen=True)
-class YoloWorldDetector(PhraseDetector):
+class YoloWorldDetector(_OpenVocabularyDetector):
     """Find boxes of the vocabulary's phrases (`yolo-world = "red square"`, or a list).
 
     `model` and the text `encoder` are names in the manifest, or paths. Scores are low for objects
@@ -209,16 +232,6 @@ class YoloWorldDetector(PhraseDetector):
         return detector_phrases(self.vocabulary, "yolo-world")
 
     @cached_property
-    def _tiling(self) -> Tiling:
-        return Tiling(self.tile, self.overlap, self.nms_iou, self.batch_size)
-
-    @cached_property
-    def _inference(self) -> InferenceOptions:
-        return InferenceOptions(
-            self.min_score, self.nms_iou, self.input_size, self.device, self.half
-        )
-
-    @cached_property
     def _network(self) -> Any:
         path = ultralytics.find_weights(self.model, ["yolo-world"])
         model = ultralytics.load_model("YOLOWorld", path)
@@ -243,7 +256,7 @@ TEXT_ENCODERS = {
 
 
 @dataclass(frozen=True)
-class YoloeDetector(PhraseDetector):
+class YoloeDetector(_OpenVocabularyDetector):
     """Find boxes of phrases (`yoloe = "red square"`, or a list), or of objects like an example.
 
     The example is `reference`, PICTURE:X1,Y1,X2,Y2. It shows the vocabulary's only class, or the
@@ -290,16 +303,6 @@ class YoloeDetector(PhraseDetector):
                 f"{len(class_ids)}: give a yoloe phrase only to the class that it shows"
             )
         return (Phrase(self.reference, class_ids[0]),)
-
-    @cached_property
-    def _tiling(self) -> Tiling:
-        return Tiling(self.tile, self.overlap, self.nms_iou, self.batch_size)
-
-    @cached_property
-    def _inference(self) -> InferenceOptions:
-        return InferenceOptions(
-            self.min_score, self.nms_iou, self.input_size, self.device, self.half
-        )
 
     @cached_property
     def _network(self) -> Any:
