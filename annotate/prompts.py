@@ -27,6 +27,13 @@ from annotate.video.images import open_upright
 if TYPE_CHECKING:
     import pandas as pd
 
+    from annotate.video.reader import Video
+
+
+def clip_scope(video: Video, labels: tuple[str, ...] | None = None) -> PromptScope:
+    """Return what prompts on a clip must fit: its size and length, and the classes if known."""
+    return PromptScope((video.width, video.height), video.frame_count, labels)
+
 
 @dataclass(frozen=True)
 class PromptTable:

@@ -107,7 +107,7 @@ def compare(path: Path, engine: Propagator, name: str, seed: int) -> None:
     """Print the three rows of one clip."""
     clip, truth = reader.probe(path), path.with_suffix(".gt.json")
     clicks, items = path.with_suffix(".points.csv"), list(simulated_boxes(truth, clip, seed))
-    scope = prompts.PromptScope((clip.width, clip.height), clip.frame_count)
+    scope = prompts.clip_scope(clip)
     with clicks.open() as file:
         clicked_ids = sorted({int(row["object_id"]) for row in csv.DictReader(file)})
     click_table = prompts.prompt_table(prompts.read_points(clicks, scope), scope=scope)

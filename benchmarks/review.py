@@ -177,7 +177,7 @@ def main() -> None:
         for path in args.clips:
             clip, (truth, kinds) = reader.probe(path), read(path.with_suffix(".gt.json"))
             print_row(f"{path.stem}, errors inserted", *insert_errors(truth, kinds, clip), False)
-            scope = prompts.PromptScope((clip.width, clip.height), clip.frame_count)
+            scope = prompts.clip_scope(clip)
             points = prompts.read_points(path.with_suffix(".points.csv"), scope)
             table, out = prompts.prompt_table(points, scope=scope), items_dir / f"{path.stem}.jsonl"
             job = Job(PROPAGATORS.load(args.engine), args.engine, path, table)

@@ -284,7 +284,7 @@ def _prompts(
     from annotate.video import reader
 
     video = reader.probe(Path(clip))
-    scope = prompts.PromptScope((video.width, video.height), video.frame_count, classes)
+    scope = prompts.clip_scope(video, classes)
     table = None if points is None else prompts.read_points(points, scope)
     return prompts.prompt_table(table, boxes, masks, scope=scope)
 

@@ -219,7 +219,7 @@ def propagate(
     video = reader.probe(clip)
     parsed = None if vocabulary is None else read_vocabulary(vocabulary)
     classes = None if parsed is None else parsed.labels
-    scope = prompts.PromptScope((video.width, video.height), video.frame_count, classes)
+    scope = prompts.clip_scope(video, classes)
     table = prompts.prompt_table(
         None if points is None else prompts.read_points(points, scope),
         [prompts.parse_box(text, scope) for text in box or ()],
@@ -304,7 +304,7 @@ def colours(
     from annotate.video import reader
 
     video = reader.probe(clip)
-    scope = prompts.PromptScope((video.width, video.height), video.frame_count)
+    scope = prompts.clip_scope(video)
     regions = [prompts.parse_frame_box(text, scope) for text in box]
     report = compare_clip(clip, regions, name)
     plot(report, output, force=force)

@@ -182,7 +182,7 @@ def draw(
     merged = frame_sources.MergedItems(located)
     if points is not None:
         video = reader.probe(located.path)
-        scope = prompts.PromptScope((video.width, video.height), video.frame_count)
+        scope = prompts.clip_scope(video)
         table = prompts.prompt_table(prompts.read_points(points, scope), scope=scope)
         draw_prompts(table, located.path, merged, output, force=force)
     else:

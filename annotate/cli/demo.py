@@ -77,7 +77,7 @@ def _prepare_folder(out: Path, force: bool) -> None:
 
 def _read_clicks(clip: Path) -> prompts.PromptTable:
     video = reader.probe(clip)
-    scope = prompts.PromptScope((video.width, video.height), video.frame_count)
+    scope = prompts.clip_scope(video)
     points = prompts.read_points(files.packaged_file("clips", "demo.points.csv"), scope)
     return prompts.prompt_table(points, scope=scope)
 
