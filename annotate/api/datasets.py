@@ -42,12 +42,13 @@ def read_items(path: str | Path, clip: Clip | None = None) -> Pairs:
         ItemsError: not a file of items, or it was made from another clip.
     """
     from annotate.dataset import frame_sources
+    from annotate.dataset.build import collect_classes
     from annotate.video import reader
 
     items = journal.read(path)
     videos = {} if clip is None else dict.fromkeys(items.header.videos, Path(clip))
     located = frame_sources.locate_clip([items], None, videos)
-    labels = frame_sources.collect_classes([items], None)
+    labels = collect_classes([items], None)
     numbers = [item.frame for item in located.items()]
     frames_read = reader.frames_at(located.path, numbers)
     for item, frame in zip(located.items(), frames_read, strict=True):

@@ -15,7 +15,7 @@ from annotate.dataset import frame_sources
 from annotate.dataset.folder import Dataset, DatasetWriter, create_dataset
 from annotate.errors import DatasetError, ItemsError
 from annotate.items import journal
-from annotate.items.records import Header, Picture
+from annotate.items.records import Header, Item, Picture
 from annotate.items.sequences import evenly_spaced
 from annotate.video import reader
 
@@ -67,7 +67,7 @@ def build_dataset(
             raise DatasetError(f"`{name}` must be above 0, got {count}")
     journals = [_open_journal(path) for path in items_paths]
     clips = frame_sources.locate_clips(journals, videos, min_score)
-    labels = frame_sources.collect_classes(journals, classes)
+    labels = collect_classes(journals, classes)
     selected = _select_frames(clips, every, rate, frames, max_frames)
     sources = tuple(_source_record(each) for each in journals)
     dataset = Dataset(Path(out), labels, {clip.name: clip.metadata for clip in clips}, sources)
@@ -162,6 +162,40 @@ def save_image(image: Picture, path: Path) -> None:
         flags = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, full]
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
     path.write_bytes(encoded.tobytes())
+
+
+def collect_classes(
+    journals: Sequence[journal.Journal], pinned: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Collect the classes in the order of their ids: `pinned`, or those of the vocabularies.
+
+    A file without a vocabulary adds its labels in alphabetical order.
+
+    Raises:
+        DatasetError: a label is neither in `pinned` nor in the vocabulary of its file.
+    """
+    classes = list(pinned or ())
+    for each in journals:
+        allowed = list(pinned or each.header.vocabulary.get("labels", ()))
+        labels = dict.fromkeys(allowed) if allowed else _sorted_labels(each)
+        classes += [label for label in labels if label not in classes]
+        if allowed:
+            _check_labels(each, allowed)
+    return tuple(classes)
+
+
+def _sorted_labels(items: Iterable[Item]) -> list[str]:
+    return sorted({obj.label for item in items for obj in item.objects})
+
+
+def _check_labels(items: journal.Journal, allowed_classes: Sequence[str]) -> None:
+    for line, item in enumerate(items, start=2):
+        for obj in item.objects:
+            if obj.label not in allowed_classes:
+                raise DatasetError(
+                    f"{items.path}:{line}: unknown class {obj.label!r}. There are: "
+                    f"{', '.join(allowed_classes)}; add it to the vocabulary or to `classes`"
+                )
 
 
 def _source_record(items: journal.Journal) -> dict[str, Any]:

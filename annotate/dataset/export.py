@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from annotate.dataset.folder import (
     DEFAULT_SPLIT,
     Dataset,
+    ImportedClips,
     Sample,
     SplitRange,
     create_dataset,
@@ -305,17 +306,20 @@ def import_dataset(
     imported = dataset_format.read(Path(source))
     dataset = Dataset(Path(out), imported.classes, imported.clips)
     frame_splits: list[tuple[str, int, str]] = []
+    clips = ImportedClips(imported.clips)
     header = Header("import", vocabulary={"labels": list(imported.classes)})
     with create_dataset(dataset, header, force=force) as writer:
         for image_path, sample in imported.samples:
             writer.add(sample.image, sample.item)
             link_or_copy(image_path, writer.images / sample.image)
+            clips.add(sample.item, writer.images / sample.image)
             imported.report.images += 1
             imported.report.objects += len(sample.item.objects)
             frame_splits.append((sample.item.video, sample.item.frame, sample.split))
         if not frame_splits:
             raise DatasetError(f"{source}: there are no images in it")
         writer.split_ranges = _split_ranges(frame_splits)
+        writer.clips = clips.metadata()
     return replace(load_dataset(out), import_report=imported.report)
 
 

@@ -167,6 +167,7 @@ class DatasetWriter:
     def __init__(self, path: Path, items: IO[str]) -> None:
         self.images = path / "images"
         self.split_ranges: tuple[SplitRange, ...] = ()  # empty: not split
+        self.clips: Mapping[str, Mapping[str, Any]] | None = None  # None: those of the dataset
         self._items, self._stems = items, set[str]()
 
     def add(self, image: str, item: Item) -> None:
@@ -207,7 +208,8 @@ def create_dataset(
             writer = DatasetWriter(folder, items)
             yield writer
             items.write(record_to_json({"end": writer.count}) + "\n")
-        written = replace(dataset, split_ranges=writer.split_ranges)
+        clips = dataset.clips if writer.clips is None else writer.clips
+        written = replace(dataset, split_ranges=writer.split_ranges, clips=clips)
         (folder / DATASET_FILE).write_text(_to_toml(written), encoding="utf-8", newline="\n")
 
 
@@ -257,6 +259,41 @@ def link_or_copy(source: Path, target: Path) -> None:
         raise DatasetError(f"{source}: another image is called {target.name} already") from None
     except OSError:
         shutil.copyfile(source, target)
+
+
+@dataclass
+class ImportedClips:
+    """Identify the clips of an imported dataset by their images: a name alone identifies none.
+
+    `known` are the clips that the source describes; one with a fingerprint keeps it. The
+    fingerprint of another is a SHA-256 of the index and the content of each of its images.
+    """
+
+    known: Mapping[str, Mapping[str, Any]]
+    _sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _digests: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)
+
+    def add(self, item: Item, image_path: Path) -> None:
+        """Add a frame and its image file."""
+        if self.known.get(item.video, {}).get("fingerprint"):
+            return
+        self._sizes.setdefault(item.video, (item.width, item.height))
+        with image_path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+        self._digests.setdefault(item.video, []).append((item.frame, digest))
+
+    def metadata(self) -> dict[str, dict[str, Any]]:
+        """Describe the clips as a dataset does, by name."""
+        described = {name: dict(clip) for name, clip in self.known.items()}
+        for name, digests in self._digests.items():
+            whole = hashlib.sha256()
+            for frame, digest in sorted(digests):
+                whole.update(b"%d\0%b" % (frame, digest))
+            width, height = self._sizes[name]
+            size = {"frame_count": max(digests)[0] + 1, "width": width, "height": height}
+            recorded = {k: v for k, v in described.get(name, {}).items() if v is not None}
+            described[name] = {**size, **recorded, "fingerprint": whole.hexdigest()}
+        return described
 
 
 def external_id(dataset: Dataset, video: str, frame: int | None = None) -> str:

@@ -195,40 +195,6 @@ def _check_masks(item: Item, where: str) -> None:
                 raise ItemsError(f"{where}: {obj.label}: {error}") from None
 
 
-def collect_classes(
-    journals: Sequence[journal.Journal], pinned: Sequence[str] | None
-) -> tuple[str, ...]:
-    """Collect the classes in the order of their ids: `pinned`, or those of the vocabularies.
-
-    A file without a vocabulary adds its labels in alphabetical order.
-
-    Raises:
-        DatasetError: a label is neither in `pinned` nor in the vocabulary of its file.
-    """
-    classes = list(pinned or ())
-    for each in journals:
-        allowed = list(pinned or each.header.vocabulary.get("labels", ()))
-        labels = dict.fromkeys(allowed) if allowed else _sorted_labels(each)
-        classes += [label for label in labels if label not in classes]
-        if allowed:
-            _check_labels(each, allowed)
-    return tuple(classes)
-
-
-def _sorted_labels(items: Iterable[Item]) -> list[str]:
-    return sorted({obj.label for item in items for obj in item.objects})
-
-
-def _check_labels(items: journal.Journal, allowed_classes: Sequence[str]) -> None:
-    for line, item in enumerate(items, start=2):
-        for obj in item.objects:
-            if obj.label not in allowed_classes:
-                raise DatasetError(
-                    f"{items.path}:{line}: unknown class {obj.label!r}. There are: "
-                    f"{', '.join(allowed_classes)}; add it to the vocabulary or to `classes`"
-                )
-
-
 class MergedItems:
     """The items of one clip from several files, read as one file; `path` is the first of them."""
 
@@ -300,6 +266,26 @@ def open_source(path: Path, selection: FrameSelection) -> FrameSource:
     return ClipFrameSource(path, selection)
 
 
+def open_sources(paths: Sequence[Path], selection: FrameSelection) -> list[FrameSource]:
+    """Open clips and datasets; a name of several clips of datasets gets their fingerprints."""
+    sources = [open_source(path, selection) for path in paths]
+    datasets = [each for each in sources if isinstance(each, DatasetFrameSource)]
+    if len(sources) == 1 or not datasets:
+        return sources
+    described = {id(each): each.videos() for each in sources}
+    names: dict[str, str] = {}  # fingerprint -> name
+    for videos in described.values():
+        names |= {entry["fingerprint"]: name for name, entry in videos.items()}
+    names.pop("", None)
+    unique_names = _unique_names(names)
+    for number, each in enumerate(sources):
+        if isinstance(each, DatasetFrameSource):
+            entries = described[id(each)].items()
+            new_names = {name: unique_names.get(e["fingerprint"], name) for name, e in entries}
+            sources[number] = replace(each, new_names=new_names)
+    return sources
+
+
 @dataclass(frozen=True)
 class ClipFrameSource:
     """The selected frames of a clip."""
@@ -335,14 +321,20 @@ class ClipFrameSource:
 
 @dataclass(frozen=True)
 class DatasetFrameSource:
-    """The selected images of a dataset."""
+    """The selected images of a dataset; `new_names` are the names of clips that were changed."""
 
     path: Path
     selection: FrameSelection = field(default_factory=FrameSelection)
+    new_names: Mapping[str, str] = field(default_factory=dict)
+
+    def _items(self) -> Iterator[Sample]:
+        for sample in load_dataset(self.path):
+            name = self.new_names.get(sample.item.video, sample.item.video)
+            yield replace(sample, item=replace(sample.item, video=name))
 
     def _samples(self) -> list[Sample]:
         chosen = slice(self.selection.start, self.selection.stop, self.selection.every)
-        samples = list(load_dataset(self.path))[chosen]
+        samples = list(self._items())[chosen]
         return [samples[row] for row in evenly_spaced(len(samples), self.selection.maximum)]
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
@@ -367,19 +359,19 @@ class DatasetFrameSource:
 
     def videos(self) -> dict[str, dict[str, Any]]:
         """Describe each clip as the header of a file of items does, by its name."""
-        dataset = load_dataset(self.path)
         clips: dict[str, dict[str, Any]] = {}
-        for sample in dataset:  # an imported dataset names no clips, but its items do
+        for sample in self._items():  # an imported dataset of old names no clips, but its items do
             item = sample.item
             size = {"width": item.width, "height": item.height}
             clips[item.video] = {"frame_count": item.frame + 1, **size}
-        clips |= {name: dict(metadata) for name, metadata in dataset.clips.items()}
+        for name, metadata in load_dataset(self.path).clips.items():
+            clips[self.new_names.get(name, name)] = dict(metadata)
         return {name: {"fingerprint": "", **metadata} for name, metadata in clips.items()}
 
     def classes_and_items(self) -> tuple[tuple[str, ...], Iterator[Item]]:
         """Read the classes and items of the dataset."""
         dataset = load_dataset(self.path)
-        return dataset.classes, (sample.item for sample in dataset)
+        return dataset.classes, (sample.item for sample in self._items())
 
     def image_keys(self) -> Mapping[str, FrameKey]:
         """Map the names of the images to their frames."""

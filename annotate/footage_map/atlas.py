@@ -31,6 +31,7 @@ MAP_FILE = "map.json"
 DEFAULT_RATE = 2.0  # frames a second: twelve hours are then 86,400 frames
 _VECTOR_BATCH_SIZE = 1024
 _FRAME_BATCH_SIZE = 16
+_MAX_CACHED_FRAMES = 10_000_000  # of a clip: the indices of an imported clip can be far apart
 
 FrameCallback = Callable[[Frame], object]
 
@@ -50,7 +51,7 @@ def open_sources(
     if rate is None and every is None and not keyframes:
         rate = DEFAULT_RATE
     selection = FrameSelection(every or 1, rate, keyframes)
-    return [frame_sources.open_source(Path(clip), selection) for clip in clips]
+    return frame_sources.open_sources([Path(clip) for clip in clips], selection)
 
 
 def count_frames(sources: Sequence[FrameSource]) -> int | None:
@@ -113,9 +114,9 @@ def gather(
                 )
             for name, entry in entries.items():
                 gathered.clips[name] = entry
-                gathered.vector_caches.append(
-                    VectorCache(embedder, entry["fingerprint"], int(entry["frame_count"]))
-                )
+                count = int(entry["frame_count"])
+                fingerprint = entry["fingerprint"] if count <= _MAX_CACHED_FRAMES else ""
+                gathered.vector_caches.append(VectorCache(embedder, fingerprint, count))
             for frame in _add_frames(gathered, source):
                 on_frame(frame)
                 advance()

@@ -124,8 +124,8 @@ def read_frames(atlas: Atlas, rows: Sequence[int]) -> Iterator[tuple[int, Frame]
     row_by_key = {
         (atlas.clip_names[atlas.clip_index[row]], int(atlas.frame_index[row])): row for row in rows
     }
-    for source in atlas.sources:
-        opened = frame_sources.open_source(Path(source), FrameSelection())
+    paths = [Path(source) for source in atlas.sources]
+    for opened in frame_sources.open_sources(paths, FrameSelection()):
         videos = set(opened.videos())
         if keys := {key for key in row_by_key if key[0] in videos}:
             for frame in opened.frames_at(keys):

@@ -8,7 +8,7 @@ from PIL import Image
 from annotate.dataset.build import build_dataset
 from annotate.dataset.coco import CocoFormat
 from annotate.dataset.export import FORMATS, export_dataset, import_dataset
-from annotate.dataset.folder import SplitRange, link_or_copy, with_split
+from annotate.dataset.folder import SplitRange, external_id, link_or_copy, with_split
 from annotate.errors import DatasetError, ExportDiffers, OutputError, UnknownName
 from annotate.items import masks
 from annotate.items.records import Object
@@ -204,3 +204,33 @@ def test_an_image_never_replaces_another(tmp_path):
     with pytest.raises(DatasetError, match="another image is called c already"):
         link_or_copy(tmp_path / "b", tmp_path / "c")
     assert (tmp_path / "a").read_text() == "a"
+
+
+def yolo_folder(path, levels):
+    """Write a YOLO dataset of images of one grey level each."""
+    (path / "images").mkdir(parents=True)
+    (path / "labels").mkdir()
+    for number, level in enumerate(levels):
+        Image.new("RGB", (64, 48), (level, level, level)).save(path / "images" / f"{number}.png")
+        (path / "labels" / f"{number}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (path / "data.yaml").write_text("names: [cat]\ntrain: images\n")
+    return path
+
+
+def test_imports_of_one_folder_name_are_told_apart_by_their_images(tmp_path):
+    sources = [
+        yolo_folder(tmp_path / name / "shots", [9, each])
+        for name, each in zip("abc", (1, 2, 1), strict=True)
+    ]
+    ones = [
+        import_dataset(s, FORMATS.load("yolo"), tmp_path / f"in{n}") for n, s in enumerate(sources)
+    ]
+    prints = [each.clips["shots"]["fingerprint"] for each in ones]
+    assert prints[0] == prints[2] != prints[1] and len(prints[0]) == 64
+    assert {**ones[0].clips["shots"], "fingerprint": ""} == {
+        "fingerprint": "",
+        "frame_count": 2,
+        "width": 64,
+        "height": 48,
+    }
+    assert external_id(ones[0], "shots", 0) != external_id(ones[1], "shots", 0)

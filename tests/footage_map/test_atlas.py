@@ -5,8 +5,10 @@ from PIL import Image
 
 from annotate import embeddings
 from annotate.dataset import frame_sources
+from annotate.dataset.export import import_dataset
+from annotate.dataset.yolo import YoloFormat
 from annotate.errors import ItemsError, VideoError
-from annotate.footage_map import atlas
+from annotate.footage_map import atlas, poster
 from annotate.video.reader import FrameSelection
 
 
@@ -70,3 +72,31 @@ def test_a_saved_map_reads_back_unchanged(map_clips, tmp_path):
         atlas.read(tmp_path)
     with pytest.raises(ItemsError, match="annotate map"):
         atlas.read(tmp_path / "nowhere")
+
+
+def imported(folder, levels):
+    """Import a folder `shots` of images, which the path does not tell from others."""
+    (folder / "shots" / "images").mkdir(parents=True)
+    for number, level in enumerate(levels):
+        image = Image.new("RGB", (64, 48), (level, 99, 9))
+        image.save(folder / "shots" / "images" / f"{number}.png")
+        (folder / "shots" / "images" / f"{number}.txt").write_text("")
+    (folder / "shots" / "data.yaml").write_text("names: [cat]\ntrain: images\n")
+    return import_dataset(folder / "shots", YoloFormat(), folder / "data").path
+
+
+def test_two_imports_of_one_folder_name_share_a_map(tmp_path):
+    paths = [imported(tmp_path / "a", [10, 200]), imported(tmp_path / "b", [100, 30])]
+    sources = atlas.open_sources(paths)
+    frames = []
+    vectors = atlas.gather(sources, ColourEmbedder(), frames.append)
+    names = [*vectors.clips]
+    assert len({*names}) == 2 and all(name.startswith("shots-") for name in names)
+    assert [(frame.video, frame.index) for frame in frames] == [
+        (n, i) for n in names for i in (0, 1)
+    ]
+    layout = atlas.lay_out(vectors, sources, "pca", {}, 0)
+    levels = [int(frame.image[0, 0, 0]) for _, frame in poster.read_frames(layout, range(4))]
+    assert levels == [10, 200, 100, 30]
+    with pytest.raises(VideoError, match="two clips are called"):
+        atlas.gather(atlas.open_sources([paths[0], paths[0]]), ColourEmbedder())
