@@ -296,7 +296,8 @@ def colours(
 ) -> None:
     """Measure the colours of an object.
 
-    Compare them with those around it, and print a vocabulary entry for the detector colour.
+    Compare them with those around it. Print a vocabulary entry for the detector colour, alone on
+    stdout, and try it on the boxes.
     """
     from annotate import prompts
     from annotate.cli import console
@@ -308,5 +309,6 @@ def colours(
     regions = [prompts.parse_frame_box(text, scope) for text in box]
     report = compare_clip(clip, regions, name)
     plot(report, output, force=force)
-    console.print_table(report.columns, report.rows)
-    console.print_result(report.toml_entry)
+    console.print_table(report.columns, report.rows, to_stderr=True)
+    console.print_status(f"{report.trial.summary}; the plot is {output}")
+    console.print_result(report.toml_entry.rstrip())

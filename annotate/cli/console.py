@@ -118,11 +118,14 @@ def print_notes(all_notes: Iterable[Notes]) -> None:
         raise AnnotateError(f"{failures} frames are without an answer that can be used: see above")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table on stdout: ruled on a terminal, tab-separated for a program."""
-    if not sys.stdout.isatty():
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, to_stderr: bool = False
+) -> None:
+    """Print a table: ruled on a terminal, tab-separated for a program; on stdout or stderr."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    if not stream.isatty():
         for row in [columns, *rows]:
-            print_result("\t".join(str(cell) for cell in row))
+            print("\t".join(str(cell) for cell in row), file=stream)
         return
     from rich.console import Console
     from rich.table import Table
@@ -130,7 +133,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     ruled = Table(*columns, header_style="bold")
     for row in rows:
         ruled.add_row(*(str(cell) for cell in row))
-    Console().print(ruled)
+    Console(stderr=to_stderr).print(ruled)
 
 
 def print_dataframe(data: pd.DataFrame) -> None:

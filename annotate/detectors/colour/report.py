@@ -1,4 +1,4 @@
-"""Compare the colours inside boxes with those outside: table, plot and vocabulary entry.
+"""Compare the colours inside boxes with those outside: a table, a plot, a vocabulary entry.
 
 Channels are compared by their histograms over the same frames. Hue percentiles are counted from
 the emptiest part of the hue circle, so that reds are not split at 0 degrees.
@@ -6,28 +6,32 @@ the emptiest part of the hue circle, so that reds are not split at 0 degrees.
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from annotate.detectors.colour.ranges import COLOUR_SPACES, Interval
+from annotate.detectors.colour.ranges import COLOUR_SPACES
+from annotate.detectors.colour.suggest import (
+    MIN_HUE_LEVEL,
+    Regions,
+    Trial,
+    box_mask,
+    rgb_to_hsv,
+    suggest_entry,
+)
 from annotate.errors import OutputError, PromptError
 from annotate.files import atomic_file, refuse_existing
-from annotate.items.records import Box, Frame, Mask
+from annotate.items.records import Frame
 from annotate.video import reader
 
 Histogram = npt.NDArray[np.float64]  # (256,): pixels at each level of a channel
 
 PERCENTILES = 5, 25, 50, 75, 95
-_MIN_HUE_LEVEL = 51  # of 255; below it, in saturation or value, a hue is noise
 # channel -> its units per level of 0..255; 1 for the channels that are not listed
 _UNIT_PER_LEVEL = {"hue_degrees": 360 / 256, "saturation": 1 / 255, "value": 1 / 255}
 
@@ -39,7 +43,12 @@ class ColourReport:
     label: str
     inside: Mapping[str, Histogram]
     outside: Mapping[str, Histogram]
-    toml_entry: str
+    trial: Trial
+
+    @property
+    def toml_entry(self) -> str:
+        """The suggested `colour` entry: a vocabulary of one class, as TOML."""
+        return self.trial.toml_entry
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -60,66 +69,61 @@ class ColourReport:
         ]
 
 
-def compare_clip(
-    clip: str | os.PathLike[str], regions: Sequence[tuple[int, Box]], label: str
-) -> ColourReport:
+@dataclass(frozen=True)
+class _FramesOfClip:
+    """Some frames of a clip, which are read again by each iteration, so that none is kept."""
+
+    clip: str | os.PathLike[str]
+    indices: frozenset[int]
+
+    def __iter__(self) -> Iterator[Frame]:
+        return reader.frames_at(self.clip, self.indices)
+
+
+def compare_clip(clip: str | os.PathLike[str], regions: Regions, label: str) -> ColourReport:
     """Compare the colours inside boxes on a clip's frames with those outside, on the same frames.
 
     Raises:
         PromptError: there are no boxes, or a box has no pixels.
         VideoError: see `reader.frames_at`.
     """
-    indices = {frame for frame, _ in regions}
-    return compare_frames(reader.frames_at(clip, indices), regions, label)
+    frames = _FramesOfClip(clip, frozenset(frame for frame, _ in regions))
+    return compare_frames(frames, regions, label)
 
 
-def compare_frames(
-    frames: Iterable[Frame], regions: Sequence[tuple[int, Box]], label: str
-) -> ColourReport:
-    """Compare colours as `compare_clip` does, on frames; `regions` are (frame index, xyxy)."""
+def compare_frames(frames: Iterable[Frame], regions: Regions, label: str) -> ColourReport:
+    """Compare colours as `compare_clip` does, on frames; `regions` are (frame index, xyxy).
+
+    `frames` is iterated several times.
+    """
     if not regions:
         raise PromptError("no boxes: give at least one box round the object, as FRAME,X1,Y1,X2,Y2")
     channels = [channel for space in COLOUR_SPACES.values() for channel in space]
     inside = {channel: np.zeros(256) for channel in channels}
     outside = {channel: np.zeros(256) for channel in channels}
-    object_pixels = []
     for frame in frames:
-        mask = _box_mask(frame, [box for index, box in regions if index == frame.index])
-        object_pixels.append(frame.image[mask])
-        for counts, pixels in ((inside, object_pixels[-1]), (outside, frame.image[~mask])):
+        _check_regions(frame, regions)
+        mask = box_mask(frame, regions)
+        for counts, pixels in ((inside, frame.image[mask]), (outside, frame.image[~mask])):
             for channel, levels in _channel_levels(pixels).items():
                 counts[channel] += np.bincount(levels, minlength=256)
-    hues = _characteristic_hues(inside["hue_degrees"], outside["hue_degrees"])
-    entry = _toml_entry(label, np.concatenate(object_pixels), hues, [box for _, box in regions])
-    return ColourReport(label, inside, outside, entry)
+    return ColourReport(label, inside, outside, suggest_entry(frames, regions, label))
 
 
-def _box_mask(frame: Frame, boxes: Iterable[Box]) -> Mask:
-    """Find the pixels that are in any of the boxes; (H, W) bool."""
-    mask = np.zeros(frame.image.shape[:2], bool)
-    for box in boxes:
+def _check_regions(frame: Frame, regions: Regions) -> None:
+    for box in (box for index, box in regions if index == frame.index):
         x1, y1, x2, y2 = (max(0, round(edge)) for edge in box)
-        if not mask[y1:y2, x1:x2].size:
+        if not frame.image[y1:y2, x1:x2].size:
             raise PromptError(f"frame {frame.index}: no pixel is inside the box {box}")
-        mask[y1:y2, x1:x2] = True
-    return mask
 
 
 def _channel_levels(pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.uint8]]:
     """Compute the levels 0..255 of each channel of (n, 3) RGB pixels; hues of vivid pixels only."""
     red, green, blue = pixels.T
-    hue, saturation, value = _rgb_to_hsv(pixels).T
-    hue = hue[(saturation >= _MIN_HUE_LEVEL) & (value >= _MIN_HUE_LEVEL)]
+    hue, saturation, value = rgb_to_hsv(pixels).T
+    hue = hue[(saturation >= MIN_HUE_LEVEL) & (value >= MIN_HUE_LEVEL)]
     names = [channel for space in COLOUR_SPACES.values() for channel in space]
     return dict(zip(names, (red, green, blue, hue, saturation, value), strict=True))
-
-
-def _rgb_to_hsv(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Convert (n, 3) RGB to HSV, every channel 0..255."""
-    if not len(pixels):
-        return pixels
-    hsv: npt.NDArray[np.uint8] = np.asarray(cv2.cvtColor(pixels[None], cv2.COLOR_RGB2HSV_FULL))[0]
-    return hsv
 
 
 def percentiles(channel: str, counts: Histogram) -> list[float]:
@@ -144,54 +148,6 @@ def _emptiest_level(counts: Histogram) -> int:
 
 def _format_level(channel: str, value: float) -> str:
     return f"{value:.2f}" if channel in ("saturation", "value") else f"{value:.0f}"
-
-
-def _toml_entry(
-    label: str, pixels: npt.NDArray[np.uint8], hues: Interval | None, boxes: Sequence[Box]
-) -> str:
-    """Write the `colour` entry of a vocabulary: ranges of the pixels, and sizes of the boxes."""
-    key = label if re.fullmatch(r"[\w-]+", label, re.ASCII) else json.dumps(label)
-    sides = [side for x1, y1, x2, y2 in boxes for side in (x2 - x1, y2 - y1)]
-    aspects = [(x2 - x1) / (y2 - y1) for x1, y1, x2, y2 in boxes]
-    lines = [
-        f"[classes.{key}.colour]",
-        f"size = [{max(1, int(min(sides) / 2))}, {round(max(sides) * 2)}] # pixels",
-        f"aspect = [{min(aspects) * 0.8:.2f}, {max(aspects) * 1.25:.2f}] # width / height",
-        "",
-        f"[[classes.{key}.colour.ranges]]",
-        'space = "hsv"',
-    ]
-    hue, saturation, value = _rgb_to_hsv(pixels).T
-    chosen = np.ones(len(pixels), bool)
-    if hues is not None:
-        low, high = hues
-        chosen = (hue.astype(int) - low) % 256 <= (high - low) % 256
-        chosen &= (saturation >= _MIN_HUE_LEVEL) & (value >= _MIN_HUE_LEVEL)
-        lines.append(f"hue_degrees = [{low * 360 / 256:.0f}, {high * 360 / 256:.0f}]")
-    for name, levels in (("saturation", saturation), ("value", value)):
-        low_share, high_share = np.percentile(levels[chosen], [5, 95]) / 255
-        lines.append(f"{name} = [{low_share:.2f}, {1 if hues else high_share:.2f}]")
-    return "\n".join(lines) + "\n"
-
-
-def _characteristic_hues(inside: Histogram, outside: Histogram) -> Interval | None:
-    """Find the hue levels, low and high on the circle, that are typical of the inside, if any."""
-    if inside.sum() < 1:
-        return None
-    kernel = np.hanning(15) / np.hanning(15).sum()
-    shares = [each / max(each.sum(), 1) for each in (inside, outside)]
-    smooth_in, smooth_out = (
-        np.convolve(np.tile(share, 3), kernel, "same")[256:512] for share in shares
-    )
-    peak = int((smooth_in - smooth_out).argmax())
-    typical = (smooth_in > 1.5 * smooth_out) & (smooth_in > 0.05 * smooth_in[peak])
-    if not typical[peak]:
-        return None
-    from_peak = np.roll(typical, -peak)
-    if from_peak.all():
-        return None
-    above, below = int(from_peak.argmin()) - 1, int(from_peak[::-1].argmin())
-    return (peak - below) % 256, (peak + above) % 256
 
 
 def plot(report: ColourReport, out: Path, *, force: bool = False) -> None:
