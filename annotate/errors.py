@@ -23,6 +23,7 @@ AnnotateError            one clear line for a person; exit code 1
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -53,12 +54,22 @@ EXTRAS = {
 # Importable name -> the command that installs it, where an extra would install far more.
 INSTALL_COMMANDS = {"moondream": "pip install --no-deps moondream==2.6.1"}
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # with line ends
+
 
 class AnnotateError(Exception):
     """The root: its text is one sentence that says what was wrong, where, and what to do.
 
-    A text names arguments in backticks, such as `force`; the command line adds its flags.
+    A text names arguments in backticks, such as `force`; the command line adds its flags. It is one
+    line: characters of a foreign text that break or hide a line are shown as escapes.
+
+    Examples:
+        >>> print(AnnotateError("no class 'a\\nb'"))
+        no class 'a\\nb'
     """
+
+    def __str__(self) -> str:
+        return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], super().__str__())
 
 
 class UnknownName(AnnotateError):

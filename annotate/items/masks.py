@@ -51,10 +51,8 @@ def decode(rle: Rle) -> Mask:
     Raises:
         ItemsError: the run lengths do not fill the size.
     """
-    height, width = rle["size"]
-    check(rle, (width, height))
-    mask = np.zeros((height, width), np.bool_)
     part, (x, y) = crop(rle)
+    mask = np.zeros(rle["size"], np.bool_)
     mask[y : y + part.shape[0], x : x + part.shape[1]] = part
     return mask
 
@@ -93,31 +91,42 @@ def check(rle: Rle, size_wh: tuple[int, int]) -> None:
     Raises:
         ItemsError: it has another size, or its run lengths do not fill that size.
     """
-    width, height = size_wh
+    _checked_runs(rle, size_wh)
+
+
+def _checked_runs(rle: Rle, size_wh: tuple[int, int] | None = None) -> IntArray:
+    """Return the run lengths of a mask, checked as `check` does; without a size, of its own."""
     try:
         rows, columns = rle["size"]
+        width, height = size_wh or (columns, rows)
         runs = _decode_counts(rle["counts"])
+        fills = runs.sum() == width * height and not (runs < 0).any()
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise ItemsError(
             'a mask must be {"size": [height, width], "counts": "..."}, COCO\'s compressed RLE'
         ) from None
     if (columns, rows) != (width, height):
         raise ItemsError(f"the mask is {columns}x{rows}, but its picture is {width}x{height}")
-    if runs.sum() != width * height or (runs < 0).any():
+    if not fills:
         raise ItemsError(f"the mask's run lengths do not fill its {width}x{height} pixels")
+    return runs
 
 
 def crop(rle: Rle) -> tuple[Mask, tuple[int, int]]:
     """Decode the mask inside its box only, (h, w) bool, with the xy of the box's top left corner.
 
     The corner is (0, 0) where the mask is empty.
+
+    Raises:
+        ItemsError: the run lengths do not fill the size.
     """
+    runs = _checked_runs(rle)
     tight = box(rle)
     if tight is None:
         return np.zeros((0, 0), np.bool_), (0, 0)
     x1, y1, x2, y2 = map(int, tight)
     height = rle["size"][0]
-    ends = np.clip(np.cumsum(_decode_counts(rle["counts"])), x1 * height, x2 * height)
+    ends = np.clip(np.cumsum(runs), x1 * height, x2 * height)
     lengths = np.diff(ends, prepend=x1 * height)
     columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(-1, height)
     return np.ascontiguousarray(columns[:, y1:y2].T), (x1, y1)

@@ -181,7 +181,7 @@ class _PointRow:
     def _number(self, column: str, expected: str) -> float:
         try:
             number = float(self.row[column])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = float("nan")
         if not np.isfinite(number):
             self._fail(column, expected)

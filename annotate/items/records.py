@@ -6,7 +6,8 @@ from JSON are checked: finite boxes inside the picture, masks of the picture's s
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from annotate import __version__
 from annotate.errors import ItemsError
+from annotate.items.foreign_records import as_whole_number, shown
 
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -151,6 +153,9 @@ class Prompt:
 
 
 FORMAT_VERSION = 1
+_MAX_SIDE_PX = 1_000_000
+_MAX_SECONDS = 2**53
+_SECONDS = re.compile(r"-?[0-9]{1,40}(/0*[1-9][0-9]{0,40}|\.[0-9]{1,40})?")
 _MAX_OVERHANG_PX = 0.51  # pixels by which a box may overhang its picture: half a pixel of rounding
 
 
@@ -183,14 +188,21 @@ class Header:
         record = record_from_json(line, where)
         if "annotate" not in record:
             raise ItemsError(f"{where}: not a file of items: its first line is not a header")
-        if record["annotate"] > FORMAT_VERSION:
+        number = record.pop("annotate")
+        if as_whole_number(number) is None or number > FORMAT_VERSION:
             raise ItemsError(
-                f"{where}: written by a newer annotate ({record.get('version')}, format "
-                f"{record['annotate']}; this one reads {FORMAT_VERSION}): "
-                "pip install -U annotate-local"
+                f"{where}: written by a newer annotate ({shown(record.get('version'))}, format "
+                f"{shown(number)}; this one reads {FORMAT_VERSION}): pip install -U annotate-local"
             )
+        tables = {"settings", "vocabulary", "videos"}
+        for key, value in record.items():
+            if not isinstance(value, dict if key in tables else str):
+                raise ItemsError(f"{where}: the header is damaged: {key} is {shown(value)}")
+        for name, clip in record.get("videos", {}).items():
+            if not isinstance(clip, dict):
+                raise ItemsError(f"{where}: the header is damaged: {shown(name)}: {shown(clip)}")
         try:
-            return cls(**{key: value for key, value in record.items() if key != "annotate"})
+            return cls(**record)
         except TypeError as error:
             raise ItemsError(f"{where}: the header is damaged: {error}") from None
 
@@ -211,7 +223,10 @@ class Header:
         }
         values |= {"vocabulary": self.vocabulary.get("name")}
         values |= {"vocabulary's content": str(self.vocabulary.get("sha256"))[:12]}
-        values |= {f"clip {name}": video["fingerprint"][:12] for name, video in self.videos.items()}
+        values |= {
+            f"clip {name}": str(video.get("fingerprint"))[:12]
+            for name, video in self.videos.items()
+        }
         return {**values, **json.loads(record_to_json(self.settings))}
 
 
@@ -228,7 +243,9 @@ def record_from_json(line: str, where: str) -> dict[str, Any]:
     """
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+        if "\\ud" in line.lower():
+            record_to_json(record).encode()  # half of a pair of surrogates cannot be written
+    except (ValueError, RecursionError):
         raise ItemsError(f"{where}: not JSON: {line[:60].strip()!r}") from None
     if not isinstance(record, dict):
         raise ItemsError(f"{where}: expected a JSON object, got {line[:60].strip()!r}")
@@ -269,20 +286,28 @@ def item_from_json(line: str, where: str) -> Item:
 def item_from_record(record: Mapping[str, Any], where: str) -> Item:
     """Check the parsed line of an item, as `item_from_json` does."""
     try:
-        width, height = int(record["width"]), int(record["height"])
-        objects = tuple(_object_from_record(each, width, height) for each in record["objects"])
-        seconds = Fraction(record["seconds"])
-        lost, dropped = tuple(record.get("lost", ())), record.get("dropped")
+        width, height = (_check_whole(record[side], side, 1) for side in ("width", "height"))
+        if max(width, height) > _MAX_SIDE_PX:
+            raise ValueError(f"a picture of {width}x{height}")
+        dropped = record.get("dropped")
         return Item(
-            record["video"], record["frame"], seconds, width, height, objects, lost, dropped
+            _check_text(record["video"], "video"),
+            _check_whole(record["frame"], "frame"),
+            _check_seconds(record["seconds"]),
+            width,
+            height,
+            tuple(_object_from_record(each, width, height) for each in _list(record, "objects")),
+            tuple(_check_whole(track, "lost", None) for track in _list(record, "lost", ())),
+            None if dropped is None else _check_table(dropped, "dropped"),
         )
     except KeyError as error:
         raise ItemsError(f"{where}: the item has no {error}") from None
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ItemsError(f"{where}: {error}") from None
 
 
-def _object_from_record(record: Mapping[str, Any], width: int, height: int) -> Object:
+def _object_from_record(record: Any, width: int, height: int) -> Object:
+    record = _check_table(record, "an object")
     x1, y1, x2, y2 = box = tuple(map(float, record["box"]))
     if not all(map(math.isfinite, box)) or x2 < x1 or y2 < y1:
         raise ValueError(f"box {list(box)} is not x1, y1, x2, y2")
@@ -292,18 +317,61 @@ def _object_from_record(record: Mapping[str, Any], width: int, height: int) -> O
         or y2 > height + _MAX_OVERHANG_PX
     ):
         raise ValueError(f"box {list(box)} is outside the picture of {width}x{height}")
-    mask = record.get("mask")
-    if mask is not None and list(mask["size"]) != [height, width]:
-        size = [height, width]
-        raise ValueError(f"the mask has the size {mask['size']}, but the picture is {size}")
+    mask, score, track, by = (record.get(key) for key in ("mask", "score", "track", "by"))
+    if mask is not None:
+        _check_mask(_check_table(mask, "mask"), [height, width])
+    if score is not None and (type(score) not in (int, float) or not math.isfinite(score)):
+        raise ValueError(f"score must be a finite number, got {shown(score)}")
     return Object(
-        record["label"],
+        _check_text(record["label"], "label"),
         (x1, y1, x2, y2),
-        score=record.get("score"),
-        track=record.get("track"),
+        score=score,
+        track=None if track is None else _check_whole(track, "track", None),
         mask=mask,
-        source=record.get("source", ""),
-        phrase=record.get("phrase", ""),
-        flags=tuple(record.get("flags", ())),
-        by=record.get("by"),
+        source=_check_text(record.get("source", ""), "source"),
+        phrase=_check_text(record.get("phrase", ""), "phrase"),
+        flags=tuple(_check_text(flag, "flags") for flag in _list(record, "flags", ())),
+        by=None if by is None else _check_table(by, "by"),
     )
+
+
+def _check_mask(mask: Mapping[str, Any], size: list[int]) -> None:
+    """Check the size of a mask, and that it has run lengths, which are checked when decoded."""
+    if not isinstance(mask.get("counts"), str) or not isinstance(mask.get("size"), list):
+        raise ValueError("a mask must have a size and counts, COCO's compressed RLE")
+    if mask["size"] != size:
+        raise ValueError(f"the mask has the size {shown(mask['size'])}, but the picture is {size}")
+
+
+def _check_whole(value: Any, key: str, least: int | None = 0) -> int:
+    if type(value) is not int or (least is not None and value < least) or abs(value) >= 2**63:
+        kind = "a whole number" if least is None else f"a whole number from {least}"
+        raise ValueError(f"{key} must be {kind}, got {shown(value)}")
+    return value
+
+
+def _check_text(value: Any, key: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be text, got {shown(value)}")
+    return value
+
+
+def _check_table(value: Any, key: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} must have keys, got {shown(value)}")
+    return value
+
+
+def _list(record: Mapping[str, Any], key: str, *default: Sequence[Any]) -> Sequence[Any]:
+    """Return the list under a key; without a default, KeyError where it is missing."""
+    value: Sequence[Any] = record.get(key, *default) if default else record[key]
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{key} must be a list, got {shown(value)}")
+    return value
+
+
+def _check_seconds(value: Any) -> Fraction:
+    is_number = type(value) in (int, float) and abs(value) < _MAX_SECONDS
+    if not is_number and not (isinstance(value, str) and _SECONDS.fullmatch(value)):
+        raise ValueError(f"seconds must be a time such as 5/2, got {shown(value)}")
+    return Fraction(value)
