@@ -5,7 +5,8 @@ thread, because objects are processed in parallel. `feature_grid` puts its maps 
 16, the Lab colours and their local standard deviation on one grid of stride 4.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -103,3 +104,17 @@ def coarse_map(crop: Picture) -> Map:
 def feature_maps(crop: Picture) -> FeatureMaps:
     """Compute the feature maps of a crop of (H, W), both multiples of 16."""
     return FeatureMaps(*run_model(MODEL_NAME, {"image": crop}))
+
+
+def run_parallel(pool: Executor | None, *tasks: Callable[[], Any]) -> list[Any]:
+    """Run callables and return their results in order.
+
+    The last runs on this thread, the others meanwhile on `pool`; without a pool all run here, one
+    after the other. No task may depend on what another one changes.
+    """
+    *others, own = tasks
+    if pool is None:
+        return [task() for task in tasks]
+    futures = [pool.submit(task) for task in others]
+    last = own()
+    return [*(future.result() for future in futures), last]

@@ -107,6 +107,8 @@ FAMILIES: Mapping[str, Family[Any]] = {
 OPTIONAL_MEMBERS: Mapping[str, Any] = {
     "ready": lambda: None,  # raises what is missing (weights, a server), before a run begins
     "independent": False,  # of an engine: an object's masks do not depend on the other objects
+    "causal": False,  # of an engine: a mask depends on no prompt of a later frame of the pass
+    "forgets": False,  # of an engine: its sessions have `forget(object_ids)`
     "phrase": None,  # of an engine that finds objects itself: the words for them, "" if not given
     "notes": None,  # of a detector: what a run left out, by reason: a `progress.Notes`
     "usage": None,  # of a plugin that asks a model server: requests, tokens, cost: a `UsageTotal`

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from annotate.errors import PromptError, VideoError
+from annotate.items.points import GONE, default_label
 from annotate.items.points import PromptScope as PromptScope
-from annotate.items.points import default_label
 from annotate.items.points import read_points as read_points
 from annotate.items.records import Box, Mask, Prompt
 from annotate.video.images import open_upright
@@ -49,7 +49,7 @@ class PromptTable:
             mask = b"" if prompt.mask is None else np.packbits(prompt.mask).tobytes()
             points = prompt.points_xy.tobytes() + prompt.point_labels.tobytes()
             digest.update(repr((prompt.frame, prompt.object_id, prompt.box)).encode())
-            digest.update(points + mask)
+            digest.update(points + mask + b"gone" * prompt.gone)
         return digest.hexdigest()[:16]
 
 
@@ -65,7 +65,8 @@ def prompt_table(
     `points` is a table of `read_points`; `boxes` and `masks` are (frame, object, box or mask).
 
     Raises:
-        PromptError: an object has two classes, or has only negative points on its first frame.
+        PromptError: an object has two classes, has only negative points on its first frame, or is
+            gone on a frame on which it has a positive prompt too.
     """
     prompts: dict[tuple[int, int], Prompt] = {}  # by frame and object
     labels: dict[int, str] = {}
@@ -74,7 +75,10 @@ def prompt_table(
         for _, group in points.groupby(["frame_id", "object_id"], sort=True):
             frame, object_id = int(group["frame_id"].iloc[0]), int(group["object_id"].iloc[0])
             xy, inside = group[["x", "y"]].to_numpy(float), group["label"].to_numpy(np.int64)
-            prompts[frame, object_id] = Prompt(frame, object_id, xy, inside)
+            given = inside != GONE
+            prompts[frame, object_id] = Prompt(
+                frame, object_id, xy[given], inside[given], gone=not given.all()
+            )
     for frame, object_id, box in boxes:
         prompt = prompts.get((frame, object_id), Prompt(frame, object_id))
         prompts[frame, object_id] = replace(prompt, box=box)
@@ -100,8 +104,15 @@ def _check_starts(prompts: Iterable[Prompt]) -> None:
     by_object = defaultdict(list)
     for prompt in prompts:
         by_object[prompt.object_id].append(prompt)
-    for object_id, (first, *_) in by_object.items():
-        if first.box is None and first.mask is None and not first.point_labels.any():
+    for object_id, own in by_object.items():
+        for prompt in own:
+            if prompt.gone and prompt.is_positive:
+                raise PromptError(
+                    f"object {object_id} is gone on frame {prompt.frame} (label -1), but has a "
+                    "positive prompt there too: remove one of them"
+                )
+        first = next((prompt for prompt in own if not prompt.gone), None)
+        if first is not None and not first.is_positive:
             raise PromptError(
                 f"object {object_id} starts on frame {first.frame} with negative points only: "
                 "give it a positive point, a box or a mask there"

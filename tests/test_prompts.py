@@ -51,7 +51,10 @@ BAD_ROWS = {
     "row 1, column frame_id: expected a frame of the clip, 0 to 99": "100,3,1,1,1,mech",
     "row 1, column frame_id: expected a whole number from 0, got '1.5'": "1.5,3,1,1,1,mech",
     "row 1, column object_id: expected a whole number from 0, got '-3'": "1,-3,1,1,1,mech",
-    r"row 1, column label: expected 1 \(inside the object\) or 0": "1,3,1,1,2,mech",
+    r"row 1, column label: expected 1 \(inside the object\), 0": "1,3,1,1,2,mech",
+    r"row 1, column label: expected 1 .* got '-2'": "1,3,,,-2,mech",
+    r"row 1, column x: expected no value in a row with label -1 .* got '0'": "1,3,0,0,-1,mech",
+    "row 3: the same point as row 2": "1,3,1,1,1,mech\n4,3,,,-1,mech\n4,3,,,-1,mech",
     "row 1, column class: no class 'mehc'; did you mean 'mech'": "1,3,1,1,1,mehc",
     "row 2: the same point as row 1": "1,3,1,1,1,mech\n1,3,1.0,1,0,mech",
 }
@@ -204,3 +207,43 @@ def test_an_unknown_vocabulary_names_the_nearest():
         UnknownName, match=r"no vocabulary 'desigator.v1'; did you mean 'designator"
     ):
         vocabulary.read_vocabulary("desigator.v1")
+
+
+def test_a_row_says_from_which_frame_an_object_is_gone(tmp_path):
+    csv = points(tmp_path, HEAD + "0,3,12,34.5,1,mech\n7,3,,,-1,\n9,3,,,-1,mech\n")
+    pairs = points(
+        tmp_path,
+        'frame_id,object_id,point_xy,label,class\n0,3,"12,34.5",1,mech\n7,3,,-1,\n9,3, ,-1,mech\n',
+    )
+    table = pd.DataFrame(
+        {"frame_id": [0, 7, 9], "object_id": 3, "x": [12, None, np.nan], "y": [34.5, None, None]}
+    )
+    frame = prompts.read_points(table.assign(label=[1, -1, -1], **{"class": "mech"}), SCOPE)
+    pd.testing.assert_frame_equal(csv, pairs)
+    pd.testing.assert_frame_equal(csv, frame)
+    first, gone, _ = prompts.prompt_table(csv, scope=SCOPE).prompts
+    assert first.is_positive and not first.gone
+    assert gone.gone and not gone.is_positive and len(gone.points_xy) == len(gone.point_labels) == 0
+
+
+def test_shares_of_the_picture_are_seen_beside_a_row_without_x_and_y(tmp_path):
+    with pytest.raises(PromptError, match="shares of the picture"):
+        points(tmp_path, HEAD + "0,3,0.5,0.25,1,mech\n5,3,,,-1,mech\n")
+
+
+def test_an_object_that_is_gone_may_start_later_and_has_outside_points_at_most(tmp_path):
+    rows = points(tmp_path, HEAD + "2,3,,,-1,mech\n2,3,5,5,0,mech\n7,3,5,6,1,mech\n")
+    gone, start = prompts.prompt_table(rows, scope=SCOPE).prompts
+    assert gone.gone and gone.point_labels.tolist() == [0] and start.is_positive
+    rows = points(tmp_path, HEAD + "2,3,5,5,1,mech\n2,3,,,-1,mech\n")
+    with pytest.raises(PromptError, match="object 3 is gone on frame 2 .* positive prompt there"):
+        prompts.prompt_table(rows, scope=SCOPE)
+
+
+def test_a_prompt_of_absence_is_part_of_the_digest(tmp_path):
+    start = HEAD + "0,3,5,6,1,mech\n9,3,5,6,1,mech\n"
+    digests = {
+        prompts.prompt_table(points(tmp_path, start + row), scope=SCOPE).digest()
+        for row in ("", "4,3,,,-1,\n", "5,3,,,-1,\n")
+    }
+    assert len(digests) == 3

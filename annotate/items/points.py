@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_LABEL = "object"  # the class of an object without one
+GONE = -1  # label of a row without x and y: the object is gone until its next positive prompt
 _NUMBER_PATTERN = re.compile(
     r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.])|\b(?:nan|inf)\b", re.IGNORECASE
 )
@@ -39,8 +40,9 @@ def read_points(source: str | Path | pd.DataFrame, scope: PromptScope) -> pd.Dat
     """Read and check a table of points; its rows stay in their order.
 
     `source` is a CSV file or a DataFrame with columns `frame_id, object_id, x, y, label[, class]`,
-    or with `point_xy`, which holds the pair, in place of `x` and `y`. The result has the columns
-    `frame_id, object_id, x, y, label, class`.
+    or with `point_xy`, which holds the pair, in place of `x` and `y`. A row with label -1 has no x
+    and y: the object is gone from that frame on, until its next positive prompt. The result has the
+    columns `frame_id, object_id, x, y, label, class`; x and y of a row with label -1 are NaN.
 
     Raises:
         PromptError: a wrong value; names the file, row and column, and what was expected.
@@ -106,10 +108,11 @@ def _check_columns(header: Sequence[str], rows: Sequence[Sequence[str]], name: s
 def _with_xy_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
     if "point_xy" in table.columns:
         pairs = [
-            _parse_pair(value, _row_location(name, row))
+            (None, None) if _is_blank(value) else _parse_pair(value, _row_location(name, row))
             for row, value in enumerate(table["point_xy"])
         ]
-        table = table.assign(x=[x for x, _ in pairs], y=[y for _, y in pairs])
+        xy: dict[str, list[Any]] = {"x": [x for x, _ in pairs], "y": [y for _, y in pairs]}
+        table = table.assign(**xy)
     for column in ("frame_id", "object_id", "x", "y", "label"):
         if column not in table.columns:
             columns = ", ".join(map(str, table.columns))
@@ -118,6 +121,11 @@ def _with_xy_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
                 f"{name}: no column {column!r}: expected {expected}; it has {columns}"
             )
     return table
+
+
+def _is_blank(value: Any) -> bool:
+    """Return whether a cell of a table holds nothing."""
+    return value is None or (isinstance(value, str) and not value.strip()) or value is np.nan
 
 
 def _parse_pair(value: Any, where: str) -> tuple[Any, Any]:
@@ -150,11 +158,25 @@ class _PointRow:
         frame_count = self.scope.frame_count
         if frame_count is not None and frame >= frame_count:
             self._fail("frame_id", f"a frame of the clip, 0 to {frame_count - 1}")
+        label = self._label()
+        if label == GONE:
+            for column in ("x", "y"):
+                self._check_blank(column)
+            return frame, object_id, float("nan"), float("nan"), label, self._class_label()
         x, y = self._coordinate("x", width), self._coordinate("y", height)
-        label = self._whole_number("label")
-        if label not in (0, 1):
-            self._fail("label", "1 (inside the object) or 0 (outside)")
         return frame, object_id, x, y, label, self._class_label()
+
+    def _label(self) -> int:
+        expected = "1 (inside the object), 0 (outside) or -1 (gone, without x and y)"
+        number = self._number("label", expected)
+        if number not in (1, 0, GONE):
+            self._fail("label", expected)
+        return int(number)
+
+    def _check_blank(self, column: str) -> None:
+        value = self.row[column]
+        if not (_is_blank(value) or value != value):
+            self._fail(column, "no value in a row with label -1 (the object is gone)")
 
     def _class_label(self) -> str:
         value = self.row.get("class")
@@ -194,7 +216,7 @@ class _PointRow:
 
 def _check_pixels(points: pd.DataFrame, name: str) -> None:
     """Refuse points that are all within 0..1, unless they are all whole: they may be shares."""
-    xy = points[["x", "y"]].to_numpy(float)
+    xy = points.loc[points["label"] != GONE, ["x", "y"]].to_numpy(float)
     if len(xy) and xy.max() <= 1 and (xy != xy.round()).any():
         raise PromptError(
             f"{name}: all x and y are within 0 and 1: are they shares of the picture? Points are "
@@ -228,8 +250,9 @@ def default_label(scope: PromptScope) -> str:
 
 
 def _check_duplicates(points: pd.DataFrame, name: str) -> None:
-    rows: dict[tuple[int, int, float, float], int] = {}
-    columns = zip(points["frame_id"], points["object_id"], points["x"], points["y"], strict=True)
+    rows: dict[tuple[Any, ...], int] = {}
+    xy = points[["x", "y"]].fillna(-1)  # of a row with label -1, which has none
+    columns = zip(points["frame_id"], points["object_id"], xy["x"], xy["y"], strict=True)
     for number, key in enumerate(columns):
         if key in rows:
             first = rows[key] + 1

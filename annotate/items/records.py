@@ -141,7 +141,8 @@ class Prompt:
     """A person's prompts of one object on one frame: points, a box, a mask, or several of them.
 
     `points_xy` is (N, 2) in pixels, `point_labels` is (N,), 1 inside and 0 outside. `box` is xyxy.
-    `mask` is (H, W) bool.
+    `mask` is (H, W) bool. `gone` says that the object is not there, from this frame on, until its
+    next positive prompt; such a prompt has no box, no mask and no points inside.
     """
 
     frame: int
@@ -150,6 +151,12 @@ class Prompt:
     point_labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     box: Box | None = None
     mask: Mask | None = None
+    gone: bool = False
+
+    @property
+    def is_positive(self) -> bool:
+        """True if the prompt says where the object is, not only where it is not."""
+        return bool(self.box is not None or self.mask is not None or self.point_labels.any())
 
 
 FORMAT_VERSION = 1

@@ -65,6 +65,10 @@ class Propagator(Protocol):
 
     - `independent`: a class attribute, True if an object's masks are the same whichever others are
       tracked. Then an update tracks only the objects with changed prompts.
+    - `causal`: a class attribute, True if a mask depends on no prompt of a later frame of the pass.
+      Then a changed prompt leaves the frames before it as they are.
+    - `forgets`: a class attribute, True if sessions have `forget(object_ids)`, which stops tracking
+      these objects until their next prompts. It may name objects that have not started.
     - `phrase`: a field. An engine with a phrase finds objects itself: every id that it
       returns is an object of that class, and no prompts are needed.
     - `ready()`: raises what is missing, such as weights, before a file is begun.
@@ -148,24 +152,41 @@ class Job:
         first = (
             self.first_frame()
         )  # refuses `both_directions` where no frame is known to go back from
-        backward = max(self.first_frames().values()) - self.start + 1 if self.both_directions else 0
-        return stop - first + backward
+        starts = self.backward_starts().values() if self.both_directions else ()
+        return stop - first + (max(starts) - self.start + 1 if starts else 0)
 
     def first_frames(self) -> dict[int, int]:
-        """Find the frame of each object's first prompt between `start` and `stop`, by object id."""
+        """Find each object's first frame with a positive prompt between `start` and `stop`."""
         firsts: dict[int, int] = {}
         for prompt in self.prompts.prompts:
-            if self.start <= prompt.frame and (self.stop is None or prompt.frame < self.stop):
+            if (
+                prompt.is_positive
+                and self.start <= prompt.frame
+                and (self.stop is None or prompt.frame < self.stop)
+            ):
                 firsts.setdefault(prompt.object_id, prompt.frame)
         return firsts
+
+    def backward_starts(self) -> dict[int, int]:
+        """Find the first frames of the objects that are not known to be gone just before."""
+        gone: dict[int, bool] = {}
+        firsts, starts = self.first_frames(), {}
+        for prompt in self.prompts.prompts:
+            if firsts.get(prompt.object_id) == prompt.frame and not gone.get(prompt.object_id):
+                starts[prompt.object_id] = prompt.frame
+            if prompt.gone or prompt.is_positive:
+                gone[prompt.object_id] = prompt.gone
+        return starts
 
     def first_frame(self) -> int:
         """Return the first frame that gets an item.
 
         Raises:
-            PromptError: no object starts between `start` and `stop`; or `both_directions` with an
-                engine or boxes that start objects on the way.
+            PromptError: no object starts between `start` and `stop`; an object is gone, but has no
+                positive prompt; or `both_directions` with an engine or boxes that start objects on
+                the way.
         """
+        self._check_gone_objects()
         if self.both_directions and (self.phrase or self.boxes is not None):
             what = "`phrase`" if self.phrase else "`boxes`"
             raise PromptError(f"with {what} objects start as they come: leave out `both`")
@@ -182,6 +203,15 @@ class Job:
             raise PromptError(f"no {what} lies between frame {self.start} and {end}: give one")
         return self.start if self.both_directions else min(starts)
 
+    def _check_gone_objects(self) -> None:
+        positive = {prompt.object_id for prompt in self.prompts.prompts if prompt.is_positive}
+        for prompt in self.prompts.prompts:
+            if prompt.gone and prompt.object_id not in positive and not self.phrase:
+                raise PromptError(
+                    f"object {prompt.object_id} is gone from frame {prompt.frame} on (label -1), "
+                    "but has no positive prompt: give it one, or remove its rows"
+                )
+
     def prompted_frames(self) -> Iterator[PromptedFrame]:
         """Yield the prompted frames, in order, with all their prompts."""
         by_frame = self.prompts_by_frame()
@@ -193,6 +223,14 @@ class Job:
         by_frame = defaultdict(list)
         for prompt in self.prompts.prompts:
             by_frame[prompt.frame].append(prompt)
+        return by_frame
+
+    def starting_prompts(self) -> dict[int, list[Prompt]]:
+        """Group the prompts that start an object of a backward pass by frame index."""
+        by_frame, starts = defaultdict(list), self.backward_starts()
+        for prompt in self.prompts.prompts:
+            if starts.get(prompt.object_id) == prompt.frame:
+                by_frame[prompt.frame].append(prompt)
         return by_frame
 
 

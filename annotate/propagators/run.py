@@ -24,6 +24,7 @@ from annotate.items.journal import Appender
 from annotate.items.records import Box, Frame, Item, Prompt, State
 from annotate.plugins import optional_member
 from annotate.propagators import flags
+from annotate.propagators.absence import AbsenceSchedule, AbsenceSession
 from annotate.propagators.boxes import BoxAssociator
 from annotate.propagators.checkpoint import (
     ItemsByFrame,
@@ -61,11 +62,18 @@ class PropagationPass:
         self._job, self._prompts_by_frame = job, prompts_by_frame
         self._checkpoint_path = checkpoint_path
         self._progress, self._backward = progress, backward
-        self._first_frames = job.first_frames()
+        self._first_frames = job.backward_starts() if backward else job.first_frames()
+        self._absence = AbsenceSchedule(job.prompts.prompts)
         self._flagger = flags.AnomalyFlagger()
         self._associator = (
             None if job.boxes is None else BoxAssociator(job.boxes, job.prompts.labels)
         )
+
+    def begin(self) -> Session:
+        """Open a session of the engine in which objects that are gone have no mask."""
+        starts = dict(self._first_frames) if self._backward else None
+        prompted_frames = self._job.prompted_frames()
+        return AbsenceSession(self._job.engine, prompted_frames, self._absence, starts)
 
     def run(
         self,
@@ -78,7 +86,7 @@ class PropagationPass:
         `frames_after` yields the frames after an index, -1 for all; `finish_item` is applied to
         each item before it is written.
         """
-        session = self._job.engine.begin(self._job.prompted_frames())
+        session = self.begin()
         if (state := read_checkpoint(self._checkpoint_path, out)) is not None:
             self._restore(session, state)
         else:
@@ -107,7 +115,8 @@ class PropagationPass:
         labels |= self._associator.labels if self._associator else {}
         visible = cast("sv.Detections", tracked[is_shown])
         item = detections.item_from_detections(frame, visible, labels, self._job.source)
-        item = replace(item, lost=tuple(sorted(started - (shown & set(ids)))))
+        gone = self._absence.gone_at(frame.index)  # known to be absent, not lost
+        item = replace(item, lost=tuple(sorted(started - gone - (shown & set(ids)))))
         return self._flagger.flag_item(item, [prompt.object_id for prompt in prompts])
 
     def _has_started(self, frame: Frame, first_frame: int) -> bool:
@@ -127,6 +136,7 @@ class PropagationPass:
         tracked = session.step(frame, prompts)
         if boxes is not None:
             prompted_ids = {prompt.object_id for prompt in prompts}
+            prompted_ids |= self._absence.gone_at(frame.index)  # no box brings these back
             box_prompts = self._associator.make_prompts(
                 frame.index, boxes, _boxes_by_object(tracked), prompted_ids
             )
@@ -216,12 +226,11 @@ def _run_backward(
     job: Job, run_files: RunFiles, header: records.Header, progress: Callable[[Item], None]
 ) -> Mapping[int, Item]:
     """Track each object backward from its first prompt, into a file; returns items by frame."""
-    firsts = job.first_frames()
-    by_frame: dict[int, list[Prompt]] = defaultdict(list)
-    for prompt in job.prompts.prompts:
-        if firsts.get(prompt.object_id) == prompt.frame:
-            by_frame[prompt.frame].append(prompt)
-    last = max(firsts.values())
+    starts = job.backward_starts()
+    if not starts:
+        return {}
+    by_frame = job.starting_prompts()
+    last = max(starts.values())
 
     def run(backward: Appender) -> None:
         PropagationPass(job, by_frame, run_files.backward_state, progress, backward=True).run(
@@ -315,7 +324,7 @@ def propagate_frames(job: Job) -> Iterator[tuple[Frame, Item]]:
         forward = PropagationPass(
             job, job.prompts_by_frame(), run_files.forward_state, lambda item: None
         )
-        session = job.engine.begin(job.prompted_frames())
+        session = forward.begin()
         for frame in reader.frames(job.clip, start=first, stop=job.stop):
             item = forward.make_item(session, frame)
             yield frame, merge_items(item, before.get(frame.index))

@@ -41,6 +41,8 @@ class _Sam2Family:
     batch: int | None = None
     random_weights: int | None = None
     independent: ClassVar[bool] = True
+    causal: ClassVar[bool] = True
+    forgets: ClassVar[bool] = True
     size_multiple: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ its own memory, so its masks are the same whichever other objects are tracked.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -172,6 +172,11 @@ class StreamingPredictor:
                 )
             self._update_banks(encoded_frame, predictions, set(prompted))
         return predictions
+
+    def forget(self, object_ids: Iterable[int]) -> None:
+        """Drop objects with their memories; the next prompt of one starts it again."""
+        for object_id in object_ids:
+            self._banks.pop(object_id, None)
 
     def state(self) -> State:
         """Return the memories of all objects as arrays."""

@@ -113,9 +113,11 @@ def prompt_cells(
         item = None if items is None else items.get(frame.index, _empty_item(frame))
         for prompt in by_frame[frame.index]:
             obj = None if item is None else _find_object(item, prompt.object_id)
-            view = view_around(_cell_extent(prompt, obj), frame.size_wh, width_px)
+            extent = _cell_extent(prompt, obj, frame.size_wh)
+            view = view_around(extent, frame.size_wh, width_px)
             picture = _draw_cell(frame, prompt, obj, view, labels)
-            summary = f"{_describe_prompt(prompt)}{'' if obj or item is None else ' → nothing'}"
+            missing = obj is None and item is not None and not prompt.gone
+            summary = f"{_describe_prompt(prompt)}{' → nothing' if missing else ''}"
             title = f"frame {frame.index} · {float(frame.seconds):.2f} s"
             name = f"#{prompt.object_id} {prompts.labels[prompt.object_id]}"
             cells.append(Cell(picture, title, f"{name} · {summary}"))
@@ -131,11 +133,13 @@ def _find_object(item: Item, object_id: int) -> Object | None:
     return next((obj for obj in item.objects if obj.track == object_id), None)
 
 
-def _cell_extent(prompt: Prompt, obj: Object | None) -> Box:
-    """Compute a box round the prompt and the resulting object."""
+def _cell_extent(prompt: Prompt, obj: Object | None, size_wh: tuple[int, int]) -> Box:
+    """Compute a box round the prompt and the resulting object; the picture if there is neither."""
     boxes = [(x, y, x + 1, y + 1) for x, y in prompt.points_xy]
     mask_box = None if prompt.mask is None else masks.box(prompt.mask)
     boxes += [box for box in (prompt.box, mask_box, obj and obj.box) if box]
+    if not boxes:
+        return 0.0, 0.0, float(size_wh[0]), float(size_wh[1])
     x1, y1, x2, y2 = zip(*boxes, strict=True)
     return min(x1), min(y1), max(x2), max(y2)
 
@@ -162,5 +166,6 @@ def _describe_prompt(prompt: Prompt) -> str:
         f"{outside}−": outside > 0,
         "box": prompt.box is not None,
         "mask": prompt.mask is not None,
+        "gone": prompt.gone,
     }
     return " ".join(text for text, present in parts.items() if present)

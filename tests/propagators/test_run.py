@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from wanderer import Killed, Wanderer, WandererSession, objects_by_frame, point
+from wanderer import Killed, PhraseWanderer, Wanderer, objects_by_frame, point
 
 from annotate.errors import BrokenVideo, MissingWeights, PromptError, SettingsDiffer, UnknownName
 from annotate.items import journal
@@ -184,22 +184,6 @@ def test_a_broken_clip_keeps_the_frames_before_the_break(job, tmp_path):
         run.run_to_file(dataclasses.replace(job, clip=broken, stop=None), out)
     items = list(journal.read(out))
     assert len(items) > 10 and "end" not in json.loads(out.read_text().splitlines()[-1])
-
-
-@dataclass(frozen=True)
-class PhraseWanderer(Wanderer):
-    """A wanderer that needs no prompts: an object of its phrase starts on every eighth frame."""
-
-    phrase: str = ""
-
-    def begin(self, prompted_frames):
-        return PhraseWandererSession(self.side, [])
-
-
-class PhraseWandererSession(WandererSession):
-    def step(self, frame, prompts):
-        new_prompts = [] if frame.index % 8 else [point(frame.index, frame.index)]
-        return super().step(frame, new_prompts)
 
 
 def test_an_engine_with_a_phrase_needs_no_prompts(job, tmp_path):

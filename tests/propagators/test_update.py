@@ -1,29 +1,15 @@
 """An update after changed prompts recomputes only changed objects, with the bytes of a new run."""
 
 import dataclasses
-from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
-from wanderer import Killed, Wanderer, WandererSession, objects_by_frame, point
+from wanderer import IndependentWanderer, Killed, Wanderer, objects_by_frame, point
 
 from annotate.errors import ItemsError, PromptError, SettingsDiffer
 from annotate.items import journal
 from annotate.prompts import PromptTable
 from annotate.propagators import run
 from annotate.propagators.job import PROPAGATORS, Job, plan_update
-
-
-@dataclass(frozen=True)
-class IndependentWanderer(Wanderer):
-    """A wanderer whose squares do not depend on each other, and are so large that they overlap."""
-
-    side: int = 150
-    independent: ClassVar[bool] = True
-
-    def begin(self, prompted_frames):
-        return WandererSession(self.side, [])
-
 
 LABELS = {1: "mech", 2: "raine", 3: "mech"}
 OLD = (point(10, 1), point(20, 2), point(25, 3), point(30, 1))

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import supervision as sv
@@ -61,6 +62,33 @@ class WandererSession:
     def restore(self, state):
         rows = zip(state["ids"], state["counts"], state["pasts"], strict=True)
         self.tracked = {int(i): (int(count), past.tobytes()) for i, count, past in rows}
+
+
+@dataclass(frozen=True)
+class IndependentWanderer(Wanderer):
+    """A wanderer whose squares do not depend on each other, and are so large that they overlap."""
+
+    side: int = 150
+    independent: ClassVar[bool] = True
+
+    def begin(self, prompted_frames):
+        return WandererSession(self.side, [])
+
+
+@dataclass(frozen=True)
+class PhraseWanderer(Wanderer):
+    """A wanderer that needs no prompts: an object of its phrase starts on every eighth frame."""
+
+    phrase: str = ""
+
+    def begin(self, prompted_frames):
+        return PhraseWandererSession(self.side, [])
+
+
+class PhraseWandererSession(WandererSession):
+    def step(self, frame, prompts):
+        new_prompts = [] if frame.index % 8 else [point(frame.index, frame.index)]
+        return super().step(frame, new_prompts)
 
 
 def point(frame, object_id, x=100.0, y=100.0):

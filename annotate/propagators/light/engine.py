@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -38,6 +38,7 @@ class LightPropagator:
 
     fast: bool = False
     threads: int = 2
+    forgets: ClassVar[bool] = True
 
     def begin(self, prompted_frames: Iterable[PromptedFrame]) -> LightSession:
         """Open a pass, with every object fitted to all its prompts."""
@@ -95,6 +96,12 @@ class LightSession:
             self._correct(picture, corrections, results)
         self._previous_grey = grey
         return _to_detections(dict(sorted(results.items())))
+
+    def forget(self, object_ids: Iterable[int]) -> None:
+        """Stop tracking objects until their next prompts; what their prompts taught is kept."""
+        for object_id in object_ids:
+            if object_id in self._trackers:
+                self._trackers[object_id].stop()
 
     def state(self) -> State:
         """Return the previous frame and the state of every tracker."""
@@ -175,7 +182,7 @@ class LightSession:
 
 def _only_corrects(prompt: Prompt) -> bool:
     """Return whether a prompt says only where its object is not."""
-    return prompt.mask is None and prompt.box is None and not prompt.point_labels.any()
+    return not prompt.is_positive
 
 
 def _pixels_of_others(

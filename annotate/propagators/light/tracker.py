@@ -8,15 +8,14 @@ are refined to a mask, follows Robinson et al., "Learning Fast and Robust Target
 Object Segmentation", CVPR 2020.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import astuple
-from typing import Any
 
 import cv2
 import numpy as np
 
-from annotate.backbone import Map, crop_features
+from annotate.backbone import Map, crop_features, run_parallel
 from annotate.items.masks import pixel_box
 from annotate.items.records import Mask, Picture, State
 from annotate.propagators.light.appearance import AppearanceTemplates, DiscriminativeClassifier
@@ -59,20 +58,6 @@ MIN_TRIM_GAIN, MIN_MOVE_GAIN = 0.04, 0.02  # of similarity, to trim the mask or 
 CANDIDATE_WINDOW_SCALE = 1.3  # side of the window on a candidate, in usual sides
 SEARCH_SCALES, SEARCH_CANDIDATES = (1.0, 0.6, 1.7), 2  # sizes, one per frame in turn; candidates
 BACKGROUND_WEIGHT = 0.5  # of all background crops together, relative to the augmented crops
-
-
-def run_parallel(pool: Executor | None, *tasks: Callable[[], Any]) -> list[Any]:
-    """Run callables and return their results in order.
-
-    The last runs on this thread, the others meanwhile on `pool`; without a pool all run here, one
-    after the other. No task may depend on what another one changes.
-    """
-    *others, own = tasks
-    if pool is None:
-        return [task() for task in tasks]
-    futures = [pool.submit(task) for task in others]
-    last = own()
-    return [*(future.result() for future in futures), last]
 
 
 class Tracker:
@@ -140,6 +125,11 @@ class Tracker:
         soft = window.crop(values, self._effort.crop_side, replicate_border=False)
         self._store_soft_mask(window, soft)
         return fit
+
+    def stop(self) -> None:
+        """Stop tracking until `start`; the classifiers stay as they are."""
+        self._apply_queued_update()
+        self._target = TargetState()
 
     def correct(self, picture: Picture, mask: Mask) -> float:
         """Replace the mask of this frame by a corrected one; returns the mean score inside."""
