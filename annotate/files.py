@@ -10,16 +10,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import mmap
 import os
+import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from annotate.errors import AnnotateError, OutputError, UnknownName
+from annotate.locks import locked_folder
 
 _APP_NAME = "annotate"
 _PROBE_BYTES = 4096  # written to find out that a disk is full
@@ -81,25 +84,32 @@ def write_text(path: Path, text: str, *, parents: bool = False) -> None:
 def atomic_folder(out: Path, *, marker_file: str, force: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder, and rename it to `out` when the block ends well.
 
-    The temporary folder is removed when the block fails. `force` replaces the folder of an earlier
+    The temporary folder is locked, so that two runs cannot write one output, and it is removed when
+    the block fails. `force` replaces the folder of an earlier
     run, which is recognised by `marker_file`, a file that such a folder always holds: a folder of
     anything else is never removed.
 
     Raises:
-        OutputError: `out` is already there, or nothing can be written there.
+        OutputError: `out` is already there, another run writes it, or nothing can be written there.
     """
     refuse_existing(out, force, marker_file=marker_file)
+    with locked_folder(out.with_name(out.name + ".part")), _replacing(out) as draft:
+        yield draft
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
     draft = out.with_name(out.name + ".part")
     old = out.with_name(out.name + ".old")
     try:
-        _remove_tree(draft)
-        draft.mkdir(parents=True)
+        for left_over in draft.iterdir():  # of a run that was killed
+            _remove(left_over)
         yield draft
-        _remove_tree(old)
+        _remove(old)
         if out.exists():
             out.rename(old)
         draft.rename(out)
-        _remove_tree(old)
+        _remove(old)
     except OSError as error:
         raise OutputError(
             f"{error.filename or out}: cannot write there: {error.strerror or error}"
@@ -140,8 +150,8 @@ OVERWRITE_HINT = "give another output path, or `force` to write over it"
 def refuse_existing(path: Path, force: bool, *, marker_file: str | None = None) -> None:
     """Refuse an output path that exists, unless `force` allows replacing it.
 
-    With `marker_file`, `path` is a folder: it may be empty, and `force` replaces only a folder that
-    holds `marker_file`.
+    `force` replaces only what annotate can have made (`refuse_foreign`). With `marker_file`, `path`
+    is a folder: it may be empty, and `force` replaces only a folder that holds `marker_file`.
 
     Raises:
         OutputError: the path exists and must not be replaced, or nothing can be written there.
@@ -160,12 +170,65 @@ def refuse_existing(path: Path, force: bool, *, marker_file: str | None = None) 
             )
     if not force:
         raise OutputError(f"{path}: already there; {OVERWRITE_HINT}")
+    refuse_foreign(path)
     check_writable(path)
 
 
-def _remove_tree(path: Path) -> None:
-    if path.exists():
+MADE_BY = "made by annotate"  # in the metadata of a video that annotate writes
+_OWN_TEXT = re.compile(rb'\s*\{\s*"annotate"\s*:|frame_id,object_id,')  # items, curves; points
+_PICTURE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"RIFF", b"BM")
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse to replace a file that annotate cannot have made.
+
+    It can have made a file of items, a table of points, score curves, any picture, and a video with
+    its mark. A folder, a device and an empty file pass.
+
+    Raises:
+        OutputError: another kind of file is there.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        is_own = _OWN_TEXT.match(content) or content[:8].startswith(_PICTURE_STARTS)
+        if is_own or content.find(MADE_BY.encode()) >= 0:
+            return
+    raise OutputError(
+        f"{path}: not made by annotate, and so not replaced, not even with `force`: "
+        "give another output path, or remove it first"
+    )
+
+
+def refuse_input(output: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output that is one of the inputs of its run, or a folder that contains one.
+
+    Raises:
+        OutputError: names the output and the input.
+    """
+    if not (output.is_file() or output.is_dir()):
+        return  # nothing is there, or a device
+    place = output.resolve()
+    for each in inputs:
+        if not each.exists():
+            continue
+        if each.samefile(output):
+            raise OutputError(
+                f"{output}: this is an input of the run, which the output would replace: "
+                "give another output path"
+            )
+        if place in each.resolve().parents or place in each.absolute().parents:
+            raise OutputError(
+                f"{output}: this folder contains an input of the run, {each}: "
+                "give another output path"
+            )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 _DATA_DIRS = {  # kind -> its folder in a wheel, and in a checkout

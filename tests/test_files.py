@@ -163,3 +163,50 @@ def test_a_full_or_read_only_disk_is_one_error(tmp_path, monkeypatch):
 def test_a_device_is_never_replaced_by_a_file():
     with pytest.raises(OutputError, match="it is a device"):
         files.write_text(files.Path("/dev/full"), "x")
+
+
+@pytest.mark.parametrize(
+    "content, is_own",
+    [
+        (b"", True),
+        (b'{"annotate":1,"stage":"detect"}\n', True),
+        (b'{\n "annotate": 1, "detectors": {}}', True),
+        (b"frame_id,object_id,x,y,label\n", True),
+        (b"\x89PNG\r\n\x1a\nrest", True),
+        (b"....moov" + files.MADE_BY.encode(), True),
+        (b"[classes.mech]\n", False),
+        (b'{"images": []}', False),
+        (b"frame,x,y\n", False),
+        (b"....ftypmp42moov", False),
+    ],
+)
+def test_force_replaces_a_file_that_annotate_can_have_made(tmp_path, content, is_own):
+    path = tmp_path / "out"
+    path.write_bytes(content)
+    if is_own:
+        files.refuse_existing(path, force=True)
+    else:
+        with pytest.raises(OutputError, match="not made by annotate"):
+            files.refuse_existing(path, force=True)
+
+
+def test_two_writers_of_one_folder_exclude_each_other(tmp_path):
+    out = tmp_path / "dataset"
+    with files.atomic_folder(out, marker_file="x") as first:
+        (first / "x").write_text("first")
+        with (
+            pytest.raises(OutputError, match="another run is writing it"),
+            files.atomic_folder(out, marker_file="x"),
+        ):
+            raise AssertionError
+    assert (out / "x").read_text() == "first"
+
+
+def test_what_a_killed_run_left_of_a_folder_is_removed(tmp_path):
+    left_over = tmp_path / "dataset.part"
+    (left_over / "images").mkdir(parents=True)
+    (left_over / "half").touch()
+    with files.atomic_folder(tmp_path / "dataset", marker_file="x") as folder:
+        assert not list(folder.iterdir())
+        (folder / "x").touch()
+    assert [each.name for each in tmp_path.iterdir()] == ["dataset"]

@@ -21,6 +21,7 @@ PACKAGE = ROOT / "annotate"
 # its package.
 FLOORS = [
     "errors",
+    "locks",
     "plugins files device palette progress",
     "items",
     "video weights vocabulary backbone",

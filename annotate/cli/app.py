@@ -14,12 +14,16 @@ from typer.main import get_command_name
 from annotate import files, plugins
 from annotate.cli import clip, compare, dataset, find, frames, models, studio
 from annotate.cli import map as map_commands
-from annotate.cli.options import RENAMED_COMMANDS, Force, renamed_option
+from annotate.cli.options import (
+    RENAMED_COMMANDS,
+    Force,
+    check_outputs,
+    renamed_option,
+    repeated_option,
+)
 from annotate.errors import EXTRAS, AnnotateError
 
 OK, MISSING = "ok", "missing"
-# Command -> the parameter with the path that it writes, checked before it begins; else `output`.
-OUTPUT_PARAMETERS = {"add": "db", "remove": "db", "split": "dataset", "restore": "folder"}
 USAGE_EXIT_CODE = 2
 CheckRow = tuple[str, str, str]
 
@@ -220,7 +224,7 @@ class StageCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of the command line."""
-        if line := renamed_option(self.name or "", args):
+        if line := renamed_option(self.name or "", args) or repeated_option(self.params, args):
             _refuse(line)
         return super().parse_args(ctx, args)
 
@@ -231,9 +235,7 @@ class StageCommand(TyperCommand):
             AnnotateError: as the command, with flags in place of the arguments' names.
         """
         try:
-            output = ctx.params.get(OUTPUT_PARAMETERS.get(ctx.command.name, "output"))
-            if isinstance(output, Path) and str(output) != "-":
-                files.check_writable(output)
+            check_outputs(ctx)
             return super().invoke(ctx)
         except AnnotateError as error:
             from annotate.cli import console

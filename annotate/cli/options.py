@@ -1,9 +1,11 @@
 """Define the options that several commands share, their shell completion, and old option names."""
 
 import enum
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -137,6 +139,70 @@ def renamed_option(command: str, words: Sequence[str]) -> str | None:
         if old in renamed:
             return f"{old} was renamed: use {renamed[old]}"
     return None
+
+
+def repeated_option(parameters: Sequence[Any], words: Sequence[str]) -> str | None:
+    """Return a line that names an option that is given twice but has one value, else None."""
+    names = {name: each for each in parameters for name in getattr(each, "opts", ())}
+    seen: set[str] = set()
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            break
+        name, equals, _ = word.partition("=")
+        if not word.startswith("--"):
+            name = word[:2]
+        option = names.get(name)
+        if option is None or getattr(option, "is_flag", False) or not word.startswith("-"):
+            continue
+        if not equals and word == name:
+            next(rest, None)  # its value
+        if option.name in seen and not option.multiple:
+            return f"{option.opts[0]} is given twice: give it once"
+        seen.add(option.name)
+    return None
+
+
+# Command -> the parameter with the path that it changes in place; others write to these.
+_IN_PLACE = {"add": "db", "remove": "db", "split": "dataset", "restore": "folder"}
+_OUTPUTS = ("output", "preview")
+
+
+def check_outputs(context: Any) -> None:
+    """Check the paths that a command writes, before it begins.
+
+    Raises:
+        OutputError: nothing can be written there, or an input of the command is there.
+    """
+    from annotate import files
+
+    names = (*_OUTPUTS, _IN_PLACE.get(context.command.name, ""))
+    outputs = [context.params.get(name) for name in names]
+    for output in outputs:
+        if isinstance(output, Path) and str(output) != "-":
+            files.check_writable(output)
+            if output.exists():
+                given = {k: each for k, each in context.params.items() if k not in names}
+                files.refuse_input(output, _input_paths(given))
+
+
+def _input_paths(parameters: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield the paths in the values of a command, and those of the clips in files of items.
+
+    A text names a path as a whole or in a part, as in NAME=PATH or FRAME:OBJECT:PNG. Only some
+    options take the name of a folder as text.
+    """
+    from annotate.items import journal
+
+    for name, value in parameters.items():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, Path):
+                yield each
+                yield from journal.clip_paths(each)
+            elif isinstance(each, str):
+                parts = {each, each.partition("=")[2], *re.split("[=:,]", each)}
+                exists = os.path.exists if name in ("videos", "settings") else os.path.isfile
+                yield from (Path(part) for part in parts if part and exists(part))
 
 
 def key_value_pairs(

@@ -8,19 +8,22 @@ and continues. A run with other settings is refused.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from annotate.errors import ItemsError, OutputError, SettingsDiffer
-from annotate.files import OVERWRITE_HINT, atomic_file
+from annotate.files import OVERWRITE_HINT, atomic_file, refuse_foreign, refuse_input
 from annotate.items.records import Header, Item, item_from_json, item_to_json, record_to_json
+from annotate.locks import open_locked
 
 STDIO = Path("-")  # standard input, standard output
 _MAX_HEADER_BYTES = 1 << 24  # bytes
+_END_START = '{"end"'
 
 
 class Journal:
@@ -56,11 +59,54 @@ class Journal:
         lines = self._lines()
         if self._stream is None:
             next(lines, None)
+        count = 0
         for number, line in enumerate(lines, start=2):
             if not line.endswith("\n"):
                 return
-            if not line.startswith('{"end"'):
+            if line.startswith(_END_START):
+                _check_count(line, count, f"{self.path}:{number}")
+            else:
                 yield item_from_json(line, f"{self.path}:{number}")
+                count += 1
+
+
+def _check_count(end_line: str, count: int, where: str) -> None:
+    """Compare the number of items before the last line, `{"end": N}`, with its number.
+
+    Raises:
+        ItemsError: they differ: lines were removed or added.
+    """
+    try:
+        expected = json.loads(end_line)["end"]
+    except (ValueError, TypeError):
+        expected = None
+    if expected != count:
+        raise ItemsError(
+            f"{where}: damaged: {count} frames come before the last line, which says {expected}; "
+            "take the whole file from a copy, or make it again with `force`"
+        )
+
+
+def clip_paths(path: Path) -> list[Path]:
+    """List the paths of the clips that a file of items, or a dataset's, was made from.
+
+    Returns [] for any other file or folder.
+    """
+    path = path / "items.jsonl" if path.is_dir() else path
+    if path == STDIO or not path.is_file():
+        return []
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_MAX_HEADER_BYTES).decode()
+        return _header_paths(Header.from_json(line, str(path)))
+    except (ItemsError, OSError, UnicodeDecodeError):
+        return []
+
+
+def _header_paths(header: Header) -> list[Path]:
+    entries = header.videos.values() if isinstance(header.videos, Mapping) else ()
+    paths = [entry.get("path") for entry in entries if isinstance(entry, Mapping)]
+    return [Path(each) for each in paths if isinstance(each, str)]
 
 
 def read(path: Path | str) -> Journal:
@@ -85,6 +131,17 @@ class Appender:
         self.count = 0
         self.last: Item | None = None
         self.complete = False
+        self._header_to_write = ""  # of a new run, in place of what the file still holds
+
+    def restart(self, header_line: str) -> None:
+        """Begin a new run; what the file holds is removed when the first line is written."""
+        self._file.seek(0)
+        self._header_to_write = header_line
+
+    @property
+    def keeps_old_run(self) -> bool:
+        """True while the file still holds the earlier run that `restart` replaces."""
+        return bool(self._header_to_write)
 
     @property
     def resumable(self) -> bool:
@@ -118,6 +175,10 @@ class Appender:
             self.rewind(len(self._file.readline()))
 
     def _write_line(self, text: str) -> None:
+        if self._header_to_write:
+            header_line, self._header_to_write = self._header_to_write, ""
+            self._file.truncate(0)
+            self._write_line(header_line)
         start = self._file.tell() if self._file.seekable() else None
         try:
             self._file.write(text.encode() + b"\n")
@@ -138,7 +199,8 @@ class Appender:
             if not line.endswith(b"\n"):
                 break
             end += len(line)
-            if line.startswith(b'{"end"'):
+            if line.startswith(_END_START.encode()):
+                _check_count(line.decode(errors="replace"), self.count, self.name)
                 self.complete = True
             else:
                 self.count, last = self.count + 1, line
@@ -156,58 +218,79 @@ def append(path: Path | str, header: Header, *, force: bool = False) -> AppendCo
         ...     for item in items:
         ...         out.write(item)
 
+    If the run fails before its first item, the file is removed; with `force`, the earlier file
+    stays until then.
+
     Raises:
         SettingsDiffer: the file was written with other settings; lists them.
-        OutputError: another kind of file is there, or nothing can be written there.
+        ItemsError: lines of the file were removed or added.
+        OutputError: another kind of file is there, `path` is a clip of the header, another run is
+            writing the file, or nothing can be written there.
     """
     return AppendContext(Path(path), header, force)
 
 
 class AppendContext:
-    """The context manager of `append`; it yields an Appender."""
+    """The context manager of `append`; it yields an Appender.
+
+    The file is locked until the end. A run that fails before its first item leaves no file, or the
+    earlier file that `force` would have replaced.
+    """
 
     def __init__(self, path: Path, header: Header, force: bool) -> None:
-        self._path, self._header = path, header
-        self._file = self._open(force)
+        self._path, self._header, self._force = path, header, force
+        self._appender: Appender | None = None
+        self._file = self._open()
 
     def __enter__(self) -> Appender:
-        appender = Appender(self._file, str(self._path))
+        self._appender = appender = Appender(self._file, str(self._path))
         try:
-            if _can_resume(self._path) and self._file.seek(0, os.SEEK_END):
-                appender._recover()
-            else:
+            if not _can_resume(self._path) or not self._file.seek(0, os.SEEK_END):
                 appender._write_line(self._header.to_json())
+            elif self._force:
+                appender.restart(self._header.to_json())
+            else:
+                appender._recover()
         except BaseException:
-            self.__exit__()
+            self._close()
             raise
         return appender
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *error: object) -> None:
+        appender = self._appender
+        if (
+            error_type is not None
+            and appender is not None
+            and appender.resumable
+            and not (appender.count or appender.complete or appender.keeps_old_run)
+        ):
+            self._path.unlink(missing_ok=True)
+        self._close()
+
+    def _close(self) -> None:
         if self._path != STDIO:
             with suppress(OSError):  # every line was flushed, or its failure has been raised
                 self._file.close()
 
-    def _open(self, force: bool) -> IO[bytes]:
+    def _open(self) -> IO[bytes]:
         if self._path == STDIO:
             return sys.stdout.buffer
+        refuse_input(self._path, _header_paths(self._header))
         try:
-            file = self._path.open(self._open_mode())
+            if not _can_resume(self._path):
+                return self._path.open("wb")
+            file = open_locked(self._path)
         except OSError as error:
             raise OutputError(f"{self._path}: cannot write there: {error.strerror}") from None
-        if not _can_resume(self._path):
-            return file
         try:
-            if force or self._holds_partial_header(file):
+            if self._force:
+                refuse_foreign(self._path)
+            elif self._holds_partial_header(file):
                 file.truncate(0)
         except BaseException:
             file.close()
             raise
         return file
-
-    def _open_mode(self) -> str:
-        if not _can_resume(self._path):
-            return "wb"
-        return "r+b" if self._path.exists() else "w+b"
 
     def _holds_partial_header(self, file: IO[bytes]) -> bool:
         """Return True if the file has at most a part of this header; refuse any other content."""
@@ -269,8 +352,7 @@ def resume_items(
     """Write the items of one clip that are not yet in the file; see `resume`.
 
     `items_after` gets the index of the last frame in the file, -1 if there is none, and yields the
-    items of the later frames. `progress` is called with each item when it is on disk. If the run
-    fails before its first item, for example because a server is missing, the file is removed.
+    items of the later frames. `progress` is called with each item when it is on disk.
 
     Examples:
         >>> resume_items("boxes.jsonl", header, lambda last: detect(last + 1))  # doctest: +SKIP
@@ -278,14 +360,9 @@ def resume_items(
     """
 
     def write_rest(appender: Appender) -> None:
-        try:
-            for item in items_after(-1 if appender.last is None else appender.last.frame):
-                appender.write(item)
-                progress(item)
-        except BaseException:
-            if not appender.count and appender.resumable:
-                Path(path).unlink(missing_ok=True)
-            raise
+        for item in items_after(-1 if appender.last is None else appender.last.frame):
+            appender.write(item)
+            progress(item)
 
     return resume(path, header, write_rest, force=force)
 

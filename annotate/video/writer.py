@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from annotate.errors import OutputError
+from annotate.files import MADE_BY
 from annotate.items.records import Picture
 
 _ENCODER_THREADS = 4  # fixed, because the encoded bytes depend on it
@@ -51,6 +52,7 @@ class VideoWriter:
             self._container: Any = av.open(
                 f"file:{self._part_path}", "w", container_options={"movflags": "+faststart"}
             )
+            self._container.metadata["comment"] = MADE_BY
             self._stream = self._new_stream()
         return self
 

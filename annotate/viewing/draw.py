@@ -5,6 +5,7 @@ The items are read side by side with the frames, so memory does not grow with th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,6 +36,7 @@ Progress = Callable[[int], None]
 FrameAndItem = tuple[Frame, Item | None]
 DrawFunction = Callable[["_AnnotatedClip", Path, Progress], None]
 _PNG_COMPRESSION = 3  # of 9; quick
+_FRAME_NAME = re.compile(r".+\.png")  # of a picture in a folder that was drawn
 
 
 def overlay(
@@ -188,7 +190,14 @@ def _draw_function(out: Path, count: int) -> DrawFunction:
 
 
 def _check_output(out: Path, force: bool) -> None:
-    if not (out.is_dir() and not any(out.iterdir())):
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    foreign = [name for name in names if not _FRAME_NAME.fullmatch(name)]
+    if foreign:
+        raise OutputError(
+            f"{out}: the folder holds more than drawn frames, such as {min(foreign)}: "
+            "give another output path"
+        )
+    if names or not out.is_dir():
         refuse_existing(out, force)
 
 

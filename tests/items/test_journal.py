@@ -2,6 +2,8 @@ import dataclasses
 import errno
 import io
 import json
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from annotate import locks
 from annotate.errors import ItemsError, OutputError, SettingsDiffer
 from annotate.items import journal
-from annotate.items.records import Item, Object, item_from_json, item_to_json
+from annotate.items.records import Header, Item, Object, item_from_json, item_to_json
 
 MASK = {"size": [48, 64], "counts": "X`06Ua"}
 
@@ -281,3 +284,84 @@ def test_a_resumed_run_need_not_be_complete(tmp_path, header):
     assert journal.resume(path, header, lambda out: out.write(ITEMS[0]), end_marker=False)
     with journal.append(path, header) as out:
         assert not out.complete and out.last == ITEMS[0]
+
+
+@pytest.mark.parametrize("removed", [1, 2, 4])
+def test_removed_lines_are_noticed(tmp_path, header, removed):
+    path = tmp_path / "a.jsonl"
+    run(path, header, ITEMS)
+    lines = path.read_text().splitlines(keepends=True)
+    damaged = "".join(line for number, line in enumerate(lines) if number != removed)
+    path.write_text(damaged)
+    with pytest.raises(ItemsError, match="a.jsonl:5: damaged: 3 frames .* says 4"):
+        list(journal.read(path))
+    with pytest.raises(ItemsError, match="damaged: 3 frames"), journal.append(path, header):
+        raise AssertionError
+    assert path.read_text() == damaged
+
+
+WRITER = """
+import sys, time
+from annotate.items import journal
+from annotate.items.records import Header
+with journal.append(sys.argv[1], Header("detect")):
+    print("open", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_run_on_one_file_is_refused_until_the_first_is_killed(tmp_path):
+    path = tmp_path / "a.jsonl"
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"open\n"
+        for force in (False, True):
+            with pytest.raises(OutputError, match="another run is writing it"):
+                journal.append(path, Header("detect"), force=force)
+        writer.kill()
+    assert journal.resume(path, Header("detect"), lambda out: out.write(ITEMS[0]))
+
+
+def test_a_file_that_another_run_removed_is_made_again(tmp_path, header, monkeypatch):
+    """A run that fails removes its file between the opening and the lock of the next one."""
+    path = tmp_path / "a.jsonl"
+    lock = locks._lock
+
+    def removed_before_the_lock(descriptor, place):
+        monkeypatch.setattr(locks, "_lock", lock)
+        place.unlink()
+        lock(descriptor, place)
+
+    monkeypatch.setattr(locks, "_lock", removed_before_the_lock)
+    run(path, header, ITEMS)
+    assert list(journal.read(path)) == ITEMS
+
+
+def test_force_keeps_the_earlier_file_until_the_first_item(tmp_path, header):
+    path = tmp_path / "a.jsonl"
+    run(path, header, ITEMS)
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="stopped"):
+        resume(path, header, fails_at=0, force=True)
+    assert path.read_bytes() == before
+    with pytest.raises(OSError, match="stopped"):
+        resume(path, header, fails_at=2, force=True)
+    assert list(journal.read(path)) == ITEMS[:2]
+
+
+@pytest.mark.parametrize("text", ["[classes]\n", '{"images": []}\n'])
+def test_force_replaces_only_items(tmp_path, header, text):
+    path = tmp_path / "mine"
+    path.write_text(text)
+    with pytest.raises(OutputError, match="not made by annotate"):
+        journal.append(path, header, force=True)
+    assert path.read_text() == text
+
+
+def test_a_clip_of_the_header_is_never_the_output(tmp_path, header):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"a film")
+    header = dataclasses.replace(header, videos={"clip.mp4": {"path": str(clip)}})
+    with pytest.raises(OutputError, match="this is an input of the run"):
+        journal.append(clip, header, force=True)
+    assert clip.read_bytes() == b"a film"
