@@ -175,15 +175,15 @@ def refuse_existing(path: Path, force: bool, *, marker_file: str | None = None) 
 
 
 MADE_BY = "made by annotate"  # in the metadata of a video that annotate writes
-_OWN_TEXT = re.compile(rb'\s*\{\s*"annotate"\s*:|frame_id,object_id,')  # items, curves; points
+_OWN_TEXT = re.compile(rb'\s*\{\s*"annotate":|\{"sources":|frame_id,object_id,')
 _PICTURE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"RIFF", b"BM")
 
 
 def refuse_foreign(path: Path) -> None:
     """Refuse to replace a file that annotate cannot have made.
 
-    It can have made a file of items, a table of points, score curves, any picture, and a video with
-    its mark. A folder, a device and an empty file pass.
+    It can have made a file of items, score curves, a map, a table of points, any picture, and a
+    video with its mark. A folder, a device and an empty file pass.
 
     Raises:
         OutputError: another kind of file is there.
@@ -198,6 +198,24 @@ def refuse_foreign(path: Path) -> None:
         f"{path}: not made by annotate, and so not replaced, not even with `force`: "
         "give another output path, or remove it first"
     )
+
+
+def refuse_foreign_folder(folder: Path, marker: str, names: Iterable[str]) -> None:
+    """Refuse to write files into a folder that holds files of these names from something else.
+
+    The results of an earlier run are recognised by `marker`, which is always among them.
+
+    Raises:
+        OutputError: names a file that would be replaced.
+    """
+    if (folder / marker).exists():
+        return
+    for name in names:
+        if (folder / name).exists():
+            raise OutputError(
+                f"{folder / name}: not of such a run (no {marker} beside it), and so not replaced: "
+                "give another output path"
+            )
 
 
 def refuse_input(output: Path, inputs: Iterable[Path]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -46,12 +46,16 @@ def locked_folder(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another run holds the lock, or the folder cannot be made.
     """
+    existed = folder.is_dir()
     descriptor = _open_locked_folder(folder)
     try:
         yield
     finally:
         if descriptor is not None:
             os.close(descriptor)
+        if not existed:
+            with suppress(OSError):
+                folder.rmdir()  # where the run has left it empty
 
 
 def _open_locked_folder(folder: Path) -> int | None:

@@ -20,10 +20,11 @@ import numpy as np
 from annotate.errors import PromptError, needs
 from annotate.items import detections, journal, masks, records
 from annotate.items.records import Frame, Item, Rle
-from annotate.plugins import FAMILIES, Family
+from annotate.plugins import FAMILIES, Family, optional_member
 from annotate.sam2 import official
 from annotate.video import reader
 from annotate.video.reader import FrameSelection
+from annotate.weights import identity
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -32,7 +33,10 @@ SEGMENT_LABEL = "segment"  # the class of every segment; a person names it later
 
 
 class Segmenter(Protocol):
-    """A frozen dataclass; its fields are its options."""
+    """A frozen dataclass; its fields are its options.
+
+    The optional method `ready()` raises what is missing, before a file is begun.
+    """
 
     def segment(self, frame: Frame) -> sv.Detections:
         """Segment one image.
@@ -77,6 +81,7 @@ class Job:
         """Make the header of the file of items: every setting that changes the items."""
         settings: dict[str, Any] = {"segmenter": self.source}
         settings |= dataclasses.asdict(self.segmenter)  # type: ignore[call-overload]  # a dataclass
+        settings |= identity.header_settings(self.segmenter)
         settings |= dataclasses.asdict(self.selection)
         self.selection.check(self.clip)
         vocabulary = {"name": "", "sha256": "", "labels": [SEGMENT_LABEL]}
@@ -98,6 +103,7 @@ def run_to_file(
     Raises:
         SettingsDiffer, OutputError, VideoError, MissingPackage: see `annotate.errors`.
     """
+    optional_member(job.segmenter, "ready")()
 
     def items_after(last: int) -> Iterator[Item]:
         for frame in job.selection.frames(job.clip):
@@ -173,10 +179,15 @@ class Sam2Segmenter:
         if self.points_per_side < 1 or self.points_per_batch < 1:
             raise PromptError("sam2: `points_per_side` and `points_per_batch` must be at least 1")
 
+    def ready(self) -> None:
+        """Load the network, or raise what is missing."""
+        needs("torch")
+        _load_mask_generator(self)
+
     def segment(self, frame: Frame) -> sv.Detections:
         """Segment one image; the score of a mask is the IoU that the model predicts for it."""
         torch = needs("torch")
-        generator, dtype = _mask_generator(self)
+        generator, dtype = _load_mask_generator(self)
         reduced = dtype != torch.float32
         device_type = generator.predictor.device.type
         with torch.inference_mode(), torch.autocast(device_type, dtype, enabled=reduced):
@@ -187,9 +198,13 @@ class Sam2Segmenter:
         return segments_to_detections(rles, scores, frame.size_wh)
 
 
-@lru_cache(maxsize=1)
-def _mask_generator(segmenter: Sam2Segmenter) -> tuple[Any, Any]:
+def _load_mask_generator(segmenter: Sam2Segmenter) -> tuple[Any, Any]:
     """Load the mask generator; returns the generator and the torch dtype of its network."""
+    return _mask_generator(segmenter, identity.weights_sha256(segmenter.model))
+
+
+@lru_cache(maxsize=1)  # `weights_sha256` is only a part of the key
+def _mask_generator(segmenter: Sam2Segmenter, weights_sha256: str) -> tuple[Any, Any]:
     needs("sam2")
     from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 
@@ -200,6 +215,7 @@ def _mask_generator(segmenter: Sam2Segmenter) -> tuple[Any, Any]:
         segmenter.size,
         False,
         segmenter.random_weights,
+        weights_sha256,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # from PyTorch, about jit.script in sam2

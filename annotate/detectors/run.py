@@ -19,6 +19,7 @@ from annotate.plugins import FAMILIES, Family
 from annotate.progress import Notes
 from annotate.video import reader
 from annotate.video.reader import FrameSelection
+from annotate.weights import identity
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -118,6 +119,7 @@ class Job:
     def header(self) -> records.Header:
         """Make the header of the file of items: everything that shapes the file."""
         settings = {"detector": self.source, **detector_settings(self.detector)}
+        settings |= identity.header_settings(self.detector)
         settings |= dataclasses.asdict(self.selection)
         self.selection.check(self.clip)
         clip = reader.header_entry(reader.probe(self.clip))

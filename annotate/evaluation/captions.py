@@ -18,9 +18,12 @@ import numpy as np
 
 from annotate.detectors.run import DETECTORS, detector_settings
 from annotate.errors import AnnotateError, ItemsError, OutputError
+from annotate.files import refuse_foreign
 from annotate.items.journal import check_same_settings
 from annotate.items.records import Box, Header, Picture, Vocabulary, record_to_json
+from annotate.locks import locked_folder
 from annotate.video import reader
+from annotate.weights import identity
 
 _DUMMY_VOCABULARY = Vocabulary("nothing to look for", {"object": {}}, "")
 WindowXyxy = tuple[int, int, int, int]  # xyxy, whole pixels
@@ -48,7 +51,7 @@ def load_captioner(name: str, options: Mapping[str, str]) -> tuple[Captioner, Ma
     captioner: Any = DETECTORS.load(
         name, _DUMMY_VOCABULARY, **DETECTORS.parse_options(name, options)
     )
-    return captioner, detector_settings(captioner)
+    return captioner, {**detector_settings(captioner), **identity.header_settings(captioner)}
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,14 @@ def describe_crops(
     Raises:
         SettingsDiffer, OutputError, VideoError: see `annotate.errors`.
     """
+    refuse_foreign(out)
+    with locked_folder(out.parent):
+        return _describe_crops(job, out, force, progress)
+
+
+def _describe_crops(
+    job: Job, out: Path, force: bool, progress: Callable[[Description], None]
+) -> list[Description]:
     frame = reader.seek(job.clip, job.frame)
     crops = make_crops(job.box, frame.size_wh, job.count, job.seed)
     descriptions = _resume(out, job.header(), crops, force)

@@ -13,7 +13,9 @@ from annotate.evaluation import ground_truth, report, runs
 from annotate.evaluation.ground_truth import GroundTruth
 from annotate.evaluation.run_spec import parse_run_specs
 from annotate.evaluation.scores import Comparison, score_run
+from annotate.files import refuse_foreign_folder
 from annotate.items.records import Vocabulary
+from annotate.locks import locked_folder
 from annotate.progress import ProgressBar, no_progress
 from annotate.video.reader import FrameSelection
 from annotate.vocabulary import read_vocabulary
@@ -51,7 +53,8 @@ def compare_detectors(
     Raises:
         UnknownName: no such detector, option or vocabulary, or the truth has none of the classes.
         SettingsDiffer: `output` holds runs with other settings, and `force` is not given.
-        OutputError: neither `vocabulary` nor `truth`, or nothing can be written there.
+        OutputError: neither `vocabulary` nor `truth`, another run is writing into `output`, or
+            nothing can be written there.
         ItemsError, DatasetError, VideoError: the clip or the truth cannot be read.
     """
     source = frame_sources.open_source(Path(clip), selection or FrameSelection())
@@ -62,16 +65,19 @@ def compare_detectors(
         vocabulary = read_vocabulary(vocabulary)
     check_classes(known_truth, vocabulary)
     total = source.count()
-    finished = runs.run_all(
-        parse_run_specs(detectors, vocabulary, each_phrase=each_phrase),
-        source,
-        Path(output),
-        batch_size=batch_size,
-        force=force,
-        progress=lambda spec: progress(spec.title, total),
-    )
-    comparison = Comparison([score_run(run, known_truth) for run in finished], min_score)
-    report.write_report(comparison, source, known_truth, Path(output), rows)
+    specs = parse_run_specs(detectors, vocabulary, each_phrase=each_phrase)
+    refuse_foreign_folder(Path(output), runs.RUNS_FOLDER, report.FILES)
+    with locked_folder(Path(output)):
+        finished = runs.run_all(
+            specs,
+            source,
+            Path(output),
+            batch_size=batch_size,
+            force=force,
+            progress=lambda spec: progress(spec.title, total),
+        )
+        comparison = Comparison([score_run(run, known_truth) for run in finished], min_score)
+        report.write_report(comparison, source, known_truth, Path(output), rows)
     return comparison
 
 

@@ -27,6 +27,7 @@ from annotate.viewing.crop_view import full_view
 from annotate.viewing.overlay import draw_item, font
 
 _GAP, _FONT_SIZE, _LINE_HEIGHT = 8, 15, 20  # pixels
+FILES = ("table.csv", "table.md", "agreement.csv", "curves.png", "sheet.png")
 _MAX_TITLE_LENGTH = 60  # letters of a title in the legend
 _MAX_BOXES = 12  # boxes drawn in a cell: more would hide the picture
 _MAX_CELL_WIDTH, _MIN_CELL_WIDTH, _ROW_WIDTH = 480, 200, 2400  # pixels

@@ -32,6 +32,7 @@ from annotate.files import atomic_file
 from annotate.items import journal
 from annotate.items.records import Frame, Header, Object, Vocabulary
 from annotate.vlm import budget
+from annotate.weights import identity
 from annotate.weights.store import weights_path
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 # the files in the folder of a run
 _SPEC_FILE, ITEMS_FILE, MEASUREMENTS_FILE = "spec.json", "items.jsonl", "measured.json"
 _LOG_FILE = "log.txt"
-_WEIGHT_OPTIONS = ("model", "weights", "checkpoint", "local")
+RUNS_FOLDER = "columns"  # with a folder for each run
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,20 @@ class WorkerSpec:
     vocabulary: Mapping[str, Any]  # name, classes, sha256
     footage: Mapping[str, Any]  # of `frame_sources.source_to_record`
     batch: int
+    weights: Mapping[str, str] = field(default_factory=dict)  # of `identity.weights_hashes`
 
     def differences(self, other: WorkerSpec) -> list[str]:
         """Describe the settings that differ; the path of the footage does not count."""
         own, others = self._comparable_settings(), other._comparable_settings()
-        keys = [key for key in own if own[key] != others[key]]
-        return [f"{key}: {own[key]}, not {others[key]}" for key in keys]
+        keys = [key for key in {**own, **others} if own.get(key) != others.get(key)]
+        unset = "not set"
+        return [f"{key}: {own.get(key, unset)}, not {others.get(key, unset)}" for key in keys]
 
     def _comparable_settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"detector": self.detector, "options": self.options}
         settings |= {"vocabulary": self.vocabulary["name"], "batch": self.batch}
         settings |= {"vocabulary's content": self.vocabulary["sha256"][:12]}
+        settings |= {f"weights of {option}": sha[:12] for option, sha in self.weights.items()}
         return settings | {"clips": self.footage["clips"], **self.footage["choice"]}
 
 
@@ -117,9 +121,10 @@ def run_detector(
     options = DETECTORS.parse_options(spec.detector, spec.options)
     detector = DETECTORS.load(spec.detector, vocabulary, **options)
     source = frame_sources.source_from_record(spec.footage)
-    settings = {"detector": spec.detector, **detector_settings(detector)}
-    settings |= asdict(source.selection)
     check_ready(detector)
+    settings = {"detector": spec.detector, **detector_settings(detector)}
+    settings |= identity.header_settings(detector)
+    settings |= asdict(source.selection)
     header = Header(
         "compare", settings, vocabulary=vocabulary.header_entry(), videos=source.videos()
     )
@@ -188,7 +193,7 @@ def _weight_files(settings: Mapping[str, Any]) -> Iterator[Path]:
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _weight_files(value)
-        elif value and isinstance(value, str) and any(w in key for w in _WEIGHT_OPTIONS):
+        elif value and isinstance(value, str) and any(w in key for w in identity.WEIGHT_OPTIONS):
             with contextlib.suppress(AnnotateError, OSError):
                 path = weights_path(value).resolve()
                 files = path.rglob("*") if path.is_dir() else [path]
@@ -254,9 +259,15 @@ def run_all(
         SettingsDiffer: the folder of a run holds a run with other settings.
         OutputError: two runs are the same, or nothing can be written there.
     """
-    folders = {out / "columns" / spec.folder_name: spec for spec in run_specs}
-    if len(folders) < len(run_specs):
-        raise OutputError("two detectors have the same options or the same title; give each once")
+    folders: dict[Path, RunSpec] = {}
+    for spec in run_specs:
+        folder = out / RUNS_FOLDER / spec.folder_name
+        if folder in folders:
+            raise OutputError(
+                f"two detectors have the title {spec.title!r}: give one of them another, as in "
+                f"TITLE={spec.detector}, or leave it out"
+            )
+        folders[folder] = spec
     for folder, spec in folders.items():
         _prepare_folder(folder, _worker_spec(spec, source, batch_size), force)
     for folder, spec in folders.items():
@@ -269,8 +280,17 @@ def run_all(
 
 def _worker_spec(run_spec: RunSpec, source: FrameSource, batch_size: int) -> WorkerSpec:
     footage = frame_sources.source_to_record(source)
-    vocabulary = asdict(run_spec.vocabulary)
-    return WorkerSpec(run_spec.detector, run_spec.options, vocabulary, footage, batch_size)
+    vocabulary, weights = asdict(run_spec.vocabulary), _weights_hashes(run_spec)
+    return WorkerSpec(run_spec.detector, run_spec.options, vocabulary, footage, batch_size, weights)
+
+
+def _weights_hashes(run_spec: RunSpec) -> dict[str, str]:
+    try:
+        options = DETECTORS.parse_options(run_spec.detector, run_spec.options)
+        detector = DETECTORS.load(run_spec.detector, run_spec.vocabulary, **options)
+        return identity.weights_hashes(detector)
+    except (AnnotateError, ImportError):
+        return {}  # it fails in its own process, and alone
 
 
 def _prepare_folder(run_folder: Path, spec: WorkerSpec, force: bool) -> None:

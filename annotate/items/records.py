@@ -234,7 +234,11 @@ class Header:
             f"clip {name}": str(video.get("fingerprint"))[:12]
             for name, video in self.videos.items()
         }
-        return {**values, **json.loads(record_to_json(self.settings))}
+        settings = json.loads(record_to_json(self.settings))
+        weights = settings.pop("weights", None)
+        if isinstance(weights, dict):
+            values |= {f"weights of {option}": str(sha)[:12] for option, sha in weights.items()}
+        return {**values, **settings}
 
 
 def record_to_json(record: Mapping[str, Any]) -> str:

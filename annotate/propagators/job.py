@@ -22,6 +22,7 @@ from annotate.plugins import FAMILIES, Family, optional_member
 from annotate.prompts import PromptTable
 from annotate.propagators.boxes import DetectedBoxes
 from annotate.video import reader
+from annotate.weights import identity
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -120,6 +121,7 @@ class Job:
             "stop": self.stop,
             "both": self.both_directions,
             **propagator_settings(self.engine),
+            **identity.header_settings(self.engine),
             **({} if self.boxes is None else self.boxes.header_settings()),
         }
         reader.FrameSelection(start=self.start, stop=self.stop).check(self.clip)

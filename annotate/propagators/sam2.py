@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from annotate.errors import needs
 from annotate.sam2 import official, transformers
 from annotate.sam2.session import StreamingPredictor, TrackingNetwork, check_options
+from annotate.weights import identity
 
 if TYPE_CHECKING:
     from annotate.propagators.job import PromptedFrame
@@ -61,7 +62,8 @@ class _Sam2Family:
         return StreamingPredictor(network, self.patience, batch)
 
     def _load_options(self) -> tuple[Any, ...]:
-        return self.model, self.device, self.dtype, self.size, self.compile, self.random_weights
+        options = (self.model, self.device, self.dtype, self.size, self.compile)
+        return *options, self.random_weights, identity.weights_sha256(self.model)
 
 
 @dataclass(frozen=True)

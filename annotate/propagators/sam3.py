@@ -21,6 +21,7 @@ import supervision as sv
 from annotate.device import choose_device
 from annotate.errors import PromptError, WeightsError, needs
 from annotate.items.records import Frame, Prompt, State
+from annotate.weights import identity
 from annotate.weights.store import weights_path
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Sam3Propagator:
             raise PromptError('sam3 finds objects by a phrase, such as "blue robot": give `phrase`')
         for package in ("torch", "torchvision", "transformers"):
             needs(package)
-        return _load(self.model, self.device, self.dtype)
+        return _load(self.model, self.device, self.dtype, identity.weights_sha256(self.model))
 
     def begin(self, prompted_frames: Iterable[PromptedFrame]) -> Sam3Session:
         """Open a pass; the only prompt is the phrase."""
@@ -180,8 +181,10 @@ def _masks_to_xyxy(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     return boxes
 
 
-@lru_cache(maxsize=1)  # the passes of one run share it
-def _load(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any, torch.dtype]:
+@lru_cache(maxsize=1)  # the passes of one run share it; the hash is only a part of the key
+def _load(
+    name: str, device: str | None, dtype: str | None, weights_sha256: str
+) -> tuple[Any, Any, torch.dtype]:
     import transformers
 
     torch_device, torch_dtype = choose_device(device, dtype)

@@ -331,6 +331,7 @@ def load(
     size: int | None,
     compiled: bool,
     seed: int | None,
+    weights_sha256: str = "",  # only a part of the cache's key: weights may be trained again
 ) -> Sam2Network:
     """Load SAM 2 by a name in the manifest or a checkpoint's path; with a `seed`, random weights.
 

@@ -308,6 +308,7 @@ def load(
     size: int | None,
     compiled: bool,
     seed: int | None,
+    weights_sha256: str = "",  # only a part of the cache's key: weights may be trained again
 ) -> TransformersNetwork:
     """Load a model by a name in the manifest or a folder's path; with a `seed`, random weights.
 

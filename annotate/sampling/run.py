@@ -12,9 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from annotate.errors import AnnotateError, OutputError, needs
+from annotate.errors import AnnotateError, needs
+from annotate.files import refuse_foreign, refuse_foreign_folder, sha256
 from annotate.items import journal, records
 from annotate.items.records import Frame, Item, Picture
+from annotate.locks import locked_folder
 from annotate.prompts import ignore_mask
 from annotate.sampling import duplicates
 from annotate.sampling.duplicates import farthest_points
@@ -29,6 +31,7 @@ from annotate.sampling.filter import (
 )
 from annotate.sampling.folder import (
     ITEMS_FILE,
+    TABLE_FILE,
     clear_folder,
     image_name,
     rewrite_items,
@@ -66,7 +69,7 @@ class Job:
 
         Raises:
             AnnotateError: two clips have the same name, and so would their images.
-        VideoError: no frame of a clip is selected.
+            VideoError: no frame of a clip is selected.
             PromptError: an ignored region does not fit a clip.
         """
         videos: dict[str, Any] = {}
@@ -82,6 +85,8 @@ class Job:
         settings = asdict(self.sampling_options) | asdict(self.filter_options)
         settings |= settings.pop("selection")
         settings["threshold"] = self.threshold
+        masks = [Path(each) for each in self.sampling_options.ignore if Path(each).is_file()]
+        settings |= {f"content of {path}": sha256(path)[:12] for path in masks}
         settings |= {"maximum": self.max_frames, "pictures": self.image_format}
         return records.Header("frames", settings, videos=videos)
 
@@ -113,10 +118,19 @@ def fill_folder(
     if job.sampling_options.shots and (force or not (folder / ITEMS_FILE).exists()):
         needs("scenedetect")  # before anything is written or removed
     header = job.header()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot write there: {error.strerror}") from None
+    refuse_foreign(folder / ITEMS_FILE)
+    refuse_foreign_folder(folder, ITEMS_FILE, [TABLE_FILE])
+    with locked_folder(folder):
+        return _fill_locked_folder(job, folder, header, force, progress)
+
+
+def _fill_locked_folder(
+    job: Job,
+    folder: Path,
+    header: records.Header,
+    force: bool,
+    progress: Callable[[Frame], None],
+) -> bool:
     if force:
         clear_folder(folder)
     # not `journal.resume`: the end marker is written after the surplus frames were dropped
@@ -196,6 +210,8 @@ class _SamplingRun:
         """Read the kept frames of each finished clip; the items of the last clip are cut off."""
         kept_by_clip: dict[str, list[int]] = {}
         last_clip_offset = 0
+        if self._appender.keeps_old_run:
+            return kept_by_clip
         with (self._folder / ITEMS_FILE).open("rb") as lines:
             offset = len(lines.readline())
             for line in lines:

@@ -29,6 +29,7 @@ from annotate.video import reader
 
 FOUND_FILE, ITEMS_FILE, DECISIONS_FILE = "found.jsonl", "items.jsonl", "decisions.jsonl"
 TABLE_FILE, FRAMES_FOLDER = "shots.csv", "frames"
+OTHER_FILES = (ITEMS_FILE, DECISIONS_FILE, TABLE_FILE, FRAMES_FOLDER)  # beside `FOUND_FILE`
 _SHOT_COLUMNS = ("video", "start", "stop", "verdict")
 _HIT_COLUMNS = ("from", "to", "surest", "seconds", "confidence")
 _TABLE_COLUMNS = (*_SHOT_COLUMNS, *_HIT_COLUMNS, "asked", "yes")

@@ -12,12 +12,14 @@ by similarity to the references, and nothing leaves the machine.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from annotate import files
 from annotate.errors import AnswerError, UnknownName
 from annotate.items.records import Header, Picture
+from annotate.locks import locked_folder
 from annotate.progress import ProgressBar, no_progress
 from annotate.search import results
 from annotate.search.ask import SearchResults, ask_shots, rank_shots
@@ -107,21 +109,24 @@ def find_shots(
     clip_shots = _cut(clips, progress)
     header = search_header(clip_shots, references, target, options, judge)
     if output is not None:
-        results.check_resumable(Path(output), header, force=force)
-    if judge is None:
-        shot_results, usage = _rank(clip_shots, pictures, options, progress), None
-    else:
-        judge = replace(judge, clip_paths=clip_shots.paths)
-        on_estimate(_estimate(clip_shots, judge, options))
-        shot_results = _ask(clip_shots, judge, pictures, options, progress)
-        usage = judge.chat.meter.total
-    if output is None:
-        return FoundShots(
-            results.list_hits(clip_shots, shot_results), clip_shots, shot_results, usage
-        )
-    source = f"find/{options.method}"
-    results.write_results(Path(output), clip_shots, shot_results, target, header, source)
-    return FoundShots(results.read_hits(Path(output)), clip_shots, shot_results, usage)
+        files.refuse_foreign_folder(Path(output), results.FOUND_FILE, results.OTHER_FILES)
+    with nullcontext() if output is None else locked_folder(Path(output)):
+        if output is not None:
+            results.check_resumable(Path(output), header, force=force)
+        if judge is None:
+            shot_results, usage = _rank(clip_shots, pictures, options, progress), None
+        else:
+            judge = replace(judge, clip_paths=clip_shots.paths)
+            on_estimate(_estimate(clip_shots, judge, options))
+            shot_results = _ask(clip_shots, judge, pictures, options, progress)
+            usage = judge.chat.meter.total
+        if output is None:
+            hits = results.list_hits(clip_shots, shot_results)
+        else:
+            source = f"find/{options.method}"
+            results.write_results(Path(output), clip_shots, shot_results, target, header, source)
+            hits = results.read_hits(Path(output))
+    return FoundShots(hits, clip_shots, shot_results, usage)
 
 
 def estimate_search(

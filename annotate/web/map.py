@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from annotate import embeddings
 from annotate.errors import VideoError
-from annotate.files import atomic_file, refuse_existing
+from annotate.files import atomic_file, refuse_existing, refuse_foreign_folder
 from annotate.footage_map import poster, projection
 from annotate.footage_map.atlas import (
     MAP_FILE,
@@ -178,6 +178,7 @@ def build_map(
     output = Path(output)
     method = projection.choose_method(method)
     refuse_existing(output / MAP_FILE, force)
+    refuse_foreign_folder(output, MAP_FILE, (PAGE_NAME, "paths.png", "poster.jpg"))
     sources = open_sources(clips, every=every, rate=rate, keyframes=keyframes)
     embedder = embeddings.load(model, device)
     first = next(iter(sources[0].videos().values()), None)

@@ -301,8 +301,22 @@ def test_truth_of_other_classes_is_refused(words):
 
 def test_two_equal_specs_are_refused(source, tmp_path, words):
     specs = [run_spec.RunSpec("colour", "colour", {}, words)] * 2
-    with pytest.raises(OutputError, match="give each once"):
+    with pytest.raises(OutputError, match="two detectors have the title .colour."):
         list(runs.run_all(specs, source, tmp_path, progress=None))
+
+
+def test_weights_that_were_trained_again_are_no_complete_run(source, tmp_path, words):
+    weights = tmp_path / "best.pt"
+    weights.write_text("first")
+    spec = run_spec.parse_run_spec(f"yolo:model={weights}", words)
+    runs._prepare_folder(tmp_path / "run", runs._worker_spec(spec, source, 8), False)
+    runs._prepare_folder(tmp_path / "run", runs._worker_spec(spec, source, 8), False)
+    weights.write_text("again")
+    with pytest.raises(SettingsDiffer, match=r"weights of model: \w{12}, not \w{12}"):
+        runs._prepare_folder(tmp_path / "run", runs._worker_spec(spec, source, 8), False)
+    (tmp_path / "run" / "items.jsonl").touch()
+    runs._prepare_folder(tmp_path / "run", runs._worker_spec(spec, source, 8), True)
+    assert not (tmp_path / "run" / "items.jsonl").exists()
 
 
 def test_weights_that_are_used_twice_count_once(tmp_path):
