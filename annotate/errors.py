@@ -12,6 +12,7 @@ AnnotateError            one clear line for a person; exit code 1
 │   └── ExportDiffers    an export does not read back as the items that were written
 ├── WeightsError         weights are damaged, have the wrong checksum or cannot be fetched
 │   └── MissingWeights   weights are not on this machine: names the command that fetches them
+├── PluginError          a plugin breaks its contract: names the plugin, the frame and the rule
 ├── StudioError          Label Studio refuses, cannot be reached, or holds data that does not fit
 │   └── LostResponse     no response came, but the request may have been carried out: check first
 ├── ScenesError          a scene index is missing, damaged, or of another kind
@@ -129,6 +130,10 @@ class WeightsError(AnnotateError):
 
 class MissingWeights(WeightsError):
     """Weights that are not on this machine; the text names the command that fetches them."""
+
+
+class PluginError(AnnotateError):
+    """A plugin that does not keep its contract: names the plugin, the frame and the rule."""
 
 
 class StudioError(AnnotateError):

@@ -65,6 +65,8 @@ def build_dataset(
     for name, count in {"every": every, "rate": rate, "max_frames": max_frames}.items():
         if count is not None and count <= 0:
             raise DatasetError(f"`{name}` must be above 0, got {count}")
+    if (every != 1) + (rate is not None) + (frames is not None) > 1:
+        raise DatasetError("give only one of `every`, `rate` and `frames`")
     journals = [_open_journal(path) for path in items_paths]
     clips = frame_sources.locate_clips(journals, videos, min_score)
     labels = collect_classes(journals, classes)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from annotate import plugins
+from annotate.errors import PluginError
 from annotate.items import detections, journal, records
 from annotate.items.records import Frame, Item, Vocabulary
 from annotate.items.sequences import chunks
@@ -92,7 +93,11 @@ def collect_notes(detector: Detector) -> list[Notes]:
 def detect_frames(
     detector: Detector, frames: Iterable[Frame], source: str, *, batch_size: int = 8
 ) -> Iterator[Item]:
-    """Yield an item for each frame, in order; at most `batch_size` frames are in memory."""
+    """Yield an item for each frame, in order; at most `batch_size` frames are in memory.
+
+    Raises:
+        PluginError: the detector breaks its contract.
+    """
     for _, item in detect_pairs(detector, frames, source, batch_size=batch_size):
         yield item
 
@@ -103,7 +108,13 @@ def detect_pairs(
     """Yield each frame with its item, as `detect_frames` does."""
     labels = dict(enumerate(detector.vocabulary.labels))
     for batch in chunks(frames, batch_size):
-        for frame, found in zip(batch, detector.propose(batch), strict=True):
+        proposed = detector.propose(batch)
+        if len(proposed) != len(batch):
+            raise PluginError(
+                f"{source}: {batch[0].name}: it gave {len(proposed)} Detections for {len(batch)} "
+                "frames; this is a fault of the plugin: it must give one for each frame"
+            )
+        for frame, found in zip(batch, proposed, strict=True):
             yield frame, detections.item_from_detections(frame, found, labels, source)
 
 

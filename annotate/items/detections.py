@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from annotate.errors import DatasetError
+from annotate.errors import DatasetError, PluginError
 from annotate.items import boxes, masks
 from annotate.items.records import Frame, Item, Object
 
@@ -17,6 +18,66 @@ if TYPE_CHECKING:
 
 _PIXEL_DIGITS = 3  # of the corners of a box
 _SCORE_DIGITS = 6
+_SCORE_TOLERANCE = 1e-5  # by which a score in float32 may be beyond 0..1
+
+
+def check_detections(
+    frame: Frame, detections: Any, source: str, ids: Collection[int] | None = None
+) -> None:
+    """Check what a plugin returned for a frame: counts, sizes, numbers and ids.
+
+    `ids` are the ids that may occur: of tracked objects where there are any, else of classes; None
+    allows all.
+
+    Raises:
+        PluginError: names the plugin, the frame and the rule that is broken.
+    """
+    import supervision as sv
+
+    if not isinstance(detections, sv.Detections):
+        problem = f"it gave a {type(detections).__name__}, not supervision.Detections"
+    else:
+        problem = _problem(detections, frame.size_wh, ids) if len(detections) else ""
+    if problem:
+        raise PluginError(
+            f"{source}: {frame.name}: {problem}; this is a fault of the plugin: report it, and try "
+            "it with: pytest --pyargs annotate.testing"
+        )
+
+
+def _problem(detections: sv.Detections, size_wh: tuple[int, int], ids: Any) -> str:
+    """Name the first broken rule; "" if all are kept."""
+    count, (width, height) = len(detections), size_wh
+    xyxy, scores, mask = np.asarray(detections.xyxy), detections.confidence, detections.mask
+    tracks, classes = detections.tracker_id, detections.class_id
+    if xyxy.shape != (count, 4) or not np.isfinite(xyxy).all():
+        return "a box is not of four finite numbers"
+    if (flipped := xyxy[(xyxy[:, 2:] < xyxy[:, :2]).any(axis=1)]).size:
+        return f"the box {flipped[0].tolist()} is not x1, y1, x2, y2: its end is before its start"
+    if scores is not None and (beyond := _beyond_unit(np.asarray(scores, float))).size:
+        return f"the score {beyond[0]:g} is not in 0..1, nor NaN for none"
+    if mask is not None and (mask.shape != (count, height, width) or mask.dtype != bool):
+        expected = (count, height, width)
+        return f"the masks are {mask.dtype} of {tuple(mask.shape)}, not bool of {expected}"
+    if tracks is None and classes is None:
+        return "it set neither class_id nor tracker_id"
+    given = (np.asarray(classes) if tracks is None else np.asarray(tracks)).tolist()
+    name, noun = ("class_id", "class") if tracks is None else ("tracker_id", "prompted object")
+    if len(given) != count or not all(isinstance(each, int) for each in given):
+        return f"{name} is not a whole number for each box"
+    if tracks is not None and len(set(given)) < count:
+        return f"an id is twice in tracker_id {given}"
+    if ids is not None and (unknown := sorted(set(given) - set(ids))):
+        return f"{name} {unknown[0]} is of no {noun}: there are {', '.join(map(str, sorted(ids)))}"
+    return ""
+
+
+def _beyond_unit(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    low, high = -_SCORE_TOLERANCE, 1 + _SCORE_TOLERANCE
+    beyond: npt.NDArray[np.float64] = scores[
+        ~(np.isnan(scores) | ((low <= scores) & (scores <= high)))
+    ]
+    return beyond
 
 
 def item_from_detections(
@@ -27,7 +88,11 @@ def item_from_detections(
     `labels` names the classes of a detector's boxes by `class_id`, those of a propagator's objects
     by `tracker_id`. A confidence of NaN becomes a score of None. `data["phrase"]`, where there is
     one, is the phrase that found each box.
+
+    Raises:
+        PluginError: the detections break a rule: see `check_detections`.
     """
+    check_detections(frame, detections, source, labels)
     tracks, ids = detections.tracker_id, detections.class_id
     xyxy = boxes.clip(detections.xyxy, frame.size_wh).tolist()
     phrases = detections.data.get("phrase")
@@ -48,7 +113,7 @@ def item_from_detections(
 
 
 def _rounded_score(confidence: float) -> float | None:
-    return None if np.isnan(confidence) else round(confidence, _SCORE_DIGITS)
+    return None if np.isnan(confidence) else min(max(round(confidence, _SCORE_DIGITS), 0.0), 1.0)
 
 
 def item_to_detections(item: Item, labels: Sequence[str]) -> sv.Detections:

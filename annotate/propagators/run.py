@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from annotate.errors import ItemsError
+from annotate.errors import ItemsError, PluginError
 from annotate.items import detections, journal, records
 from annotate.items.journal import Appender
 from annotate.items.records import Box, Frame, Item, Prompt, State
@@ -130,10 +130,10 @@ class PropagationPass:
         """
         prompts = list(self._prompts_by_frame.get(frame.index, ()))
         if self._associator is None:
-            return session.step(frame, prompts), prompts
+            return self._checked_step(session, frame, prompts), prompts
         boxes = self._associator.boxes_at(frame.index)
         before = {key: np.array(array) for key, array in session.state().items()} if boxes else {}
-        tracked = session.step(frame, prompts)
+        tracked = self._checked_step(session, frame, prompts)
         if boxes is not None:
             prompted_ids = {prompt.object_id for prompt in prompts}
             prompted_ids |= self._absence.gone_at(frame.index)  # no box brings these back
@@ -143,11 +143,23 @@ class PropagationPass:
             if box_prompts:
                 prompts += box_prompts
                 session.restore(before)
-                tracked = session.step(frame, prompts)
+                tracked = self._checked_step(session, frame, prompts)
                 for prompt in box_prompts:
                     self._first_frames.setdefault(prompt.object_id, frame.index)
         self._associator.record(frame.index, _boxes_by_object(tracked))
         return tracked, prompts
+
+    def _checked_step(
+        self, session: Session, frame: Frame, prompts: Sequence[Prompt]
+    ) -> sv.Detections:
+        """Step the engine, and check that it gives objects that were prompted, and no others."""
+        tracked, job = session.step(frame, prompts), self._job
+        known = {*job.prompts.labels, *(prompt.object_id for prompt in prompts)}
+        known |= set(self._associator.labels) if self._associator else set()
+        detections.check_detections(frame, tracked, job.source, None if job.phrase else known)
+        if len(tracked) and tracked.tracker_id is None:
+            raise PluginError(f"{job.source}: {frame.name}: tracker_id must hold the object's id")
+        return tracked
 
     def _state(self, session: Session) -> State:
         """Collect the state of the engine and of the pass itself."""

@@ -273,6 +273,9 @@ class FrameSelection:
 
     Every `every`-th frame, or `rate` frames a second, or only the keyframes; of these at most
     `maximum`, evenly spaced.
+
+    Raises:
+        VideoError: more than one of `every`, `rate` and `keyframes` is given.
     """
 
     every: int = 1
@@ -281,6 +284,10 @@ class FrameSelection:
     start: int = 0
     stop: int | None = None
     maximum: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.every != 1) + (self.rate is not None) + self.keyframes > 1:
+            raise VideoError("give only one of `every`, `rate` and `keyframes`")
 
     def frames(self, path: Path | str) -> Iterator[Frame]:
         """Read the selected frames in order.

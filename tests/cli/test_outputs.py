@@ -188,6 +188,56 @@ def test_a_folder_of_other_pictures_is_not_drawn_into(tmp_path, demo, annotate):
     assert [*notes.parent.iterdir()] == [notes]
 
 
+DETECT = ["-d", "colour", "-v", "designator.v1"]
+PROPAGATE = ["--box", "5,1,10,10,60,60"]
+SELECTIONS = {
+    "--rate 2 --every 3": "only one of",
+    "--keyframes --every 2": "only one of",
+    "--keyframes --rate 1": "only one of",
+    "--start 20 --stop 10": "from frame 20 up to, but not including, 10",
+    "--start 140": "it has 140 frames",
+    "--start 999": "it has 140 frames",
+}
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("command", ["detect", "segment", "frames", "compare"])
+def test_frames_that_cannot_be_selected_are_refused(command, selection, demo, tmp_path, annotate):
+    options = selection.split()
+    known = {name for each in commands()[command].params for name in each.opts}
+    if not {each for each in options if each.startswith("--")} <= known:
+        pytest.skip("no such option")
+    words = DETECT if command in ("detect", "compare") else []
+    code, _, err = annotate(command, demo, *words, *options, "-o", "out")
+    assert code and not list(tmp_path.glob("out*"))
+    if command != "frames":
+        assert err.count("\n") == 1 and SELECTIONS[selection] in err, err
+
+
+MISSING = {
+    "detect": ["-d", "yolo", "-v", "designator.v1"],
+    "segment": ["--engine", "sam2"],
+    "propagate": [*PROPAGATE, "--engine", "sam2"],
+}
+
+
+@pytest.mark.parametrize("command", MISSING)
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_run_without_weights_leaves_what_was_there(command, earlier, demo, tmp_path, annotate):
+    out = tmp_path / "out.jsonl"
+    if earlier:
+        journal.write(out, Header("detect"), [])
+    before = [path.read_bytes() for path in tmp_path.glob("out*")]
+    code, _, err = annotate(command, demo, *MISSING[command], "-o", out.name, "--force")
+    assert code == 1 and err.count("\n") == 1, err
+    assert [path.read_bytes() for path in tmp_path.glob("out*")] == before
+
+
+def test_build_refuses_two_selections(annotate, tmp_path):
+    code, _, err = annotate("build", "x.jsonl", "--every", "2", "--rate", "1", "-o", "out")
+    assert code == 1 and "only one of --every, --rate and --frame" in err
+
+
 @pytest.mark.parametrize(
     "words",
     [

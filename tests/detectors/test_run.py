@@ -17,7 +17,13 @@ from annotate.detectors.run import (
     detector_settings,
     run_to_file,
 )
-from annotate.errors import AnnotateError, MissingPackage, MissingWeights, UnknownName
+from annotate.errors import (
+    AnnotateError,
+    MissingPackage,
+    MissingWeights,
+    PluginError,
+    UnknownName,
+)
 from annotate.items.records import Vocabulary
 from annotate.plugins import parse_options
 from annotate.video import reader
@@ -131,3 +137,18 @@ def test_the_contract(name, demo):
             detector_contract.check(detector, list(reader.frames_at(demo, [0, 30, 60])))
     except (MissingPackage, MissingWeights) as missing:
         pytest.skip(str(missing))
+
+
+@pytest.mark.parametrize(
+    "change, count", [(lambda found: found[:-1], 2), (lambda found: [*found, found[0]], 4)]
+)
+def test_a_detector_gives_one_result_for_each_frame(vocabulary, change, count):
+    class Broken(Counter):
+        def propose(self, frames):
+            return change(super().propose(frames))
+
+    frames = [picture(n) for n in range(3)]
+    with pytest.raises(
+        PluginError, match=f"mine: dock.mp4#0: it gave {count} Detections for 3 frames"
+    ):
+        list(detect_frames(Broken(vocabulary), iter(frames), "mine"))

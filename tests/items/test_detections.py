@@ -1,9 +1,11 @@
+import re
+
 import numpy as np
 import pytest
 import supervision as sv
 from sample_data import picture
 
-from annotate.errors import DatasetError
+from annotate.errors import DatasetError, PluginError
 from annotate.items import detections, masks
 
 LABELS = {0: "plate", 1: "mug"}
@@ -75,3 +77,57 @@ def test_an_unknown_class_is_named():
     item = detections.item_from_detections(picture(3), result, LABELS, "x")
     with pytest.raises(DatasetError, match="dock.mp4#3: unknown class 'mug'. There are: plate"):
         detections.item_to_detections(item, ["plate"])
+
+
+def one_mask(height=48, width=64, kind=bool):
+    return np.ones((1, height, width), kind)
+
+
+BROKEN = {
+    "not supervision.Detections": lambda: [1, 2],
+    "not of four finite numbers": lambda: found(xyxy=[[0, 0, np.nan, 4]]),
+    "its end is before its start": lambda: found(xyxy=[[9, 0, 4, 4]]),
+    "the score 2.5 is not in 0..1": lambda: found(confidence=[2.5]),
+    "the score -0.1 is not": lambda: found(confidence=[-0.1]),
+    "the score inf is not": lambda: found(confidence=[np.inf]),
+    "bool of (1, 24, 32), not bool of (1, 48, 64)": lambda: found(mask=one_mask(24, 32)),
+    "the masks are uint8 of": lambda: found(mask=one_mask(kind=np.uint8)),
+    "neither class_id nor tracker_id": lambda: found(class_id=None),
+    "class_id is not a whole number": lambda: found(class_id=[1.5]),
+    "class_id 7 is of no class: there are 0, 1": lambda: found(class_id=[7]),
+    "class_id -1 is of no class": lambda: found(class_id=[-1]),
+    "tracker_id 7 is of no prompted object": lambda: found(tracker_id=[7]),
+    "an id is twice": lambda: found(xyxy=[[0, 0, 4, 4]] * 2, tracker_id=[1, 1]),
+}
+
+
+def found(**changed):
+    """One box that keeps the contract, with some arrays changed afterwards, as a plugin may."""
+    count = len(changed.get("xyxy", [0]))
+    result = sv.Detections(
+        np.array([[1.0, 2, 3, 4]] * count),
+        class_id=np.ones(count, int),
+        confidence=np.full(count, 0.5),
+    )
+    for name, values in changed.items():
+        setattr(result, name, None if values is None else np.array(values))
+    return result
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_what_breaks_the_contract_of_plugins_names_plugin_frame_and_rule(rule):
+    with pytest.raises(PluginError, match=f"mine: dock.mp4#7: .*{re.escape(rule)}"):
+        detections.item_from_detections(picture(7), BROKEN[rule](), LABELS, "mine")
+
+
+def test_a_score_may_be_rounded_up_beyond_one():
+    result = found(confidence=[1.000001])
+    item = detections.item_from_detections(picture(7), result, LABELS, "mine")
+    assert item.objects[0].score == 1
+
+
+def test_compact_masks_keep_the_contract():
+    result = found(xyxy=[[0.0, 0, 64, 48]])
+    result.mask = sv.CompactMask.from_dense(one_mask(), result.xyxy, (48, 64))
+    item = detections.item_from_detections(picture(7), result, LABELS, "mine")
+    assert masks.decode(item.objects[0].mask).all()

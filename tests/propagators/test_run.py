@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from wanderer import Killed, PhraseWanderer, Wanderer, objects_by_frame, point
 
-from annotate.errors import BrokenVideo, MissingWeights, PromptError, SettingsDiffer, UnknownName
+from annotate.errors import (
+    BrokenVideo,
+    MissingWeights,
+    PluginError,
+    PromptError,
+    SettingsDiffer,
+    UnknownName,
+)
 from annotate.items import journal
 from annotate.prompts import PromptTable
 from annotate.propagators import run
@@ -100,8 +107,9 @@ def test_a_killed_run_continues_to_the_same_bytes(job, tmp_path, both):
         try:
             run.run_to_file(job, out, progress=kill)
         except Killed:
-            with out.open("ab") as file:
-                file.write(b'{"video": "demo')  # as after a kill in the middle of a line
+            if out.exists():  # not yet in the backward pass, whose items have a file of their own
+                with out.open("ab") as file:
+                    file.write(b'{"video": "demo')  # as after a kill in the middle of a line
             computed = []
             run.run_to_file(job, out, progress=computed.append)
             assert computed, "the run did not continue"
@@ -258,3 +266,25 @@ def test_a_slow_engine_saves_checkpoints_by_time(job, tmp_path, monkeypatch):
     computed = []
     run.run_to_file(job, tmp_path / "m.jsonl", progress=computed.append)
     assert computed[0].frame == 23
+
+
+def test_an_object_that_nobody_prompted_is_an_error(job, tmp_path):
+    class Stray(Wanderer):
+        def begin(self, prompted_frames):
+            session = super().begin(prompted_frames)
+            session.tracked[9] = (0, b"")
+            return session
+
+    with pytest.raises(PluginError, match="wanderer: demo.mp4#10: tracker_id 9 is of no prompted"):
+        run.run_to_file(dataclasses.replace(job, engine=Stray()), tmp_path / "m.jsonl")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_engine_that_fails_at_its_start_leaves_no_file(job, tmp_path):
+    class Broken(Wanderer):
+        def begin(self, prompted_frames):
+            raise MissingWeights("nowhere")
+
+    with pytest.raises(MissingWeights):
+        run.run_to_file(dataclasses.replace(job, engine=Broken()), tmp_path / "m.jsonl")
+    assert not list(tmp_path.iterdir())

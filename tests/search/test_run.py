@@ -146,7 +146,7 @@ def test_unusable_arguments_are_errors(search_clips, search_model, annotate, tmp
     code, _, err = annotate("find", search_clips / "ep1.mp4", *options)
     assert code == 1 and "not an image that can be read" in err
     command = find_command(search_clips, search_model)
-    code, _, err = annotate(*command, "-d", "yolo")
+    code, _, err = annotate(*[{"vlm": "yolo"}.get(word, word) for word in command])
     assert code == 1 and "There are: local, vlm" in err
     (tmp_path / "bad.json").write_text("{}")
     code, _, err = annotate(*command, "--truth", tmp_path / "bad.json")
