@@ -90,6 +90,7 @@ class Item:
     An item without objects is a frame that was examined and is empty. `lost` are the tracks that
     a propagator has started and does not see on this frame. `dropped` is the reason not to use the
     frame: {"why"}, for a duplicate also "video", "frame" and "similarity" of the kept frame.
+    `attributes` are what a person noted of the whole frame: name -> text, number or list of these.
     """
 
     video: str
@@ -100,6 +101,7 @@ class Item:
     objects: tuple[Object, ...] = ()
     lost: tuple[int, ...] = ()
     dropped: Mapping[str, Any] | None = None
+    attributes: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,8 @@ def item_to_json(item: Item) -> str:
     size = {"width": item.width, "height": item.height}
     lost = {"lost": list(item.lost)} if item.lost else {}
     dropped = {"dropped": dict(item.dropped)} if item.dropped is not None else {}
-    return record_to_json(head | size | {"objects": objects} | lost | dropped)
+    attributes = {"attributes": dict(item.attributes)} if item.attributes else {}
+    return record_to_json(head | size | {"objects": objects} | lost | dropped | attributes)
 
 
 def item_from_json(line: str, where: str) -> Item:
@@ -296,7 +299,7 @@ def item_from_record(record: Mapping[str, Any], where: str) -> Item:
         width, height = (_check_whole(record[side], side, 1) for side in ("width", "height"))
         if max(width, height) > _MAX_SIDE_PX:
             raise ValueError(f"a picture of {width}x{height}")
-        dropped = record.get("dropped")
+        dropped, attributes = record.get("dropped"), record.get("attributes")
         return Item(
             _check_text(record["video"], "video"),
             _check_whole(record["frame"], "frame"),
@@ -306,6 +309,7 @@ def item_from_record(record: Mapping[str, Any], where: str) -> Item:
             tuple(_object_from_record(each, width, height) for each in _list(record, "objects")),
             tuple(_check_whole(track, "lost", None) for track in _list(record, "lost", ())),
             None if dropped is None else _check_table(dropped, "dropped"),
+            None if attributes is None else _check_table(attributes, "attributes"),
         )
     except KeyError as error:
         raise ItemsError(f"{where}: the item has no {error}") from None

@@ -13,7 +13,7 @@ from labelstudio_fixtures import boxed, make_dataset, submit, submit_all, tasks_
 
 from annotate.dataset.folder import external_id, load_dataset, object_ids
 from annotate.errors import DatasetError, OutputError, StudioError
-from annotate.items import masks
+from annotate.items import boxes, brush, masks
 from annotate.items.records import Item, Object
 from annotate.labelstudio import regions
 from annotate.labelstudio.client import StudioClient
@@ -114,7 +114,7 @@ def test_changed_objects_record_who_and_when(server, pushed, tmp_path):
     masked_result = result_of(server, task_id(1))
     erased = donut()
     erased[:20] = False
-    masked_result[0]["value"]["rle"] = regions.encode_brush(erased)
+    masked_result[0]["value"]["rle"] = brush.encode_brush(erased)
     submit(server, task_id(1), masked_result)
 
     pull_dataset(dataset, server, tmp_path / "out", project=title)
@@ -157,7 +157,7 @@ def test_unclear_frames_are_left_out_and_noted(server, pushed, tmp_path):
     email = server.current_user()["email"]
     assert sorted(reason for _, reason in report.notes) == [
         "begun: a draft is not submitted",
-        f"several: 2 annotations, by {email}: delete all but one, or star it",
+        f"several: 2 annotations, by {email}: delete all but one",
         f"skipped: by {email}",
     ]
     [empty] = items(tmp_path / "out")
@@ -196,7 +196,7 @@ def test_different_annotations_of_two_people_are_noted(server, ada, pushed, tmp_
     report = pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert items(tmp_path / "out") == items(dataset.path)[:1]
     me = server.current_user()["email"]
-    reason = f"several: 2 annotations, by ada@example.com, {me}: delete all but one, or star it"
+    reason = f"several: 2 annotations, by ada@example.com, {me}: delete all but one"
     assert report.notes == [("dock.mp4#5@5e1f5e1f", reason)]
     server.send("PATCH", f"/api/annotations/{hers['id']}/", {"ground_truth": True})
     pull_dataset(dataset, server, tmp_path / "out", project=title, force=True)
@@ -210,7 +210,10 @@ def test_a_draft_after_a_submission_is_noted(server, pushed, tmp_path):
     path = f"/api/tasks/{task_id(0)}/annotations/{annotation['id']}/drafts"
     server.send("POST", path, {"result": [], "lead_time": 1.0})
     report = pull_dataset(dataset, server, tmp_path / "out", project=title)
-    assert report.frame_counts["submitted"] == 1 and report.frame_counts["draft"] == 1
+    assert report.frame_counts == {"submitted": 1, "not looked at": 3}
+    assert [reason for _, reason in report.notes] == [
+        "a draft after the annotation is not submitted"
+    ]
     assert items(tmp_path / "out") == items(dataset.path)[:1]
 
 
@@ -241,16 +244,21 @@ def test_since_last_fetches_changes_and_keeps_the_rest(server, pushed, tmp_path)
         pull_dataset(other, server, out, project=f"{title} 2", since_last=True)
 
 
-def test_a_region_of_another_size_is_refused(server, pushed, tmp_path):
+def test_a_region_of_another_size_leaves_out_its_frame(server, pushed, tmp_path):
     """This happens when an image was turned by its EXIF tag: percents are of the other side."""
     dataset, title, task_id = pushed
     result = result_of(server, task_id(0))
     for region in result:
         region["original_width"], region["original_height"] = 48, 64
     submit(server, task_id(0), result)
-    with pytest.raises(StudioError, match=r"dock.mp4#0: a region of an image of 48x64"):
+    with pytest.raises(DatasetError, match=r"can be used: 3 not looked at, 1 unclear; dock.mp4#0"):
         pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert not (tmp_path / "out").exists()
+    submit(server, task_id(1))
+    report = pull_dataset(dataset, server, tmp_path / "out", project=title)
+    assert items(tmp_path / "out") == items(dataset.path)[1:2]
+    [(name, reason)] = report.notes
+    assert name == "dock.mp4#0@5e1f5e1f" and "an image of 48x64, but the frame is 64x48" in reason
 
 
 def test_bad_regions_are_noted_and_relations_ignored(server, pushed, tmp_path):
@@ -269,10 +277,85 @@ def test_bad_regions_are_noted_and_relations_ignored(server, pushed, tmp_path):
     submit(server, task_id(2), [*result, {**between, "direction": "right"}])
     report = pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert sorted(reason for _, reason in report.notes) == [
+        "not kept: a relation of two regions",
         "unclear: a brush mask with truncated or damaged bytes",
         "unclear: a region with no label",
     ]
     assert items(tmp_path / "out") == items(dataset.path)[2:3]
+
+
+BOX = {"x": 10.0, "y": 10.0, "width": 30.0, "height": 20.0, "rotation": 0}
+FRAME = {"original_width": 1000, "original_height": 500, "image_rotation": 0, "to_name": "image"}
+
+
+def drawn(kind, value, **fields):
+    value = {**value, kind: ["cat"]}
+    return {"id": "r1", "type": kind, "from_name": "box", **FRAME, "value": value, **fields}
+
+
+def polygon(*points):
+    return drawn("polygonlabels", {"points": list(points), "closed": True}, id="p1")
+
+
+GOOD = drawn("rectanglelabels", BOX)
+WHOLE_RLE = [0, 30, 132, 128, 57, 27, *[255] * 102, 225, 31, 255, 192]  # 1000x500 pixels
+CHOICE = {"id": "c1", "type": "choices", "from_name": "q", "to_name": "image"}
+# name -> the result of a frame of 1000x500, and the objects or the reason
+FOUND_IN_THE_WILD = {
+    "choices on the picture": ([GOOD, {**CHOICE, "value": {"choices": ["blurry"]}}], 1),
+    "no original size": ([{k: v for k, v in GOOD.items() if not k.startswith("original")}], 1),
+    "null coordinates": (
+        [drawn("rectanglelabels", {**BOX, "x": None, "y": None, "width": None, "height": None})],
+        "unclear: a box with sides that are not numbers",
+    ),
+    "rle among boxes": ([drawn("rectanglelabels", {"format": "rle", "rle": WHOLE_RLE})], 1),
+    "null in a polygon": (
+        [polygon([10, 10], [None, 20], [10, 30])],
+        "unclear: a polygon with a coordinate that is not a finite number",
+    ),
+    "polygon of two points": (
+        [GOOD, polygon([10, 10], [20, 20])],
+        "unclear: a polygon of 2 points that encloses no pixel",
+    ),
+    "label not in the config": ([{**GOOD, "value": {**BOX, "rectanglelabels": ["zebra"]}}], 1),
+    "box without area": (
+        [drawn("rectanglelabels", {**BOX, "width": 0.0, "height": 0.0})],
+        "unclear: a box without area inside the frame of 1000x500",
+    ),
+    "the good one": ([GOOD], 1),
+}
+
+
+def test_odd_results_leave_out_their_frames_and_never_the_pull(
+    label_studio, server, annotate, tmp_path
+):
+    """They are from public reports of faults. What was pulled can be exported."""
+    count = len(FOUND_IN_THE_WILD)
+    dataset = make_dataset(tmp_path / "wild", [[]] * count, (1000, 500), ["cat", "dog"])
+    project = push_dataset(dataset, server).project.id
+    tasks = tasks_of(server, project)
+    for number, (result, _) in enumerate(FOUND_IN_THE_WILD.values()):
+        [task] = tasks[external_id(dataset, "dock.mp4", 5 * number)]
+        submit(server, task["id"], result)
+    (tmp_path / "token").write_text(label_studio.token)
+    (tmp_path / "token").chmod(0o600)
+    access = ("--url", server.url, "--token-file", tmp_path / "token")
+    code, out, err = annotate("pull", dataset.path, "-o", tmp_path / "out", *access)
+    assert code == 0 and "submitted\t5" in out and "unclear\t4" in out
+    assert "classes added to the dataset: zebra" in err
+    corrected = {item.frame // 5: item for item in items(tmp_path / "out")}
+    for number, (name, (_, expected)) in enumerate(FOUND_IN_THE_WILD.items()):
+        if isinstance(expected, str):
+            assert number not in corrected, name
+            assert f"dock.mp4#{5 * number}@5e1f5e1f: {expected}" in err, name
+        else:
+            assert len(corrected[number].objects) == expected, name
+    assert corrected[0].attributes == {"q": ["blurry"]}
+    assert [corrected[n].objects[0].box for n in (0, 1, 6, 8)] == [(100.0, 50.0, 400.0, 150.0)] * 4
+    assert corrected[6].objects[0].label == "zebra"
+    assert load_dataset(tmp_path / "out").classes == ("cat", "dog", "zebra")
+    for name in ("coco", "yolo"):
+        assert annotate("export", tmp_path / "out", "--to", name, "-o", tmp_path / name)[0] == 0
 
 
 def test_a_task_of_another_dataset_is_noted(server, pushed, tmp_path):
@@ -312,6 +395,10 @@ def test_any_object_survives_conversion_through_json(objects, polygons):
     back = [to_object(r, original, item) for r, original in zip(sent, objects, strict=True)]
     assert all(one is other for one, other in zip(back, objects, strict=True))
     for region, original in zip(sent, objects, strict=True):  # nearly, without the original
+        if not boxes.area(regions.round_box(original.box)):
+            with pytest.raises(StudioError, match="a box without area"):
+                to_object(region, None, item)
+            continue
         new = to_object(region, None, item)
         assert new.label == original.label
         if region["type"] == "brushlabels":
@@ -357,7 +444,7 @@ def test_a_large_image_is_pulled(server, tmp_path):
     result = result_of(server, task["id"])
     erased = donut(size)
     erased[:, :1700] = False
-    result[0]["value"]["rle"] = regions.encode_brush(erased)
+    result[0]["value"]["rle"] = brush.encode_brush(erased)
     submit(server, task["id"], result)
     pull_dataset(dataset, server, tmp_path / "out")
     [item] = items(tmp_path / "out")
@@ -375,5 +462,5 @@ def test_a_rotated_box_is_enclosed(server):
 def test_a_fully_erased_mask_gives_no_object():
     item = Item("dock.mp4", 0, Fraction(0), *SIZE, (masked(donut()),))
     [region] = to_regions(item)
-    region["value"]["rle"] = regions.encode_brush(np.zeros(SIZE[::-1], bool))
+    region["value"]["rle"] = brush.encode_brush(np.zeros(SIZE[::-1], bool))
     assert to_object(region, item.objects[0], item) is None

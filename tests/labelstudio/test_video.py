@@ -12,7 +12,7 @@ from annotate.errors import DatasetError, OutputError, StudioError, VideoError
 from annotate.items import journal
 from annotate.items.records import Header, Item, Object
 from annotate.labelstudio import video
-from annotate.labelstudio.video import VideoTask
+from annotate.labelstudio.tracks import VideoTask, expand_track, tracks_to_regions
 from annotate.video import reader
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.studio]
@@ -42,11 +42,11 @@ ITEMS = [
 def expand(region, sent, originals):
     track = int(region["id"].split("-")[0][5:])
     objects = {item.frame: o for item in originals for o in item.objects if o.track == track}
-    return video.expand_track(region, track, objects, sent, VIDEO_TASK, BY)
+    return expand_track(region, track, objects, sent, VIDEO_TASK, BY)
 
 
 def test_frames_count_from_one_and_the_last_visible_keyframe_is_not_enabled():
-    first, second = video.tracks_to_regions(ITEMS, VIDEO_TASK)
+    first, second = tracks_to_regions(ITEMS, VIDEO_TASK)
     keys = [(key["frame"], key["enabled"]) for key in first["value"]["sequence"]]
     assert keys == [(1, True), (5, False), (13, False)]
     assert first["value"]["sequence"][1]["time"] == 5 / 25
@@ -55,7 +55,7 @@ def test_frames_count_from_one_and_the_last_visible_keyframe_is_not_enabled():
 
 
 def test_untouched_keyframes_are_the_originals_and_boxes_between_are_interpolated():
-    first, _ = video.tracks_to_regions(ITEMS, VIDEO_TASK)
+    first, _ = tracks_to_regions(ITEMS, VIDEO_TASK)
     objects = expand(first, first, ITEMS)
     assert sorted(objects) == [0, 1, 2, 3, 4, 12]
     for item in ITEMS:
@@ -66,7 +66,7 @@ def test_untouched_keyframes_are_the_originals_and_boxes_between_are_interpolate
 
 
 def test_a_new_keyframe_records_who_set_it_and_changes_its_neighbours():
-    first, _ = video.tracks_to_regions(ITEMS, VIDEO_TASK)
+    first, _ = tracks_to_regions(ITEMS, VIDEO_TASK)
     edited = copy.deepcopy(first)
     key = {"frame": 3, "enabled": True, "x": 50.0, "y": 0.0, "width": 10.0, "height": 10.0}
     edited["value"]["sequence"].insert(1, key)
@@ -81,7 +81,7 @@ def test_a_new_keyframe_records_who_set_it_and_changes_its_neighbours():
 
 
 def test_a_track_can_be_extended_to_the_end():
-    first, _ = video.tracks_to_regions(ITEMS, VIDEO_TASK)
+    first, _ = tracks_to_regions(ITEMS, VIDEO_TASK)
     edited = copy.deepcopy(first)
     edited["value"]["sequence"][-1]["enabled"] = True
     objects = expand(edited, first, ITEMS)
@@ -92,9 +92,9 @@ def test_a_track_can_be_extended_to_the_end():
 def test_a_track_has_one_class():
     items = [frame(0, boxed(0.0)), frame(4, boxed(1.0, label="crate"))]
     with pytest.raises(DatasetError, match="dock.mp4#4: track 7 is a "):
-        video.tracks_to_regions(items, VIDEO_TASK)
+        tracks_to_regions(items, VIDEO_TASK)
     with pytest.raises(DatasetError, match="dock.mp4#0: track 7 is there twice"):
-        video.tracks_to_regions([frame(0, boxed(0.0), boxed(9.0))], VIDEO_TASK)
+        tracks_to_regions([frame(0, boxed(0.0), boxed(9.0))], VIDEO_TASK)
 
 
 def write_clip(path, pts=None):
