@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from labelstudio_fixtures import boxed, make_dataset, submit, submit_all, tasks_of
+from labelstudio_fixtures import boxed, make_dataset, submit, submit_all, tasks_of, through
 
-from annotate.dataset.folder import external_id, load_dataset, object_ids
+from annotate.dataset.diff import diff_datasets
+from annotate.dataset.folder import SplitRange, external_id, load_dataset, object_ids, with_split
 from annotate.errors import DatasetError, OutputError, StudioError
 from annotate.items import boxes, brush, masks
 from annotate.items.records import Item, Object
 from annotate.labelstudio import regions
 from annotate.labelstudio.client import StudioClient
-from annotate.labelstudio.pull import pull_dataset
+from annotate.labelstudio.pull import PULL_FILE, pull_dataset
 from annotate.labelstudio.push import push_dataset
 from annotate.labelstudio.regions import to_object, to_regions
 from annotate.labelstudio.tasks import bulk_action
@@ -259,6 +260,81 @@ def test_a_region_of_another_size_leaves_out_its_frame(server, pushed, tmp_path)
     assert items(tmp_path / "out") == items(dataset.path)[1:2]
     [(name, reason)] = report.notes
     assert name == "dock.mp4#0@5e1f5e1f" and "an image of 48x64, but the frame is 64x48" in reason
+
+
+def test_a_dataset_that_was_built_again_gets_what_nobody_touched(server, pushed, tmp_path):
+    """The annotations are of objects that it does not have: other scores, tracks and classes."""
+    dataset, title, task_id = pushed
+    for number in range(4):
+        submit(server, task_id(number))
+    others = [[dataclasses.replace(o, score=0.125, track=40) for o in each] for each in OBJECTS]
+    rebuilt = make_dataset(tmp_path / "rebuilt", [others[0][:1], [], others[2], [boxed()]])
+    report = pull_dataset(rebuilt, server, tmp_path / "out", project=title)
+    assert items(tmp_path / "out") == items(dataset.path) and not report.notes
+    changes = diff_datasets(rebuilt, load_dataset(tmp_path / "out"))
+    assert {change.object.source for change in changes} == {"colour", "light"}  # and no person
+
+
+def test_since_last_knows_its_project_at_another_address(label_studio, server, pushed, tmp_path):
+    """A server moves to another port; another one may come to its address and number."""
+    dataset, title, task_id = pushed
+    submit(server, task_id(0))
+    out = tmp_path / "out"
+    pull_dataset(dataset, server, out, project=title)
+    submit(server, task_id(1))
+    with through(label_studio, lambda *_: None) as (moved, proxy):
+        pull_dataset(dataset, moved, out, project=title, since_last=True)
+    assert json.loads((out / PULL_FILE).read_text())["url"] == proxy.url
+    assert items(out) == items(dataset.path)[:2]
+    before = (out / PULL_FILE).read_text()
+    record = json.loads(before)
+    for key, value in (("created", "2026-01-02T03:04:05.678901Z"), ("server", "2026-01-02")):
+        identity = record["identity"] | {key: value}
+        (out / PULL_FILE).write_text(json.dumps(record | {"identity": identity}))
+        with pytest.raises(DatasetError, match="and not from this project"):
+            pull_dataset(dataset, server, out, project=title, since_last=True)
+    for damaged in ("{", "[]", json.dumps(record | {"newest": "yesterday"})):
+        (out / PULL_FILE).write_text(damaged)
+        with pytest.raises(DatasetError, match="nothing was pulled there yet"):
+            pull_dataset(dataset, server, out, project=title, since_last=True)
+    assert items(out) == items(dataset.path)[:2]
+
+
+def test_since_last_keeps_the_split_and_the_files_of_others(server, pushed, tmp_path):
+    dataset, title, task_id = pushed
+    submit(server, task_id(1))
+    out = tmp_path / "out"
+    pull_dataset(dataset, server, out, project=title)
+    with_split(load_dataset(out), [SplitRange("dock.mp4", 5, 6, "val")])
+    (out / "notes").mkdir()
+    (out / "notes/todo.txt").write_text("the mech at the back")
+    (out / "images/sketch.png").write_bytes(b"by hand")
+    (out / "latest").symlink_to("notes/todo.txt")
+    submit(server, task_id(3))
+    submit(server, task_id(0), [], was_cancelled=True)
+    pull_dataset(dataset, server, out, project=title, since_last=True)
+    assert {sample.item.frame: sample.split for sample in load_dataset(out)} == {
+        5: "val",
+        15: "val",
+    }
+    assert (out / "latest").read_text() == "the mech at the back"
+    assert (out / "images/sketch.png").read_bytes() == b"by hand"
+    files = {path.name for path in out.iterdir()}
+    assert files == {"images", "items.jsonl", "dataset.toml", "pulled.json", "notes", "latest"}
+    assert any(
+        "skipped" in reason for _, reason in json.loads((out / PULL_FILE).read_text())["notes"]
+    )
+
+
+def test_a_pull_over_its_own_source_is_refused(server, pushed, tmp_path):
+    dataset, title, task_id = pushed
+    submit(server, task_id(3))
+    (tmp_path / "link").symlink_to(dataset.path)
+    before = items(dataset.path)
+    for out in (dataset.path, tmp_path / "link"):
+        with pytest.raises(OutputError):
+            pull_dataset(dataset, server, out, project=title, force=True)
+    assert items(dataset.path) == before and len(list(dataset.images.iterdir())) == 4
 
 
 def test_bad_regions_are_noted_and_relations_ignored(server, pushed, tmp_path):
