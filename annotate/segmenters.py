@@ -175,7 +175,7 @@ class Sam2Segmenter:
 
     def segment(self, frame: Frame) -> sv.Detections:
         """Segment one image; the score of a mask is the IoU that the model predicts for it."""
-        torch = needs("torch")
+        torch = needs("torch", extra="sam2")
         generator, dtype = _mask_generator(self)
         reduced = dtype != torch.float32
         device_type = generator.predictor.device.type

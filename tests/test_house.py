@@ -31,7 +31,7 @@ FLOORS = [
     "sampling evaluation",
     "scenes footage_map search",
     "web",
-    "batch testing api",
+    "batch testing api installation",
     "cli",
     "__main__",
 ]
