@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from annotate import __version__
 from annotate.errors import ItemsError
+from annotate.files import parse_json
 from annotate.items.foreign_records import as_whole_number, shown
 
 Picture = npt.NDArray[np.uint8]
@@ -251,10 +252,10 @@ def record_from_json(line: str, where: str) -> dict[str, Any]:
         ItemsError: the line is not a JSON object.
     """
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         if "\\ud" in line.lower():
             record_to_json(record).encode()  # half of a pair of surrogates cannot be written
-    except (ValueError, RecursionError):
+    except ValueError:
         raise ItemsError(f"{where}: not JSON: {line[:60].strip()!r}") from None
     if not isinstance(record, dict):
         raise ItemsError(f"{where}: expected a JSON object, got {line[:60].strip()!r}")
