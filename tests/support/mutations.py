@@ -113,9 +113,9 @@ def mutated(draw, valid, most=3):
 
 def _places(container):
     """List each place in a tree: its container, and its key or index."""
-    entries = container.items() if isinstance(container, dict) else enumerate(container)
+    entries = [*(container.items() if isinstance(container, dict) else enumerate(container))]
     places = []
-    for key, value in entries:
+    for key, value in [*entries[:6], *entries[6:][-6:]]:  # of a long list, both ends
         places.append((container, key))
         if isinstance(value, dict | list):
             places += _places(value)
