@@ -86,7 +86,7 @@ PLUGINS_WITH_PACKAGES = [
 ]
 
 
-@pytest.mark.parametrize("group, name", PLUGINS_WITH_PACKAGES, ids="-".join)
+@pytest.mark.parametrize("group, name", PLUGINS_WITH_PACKAGES)
 def test_the_list_says_what_a_plugin_says_where_its_packages_are_missing(bare, group, name):
     """The cure in the error of the plugin is the cure in the table."""
     command, option = next(
