@@ -15,13 +15,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from annotate.dataset import yolo_import
 from annotate.dataset.export import ImportedDataset
 from annotate.dataset.folder import Dataset, Sample, link_or_copy
 from annotate.detectors import ultralytics
-from annotate.errors import ExportDiffers
+from annotate.errors import ExportDiffers, needs
 from annotate.items import boxes, masks
 from annotate.items.records import Box, Item, Object
 from annotate.items.sequences import chunks
@@ -141,7 +140,7 @@ def _data_yaml(dataset: Dataset) -> str:
 
 def _quoted(text: str) -> str:
     """Write a text as a quoted YAML string in one line."""
-    written: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**9)
+    written: str = needs("yaml").safe_dump(text, default_style='"', allow_unicode=True, width=10**9)
     return written.rstrip("\n")
 
 
