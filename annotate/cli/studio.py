@@ -190,6 +190,8 @@ def pull(
 
     if since not in (None, "last"):
         raise typer.BadParameter(f"must be last, got {since!r}", param_hint="--since")
+    if since is not None and task_kind is TaskKind.video:
+        raise typer.BadParameter("only frames can be pulled since the last", param_hint="--since")
     if dataset is None and project is None:
         raise typer.BadParameter("give the dataset, or --project", param_hint="dataset")
     with (

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from annotate.dataset.folder import object_ids
-from annotate.errors import StudioError
+from annotate.errors import LostResponse, StudioError
 from annotate.items.foreign_records import as_finite_number, as_whole_number, is_text, shown
 from annotate.items.records import Item, Object
 from annotate.items.sequences import chunks
@@ -159,6 +159,7 @@ class AnnotationReader:
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[tuple[str, str]] = field(default_factory=list)
     _emails: dict[int, str] = field(default_factory=dict)
+    _unreadable: dict[int, str] = field(default_factory=dict)  # task id -> the server's refusal
 
     def fetch_annotated(self, task_states: Iterable[Task]) -> dict[int, dict[str, Any]]:
         """Fetch the tasks that a person worked on, with their annotations, by task id.
@@ -166,12 +167,27 @@ class AnnotationReader:
         The SDK is not used: it sends `ids`, which the server ignores, so that all tasks come.
         """
         annotated: dict[int, dict[str, Any]] = {}
-        ids = (str(task["id"]) for task in task_states if task_status(task))
+        ids = (int(task["id"]) for task in task_states if task_status(task))
         for batch in chunks(ids, _IDS_PER_REQUEST):
-            params = {"exportType": "JSON", "download_all_tasks": "true", "ids[]": batch}
-            listed = self.client.get(f"/api/projects/{self.project}/export", params)
-            annotated |= {task["id"]: task for task in listed}
+            annotated |= {task["id"]: task for task in self._export(batch)}
         return annotated
+
+    def _export(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Export tasks; one that the server fails to write is noted later, and not the batch."""
+        params = {"exportType": "JSON", "download_all_tasks": "true", "ids[]": list(map(str, ids))}
+        try:
+            listed: list[dict[str, Any]] = self.client.get(
+                f"/api/projects/{self.project}/export", params
+            )
+            return listed
+        except StudioError as error:
+            if isinstance(error, LostResponse) or ": 500:" not in str(error):
+                raise
+            if len(ids) > 1:
+                half = len(ids) // 2
+                return [*self._export(ids[:half]), *self._export(ids[half:])]
+            self._unreadable[ids[0]] = str(error).partition(": 500:")[2].strip()
+            return []
 
     def read_verdict(
         self,
@@ -183,6 +199,10 @@ class AnnotationReader:
 
         One annotation that is marked as ground truth wins over the others.
         """
+        for task in task_states:
+            if reason := self._unreadable.get(task["id"]):
+                self.note(name, "unclear", f"the server cannot export its annotations: {reason}")
+                return None
         annotations = [
             annotation
             for task in task_states

@@ -21,7 +21,7 @@ from annotate.items import masks
 from annotate.items.boxes import area as box_area
 from annotate.items.boxes import clip_box
 from annotate.items.brush import decode_brush, encode_brush_rle
-from annotate.items.foreign_masks import check_ring, fill_outlines
+from annotate.items.foreign_masks import fill_outlines
 from annotate.items.foreign_records import as_finite_number, as_whole_number, is_text, shown
 from annotate.items.records import Box, Item, Object, Rle
 
@@ -271,7 +271,8 @@ def _read_polygon(value: Mapping[str, Any], size_wh: tuple[int, int]) -> Rle:
     if any(side is None for point in numbers for side in point):
         raise StudioError("a polygon with a coordinate that is not a finite number")
     width, height = size_wh
-    ring = np.array(numbers, np.float64).reshape(-1, 2) * (width / 100, height / 100)
+    with np.errstate(over="ignore"):  # what is not finite any more is refused as such
+        ring = np.array(numbers, np.float64).reshape(-1, 2) * (width / 100, height / 100)
     mask, _ = fill_outlines([ring], size_wh)
     if mask is None:
         raise StudioError(f"a polygon of {len(points)} points that encloses no pixel")
@@ -292,9 +293,12 @@ def _read_box(value: Mapping[str, Any], size_wh: tuple[int, int]) -> Box:
         raise StudioError("a box of negative size")
     angle = math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
-    corners = [(x + dx * cos - dy * sin, y + dx * sin + dy * cos) for dx in (0, w) for dy in (0, h)]
-    ring = check_ring(corners, size_wh)
-    (x1, y1), (x2, y2) = ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
+    corners = [(dx * cos - dy * sin, dx * sin + dy * cos) for dx in (0, w) for dy in (0, h)]
+    xs, ys = [x + dx for dx, _ in corners], [y + dy for _, dy in corners]
+    x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
+    near = -width <= x1 <= x2 <= 2 * width and -height <= y1 <= y2 <= 2 * height
+    if not near:  # as with outlines; also where a number is not finite
+        raise StudioError(f"a box far outside the frame of {width}x{height}")
     box = round_box(clip_box((x1, y1, x2, y2), size_wh))
     if not box_area(box):
         raise StudioError(f"a box without area inside the frame of {width}x{height}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -215,11 +214,14 @@ def _read_keyframe(keyframe: Any, video_task: VideoTask) -> dict[str, Any]:
         raise StudioError(
             f"a keyframe on frame {shown(keyframe.get('frame'))} of a clip of {count}"
         )
-    sides = [as_finite_number(keyframe.get(side)) for side in _SIDES]
-    x, y, width, height = (math.nan if side is None else side for side in sides)
     read: dict[str, Any] = {"frame": frame, "enabled": keyframe.get("enabled", True) is not False}
+    sides = [as_finite_number(keyframe.get(side)) for side in _SIDES]
+    numbers = [side for side in sides if side is not None]
+    if len(numbers) != len(_SIDES):
+        raise StudioError("a keyframe with sides that are not numbers")
+    x, y, width, height = numbers
     if not (min(x, y) >= -_FAR_PERCENT and max(x + width, y + height) <= 100 + _FAR_PERCENT):
-        raise StudioError("a keyframe with sides that are not numbers, or far outside the frame")
+        raise StudioError("a keyframe with a box far outside the frame")
     if as_finite_number(keyframe.get("rotation") or 0) != 0:
         raise StudioError("a keyframe with a box that is turned")
     read |= dict(zip(_SIDES, (x, y, width, height), strict=True))

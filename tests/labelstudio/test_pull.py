@@ -1,5 +1,6 @@
 """Pull from a real server: untouched objects return unchanged."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -326,6 +327,11 @@ def test_since_last_keeps_the_split_and_the_files_of_others(server, pushed, tmp_
     )
 
 
+def test_a_video_is_not_pulled_since_the_last(annotate):
+    code, _, err = annotate("pull", "d", "-o", "out", "--as", "video", "--since", "last")
+    assert code == 2 and "only frames can be pulled since the last" in err
+
+
 def test_a_pull_over_its_own_source_is_refused(server, pushed, tmp_path):
     dataset, title, task_id = pushed
     submit(server, task_id(3))
@@ -398,6 +404,10 @@ FOUND_IN_THE_WILD = {
         [drawn("rectanglelabels", {**BOX, "width": 0.0, "height": 0.0})],
         "unclear: a box without area inside the frame of 1000x500",
     ),
+    "a label that the server itself cannot export": (
+        [{**GOOD, "value": {**BOX, "rectanglelabels": ["\ud800"]}}],
+        "unclear: the server cannot export its annotations: ",
+    ),
     "the good one": ([GOOD], 1),
 }
 
@@ -412,12 +422,13 @@ def test_odd_results_leave_out_their_frames_and_never_the_pull(
     tasks = tasks_of(server, project)
     for number, (result, _) in enumerate(FOUND_IN_THE_WILD.values()):
         [task] = tasks[external_id(dataset, "dock.mp4", 5 * number)]
-        submit(server, task["id"], result)
+        with contextlib.suppress(StudioError):  # it is saved all the same
+            submit(server, task["id"], result)
     (tmp_path / "token").write_text(label_studio.token)
     (tmp_path / "token").chmod(0o600)
     access = ("--url", server.url, "--token-file", tmp_path / "token")
     code, out, err = annotate("pull", dataset.path, "-o", tmp_path / "out", *access)
-    assert code == 0 and "submitted\t5" in out and "unclear\t4" in out
+    assert code == 0 and "submitted\t5" in out and "unclear\t5" in out
     assert "classes added to the dataset: zebra" in err
     corrected = {item.frame // 5: item for item in items(tmp_path / "out")}
     for number, (name, (_, expected)) in enumerate(FOUND_IN_THE_WILD.items()):
@@ -427,7 +438,7 @@ def test_odd_results_leave_out_their_frames_and_never_the_pull(
         else:
             assert len(corrected[number].objects) == expected, name
     assert corrected[0].attributes == {"q": ["blurry"]}
-    assert [corrected[n].objects[0].box for n in (0, 1, 6, 8)] == [(100.0, 50.0, 400.0, 150.0)] * 4
+    assert [corrected[n].objects[0].box for n in (0, 1, 6, 9)] == [(100.0, 50.0, 400.0, 150.0)] * 4
     assert corrected[6].objects[0].label == "zebra"
     assert load_dataset(tmp_path / "out").classes == ("cat", "dog", "zebra")
     for name in ("coco", "yolo"):
@@ -439,9 +450,13 @@ def test_a_task_of_another_dataset_is_noted(server, pushed, tmp_path):
     submit(server, task_id(0))
     smaller = make_dataset(tmp_path / "smaller", OBJECTS[:3])
     report = pull_dataset(smaller, server, tmp_path / "out", project=title)
-    assert report.notes == [
-        ("dock.mp4#15@5e1f5e1f", "strange: a task of a frame that this dataset does not have")
-    ]
+    strange = "strange: a task of a frame that this dataset does not have"
+    assert report.notes == [("dock.mp4#15@5e1f5e1f", strange)]
+    project = server.find_project(title).id
+    body = {"project": project, "data": {"image": "/data/by-hand.png", "ext_id": 7}}
+    task = server.send("POST", "/api/tasks", body)
+    report = pull_dataset(smaller, server, tmp_path / "out", project=title, force=True)
+    assert report.notes == [("dock.mp4#15@5e1f5e1f", strange), (f"task {task['id']}", strange)]
     with pytest.raises(StudioError, match="there is no project called 'smaller'; push to it first"):
         pull_dataset(smaller, server, tmp_path / "out2")
 
