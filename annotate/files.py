@@ -16,15 +16,17 @@ import re
 import shutil
 import tempfile
 import threading
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from annotate.errors import AnnotateError, OutputError, UnknownName
-from annotate.locks import locked_folder
+from annotate.locking.locks import locked_folder
 
 _APP_NAME = "annotate"
+_TOO_DEEP = "brackets are nested too deeply"
 _PROBE_BYTES = 4096  # written to find out that a disk is full
 
 
@@ -312,10 +314,26 @@ def json_digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON of a stranger: brackets nested too deeply are a ValueError too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+
+
+def parse_toml(data: bytes) -> dict[str, Any]:
+    """Parse TOML of a stranger: brackets nested too deeply are a ValueError too."""
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Read a record that `write_json` wrote; None where there is no file, or a damaged one."""
     try:
-        record = json.loads(path.read_text("utf-8"))
+        record = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None

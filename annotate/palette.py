@@ -1,4 +1,4 @@
-"""Assign a colour to each class, and a shade of that colour to each track.
+"""Assign a colour to each class and part, and a shade of a class's colour to each track.
 
 The first ten classes have fixed bright colours. Further hues, and the shades of the tracks, are
 multiples of irrational ratios (golden, plastic) of a circle, so that no two are equal.
@@ -76,6 +76,17 @@ def label_colour(label: str, labels: Sequence[str], track: int | None = None) ->
         raise UnknownName("class", label, labels)
     colour = _class_colour(labels.index(label))
     return colour if track is None else _track_shade(colour, track)
+
+
+def part_colour(index: int) -> Colour:
+    """Return the colour of a part of a segmented image; parts that are listed together differ.
+
+    Examples:
+        >>> part_colour(0) == part_colour(1)
+        False
+    """
+    lightness = 0.42 + 0.3 * (index * _PLASTIC_RATIO % 1)
+    return Colour.from_hls(index * _GOLDEN_RATIO % 1, lightness, 0.85)
 
 
 def _class_colour(class_id: int) -> Colour:

@@ -181,12 +181,12 @@ class Sam2Segmenter:
 
     def ready(self) -> None:
         """Load the network, or raise what is missing."""
-        needs("torch")
+        needs("torch", extra="sam2")
         _load_mask_generator(self)
 
     def segment(self, frame: Frame) -> sv.Detections:
         """Segment one image; the score of a mask is the IoU that the model predicts for it."""
-        torch = needs("torch")
+        torch = needs("torch", extra="sam2")
         generator, dtype = _load_mask_generator(self)
         reduced = dtype != torch.float32
         device_type = generator.predictor.device.type

@@ -7,7 +7,6 @@ detector. Several phrases may stand for one class; one phrase may not stand for 
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from annotate.errors import PromptError, UnknownName
-from annotate.files import data_dir
+from annotate.files import data_dir, parse_toml
 from annotate.items.records import Vocabulary
 from annotate.plugins import FAMILIES
 
@@ -84,8 +83,8 @@ def read_vocabulary(name: str | Path) -> Vocabulary:
         raise UnknownName("vocabulary", str(name), packaged)
     data = path.read_bytes()
     try:
-        table = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = parse_toml(data)
+    except ValueError as error:
         raise PromptError(f"{path}: malformed TOML: {error}") from None
     classes = _checked_classes(table, path)
     return Vocabulary(path.name.removesuffix(".toml"), classes, hashlib.sha256(data).hexdigest())

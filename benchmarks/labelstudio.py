@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image
 
 from annotate.dataset.folder import Dataset, create_dataset, load_dataset
+from annotate.items import brush
 from annotate.items.records import Header, Item, Object
-from annotate.labelstudio import regions
 from annotate.labelstudio.pull import pull_dataset
 from annotate.labelstudio.push import open_project, push_dataset
 from annotate.labelstudio.regions import to_regions
@@ -137,11 +137,11 @@ def time_codec() -> None:
     for name, mask in masks.items():
         size_wh = mask.shape[::-1]
         rgba = np.repeat(mask.ravel() * np.uint8(255), 4)
-        rle = regions.encode_brush(mask)
+        rle = brush.encode_brush(mask)
         calls = (
-            lambda mask=mask: regions.encode_brush(mask),
+            lambda mask=mask: brush.encode_brush(mask),
             lambda rgba=rgba: sdk.encode_rle(rgba),
-            lambda rle=rle, size_wh=size_wh: regions.decode_brush(rle, size_wh),
+            lambda rle=rle, size_wh=size_wh: brush.decode_brush(rle, size_wh),
             lambda rle=rle: sdk.decode_rle(rle),
         )
         print(f"{name:28}", *(f"{best_seconds(call) * 1000:8.1f}" for call in calls), flush=True)

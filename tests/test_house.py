@@ -21,7 +21,7 @@ PACKAGE = ROOT / "annotate"
 # its package.
 FLOORS = [
     "errors",
-    "locks",
+    "locking",
     "plugins files device palette progress",
     "items",
     "video weights vocabulary backbone",
@@ -32,7 +32,7 @@ FLOORS = [
     "sampling evaluation",
     "scenes footage_map search",
     "web",
-    "batch testing api",
+    "batch testing api installation",
     "cli",
     "__main__",
 ]

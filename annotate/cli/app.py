@@ -1,9 +1,6 @@
-"""Assemble the command line, and check what is installed."""
+"""Assemble the command line, and the commands about the installation."""
 
-import shutil
-import sys
 from collections.abc import Iterable, Mapping
-from importlib import metadata, util
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -11,7 +8,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command_name
 
-from annotate import files, plugins
 from annotate.cli import clip, compare, dataset, find, frames, models, studio
 from annotate.cli import map as map_commands
 from annotate.cli.options import (
@@ -21,94 +17,9 @@ from annotate.cli.options import (
     renamed_option,
     repeated_option,
 )
-from annotate.errors import EXTRAS, AnnotateError
+from annotate.errors import AnnotateError
 
-OK, MISSING = "ok", "missing"
 USAGE_EXIT_CODE = 2
-CheckRow = tuple[str, str, str]
-
-
-def check_installation() -> list[CheckRow]:
-    """List each part of the installation: its name, its state, and what to do about it."""
-    return [
-        _python_row(),
-        *_required_rows(),
-        _opencv_row(),
-        *(_extra_row(package, extra) for package, extra in EXTRAS.items()),
-        *_plugin_rows(),
-        _light_weights_row(),
-        _ffmpeg_row(),
-    ]
-
-
-def _python_row() -> CheckRow:
-    return f"Python {sys.version.split()[0]}", OK, ""
-
-
-def _required_rows() -> list[CheckRow]:
-    names = ["av", "numpy", "supervision", "pycocotools", "pandas", "onnxruntime", "matplotlib"]
-    return [_package_row(name, "pip install --force-reinstall annotate-local") for name in names]
-
-
-def _package_row(name: str, cure: str) -> CheckRow:
-    if util.find_spec(name) is None:
-        return name, MISSING, cure
-    return f"{name} {_package_version(name)}", OK, ""
-
-
-def _package_version(name: str) -> str:
-    dists = metadata.packages_distributions().get(name, [name])
-    try:
-        return metadata.version(dists[0])
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def _opencv_row() -> CheckRow:
-    """Check that one OpenCV is installed: two write their files into the same folder."""
-    dists = sorted(set(metadata.packages_distributions().get("cv2", [])))
-    if not dists:
-        return "cv2", MISSING, "pip install opencv-python-headless"
-    if len(dists) > 1:
-        cure = f"pip uninstall -y {' '.join(dists)} && pip install opencv-python-headless"
-        return f"cv2 from {' and '.join(dists)}", "clash", cure
-    return f"{dists[0]} {metadata.version(dists[0])}", OK, ""
-
-
-def _extra_row(package: str, extra: str) -> CheckRow:
-    return _package_row(package, f"pip install 'annotate-local[{extra}]'")
-
-
-def _plugin_rows() -> list[CheckRow]:
-    rows = []
-    for family in plugins.FAMILIES.values():
-        for name in family.names():
-            try:
-                family.plugin_class(name)
-                rows.append((f"{family.noun} {name}", OK, ""))
-            except (ImportError, AttributeError, AnnotateError) as error:
-                rows.append(
-                    (
-                        f"{family.noun} {name}",
-                        f"broken: {error}",
-                        "reinstall the package that it came with",
-                    )
-                )
-    return rows
-
-
-def _light_weights_row() -> CheckRow:
-    try:
-        files.packaged_file("models", "efficientnet-lite0-s16.onnx")
-    except AnnotateError as error:
-        return "weights of light", MISSING, str(error)
-    return "weights of light", OK, "ships with annotate"
-
-
-def _ffmpeg_row() -> CheckRow:
-    if shutil.which("ffmpeg"):
-        return "ffmpeg (for benchmarks only)", OK, ""
-    return "ffmpeg (for benchmarks only)", MISSING, "install it with your system's packages"
 
 
 about_app = typer.Typer()
@@ -154,11 +65,15 @@ def vocabularies() -> None:
 def doctor() -> None:
     """Check the installation.
 
-    Show what is missing, and the command that installs it.
+    Show which command works here, what the others miss, and the command that installs it.
     """
+    from annotate import installation
     from annotate.cli import console
 
-    console.print_table(("part", "state", "what to do"), check_installation())
+    console.print_table(("part", "state", "what to do"), installation.check_installation())
+    commands = [command for command in STAGE_OF if STAGE_OF[command] != "About"]
+    rows = installation.check_commands(commands)
+    console.print_table(("command", "state", "missing", "what to do"), rows)
 
 
 @about_app.command()

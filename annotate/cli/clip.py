@@ -303,12 +303,13 @@ def colours(
     from annotate.cli import console
     from annotate.detectors.colour.report import compare_clip, plot
     from annotate.video import reader
+    from annotate.viewing import fonts
 
     video = reader.probe(clip)
     scope = prompts.clip_scope(video)
     regions = [prompts.parse_frame_box(text, scope) for text in box]
     report = compare_clip(clip, regions, name)
-    plot(report, output, force=force)
+    plot(report, output, force=force, font=fonts.font_file(name))
     console.print_table(report.columns, report.rows, to_stderr=True)
     console.print_status(f"{report.trial.summary}; the plot is {output}")
     console.print_result(report.toml_entry.rstrip())

@@ -148,6 +148,8 @@ def push(
             )
     if report.added_classes:
         console.print_status(f"classes added to the project: {', '.join(report.added_classes)}")
+    for line in report.notes:
+        console.print_status(line)
     record_push(server.url, report.project.id, dataset)
     console.print_table((task_kind, "count"), sorted(report.frame_counts.items()))
     console.print_result(report.project_url)
@@ -188,6 +190,8 @@ def pull(
 
     if since not in (None, "last"):
         raise typer.BadParameter(f"must be last, got {since!r}", param_hint="--since")
+    if since is not None and task_kind is TaskKind.video:
+        raise typer.BadParameter("only frames can be pulled since the last", param_hint="--since")
     if dataset is None and project is None:
         raise typer.BadParameter("give the dataset, or --project", param_hint="dataset")
     with (
@@ -205,8 +209,12 @@ def pull(
             )
         else:
             report = video.pull_clips(loaded, server, output, videos=clip_paths(videos), **options)
-    for name, reason in report.notes:
-        console.print_status(f"{name}: {reason}")
+    for line in report.lines():
+        console.print_status(line)
+    if report.added_classes:
+        console.print_status(f"classes added to the dataset: {', '.join(report.added_classes)}")
+    if report.clip_counts:
+        console.print_table(("clips", "count"), sorted(report.clip_counts.items()))
     console.print_table(("frames", "count"), sorted(report.frame_counts.items()))
     console.print_result(str(output))
 

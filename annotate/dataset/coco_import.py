@@ -5,7 +5,6 @@ Categories and images are distinguished by their ids.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from annotate.dataset.export import split_from_name
 from annotate.errors import DatasetError, ItemsError
+from annotate.files import parse_json
 from annotate.items import masks
 from annotate.items.foreign_masks import read_segmentation
 from annotate.items.foreign_records import (
@@ -154,8 +154,8 @@ def is_coco(path: Path) -> bool:
 def _load_json(path: Path) -> Any:
     """Load JSON of any Unicode encoding, with or without a byte order mark."""
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        return parse_json(path.read_bytes())
+    except ValueError as error:
         raise DatasetError(f"{path}: not JSON: {error}") from None
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None

@@ -100,7 +100,7 @@ def _pair_objects(
 ) -> Iterator[tuple[Object | None, Object | None]]:
     """Pair the objects of a frame before and after its correction; None for no partner."""
     old = dict(zip(object_ids(before), before, strict=True))
-    new = dict(zip(_object_names(after), after, strict=True))
+    new = dict(_named_objects(after))
     for name in [name for name in old if name in new]:
         yield old.pop(name), new.pop(name)
     left, right = list(old.values()), list(new.values())
@@ -110,10 +110,17 @@ def _pair_objects(
     yield from ((None, right[n]) for n in range(len(right)) if n not in [col for _, col in pairs])
 
 
-def _object_names(objects: Sequence[Object]) -> list[str]:
-    """Name each object: by its region where a person changed it, else by its content."""
+def _named_objects(objects: Sequence[Object]) -> Iterator[tuple[str, Object]]:
+    """Name each object: by its region where a person changed it, else by its content.
+
+    A name that comes again, as of regions without an id, gets the number of its object.
+    """
     unchanged = iter(object_ids([obj for obj in objects if obj.by is None]))
-    return [next(unchanged) if obj.by is None else obj.by["region"] for obj in objects]
+    names = set[str]()
+    for number, obj in enumerate(objects):
+        name = next(unchanged) if obj.by is None else str(obj.by.get("region"))
+        yield (f"{name}/{number}" if name in names else name), obj
+        names.add(name)
 
 
 def _match_by_iou(before: Sequence[Object], after: Sequence[Object]) -> list[tuple[int, int]]:

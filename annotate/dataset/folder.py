@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from annotate.errors import DatasetError
-from annotate.files import atomic_file, atomic_folder
+from annotate.files import atomic_file, atomic_folder, parse_toml
 from annotate.items.import_report import ImportReport
 from annotate.items.records import (
     Header,
@@ -125,10 +124,13 @@ class Dataset:
     def _lines(self) -> Iterator[tuple[int, str]]:
         if not self.items.is_file():
             raise DatasetError(f"{self.items}: not there; build the dataset again")
-        with self.items.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if number > 1 and not line.startswith('{"end"'):
-                    yield number, line
+        try:
+            with self.items.open(encoding="utf-8") as file:
+                for number, line in enumerate(file, start=1):
+                    if number > 1 and not line.startswith('{"end"'):
+                        yield number, line
+        except UnicodeDecodeError:
+            raise DatasetError(f"{self.items}: not UTF-8 text; build the dataset again") from None
 
 
 def load_dataset(path: Path | str) -> Dataset:
@@ -139,16 +141,17 @@ def load_dataset(path: Path | str) -> Dataset:
     """
     path = Path(path)
     try:
-        table = tomllib.loads((path / DATASET_FILE).read_text(encoding="utf-8"))
+        table = parse_toml((path / DATASET_FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(
             f"{path}: not a dataset: no {DATASET_FILE} in it; make one with `annotate build`"
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DatasetError(f"{path / DATASET_FILE}: cannot be read: {error}") from None
-    if table.get("annotate", 0) > FORMAT_VERSION:
-        raise DatasetError(f"{path}: made by a newer annotate: pip install -U annotate-local")
     try:
+        if table.get("annotate", 0) > FORMAT_VERSION:
+            raise DatasetError(f"{path}: made by a newer annotate: pip install -U annotate-local")
+        _check_types(table)
         split_ranges = tuple(_split_range(record) for record in table.get("stretches", ()))
         sources = tuple(table.get("sources", ()))
         classes, clips = tuple(table["classes"]), table.get("clips", {})
@@ -157,7 +160,20 @@ def load_dataset(path: Path | str) -> Dataset:
         raise DatasetError(f"{path / DATASET_FILE}: damaged: {error}") from None
 
 
+def _check_types(table: Mapping[str, Any]) -> None:
+    """Check the values of `dataset.toml`; TypeError says which is wrong."""
+    classes, clips = table["classes"], table.get("clips", {})
+    if not (isinstance(classes, list) and all(isinstance(each, str) for each in classes)):
+        raise TypeError("classes must be a list of names")
+    tables = [clips, *clips.values()] if isinstance(clips, dict) else [clips]
+    if not all(isinstance(each, dict) for each in (*tables, *table.get("sources", ()))):
+        raise TypeError("clips and sources must be tables")
+
+
 def _split_range(record: Mapping[str, Any]) -> SplitRange:
+    for key, kind in (("clip", str), ("part", str), ("start", int), ("stop", int)):
+        if not isinstance(record[key], kind):
+            raise TypeError(f"{key} of a stretch must be {kind.__name__}, got {record[key]!r}")
     return SplitRange(record["clip"], record["start"], record["stop"], record["part"])
 
 

@@ -46,9 +46,7 @@ class ItemsOfClip:
         for line, item in enumerate(self.journal, start=2):
             where = f"{self.journal.path}:{line}"
             if item.video not in self.journal.header.videos:
-                raise ItemsError(
-                    f"{where}: a frame of {item.video}, which is not in the header of the file"
-                )
+                raise ItemsError(f"{where}: a frame of {item.video}, which is not in the header")
             if item.video != self.clip or item.dropped is not None:
                 continue
             if item.frame <= last:
@@ -104,6 +102,8 @@ def merge_items(items: Iterable[Item]) -> Item:
         for obj in item.objects:
             objects.setdefault(_object_content(obj), obj)
         lost |= set(item.lost)
+    attributes = {k: v for item in (first, *others) for k, v in (item.attributes or {}).items()}
+    first = replace(first, attributes=attributes or None)
     return replace(first, objects=tuple(objects.values()), lost=tuple(sorted(lost)))
 
 

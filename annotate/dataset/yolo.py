@@ -6,7 +6,6 @@ upright image, as Ultralytics takes them.
 """
 
 import importlib.util
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from annotate.dataset import yolo_import
 from annotate.dataset.export import ImportedDataset
 from annotate.dataset.folder import Dataset, Sample, link_or_copy
 from annotate.detectors import ultralytics
-from annotate.errors import ExportDiffers
+from annotate.errors import ExportDiffers, needs
 from annotate.items import boxes, masks
 from annotate.items.records import Box, Item, Object
 from annotate.items.sequences import chunks
@@ -129,14 +128,20 @@ def _export_label_path(out: Path, sample: Sample) -> Path:
 
 
 def _data_yaml(dataset: Dataset) -> str:
-    """Write `data.yaml`, with strings in JSON; without `path`, its entries are relative to it."""
+    """Write `data.yaml`; without `path`, its entries are relative to its folder."""
     lines = [f"{split}: images/{split}" for split in dataset.splits]
     if "val" not in dataset.splits:
         lines.append(f"val: images/{dataset.splits[0]}  # not split: these are the same pictures")
     if "train" not in dataset.splits:
         lines.append(f"train: images/{dataset.splits[0]}  # no part is for training")
-    names = [f"  {i}: {json.dumps(name)}" for i, name in enumerate(dataset.classes)]
+    names = [f"  {number}: {_quoted(name)}" for number, name in enumerate(dataset.classes)]
     return "\n".join([*lines, "names:", *names, ""])
+
+
+def _quoted(text: str) -> str:
+    """Write a text as a quoted YAML string in one line."""
+    written: str = needs("yaml").safe_dump(text, default_style='"', allow_unicode=True, width=10**9)
+    return written.rstrip("\n")
 
 
 def _format_numbers(numbers: FloatArray) -> str:

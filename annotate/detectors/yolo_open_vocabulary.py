@@ -137,7 +137,7 @@ def _write_vector(path: Path, vector: TextVectors) -> None:
 
 
 def _run_encoder(path: Path, texts: list[str]) -> TextVectors:
-    torch = needs("torch")
+    torch = needs("torch", extra="clip")
     tokens = _import_clip().tokenize(texts, truncate=True)
     try:
         with torch.inference_mode():

@@ -21,7 +21,7 @@ from annotate.errors import AnnotateError, ItemsError, OutputError
 from annotate.files import refuse_foreign
 from annotate.items.journal import check_same_settings
 from annotate.items.records import Box, Header, Picture, Vocabulary, record_to_json
-from annotate.locks import locked_folder
+from annotate.locking.locks import locked_folder
 from annotate.video import reader
 from annotate.weights import identity
 

@@ -15,7 +15,7 @@ from annotate.evaluation.run_spec import parse_run_specs
 from annotate.evaluation.scores import Comparison, score_run
 from annotate.files import refuse_foreign_folder
 from annotate.items.records import Vocabulary
-from annotate.locks import locked_folder
+from annotate.locking.locks import locked_folder
 from annotate.progress import ProgressBar, no_progress
 from annotate.video.reader import FrameSelection
 from annotate.vocabulary import read_vocabulary

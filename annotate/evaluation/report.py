@@ -16,6 +16,7 @@ from annotate.evaluation.metrics import ObjectsByFrame, filter_objects, sort_sco
 from annotate.evaluation.scores import Comparison, RunScore
 from annotate.files import atomic_file
 from annotate.items.records import Frame, Item, Object, Picture
+from annotate.viewing import fonts
 from annotate.viewing.contact_sheet import (
     BACKGROUND,
     PALE_TEXT_COLOUR,
@@ -24,7 +25,7 @@ from annotate.viewing.contact_sheet import (
     truncate_text,
 )
 from annotate.viewing.crop_view import full_view
-from annotate.viewing.overlay import draw_item, font
+from annotate.viewing.overlay import draw_item
 
 _GAP, _FONT_SIZE, _LINE_HEIGHT = 8, 15, 20  # pixels
 FILES = ("table.csv", "table.md", "agreement.csv", "curves.png", "sheet.png")
@@ -194,10 +195,12 @@ def _draw_grid(
     draw = ImageDraw.Draw(grid)
     for column, heading in enumerate(headings):
         x = _GAP + column * (width + _GAP)
-        draw.text((x, _GAP), truncate_text(heading, width), fill=TEXT_COLOUR, font=font(_FONT_SIZE))
+        shown = truncate_text(fonts.drawable(heading), width)
+        draw.text((x, _GAP), shown, fill=TEXT_COLOUR, font=fonts.font(_FONT_SIZE, shown))
     for (title, row), height in zip(rows, heights, strict=True):
         for column, picture in enumerate(row):
             grid.paste(Image.fromarray(picture), (_GAP + column * (width + _GAP), top))
-        draw.text((_GAP, top + height + 2), title, fill=PALE_TEXT_COLOUR, font=font(_FONT_SIZE - 2))
+        shown, font = fonts.drawable(title), fonts.font(_FONT_SIZE - 2, title)
+        draw.text((_GAP, top + height + 2), shown, fill=PALE_TEXT_COLOUR, font=font)
         top += height + _LINE_HEIGHT + _GAP
     return grid

@@ -40,8 +40,8 @@ def check_detections(
         problem = _problem(detections, frame.size_wh, ids) if len(detections) else ""
     if problem:
         raise PluginError(
-            f"{source}: {frame.name}: {problem}; this is a fault of the plugin: report it, and try "
-            "it with: pytest --pyargs annotate.testing"
+            f"{source}: {frame.name}: {problem}; this is a fault of the plugin: report it, and "
+            "check it with `annotate.testing`"
         )
 
 

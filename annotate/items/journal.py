@@ -19,7 +19,7 @@ from typing import IO
 from annotate.errors import ItemsError, OutputError, SettingsDiffer
 from annotate.files import OVERWRITE_HINT, atomic_file, refuse_foreign, refuse_input
 from annotate.items.records import Header, Item, item_from_json, item_to_json, record_to_json
-from annotate.locks import open_locked
+from annotate.locking.locks import open_locked
 
 STDIO = Path("-")  # standard input, standard output
 _MAX_HEADER_BYTES = 1 << 24  # bytes

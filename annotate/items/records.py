@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from annotate import __version__
 from annotate.errors import ItemsError
+from annotate.files import parse_json
 from annotate.items.foreign_records import as_whole_number, shown
 
 Picture = npt.NDArray[np.uint8]
@@ -90,6 +91,7 @@ class Item:
     An item without objects is a frame that was examined and is empty. `lost` are the tracks that
     a propagator has started and does not see on this frame. `dropped` is the reason not to use the
     frame: {"why"}, for a duplicate also "video", "frame" and "similarity" of the kept frame.
+    `attributes` are what a person noted of the whole frame: name -> text, number or list of these.
     """
 
     video: str
@@ -100,6 +102,7 @@ class Item:
     objects: tuple[Object, ...] = ()
     lost: tuple[int, ...] = ()
     dropped: Mapping[str, Any] | None = None
+    attributes: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -253,10 +256,10 @@ def record_from_json(line: str, where: str) -> dict[str, Any]:
         ItemsError: the line is not a JSON object.
     """
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         if "\\ud" in line.lower():
             record_to_json(record).encode()  # half of a pair of surrogates cannot be written
-    except (ValueError, RecursionError):
+    except ValueError:
         raise ItemsError(f"{where}: not JSON: {line[:60].strip()!r}") from None
     if not isinstance(record, dict):
         raise ItemsError(f"{where}: expected a JSON object, got {line[:60].strip()!r}")
@@ -282,7 +285,8 @@ def item_to_json(item: Item) -> str:
     size = {"width": item.width, "height": item.height}
     lost = {"lost": list(item.lost)} if item.lost else {}
     dropped = {"dropped": dict(item.dropped)} if item.dropped is not None else {}
-    return record_to_json(head | size | {"objects": objects} | lost | dropped)
+    attributes = {"attributes": dict(item.attributes)} if item.attributes else {}
+    return record_to_json(head | size | {"objects": objects} | lost | dropped | attributes)
 
 
 def item_from_json(line: str, where: str) -> Item:
@@ -300,7 +304,7 @@ def item_from_record(record: Mapping[str, Any], where: str) -> Item:
         width, height = (_check_whole(record[side], side, 1) for side in ("width", "height"))
         if max(width, height) > _MAX_SIDE_PX:
             raise ValueError(f"a picture of {width}x{height}")
-        dropped = record.get("dropped")
+        dropped, attributes = record.get("dropped"), record.get("attributes")
         return Item(
             _check_text(record["video"], "video"),
             _check_whole(record["frame"], "frame"),
@@ -310,6 +314,7 @@ def item_from_record(record: Mapping[str, Any], where: str) -> Item:
             tuple(_object_from_record(each, width, height) for each in _list(record, "objects")),
             tuple(_check_whole(track, "lost", None) for track in _list(record, "lost", ())),
             None if dropped is None else _check_table(dropped, "dropped"),
+            None if attributes is None else _check_table(attributes, "attributes"),
         )
     except KeyError as error:
         raise ItemsError(f"{where}: the item has no {error}") from None

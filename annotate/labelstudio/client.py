@@ -31,19 +31,26 @@ _GATEWAY_ERRORS = {502, 503, 504}  # a proxy answers these when its server is go
 
 @dataclass(frozen=True)
 class Project:
-    """A project: id, title, labelling config, the model of its predictions, task count."""
+    """A project: id, title, labelling config, model of its predictions, task count, creation time.
+
+    Two projects of one address and number, such as those of two servers in turn, differ in
+    `created_at`, which is exact to the microsecond.
+    """
 
     id: int
     title: str
     config: str
     model_version: str
     task_count: int
+    created_at: str = ""
 
     @classmethod
     def from_response(cls, response: Mapping[str, Any]) -> Self:
         """Make a project of the server's response."""
         version, count = response["model_version"] or "", response["task_number"] or 0
-        return cls(response["id"], response["title"], response["label_config"], version, count)
+        created_at = str(response.get("created_at") or "")
+        title, config = response["title"], response["label_config"]
+        return cls(response["id"], title, config, version, count, created_at)
 
 
 class StudioClient:
@@ -174,6 +181,11 @@ class StudioClient:
         """Get the user of the token."""
         user: dict[str, Any] = self.get("/api/current-user/whoami")
         return user
+
+    def server_identity(self) -> str:
+        """Return what stays the same wherever the server's database moves: when it was made."""
+        organizations = self.get("/api/organizations/")
+        return min((str(each.get("created_at")) for each in organizations), default="")
 
     def find_project(self, project: str | int) -> Project | None:
         """Find a project by its title or id; None where there is no such title.

@@ -7,134 +7,59 @@ Where annotations disagree or are unclear, the frame is left out, and the report
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from annotate.dataset.folder import (
+    DATASET_FILE,
+    DEFAULT_SPLIT,
     Dataset,
     Sample,
+    SplitRange,
     create_dataset,
     external_id,
     link_or_copy,
     load_dataset,
-    object_ids,
 )
-from annotate.errors import DatasetError, StudioError
+from annotate.errors import DatasetError, OutputError, StudioError
+from annotate.files import read_json, refuse_existing
 from annotate.items import journal
-from annotate.items.records import Header, Item, Object
+from annotate.items.foreign_records import is_text, shown
+from annotate.items.records import Header, Item, item_from_json, item_to_json
 from annotate.items.sequences import chunks
+from annotate.labelstudio.annotations import AnnotationReader, correct_item, group_notes
 from annotate.labelstudio.client import Project, StudioClient
-from annotate.labelstudio.regions import check_size, to_object
-from annotate.labelstudio.tasks import (
-    STATE_COLUMNS,
-    Task,
-    config_labels,
-    find_tasks,
-    task_status,
-)
+from annotate.labelstudio.tasks import STATE_COLUMNS, Task, config_labels, find_tasks
 
-_IDS_PER_REQUEST = 200  # task ids that fit into a URL
-PULL_FILE = "pulled.json"  # in a corrected dataset: server, project and time of the last change
+PULL_FILE = "pulled.json"  # in a corrected dataset: server, project, time of the last change, notes
+_OWN_FILES = {"images", "items.jsonl", DATASET_FILE, PULL_FILE}
 _BATCH_FRAMES = 200  # frames whose annotations are held in memory
 _SINCE_OVERLAP = timedelta(seconds=10)  # to get what was saved during the last pull
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The submitted annotation of a task: author, time, and regions."""
-
-    author: str
-    updated_at: str
-    regions: Sequence[Mapping[str, Any]]
-
-    def provenance(self, region_id: str) -> dict[str, str]:
-        """Make the record of who changed an object, when, and in which region."""
-        return {"who": self.author, "when": self.updated_at, "region": region_id}
-
-
-@dataclass
-class AnnotationReader:
-    """Reads the annotations of a project, counts frames by state, and notes unclear ones."""
-
-    client: StudioClient
-    project: int
-    counts: Counter[str] = field(default_factory=Counter)
-    notes: list[tuple[str, str]] = field(default_factory=list)
-    _emails: dict[int, str] = field(default_factory=dict)
-
-    def fetch_annotated(self, task_states: Iterable[Task]) -> dict[int, dict[str, Any]]:
-        """Fetch the tasks that a person worked on, with their annotations, by task id.
-
-        The SDK is not used: it sends `ids`, which the server ignores, so that all tasks come.
-        """
-        annotated: dict[int, dict[str, Any]] = {}
-        ids = (str(task["id"]) for task in task_states if task_status(task))
-        for batch in chunks(ids, _IDS_PER_REQUEST):
-            params = {"exportType": "JSON", "download_all_tasks": "true", "ids[]": batch}
-            listed = self.client.get(f"/api/projects/{self.project}/export", params)
-            annotated |= {task["id"]: task for task in listed}
-        return annotated
-
-    def read_verdict(
-        self,
-        name: str,
-        task_states: Sequence[Task],
-        annotated_tasks: Mapping[int, Mapping[str, Any]],
-    ) -> Verdict | None:
-        """Read the submitted annotation of a frame; None, counted or noted, where there is not one.
-
-        One annotation that is marked as ground truth wins over the others.
-        """
-        annotations = [
-            annotation
-            for task in task_states
-            if task["id"] in annotated_tasks
-            for annotation in annotated_tasks[task["id"]]["annotations"]
-        ]
-        submitted = [each for each in annotations if not each["was_cancelled"]]
-        starred = [each for each in submitted if each.get("ground_truth")]
-        submitted = starred if len(starred) == 1 else submitted
-        has_draft = any(task["draft_exists"] for task in task_states)
-        if has_draft:
-            self.note(name, "draft" if submitted else "begun", "a draft is not submitted")
-        if len({json.dumps(each["result"], sort_keys=True) for each in submitted}) > 1:
-            authors = ", ".join(sorted({self._author(each) for each in submitted}))
-            advice = "delete all but one, or star it"
-            self.note(name, "several", f"{len(submitted)} annotations, by {authors}: {advice}")
-            return None
-        if submitted:
-            newest = max(submitted, key=lambda each: str(each["updated_at"]))
-            regions = [r for r in newest["result"] if r.get("type") != "relation"]
-            return Verdict(self._author(newest), newest["updated_at"], regions)
-        if annotations:
-            self.note(name, "skipped", f"by {self._author(annotations[-1])}")
-        elif not has_draft:
-            self.counts["not looked at"] += 1
-        return None
-
-    def note(self, name: str, state: str, reason: str) -> None:
-        """Count a frame, and note it for a person to look at."""
-        self.counts[state] += 1
-        self.notes.append((name, f"{state}: {reason}"))
-
-    def _author(self, annotation: Mapping[str, Any]) -> str:
-        user_id = annotation["completed_by"]
-        if not self._emails:
-            self._emails = {each["id"]: each["email"] for each in self.client.get("/api/users/")}
-        return self._emails.get(user_id, f"user {user_id}")
+_MAX_REASONS = 3  # in the error about a pull without a frame
 
 
 @dataclass
 class PullReport:
-    """The result of a pull: counts of frames by state, and notes (frame, reason) to look at."""
+    """The result of a pull: counts of frames by state, and notes (frame, reason) to look at.
+
+    For clips, `clip_counts` counts the clips by state, and `frame_counts` their written frames.
+    """
 
     frame_counts: Counter[str]
     notes: list[tuple[str, str]]
     added_classes: tuple[str, ...] = ()
+    clip_counts: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> list[str]:
+        """List the notes, those of one reason in one line with the first frames and their count."""
+        return group_notes(self.notes)
 
 
 def pull_dataset(
@@ -152,39 +77,90 @@ def pull_dataset(
     `since_last` fetches only the changes since `out` was pulled, and keeps its other frames.
 
     Raises:
-        StudioError: no such project, an image has changed its size, or the server refuses.
-        DatasetError: no frame has been submitted.
-        OutputError: `out` exists, or cannot be written.
+        StudioError: no such project, or the server refuses.
+        DatasetError: no submitted frame can be used, or `since_last` and `out` was not pulled from
+            this project.
+        OutputError: `out` exists, is the dataset itself, or cannot be written.
     """
+    out = Path(out)
+    refuse_existing(out, force or since_last, marker_file=DATASET_FILE)
+    refuse_source(out, dataset)
     studio_project = client.require_project(project or dataset.path.absolute().name)
-    earlier = _read_earlier_pull(Path(out), client, studio_project) if since_last else None
-    return _PullRun(dataset, client, studio_project, Path(out), earlier).run(
-        force or since_last, progress
-    )
+    identity = _identity(client, studio_project)
+    earlier = _read_earlier_pull(out, client, studio_project, identity) if since_last else None
+    run = _PullRun(dataset, client, studio_project, identity, out, earlier)
+    try:
+        with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n") as spool:
+            return run.run(spool, force or since_last, progress)
+    except OSError as error:
+        raise OutputError(f"{error.filename or out}: {error.strerror or error}") from None
+
+
+def refuse_source(out: Path, dataset: Dataset) -> None:
+    """Refuse an output that is the dataset that is pulled, or holds it.
+
+    Raises:
+        OutputError: it is; nothing was changed.
+    """
+    target, source = out.resolve(), dataset.path.resolve()
+    if target == source or target in source.parents or target == dataset.items.resolve():
+        raise OutputError(
+            f"{out}: this is, or holds, the dataset that was pushed; give another output path"
+        )
+
+
+def describe_empty(client: StudioClient, project: Project, report: PullReport) -> str:
+    """Say what a pull found that has nothing to write: counts, and the first reasons."""
+    counts = report.clip_counts or report.frame_counts
+    found = {state: count for state, count in counts.items() if state != "not pushed"}
+    where = f"{client.url}: nothing of project {project.id} ({project.title})"
+    if not found.keys() - {"not looked at"}:
+        return f"{where} has been submitted yet"
+    listed = ", ".join(f"{count} {state}" for state, count in sorted(found.items()))
+    reasons = report.lines()
+    more = [f"and {len(reasons) - _MAX_REASONS} more reasons"] * (len(reasons) > _MAX_REASONS)
+    return f"{where} can be used: {listed}; {'; '.join(reasons[:_MAX_REASONS] + more)}"
 
 
 @dataclass(frozen=True)
 class _EarlierPull:
-    """An earlier pull: the time of its newest change, and its samples by external id."""
+    """An earlier pull: the time of its newest change, its dataset, its samples by external id."""
 
     newest: str
+    dataset: Dataset
     samples: Mapping[str, Sample]
 
 
-def _read_earlier_pull(out: Path, client: StudioClient, project: Project) -> _EarlierPull:
-    try:
-        record = json.loads((out / PULL_FILE).read_text(encoding="utf-8"))
-        origin, newest = (record["url"], record["project"]), record["newest"]
-    except (OSError, ValueError, KeyError):
-        raise DatasetError(f"{out}: nothing was pulled there yet; pull all frames first") from None
-    if origin != (client.url, project.id):
+def _identity(client: StudioClient, project: Project) -> dict[str, Any]:
+    """Return what tells a project from another of the same address and number."""
+    created = {"server": client.server_identity(), "created": project.created_at}
+    return {"project": project.id, **created}
+
+
+def _read_earlier_pull(
+    out: Path, client: StudioClient, project: Project, identity: Mapping[str, Any]
+) -> _EarlierPull:
+    record = read_json(out / PULL_FILE) or {}
+    newest = record.get("newest")
+    if not isinstance(newest, str) or not _is_time(newest):
+        raise DatasetError(f"{out}: nothing was pulled there yet; pull all frames first")
+    if record.get("identity") != identity:
         raise DatasetError(
-            f"{out}: pulled from project {origin[1]} of {origin[0]}, not from {project.id} of "
-            f"{client.url}; give another output path"
+            f"{out}: pulled from project {shown(record.get('project'))} of "
+            f"{shown(record.get('url'))}, and not from this project {project.id} of {client.url}, "
+            f"which was created at {project.created_at}; give another output path"
         )
     pulled = load_dataset(out)
     samples = {external_id(pulled, s.item.video, s.item.frame): s for s in pulled}
-    return _EarlierPull(newest, samples)
+    return _EarlierPull(newest, pulled, samples)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return not text
+    return True
 
 
 class _PullRun:
@@ -195,41 +171,70 @@ class _PullRun:
         dataset: Dataset,
         client: StudioClient,
         project: Project,
+        identity: Mapping[str, Any],
         out: Path,
         earlier: _EarlierPull | None,
     ) -> None:
-        self._dataset, self._client = dataset, client
+        self._dataset, self._client, self._identity, self._out = dataset, client, identity, out
         self._project, self._earlier = project, earlier
-        offered = config_labels(project.config)
-        added = tuple(label for label in offered if label not in dataset.classes)
-        self._corrected = replace(dataset, path=out, classes=(*dataset.classes, *added))
+        offered = [*(earlier.dataset.classes if earlier else ()), *config_labels(project.config)]
+        self._classes = dict.fromkeys([*dataset.classes, *filter(is_text, offered)])
         self._reader = reader = AnnotationReader(client, project.id)
-        self._report = PullReport(reader.counts, reader.notes, added)
+        self._report = PullReport(reader.counts, reader.notes)
         self._newest = earlier.newest if earlier else ""
 
-    def run(self, force: bool, progress: Callable[[], None]) -> PullReport:
-        dataset, corrected = self._dataset, self._corrected
-        states = self._fetch_states()
+    def run(self, spool: IO[str], force: bool, progress: Callable[[], None]) -> PullReport:
+        """Pull into `spool` until all classes are known, then write the dataset."""
+        dataset, report = self._dataset, self._report
+        count = 0
+        for sample, item in self._corrected_items(self._fetch_states(), progress):
+            spool.write(f"{json.dumps(sample.image)}\n{item_to_json(item)}\n")
+            self._classes |= dict.fromkeys(obj.label for obj in item.objects)
+            count += 1
+        if not count:
+            raise DatasetError(describe_empty(self._client, self._project, report))
+        classes = tuple(self._classes)
+        report.added_classes = tuple(name for name in classes if name not in dataset.classes)
         header = Header(
             "pull",
             {"project": self._project.title},
-            vocabulary={"labels": list(corrected.classes)},
+            vocabulary={"labels": list(classes)},
             videos=journal.read(dataset.items).header.videos,
         )
+        corrected = replace(dataset, path=self._out, classes=classes)
         with create_dataset(corrected, header, force=force) as writer:
-            writer.split_ranges = dataset.split_ranges
-            for sample, item in self._corrected_items(states, progress):
-                writer.add(sample.image, item)
-                link_or_copy(dataset.images / sample.image, writer.images / sample.image)
-            if not writer.count:
-                raise DatasetError(
-                    f"{self._client.url}: nothing of project {self._project.id} "
-                    f"({self._project.title}) has been submitted yet"
-                )
-            origin = {"url": self._client.url, "project": self._project.id, "newest": self._newest}
-            pull_file = writer.images.parent / PULL_FILE
-            pull_file.write_text(json.dumps(origin) + "\n", encoding="utf-8")
-        return self._report
+            frames: list[tuple[str, int]] = []
+            spool.seek(0)
+            for image, line in zip(spool, spool, strict=True):
+                name, item = json.loads(image), item_from_json(line, str(self._out))
+                writer.add(name, item)
+                link_or_copy(dataset.images / name, writer.images / name)
+                frames.append((item.video, item.frame))
+            writer.split_ranges = self._split_ranges(frames)
+            folder = writer.images.parent
+            self._write_origin(folder / PULL_FILE)
+            if self._earlier is not None:
+                own = {sample.image for sample in self._earlier.samples.values()}
+                _keep_foreign_files(self._out, folder, own)
+        return report
+
+    def _write_origin(self, file: Path) -> None:
+        origin = {"url": self._client.url, "project": self._project.id, "newest": self._newest}
+        origin |= {"identity": self._identity, "notes": self._report.notes}
+        file.write_text(json.dumps(origin) + "\n", encoding="utf-8")
+
+    def _split_ranges(self, frames: Sequence[tuple[str, int]]) -> tuple[SplitRange, ...]:
+        """Keep the split of an earlier pull; a frame between shots gets that of the nearest."""
+        if self._earlier is None or not self._earlier.dataset.split_ranges:
+            return self._dataset.split_ranges
+        ranges = list(self._earlier.dataset.split_ranges)
+        for clip, frame in frames:
+            near = [each for each in ranges if each.clip == clip]
+            nearest = min(near, key=lambda each: _frames_between(each, frame), default=None)
+            if nearest is None or _frames_between(nearest, frame):
+                split = DEFAULT_SPLIT if nearest is None else nearest.split
+                ranges.append(SplitRange(clip, frame, frame + 1, split))
+        return tuple(ranges)
 
     def _fetch_states(self) -> dict[str, list[Task]]:
         """Fetch the states of the tasks, changed since an earlier pull, by external id."""
@@ -246,8 +251,10 @@ class _PullRun:
             ]
         states: dict[str, list[Task]] = {}
         for task in self._client.tasks(self._project.id, STATE_COLUMNS, filters):
-            states.setdefault(str(task["data"].get("ext_id")), []).append(task)
-            self._newest = max(self._newest, task["updated_at"])
+            data = task.get("data")
+            name = data.get("ext_id") if isinstance(data, dict) else None
+            states.setdefault(name if is_text(name) else f"task {task['id']}", []).append(task)
+            self._newest = max(self._newest, str(task.get("updated_at") or ""))
         return states
 
     def _corrected_items(
@@ -269,8 +276,10 @@ class _PullRun:
                 if item is not None:
                     yield sample, item
                 progress()
-        for name in states.keys() - dataset_names:
-            self._reader.note(name, "strange", "a task of a frame that this dataset does not have")
+        for name in sorted(states.keys() - dataset_names):
+            self._reader.note(
+                shown(name), "strange", "a task of a frame that this dataset does not have"
+            )
 
     def _unchanged_names(self, states: Mapping[str, list[Task]]) -> set[str]:
         """Find the frames of the earlier pull that are unchanged and still on the server."""
@@ -300,32 +309,35 @@ class _PullRun:
         verdict = self._reader.read_verdict(name, task_states, annotated_tasks)
         if verdict is None:
             return None
-        for region in verdict.regions:
-            check_size(region, sample.item)
         try:
-            item = _corrected_item(sample.item, verdict)
+            item = correct_item(sample.item, verdict)
         except StudioError as error:
             self._reader.note(name, "unclear", str(error))
             return None
+        for remark in verdict.remarks:
+            self._reader.remark(name, remark)
         self._reader.counts["submitted"] += 1
         return item
 
 
-def _corrected_item(item: Item, verdict: Verdict) -> Item:
-    """Make the item as a person left it; changed objects record who changed them, and when.
+def _frames_between(split_range: SplitRange, frame: int) -> int:
+    """Count the frames from a range to a frame outside; 0 for a frame inside."""
+    return max(split_range.start - frame, frame - split_range.stop + 1, 0)
 
-    Raises:
-        StudioError: a region cannot be converted to an object.
-    """
-    originals = dict(zip(object_ids(item.objects), item.objects, strict=True))
-    order = {name: index for index, name in enumerate(originals)}
-    ordered: list[tuple[int, Object]] = []
-    for region in verdict.regions:
-        name = str(region.get("id"))
-        obj = to_object(region, originals.get(name), item)
-        if obj is not None and obj is not originals.get(name):
-            obj = replace(obj, by=verdict.provenance(name))
-        if obj is not None:
-            ordered.append((order.get(name, len(order)), obj))
-    ordered.sort(key=lambda pair: pair[0])
-    return replace(item, objects=tuple(obj for _, obj in ordered))
+
+def _keep_foreign_files(old: Path, new: Path, own_images: Iterable[str]) -> None:
+    """Link the files of a folder that no pull has written into the folder that replaces it."""
+    own = {f"images/{name}" for name in own_images}
+    for path in sorted(old.rglob("*")):
+        name = path.relative_to(old)
+        is_own = str(name) in _OWN_FILES or name.as_posix() in own
+        if is_own or (path.is_dir() and not path.is_symlink()):
+            continue
+        target = new / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(target):
+            continue
+        try:
+            os.link(path, target, follow_symlinks=False)
+        except OSError:
+            shutil.copy2(path, target, follow_symlinks=False)

@@ -3,31 +3,28 @@
 Regions are in percent of the image. Converting to percent and back changes the last digit of a
 float, and a brush loses its soft edge. A returned region is therefore compared with the region that
 was sent: if they are equal, the result is the original object, bit by bit.
-
-Brush masks are run lengths of RGBA pixels, packed bit by bit (thi.ng's rle-pack), as the editor of
-Label Studio writes them. The stream has a head of 53 bits: the number of values, the word size, and
-the four possible widths of a run length. Then come runs: one bit (a repeated word, or single
-words), two bits for the width, the length minus one, and the word or words. The codec of
-label-studio-sdk is not used, because it builds a Python string of all bits.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from annotate.dataset.folder import object_ids
-from annotate.errors import StudioError
+from annotate.errors import ItemsError, StudioError
 from annotate.items import masks
+from annotate.items.boxes import area as box_area
 from annotate.items.boxes import clip_box
-from annotate.items.records import Box, Item, Mask, Object, Rle
+from annotate.items.brush import decode_brush, encode_brush_rle
+from annotate.items.foreign_masks import fill_outlines
+from annotate.items.foreign_records import as_finite_number, as_whole_number, is_text, shown
+from annotate.items.records import Box, Item, Object, Rle
 
-Bits = npt.NDArray[np.uint8]
 Region = dict[str, Any]
 REGION_TYPES = {  # name of a control in the labelling config -> type of its regions
     "box": "rectanglelabels",
@@ -36,118 +33,12 @@ REGION_TYPES = {  # name of a control in the labelling config -> type of its reg
 }
 IMAGE_TAG = "image"
 PERSON_SOURCE = "person"  # source of objects that a person added
-_PIXEL_DIGITS = 3
+_PIXEL_DIGITS, _MAX_PIXEL_DIGITS = 3, 13  # of boxes of this program, and of others
+_UNMOVED_PX = 0.5 * 10**-_PIXEL_DIGITS
+_SIDES = ("x", "y", "width", "height")
+_PUSHED_ID = re.compile(r"[0-9a-f]{10}(?:-\d+)?")  # as `object_ids` makes them
+_META_TEXT = re.compile(r"(?:track (\d+), )?(.*)", re.DOTALL)
 _SIMPLIFY_PX = 1.0  # how far a simplified polygon may be from the outline
-
-_LENGTH_WIDTHS = (3, 4, 8, 16)  # possible widths of a run length, in bits
-_HEAD_BITS = 32 + 5 + 4 * len(_LENGTH_WIDTHS)
-_MAX_RUN = 1 << _LENGTH_WIDTHS[-1]
-_CHANNELS = 4
-_MIN_ALPHA = 128  # of 255: strokes of the editor have a soft edge
-
-
-def encode_brush(mask: Mask) -> list[int]:
-    """Encode a mask, (H, W) bool, as a brush mask: the bytes of RGBA pixels of 0 or 255."""
-    flat = np.ascontiguousarray(mask).ravel()
-    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
-    return _pack_runs(np.diff(ends, prepend=-1), flat[ends], flat.size)
-
-
-def encode_brush_rle(rle: Rle) -> list[int]:
-    """Encode a mask, COCO RLE, as a brush mask."""
-    return encode_brush(masks.decode(rle))
-
-
-def _pack_runs(
-    run_pixels: npt.NDArray[np.int64], run_values: npt.NDArray[np.bool_], pixel_count: int
-) -> list[int]:
-    lengths, values = run_pixels * _CHANNELS, run_values.astype(np.uint64) * np.uint64(255)
-    pieces = -(-lengths // _MAX_RUN)
-    kinds = np.digitize(lengths, [(1 << width) + 1 for width in _LENGTH_WIDTHS[:-1]])
-    if (pieces > 1).any():  # the rest of a long run keeps the width, as in the SDK
-        values, kinds, last = values.repeat(pieces), kinds.repeat(pieces), np.cumsum(pieces) - 1
-        rest = lengths - (pieces - 1) * _MAX_RUN
-        lengths = np.full(pieces.sum(), _MAX_RUN, np.int64)
-        lengths[last] = rest
-    sizes = np.array(_LENGTH_WIDTHS)[kinds]
-    words = (4 | kinds).astype(np.uint64) << (sizes + 8).astype(np.uint64)
-    words |= (lengths - 1).astype(np.uint64) << np.uint64(8) | values
-    return list(np.packbits(_pack_words(words, sizes + 11, pixel_count)).tolist())
-
-
-def _pack_words(
-    words: npt.NDArray[np.uint64], widths: npt.NDArray[np.int64], pixel_count: int
-) -> Bits:
-    """Pack the head and the words, each of its own width, to single bits."""
-    starts = np.cumsum(widths) - widths + _HEAD_BITS
-    bits = np.zeros(int(widths.sum()) + _HEAD_BITS, np.uint8)
-    head = pixel_count * _CHANNELS
-    for number, width in [(7, 5), *((each - 1, 4) for each in _LENGTH_WIDTHS)]:
-        head = head << width | number
-    bits[:_HEAD_BITS] = [head >> _HEAD_BITS - 1 - bit & 1 for bit in range(_HEAD_BITS)]
-    for width in np.unique(widths):
-        same = widths == width
-        shifts = np.arange(width - 1, -1, -1).astype(np.uint64)
-        positions = starts[same][:, None] + np.arange(width)
-        bits[positions] = words[same][:, None] >> shifts & np.uint64(1)
-    return bits
-
-
-def decode_brush(rle: Sequence[int], size_wh: tuple[int, int]) -> Mask:
-    """Decode a brush mask to a mask, (H, W) bool; pixels count from an alpha of 128 on.
-
-    Raises:
-        StudioError: the bytes are of an image of another size, or truncated.
-    """
-    width, height = size_wh
-    try:
-        stream = _BitReader(bytes(rle))
-        count, word, *widths = (stream.read_bits(bits) for bits in (32, 5, 4, 4, 4, 4))
-        if count != width * height * _CHANNELS:
-            raise StudioError(
-                f"a brush mask of {count // _CHANNELS} pixels, but the image is {width}x{height}"
-            )
-        values, lengths = stream.read_runs(count, word + 1, [each + 1 for each in widths])
-    except (ValueError, TypeError, IndexError):
-        raise StudioError("a brush mask with truncated or damaged bytes") from None
-    if (lengths % _CHANNELS).any():  # a run ends inside a pixel
-        return np.repeat(values >= _MIN_ALPHA, lengths)[3::_CHANNELS].reshape(height, width)
-    return np.repeat(values >= _MIN_ALPHA, lengths // _CHANNELS).reshape(height, width)
-
-
-class _BitReader:
-    """Reads bits from the front of bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._position, self._end = data + bytes(8), 0, 8 * len(data)
-
-    def read_bits(self, bits: int) -> int:
-        if self._position + bits > self._end:
-            raise ValueError("truncated")
-        first, shift = self._position >> 3, 64 - (self._position & 7) - bits
-        self._position += bits
-        window = int.from_bytes(self._data[first : first + 8], "big")
-        return window >> shift & (1 << bits) - 1
-
-    def read_runs(
-        self, count: int, word: int, widths: Sequence[int]
-    ) -> tuple[Bits, npt.NDArray[np.int64]]:
-        """Read `count` values as runs: the low eight bits of each word, and the run lengths."""
-        values, lengths = bytearray(), list[int]()
-        total = 0
-        while total < count:
-            head = self.read_bits(3)
-            length = self.read_bits(widths[head & 3]) + 1
-            total += length
-            if head & 4:
-                values.append(self.read_bits(word) & 255)
-                lengths.append(length)
-            else:
-                values.extend(self.read_bits(word) & 255 for _ in range(length))
-                lengths.extend([1] * length)
-        if total != count:
-            raise ValueError("too long")
-        return np.frombuffer(values, np.uint8), np.array(lengths)
 
 
 def to_regions(item: Item, *, polygons: bool = False) -> list[Region]:
@@ -206,88 +97,215 @@ def _shape_value(obj: Object, item: Item, kind: str) -> dict[str, Any]:
     }
 
 
-def check_size(region: Mapping[str, Any], item: Item) -> None:
-    """Check that a region is of an image of the item's size, because its unit is percent.
+def to_object(region: Any, original: Object | None, item: Item) -> Object | None:
+    """Convert a region of the frame `item`, as the server sends it, to an object.
+
+    Returns the object `original` where the region is unchanged, and None where all of its mask was
+    erased. Every number is checked before a pixel is filled.
 
     Raises:
-        StudioError: the region is of an image of another size.
+        StudioError: the region is not one box, polygon or brush mask of this frame with one label
+            and an area; says what it is instead.
     """
-    size = (region.get("original_width"), region.get("original_height"))
-    if size != (item.width, item.height):
-        raise StudioError(
-            f"{item.video}#{item.frame}: a region of an image of {size[0]}x{size[1]}, but the "
-            f"frame is {item.width}x{item.height}; nothing is written. Was the image replaced?"
-        )
-
-
-def to_object(region: Mapping[str, Any], original: Object | None, item: Item) -> Object | None:
-    """Convert a region of the frame `item` to an object.
-
-    Returns the object `original` where the region is unchanged, and None where all of a mask was
-    erased.
-
-    Raises:
-        StudioError: the region is not a box, polygon or brush mask, or has not one label.
-    """
-    kind, value = str(region.get("type")), region.get("value", {})
-    if kind not in REGION_TYPES.values():
-        raise StudioError(f"a region of the kind {kind!r}, which is not a box, polygon or brush")
-    labels = value.get(kind) or [""]
-    if len(labels) != 1 or not labels[0]:
-        raise StudioError(f"a region with {'no label' if not labels[0] else 'several labels'}")
+    kind, value = _check_region(region, item)
+    label = read_label(value, kind)
     if original is not None and _same_shape(value, original, item, kind):
-        return original if labels[0] == original.label else replace(original, label=labels[0])
-    mask, box = _read_shape(value, kind, item)
-    if mask is None and box is None:
+        return original if label == original.label else replace(original, label=label)
+    try:
+        mask, box = _read_shape(value, kind, item)
+    except ItemsError as error:
+        raise StudioError(str(error)) from None
+    if box is None:
+        if original is None and not _PUSHED_ID.fullmatch(str(region.get("id"))):
+            raise StudioError("a brush mask without a pixel")
         return None
-    base = original or Object(labels[0], (0, 0, 0, 0), source=PERSON_SOURCE)
-    rle = masks.encode(mask) if mask is not None else None
-    return replace(base, label=labels[0], box=box or (0, 0, 0, 0), mask=rle, score=None)
+    base = original or Object(label, box, source=PERSON_SOURCE)
+    return replace(base, label=label, box=box, mask=mask, score=None)
+
+
+def restore_pushed(region: Mapping[str, Any], obj: Object, item: Item) -> tuple[Object, bool]:
+    """Give an object that its dataset does not have what the region says of an earlier push.
+
+    The dataset may have been built again since: the region still holds source, track and score.
+    Returns the object, and whether nobody has touched the region: its id is a digest of the object
+    that was sent, or the editor marks it as a prediction.
+    """
+    name, meta = str(region.get("id")), region.get("meta")
+    texts = meta.get("text") if isinstance(meta, dict) else None
+    text = texts[0] if isinstance(texts, list) and len(texts) == 1 else texts
+    pushed = _PUSHED_ID.fullmatch(name) and region.get("origin") != "manual"
+    if not pushed or not (text == "" or is_text(text)):
+        return obj, False
+    track, source = re.fullmatch(_META_TEXT, text).groups()  # type: ignore[union-attr]
+    score = as_finite_number(region.get("score"))
+    restored = replace(obj, source=source, track=as_whole_number(track), score=score)
+    for digits in range(_PIXEL_DIGITS, _MAX_PIXEL_DIGITS):
+        box = obj.box if obj.mask is not None else _unrounded_box(region["value"], item)
+        sent = replace(restored, box=round_box(box, digits))
+        if object_ids([sent])[0] == name.partition("-")[0]:
+            return sent, True
+    if region.get("origin") == "prediction":
+        return restored, True
+    return replace(restored, score=None), False
+
+
+def _unrounded_box(value: Mapping[str, Any], item: Item) -> Box:
+    """Return the box of a checked region in pixels, neither rounded nor clipped."""
+    x, y, width, height = (as_finite_number(value[side]) or 0 for side in _SIDES)
+    x2, y2 = (x + width) * item.width / 100, (y + height) * item.height / 100
+    return x * item.width / 100, y * item.height / 100, x2, y2
+
+
+def _check_region(region: Any, item: Item) -> tuple[str, Mapping[str, Any]]:
+    """Check that a region is a shape on this frame; return its kind and its value."""
+    if not isinstance(region, dict):
+        raise StudioError(f"a region that is no record: {shown(region)}")
+    kind, value = region.get("type"), region.get("value")
+    if kind not in REGION_TYPES.values():
+        raise StudioError(
+            f"a region of the kind {shown(kind)!r}, which is not a box, polygon or brush"
+        )
+    if not isinstance(value, dict):
+        raise StudioError(f"a region without a value: {shown(value)}")
+    if region.get("to_name") not in (None, IMAGE_TAG) or region.get("item_index") not in (None, 0):
+        raise StudioError("a region of another image")
+    turn = region.get("image_rotation")
+    if turn is not None and as_finite_number(turn) != 0:
+        raise StudioError(f"a region of an image that was turned by {shown(turn)} degrees")
+    size = tuple(region.get(f"original_{side}") for side in ("width", "height"))
+    for given, expected in zip(size, (item.width, item.height), strict=True):
+        if given is not None and as_whole_number(given) != expected:
+            raise StudioError(
+                f"a region of an image of {shown(size[0])}x{shown(size[1])}, but the frame is "
+                f"{item.width}x{item.height}. Was the image replaced?"
+            )
+    return str(kind), value
+
+
+def read_label(value: Mapping[str, Any], kind: str) -> str:
+    """Read the one label of a region of the kind `kind`.
+
+    Raises:
+        StudioError: none, several, or no text.
+    """
+    labels = value.get(kind) or value.get("labels") or []
+    if not isinstance(labels, list):
+        raise StudioError(f"a region whose labels are no list: {shown(labels)}")
+    if len(labels) != 1 or labels[0] in ("", None):
+        raise StudioError(f"a region with {'several labels' if len(labels) > 1 else 'no label'}")
+    if not is_text(labels[0]):
+        raise StudioError(f"a region whose label is no text: {shown(labels[0])}")
+    return labels[0]
 
 
 def _same_shape(value: Mapping[str, Any], original: Object, item: Item, kind: str) -> bool:
+    """Return whether a region has the shape that was sent, within half a thousandth of a pixel."""
     if (original.mask is None) != (kind == "rectanglelabels"):
         return False
     sent = _shape_value(original, item, kind)
-    if kind == "brushlabels" and sent["rle"] != value.get("rle"):
+    if kind == "rectanglelabels":
+        sizes = (item.width, item.height, item.width, item.height)
+        sides = zip(_SIDES, sizes, strict=True)
+        unmoved = all(same_number(value.get(key), sent[key], size) for key, size in sides)
+        return unmoved and same_number(value.get("rotation") or 0, 0, max(sizes))
+    if kind == "polygonlabels":
+        return _same_points(value.get("points"), sent["points"], item) and _is_closed(value)
+    if sent["rle"] != value.get("rle"):
         try:  # the editor may pack the same pixels in other runs
             mask = decode_brush(value.get("rle", ()), (item.width, item.height))
-        except StudioError:
+        except ItemsError:
             return False
         return masks.encode(mask) == original.mask
-    return all(value.get(key) == expected for key, expected in sent.items())
+    return True
 
 
-def _read_shape(value: Mapping[str, Any], kind: str, item: Item) -> tuple[Mask | None, Box | None]:
+def same_number(value: Any, sent: float, size: int) -> bool:
+    """Return whether a number came back as it was sent, in percent of `size` pixels.
+
+    A copy by way of the browser may differ in the last digits.
+    """
+    number = as_finite_number(value)
+    return number is not None and abs(number - sent) * size / 100 <= _UNMOVED_PX
+
+
+def _same_points(points: Any, sent: Sequence[Sequence[float]], item: Item) -> bool:
+    if not isinstance(points, list) or len(points) != len(sent):
+        return False
+    return all(
+        isinstance(point, list)
+        and len(point) == 2
+        and same_number(point[0], x, item.width)
+        and same_number(point[1], y, item.height)
+        for point, (x, y) in zip(points, sent, strict=True)
+    )
+
+
+def _is_closed(value: Mapping[str, Any]) -> bool:
+    return value.get("closed") in (None, True)
+
+
+def _read_shape(value: Mapping[str, Any], kind: str, item: Item) -> tuple[Rle | None, Box | None]:
+    """Read the mask and the box of a shape; (None, None) for a brush mask without a pixel.
+
+    Raises:
+        StudioError, ItemsError: numbers are missing, not finite or far outside, or enclose no area.
+    """
     size_wh = (item.width, item.height)
-    if kind == "rectanglelabels":
+    if kind == "rectanglelabels" and not ("rle" in value and "x" not in value):
         return None, _read_box(value, size_wh)
-    if kind == "brushlabels":
-        mask = decode_brush(value.get("rle", ()), size_wh)
+    if kind == "polygonlabels":
+        mask = _read_polygon(value, size_wh)
     else:
-        ring = np.array(value.get("points", ()), float).reshape(-1, 2)
-        ring *= (item.width / 100, item.height / 100)
-        mask = masks.from_polygons([masks.Polygon(ring)], size_wh)
+        mask = masks.encode(decode_brush(value.get("rle", ()), size_wh))
     box = masks.box(mask)
     return (None, None) if box is None else (mask, box)
 
 
+def _read_polygon(value: Mapping[str, Any], size_wh: tuple[int, int]) -> Rle:
+    points = value.get("points")
+    if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
+        raise StudioError("a polygon whose points are no pairs of numbers")
+    if not _is_closed(value):
+        raise StudioError("a polygon that is not closed")
+    numbers = [[as_finite_number(side) for side in point] for point in points]
+    if any(side is None for point in numbers for side in point):
+        raise StudioError("a polygon with a coordinate that is not a finite number")
+    width, height = size_wh
+    with np.errstate(over="ignore"):  # what is not finite any more is refused as such
+        ring = np.array(numbers, np.float64).reshape(-1, 2) * (width / 100, height / 100)
+    mask, _ = fill_outlines([ring], size_wh)
+    if mask is None:
+        raise StudioError(f"a polygon of {len(points)} points that encloses no pixel")
+    return mask
+
+
 def _read_box(value: Mapping[str, Any], size_wh: tuple[int, int]) -> Box:
     """Read a box in pixels, clipped to the image; of a rotated box, the enclosing box."""
+    numbers = [as_finite_number(value.get(side)) for side in _SIDES]
+    turn = value.get("rotation")
+    degrees = as_finite_number(0 if turn is None else turn)
+    percent = [number for number in numbers if number is not None]
+    if len(percent) != len(_SIDES) or degrees is None:
+        raise StudioError("a box with sides that are not numbers")
     width, height = size_wh
-    x, y = value["x"] * width / 100, value["y"] * height / 100
-    w, h = value["width"] * width / 100, value["height"] * height / 100
-    angle = math.radians(value.get("rotation") or 0)
+    x, y, w, h = (n * side / 100 for n, side in zip(percent, size_wh * 2, strict=True))
+    if w < 0 or h < 0:
+        raise StudioError("a box of negative size")
+    angle = math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     corners = [(dx * cos - dy * sin, dx * sin + dy * cos) for dx in (0, w) for dy in (0, h)]
     xs, ys = [x + dx for dx, _ in corners], [y + dy for _, dy in corners]
-    box = (min(xs), min(ys), max(xs), max(ys))
-    if not all(map(math.isfinite, box)):
-        raise StudioError("a box with sides that are not numbers")
-    return round_box(clip_box(box, size_wh))
+    x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
+    near = -width <= x1 <= x2 <= 2 * width and -height <= y1 <= y2 <= 2 * height
+    if not near:  # as with outlines; also where a number is not finite
+        raise StudioError(f"a box far outside the frame of {width}x{height}")
+    box = round_box(clip_box((x1, y1, x2, y2), size_wh))
+    if not box_area(box):
+        raise StudioError(f"a box without area inside the frame of {width}x{height}")
+    return box
 
 
-def round_box(box: Box) -> Box:
-    """Round a box to a thousandth of a pixel, as in files of items."""
-    x1, y1, x2, y2 = (round(side, _PIXEL_DIGITS) for side in box)
+def round_box(box: Box, digits: int = _PIXEL_DIGITS) -> Box:
+    """Round a box, to a thousandth of a pixel by default, as in files of items."""
+    x1, y1, x2, y2 = (round(side, digits) for side in box)
     return x1, y1, x2, y2

@@ -157,12 +157,13 @@ class TaskSpec:
 
 @dataclass
 class PushReport:
-    """The result of a push: counts of tasks by outcome, and classes added to the project."""
+    """The result of a push: counts of tasks by outcome, classes added to the project, and notes."""
 
     project: Project
     url: str
     frame_counts: Counter[str] = field(default_factory=Counter)
     added_classes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
     @property
     def project_url(self) -> str:

@@ -1,20 +1,18 @@
 """Push whole clips to Label Studio as tracks on a video, and pull them back.
 
-Label Studio counts frames from 1, and computes their times from the frame rate of the task: the
-rate must be that of the file, constant, and time must start at 0. Boxes are interpolated linearly
-between keyframes; a keyframe that is not enabled is the last frame on which the object is visible.
+Label Studio computes the times of frames from the frame rate of the task: the rate must be that of
+the file, constant, and time must start at 0. Objects without a track are not shown there: a pull
+keeps them as they are, and leaves out the frames beside them that nobody has looked at.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import tempfile
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -25,169 +23,27 @@ from annotate.dataset.folder import Dataset, external_id
 from annotate.errors import DatasetError, StudioError, VideoError
 from annotate.files import refuse_existing
 from annotate.items import journal
-from annotate.items.boxes import clip_box
-from annotate.items.records import Box, Header, Item, Object
+from annotate.items.foreign_records import is_text
+from annotate.items.records import Header, Item, Object
+from annotate.labelstudio.annotations import AnnotationReader, Verdict
 from annotate.labelstudio.client import StudioClient
-from annotate.labelstudio.pull import AnnotationReader, PullReport, Verdict
+from annotate.labelstudio.pull import PullReport, describe_empty, refuse_source
 from annotate.labelstudio.push import open_project
-from annotate.labelstudio.regions import PERSON_SOURCE, Region, round_box
 from annotate.labelstudio.sync import PushReport, TaskSpec, sync_tasks
-from annotate.labelstudio.tasks import TRACKS_TAG, VIDEO_TAG, config_labels, find_tasks
+from annotate.labelstudio.tasks import VIDEO_TAG, config_labels, find_tasks
+from annotate.labelstudio.tracks import (
+    VideoTask,
+    expand_track,
+    pushed_track,
+    track_frames,
+    tracks_to_regions,
+)
 from annotate.video import reader
 from annotate.video.index import VideoFile
 from annotate.video.writer import VideoWriter
 
-Keyframe = Mapping[str, Any]
-TRACK_REGION_TYPE = "videorectangle"
-_SIDES = ("x", "y", "width", "height")
 _BROWSER_CODECS = {"h264", "vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d"}
-_TRACK_ID = re.compile(r"track(\d+)-")
-
-
-@dataclass(frozen=True)
-class VideoTask:
-    """A clip as a task: name, size, frame rate, and the times of its frames in order."""
-
-    name: str
-    size_wh: tuple[int, int]
-    rate: Fraction
-    seconds: Sequence[Fraction]
-
-    @property
-    def frame_count(self) -> int:
-        """How many frames the clip has."""
-        return len(self.seconds)
-
-
-def tracks_to_regions(items: Sequence[Item], video_task: VideoTask) -> list[Region]:
-    """Convert the tracks of a clip to regions; objects without a track are left out.
-
-    Raises:
-        DatasetError: a track has two classes, or is on a frame twice.
-    """
-    tracks: dict[int, dict[int, Object]] = {}
-    for item in items:
-        for obj in item.objects:
-            if obj.track is None:
-                continue
-            frames = tracks.setdefault(obj.track, {})
-            labels = {each.label for each in frames.values()} | {obj.label}
-            if item.frame in frames or len(labels) > 1:
-                reason = "there twice" if item.frame in frames else f"a {' and a '.join(labels)}"
-                raise DatasetError(f"{item.video}#{item.frame}: track {obj.track} is {reason}")
-            frames[item.frame] = obj
-    numbers = [item.frame for item in items]
-    return [
-        _track_region(track, objects, numbers, video_task)
-        for track, objects in sorted(tracks.items())
-    ]
-
-
-def _track_region(
-    track: int, objects: Mapping[int, Object], frame_numbers: Sequence[int], video_task: VideoTask
-) -> Region:
-    next_frames = dict(zip(frame_numbers, [*frame_numbers[1:], -1], strict=True))
-    keyframes = [
-        {**_to_keyframe(frame, obj.box, video_task), "enabled": next_frames[frame] in objects}
-        for frame, obj in objects.items()
-    ]
-    label = next(iter(objects.values())).label
-    sources = list(dict.fromkeys(obj.source for obj in objects.values()))
-    digest = hashlib.sha256(json.dumps([label, keyframes]).encode()).hexdigest()[:8]
-    return {
-        "id": f"track{track}-{digest}",
-        "type": TRACK_REGION_TYPE,
-        "from_name": TRACKS_TAG,
-        "to_name": VIDEO_TAG,
-        "value": {
-            "framesCount": video_task.frame_count,
-            "duration": float(video_task.frame_count / video_task.rate),
-            "labels": [label],
-            "sequence": keyframes,
-        },
-        "meta": {"text": [", ".join([f"track {track}", *sources])]},
-    }
-
-
-def _to_keyframe(frame: int, box: Box, video_task: VideoTask) -> dict[str, Any]:
-    (width, height), (x1, y1, x2, y2) = video_task.size_wh, box
-    return {
-        "frame": frame + 1,
-        "time": float((frame + 1) / video_task.rate),
-        "rotation": 0,
-        "x": x1 / width * 100,
-        "y": y1 / height * 100,
-        "width": (x2 - x1) / width * 100,
-        "height": (y2 - y1) / height * 100,
-    }
-
-
-def expand_track(
-    region: Mapping[str, Any],
-    track: int,
-    originals: Mapping[int, Object],
-    sent_region: Region | None,
-    video_task: VideoTask,
-    provenance: Mapping[str, str],
-) -> dict[int, Object]:
-    """Convert the region of a track to an object on each frame on which it is visible.
-
-    `originals` are the objects of the track by frame, and `sent_region` is the region that was made
-    of them. A keyframe with the box and label that were sent gives the original object. Boxes
-    between two such keyframes are interpolated, and count as unchanged. All other objects record
-    who changed them (`provenance`).
-    """
-    value = region["value"]
-    label = value["labels"][0]
-    keyframes = sorted(value["sequence"], key=lambda keyframe: int(keyframe["frame"]))
-    source = next(iter(originals.values())).source if originals else PERSON_SOURCE
-    sent = {key["frame"]: key for key in sent_region["value"]["sequence"]} if sent_region else {}
-    objects: dict[int, Object] = {}
-    for key, after in zip(keyframes, [*keyframes[1:], None], strict=True):
-        first, stop = key["frame"] - 1, _keyframe_stop(key, after, video_task)
-        unchanged = _same_keyframe(key, sent, ("enabled", *_SIDES))
-        unchanged &= after is None or stop == first + 1 or _same_keyframe(after, sent, _SIDES)
-        by = None if unchanged else provenance
-        for frame in range(first, stop):
-            box = _interpolate_box(key, after, frame + 1, video_task.size_wh)
-            obj = Object(label, box, None, track, source=source, by=by)
-            if frame == first and frame in originals and _same_keyframe(key, sent, _SIDES):
-                obj = originals[frame]
-            relabelled = obj.label != label
-            objects[frame] = replace(obj, label=label, by=provenance) if relabelled else obj
-    return objects
-
-
-def _keyframe_stop(
-    keyframe: Keyframe, next_keyframe: Keyframe | None, video_task: VideoTask
-) -> int:
-    """Return the frame, from 0, before which a keyframe ends."""
-    if not keyframe.get("enabled", True):
-        return int(keyframe["frame"])
-    return video_task.frame_count if next_keyframe is None else int(next_keyframe["frame"]) - 1
-
-
-def _same_keyframe(
-    keyframe: Keyframe, sent_keyframes: Mapping[int, Keyframe], keys: Sequence[str]
-) -> bool:
-    """Return whether a keyframe has the values that were sent for its frame."""
-    sent = sent_keyframes.get(keyframe["frame"])
-    return sent is not None and all(keyframe.get(key) == sent[key] for key in keys)
-
-
-def _interpolate_box(
-    keyframe: Keyframe, next_keyframe: Keyframe | None, frame_number: int, size_wh: tuple[int, int]
-) -> Box:
-    """Interpolate the box on frame `frame_number`, from 1, in pixels, clipped to the frame."""
-    x, y, width, height = (float(keyframe[side]) for side in _SIDES)
-    if next_keyframe is not None and keyframe.get("enabled", True):
-        part = (frame_number - keyframe["frame"]) / (next_keyframe["frame"] - keyframe["frame"])
-        end = (float(next_keyframe[side]) for side in _SIDES)
-        start = (x, y, width, height)
-        x, y, width, height = (a + (b - a) * part for a, b in zip(start, end, strict=True))
-    percent = zip((x, y, x + width, y + height), (*size_wh, *size_wh), strict=True)
-    x1, y1, x2, y2 = (side * size / 100 for side, size in percent)
-    return round_box(clip_box((x1, y1, x2, y2), size_wh))
+_NOT_ON_FRAMES = {"timelinelabels"}  # types of results that say nothing of boxes
 
 
 def default_title(dataset: Dataset) -> str:
@@ -206,8 +62,9 @@ def push_clips(
 ) -> PushReport:
     """Create a task for each clip of a dataset, with its tracks as sequences of boxes.
 
-    Objects without a track are left out. With `transcode`, a clip that browsers do not play frame
-    by frame is re-encoded at a constant rate. See `push.push_dataset` for the project.
+    Objects without a track are left out; the notes of the report count them. With `transcode`, a
+    clip that browsers do not play frame by frame is re-encoded at a constant rate. See
+    `push.push_dataset` for the project.
 
     Raises:
         VideoError: the rate varies, time does not start at 0, or browsers may not play the clip.
@@ -221,8 +78,19 @@ def push_clips(
         title = project or default_title(dataset)
         opened, added = open_project(client, title, dataset.classes, video=True)
         report = PushReport(opened, client.url, added_classes=added)
+        for clip in clips:
+            report.notes += _count_untracked(clip)
         sync_tasks(client, lambda: specs, report, progress)
     return report
+
+
+def _count_untracked(clip: frame_sources.LocatedClip) -> Iterator[str]:
+    counts = [sum(obj.track is None for obj in item.objects) for item in clip.items()]
+    if objects := sum(counts):
+        yield (
+            f"{clip.name}: {objects} objects without a track, on {sum(map(bool, counts))} frames, "
+            "are not shown in the video; correct them by a push of the frames"
+        )
 
 
 def _task_spec(
@@ -290,39 +158,42 @@ def pull_clips(
 ) -> PullReport:
     """Write the submitted clips of a dataset as a file of items, with every frame of each.
 
-    `build_dataset` makes a dataset of the file.
+    Objects without a track, which the video does not show, stay as they are. A frame between such
+    frames was not looked at for them, and is left out. `build_dataset` makes a dataset of the file.
 
     Raises:
-        StudioError: there is no such project, or no clip has been submitted.
-        OutputError: `out` exists.
+        StudioError: there is no such project, or no submitted clip can be used.
+        OutputError: `out` exists, or is the dataset.
     """
     out = Path(out)
     refuse_existing(out, force)
+    refuse_source(out, dataset)
     source = journal.read(dataset.items)
     studio_project = client.require_project(project or default_title(dataset))
     annotations = AnnotationReader(client, studio_project.id)
     located_clips = frame_sources.locate_clips([source], videos)
-    verdicts = list(_read_verdicts(dataset, located_clips, annotations))
-    if not verdicts:
-        raise StudioError(
-            f"{client.url}: nothing of project {studio_project.id} has been submitted yet"
-        )
-    entries = {clip.name: source.header.videos[clip.sources[0].clip] for clip, _ in verdicts}
-    vocabulary = {
-        "labels": list(dict.fromkeys([*dataset.classes, *config_labels(studio_project.config)]))
-    }
+    pulled = []
+    for clip, verdict in _read_verdicts(dataset, located_clips, annotations):
+        read = _read_clip(clip, verdict)
+        annotations.notes += [(clip.name, remark) for remark in read.remarks]
+        whole = len(read.left_out) == len(read.video_task.seconds)
+        annotations.counts["unclear" if whole else "submitted"] += 1
+        pulled += [] if whole else [read]
+    report = PullReport(Counter(), annotations.notes, clip_counts=annotations.counts)
+    if not pulled:
+        raise StudioError(describe_empty(client, studio_project, report))
+    entries = {read.clip.name: source.header.videos[read.clip.sources[0].clip] for read in pulled}
+    offered = filter(is_text, config_labels(studio_project.config))
+    labels = dict.fromkeys([*dataset.classes, *offered])
+    labels |= dict.fromkeys(obj.label for read in pulled for obj in read.objects())
+    report.added_classes = tuple(label for label in labels if label not in dataset.classes)
+    vocabulary = {"labels": list(labels)}
     header = Header(
         "pull", {"project": studio_project.title}, vocabulary=vocabulary, videos=entries
     )
-    items = (item for clip, verdict in verdicts for item in _corrected_items(clip, verdict))
-    journal.write(out, header, _count_items(items, annotations.counts))
-    return PullReport(annotations.counts, annotations.notes)
-
-
-def _count_items(items: Iterable[Item], counts: Counter[str]) -> Iterator[Item]:
-    for item in items:
-        counts["submitted"] += 1
-        yield item
+    items = (item for read in pulled for item in read.items(report.frame_counts))
+    journal.write(out, header, items)
+    return report
 
 
 def _read_verdicts(
@@ -339,29 +210,89 @@ def _read_verdicts(
             yield clip, verdict
 
 
-def _corrected_items(clip: frame_sources.LocatedClip, verdict: Verdict) -> Iterator[Item]:
-    """Iterate over every frame of a clip, as a person left it."""
-    video_task, originals = _video_task(clip), list(clip.items())
+@dataclass
+class _PulledClip:
+    """A clip as a person left it: objects by frame, frames that are left out, and remarks."""
+
+    clip: frame_sources.LocatedClip
+    video_task: VideoTask
+    frames: dict[int, list[Object]] = field(default_factory=dict)
+    left_out: set[int] = field(default_factory=set)
+    remarks: list[str] = field(default_factory=list)
+    attributes: Mapping[str, Any] | None = None
+
+    def objects(self) -> Iterator[Object]:
+        """Iterate over the objects of all frames that are written."""
+        for frame, objects in self.frames.items():
+            yield from () if frame in self.left_out else objects
+
+    def items(self, counts: Counter[str]) -> Iterator[Item]:
+        """Iterate over the frames that are written, and count all."""
+        for frame, seconds in enumerate(self.video_task.seconds):
+            counts["left out" if frame in self.left_out else "submitted"] += 1
+            if frame not in self.left_out:
+                objects = tuple(self.frames.get(frame, ()))
+                item = Item(self.clip.name, frame, seconds, *self.video_task.size_wh, objects)
+                yield replace(item, attributes=self.attributes)
+
+
+def _read_clip(clip: frame_sources.LocatedClip, verdict: Verdict) -> _PulledClip:
+    """Read every track of a clip; the frames of a track that cannot be read are left out."""
+    read, originals = _PulledClip(clip, _video_task(clip)), list(clip.items())
+    read.remarks += verdict.remarks
+    read.attributes = dict(verdict.attributes) or None
     tracks: dict[int, dict[int, Object]] = {}
     for item in originals:
         for obj in item.objects:
             if obj.track is not None:
                 tracks.setdefault(obj.track, {})[item.frame] = obj
-    sent = {region["id"]: region for region in tracks_to_regions(originals, video_task)}
-    frames: dict[int, list[Object]] = {}
-    last_track = max(tracks, default=0)
-    for region in verdict.regions:
-        if region.get("type") != TRACK_REGION_TYPE:
+    sent = {pushed_track(r): r for r in tracks_to_regions(originals, read.video_task)}
+    numbers = [pushed_track(region) for region in verdict.regions]
+    numbers = [None if n in numbers[:place] else n for place, n in enumerate(numbers)]
+    last_track = max([*tracks, *(number for number in numbers if number is not None)], default=0)
+    for region, number in zip(verdict.regions, numbers, strict=True):
+        if region.get("type") in _NOT_ON_FRAMES:
+            read.remarks.append(f"not kept: a region of the kind {region['type']!r}")
             continue
-        if not region["value"].get("labels"):
-            raise StudioError(f"{clip.name}: a track without a label; label it, submit, pull")
-        match = _TRACK_ID.match(str(region["id"])) if region["id"] in sent else None
-        last_track += match is None
-        track = int(match[1]) if match else last_track
-        track_objects = tracks.get(track, {}) if match else {}
-        by = verdict.provenance(str(region["id"]))
-        objects = expand_track(region, track, track_objects, sent.get(region["id"]), video_task, by)
+        last_track += number is None
+        track = last_track if number is None else number
+        by = verdict.provenance(str(region.get("id")))
+        known = {} if number is None else tracks.get(number, {})
+        sent_region = None if number is None else sent.get(number)
+        try:
+            objects = expand_track(region, track, known, sent_region, read.video_task, by)
+        except StudioError as error:
+            frames = track_frames(region, read.video_task)
+            read.left_out.update(frames)
+            where = f"frames {frames.start} to {frames.stop - 1} are left out"
+            read.remarks.append(f"unclear: {error}; {where}")
+            continue
         for frame, obj in objects.items():
-            frames.setdefault(frame, []).append(obj)
-    for frame, seconds in enumerate(video_task.seconds):
-        yield Item(clip.name, frame, seconds, *video_task.size_wh, tuple(frames.get(frame, ())))
+            read.frames.setdefault(frame, []).append(obj)
+    _keep_untracked(read, originals)
+    return read
+
+
+def _keep_untracked(read: _PulledClip, originals: Sequence[Item]) -> None:
+    """Keep the objects without a track, and leave out the frames between that may show them."""
+    untracked = {
+        item.frame: [obj for obj in item.objects if obj.track is None] for item in originals
+    }
+    kept = sum(map(len, untracked.values()))
+    if not kept:
+        return
+    known = sorted(untracked)
+    between = set()
+    for frame in range(len(read.video_task.seconds)):
+        place = bisect_left(known, frame)
+        near = known[max(place - 1, 0) : place + 1]
+        if frame not in untracked and any(untracked[each] for each in near):
+            between.add(frame)
+    for frame, objects in untracked.items():
+        if objects:
+            read.frames.setdefault(frame, []).extend(objects)
+    read.left_out |= between
+    read.remarks.append(
+        f"{kept} objects without a track were not shown and are kept as they were; {len(between)} "
+        "frames beside theirs are left out"
+    )

@@ -84,7 +84,7 @@ class Sam2Propagator(_Sam2Family):
     def ready(self) -> official.Sam2Network:
         """Load the network, or raise what is missing."""
         for package in ("torch", "sam2"):
-            needs(package)
+            needs(package, extra="sam2")
         return official.load(*self._load_options())
 
 

@@ -16,7 +16,7 @@ from annotate.errors import AnnotateError, needs
 from annotate.files import refuse_foreign, refuse_foreign_folder, sha256
 from annotate.items import journal, records
 from annotate.items.records import Frame, Item, Picture
-from annotate.locks import locked_folder
+from annotate.locking.locks import locked_folder
 from annotate.prompts import ignore_mask
 from annotate.sampling import duplicates
 from annotate.sampling.duplicates import farthest_points

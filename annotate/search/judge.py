@@ -20,7 +20,7 @@ from annotate.items.records import Frame, Picture, Vocabulary
 from annotate.items.sequences import chunks
 from annotate.video import reader
 from annotate.video.images import read_image
-from annotate.viewing.overlay import font_file
+from annotate.viewing.fonts import default_font_file
 from annotate.vlm import messages
 from annotate.vlm.answers import AnswerParseError, json_values
 from annotate.vlm.budget import Usage
@@ -186,7 +186,7 @@ def draw_number(picture: Image.Image, number: int) -> Image.Image:
         (size // 4, size // 4),
         str(number),
         _NUMBER_COLOUR,
-        ImageFont.truetype(str(font_file()), size),
+        ImageFont.truetype(str(default_font_file()), size),
         anchor="lt",
         stroke_width=max(size // 12, 2),
         stroke_fill=_OUTLINE_COLOUR,

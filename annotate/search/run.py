@@ -19,7 +19,7 @@ from pathlib import Path
 from annotate import files
 from annotate.errors import AnswerError, UnknownName
 from annotate.items.records import Header, Picture
-from annotate.locks import locked_folder
+from annotate.locking.locks import locked_folder
 from annotate.progress import ProgressBar, no_progress
 from annotate.search import results
 from annotate.search.ask import SearchResults, ask_shots, rank_shots

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from annotate.items import boxes
 from annotate.items.records import Item, Picture
-from annotate.viewing.overlay import font
+from annotate.viewing import fonts
 
 BACKGROUND, TEXT_COLOUR, PALE_TEXT_COLOUR = (17, 19, 24), (236, 239, 244), (150, 158, 172)
 _GAP_PX = 12  # between the cells and round them
@@ -79,15 +79,17 @@ def _column_count(count: int, pitch_x: int, pitch_y: int) -> int:
 def _write_text(sheet: Image.Image, cell: Cell, x: int, y: int, width: int) -> None:
     draw = ImageDraw.Draw(sheet)
     for text, colour in ((cell.title, TEXT_COLOUR), (cell.subtitle, PALE_TEXT_COLOUR)):
-        draw.text((x, y), truncate_text(text, width), fill=colour, font=font(_TEXT_HEIGHT))
+        shown = truncate_text(fonts.drawable(text), width)
+        draw.text((x, y), shown, fill=colour, font=fonts.font(_TEXT_HEIGHT, shown))
         y += _TEXT_HEIGHT + 5
 
 
 def truncate_text(text: str, width_px: int) -> str:
     """Cut a text with an ellipsis so that it is at most `width_px` wide."""
-    if font(_TEXT_HEIGHT).getlength(text) <= width_px:
+    font = fonts.font(_TEXT_HEIGHT, text)
+    if font.getlength(text) <= width_px:
         return text
-    while text and font(_TEXT_HEIGHT).getlength(text + "…") > width_px:
+    while text and font.getlength(text + "…") > width_px:
         text = text[:-1]
     return text + "…"
 

@@ -8,37 +8,25 @@ moves them back into the image, where it left labels on one another for 5 of 200
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import chain, product
-from pathlib import Path
 
 import numpy as np
 import supervision as sv
-from PIL import Image, ImageFont
+from PIL import Image
 
 from annotate.errors import ItemsError
 from annotate.items.detections import item_to_detections
 from annotate.items.records import Box, Item, Object, Picture
-from annotate.palette import Colour, label_colour
+from annotate.palette import Colour, label_colour, part_colour
+from annotate.segmenters import SEGMENT_LABEL
+from annotate.viewing import fonts
 
-_OPACITY = 0.4
+_OPACITY, _PART_OPACITY = 0.4, 0.6
 _SMALL_IMAGE = 400  # pixels of the shorter side; below it lines are one pixel wide
 _LOST_COLOUR = Colour(70, 74, 84)
 _COLOUR_BY_INDEX = sv.ColorLookup.INDEX  # one colour for each object
 _MIN_TEXT_HEIGHT = 11  # pixels; smaller letters cannot be read
-
-
-def font_file() -> Path:
-    """Locate DejaVu Sans in matplotlib: the same on every system, and not only ASCII."""
-    import matplotlib
-
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-
-
-@lru_cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Load the font for all text on images, `size` pixels high."""
-    return ImageFont.truetype(str(font_file()), size)
+_MAX_PHRASE_LENGTH = 32  # letters of a phrase in a label
 
 
 def text_height(size_wh: tuple[int, int]) -> int:
@@ -55,7 +43,7 @@ def draw_item(image: Picture, item: Item, labels: Sequence[str]) -> Picture:
     """Draw an item's boxes, masks, labels, scores and tracks on a copy of the image.
 
     `image` is RGB, (H, W, 3), and so is the copy. `labels` are all classes, in the order that gives
-    the colours.
+    the colours. The parts of a segmented image get a colour each, and neither boxes nor labels.
 
     Raises:
         ItemsError: the image has another size than the item.
@@ -65,7 +53,7 @@ def draw_item(image: Picture, item: Item, labels: Sequence[str]) -> Picture:
     detections, colours = _detections_and_colours(item, labels)
     scene = _paint_masks(np.array(image, np.uint8), detections, colours, item)
     scene = _paint_boxes(scene, detections, colours, item)
-    return np.array(_paint_labels(Image.fromarray(scene), item, colours), np.uint8)
+    return np.array(_paint_labels(Image.fromarray(scene), item, colours, labels), np.uint8)
 
 
 def draw_masks(image: Picture, item: Item, labels: Sequence[str]) -> Picture:
@@ -87,20 +75,35 @@ def _detections_and_colours(
     item: Item, labels: Sequence[str]
 ) -> tuple[sv.Detections, list[Colour]]:
     detections = item_to_detections(item, labels)
-    return detections, [label_colour(obj.label, labels, obj.track) for obj in item.objects]
+    colours = [
+        part_colour(row) if is_part(obj) else label_colour(obj.label, labels, obj.track)
+        for row, obj in enumerate(item.objects)
+    ]
+    return detections, colours
+
+
+def is_part(obj: Object) -> bool:
+    """Return True for a part of a segmented image: a mask of no class of a vocabulary."""
+    return obj.label == SEGMENT_LABEL and obj.mask is not None and obj.track is None
 
 
 def _paint_masks(
     scene: Picture, detections: sv.Detections, colours: Sequence[Colour], item: Item
 ) -> Picture:
     """Draw the masks into `scene`, with their outlines; objects without a mask are skipped."""
-    rows = [row for row, obj in enumerate(item.objects) if obj.mask is not None]
-    if not rows:
-        return scene
-    masked, palette = _select_rows(detections, rows), _bgr_palette(colours, rows)
-    scene = sv.MaskAnnotator(palette, _OPACITY, _COLOUR_BY_INDEX).annotate(scene, masked)
     thickness = line_width((item.width, item.height))
-    return sv.PolygonAnnotator(palette, thickness, _COLOUR_BY_INDEX).annotate(scene, masked)
+    for of_parts, opacity in ((True, _PART_OPACITY), (False, _OPACITY)):
+        rows = [
+            row
+            for row, obj in enumerate(item.objects)
+            if obj.mask is not None and is_part(obj) == of_parts
+        ]
+        if rows:
+            masked, palette = _select_rows(detections, rows), _bgr_palette(colours, rows)
+            scene = sv.MaskAnnotator(palette, opacity, _COLOUR_BY_INDEX).annotate(scene, masked)
+            outliner = sv.PolygonAnnotator(palette, thickness, _COLOUR_BY_INDEX)
+            scene = outliner.annotate(scene, masked)
+    return scene
 
 
 def _paint_boxes(
@@ -108,7 +111,11 @@ def _paint_boxes(
 ) -> Picture:
     """Draw the boxes into `scene`; the box of a mask has a thin line."""
     for has_mask, width in ((True, 1), (False, line_width((item.width, item.height)))):
-        rows = [row for row, o in enumerate(item.objects) if (o.mask is not None) == has_mask]
+        rows = [
+            row
+            for row, obj in enumerate(item.objects)
+            if (obj.mask is not None) == has_mask and not is_part(obj)
+        ]
         if rows:
             annotator = sv.BoxAnnotator(_bgr_palette(colours, rows), width, _COLOUR_BY_INDEX)
             scene = annotator.annotate(scene, _select_rows(detections, rows))
@@ -130,51 +137,86 @@ def _to_palette(colours: Sequence[Colour]) -> sv.ColorPalette:
     return sv.ColorPalette([sv.Color(*colour) for colour in colours])
 
 
-def caption(obj: Object) -> str:
-    """Write the label of an object: class, track and score, as far as the object has them.
+def caption(obj: Object, label: str | None = None) -> str:
+    """Write the label of an object: class, track, phrase and score, as far as it has them.
+
+    `label` stands for the class.
 
     Examples:
         >>> caption(Object("mug", (0, 0, 9, 9), 0.914, 3))
         'mug #3 0.91'
+        >>> caption(Object("mug", (0, 0, 9, 9), 0.00123, phrase="red cup"))
+        'mug “red cup” 0.0012'
     """
-    track = "" if obj.track is None else f" #{obj.track}"
-    return f"{obj.label}{track}" + ("" if obj.score is None else f" {obj.score:.2f}")
+    parts = [obj.label if label is None else label]
+    parts += [] if obj.track is None else [f"#{obj.track}"]
+    if obj.phrase and obj.phrase != obj.label:
+        is_long = len(obj.phrase) > _MAX_PHRASE_LENGTH
+        phrase = obj.phrase[: _MAX_PHRASE_LENGTH - 1] + "…" if is_long else obj.phrase
+        parts.append(f"“{phrase}”")
+    return " ".join(parts + ([] if obj.score is None else [format_score(obj.score)]))
 
 
-def _paint_labels(picture: Image.Image, item: Item, colours: Sequence[Colour]) -> Image.Image:
+def format_score(score: float) -> str:
+    """Write a score with two decimals; below 0.1 with two digits that are not leading zeros.
+
+    Examples:
+        >>> [format_score(each) for each in (1, 0.914, 0.05, 0.0012, 0.00000012)]
+        ['1.00', '0.91', '0.050', '0.0012', '1.2e-07']
+    """
+    if score >= 0.0995 or score <= 0:
+        return f"{score:.2f}"
+    return f"{score:#.2g}"
+
+
+def _drawable_caption(obj: Object, labels: Sequence[str]) -> str:
+    """Write the label of an object; a class that no font can draw is written by its id."""
+    if fonts.can_draw(obj.label):
+        return fonts.drawable(caption(obj))
+    name = f"class {labels.index(obj.label)}"
+    fonts.report_replaced(obj.label, name)
+    return fonts.drawable(caption(obj, name))
+
+
+def _paint_labels(
+    picture: Image.Image, item: Item, colours: Sequence[Colour], labels: Sequence[str]
+) -> Image.Image:
     """Write a label beside each object, and the lost tracks in the bottom left corner."""
     height, width = item.height, item.width
     size = text_height((width, height))
-    texts = [caption(obj) for obj in item.objects]
-    anchors = [obj.box for obj in item.objects]
+    rows = [row for row, obj in enumerate(item.objects) if not is_part(obj)]
+    texts = [_drawable_caption(item.objects[row], labels) for row in rows]
+    anchors = [item.objects[row].box for row in rows]
+    colours = [colours[row] for row in rows]
     if item.lost:
         texts.insert(0, "lost " + ", ".join(f"#{track}" for track in item.lost))
         x, y = size // 2, height - size // 2
         anchors.insert(0, (x, y, x, y))
-        colours = [_LOST_COLOUR, *colours]
-    if not texts:
-        return picture
+        colours.insert(0, _LOST_COLOUR)
     padding = max(2, size // 4)
     sizes = [_label_size_wh(text, size, padding) for text in texts]
     corners = place_labels(anchors, sizes, (width, height))
-    writer = sv.RichLabelAnnotator(
-        color=_to_palette(colours),
-        text_color=_to_palette([colour.text_colour for colour in colours]),
-        color_lookup=_COLOUR_BY_INDEX,
-        font_path=str(font_file()),
-        font_size=size,
-        text_padding=padding,
-        text_position=sv.Position.BOTTOM_LEFT,  # its top left corner is at the anchor
-        border_radius=padding,
-    )
-    points = np.array([(x, y, x, y) for x, y in corners], float)
-    labelled: Image.Image = writer.annotate(picture, sv.Detections(xyxy=points), labels=texts)
-    return labelled
+    for path in dict.fromkeys(fonts.font_file(text) for text in texts):
+        own = [row for row, text in enumerate(texts) if fonts.font_file(text) == path]
+        writer = sv.RichLabelAnnotator(
+            color=_to_palette([colours[row] for row in own]),
+            text_color=_to_palette([colours[row].text_colour for row in own]),
+            color_lookup=_COLOUR_BY_INDEX,
+            font_path=str(path),
+            font_size=size,
+            text_padding=padding,
+            text_position=sv.Position.BOTTOM_LEFT,  # its top left corner is at the anchor
+            border_radius=padding,
+        )
+        points = np.array([(*corners[row], *corners[row]) for row in own], float)
+        boxes = sv.Detections(xyxy=points)
+        picture = writer.annotate(picture, boxes, labels=[texts[row] for row in own])
+    return picture
 
 
 def _label_size_wh(text: str, size: int, padding: int) -> tuple[int, int]:
     """Measure a text with its padding, in pixels; the last row and column are included."""
-    left, top, right, bottom = font(size).getbbox(text)
+    left, top, right, bottom = fonts.font(size, text).getbbox(text)
     return int(right - left) + 2 * padding + 1, int(bottom - top) + 2 * padding + 1
 
 

@@ -102,7 +102,7 @@ def prompt_cells(
     """Draw a cell for each prompt, frame by frame.
 
     `frames` are all frames with prompts. `items`, by frame index, hold the resulting masks; None
-    if there are none yet. `labels` are all classes.
+    if there are none yet. A frame without an item was not processed. `labels` are all classes.
     """
     width_px = cell_width(len(prompts.prompts))
     by_frame = defaultdict(list)
@@ -110,18 +110,25 @@ def prompt_cells(
         by_frame[prompt.frame].append(prompt)
     cells = []
     for frame in frames:
-        item = None if items is None else items.get(frame.index, _empty_item(frame))
+        item = None if items is None else items.get(frame.index)
         for prompt in by_frame[frame.index]:
             obj = None if item is None else _find_object(item, prompt.object_id)
             extent = _cell_extent(prompt, obj, frame.size_wh)
             view = view_around(extent, frame.size_wh, width_px)
             picture = _draw_cell(frame, prompt, obj, view, labels)
-            missing = obj is None and item is not None and not prompt.gone
-            summary = f"{_describe_prompt(prompt)}{' → nothing' if missing else ''}"
+            result = "" if obj or items is None else _describe_absence(prompt, item)
+            summary = f"{_describe_prompt(prompt)}{result}"
             title = f"frame {frame.index} · {float(frame.seconds):.2f} s"
             name = f"#{prompt.object_id} {prompts.labels[prompt.object_id]}"
             cells.append(Cell(picture, title, f"{name} · {summary}"))
     return cells
+
+
+def _describe_absence(prompt: Prompt, item: Item | None) -> str:
+    """Describe why a prompt has no resulting object: a run may have stopped before its frame."""
+    if item is None:
+        return " → not processed"
+    return "" if prompt.gone else " → nothing"
 
 
 def _empty_item(frame: Frame) -> Item:

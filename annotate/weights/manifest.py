@@ -7,22 +7,30 @@ folder of weights has the same fields and holds the models that the user added.
 import json
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from annotate.errors import UnknownName, WeightsError
-from annotate.files import cache_dir, packaged_file
+from annotate.files import cache_dir, packaged_file, parse_json, parse_toml
+from annotate.items.foreign_records import shown
 
 WEIGHTS_VARIABLE = "ANNOTATE_WEIGHTS"
 USER_MANIFEST = "manifest.json"
 RECEIPT_NAME = "fetched.json"
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256_PATTERN = re.compile(r"[0-9a-f]{8,64}")
+
+
+def _check_types(where: str, record: Any) -> None:
+    """Check the fields of a dataclass that are text, numbers or flags; JSON may hold any type."""
+    for field in fields(record):
+        value, kind = getattr(record, field.name), field.type
+        if kind in (str, bool, int | None) and not isinstance(value, kind):  # type: ignore[arg-type]
+            raise WeightsError(f"{where}: {field.name} cannot be {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -40,11 +48,14 @@ class ModelFile:
     hash_confidence: str = ""
 
     def __post_init__(self) -> None:
+        _check_types("a file of a model", self)
         path = PurePosixPath(self.path)
         if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in self.path:
             raise WeightsError(f"{self.path!r} is not a path inside a folder of weights")
         if self.sha256 and not _SHA256_PATTERN.fullmatch(self.sha256):
             raise WeightsError(f"{self.path}: {self.sha256!r} is not a sha256: 64 digits 0-9, a-f")
+        if self.bytes is not None and self.bytes < 0:
+            raise WeightsError(f"{self.path}: its bytes cannot be {self.bytes}")
 
     def matches(self, sha256: str) -> bool:
         """Return True if a file's sha256 agrees with all digits that are published."""
@@ -76,6 +87,7 @@ class Model:
     notes: str = ""
 
     def __post_init__(self) -> None:
+        _check_types(f"model {shown(self.name)}", self)
         if not _NAME_PATTERN.fullmatch(self.name):
             raise WeightsError(
                 f"{self.name!r} cannot name a model: use letters, digits, '.', '_', '-'"
@@ -150,7 +162,7 @@ def user_models(weights_folder: Path) -> dict[str, Model]:
     """
     path = weights_folder / USER_MANIFEST
     try:
-        return _parse_models(json.loads(path.read_bytes()), str(path))
+        return _parse_models(parse_json(path.read_bytes()), str(path))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -179,7 +191,7 @@ def receipt_from_json(text: str | bytes, source: str) -> list[ModelFile]:
         WeightsError: the receipt is damaged.
     """
     try:
-        return [ModelFile(**record) for record in json.loads(text)]
+        return [ModelFile(**record) for record in parse_json(text)]
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{source}: damaged: {error}") from None
 
@@ -187,7 +199,7 @@ def receipt_from_json(text: str | bytes, source: str) -> list[ModelFile]:
 @cache
 def _shipped_models() -> dict[str, Model]:
     path = packaged_file("models", "manifest.toml")
-    return _parse_models(tomllib.loads(path.read_text("utf-8")), str(path))
+    return _parse_models(parse_toml(path.read_bytes()), str(path))
 
 
 def _parse_models(records: Any, source: str) -> dict[str, Model]:
@@ -198,6 +210,8 @@ def _parse_models(records: Any, source: str) -> dict[str, Model]:
 
 
 def _parse_model(name: str, record: Mapping[str, Any]) -> Model:
-    files = tuple(ModelFile(**each) for each in record["files"])
+    files, also = tuple(ModelFile(**each) for each in record["files"]), record.get("also", ())
+    if not isinstance(also, list | tuple) or not all(isinstance(each, str) for each in also):
+        raise WeightsError(f"{name}: also must be a list of patterns, got {shown(also)}")
     rest = {key: value for key, value in record.items() if key not in ("files", "also")}
-    return Model(name, files=files, also=tuple(record.get("also", ())), **rest)
+    return Model(name, files=files, also=tuple(also), **rest)

@@ -82,6 +82,22 @@ def test_unchanged_objects_are_kept_and_only_common_frames_count(tmp_path):
         diff.diff_datasets(before, other)
 
 
+def test_an_object_whose_dataset_was_built_again_is_kept(tmp_path):
+    """Its score and track are of the earlier dataset, its box is the same."""
+    before = make_dataset(tmp_path / "was", [[boxed(score=0.5, track=9)]])
+    after = make_dataset(tmp_path / "now", [[boxed(track=3)]])
+    assert [change.kind for change in diff.diff_datasets(before, after)] == ["kept"]
+
+
+def test_regions_without_an_id_are_all_counted(tmp_path):
+    new = [boxed(box=(x, 0.0, x + 5.0, 5.0), by={"who": "ada@example.com"}) for x in (0.0, 20.0)]
+    same = [replace(obj, by={"region": "None"}) for obj in new]
+    before = make_dataset(tmp_path / "was", [[]])
+    for number, objects in enumerate([new, same]):
+        after = make_dataset(tmp_path / f"now{number}", [objects])
+        assert [change.kind for change in diff.diff_datasets(before, after)] == ["added"] * 2
+
+
 def test_objects_of_other_programs_are_matched_by_box(tmp_path):
     near = boxed(box=(12.0, 8.5, 32.0, 40.0), source="other")
     far = boxed(box=(50.0, 0.0, 60.0, 10.0), source="other")

@@ -282,3 +282,14 @@ def test_ultralytics_accepts_the_export(data, tmp_path, dataset_format):
     export_dataset(data, dataset_format, tmp_path / "out")  # checks every file with ultralytics
     detections = check_det_dataset(str(tmp_path / "out" / "data.yaml"), autodownload=False)
     assert detections["names"] == {0: "plate", 1: "mug"} and Path(detections["train"]).is_dir()
+
+
+@pytest.mark.parametrize("name", ["🎯 цель", "標的", "yes", "1e3", 'a "b" \\ c: # d', "x" * 300])
+def test_a_class_name_of_any_script_is_written_and_read(tmp_path, name):
+    obj = Object(name, (1.0, 2.0, 30.0, 40.0))
+    lines = [item("dock", 0, obj)]
+    path = items(tmp_path / "i.jsonl", [clip(tmp_path / "dock", 1)], lines, labels=[name])
+    export_dataset(build_dataset([path], tmp_path / "d"), YoloFormat(), tmp_path / "out")
+    assert loaded(tmp_path / "out").classes == [name]
+    written = (tmp_path / "out" / "data.yaml").read_text(encoding="utf-8")
+    assert len(written.splitlines()) == 4

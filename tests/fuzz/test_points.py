@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from mutations import fuzz, mutated, mutated_text, outcome, text_bytes
 
+from annotate.items.points import GONE
 from annotate.prompts import PromptScope, prompt_table, read_points
 
 ROWS = [
@@ -19,7 +20,13 @@ ROWS = [
     {"frame_id": 0, "object_id": 2, "x": 40, "y": 30, "label": 1, "class": ""},
     {"frame_id": 5, "object_id": 1, "x": 12, "y": 21, "label": 0, "class": ""},
 ]
-PLAIN = "frame_id,object_id,x,y,label,class\n0,1,10.5,20,1,mech\n0,2,40,30,1,\n5,1,12,21,0,mech\n"
+PLAIN = """\
+frame_id,object_id,x,y,label,class
+0,1,10.5,20,1,mech
+0,2,40,30,1,
+5,1,12,21,0,mech
+7,2,,,-1,
+"""
 PAIRS = 'frame_id;object_id;point_xy;label\n0;1;"(10.5, 20)";1\n5;1;[12 21];0\n'
 SCOPES = st.builds(
     PromptScope,
@@ -35,10 +42,13 @@ def _read(source, scope):
 
 
 def _check(points, table, row_count, scope):
-    assert len(points) == row_count == sum(len(prompt.points_xy) for prompt in table.prompts)
+    placed, gone = points[points["label"] >= 0], points[points["label"] == GONE]
+    assert len(placed) + len(gone) == row_count
+    assert len(placed) == sum(len(prompt.points_xy) for prompt in table.prompts)
+    assert len(gone) == sum(prompt.gone for prompt in table.prompts)
     width, height = scope.size_wh
-    assert points["x"].between(0, width, inclusive="left").all()
-    assert points["y"].between(0, height, inclusive="left").all()
+    assert placed["x"].between(0, width, inclusive="left").all()
+    assert placed["y"].between(0, height, inclusive="left").all()
     assert points["frame_id"].between(0, (scope.frame_count or 2**63) - 1).all()
     assert set(points["class"]) <= set(scope.labels or points["class"]) | {"object"}
 

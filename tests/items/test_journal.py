@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotate import locks
 from annotate.errors import ItemsError, OutputError, SettingsDiffer
 from annotate.items import journal
 from annotate.items.records import Header, Item, Object, item_from_json, item_to_json
+from annotate.locking import locks
 
 MASK = {"size": [48, 64], "counts": "X`06Ua"}
 

@@ -97,6 +97,9 @@ def test_only_the_changes_of_a_person_are_pulled(page, server, label_studio, tmp
     editor.press("v")
     editor.choose(0)
     editor.drag((120, 130), (160, 150))  # 40 to the right, 20 down
+    editor.choose(3)
+    editor.drag((70, 370), (110, 350))
+    editor.drag((110, 350), (70, 370))  # back: a number may differ in its last digit
     editor.choose(1)
     editor.press("2")  # the second class
     editor.choose(2)

@@ -1,5 +1,6 @@
 """Pull from a real server: untouched objects return unchanged."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -9,15 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from labelstudio_fixtures import boxed, make_dataset, submit, submit_all, tasks_of
+from labelstudio_fixtures import boxed, make_dataset, submit, submit_all, tasks_of, through
 
-from annotate.dataset.folder import external_id, load_dataset, object_ids
+from annotate.dataset.diff import diff_datasets
+from annotate.dataset.folder import SplitRange, external_id, load_dataset, object_ids, with_split
 from annotate.errors import DatasetError, OutputError, StudioError
-from annotate.items import masks
+from annotate.items import boxes, brush, masks
 from annotate.items.records import Item, Object
 from annotate.labelstudio import regions
 from annotate.labelstudio.client import StudioClient
-from annotate.labelstudio.pull import pull_dataset
+from annotate.labelstudio.pull import PULL_FILE, pull_dataset
 from annotate.labelstudio.push import push_dataset
 from annotate.labelstudio.regions import to_object, to_regions
 from annotate.labelstudio.tasks import bulk_action
@@ -114,7 +116,7 @@ def test_changed_objects_record_who_and_when(server, pushed, tmp_path):
     masked_result = result_of(server, task_id(1))
     erased = donut()
     erased[:20] = False
-    masked_result[0]["value"]["rle"] = regions.encode_brush(erased)
+    masked_result[0]["value"]["rle"] = brush.encode_brush(erased)
     submit(server, task_id(1), masked_result)
 
     pull_dataset(dataset, server, tmp_path / "out", project=title)
@@ -157,7 +159,7 @@ def test_unclear_frames_are_left_out_and_noted(server, pushed, tmp_path):
     email = server.current_user()["email"]
     assert sorted(reason for _, reason in report.notes) == [
         "begun: a draft is not submitted",
-        f"several: 2 annotations, by {email}: delete all but one, or star it",
+        f"several: 2 annotations, by {email}: delete all but one",
         f"skipped: by {email}",
     ]
     [empty] = items(tmp_path / "out")
@@ -196,7 +198,7 @@ def test_different_annotations_of_two_people_are_noted(server, ada, pushed, tmp_
     report = pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert items(tmp_path / "out") == items(dataset.path)[:1]
     me = server.current_user()["email"]
-    reason = f"several: 2 annotations, by ada@example.com, {me}: delete all but one, or star it"
+    reason = f"several: 2 annotations, by ada@example.com, {me}: delete all but one"
     assert report.notes == [("dock.mp4#5@5e1f5e1f", reason)]
     server.send("PATCH", f"/api/annotations/{hers['id']}/", {"ground_truth": True})
     pull_dataset(dataset, server, tmp_path / "out", project=title, force=True)
@@ -210,7 +212,10 @@ def test_a_draft_after_a_submission_is_noted(server, pushed, tmp_path):
     path = f"/api/tasks/{task_id(0)}/annotations/{annotation['id']}/drafts"
     server.send("POST", path, {"result": [], "lead_time": 1.0})
     report = pull_dataset(dataset, server, tmp_path / "out", project=title)
-    assert report.frame_counts["submitted"] == 1 and report.frame_counts["draft"] == 1
+    assert report.frame_counts == {"submitted": 1, "not looked at": 3}
+    assert [reason for _, reason in report.notes] == [
+        "a draft after the annotation is not submitted"
+    ]
     assert items(tmp_path / "out") == items(dataset.path)[:1]
 
 
@@ -241,16 +246,101 @@ def test_since_last_fetches_changes_and_keeps_the_rest(server, pushed, tmp_path)
         pull_dataset(other, server, out, project=f"{title} 2", since_last=True)
 
 
-def test_a_region_of_another_size_is_refused(server, pushed, tmp_path):
+def test_a_region_of_another_size_leaves_out_its_frame(server, pushed, tmp_path):
     """This happens when an image was turned by its EXIF tag: percents are of the other side."""
     dataset, title, task_id = pushed
     result = result_of(server, task_id(0))
     for region in result:
         region["original_width"], region["original_height"] = 48, 64
     submit(server, task_id(0), result)
-    with pytest.raises(StudioError, match=r"dock.mp4#0: a region of an image of 48x64"):
+    with pytest.raises(DatasetError, match=r"can be used: 3 not looked at, 1 unclear; dock.mp4#0"):
         pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert not (tmp_path / "out").exists()
+    submit(server, task_id(1))
+    report = pull_dataset(dataset, server, tmp_path / "out", project=title)
+    assert items(tmp_path / "out") == items(dataset.path)[1:2]
+    [(name, reason)] = report.notes
+    assert name == "dock.mp4#0@5e1f5e1f" and "an image of 48x64, but the frame is 64x48" in reason
+
+
+def test_a_dataset_that_was_built_again_gets_what_nobody_touched(server, pushed, tmp_path):
+    """The annotations are of objects that it does not have: other scores, tracks and classes."""
+    dataset, title, task_id = pushed
+    for number in range(4):
+        submit(server, task_id(number))
+    others = [[dataclasses.replace(o, score=0.125, track=40) for o in each] for each in OBJECTS]
+    rebuilt = make_dataset(tmp_path / "rebuilt", [others[0][:1], [], others[2], [boxed()]])
+    report = pull_dataset(rebuilt, server, tmp_path / "out", project=title)
+    assert items(tmp_path / "out") == items(dataset.path) and not report.notes
+    changes = diff_datasets(rebuilt, load_dataset(tmp_path / "out"))
+    assert {change.object.source for change in changes} == {"colour", "light"}  # and no person
+
+
+def test_since_last_knows_its_project_at_another_address(label_studio, server, pushed, tmp_path):
+    """A server moves to another port; another one may come to its address and number."""
+    dataset, title, task_id = pushed
+    submit(server, task_id(0))
+    out = tmp_path / "out"
+    pull_dataset(dataset, server, out, project=title)
+    submit(server, task_id(1))
+    with through(label_studio, lambda *_: None) as (moved, proxy):
+        pull_dataset(dataset, moved, out, project=title, since_last=True)
+    assert json.loads((out / PULL_FILE).read_text())["url"] == proxy.url
+    assert items(out) == items(dataset.path)[:2]
+    before = (out / PULL_FILE).read_text()
+    record = json.loads(before)
+    for key, value in (("created", "2026-01-02T03:04:05.678901Z"), ("server", "2026-01-02")):
+        identity = record["identity"] | {key: value}
+        (out / PULL_FILE).write_text(json.dumps(record | {"identity": identity}))
+        with pytest.raises(DatasetError, match="and not from this project"):
+            pull_dataset(dataset, server, out, project=title, since_last=True)
+    for damaged in ("{", "[]", json.dumps(record | {"newest": "yesterday"})):
+        (out / PULL_FILE).write_text(damaged)
+        with pytest.raises(DatasetError, match="nothing was pulled there yet"):
+            pull_dataset(dataset, server, out, project=title, since_last=True)
+    assert items(out) == items(dataset.path)[:2]
+
+
+def test_since_last_keeps_the_split_and_the_files_of_others(server, pushed, tmp_path):
+    dataset, title, task_id = pushed
+    submit(server, task_id(1))
+    out = tmp_path / "out"
+    pull_dataset(dataset, server, out, project=title)
+    with_split(load_dataset(out), [SplitRange("dock.mp4", 5, 6, "val")])
+    (out / "notes").mkdir()
+    (out / "notes/todo.txt").write_text("the mech at the back")
+    (out / "images/sketch.png").write_bytes(b"by hand")
+    (out / "latest").symlink_to("notes/todo.txt")
+    submit(server, task_id(3))
+    submit(server, task_id(0), [], was_cancelled=True)
+    pull_dataset(dataset, server, out, project=title, since_last=True)
+    assert {sample.item.frame: sample.split for sample in load_dataset(out)} == {
+        5: "val",
+        15: "val",
+    }
+    assert (out / "latest").read_text() == "the mech at the back"
+    assert (out / "images/sketch.png").read_bytes() == b"by hand"
+    files = {path.name for path in out.iterdir()}
+    assert files == {"images", "items.jsonl", "dataset.toml", "pulled.json", "notes", "latest"}
+    assert any(
+        "skipped" in reason for _, reason in json.loads((out / PULL_FILE).read_text())["notes"]
+    )
+
+
+def test_a_video_is_not_pulled_since_the_last(annotate):
+    code, _, err = annotate("pull", "d", "-o", "out", "--as", "video", "--since", "last")
+    assert code == 2 and "only frames can be pulled since the last" in err
+
+
+def test_a_pull_over_its_own_source_is_refused(server, pushed, tmp_path):
+    dataset, title, task_id = pushed
+    submit(server, task_id(3))
+    (tmp_path / "link").symlink_to(dataset.path)
+    before = items(dataset.path)
+    for out in (dataset.path, tmp_path / "link"):
+        with pytest.raises(OutputError):
+            pull_dataset(dataset, server, out, project=title, force=True)
+    assert items(dataset.path) == before and len(list(dataset.images.iterdir())) == 4
 
 
 def test_bad_regions_are_noted_and_relations_ignored(server, pushed, tmp_path):
@@ -269,10 +359,90 @@ def test_bad_regions_are_noted_and_relations_ignored(server, pushed, tmp_path):
     submit(server, task_id(2), [*result, {**between, "direction": "right"}])
     report = pull_dataset(dataset, server, tmp_path / "out", project=title)
     assert sorted(reason for _, reason in report.notes) == [
+        "not kept: a relation of two regions",
         "unclear: a brush mask with truncated or damaged bytes",
         "unclear: a region with no label",
     ]
     assert items(tmp_path / "out") == items(dataset.path)[2:3]
+
+
+BOX = {"x": 10.0, "y": 10.0, "width": 30.0, "height": 20.0, "rotation": 0}
+FRAME = {"original_width": 1000, "original_height": 500, "image_rotation": 0, "to_name": "image"}
+
+
+def drawn(kind, value, **fields):
+    value = {**value, kind: ["cat"]}
+    return {"id": "r1", "type": kind, "from_name": "box", **FRAME, "value": value, **fields}
+
+
+def polygon(*points):
+    return drawn("polygonlabels", {"points": list(points), "closed": True}, id="p1")
+
+
+GOOD = drawn("rectanglelabels", BOX)
+WHOLE_RLE = [0, 30, 132, 128, 57, 27, *[255] * 102, 225, 31, 255, 192]  # 1000x500 pixels
+CHOICE = {"id": "c1", "type": "choices", "from_name": "q", "to_name": "image"}
+# name -> the result of a frame of 1000x500, and the objects or the reason
+FOUND_IN_THE_WILD = {
+    "choices on the picture": ([GOOD, {**CHOICE, "value": {"choices": ["blurry"]}}], 1),
+    "no original size": ([{k: v for k, v in GOOD.items() if not k.startswith("original")}], 1),
+    "null coordinates": (
+        [drawn("rectanglelabels", {**BOX, "x": None, "y": None, "width": None, "height": None})],
+        "unclear: a box with sides that are not numbers",
+    ),
+    "rle among boxes": ([drawn("rectanglelabels", {"format": "rle", "rle": WHOLE_RLE})], 1),
+    "null in a polygon": (
+        [polygon([10, 10], [None, 20], [10, 30])],
+        "unclear: a polygon with a coordinate that is not a finite number",
+    ),
+    "polygon of two points": (
+        [GOOD, polygon([10, 10], [20, 20])],
+        "unclear: a polygon of 2 points that encloses no pixel",
+    ),
+    "label not in the config": ([{**GOOD, "value": {**BOX, "rectanglelabels": ["zebra"]}}], 1),
+    "box without area": (
+        [drawn("rectanglelabels", {**BOX, "width": 0.0, "height": 0.0})],
+        "unclear: a box without area inside the frame of 1000x500",
+    ),
+    "a label that the server itself cannot export": (
+        [{**GOOD, "value": {**BOX, "rectanglelabels": ["\ud800"]}}],
+        "unclear: the server cannot export its annotations: ",
+    ),
+    "the good one": ([GOOD], 1),
+}
+
+
+def test_odd_results_leave_out_their_frames_and_never_the_pull(
+    label_studio, server, annotate, tmp_path
+):
+    """They are from public reports of faults. What was pulled can be exported."""
+    count = len(FOUND_IN_THE_WILD)
+    dataset = make_dataset(tmp_path / "wild", [[]] * count, (1000, 500), ["cat", "dog"])
+    project = push_dataset(dataset, server).project.id
+    tasks = tasks_of(server, project)
+    for number, (result, _) in enumerate(FOUND_IN_THE_WILD.values()):
+        [task] = tasks[external_id(dataset, "dock.mp4", 5 * number)]
+        with contextlib.suppress(StudioError):  # it is saved all the same
+            submit(server, task["id"], result)
+    (tmp_path / "token").write_text(label_studio.token)
+    (tmp_path / "token").chmod(0o600)
+    access = ("--url", server.url, "--token-file", tmp_path / "token")
+    code, out, err = annotate("pull", dataset.path, "-o", tmp_path / "out", *access)
+    assert code == 0 and "submitted\t5" in out and "unclear\t5" in out
+    assert "classes added to the dataset: zebra" in err
+    corrected = {item.frame // 5: item for item in items(tmp_path / "out")}
+    for number, (name, (_, expected)) in enumerate(FOUND_IN_THE_WILD.items()):
+        if isinstance(expected, str):
+            assert number not in corrected, name
+            assert f"dock.mp4#{5 * number}@5e1f5e1f: {expected}" in err, name
+        else:
+            assert len(corrected[number].objects) == expected, name
+    assert corrected[0].attributes == {"q": ["blurry"]}
+    assert [corrected[n].objects[0].box for n in (0, 1, 6, 9)] == [(100.0, 50.0, 400.0, 150.0)] * 4
+    assert corrected[6].objects[0].label == "zebra"
+    assert load_dataset(tmp_path / "out").classes == ("cat", "dog", "zebra")
+    for name in ("coco", "yolo"):
+        assert annotate("export", tmp_path / "out", "--to", name, "-o", tmp_path / name)[0] == 0
 
 
 def test_a_task_of_another_dataset_is_noted(server, pushed, tmp_path):
@@ -280,9 +450,13 @@ def test_a_task_of_another_dataset_is_noted(server, pushed, tmp_path):
     submit(server, task_id(0))
     smaller = make_dataset(tmp_path / "smaller", OBJECTS[:3])
     report = pull_dataset(smaller, server, tmp_path / "out", project=title)
-    assert report.notes == [
-        ("dock.mp4#15@5e1f5e1f", "strange: a task of a frame that this dataset does not have")
-    ]
+    strange = "strange: a task of a frame that this dataset does not have"
+    assert report.notes == [("dock.mp4#15@5e1f5e1f", strange)]
+    project = server.find_project(title).id
+    body = {"project": project, "data": {"image": "/data/by-hand.png", "ext_id": 7}}
+    task = server.send("POST", "/api/tasks", body)
+    report = pull_dataset(smaller, server, tmp_path / "out", project=title, force=True)
+    assert report.notes == [("dock.mp4#15@5e1f5e1f", strange), (f"task {task['id']}", strange)]
     with pytest.raises(StudioError, match="there is no project called 'smaller'; push to it first"):
         pull_dataset(smaller, server, tmp_path / "out2")
 
@@ -312,6 +486,10 @@ def test_any_object_survives_conversion_through_json(objects, polygons):
     back = [to_object(r, original, item) for r, original in zip(sent, objects, strict=True)]
     assert all(one is other for one, other in zip(back, objects, strict=True))
     for region, original in zip(sent, objects, strict=True):  # nearly, without the original
+        if not boxes.area(regions.round_box(original.box)):
+            with pytest.raises(StudioError, match="a box without area"):
+                to_object(region, None, item)
+            continue
         new = to_object(region, None, item)
         assert new.label == original.label
         if region["type"] == "brushlabels":
@@ -357,7 +535,7 @@ def test_a_large_image_is_pulled(server, tmp_path):
     result = result_of(server, task["id"])
     erased = donut(size)
     erased[:, :1700] = False
-    result[0]["value"]["rle"] = regions.encode_brush(erased)
+    result[0]["value"]["rle"] = brush.encode_brush(erased)
     submit(server, task["id"], result)
     pull_dataset(dataset, server, tmp_path / "out")
     [item] = items(tmp_path / "out")
@@ -375,5 +553,5 @@ def test_a_rotated_box_is_enclosed(server):
 def test_a_fully_erased_mask_gives_no_object():
     item = Item("dock.mp4", 0, Fraction(0), *SIZE, (masked(donut()),))
     [region] = to_regions(item)
-    region["value"]["rle"] = regions.encode_brush(np.zeros(SIZE[::-1], bool))
+    region["value"]["rle"] = brush.encode_brush(np.zeros(SIZE[::-1], bool))
     assert to_object(region, item.objects[0], item) is None

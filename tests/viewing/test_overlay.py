@@ -161,3 +161,54 @@ def test_labels_without_room_are_still_inside_the_image():
     assert set(overlay.place_labels(boxes, [(28, 12)] * 5, (30, 20))) <= {
         (x, y) for x in range(3) for y in range(9)
     }
+
+
+def test_parts_of_a_segmented_image_have_a_colour_each_and_no_boxes_or_labels():
+    """As in a picture of superpixels: 60 parts, one class, no score."""
+    objects = []
+    for row in range(6):
+        for column in range(10):
+            mask = np.zeros((240, 320), bool)
+            mask[40 * row : 40 * row + 40, 32 * column : 32 * column + 32] = True
+            x, y = 32 * column, 40 * row
+            box = (x, y, x + 32, y + 40)
+            objects.append(Object("segment", box, 0.87, mask=masks.encode(mask)))
+    seen = overlay.draw_item(picture(), item(*objects), ["segment"])
+    middles = [tuple(seen[40 * r + 20, 32 * c + 16].tolist()) for r in range(6) for c in range(10)]
+    assert len(set(middles)) == 60
+    parts = seen.reshape(6, 40, 10, 32, 3)[:, 6:-6, :, 6:-6]
+    assert (parts.max(axis=(1, 3)) - parts.min(axis=(1, 3)) == 0).all()  # no box, no text
+    neighbours = np.abs(np.diff(np.array(middles, int).reshape(6, 10, 3), axis=1)).max(axis=2)
+    assert neighbours.min() > 20
+
+
+def test_an_object_of_a_vocabulary_beside_parts_keeps_its_box_and_label():
+    mask, box = disc(60, 60, 30)
+    part = Object("segment", box, mask=masks.encode(mask))
+    mug = Object("mug", (200, 90, 260, 150), 0.9)
+    labels = ["mug", "segment"]
+    alone = overlay.draw_item(picture(), item(mug), labels)
+    both = overlay.draw_item(picture(), item(part, mug), labels)
+    np.testing.assert_array_equal(both[:, 150:], alone[:, 150:])
+    assert (both[50:70, 50:70] != GREY).any()
+
+
+def test_a_class_that_no_font_can_draw_is_labelled_by_its_id(monkeypatch, caplog):
+    from annotate.viewing import fonts
+
+    monkeypatch.setattr(fonts, "system_fonts", lambda: ())
+    fonts._best_system_font.cache_clear()
+    fonts.report_replaced.cache_clear()
+    box = (100, 90, 200, 190)
+    seen = overlay.draw_item(picture(), item(Object("標的", box, 0.5)), ["mug", "標的"])
+    fonts._best_system_font.cache_clear()
+    same = overlay.draw_item(picture(), item(Object("class 1", box, 0.5)), ["mug", "class 1"])
+    np.testing.assert_array_equal(seen, same)
+    assert "'標的'" in caplog.text and "'class 1'" in caplog.text
+
+
+def test_the_label_has_the_phrase_and_two_digits_of_a_small_score():
+    obj = Object("mug", (0, 0, 9, 9), 0.0012, phrase="red cup")
+    assert overlay.caption(obj) == "mug “red cup” 0.0012"
+    assert overlay.caption(replace(obj, phrase="mug", score=0.996, track=3)) == "mug #3 1.00"
+    assert overlay.caption(replace(obj, phrase="x" * 99)).startswith("mug “" + "x" * 31 + "…”")

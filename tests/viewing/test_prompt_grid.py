@@ -71,7 +71,12 @@ def test_the_text_below_a_cell_describes_the_prompt():
     assert both.subtitle == "#3 mug · 1+ 1− box mask"
 
 
-@pytest.mark.parametrize("items", [{}, {12: item(lost=(3,))}, {12: item()}])
+def test_a_frame_that_was_not_processed_is_marked():
+    """The run ended before it, such as with `stop`: that is not an empty result."""
+    assert draw_cell(CLICKS, {}).subtitle == "#3 mug · 1+ 1− → not processed"
+
+
+@pytest.mark.parametrize("items", [{12: item(lost=(3,))}, {12: item()}])
 def test_a_prompt_without_a_resulting_object_is_marked(items):
     assert draw_cell(CLICKS, items).subtitle == "#3 mug · 1+ 1− → nothing"
 

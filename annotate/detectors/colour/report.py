@@ -150,8 +150,10 @@ def _format_level(channel: str, value: float) -> str:
     return f"{value:.2f}" if channel in ("saturation", "value") else f"{value:.0f}"
 
 
-def plot(report: ColourReport, out: Path, *, force: bool = False) -> None:
+def plot(report: ColourReport, out: Path, *, force: bool = False, font: Path | None = None) -> None:
     """Plot the histograms of each channel, inside against outside, as a PNG.
+
+    `font` is the file of a font that has the letters of the class's name.
 
     Raises:
         OutputError: `out` is no PNG, exists already without `force`, or cannot be written.
@@ -162,7 +164,7 @@ def plot(report: ColourReport, out: Path, *, force: bool = False) -> None:
     _check_output(out, force)
     figure = Figure(figsize=(11, 6), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{report.label}: the colours inside the boxes, and outside")
+    figure.suptitle(f"{report.label}: the colours inside the boxes, and outside", font=font)
     for axes, channel in zip(figure.subplots(2, 3).flat, report.inside, strict=True):
         _plot_channel(axes, channel, report)
     with atomic_file(out) as draft:

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from annotate.errors import StudioError
-from annotate.items import masks
-from annotate.labelstudio import regions
+from annotate.errors import ItemsError
+from annotate.items import brush, masks
 
 with warnings.catch_warnings():  # its imports raise deprecation warnings
     warnings.simplefilter("ignore")
@@ -23,11 +22,11 @@ def encode_with_sdk(mask):
 
 def check_both(mask):
     """Check that both codecs give the same bytes, and decode each other's."""
-    rle, size_wh = regions.encode_brush(mask), mask.shape[::-1]
+    rle, size_wh = brush.encode_brush(mask), mask.shape[::-1]
     other = encode_with_sdk(mask)
     assert other[: len(rle)] == rle and not any(other[len(rle) :])
-    assert np.array_equal(regions.decode_brush(rle, size_wh), mask)
-    assert np.array_equal(regions.decode_brush(other, size_wh), mask)
+    assert np.array_equal(brush.decode_brush(rle, size_wh), mask)
+    assert np.array_equal(brush.decode_brush(other, size_wh), mask)
     alpha = np.asarray(sdk.decode_rle(rle)).reshape(*mask.shape, 4)[..., 3]
     assert np.array_equal(alpha == 255, mask)
 
@@ -69,7 +68,7 @@ def test_runs_at_the_limits_of_each_width():
 def test_a_pixel_counts_from_half_alpha_on():
     """Strokes of the editor have soft edges: alpha from 1 to 254."""
     pixels = np.repeat(np.array([0, 127, 128, 255], np.uint8), 4)
-    assert regions.decode_brush(list(sdk.encode_rle(pixels)), (4, 1)).tolist() == [
+    assert brush.decode_brush(list(sdk.encode_rle(pixels)), (4, 1)).tolist() == [
         [False, False, True, True]
     ]
 
@@ -77,27 +76,27 @@ def test_a_pixel_counts_from_half_alpha_on():
 def test_a_run_may_end_inside_a_pixel():
     """This happens where the channels differ; alpha, the last channel, counts."""
     pixels = np.array([255, 255, 255, 0, 0, 0, 0, 255, 255, 0, 0, 255], np.uint8)
-    assert regions.decode_brush(list(sdk.encode_rle(pixels)), (3, 1)).tolist() == [
+    assert brush.decode_brush(list(sdk.encode_rle(pixels)), (3, 1)).tolist() == [
         [False, True, True]
     ]
 
 
 def test_a_coco_rle_is_encoded():
     mask = ring(60, 80)
-    assert regions.encode_brush_rle(masks.encode(mask)) == regions.encode_brush(mask)
+    assert brush.encode_brush_rle(masks.encode(mask)) == brush.encode_brush(mask)
 
 
 def test_bytes_of_another_size_or_truncated_are_refused():
-    rle = regions.encode_brush(ring(60, 80))
-    with pytest.raises(StudioError, match="of 4800 pixels, but the image is 60x81"):
-        regions.decode_brush(rle, (60, 81))
+    rle = brush.encode_brush(ring(60, 80))
+    with pytest.raises(ItemsError, match="of 4800 pixels, but the image is 60x81"):
+        brush.decode_brush(rle, (60, 81))
     for damaged in (rle[: len(rle) // 2], rle[:3], [], [300], ["a"]):
-        with pytest.raises(StudioError, match="truncated or damaged"):
-            regions.decode_brush(damaged, (80, 60))
+        with pytest.raises(ItemsError, match="truncated or damaged"):
+            brush.decode_brush(damaged, (80, 60))
 
 
 @given(st.binary(max_size=200))
 @settings(max_examples=200, deadline=None)
 def test_any_bytes_are_a_mask_or_are_refused(data):
-    with contextlib.suppress(StudioError):
-        assert regions.decode_brush(list(data), (8, 6)).shape == (6, 8)
+    with contextlib.suppress(ItemsError):
+        assert brush.decode_brush(list(data), (8, 6)).shape == (6, 8)

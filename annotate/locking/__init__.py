@@ -1,0 +1,1 @@
+"""Locks of outputs: a second run on the same output is refused."""
