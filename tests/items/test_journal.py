@@ -281,3 +281,17 @@ def test_a_resumed_run_need_not_be_complete(tmp_path, header):
     assert journal.resume(path, header, lambda out: out.write(ITEMS[0]), end_marker=False)
     with journal.append(path, header) as out:
         assert not out.complete and out.last == ITEMS[0]
+
+
+def test_a_last_line_that_is_cut_inside_a_character_is_skipped(tmp_path, header):
+    path, item = tmp_path / "a.jsonl", Item("é.mp4", 0, Fraction(0), 64, 48)
+    journal.write(path, header, [item, item])
+    data = path.read_bytes()
+    cut = data.rindex("é".encode()) + 1
+    path.write_bytes(data[:cut])
+    assert list(journal.read(path)) == [item]
+    path.write_bytes(data[:cut] + data[cut + 1 :])
+    with pytest.raises(ItemsError, match=r"a\.jsonl:3: not text"):
+        list(journal.read(path))
+    with pytest.raises(ItemsError, match=r"a\.jsonl:3: not text"), journal.append(path, header):
+        pass
