@@ -108,6 +108,7 @@ def print_output_path(output: Path, is_new: bool) -> None:
 def print_notes(all_notes: Iterable[Notes]) -> None:
     """Print what a run left out, on stderr; a run with records that it could not make fails."""
     from annotate.errors import AnnotateError
+    from annotate.progress import counted
 
     failures = 0
     for notes in all_notes:
@@ -115,7 +116,11 @@ def print_notes(all_notes: Iterable[Notes]) -> None:
         for line in notes.lines():
             print_status(line)
     if failures:
-        raise AnnotateError(f"{failures} frames are without an answer that can be used: see above")
+        frames = counted(failures, "frame")
+        raise AnnotateError(
+            f"{frames} without a usable answer: not in the output; see above. The same command "
+            "with --force asks about them again; the answers that came are cached"
+        )
 
 
 def print_table(

@@ -99,11 +99,16 @@ def detect_frames(
 def detect_pairs(
     detector: Detector, frames: Iterable[Frame], source: str, *, batch_size: int = 8
 ) -> Iterator[tuple[Frame, Item]]:
-    """Yield each frame with its item, as `detect_frames` does."""
+    """Yield each frame with its item, as `detect_frames` does.
+
+    A frame without a usable answer, which a detector's notes list as open, is left out.
+    """
     labels = dict(enumerate(detector.vocabulary.labels))
+    notes = collect_notes(detector)
     for batch in chunks(frames, batch_size):
         for frame, found in zip(batch, detector.propose(batch), strict=True):
-            yield frame, detections.item_from_detections(frame, found, labels, source)
+            if not any((frame.video, frame.index) in each.open_frames for each in notes):
+                yield frame, detections.item_from_detections(frame, found, labels, source)
 
 
 @dataclass(frozen=True)
