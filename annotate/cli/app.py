@@ -146,14 +146,15 @@ class StageCommand(TyperCommand):
         Raises:
             AnnotateError: as the command, with flags in place of the arguments' names.
         """
+        from annotate.cli import console
+
         try:
             output = ctx.params.get(OUTPUT_PARAMETERS.get(ctx.command.name, "output"))
             if isinstance(output, Path) and str(output) != "-":
                 files.check_writable(output)
-            return super().invoke(ctx)
+            with console.command_context(ctx):
+                return super().invoke(ctx)
         except AnnotateError as error:
-            from annotate.cli import console
-
             raise AnnotateError(console.name_flags(str(error), ctx)) from error
 
 

@@ -175,8 +175,7 @@ def study(
         descriptions = captions.describe_crops(
             job, output / "descriptions.jsonl", force=force, progress=advance
         )
-    for line in captions.notes_of(captioner):
-        console.print_status(line)
+    console.print_note_lines(captions.notes_of(captioner))
     parsed = caption_terms.parse_descriptions(descriptions, model)
     report = caption_terms.build_report(parsed, lemma)
     report.write(output)

@@ -138,8 +138,7 @@ def _print_report(output: Path, found: FoundShots, truth_paths: list[Path]) -> N
             f"recall {metrics.recall:.3f} ({metrics.found_shots} of {metrics.true_shots} shots), "
             f"precision {metrics.precision:.3f} ({metrics.correct_hits} of {metrics.hits} hits)"
         )
-    for line in found.notes.lines():
-        console.print_status(line)
+    console.print_note_lines(found.notes.lines())
     console.print_output_path(output / results.ITEMS_FILE, found.is_new)
 
 

@@ -149,8 +149,7 @@ def calibrate(
     fit = calibration.fit
     row = (model, fit.box_format, calibration.mode, f"{fit.iou:.3f}", fit.box_count)
     console.print_table(("model", "box format", "mode", "mean IoU", "boxes"), [row])
-    for line in chat.notes.lines():
-        console.print_status(line)
+    console.print_note_lines(chat.notes.lines())
     console.print_result(str(calibration.notes_path))
 
 

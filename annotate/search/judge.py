@@ -30,6 +30,7 @@ from annotate.vlm.answers import AnswerParseError, json_values
 from annotate.vlm.budget import Usage
 from annotate.vlm.client import Chat
 from annotate.vlm.retry import map_threads
+from annotate.vlm.thoughts import without_thoughts
 
 FrameRef = tuple[str, int]  # a clip's name, and a frame's index there
 _NUMBER_COLOUR, _OUTLINE_COLOUR = (235, 0, 20), (255, 255, 255)
@@ -258,6 +259,8 @@ def parse_judgements(text: str, numbers: Sequence[int]) -> dict[int, Judgement]:
     judgements: list[tuple[Any, Judgement]] = []
     for value in json_values(text):
         judgements += _iter_judgements(value)
+    if not judgements:  # a refusal, or nothing at all
+        raise AnswerParseError(without_thoughts(text).strip()[:120] or "an empty answer")
     unknown = [number for number, _ in judgements if number not in numbers]
     counts = {n: sum(number == n for number, _ in judgements) for n in numbers}
     missing = [n for n in numbers if not counts[n]]
