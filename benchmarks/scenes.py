@@ -2,16 +2,22 @@
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/scenes.py EPISODE [EPISODE ...] \
         [--foreign CLIP ...] [--queries FOLDER]
+    python benchmarks/scenes.py --cost CLIP
 
 Speed: a million random hashes, in memory and in a file. Accuracy: random frames of the episodes,
 each altered in ten ways, are looked up in a database of all episodes. False matches: frames are
 looked up in a database without their own episode, and frames of the foreign clips in a database of
 all episodes. The queries are a folder with a `queries.json`, whose entries name `file`,
 `alteration` and, if the picture is from an episode, `episode` and `frame`.
+
+Cost: a long clip is decoded, added and cut into shots, each in a process of its own: seconds, peak
+memory, and the size of the database for an hour of it.
 """
 
 import argparse
 import json
+import multiprocessing
+import resource
 import tempfile
 import time
 from collections import defaultdict
@@ -23,11 +29,12 @@ import cv2
 import numpy as np
 
 from annotate.items.records import Frame, Picture
-from annotate.sampling import phash
+from annotate.sampling import phash, shots
 from annotate.scenes import index, library
 from annotate.scenes.fingerprint import SHAPE_WH, Fingerprint
 from annotate.scenes.index import SceneIndex, SceneResult
-from annotate.scenes.store import SceneStore, StoredClip, StoredFrame
+from annotate.scenes.packing import StoredFrame
+from annotate.scenes.store import SceneStore, StoredClip
 from annotate.video import reader
 
 Random = np.random.Generator
@@ -189,15 +196,51 @@ def queries(queries_folder: Path, episodes: list[Path], folder: Path) -> None:
     print(f"queries: {share}; not cropped {np.mean(whole):.3f}; false {sum(false)} of {len(false)}")
 
 
+def _measure(task: str, clip: Path, db: Path, results: "multiprocessing.Queue[object]") -> None:
+    cv2.setNumThreads(1)
+    start = time.perf_counter()
+    if task == "scenes":
+        library.add([clip], db)
+    else:
+        frames = reader.frames(clip)
+        for _ in shots.detect(frames) if task == "shots" else frames:
+            pass
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = usage.ru_utime + usage.ru_stime
+    results.put((time.perf_counter() - start, cpu, usage.ru_maxrss / 1024))
+
+
+def cost(clip: Path) -> None:
+    """Print the time and memory of decoding, adding and cutting a clip; the size of an hour."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        db, plain = Path(folder) / "cost.db", 0.0
+        for task in ("decode", "scenes", "shots"):
+            results = context.Queue()
+            child = context.Process(target=_measure, args=(task, clip, db, results))
+            child.start()
+            seconds, cpu, megabytes = results.get()
+            child.join()
+            plain = plain or seconds
+            print(f"{task}: {seconds:.1f} s, {seconds / plain:.2f} times the decoding", end="; ")
+            print(f"{cpu:.1f} s of processors; {megabytes:.0f} MB of memory")
+        hours = float(reader.probe(clip).duration_seconds) / 3600
+        print(f"database: {db.stat().st_size / hours / 1e6:.1f} MB an hour")
+
+
 if __name__ == "__main__":
     cv2.setNumThreads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("episodes", nargs="+", type=Path)
+    parser.add_argument("episodes", nargs="*", type=Path)
+    parser.add_argument("--cost", type=Path)
     parser.add_argument("--foreign", nargs="*", type=Path, default=[])
     parser.add_argument("--queries", type=Path)
     arguments = parser.parse_args()
-    speed()
-    with tempfile.TemporaryDirectory() as folder:
-        accuracy(arguments.episodes, arguments.foreign, Path(folder))
-        if arguments.queries:
-            queries(arguments.queries, arguments.episodes, Path(folder))
+    if arguments.cost:
+        cost(arguments.cost)
+    if arguments.episodes:
+        speed()
+        with tempfile.TemporaryDirectory() as folder:
+            accuracy(arguments.episodes, arguments.foreign, Path(folder))
+            if arguments.queries:
+                queries(arguments.queries, arguments.episodes, Path(folder))

@@ -149,12 +149,13 @@ class StageCommand(TyperCommand):
         Raises:
             AnnotateError: as the command, with flags in place of the arguments' names.
         """
+        from annotate.cli import console
+
         try:
             check_outputs(ctx)
-            return super().invoke(ctx)
+            with console.command_context(ctx):
+                return super().invoke(ctx)
         except AnnotateError as error:
-            from annotate.cli import console
-
             raise AnnotateError(console.name_flags(str(error), ctx)) from error
 
 

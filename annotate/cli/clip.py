@@ -92,10 +92,13 @@ def detect(
     job = detectors_run.Job(plugin, detector, clip, selection)
     with console.progress(detector, selection.count(reader.probe(clip))) as advance:
         counter = budget.ItemCounter(advance)
-        is_new = detectors_run.run_to_file(job, output, force=force, progress=counter)
+        try:
+            is_new = detectors_run.run_to_file(job, output, force=force, progress=counter)
+        finally:  # a run that fails has its price as well
+            usage = budget.total_usage(plugin)
+            if usage and usage.questions + usage.cached:
+                console.print_status(usage.summary(counter.pictures, counter.boxes))
     console.print_output_path(output, is_new)
-    if usage := budget.total_usage(plugin):
-        console.print_status(usage.summary(counter.pictures, counter.boxes))
     console.print_notes(detectors_run.collect_notes(plugin))
 
 

@@ -117,13 +117,18 @@ def phrases(
         "what it is",
     )
     rows = []
+    unmatched = []
     for query in word:
-        for match in class_names.search(query, max_matches, embedder):
+        matches = class_names.search(query, max_matches, embedder)
+        unmatched += [] if matches else [query]
+        for match in matches:
             one = match.dataset_class
             matched = (query, match.phrase, match.kind, f"{match.similarity:.2f}")
             published = (one.data_set, one.name, ", ".join(one.synonyms), one.image_count or "")
             rows.append((*matched, *published, one.definition))
     console.print_table(columns, rows)
+    if unmatched:
+        console.print_status(f"no class name is like: {', '.join(unmatched)}")
     if embedder is None:
         console.print_status(
             "by spelling only; by meaning too with: pip install 'annotate-local[phrases]'"
@@ -170,6 +175,7 @@ def study(
         descriptions = captions.describe_crops(
             job, output / "descriptions.jsonl", force=force, progress=advance
         )
+    console.print_note_lines(captions.notes_of(captioner))
     parsed = caption_terms.parse_descriptions(descriptions, model)
     report = caption_terms.build_report(parsed, lemma)
     report.write(output)

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from annotate.progress import Notes
 
 
+_command_context: ContextVar[Any] = ContextVar("command_context", default=None)  # of click
 INTERRUPTED_EXIT_CODE = 130  # the shells' code for a program that Ctrl-C ended
 
 
@@ -105,17 +107,38 @@ def print_output_path(output: Path, is_new: bool) -> None:
         print_status(f"{output} was complete already; --force makes it again")
 
 
+@contextmanager
+def command_context(context: Any) -> Iterator[None]:
+    """Set the click context of the command that runs, whose flags notes are to name."""
+    token = _command_context.set(context)
+    try:
+        yield
+    finally:
+        _command_context.reset(token)
+
+
+def print_note_lines(lines: Iterable[str]) -> None:
+    """Print what a run left out, on stderr; arguments that are named become flags."""
+    context = _command_context.get()
+    for line in lines:
+        print_status(line if context is None else name_flags(line, context))
+
+
 def print_notes(all_notes: Iterable[Notes]) -> None:
     """Print what a run left out, on stderr; a run with records that it could not make fails."""
     from annotate.errors import AnnotateError
+    from annotate.progress import counted
 
     failures = 0
     for notes in all_notes:
         failures += notes.failures
-        for line in notes.lines():
-            print_status(line)
+        print_note_lines(notes.lines())
     if failures:
-        raise AnnotateError(f"{failures} frames are without an answer that can be used: see above")
+        frames = counted(failures, "frame")
+        raise AnnotateError(
+            f"{frames} without a usable answer: not in the output; see above. The same command "
+            "with --force asks about them again; the answers that came are cached"
+        )
 
 
 def print_table(

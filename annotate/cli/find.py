@@ -62,6 +62,7 @@ def find(
     """
     from annotate.cli import console
     from annotate.errors import AnnotateError
+    from annotate.progress import counted
     from annotate.search import results
     from annotate.search.run import SearchOptions, estimate_search, find_shots
 
@@ -93,16 +94,21 @@ def find(
     )
     _print_report(output, found, truth or [])
     if found.results.stop_reason:
-        open_shots = f"{found.results.open_count} of {len(found.results.shots)} shots are open"
-        raise AnnotateError(f"{found.results.stop_reason}; {open_shots}")
+        shot_count = len(found.results.shots)
+        open_shots = f"{found.results.open_count} of {counted(shot_count, 'shot')} are open"
+        raise AnnotateError(
+            f"{found.results.stop_reason}; {open_shots}: run the same again to ask about them"
+        )
 
 
 def _print_estimate(estimate: SearchEstimate) -> None:
     from annotate.cli import console
+    from annotate.progress import counted
 
     console.print_status(
-        f"{estimate.frame_count:,} frames are {estimate.shot_count} shots; "
-        f"about {estimate.picture_count} pictures in {estimate.question_count} questions, "
+        f"{counted(estimate.frame_count, 'frame')} in {counted(estimate.shot_count, 'shot')}; "
+        f"about {counted(estimate.picture_count, 'picture')} in "
+        f"{counted(estimate.question_count, 'question')}, "
         f"{estimate.tokens_in:,} tokens in, {estimate.tokens_out:,} out"
         + (f": {estimate.cost:.4f}" if estimate.cost else "")
     )
@@ -132,22 +138,23 @@ def _print_report(output: Path, found: FoundShots, truth_paths: list[Path]) -> N
             f"recall {metrics.recall:.3f} ({metrics.found_shots} of {metrics.true_shots} shots), "
             f"precision {metrics.precision:.3f} ({metrics.correct_hits} of {metrics.hits} hits)"
         )
-    console.print_result(str(output / results.ITEMS_FILE))
+    console.print_note_lines(found.notes.lines())
+    console.print_output_path(output / results.ITEMS_FILE, found.is_new)
 
 
 def _print_usage(found: FoundShots) -> None:
     from annotate.cli import console
+    from annotate.progress import counted
 
     if found.usage is None:
         return
     frames, pictures = found.clip_shots.frame_count, found.results.picture_count
     questions = found.usage.questions + found.usage.cached
     console.print_status(found.usage.summary(pictures, 0))
-    console.print_status(
-        f"{pictures} pictures of {frames:,} frames were asked, "
-        f"{frames / max(pictures, 1):.0f} frames to a picture, "
-        f"{frames / max(questions, 1):.0f} to a question"
-    )
+    line = f"asked about {counted(pictures, 'picture')} of {counted(frames, 'frame')}"
+    if pictures and questions:
+        line += f": one of {frames / pictures:.0f}; {frames / questions:.0f} frames to a question"
+    console.print_status(line)
 
 
 @app.command()

@@ -130,20 +130,26 @@ def calibrate(
         ResponseMode, typer.Option(help="Response format; auto tries them in this order.")
     ] = ResponseMode.auto,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 60.0,
+    temperature: Annotated[
+        str, typer.Option(metavar="NUMBER|none", help="As for vlm; none: the server's own.")
+    ] = "0",
 ) -> None:
     """Measure the coordinate format of a model.
 
     The model finds boxes on drawn images; the detector vlm then uses the result.
     """
     from annotate.cli import console
+    from annotate.detectors.run import DETECTORS
     from annotate.vlm import coordinates
     from annotate.vlm.client import Chat
 
-    chat = Chat(url, model, key, mode.value, timeout_seconds=timeout)
+    options = DETECTORS.parse_options("vlm", {"temperature": temperature})
+    chat = Chat(url, model, key, mode.value, **options, timeout_seconds=timeout)
     calibration = coordinates.calibrate(chat, side)
     fit = calibration.fit
     row = (model, fit.box_format, calibration.mode, f"{fit.iou:.3f}", fit.box_count)
     console.print_table(("model", "box format", "mode", "mean IoU", "boxes"), [row])
+    console.print_note_lines(chat.notes.lines())
     console.print_result(str(calibration.notes_path))
 
 
@@ -159,19 +165,24 @@ def propose_points(
     ] = None,
     vocabulary: OptionalVocabulary = None,
     frames: Annotated[
-        list[int] | None, typer.Option("--frame", help="Frame to point in; repeatable; default: 0.")
+        list[int] | None,
+        typer.Option(
+            "--frame", help="Frame to point in; repeatable; default: 0. Object ids are per frame."
+        ),
     ] = None,
     settings: Settings = None,
     force: Force = False,
 ) -> None:
     """Propose points by phrases, with Moondream.
 
-    Write a table of points for propagate.
+    Write a table of points for propagate. Each point is an object of its own: Moondream does not
+    recognize an object on another frame.
     """
     from annotate.cli import console
     from annotate.detectors import moondream
     from annotate.detectors.run import DETECTORS
     from annotate.files import refuse_existing
+    from annotate.progress import counted
     from annotate.vocabulary import read_vocabulary
 
     if (vocabulary is None) == (not phrase):
@@ -185,7 +196,12 @@ def propose_points(
     options = DETECTORS.parse_options("moondream", key_value_pairs(settings))
     table = moondream.points_table(clip, classes, frames or [0], options)
     moondream.write_points(table, output, force=force)
-    console.print_status(f"{len(table)} points")
+    console.print_status(counted(len(table), "point"))
+    if table["frame_id"].nunique() > 1:
+        console.print_status(
+            "each point has an object_id of its own: an object that is on several of the frames "
+            "has several ids; give its points one id, or it is propagated twice"
+        )
     console.print_result(str(output))
 
 

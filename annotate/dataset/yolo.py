@@ -44,7 +44,7 @@ class YoloFormat:
 
     def write(self, dataset: Dataset, out: Path) -> None:
         """Write the dataset into the empty folder `out`."""
-        _write_dataset(dataset, out, _normalized_cxcywh)
+        _write_dataset(dataset, out, _box_rows)
 
     def representable(self, obj: Object) -> Object:
         """Reduce an object to its label and box."""
@@ -80,7 +80,7 @@ class YoloSegFormat:
 
     def write(self, dataset: Dataset, out: Path) -> None:
         """Write the dataset into the empty folder `out`."""
-        _write_dataset(dataset, out, _normalized_outline)
+        _write_dataset(dataset, out, _outline_rows)
 
     def representable(self, obj: Object) -> Object:
         """Reduce an object to its label and mask, with the mask's box; without a mask, its box."""
@@ -108,16 +108,17 @@ class YoloSegFormat:
 
 
 def _write_dataset(
-    dataset: Dataset, out: Path, to_numbers: Callable[[Object, Item], FloatArray]
+    dataset: Dataset, out: Path, to_rows: Callable[[Item], Iterable[FloatArray]]
 ) -> None:
+    class_ids = {label: number for number, label in enumerate(dataset.classes)}
     for split in dataset.splits:
         (out / "images" / split).mkdir(parents=True)
         (out / "labels" / split).mkdir(parents=True)
     for sample in dataset:
         link_or_copy(dataset.images / sample.image, out / "images" / sample.split / sample.image)
         lines = [
-            f"{dataset.classes.index(obj.label)} {_format_numbers(to_numbers(obj, sample.item))}\n"
-            for obj in sample.item.objects
+            f"{class_ids[obj.label]} {_format_numbers(numbers)}\n"
+            for obj, numbers in zip(sample.item.objects, to_rows(sample.item), strict=True)
         ]
         _export_label_path(out, sample).write_text("".join(lines), encoding="ascii", newline="\n")
     (out / "data.yaml").write_text(_data_yaml(dataset), encoding="utf-8", newline="\n")
@@ -145,13 +146,20 @@ def _quoted(text: str) -> str:
 
 
 def _format_numbers(numbers: FloatArray) -> str:
-    return " ".join(f"{number:.{_COORDINATE_DIGITS}f}" for number in numbers.ravel().tolist())
+    return (f"%.{_COORDINATE_DIGITS}f " * numbers.size % tuple(numbers.ravel().tolist()))[:-1]
 
 
-def _normalized_cxcywh(obj: Object, item: Item) -> FloatArray:
-    x1, y1, x2, y2 = _clip_to_image(obj, item)
-    numbers = np.array([[(x1 + x2) / 2, (y1 + y2) / 2], [x2 - x1, y2 - y1]])
-    return numbers / (item.width, item.height)
+def _box_rows(item: Item) -> FloatArray:
+    """Return the rows x, y, width, height of all boxes, clipped: rounding may let them overhang."""
+    x1, y1, x2, y2 = boxes.clip([obj.box for obj in item.objects], (item.width, item.height)).T
+    numbers = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1)
+    sides = np.array([item.width, item.height, item.width, item.height])
+    return np.asarray(numbers / sides)
+
+
+def _outline_rows(item: Item) -> Iterator[FloatArray]:
+    for obj in item.objects:
+        yield _normalized_outline(obj, item)
 
 
 def _normalized_outline(obj: Object, item: Item) -> FloatArray:

@@ -385,7 +385,11 @@ def _read_objects(
     """Read the objects of an image; None where there are some, but none that can be used."""
     if label_path is None:
         return ()
-    lines = [(n, line) for n, line in enumerate(read_lines(label_path), start=1) if line.strip()]
+    text = read_lines(label_path)
+    usable = rows.read_boxes([line for line in text if line.strip()], size_wh)
+    if usable is not None:
+        return usable
+    lines = [(n, line) for n, line in enumerate(text, start=1) if line.strip()]
     read_objects = [rows.read(line, size_wh, f"{label_path}:{number}") for number, line in lines]
     objects = [obj for obj in read_objects if obj is not None]
     return objects if objects or not lines else None

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from annotate.dataset.export import clip_imported_box
 from annotate.errors import DatasetError
-from annotate.items import masks
+from annotate.items import boxes, masks
 from annotate.items.import_report import ImportReport
 from annotate.items.records import Object
 
@@ -69,7 +69,8 @@ class _Column:
         self.max_last = max(self.max_last, numbers[-1])
         self.scores &= 0 <= numbers[-2] <= 1
         self.boxes &= _is_box(numbers)
-        self.other_digits |= any(map(_is_digits, words[1:-1]))
+        if self.digits and not self.other_digits:
+            self.other_digits = any(map(_is_digits, words[1:-1]))
         for extra, holds in self.keypoints.items():
             if holds:
                 self.keypoints[extra] = _are_keypoints(numbers[: len(numbers) - extra])
@@ -105,10 +106,12 @@ class RowReader:
             if len(words) <= _BOX_COLUMNS:
                 continue
             try:
-                numbers = [float(word) for word in words[1:]]
+                column = self._columns.get(len(words)) or _Column()
+                parsed = words[1:] if any(column.keypoints.values()) else words[1:5] + words[-2:]
+                column.add(words, [float(word) for word in parsed])
             except ValueError:
                 continue
-            self._columns.setdefault(len(words), _Column()).add(words, numbers)
+            self._columns[len(words)] = column
 
     def decide(self, where: Path) -> None:
         """Decide what the numbers of each length of row are, and note it in the report.
@@ -202,6 +205,30 @@ class RowReader:
         self.report.skip_row("they have no area", where)
         return None
 
+    def read_boxes(self, lines: Sequence[str], size_wh: tuple[int, int]) -> list[Object] | None:
+        """Read rows that are all a class and a usable box; None if any is not: see `read`."""
+        rows = [line.split() for line in lines]
+        if self.kpt_shape is not None or any(len(words) != _BOX_COLUMNS for words in rows):
+            return None
+        try:
+            numbers = np.array([[float(word) for word in words] for words in rows])
+        except ValueError:
+            return None
+        if not len(rows) or not np.isfinite(numbers).all():
+            return None
+        ids, (x, y, width, height) = numbers[:, 0], numbers[:, 1:].T * [[s] for s in size_wh * 2]
+        xyxy = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)
+        low, high = -_OVERHANG * np.array(size_wh), (1 + _OVERHANG) * np.array(size_wh)
+        is_class = (ids % 1 == 0) & (ids >= 0) & (ids < len(self.classes))
+        is_inside = (xyxy[:, :2] >= low).all(axis=1) & (xyxy[:, 2:] <= high).all(axis=1)
+        clipped = boxes.clip(xyxy, size_wh).tolist()
+        rounded = [(round(a, 3), round(b, 3), round(c, 3), round(d, 3)) for a, b, c, d in clipped]
+        has_area = all(x1 < x2 and y1 < y2 for x1, y1, x2, y2 in rounded)
+        if not (is_class & is_inside).all() or not has_area:
+            return None
+        labels = [self.classes[number] for number in ids.astype(int).tolist()]
+        return [Object(label, box) for label, box in zip(labels, rounded, strict=True)]
+
     def _read_class(self, line: str, words: list[str], where: str) -> tuple[str, list[float]]:
         try:
             class_id, *numbers = map(float, words)
@@ -267,9 +294,12 @@ def _read_outline(
     """Fill an outline as training programs do: with its own points."""
     (x1, y1), (x2, y2) = ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
     box = clip_imported_box((x1, y1, x2, y2), size_wh, where)
-    canvas = np.zeros(size_wh[::-1], np.uint8)
-    cv2.fillPoly(canvas, [np.round(ring).astype(np.int32)], [1])
-    mask = masks.encode(canvas.astype(np.bool_))
+    points = np.round(ring).astype(np.int32)
+    left = min(max(int(points[:, 0].min()), 0), size_wh[0] - 1)
+    right = min(max(int(points[:, 0].max()) + 1, left + 1), size_wh[0])
+    columns = np.zeros((size_wh[1], right - left), np.uint8)  # all that the outline can paint
+    cv2.fillPoly(columns, [points - np.array([left, 0], np.int32)], [1])
+    mask = masks.encode_columns(columns.view(np.bool_), left, size_wh[0])
     mask_box = masks.box(mask)
     return Object(label, mask_box or (box[0], box[1], box[0], box[1]), mask=mask)
 

@@ -21,6 +21,7 @@ from annotate.errors import AnswerError, needs
 from annotate.files import atomic_file, refuse_existing
 from annotate.items.records import Frame, Picture, Vocabulary
 from annotate.plugins import RUNTIME_ONLY
+from annotate.progress import Notes
 from annotate.video import reader
 from annotate.vlm.budget import Prices, UsageMeter, UsageTotal
 from annotate.vlm.moondream import STATION_URL, Moondream
@@ -55,8 +56,9 @@ def points_table(
 ) -> pd.DataFrame:
     """Make a points table by asking Moondream for the vocabulary's objects on some frames.
 
-    Every point is an object of its own, on whatever frame: edit `object_id` where two points are
-    one object. `options` are those of the detector `moondream`.
+    Moondream does not recognize an object again on another frame, so every point gets an
+    `object_id` of its own: give the same one to the points of one object, or it is propagated
+    twice. `options` are those of the detector `moondream`.
 
     Raises:
         AnswerError: no point was found, or no answer came.
@@ -146,6 +148,11 @@ class MoondreamDetector:
     def usage(self) -> UsageTotal:
         """Requests so far, and their tokens."""
         return self.moondream.meter.total
+
+    @property
+    def notes(self) -> Notes:
+        """What a run may have missed: objects beyond the limit, answers that were not kept."""
+        return self.moondream.notes
 
     def ready(self) -> None:
         """Check for phrases, and for the package or the weights.

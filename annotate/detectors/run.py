@@ -105,8 +105,12 @@ def detect_frames(
 def detect_pairs(
     detector: Detector, frames: Iterable[Frame], source: str, *, batch_size: int = 8
 ) -> Iterator[tuple[Frame, Item]]:
-    """Yield each frame with its item, as `detect_frames` does."""
+    """Yield each frame with its item, as `detect_frames` does.
+
+    A frame without a usable answer, which a detector's notes list as open, is left out.
+    """
     labels = dict(enumerate(detector.vocabulary.labels))
+    notes = collect_notes(detector)
     for batch in chunks(frames, batch_size):
         proposed = detector.propose(batch)
         if len(proposed) != len(batch):
@@ -115,7 +119,8 @@ def detect_pairs(
                 "frames; this is a fault of the plugin: it must give one for each frame"
             )
         for frame, found in zip(batch, proposed, strict=True):
-            yield frame, detections.item_from_detections(frame, found, labels, source)
+            if not any((frame.video, frame.index) in each.open_frames for each in notes):
+                yield frame, detections.item_from_detections(frame, found, labels, source)
 
 
 @dataclass(frozen=True)

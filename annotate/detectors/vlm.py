@@ -6,6 +6,7 @@ refined by asking again on a crop round it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,18 +25,31 @@ from annotate.plugins import RUNTIME_ONLY
 from annotate.progress import Notes
 from annotate.video.images import read_image
 from annotate.vlm import messages
-from annotate.vlm.answers import AnswerParseError, ParsedBox, parse_boxes
+from annotate.vlm.answer_cache import read_model_notes
+from annotate.vlm.answers import AnswerParseError, ParsedBox, count_unplaced, parse_boxes
 from annotate.vlm.budget import Prices, UsageMeter, UsageTotal
-from annotate.vlm.client import Chat, read_model_notes
+from annotate.vlm.client import Chat
 from annotate.vlm.coordinates import BoxFormat
 from annotate.vlm.retry import RetryPolicy, map_threads
 from annotate.vocabulary import Phrase, detector_phrases
 
-_SEARCHED_IMAGE = "B"  # the name of the searched picture in a question with a reference
+_EXAMPLE_IMAGE, _SEARCHED_IMAGE = "A", "B"  # the names of pictures in a question with a reference
 _CAPTION_PROMPT = "caption.v1"
-_NO_ANSWER = "answers could not be used: these frames are written without boxes, but not searched"
+_NO_ANSWER = "frames have no usable answer: they are left out"
+_NOT_REFINED = "boxes could not be refined, for the answer on the crop cannot be used"
+_UNKNOWN_LABELS = "boxes were left out, for their labels are none of the phrases"
+_UNPLACED = "objects were left out, for the answer gives no coordinates of them"
 
 NamedBox = tuple[ParsedBox, Phrase]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The boxes that an answer gives for phrases, the labels of others, objects without a box."""
+
+    named_boxes: list[NamedBox]
+    unknown_labels: list[str]
+    unplaced_count: int
 
 
 @dataclass(frozen=True)
@@ -47,9 +61,9 @@ class VlmDetector:
     1000 xyxy". `mode` is how the format of the answer is requested: tool, schema, json or auto. The
     picture is sent as a JPEG whose longest side is `side` pixels (0: its own size). `refine` asks
     again on a crop round each box. `reference` is the path of a picture that shows an example.
-    `unreadable` is what happens to a frame whose answer cannot be parsed: "stop" ends the run,
-    "empty" leaves the frame without boxes. Prices are for a million tokens; `budget` is for one
-    run, in the currency of the prices.
+    `unreadable` is what happens at a frame without a usable answer: "stop" ends the run, "skip"
+    leaves the frame out and counts it. Prices are for a million tokens; `budget` is for one run, in
+    the currency of the prices.
     """
 
     vocabulary: Vocabulary
@@ -95,7 +109,7 @@ class VlmDetector:
     def _check_choices(self) -> None:
         for name, value, choices in (
             ("mode", self.mode, ("auto", "tool", "schema", "json")),
-            ("unreadable", self.unreadable, ("stop", "empty")),
+            ("unreadable", self.unreadable, ("stop", "skip")),
         ):
             if value not in choices:
                 raise AnswerError(f"vlm: {name} must be {' or '.join(choices)}, got {value!r}")
@@ -140,10 +154,10 @@ class VlmDetector:
         """Requests so far, and their tokens and cost."""
         return self.chat.meter.total
 
-    @cached_property
+    @property
     def notes(self) -> Notes:
         """What a run left out, by reason: boxes of other labels, frames without an answer."""
-        return Notes()
+        return self.chat.notes
 
     def ready(self) -> None:
         """Check for a model, its box format, and phrases.
@@ -159,7 +173,7 @@ class VlmDetector:
                 "calibrate for this model and address"
             )
         needs("openai"), needs("json_repair")
-        _ = self.chat, self.notes  # made once, before threads share them, so that one counts
+        _ = self.chat  # made once, before threads share it, so that one counts
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Propose boxes for each frame, in the order of the model's answer.
@@ -187,58 +201,62 @@ class VlmDetector:
         return self.chat.ask_text([part, messages.text_part(question)], "a picture")
 
     def _propose(self, frame: Frame, phrases: Sequence[Phrase]) -> sv.Detections:
-        phrase_boxes = self._ask(frame, phrases)
+        try:
+            phrase_boxes = self._ask(frame, phrases)
+        except UnreadableAnswer as error:
+            if self.unreadable == "stop":
+                raise
+            self.notes.add_open_frame((frame.video, frame.index), _NO_ANSWER, str(error))
+            return to_detections([], frame.size_wh)
         if self.refine:
             phrase_boxes = [self._refine_box(frame, each) for each in phrase_boxes]
         return to_detections(phrase_boxes, frame.size_wh)
 
     def _ask(self, frame: Frame, phrases: Sequence[Phrase]) -> list[PhraseBox]:
         """Ask for the boxes of one frame, in its pixels."""
-        picture = messages.resize(frame.image, self.side)
+        picture = messages.resize(frame.image, self.side, messages.PATCH_SIDE)
         texts = [phrase.text for phrase in phrases]
         parts = [messages.image_part(picture, self.detail)]
         if self._reference:
             searched = messages.text_part(f"Picture {_SEARCHED_IMAGE}:")
-            parts = [messages.text_part("Picture A:"), self._reference, searched, *parts]
+            parts = [
+                messages.text_part(f"Picture {_EXAMPLE_IMAGE}:"),
+                self._reference,
+                searched,
+                *parts,
+            ]
         parts.append(messages.text_part(self._template.fill(texts)))
-        try:
-            named_boxes, unknown_labels = self.chat.ask(
-                parts,
-                messages.boxes_format(texts),
-                lambda answer: self._match_phrases(parse_boxes(answer, texts), phrases),
-                frame.name,
-            )
-            for label in unknown_labels:
-                self.notes.add(
-                    "boxes were left out, for their labels are none of the phrases",
-                    f"{label!r} on {frame.name}",
-                )
-            return self._to_phrase_boxes(named_boxes, frame, picture.size)
-        except UnreadableAnswer as error:
-            if self.unreadable == "stop":
-                raise
-            self.notes.add(_NO_ANSWER, str(error), is_failure=True)
-            return []
+        answer = self.chat.ask(
+            parts,
+            messages.boxes_format(texts),
+            lambda text: self._parse(text, phrases),
+            frame.name,
+        )
+        for label in answer.unknown_labels:
+            self.notes.add(_UNKNOWN_LABELS, f"{label!r} on {frame.name}")
+        if answer.unplaced_count:
+            self.notes.add(_UNPLACED, frame.name, count=answer.unplaced_count)
+        return self._to_phrase_boxes(answer.named_boxes, frame, picture.size)
 
-    def _match_phrases(
-        self, parsed_boxes: Sequence[ParsedBox], phrases: Sequence[Phrase]
-    ) -> tuple[list[NamedBox], list[str]]:
-        """Find the phrase of each box of the searched picture, and the labels of the other boxes.
+    def _parse(self, text: str, phrases: Sequence[Phrase]) -> _Answer:
+        """Find the phrase of each box of the searched picture.
 
         Raises:
-            AnswerParseError: there are boxes, but no label is that of a phrase.
+            AnswerParseError: no boxes, and not that there are none; or all are of other labels.
         """
-        searched = [
-            box
-            for box in parsed_boxes
-            if not self._reference or box.image_id.upper() in ("", _SEARCHED_IMAGE)
-        ]
+        boxes_of_picture = parse_boxes(text, [phrase.text for phrase in phrases])
+        searched = boxes_of_picture
+        if self._reference:
+            searched = [box for box in boxes_of_picture if not _is_example(box)]
+        if boxes_of_picture and not searched:
+            raise AnswerParseError("boxes of the example alone, not of the searched picture")
         matches = [(box, match_phrase(box.label, phrases)) for box in searched]
         unknown_labels = [box.label for box, phrase in matches if phrase is None]
-        if searched and len(unknown_labels) == len(searched):
+        if matches and len(unknown_labels) == len(matches):
             labels = ", ".join(sorted({label or "no label" for label in unknown_labels}))
             raise AnswerParseError(f"boxes of other labels than the phrases: {labels}")
-        return [(box, phrase) for box, phrase in matches if phrase is not None], unknown_labels
+        named_boxes = [(box, phrase) for box, phrase in matches if phrase is not None]
+        return _Answer(named_boxes, unknown_labels, count_unplaced(text))
 
     def _to_phrase_boxes(
         self, named_boxes: Sequence[NamedBox], frame: Frame, sent_wh: tuple[int, int]
@@ -269,12 +287,25 @@ class VlmDetector:
         x1, y1, x2, y2 = first
         margin_px = max(x2 - x1, y2 - y1, 32.0)  # on each side: the crop is three boxes wide
         cropped, (left, top) = crop(frame, first, margin_px)
+        try:
+            found = self._ask(cropped, [phrase_box.phrase])
+        except UnreadableAnswer as error:
+            if self.unreadable == "stop":
+                raise
+            self.notes.add(_NOT_REFINED, str(error))
+            return phrase_box
         refined = [
             (each.box[0] + left, each.box[1] + top, each.box[2] + left, each.box[3] + top)
-            for each in self._ask(cropped, [phrase_box.phrase])
+            for each in found
         ]
         best = max(refined, key=lambda box: boxes.iou(box, first), default=first)
         return replace(phrase_box, box=best) if boxes.iou(best, first) > 0 else phrase_box
+
+
+def _is_example(box: ParsedBox) -> bool:
+    """Return whether a box is of the picture that shows the example: picture A, the first."""
+    words = re.findall(r"[a-z0-9]+", box.image_id.casefold())
+    return bool({_EXAMPLE_IMAGE.casefold(), "first", "1"} & set(words[-1:]))
 
 
 def _fraction_inside(box: Box, size_wh: tuple[int, int]) -> float:

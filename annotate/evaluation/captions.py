@@ -22,7 +22,10 @@ from annotate.files import refuse_foreign
 from annotate.items.journal import check_same_settings
 from annotate.items.records import Box, Header, Picture, Vocabulary, record_to_json
 from annotate.locking.locks import locked_folder
+from annotate.plugins import optional_member
+from annotate.progress import Notes
 from annotate.video import reader
+from annotate.vlm.budget import UsageTotal
 from annotate.weights import identity
 
 _DUMMY_VOCABULARY = Vocabulary("nothing to look for", {"object": {}}, "")
@@ -52,6 +55,15 @@ def load_captioner(name: str, options: Mapping[str, str]) -> tuple[Captioner, Ma
         name, _DUMMY_VOCABULARY, **DETECTORS.parse_options(name, options)
     )
     return captioner, {**detector_settings(captioner), **identity.header_settings(captioner)}
+
+
+def notes_of(captioner: Captioner) -> list[str]:
+    """Describe what was asked, what it cost, and what a captioner noted, a sentence each."""
+    usage: UsageTotal | None = optional_member(captioner, "usage")
+    notes: Notes | None = optional_member(captioner, "notes")
+    asked = usage.questions + usage.cached if usage else 0
+    lines = [usage.summary(asked, 0)] if usage and asked else []
+    return lines + (notes.lines() if notes else [])
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ from annotate.detectors.run import (
     DETECTORS,
     Detector,
     check_ready,
+    collect_notes,
     detect_frames,
     detector_settings,
 )
-from annotate.errors import AnnotateError, OutputError
+from annotate.errors import AnnotateError, AnswerError, OutputError
 from annotate.evaluation.run_spec import RunSpec
 from annotate.files import atomic_file
 from annotate.items import journal
@@ -135,11 +136,20 @@ def run_detector(
             progress(number)
         frames = source.frames(file.count)
         for item in detect_frames(timed, frames, spec.detector, batch_size=spec.batch):
+            _refuse_open_frames(detector)
             file.write(item)
             progress(item)
+        _refuse_open_frames(detector)
 
     journal.resume(items_path, header, write_rest)
     return _measurements(timed)
+
+
+def _refuse_open_frames(detector: Detector) -> None:
+    """Refuse to compare a detector that has no usable answer for a frame."""
+    for notes in collect_notes(detector):
+        if notes.open_frames:
+            raise AnswerError(next(iter(notes.lines())))
 
 
 def _measurements(detector: TimedDetector) -> Measurements:

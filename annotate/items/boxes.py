@@ -81,5 +81,10 @@ def clip_box(box: Box, size_wh: tuple[int, int]) -> Box:
         >>> clip_box((-1, 2, 30, 8), (20, 10))
         (0.0, 2.0, 20.0, 8.0)
     """
-    x1, y1, x2, y2 = clip([box], size_wh)[0].tolist()
-    return x1, y1, x2, y2
+    x1, y1, x2, y2 = box
+    width, height = size_wh
+    return _clip(x1, width), _clip(y1, height), _clip(x2, width), _clip(y2, height)
+
+
+def _clip(value: float, limit: float) -> float:
+    return float(min(max(value, 0.0), limit))

@@ -52,7 +52,8 @@ class Journal:
             for line in self._stream:  # noqa: UP028 - `yield from` would close the stream
                 yield line
             return
-        with self.path.open(encoding="utf-8", newline="\n") as file:
+        # a last line that was cut inside a character is no error
+        with self.path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             yield from file
 
     def __iter__(self) -> Iterator[Item]:
@@ -207,7 +208,7 @@ class Appender:
         self._file.truncate(end)
         self._file.seek(end)
         where = f"{self.name}:{self.count + 1}"
-        self.last = item_from_json(last.decode(), where) if last else None
+        self.last = item_from_json(last.decode(errors="surrogateescape"), where) if last else None
 
 
 def append(path: Path | str, header: Header, *, force: bool = False) -> AppendContext:

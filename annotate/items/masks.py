@@ -45,6 +45,17 @@ def encode(mask: Mask) -> Rle:
     return _json_rle(_coco.encode(columns.T))
 
 
+def encode_columns(columns: Mask, start: int, width: int) -> Rle:
+    """Encode a mask of which only the columns from `start`, (H, w) bool, may be set."""
+    height = columns.shape[0]
+    pixels = np.pad(cv2.transpose(columns.view(np.uint8)).ravel(), 1)
+    edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + start * height
+    runs = np.diff(edges, prepend=0, append=height * width).tolist()
+    runs = runs if runs[-1] else runs[:-1]  # it ends with pixels that are set
+    size = [height, width]
+    return _json_rle(_coco.frPyObjects({"size": size, "counts": runs}, height, width))
+
+
 def decode(rle: Rle) -> Mask:
     """Decode run lengths to a mask, (H, W) bool.
 
@@ -237,7 +248,8 @@ def _trace_rings(mask: Mask) -> Iterable[tuple[int, Ring]]:
     """
     if not mask.any():
         return
-    padded = np.pad(mask, 1)
+    padded = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.bool_)
+    padded[1:-1, 1:-1] = mask
     nw, ne, sw, se = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
     y1, x1 = np.nonzero(nw ^ ne ^ sw ^ se)
     y2, x2 = np.nonzero((nw == se) & (ne == sw) & (nw != ne))
@@ -275,9 +287,13 @@ def _edge_partners(order: IntArray) -> list[int]:
 def _shrink_half_pixel(ring: Ring) -> Ring:
     moved = ring.copy()
     y_shift = np.sign(ring[1::2, 0] - ring[0::2, 0]) / 2  # along an edge to the right: down
-    x_shift = -np.sign(np.roll(ring, -1, axis=0)[1::2, 1] - ring[1::2, 1]) / 2
-    moved[:, 1] += np.repeat(y_shift, 2)
-    moved[:, 0] += np.roll(np.repeat(x_shift, 2), 1)
+    following_y = np.concatenate([ring[2::2, 1], ring[:1, 1]])
+    x_shift = -np.sign(following_y - ring[1::2, 1]) / 2
+    moved[0::2, 1] += y_shift
+    moved[1::2, 1] += y_shift
+    moved[1::2, 0] += x_shift
+    moved[2::2, 0] += x_shift[:-1]
+    moved[0, 0] += x_shift[-1]
     return moved
 
 

@@ -256,9 +256,12 @@ def record_from_json(line: str, where: str) -> dict[str, Any]:
         ItemsError: the line is not a JSON object.
     """
     try:
+        line.encode()  # bytes that are not UTF-8 were read as surrogates
         record = parse_json(line)
         if "\\ud" in line.lower():
             record_to_json(record).encode()  # half of a pair of surrogates cannot be written
+    except UnicodeError:
+        raise ItemsError(f"{where}: not text: it has bytes that are not UTF-8") from None
     except ValueError:
         raise ItemsError(f"{where}: not JSON: {line[:60].strip()!r}") from None
     if not isinstance(record, dict):

@@ -176,10 +176,9 @@ class AnnotationReader:
         """Export tasks; one that the server fails to write is noted later, and not the batch."""
         params = {"exportType": "JSON", "download_all_tasks": "true", "ids[]": list(map(str, ids))}
         try:
-            listed: list[dict[str, Any]] = self.client.get(
-                f"/api/projects/{self.project}/export", params
-            )
-            return listed
+            listed = self.client.get(f"/api/projects/{self.project}/export", params)
+            tasks = listed if isinstance(listed, list) else []
+            return [task for task in tasks if isinstance(task, dict) and task.get("id") in ids]
         except StudioError as error:
             if isinstance(error, LostResponse) or ": 500:" not in str(error):
                 raise
@@ -199,15 +198,15 @@ class AnnotationReader:
 
         One annotation that is marked as ground truth wins over the others.
         """
-        for task in task_states:
-            if reason := self._unreadable.get(task["id"]):
-                self.note(name, "unclear", f"the server cannot export its annotations: {reason}")
-                return None
-        annotations = [
-            annotation
-            for task in task_states
-            for annotation in _list_annotations(annotated_tasks.get(task["id"], {}))
-        ]
+        try:
+            annotations = [
+                annotation
+                for task in task_states
+                for annotation in self._list_annotations(task, annotated_tasks)
+            ]
+        except StudioError as error:
+            self.note(name, "unclear", str(error))
+            return None
         submitted = [each for each in annotations if not each.get("was_cancelled")]
         starred = [each for each in submitted if each.get("ground_truth")]
         submitted = starred if len(starred) == 1 else submitted
@@ -234,6 +233,19 @@ class AnnotationReader:
             self.counts["not looked at"] += 1
         return None
 
+    def _list_annotations(
+        self, task: Task, annotated_tasks: Mapping[int, Mapping[str, Any]]
+    ) -> list[Mapping[str, Any]]:
+        exported = annotated_tasks.get(task["id"])
+        has_some = task.get("total_annotations") or task.get("cancelled_annotations")
+        if exported is None and has_some:
+            reason = self._unreadable.get(task["id"], "it left them out")
+            raise StudioError(f"the server cannot export its annotations: {reason}")
+        listed = (exported or {}).get("annotations") or []
+        if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+            raise StudioError(f"annotations that are no records: {shown(listed)}")
+        return listed
+
     def note(self, name: str, state: str, reason: str) -> None:
         """Count a task, and note it for a person to look at."""
         self.counts[state] += 1
@@ -249,11 +261,6 @@ class AnnotationReader:
         if not self._emails:
             self._emails = {each["id"]: each["email"] for each in self.client.get("/api/users/")}
         return "unknown" if user_id is None else self._emails.get(user_id, f"user {user_id}")
-
-
-def _list_annotations(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    listed = task.get("annotations")
-    return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
 
 
 def group_notes(notes: Iterable[tuple[str, str]]) -> list[str]:

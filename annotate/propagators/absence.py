@@ -9,7 +9,7 @@ at each return, and what is still tracked under the old id is left out.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -79,6 +79,7 @@ class AbsenceSession:
     ) -> None:
         self._schedule, self._backward_starts = schedule, backward_starts
         self._forgets = bool(optional_member(engine, "forgets"))
+        self._previews = bool(optional_member(engine, "previews"))
         self._session: Session = engine.begin(self._for_engine(prompted_frames))
 
     def step(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
@@ -92,13 +93,30 @@ class AbsenceSession:
         if not self._schedule.is_needed or detections.tracker_id is None or not len(detections):
             return detections
         engine_ids = np.asarray(detections.tracker_id).tolist()
-        ids = [engine_id % _RETURN_ID_STEP for engine_id in engine_ids]
-        current = [
-            object_id not in gone and engine_id == self._engine_id(object_id, frame.index)
-            for object_id, engine_id in zip(ids, engine_ids, strict=True)
-        ]
-        detections.tracker_id = np.array(ids, np.int64)
-        return cast("sv.Detections", detections[np.array(current, bool)])
+        objects = (engine_id % _RETURN_ID_STEP for engine_id in engine_ids)
+        current = {self._engine_id(key, frame.index) for key in objects if key not in gone}
+        return _select_objects(detections, current)
+
+    def preview(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
+        """Return the masks that a step would give these objects; the session stays as it is.
+
+        The prompts need not be those of the job: each positive one starts an object that is gone.
+        """
+        schedule, given = self._schedule, []
+        for prompt in prompts:
+            engine_id = self._engine_id(prompt.object_id, frame.index)
+            if schedule.is_gone(prompt.object_id, frame.index) and not self._forgets:
+                engine_id += _RETURN_ID_STEP
+            given.append(replace(prompt, object_id=engine_id))
+        if self._previews:
+            detections = cast("Any", self._session).preview(frame, given)
+        else:
+            before = {name: np.array(array) for name, array in self._session.state().items()}
+            try:
+                detections = self._session.step(frame, given)
+            finally:
+                self._session.restore(before)
+        return _select_objects(detections, {prompt.object_id for prompt in given})
 
     def state(self) -> State:
         """Return the state of the engine's session; the schedule itself is in the prompts."""
@@ -130,3 +148,14 @@ class AbsenceSession:
         if pass_order and self._backward_starts is not None:
             frame = self._backward_starts.get(object_id, frame)
         return object_id + _RETURN_ID_STEP * self._schedule.count_returns(object_id, frame)
+
+
+def _select_objects(detections: sv.Detections, engine_ids: Collection[int]) -> sv.Detections:
+    """Select the rows of these objects, and turn the engine's ids into the objects' own."""
+    if detections.tracker_id is None or not len(detections):
+        return detections
+    rows = np.asarray(detections.tracker_id)
+    selected = detections[np.array([row in engine_ids for row in rows.tolist()], bool)]
+    selected = cast("sv.Detections", selected)
+    selected.tracker_id = np.asarray(selected.tracker_id) % _RETURN_ID_STEP
+    return selected

@@ -70,6 +70,8 @@ class Propagator(Protocol):
       Then a changed prompt leaves the frames before it as they are.
     - `forgets`: a class attribute, True if sessions have `forget(object_ids)`, which stops tracking
       these objects until their next prompts. It may name objects that have not started.
+    - `previews`: a class attribute, True if sessions have `preview(frame, prompts)`, which returns
+      the masks that `step` would give these objects, faster, and leaves the session as it is.
     - `phrase`: a field. An engine with a phrase finds objects itself: every id that it
       returns is an object of that class, and no prompts are needed.
     - `ready()`: raises what is missing, such as weights, before a file is begun.

@@ -8,7 +8,7 @@ tracks only the objects with changed prompts, and merges them with the items of 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,20 +48,11 @@ CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 100, 20.0
 
 
 class PropagationPass:
-    """Run a job in one direction; the state is saved to `checkpoint_path` at intervals."""
+    """A pass of a job over its clip in one direction."""
 
-    def __init__(
-        self,
-        job: Job,
-        prompts_by_frame: Mapping[int, Sequence[Prompt]],
-        checkpoint_path: Path,
-        progress: Callable[[Item], None],
-        *,
-        backward: bool = False,
-    ) -> None:
-        self._job, self._prompts_by_frame = job, prompts_by_frame
-        self._checkpoint_path = checkpoint_path
-        self._progress, self._backward = progress, backward
+    def __init__(self, job: Job, *, backward: bool = False) -> None:
+        self._job, self.backward = job, backward
+        self._prompts_by_frame = job.starting_prompts() if backward else job.prompts_by_frame()
         self._first_frames = job.backward_starts() if backward else job.first_frames()
         self._absence = AbsenceSchedule(job.prompts.prompts)
         self._flagger = flags.AnomalyFlagger()
@@ -69,10 +60,13 @@ class PropagationPass:
             None if job.boxes is None else BoxAssociator(job.boxes, job.prompts.labels)
         )
 
-    def begin(self) -> Session:
-        """Open a session of the engine in which objects that are gone have no mask."""
-        starts = dict(self._first_frames) if self._backward else None
-        prompted_frames = self._job.prompted_frames()
+    def begin(self, *, fitted: bool = True) -> AbsenceSession:
+        """Open a session of the engine in which objects that are gone have no mask.
+
+        It is fitted to all prompts before the first step, or else, not `fitted`, to none.
+        """
+        starts = dict(self._first_frames) if self.backward else None
+        prompted_frames = self._job.prompted_frames() if fitted else ()
         return AbsenceSession(self._job.engine, prompted_frames, self._absence, starts)
 
     def run(
@@ -80,24 +74,26 @@ class PropagationPass:
         out: journal.Appender,
         frames_after: Callable[[int], Iterator[Frame]],
         finish_item: Callable[[Item], Item],
+        checkpoint_path: Path,
+        progress: Callable[[Item], None],
     ) -> None:
         """Write an item for each frame, from the last checkpoint on if there is one.
 
         `frames_after` yields the frames after an index, -1 for all; `finish_item` is applied to
-        each item before it is written.
+        each item before it is written. The state is saved to `checkpoint_path` at intervals.
         """
         session = self.begin()
-        if (state := read_checkpoint(self._checkpoint_path, out)) is not None:
-            self._restore(session, state)
+        if (state := read_checkpoint(checkpoint_path, out)) is not None:
+            self.restore(session, state)
         else:
             out.rewind_all()
         saved = monotonic()
         for frame in frames_after(-1 if out.last is None else out.last.frame):
             item = finish_item(self.make_item(session, frame))
             out.write(item)
-            self._progress(item)
+            progress(item)
             if out.count % CHECKPOINT_EVERY == 0 or monotonic() - saved > CHECKPOINT_SECONDS:
-                write_checkpoint(self._checkpoint_path, self._state(session), out)
+                write_checkpoint(checkpoint_path, self.state(session), out)
                 saved = monotonic()
 
     def make_item(self, session: Session, frame: Frame) -> Item:
@@ -120,7 +116,7 @@ class PropagationPass:
         return self._flagger.flag_item(item, [prompt.object_id for prompt in prompts])
 
     def _has_started(self, frame: Frame, first_frame: int) -> bool:
-        return frame.index < first_frame if self._backward else frame.index >= first_frame
+        return frame.index < first_frame if self.backward else frame.index >= first_frame
 
     def _step(self, session: Session, frame: Frame) -> tuple[sv.Detections, list[Prompt]]:
         """Step the engine; returns its detections and the prompts that it was given.
@@ -149,9 +145,7 @@ class PropagationPass:
         self._associator.record(frame.index, _boxes_by_object(tracked))
         return tracked, prompts
 
-    def _checked_step(
-        self, session: Session, frame: Frame, prompts: Sequence[Prompt]
-    ) -> sv.Detections:
+    def _checked_step(self, session: Session, frame: Frame, prompts: list[Prompt]) -> sv.Detections:
         """Step the engine, and check that it gives objects that were prompted, and no others."""
         tracked, job = session.step(frame, prompts), self._job
         known = {*job.prompts.labels, *(prompt.object_id for prompt in prompts)}
@@ -161,7 +155,7 @@ class PropagationPass:
             raise PluginError(f"{job.source}: {frame.name}: tracker_id must hold the object's id")
         return tracked
 
-    def _state(self, session: Session) -> State:
+    def state(self, session: Session) -> State:
         """Collect the state of the engine and of the pass itself."""
         firsts = np.array(list(self._first_frames.items()), np.int64).reshape(-1, 2)
         parts = {"engine": session.state(), "watch": self._flagger.state()}
@@ -169,8 +163,14 @@ class PropagationPass:
         parts |= {"keeper": self._associator.state()} if self._associator else {}
         return {f"{part}.{key}": parts[part][key] for part in parts for key in parts[part]}
 
-    def _restore(self, session: Session, state: State) -> None:
-        """Restore what `_state` returned."""
+    def resume(self, session: Session, state: State) -> None:
+        """Restore a state of a pass with other prompts; objects start where they do in this one."""
+        firsts = dict(self._first_frames)
+        self.restore(session, state)
+        self._first_frames = firsts
+
+    def restore(self, session: Session, state: State) -> None:
+        """Restore what `state` returned."""
         parts: dict[str, dict[str, npt.NDArray[Any]]] = defaultdict(dict)
         for name, array in state.items():
             part, _, key = name.partition(".")
@@ -222,10 +222,12 @@ def run_to_file(
             if force:
                 run_files.clear()
             before = _run_backward(job, run_files, header, progress) if job.both_directions else {}
-            PropagationPass(job, job.prompts_by_frame(), run_files.forward_state, progress).run(
+            PropagationPass(job).run(
                 forward,
                 lambda after: reader.frames(job.clip, start=max(first, after + 1), stop=job.stop),
                 lambda item: merge_items(item, before.get(item.frame)),
+                run_files.forward_state,
+                progress,
             )
 
         has_run = journal.resume(out, header, run_forward, force=force)
@@ -241,14 +243,15 @@ def _run_backward(
     starts = job.backward_starts()
     if not starts:
         return {}
-    by_frame = job.starting_prompts()
     last = max(starts.values())
 
     def run(backward: Appender) -> None:
-        PropagationPass(job, by_frame, run_files.backward_state, progress, backward=True).run(
+        PropagationPass(job, backward=True).run(
             backward,
             lambda after: reader.backward(job.clip, last if after < 0 else after - 1, job.start),
             lambda item: item,
+            run_files.backward_state,
+            progress,
         )
 
     journal.resume(run_files.backward_items, header, run)
@@ -333,9 +336,7 @@ def propagate_frames(job: Job) -> Iterator[tuple[Frame, Item]]:
         before: Mapping[int, Item] = {}
         if job.both_directions:
             before = _run_backward(job, run_files, header, lambda item: None)
-        forward = PropagationPass(
-            job, job.prompts_by_frame(), run_files.forward_state, lambda item: None
-        )
+        forward = PropagationPass(job)
         session = forward.begin()
         for frame in reader.frames(job.clip, start=first, stop=job.stop):
             item = forward.make_item(session, frame)

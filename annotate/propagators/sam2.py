@@ -44,6 +44,7 @@ class _Sam2Family:
     independent: ClassVar[bool] = True
     causal: ClassVar[bool] = True
     forgets: ClassVar[bool] = True
+    previews: ClassVar[bool] = True
     size_multiple: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

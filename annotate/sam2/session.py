@@ -7,10 +7,13 @@ its own memory, so its masks are the same whichever other objects are tracked.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -134,44 +137,46 @@ class StreamingPredictor:
 
     def step(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
         """Track every object that has started onto this frame."""
-        import supervision as sv
+        return _to_detections(frame, self.predict(frame, prompts))
 
-        width, height = frame.size_wh
-        rows = []
-        for object_id, prediction in self.predict(frame, prompts).items():
-            mask = full_size_mask(prediction, height, width) if prediction.is_present else None
-            box = None if mask is None else masks.box(mask)
-            if box is not None:
-                rows.append((object_id, box, mask, prediction.confidence))
-        if not rows:
-            return sv.Detections.empty()
-        ids, boxes, object_masks, confidences = zip(*rows, strict=True)
-        return sv.Detections(
-            xyxy=np.array(boxes, np.float64),
-            mask=np.stack(object_masks),
-            confidence=np.array(confidences, np.float64),
-            tracker_id=np.array(ids, np.int64),
-        )
+    def preview(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
+        """Return the masks that `step` would give these objects; no memory is added."""
+        ids = {prompt.object_id for prompt in prompts}
+        banks = {key: bank for key, bank in self._banks.items() if key in ids}
+        with self._inference():
+            return _to_detections(frame, self._predict(frame, prompts, banks)[1])
 
     def predict(self, frame: Frame, prompts: Sequence[Prompt]) -> dict[int, FramePrediction]:
         """Predict every object that has started, by object, and add the frame to its memory."""
+        if not self._banks and not prompts:
+            return {}
+        with self._inference():
+            encoded_frame, predictions = self._predict(frame, prompts, self._banks)
+            self._update_banks(encoded_frame, predictions, {each.object_id for each in prompts})
+        return predictions
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
         import torch
 
-        prompted = {prompt.object_id: prompt for prompt in prompts}
-        if not self._banks and not prompted:
-            return {}
-        network = self._network
-        device, low = network.device.type, network.dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(device, network.dtype, enabled=low):
-            encoded_frame = network.encode(frame.image)
-            contexts = {key: bank.build_context() for key, bank in self._banks.items()}
-            predictions = self._track_objects(encoded_frame, contexts)
-            for object_id, prompt in prompted.items():
-                predictions[object_id] = network.predict_from_prompt(
-                    encoded_frame, prompt, contexts.get(object_id), predictions.get(object_id)
-                )
-            self._update_banks(encoded_frame, predictions, set(prompted))
-        return predictions
+        device, dtype = self._network.device.type, self._network.dtype
+        low = dtype != torch.float32
+        with torch.inference_mode(), torch.autocast(device, dtype, enabled=low):
+            yield
+
+    def _predict(
+        self, frame: Frame, prompts: Sequence[Prompt], banks: Mapping[int, MemoryBank]
+    ) -> tuple[Any, dict[int, FramePrediction]]:
+        """Predict the objects of these banks and those that are prompted; also encode the frame."""
+        encoded_frame = encode_once(self._network, frame.image)
+        contexts = {key: bank.build_context() for key, bank in banks.items()}
+        predictions = self._track_objects(encoded_frame, contexts)
+        for prompt in {prompt.object_id: prompt for prompt in prompts}.values():
+            object_id = prompt.object_id
+            predictions[object_id] = self._network.predict_from_prompt(
+                encoded_frame, prompt, contexts.get(object_id), predictions.get(object_id)
+            )
+        return encoded_frame, predictions
 
     def forget(self, object_ids: Iterable[int]) -> None:
         """Drop objects with their memories; the next prompt of one starts it again."""
@@ -236,6 +241,43 @@ class StreamingPredictor:
         """True if one more frame of absence makes the object lost."""
         bank = self._banks.get(object_id)
         return bank is not None and bank.absent_frames + 1 >= self._patience
+
+
+_LAST_ENCODED: WeakKeyDictionary[TrackingNetwork, tuple[bytes, Any]] = WeakKeyDictionary()
+
+
+def encode_once(network: TrackingNetwork, picture: Picture) -> Any:
+    """Encode a frame, or return what was made of it when it was the last one of this network.
+
+    So several sessions on one frame, and several clicks on it, encode it once.
+    """
+    digest = hashlib.blake2b(repr(picture.shape).encode() + picture.tobytes()).digest()
+    last = _LAST_ENCODED.get(network)
+    if last is None or last[0] != digest:
+        last = _LAST_ENCODED[network] = digest, network.encode(picture)
+    return last[1]
+
+
+def _to_detections(frame: Frame, predictions: Mapping[int, FramePrediction]) -> sv.Detections:
+    """Convert predictions by object; objects that are not visible have no row."""
+    import supervision as sv
+
+    width, height = frame.size_wh
+    rows = []
+    for object_id, prediction in predictions.items():
+        mask = full_size_mask(prediction, height, width) if prediction.is_present else None
+        box = None if mask is None else masks.box(mask)
+        if box is not None:
+            rows.append((object_id, box, mask, prediction.confidence))
+    if not rows:
+        return sv.Detections.empty()
+    ids, boxes, object_masks, confidences = zip(*rows, strict=True)
+    return sv.Detections(
+        xyxy=np.array(boxes, np.float64),
+        mask=np.stack(object_masks),
+        confidence=np.array(confidences, np.float64),
+        tracker_id=np.array(ids, np.int64),
+    )
 
 
 def full_size_mask(prediction: FramePrediction, height: int, width: int) -> npt.NDArray[np.bool_]:

@@ -108,7 +108,8 @@ def detect(frames: Iterable[Frame]) -> Iterator[Shot]:
         if cut is not None:
             yield Shot(start[0], cut, start[1], recent_seconds[cut])
             start = (cut, recent_seconds[cut])
-        recent_seconds.pop(frame.index - LAG_FRAMES, None)
+        if len(recent_seconds) > LAG_FRAMES:  # a cut is at most so many frames ago
+            del recent_seconds[next(iter(recent_seconds))]
     if frame is not None and start is not None:
         yield Shot(start[0], frame.index + 1, start[1], frame.seconds)
 

@@ -52,15 +52,15 @@ def clip_content_box(video: reader.Video) -> ContentBox:
     Raises:
         VideoError: the clip cannot be read.
     """
-    indices = evenly_spaced(video.frame_count or 1, _EXAMINED_FRAMES)
+    whole = ContentBox(0, 0, video.width, video.height)
     boxes: list[ContentBox | None] = []
-    for index in indices:
+    for index in evenly_spaced(video.frame_count or 1, _EXAMINED_FRAMES):
         with suppress(UnreadableImage):  # of a folder: it is passed over here, too
             boxes.append(content_box(reader.seek(video.path, index).image))
+        if _union(boxes) == whole:  # most clips have no bars, and each seek decodes many frames
+            return whole
     found = _union(boxes)
-    if found is None or min(found.size_wh) < _MIN_CONTENT_SIDE:
-        return ContentBox(0, 0, video.width, video.height)
-    return found
+    return whole if found is None or min(found.size_wh) < _MIN_CONTENT_SIDE else found
 
 
 def crop(picture: Picture, box: ContentBox) -> Picture:

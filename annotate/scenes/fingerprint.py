@@ -90,7 +90,11 @@ _FIT_STEP = 0.025  # of the frame, between the sizes of templates
 _HIGH_PASS_SIGMA = 3.2  # pixels of a shape: slower changes of brightness are removed
 _NOISE_POWER = 9.0  # squared grey levels: lower contrast is not amplified
 
+_LEVELS_PER_UNIT = 32  # of normalized contrast
+ZERO_LEVEL = 128
+
 Shapes = npt.NDArray[np.uint8]
+Levels = npt.NDArray[np.uint8]  # normalized contrast of shapes, as 8-bit levels
 NormalizedImages = npt.NDArray[np.float32]
 
 
@@ -208,14 +212,27 @@ def normalize_contrast(grey: npt.NDArray[np.generic]) -> NormalizedImages:
     return np.asarray(detail / np.sqrt(power + _NOISE_POWER), np.float32)
 
 
-def fit_templates(shapes: Shapes, templates: list[NormalizedImages]) -> TemplateFits:
-    """Find the best template and its position in each shape, (n, 36, 64), by correlation."""
-    normalized = np.array([normalize_contrast(shape) for shape in shapes], np.float32)
+def contrast_levels(shape: Shapes) -> Levels:
+    """Compute the normalized contrast of a shape, (36, 64), as 8-bit levels about 128."""
+    levels = ZERO_LEVEL + np.rint(normalize_contrast(shape) * _LEVELS_PER_UNIT)
+    return np.asarray(np.clip(levels, 0, 255), np.uint8)
+
+
+def _from_levels(levels: Levels) -> NormalizedImages:
+    return (levels.astype(np.float32) - ZERO_LEVEL) / np.float32(_LEVELS_PER_UNIT)
+
+
+def fit_templates(levels: Levels, templates: list[NormalizedImages]) -> TemplateFits:
+    """Find the best template and its position in each frame, by correlation.
+
+    `levels`, (n, 36, 64), are the normalized contrast of the shapes of the frames.
+    """
+    normalized = _from_levels(levels)
     spectra = np.fft.rfft2(normalized)
     sums, squares = (
         np.pad(_integral(each), ((0, 0), (1, 0), (1, 0))) for each in (normalized, normalized**2)
     )
-    fits = TemplateFits.empty(len(shapes))
+    fits = TemplateFits.empty(len(levels))
     for index, template in enumerate(templates):
         centred = template - template.mean()
         conjugate = np.conj(np.fft.rfft2(centred, SHAPE_WH[::-1]))
@@ -257,26 +274,39 @@ class TemplateFits:
         self.y[better], self.x[better] = y[better], x[better]
 
 
-def block_agreement(shape: Picture, template: NormalizedImages, y: int, x: int) -> float:
-    """Compute the mean correlation of 4 x 6 blocks of a template and a shape: up to 1.
+def block_agreement(levels: Levels, template: NormalizedImages, y: int, x: int) -> float:
+    """Compute the mean correlation of 4 x 6 blocks of a template and a shape's levels: up to 1.
 
     An overlay that both pictures have could dominate a correlation of the whole pictures; here it
     covers a few of many blocks.
     """
     height, width = template.shape
-    region = normalize_contrast(shape)[y : y + height, x : x + width]
+    region = _from_levels(levels)[y : y + height, x : x + width]
+    return float(_block_correlations(region[None], template[None])[0])
+
+
+def levels_fidelity(packed: Levels, levels: Levels) -> npt.NDArray[np.float64]:
+    """Compute the block agreement, (n,), of levels after and before packing, (n, 36, 64)."""
+    return _block_correlations(_from_levels(packed), _from_levels(levels))
+
+
+def _block_correlations(
+    ones: NormalizedImages, others: NormalizedImages
+) -> npt.NDArray[np.float64]:
+    height, width = ones.shape[1:]
     rows, columns = (np.linspace(0, n, k + 1).astype(int) for n, k in ((height, 4), (width, 6)))
     correlations = [
-        _correlation(region[top:bottom, left:right], template[top:bottom, left:right])
+        _correlations(ones[:, top:bottom, left:right], others[:, top:bottom, left:right])
         for top, bottom in pairwise(rows)
         for left, right in pairwise(columns)
     ]
-    return float(np.mean(correlations))
+    return np.asarray(np.mean(correlations, axis=0))
 
 
-def _correlation(one: NormalizedImages, other: NormalizedImages) -> float:
-    a, b = one - one.mean(), other - other.mean()
-    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1e-6))
+def _correlations(ones: NormalizedImages, others: NormalizedImages) -> npt.NDArray[np.float64]:
+    a, b = (each - each.mean(axis=(1, 2), keepdims=True) for each in (ones, others))
+    power = (a * a).sum(axis=(1, 2)) * (b * b).sum(axis=(1, 2))
+    return np.asarray((a * b).sum(axis=(1, 2)) / np.sqrt(power + 1e-6))
 
 
 def _integral(values: NormalizedImages) -> NormalizedImages:

@@ -22,16 +22,17 @@ from annotate.sampling.thumbnail import Thumbnail
 from annotate.scenes import borders, fingerprint
 from annotate.scenes.store import FrameChunk, SceneStore, StoredClip
 
-# From this distance on, a picture is unknown. Measured by `benchmarks/scenes.py` on pictures that
-# were compressed, scaled down, cropped, changed in tone or covered with text: 99 % of the pictures
-# of the show had a smaller distance than 0.3, and all of 950 pictures of the same game that are not
-# of the show had a larger distance than 0.55.
-UNKNOWN_DISTANCE = 0.4
+# From this distance on, a picture is unknown. Measured as `benchmarks/scenes.py` does, on pictures
+# that were compressed, scaled down, cropped, changed in tone or covered with text: 99 % of the
+# pictures of the show had a smaller distance than 0.39, and pictures of the same game that are not
+# of the show had a larger distance than 0.5.
+UNKNOWN_DISTANCE = 0.45
 _WHOLE_CANDIDATES, _CROP_CANDIDATES = 60, 140  # frames that templates are fitted to
 _SAME_SCENE_SECONDS = Fraction(2)  # matches of a clip within this time are the same scene
-_NEIGHBOUR_FRAMES = 45  # stored frames before and after the best fit that are fitted too
+_NEIGHBOUR_FRAMES = 20  # stored frames before and after the best fit that are fitted too
+_CACHED_CHUNKS = 256  # unpacked chunks of frames in memory: 38 MB
 _AGREEMENT_TOLERANCE = 0.05  # block agreements closer than this are ties; the better fit wins
-_FIT_TOLERANCE = 0.005  # correlations closer than this are ties
+_FIT_TOLERANCE = 0.015  # correlations closer than this are ties: the noise of packed levels
 _COLOUR_TOLERANCE = 2.0  # layout distances closer than this are ties
 _EPSILON = 1e-6
 _MAX_VERIFIED = 24  # fitted frames that are verified block by block
@@ -63,7 +64,7 @@ class SceneIndex:
 
     def __init__(self, store: SceneStore) -> None:
         clips = {clip.id: clip for clip in store.clips()}
-        self._shapes_and_layouts = lru_cache(maxsize=512)(store.shapes_and_layouts)
+        self._looks = lru_cache(maxsize=_CACHED_CHUNKS)(store.looks)
         by_aspect = sorted(store.chunks(), key=lambda c: (_aspect_ratio(clips[c.clip_id]), c.id))
         self._groups = [
             _AspectGroup(aspect, list(chunks), clips)
@@ -93,22 +94,24 @@ class SceneIndex:
         """Match the frames that fit best; the winner of a tie gets the smallest distance."""
         templates = fingerprint.crop_templates(thumbnail.small_grey, group.aspect)
         rows = group.candidates(thumbnail.small_grey)
-        shapes = self._shapes(group, rows)
-        fits = fingerprint.fit_templates(shapes, templates)
+        levels = self._levels(group, rows)
+        fits = fingerprint.fit_templates(levels, templates)
         neighbours = np.setdiff1d(group.neighbours(int(rows[fits.correlation.argmax()])), rows)
         if len(neighbours):
-            further = self._shapes(group, neighbours)
+            further = self._levels(group, neighbours)
             fits = fits.concatenated(fingerprint.fit_templates(further, templates))
-            rows, shapes = np.concatenate([rows, neighbours]), np.concatenate([shapes, further])
+            rows, levels = np.concatenate([rows, neighbours]), np.concatenate([levels, further])
         best = np.argsort(-fits.correlation, kind="stable")[:_MAX_VERIFIED]
         best_templates = [templates[fits.template_index[n]] for n in best]
         agreements = np.array(
             [
-                fingerprint.block_agreement(shapes[n], template, fits.y[n], fits.x[n])
+                fingerprint.block_agreement(levels[n], template, fits.y[n], fits.x[n])
                 for n, template in zip(best, best_templates, strict=True)
             ]
         )
-        correlations = fits.correlation[best]
+        fidelity = self._fidelity(group, rows[best])
+        agreements = np.minimum(agreements / fidelity, 1 - _EPSILON)
+        correlations = fits.correlation[best] / fidelity
         agreeing = agreements >= agreements.max() - _AGREEMENT_TOLERANCE
         best_correlation = correlations[agreeing].max()
         ties = np.flatnonzero(agreeing & (correlations >= best_correlation - _FIT_TOLERANCE))
@@ -120,16 +123,20 @@ class SceneIndex:
             for row, agreement in zip(rows[best], agreements, strict=True)
         ]
 
-    def _shapes(self, group: _AspectGroup, rows: RowIndices) -> fingerprint.Shapes:
+    def _levels(self, group: _AspectGroup, rows: RowIndices) -> fingerprint.Levels:
         positions = map(group.chunk_position, rows)
-        return np.array([self._shapes_and_layouts(chunk)[0][row] for chunk, row in positions])
+        return np.array([self._looks(chunk).levels[row] for chunk, row in positions])
+
+    def _fidelity(self, group: _AspectGroup, rows: RowIndices) -> npt.NDArray[np.float64]:
+        positions = map(group.chunk_position, rows)
+        return np.array([self._looks(chunk).fidelity[row] for chunk, row in positions])
 
     def _has_matching_colours(
         self, rows: RowIndices, group: _AspectGroup, thumbnail: Thumbnail
     ) -> npt.NDArray[np.bool_]:
         """Select the rows whose colour layout is nearest to that of the query, (n,) bool."""
         positions = map(group.chunk_position, rows)
-        layouts = np.array([self._shapes_and_layouts(chunk)[1][row] for chunk, row in positions])
+        layouts = np.array([self._looks(chunk).layouts[row] for chunk, row in positions])
         query = fingerprint.colour_layout(thumbnail.small_rgb)
         distances = fingerprint.layout_distances(query, layouts)
         return np.asarray(distances <= distances.min() + _COLOUR_TOLERANCE)

@@ -1,7 +1,8 @@
 """Store the fingerprints of clips in one SQLite file.
 
-A clip is stored whole or not at all: it is written in one transaction after all its frames were
-fingerprinted. Several processes may write at once; if they add the same clip, the first one wins.
+A clip is stored whole or not at all. Its frames are packed chunk by chunk into a temporary table of
+SQLite, on disk, and copied in one transaction after the last one. Several processes may write at
+once; if they add the same clip, the first one wins.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sqlite3
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,14 +21,19 @@ import numpy as np
 from annotate.errors import ScenesError
 from annotate.items.sequences import chunks
 from annotate.sampling import phash
-from annotate.scenes import fingerprint
-from annotate.scenes.fingerprint import HASH_COUNT, SHAPE_WH, Fingerprint, Shapes
+from annotate.scenes import packing
+from annotate.scenes.packing import CHUNK_FRAMES, Looks, StoredFrame
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _APPLICATION_ID = 0x616E6E6F  # `anno`: SQLite's application id
-_CHUNK_FRAMES = 64  # frames to a row: a match is verified by reading its row
 _LOCK_TIMEOUT_SECONDS = 60.0  # to wait for another writer
+_PAGE_BYTES = 1024  # of the file; the last page of each blob is partly empty
 _CLIP_COLUMNS = "id, name, fingerprint, path, width, height, duration, frames"  # of StoredClip
+_PACKED_SCHEMA = """
+CREATE TEMP TABLE packed (
+    id INTEGER PRIMARY KEY, frames BLOB, seconds BLOB, hashes BLOB, layouts BLOB,
+    rows BLOB, fidelity BLOB, levels BLOB)
+"""
 _SCHEMA = """
 CREATE TABLE clips (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, fingerprint TEXT NOT NULL UNIQUE,
@@ -34,10 +41,10 @@ CREATE TABLE clips (
     duration TEXT NOT NULL, frames INTEGER NOT NULL);
 CREATE TABLE hashes (
     id INTEGER PRIMARY KEY, clip INTEGER NOT NULL REFERENCES clips ON DELETE CASCADE,
-    frames BLOB NOT NULL, seconds TEXT NOT NULL, hashes BLOB NOT NULL);
+    frames BLOB NOT NULL, seconds BLOB NOT NULL, hashes BLOB NOT NULL);
 CREATE TABLE looks (
     id INTEGER PRIMARY KEY REFERENCES hashes ON DELETE CASCADE,
-    layouts BLOB NOT NULL, shapes BLOB NOT NULL);
+    layouts BLOB NOT NULL, rows BLOB NOT NULL, fidelity BLOB NOT NULL, levels BLOB NOT NULL);
 CREATE INDEX hashes_of_clips ON hashes (clip);
 """
 
@@ -54,15 +61,6 @@ class StoredClip:
     height: int
     duration: Fraction
     frame_count: int
-
-
-@dataclass(frozen=True)
-class StoredFrame:
-    """A frame of a clip, and its fingerprint."""
-
-    frame: int
-    seconds: Fraction
-    fingerprint: Fingerprint
 
 
 @dataclass(frozen=True)
@@ -85,20 +83,40 @@ class SceneStore:
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
+        self._is_new = create and not path.exists()
         if not create and not path.is_file():
             raise ScenesError(f"{path}: no such file; make it with `annotate scenes add`")
         with self._sqlite_errors():
             self._file = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_SECONDS, isolation_level=None)
-            self._file.execute("PRAGMA foreign_keys = ON")
-            if create:
-                self._create_tables()
-            self._check_format()
+        try:
+            with self._sqlite_errors():
+                self._file.execute("PRAGMA foreign_keys = ON")
+                if create:
+                    self._create_tables()
+                self._check_format()
+        except ScenesError:
+            self._discard_new_file()
+            raise
 
     def __enter__(self) -> SceneStore:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if isinstance(error, ScenesError):
+            self._discard_new_file()
         self._file.close()
+
+    def _discard_new_file(self) -> None:
+        """Close and remove a file that was made here and could not be written, as on a full disk.
+
+        Another process that has opened it gets an error of SQLite when it writes.
+        """
+        with contextlib.suppress(sqlite3.Error):
+            if not self._is_new or self._scalar("SELECT count(*) FROM clips"):
+                return
+        self._file.close()
+        if self._is_new:
+            self.path.unlink(missing_ok=True)
 
     def clips(self) -> list[StoredClip]:
         """List the clips, in the order in which they were added."""
@@ -108,26 +126,49 @@ class SceneStore:
         clips = [StoredClip(**dict(zip(names, row, strict=True))) for row in rows]
         return [dataclasses.replace(clip, duration=Fraction(clip.duration)) for clip in clips]
 
-    def add(self, clip: StoredClip, stored_frames: Sequence[StoredFrame]) -> bool:
+    def add(self, clip: StoredClip, stored_frames: Iterable[StoredFrame]) -> bool:
         """Write a clip and its frames; False if the database has the clip already.
 
-        `id` and `frame_count` of the clip are ignored.
+        `id` and `frame_count` of the clip are ignored. The frames are taken one by one.
         """
-        with self._sqlite_errors(), self._transaction():
-            existing = self._file.execute(
-                "SELECT 1 FROM clips WHERE fingerprint = ?", (clip.fingerprint,)
-            ).fetchone()
-            if existing:
+        with self._sqlite_errors():
+            if self._has(clip):
                 return False
-            values = (clip.name, clip.fingerprint, clip.path, clip.width, clip.height)
-            cursor = self._file.execute(
-                "INSERT INTO clips VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, str(clip.duration), len(stored_frames)),
-            )
-            clip_id = int(cursor.lastrowid or 0)
-            for chunk in chunks(stored_frames, _CHUNK_FRAMES):
-                self._add_chunk(clip_id, chunk)
+            self._file.execute("DROP TABLE IF EXISTS temp.packed")
+            self._file.execute(_PACKED_SCHEMA)
+        frame_count = 0
+        for chunk in chunks(stored_frames, CHUNK_FRAMES):
+            frame_count += len(chunk)
+            packed = dataclasses.astuple(packing.pack(chunk))
+            with self._sqlite_errors():
+                self._file.execute("INSERT INTO packed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", packed)
+        with self._sqlite_errors(), self._transaction():
+            if self._has(clip):
+                return False
+            self._copy_packed(dataclasses.replace(clip, frame_count=frame_count))
         return True
+
+    def _has(self, clip: StoredClip) -> bool:
+        query = "SELECT 1 FROM clips WHERE fingerprint = ?"
+        return self._file.execute(query, (clip.fingerprint,)).fetchone() is not None
+
+    def _copy_packed(self, clip: StoredClip) -> None:
+        """Write a clip with the chunks that were packed."""
+        values = (clip.name, clip.fingerprint, clip.path, clip.width, clip.height)
+        cursor = self._file.execute(
+            "INSERT INTO clips VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
+            (*values, str(clip.duration), clip.frame_count),
+        )
+        first = "(SELECT coalesce(max(id), 0) FROM hashes)"
+        [start] = self._file.execute(f"SELECT {first}").fetchone()
+        self._file.execute(
+            "INSERT INTO hashes SELECT id + ?, ?, frames, seconds, hashes FROM packed ORDER BY id",
+            (start, cursor.lastrowid),
+        )
+        self._file.execute(
+            "INSERT INTO looks SELECT id + ?, layouts, rows, fidelity, levels FROM packed",
+            (start,),
+        )
 
     def remove(self, clip: StoredClip) -> None:
         """Remove a clip and its frames."""
@@ -137,39 +178,23 @@ class SceneStore:
     def chunks(self) -> Iterator[FrameChunk]:
         """Read the hashes of the frames of all clips, chunk by chunk."""
         with self._sqlite_errors():
-            for id_, clip_id, frames, seconds, hashes in self._file.execute(
+            for id_, clip_id, *packed in self._file.execute(
                 "SELECT id, clip, frames, seconds, hashes FROM hashes ORDER BY id"
             ):
-                hash_rows = np.frombuffer(hashes, "<u8").reshape(-1, HASH_COUNT)
-                indices = np.frombuffer(frames, "<i8")
-                yield FrameChunk(id_, clip_id, indices, seconds.split(" "), hash_rows)
+                yield FrameChunk(id_, clip_id, *packing.unpack_frames(*packed))
 
-    def shapes_and_layouts(self, chunk_id: int) -> tuple[Shapes, fingerprint.ColourLayout]:
-        """Read the shapes (n, 36, 64) and the layouts (n, 33) of the frames of a chunk."""
+    def looks(self, chunk_id: int) -> Looks:
+        """Read what verifies a match with the frames of a chunk."""
         with self._sqlite_errors():
-            query = "SELECT shapes, layouts FROM looks WHERE id = ?"
+            query = "SELECT layouts, rows, fidelity, levels FROM looks WHERE id = ?"
             row = self._file.execute(query, (chunk_id,)).fetchone()
-            shapes, layouts = row or (b"", b"")
-        wide, high = SHAPE_WH
-        return (
-            np.frombuffer(shapes, np.uint8).reshape(-1, high, wide),
-            np.frombuffer(layouts, np.uint8).reshape(-1, fingerprint.LAYOUT_SIZE),
-        )
-
-    def _add_chunk(self, clip_id: int, stored_frames: Sequence[StoredFrame]) -> None:
-        frames = np.array([each.frame for each in stored_frames], "<i8").tobytes()
-        seconds = " ".join(str(each.seconds) for each in stored_frames)
-        hashes = np.array([each.fingerprint.hashes for each in stored_frames], "<u8").tobytes()
-        cursor = self._file.execute(
-            "INSERT INTO hashes VALUES (NULL, ?, ?, ?, ?)", (clip_id, frames, seconds, hashes)
-        )
-        shapes = np.array([each.fingerprint.shape for each in stored_frames], np.uint8).tobytes()
-        layouts = np.array([each.fingerprint.layout for each in stored_frames], np.uint8).tobytes()
-        values = (cursor.lastrowid, layouts, shapes)
-        self._file.execute("INSERT INTO looks VALUES (?, ?, ?)", values)
+            if row is None:
+                raise ScenesError(f"{self.path}: a clip was removed meanwhile; search again")
+            return packing.unpack_looks(*row)
 
     def _create_tables(self) -> None:
         """Create the tables in an empty file."""
+        self._file.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a file that is empty yet
         with self._transaction():
             if not self._scalar("SELECT count(*) FROM sqlite_master"):
                 for statement in _SCHEMA.split(";"):
@@ -180,7 +205,13 @@ class SceneStore:
     def _check_format(self) -> None:
         if self._scalar("PRAGMA application_id") != _APPLICATION_ID:
             raise ScenesError(f"{self.path}: not a database of scenes; give another `db`")
-        if self._scalar("PRAGMA user_version") > FORMAT_VERSION:
+        version = self._scalar("PRAGMA user_version")
+        if version < FORMAT_VERSION:
+            raise ScenesError(
+                f"{self.path}: made by an older annotate, which stored scenes in another way; add "
+                "the clips again to a new `db`"
+            )
+        if version > FORMAT_VERSION:
             raise ScenesError(
                 f"{self.path}: made by a newer annotate: pip install -U annotate-local"
             )
@@ -193,15 +224,16 @@ class SceneStore:
         self._file.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._file.execute("COMMIT")
         except BaseException:
-            self._file.execute("ROLLBACK")
+            if self._file.in_transaction:  # else SQLite has rolled back, as on a full disk
+                self._file.execute("ROLLBACK")
             raise
-        self._file.execute("COMMIT")
 
     @contextlib.contextmanager
     def _sqlite_errors(self) -> Iterator[None]:
-        """Convert errors of SQLite to ScenesError."""
+        """Convert errors of SQLite, and of damaged data, to ScenesError."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, zlib.error, ValueError) as error:
             raise ScenesError(f"{self.path}: cannot be used as scenes: {error}") from None

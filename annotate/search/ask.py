@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from annotate.embeddings import ReferenceSimilarity
-from annotate.errors import BudgetExceeded
+from annotate.errors import AnswerError, BudgetExceeded
 from annotate.items.records import Picture
+from annotate.progress import counted
 from annotate.search.clip_shots import ClipShots, first_frames
 from annotate.search.judge import FrameRef, Judgement
 from annotate.search.shot_query import (
@@ -39,14 +40,16 @@ class SearchResults:
     """The shots of a search and their results; keys are indices into `shots`.
 
     `settled` are the shots that are decided, `occurrences` those that show the target.
-    `picture_count` counts the frames that were asked, cached answers included. `stop_reason` says
-    why shots are still open; it is empty when all are settled.
+    `picture_count` counts the frames that were asked, cached answers included, `unreadable_count`
+    those of them without an answer that can be read. `stop_reason` says why shots are still open;
+    it is empty when all are settled.
     """
 
     shots: Sequence[QueriedShot]
     occurrences: dict[int, Occurrence] = field(default_factory=dict)
     settled: set[int] = field(default_factory=set)
     picture_count: int = 0
+    unreadable_count: int = 0
     stop_reason: str = ""
 
     @property
@@ -69,29 +72,40 @@ def ask_shots(
     shots are taken as long as three fifths of the limit cover their first frames; the rest settles
     the shots that may show the target. A shot that is accepted but not settled when the limit is
     reached gets a provisional occurrence. `on_pictures` gets the number of pictures just answered.
+
+    A shot is open if its answers cannot be read, or are missing for the model stopped answering.
+
+    Raises:
+        AnswerError: the model answered nothing at all.
     """
     results = SearchResults(clip_shots.shots)
     pending = list(order if order is not None else range(len(clip_shots.shots)))
 
     def count(answers: Mapping[FrameRef, Judgement | None]) -> None:
         results.picture_count += len(answers)
+        results.unreadable_count += sum(answer is None for answer in answers.values())
         on_pictures(len(answers))
 
     try:
         while pending:
             wave = _next_shots(clip_shots, pending, frames_per_shot, pictures_left())
             if not wave:
-                asked = results.picture_count
-                results.stop_reason = f"{asked} pictures were asked, and no more may be"
+                asked = counted(results.picture_count, "picture")
+                results.stop_reason = f"{asked} asked about, and no more may be"
                 break
             del pending[: len(wave)]
             _settle_shots(results, wave, frame_judge, count, pictures_left)
-    except BudgetExceeded as error:
+    except AnswerError as error:
+        if not results.picture_count and not isinstance(error, BudgetExceeded):
+            raise
         results.stop_reason = str(error)
     for index, shot in enumerate(clip_shots.shots):
         if shot.accepted and index not in results.settled:
             results.settled.add(index)
             results.occurrences[index] = provisional_occurrence(shot)
+    if results.open_count and not results.stop_reason:
+        pictures = counted(results.unreadable_count, "picture")
+        results.stop_reason = f"{pictures} got no answer that can be read"
     return results
 
 
@@ -134,8 +148,16 @@ def _settle_shots(
         if limit is not None and len(frame_refs) > limit:
             requested = dict(list(requested.items())[: len(requested) // 2])
             continue
-        answers = frame_judge.ask(frame_refs, on_answers)
-        requested = _send_answers(results, queries, requested, answers)
+        answers: dict[FrameRef, Judgement | None] = {}
+
+        def collect(batch: Mapping[FrameRef, Judgement | None], answers: Any = answers) -> None:
+            answers.update(batch)
+            on_answers(batch)
+
+        try:
+            frame_judge.ask(frame_refs, collect)
+        finally:  # the answers before an error count as well
+            requested = _send_answers(results, queries, requested, answers)
 
 
 def _send_answers(
@@ -144,14 +166,20 @@ def _send_answers(
     requested: Mapping[int, list[int]],
     answers: Mapping[FrameRef, Judgement | None],
 ) -> dict[int, list[int]]:
-    """Send the answers to the queries; returns the frames that the open queries request next."""
+    """Send the answers to the queries; returns the frames that the open queries request next.
+
+    A query that lacks an answer, for the model stopped answering, gets none.
+    """
     next_requested = {}
     for index, frames in requested.items():
         clip = results.shots[index].video
+        if any((clip, frame) not in answers for frame in frames):
+            continue
         try:
             next_requested[index] = queries[index].send({f: answers[clip, f] for f in frames})
         except StopIteration as ended:
-            results.settled.add(index)
+            if not results.shots[index].undecided:
+                results.settled.add(index)
             if ended.value is not None:
                 results.occurrences[index] = ended.value
     return next_requested

@@ -1,7 +1,9 @@
 """Ask a vision-language model which of several numbered pictures show the target.
 
 An answer must name every picture of its batch exactly once. If a picture is missing, repeated or
-made up, the question is asked again; then the batch is split into halves, down to single pictures.
+made up, the question is asked again; then the batch is split into halves, down to single pictures,
+as long as one of the halves can be read. A picture without an answer that can be read is None: it
+is not a picture without the target.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from annotate.detectors.run import DETECTORS
 from annotate.errors import AnswerError, UnreadableAnswer, VideoError, needs
 from annotate.items.records import Frame, Picture, Vocabulary
 from annotate.items.sequences import chunks
+from annotate.progress import counted
 from annotate.video import reader
 from annotate.video.images import read_image
 from annotate.viewing.fonts import default_font_file
@@ -26,15 +30,16 @@ from annotate.vlm.answers import AnswerParseError, json_values
 from annotate.vlm.budget import Usage
 from annotate.vlm.client import Chat
 from annotate.vlm.retry import map_threads
+from annotate.vlm.thoughts import without_thoughts
 
 FrameRef = tuple[str, int]  # a clip's name, and a frame's index there
 _NUMBER_COLOUR, _OUTLINE_COLOUR = (235, 0, 20), (255, 255, 255)
 _NUMBER_HEIGHT_DIVISOR = 6  # the number is one sixth as high as the picture
 _MIN_NUMBER_HEIGHT = 18  # pixels
-_PIXELS_PER_TOKEN = 750  # a typical value that makers of vision-language models give
 _QUESTION_TOKENS = 350  # of a question without its pictures, about
 _ANSWER_TOKENS = 22  # of the answer for one picture, about
 _MAX_ANSWER_TOKENS = 60  # room for the answer for one picture
+_UNREADABLE = "pictures got no answer that can be read: they are open"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class VlmJudge:
 
     `target` names what is searched, `references` are pictures of it, and `clip_paths` maps the name
     of a clip to its path. A picture is sent with its longest side scaled to `max_side` pixels.
-    `workers` questions are asked in parallel.
+    `workers` questions are asked in parallel, after a first one whose answer can be read. While
+    there is none, up to `max_unreadable` questions are asked, and then no more.
     """
 
     chat: Chat
@@ -62,6 +68,7 @@ class VlmJudge:
     detail: str | None = "low"
     batch_size: int = 10
     workers: int = 15
+    max_unreadable: int | None = None
 
     def ask(
         self,
@@ -73,6 +80,7 @@ class VlmJudge:
         `on_answers` gets the answers of each batch as they arrive, in any order.
 
         Raises:
+            UnreadableAnswer: `max_unreadable` questions got no answer that can be read.
             AnswerError: the model did not answer.
             BudgetExceeded: the next question might cost more than is left of the budget.
         """
@@ -84,15 +92,34 @@ class VlmJudge:
             with lock:
                 judgements.update(answers)
                 on_answers(answers)
+                if any(answers.values()):
+                    self._readable.set()
 
-        map_threads(judge, list(chunks(frame_refs, self.batch_size)), self.workers)
+        batches = list(chunks(frame_refs, self.batch_size))
+        while batches and not self._readable.is_set():
+            self._check_patience()
+            judge(batches.pop(0))
+        map_threads(judge, batches, self.workers)
         return judgements
+
+    @cached_property
+    def _readable(self) -> threading.Event:
+        """Set when an answer could be read."""
+        return threading.Event()
+
+    def _check_patience(self) -> None:
+        asked = self.chat.meter.total.questions
+        if self.max_unreadable is not None and asked >= max(self.max_unreadable, 1):
+            raise UnreadableAnswer(
+                f"{self.chat.model} gives no answer that can be read: {counted(asked, 'question')} "
+                "asked, and no more are; try another model, or a smaller `batch_size`"
+            )
 
     def estimate_tokens(self, picture_count: int, size_wh: tuple[int, int]) -> tuple[int, int]:
         """Estimate the tokens, in and out, of a number of pictures; makers count differently."""
         batches = -(-picture_count // self.batch_size)
         scale = self.max_side / max(size_wh) if self.max_side else 1.0
-        picture_tokens = size_wh[0] * size_wh[1] * scale**2 / _PIXELS_PER_TOKEN
+        picture_tokens = size_wh[0] * size_wh[1] * scale**2 / messages.PIXELS_PER_TOKEN
         sent = picture_count + batches * len(self.references)
         tokens_in = round(sent * picture_tokens + batches * _QUESTION_TOKENS)
         return tokens_in, picture_count * _ANSWER_TOKENS
@@ -103,11 +130,9 @@ class VlmJudge:
         The estimate is based on the cost of the `asked_count` pictures asked so far.
         """
         meter = self.chat.meter
-        expected = meter.prices.cost(Usage(*self.estimate_tokens(self.batch_size, size_wh)))
-        if not asked_count:
-            meter.expect_cost(expected)
         if meter.budget is None:
             return None
+        expected = meter.prices.cost(Usage(*self.estimate_tokens(self.batch_size, size_wh)))
         spent = meter.total.cost
         cost = spent / asked_count if spent else expected / self.batch_size
         return int((meter.budget - spent) / cost) if cost else None
@@ -119,6 +144,39 @@ class VlmJudge:
             )
 
     def _judge_batch(self, frames: list[Frame]) -> dict[FrameRef, Judgement | None]:
+        answers = self._ask_once(frames)
+        if isinstance(answers, dict):
+            return answers
+        return self._judge_halves(frames, answers)
+
+    def _judge_halves(
+        self, frames: list[Frame], error: UnreadableAnswer
+    ) -> dict[FrameRef, Judgement | None]:
+        """Judge the halves of a batch whose answer cannot be read, as long as one half can be."""
+        if len(frames) == 1:
+            return self._leave_open(frames, error)
+        middle = len(frames) // 2
+        halves = [frames[:middle], frames[middle:]]
+        answers = [self._ask_once(half, attempts=1 if half[1:] else None) for half in halves]
+        if not any(isinstance(each, dict) for each in answers):
+            return self._leave_open(frames, error)
+        judgements: dict[FrameRef, Judgement | None] = {}
+        for half, answer in zip(halves, answers, strict=True):
+            if isinstance(answer, UnreadableAnswer):
+                answer = self._judge_halves(half, answer)
+            judgements |= answer
+        return judgements
+
+    def _leave_open(
+        self, frames: list[Frame], error: UnreadableAnswer
+    ) -> dict[FrameRef, Judgement | None]:
+        self.chat.notes.add(_UNREADABLE, str(error), count=len(frames))
+        return dict.fromkeys((frame.video, frame.index) for frame in frames)
+
+    def _ask_once(
+        self, frames: list[Frame], attempts: int | None = None
+    ) -> dict[FrameRef, Judgement | None] | UnreadableAnswer:
+        """Ask about a batch; returns the error where no answer can be read."""
         numbers = range(1, len(frames) + 1)
         description = frames[0].name + (f" and {len(frames) - 1} more" if frames[1:] else "")
         try:
@@ -127,12 +185,10 @@ class VlmJudge:
                 messages.verdicts_format(numbers),
                 lambda text: parse_judgements(text, numbers),
                 description,
+                parse_attempts=attempts,
             )
-        except UnreadableAnswer:
-            if len(frames) == 1:
-                return {(frames[0].video, frames[0].index): None}
-            half = len(frames) // 2
-            return self._judge_batch(frames[:half]) | self._judge_batch(frames[half:])
+        except UnreadableAnswer as error:
+            return error
         return {(f.video, f.index): judgements[n] for f, n in zip(frames, numbers, strict=True)}
 
     def _message_parts(self, frames: Sequence[Frame]) -> list[dict[str, Any]]:
@@ -203,6 +259,8 @@ def parse_judgements(text: str, numbers: Sequence[int]) -> dict[int, Judgement]:
     judgements: list[tuple[Any, Judgement]] = []
     for value in json_values(text):
         judgements += _iter_judgements(value)
+    if not judgements:  # a refusal, or nothing at all
+        raise AnswerParseError(without_thoughts(text).strip()[:120] or "an empty answer")
     unknown = [number for number, _ in judgements if number not in numbers]
     counts = {n: sum(number == n for number, _ in judgements) for n in numbers}
     missing = [n for n in numbers if not counts[n]]

@@ -62,10 +62,13 @@ def write_results(
     label: str,
     header: Header,
     source: str,
+    *,
+    keep_decisions: bool = False,
 ) -> None:
     """Write the folder; each frame of a hit has one object; its box is the whole frame.
 
-    Frames with a negative answer are items without objects.
+    Frames with a negative answer are items without objects; those of an open shot are no items.
+    The decisions on earlier hits are removed, unless `keep_decisions`.
 
     Raises:
         OutputError: nothing can be written there.
@@ -90,7 +93,8 @@ def write_results(
 
     journal.write(folder / FOUND_FILE, header, items())
     _write_table(folder, search_results, best_frame_seconds)
-    (folder / DECISIONS_FILE).unlink(missing_ok=True)
+    if not keep_decisions:
+        (folder / DECISIONS_FILE).unlink(missing_ok=True)
     write_items(folder)
 
 
@@ -184,20 +188,20 @@ def _hit(row: Mapping[str, str]) -> Hit:
     return Hit(row["video"], start, stop, best_frame, Fraction(row["seconds"]), confidence)
 
 
-def check_resumable(folder: Path, header: Header, *, force: bool = False) -> None:
-    """Refuse a folder with earlier results, unless an equal search can continue there.
+def is_complete(folder: Path, header: Header) -> bool:
+    """Return whether a folder holds an equal search in which every shot is settled.
+
+    False where an equal search can continue, or begin.
 
     Raises:
         SettingsDiffer: the results were made with other settings.
-        OutputError: every shot is settled.
     """
-    if force or not (folder / TABLE_FILE).exists():
-        return
+    if not (folder / TABLE_FILE).exists():
+        return False
     existing = journal.read(folder / FOUND_FILE).header
     journal.check_same_settings(folder, existing.differences(header))
     with (folder / TABLE_FILE).open(encoding="utf-8", newline="") as file:
-        if not any(row["verdict"] == "open" for row in csv.DictReader(file)):
-            raise OutputError(f"{folder}: every shot in it is settled; {files.OVERWRITE_HINT}")
+        return not any(row["verdict"] == "open" for row in csv.DictReader(file))
 
 
 def read_decisions(folder: Path) -> dict[str, bool]:

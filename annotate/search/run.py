@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from annotate import files
 from annotate.errors import AnswerError, UnknownName
 from annotate.items.records import Header, Picture
 from annotate.locking.locks import locked_folder
-from annotate.progress import ProgressBar, no_progress
+from annotate.progress import Notes, ProgressBar, no_progress
 from annotate.search import results
 from annotate.search.ask import SearchResults, ask_shots, rank_shots
 from annotate.search.clip_shots import ClipShots, cut_into_shots, first_frames
@@ -73,13 +74,17 @@ class SearchEstimate:
 class FoundShots:
     """The outcome of a search: the hits, the shots of the clips, the result for each shot.
 
-    `usage` is what a model was asked and what it cost; None for the method "local".
+    `usage` is what a model was asked and what it cost; None for the method "local". `notes` count
+    the pictures without an answer that can be read. `is_new` is False where `output` held a
+    complete search already, which was read.
     """
 
     hits: Sequence[Hit]
     clip_shots: ClipShots
     results: SearchResults
     usage: UsageTotal | None = None
+    notes: Notes = field(default_factory=Notes)
+    is_new: bool = True
 
 
 def find_shots(
@@ -96,13 +101,13 @@ def find_shots(
     """Find the shots of clips that show a target.
 
     `references` are pictures of the target, cropped close; `target` names it, and is the label of
-    the items. With `output`, a folder, the results are written there, and a search that stopped
-    early continues. `on_estimate` gets the estimate before a model is asked.
+    the items. With `output`, a folder, the results are written there, and a search that left shots
+    open continues; a complete one is read. `on_estimate` gets the estimate before a model is asked.
 
     Raises:
-        AnswerError: a reference cannot be read, no model is given, or the model does not answer.
-        SettingsDiffer, OutputError: `output` holds a search with other settings, or a complete one.
-        VideoError, MissingPackage, UnknownName: see `annotate.errors`.
+        AnswerError: a reference cannot be read, no model is given, or the model answers nothing.
+        SettingsDiffer: `output` holds a search with other settings.
+        OutputError, VideoError, MissingPackage, UnknownName: see `annotate.errors`.
     """
     options = options or SearchOptions()
     pictures, judge = _prepare(references, target, options)
@@ -111,22 +116,39 @@ def find_shots(
     if output is not None:
         files.refuse_foreign_folder(Path(output), results.FOUND_FILE, results.OTHER_FILES)
     with nullcontext() if output is None else locked_folder(Path(output)):
-        if output is not None:
-            results.check_resumable(Path(output), header, force=force)
+        if output is not None and not force and results.is_complete(Path(output), header):
+            all_settled = SearchResults(clip_shots.shots, settled=set(range(len(clip_shots.shots))))
+            return FoundShots(
+                results.read_hits(Path(output)), clip_shots, all_settled, is_new=False
+            )
         if judge is None:
-            shot_results, usage = _rank(clip_shots, pictures, options, progress), None
+            shot_results, usage, notes = (
+                _rank(clip_shots, pictures, options, progress),
+                None,
+                Notes(),
+            )
         else:
-            judge = replace(judge, clip_paths=clip_shots.paths)
-            on_estimate(_estimate(clip_shots, judge, options))
+            estimate = _estimate(clip_shots, judge, options)
+            on_estimate(estimate)
+            limit = estimate.question_count
+            judge = replace(judge, clip_paths=clip_shots.paths, max_unreadable=limit)
             shot_results = _ask(clip_shots, judge, pictures, options, progress)
-            usage = judge.chat.meter.total
+            usage, notes = judge.chat.meter.total, judge.chat.notes
         if output is None:
             hits = results.list_hits(clip_shots, shot_results)
         else:
             source = f"find/{options.method}"
-            results.write_results(Path(output), clip_shots, shot_results, target, header, source)
+            results.write_results(
+                Path(output),
+                clip_shots,
+                shot_results,
+                target,
+                header,
+                source,
+                keep_decisions=not force,
+            )
             hits = results.read_hits(Path(output))
-    return FoundShots(hits, clip_shots, shot_results, usage)
+        return FoundShots(hits, clip_shots, shot_results, usage, notes)
 
 
 def estimate_search(
@@ -158,11 +180,17 @@ def search_header(
     judge: VlmJudge | None = None,
 ) -> Header:
     """Make the header of the items of a search."""
-    settings = {
+    settings: dict[str, Any] = {
         "detector": options.method,
         "looks": options.frames_per_shot,
         "references": [files.sha256(Path(path)) for path in references],
     }
+    if judge is None:
+        settings["max_shots"] = options.max_shots
+    else:
+        chat = judge.chat
+        settings |= {"url": chat.url, "batch_size": judge.batch_size, "side": judge.max_side}
+        settings |= {"detail": judge.detail, "temperature": chat.temperature, "mode": chat.mode}
     videos = {
         name: entry
         for video in clip_shots.videos.values()

@@ -42,6 +42,7 @@ class QueriedShot:
 
     `step` is the distance in frames between two frames that can be asked in place of each other.
     `accepted` says that the shot shows the target, even if the boundaries are not known yet.
+    `undecided` says that the answers that could be read do not decide: the shot stays open.
     """
 
     video: str
@@ -50,6 +51,7 @@ class QueriedShot:
     step: int = 1
     answers: dict[int, Judgement | None] = field(default_factory=dict)
     accepted: bool = False
+    undecided: bool = False
 
     def spread_frames(self, count: int) -> list[int]:
         """Spread `count` frames over the shot: the middle frame of each equal part."""
@@ -73,11 +75,17 @@ class QueriedShot:
 def query_shot(shot: QueriedShot, first_frames: Sequence[int]) -> ShotQuery:
     """Query a shot: yields frames to ask, receives their answers, returns the occurrence or None.
 
-    The answers are added to `shot.answers`.
+    The answers are added to `shot.answers`. An answer that could not be read is None, which is no
+    negative answer: a shot that is left undecided by it is marked.
     """
     shot.answers.update((yield list(first_frames)))
     positives = shot.positive_frames(first_frames)
-    if not positives or not (yield from _confirm(shot, positives)):
+    if not positives:
+        shot.undecided = any(shot.answers[frame] is None for frame in first_frames)
+        return None
+    is_shown = yield from _confirm(shot, positives)
+    shot.undecided = is_shown is None
+    if not is_shown:
         return None
     shot.accepted = True
     start = yield from _find_boundary(shot, first_frames, min(positives), -1)
@@ -103,18 +111,25 @@ def _occurrence(shot: QueriedShot, start: int, stop: int) -> Occurrence:
     return Occurrence(start, stop, best_frame, mean)
 
 
-def _confirm(shot: QueriedShot, positives: list[int]) -> Generator[list[int], AnswersByFrame, bool]:
-    """Ask frames beside the first positive frame until one side leads; extends `positives`."""
-    lead = len(positives)
+def _confirm(
+    shot: QueriedShot, positives: list[int]
+) -> Generator[list[int], AnswersByFrame, bool | None]:
+    """Ask frames beside the first positive frame until one side leads; extends `positives`.
+
+    Returns None where the answers that can be read do not decide.
+    """
+    lead, unreadable_count = len(positives), 0
     while _REJECT_LEAD < lead < _ACCEPT_LEAD:
         beside = shot.neighbours(positives[0], _ACCEPT_LEAD - lead)
         if not beside:
-            break
+            return None if unreadable_count else lead > 0
         answers = yield beside
         shot.answers.update(answers)
-        for frame in beside:
-            if (answer := answers[frame]) is not None:
-                lead += 1 if answer.shown else -1
+        readable = [answer for frame in beside if (answer := answers[frame]) is not None]
+        unreadable_count += len(beside) - len(readable)
+        if not readable:
+            return None
+        lead += sum(1 if answer.shown else -1 for answer in readable)
         positives += shot.positive_frames(beside)
     return lead > 0
 
@@ -124,29 +139,34 @@ def _find_boundary(
 ) -> Generator[list[int], AnswersByFrame, int]:
     """Find where the target that is seen at `inside` begins (direction -1) or ends (direction 1).
 
-    Frames up to the nearest negative answer are asked; that answer is checked first.
+    Frames up to the nearest frame without a positive answer are asked; that frame is checked first.
+    Where no answer can be read, the boundary is at the last frame that is known to show the target.
     """
     end = shot.start if direction < 0 else shot.stop
-    beyond = [
-        f for f in first_frames if (f - inside) * direction > 0 and shot.answers[f] is not None
-    ]
-    negatives = [f for f in beyond if not shot.positive_frames([f])]
-    if not negatives:
+    beyond = [f for f in first_frames if (f - inside) * direction > 0]
+    not_positive = [f for f in beyond if not shot.positive_frames([f])]
+    if not not_positive:
         return end
-    outside = min(negatives, key=lambda frame: abs(frame - inside))
-    if (yield from _majority_shows(shot, outside)):
+    outside = min(not_positive, key=lambda frame: abs(frame - inside))
+    is_shown = yield from _majority_shows(shot, outside)
+    if is_shown:
         return end
-    while abs(outside - inside) > _MAX_BOUNDARY_STEPS * shot.step:
+    while is_shown is not None and abs(outside - inside) > _MAX_BOUNDARY_STEPS * shot.step:
         middle = (outside + inside) // 2
-        if (yield from _majority_shows(shot, middle)):
+        is_shown = yield from _majority_shows(shot, middle)
+        if is_shown:
             inside = middle
-        else:
+        elif is_shown is False:
             outside = middle
+    if is_shown is None:
+        return inside if direction < 0 else inside + 1
     return outside + 1 if direction < 0 else outside
 
 
-def _majority_shows(shot: QueriedShot, frame: int) -> Generator[list[int], AnswersByFrame, bool]:
-    """Ask up to three frames at `frame`; true if most of them show the target."""
+def _majority_shows(
+    shot: QueriedShot, frame: int
+) -> Generator[list[int], AnswersByFrame, bool | None]:
+    """Ask up to three frames at `frame`; True if most of them show the target, None if unknown."""
     answered = [frame] if frame in shot.answers else []
     unanswered = [] if answered else [frame]
     beside = [f for f in shot.neighbours(frame, 3) if f not in unanswered]
@@ -154,7 +174,7 @@ def _majority_shows(shot: QueriedShot, frame: int) -> Generator[list[int], Answe
     if unanswered:
         shot.answers.update((yield unanswered))
     readable = [f for f in [*answered, *unanswered] if shot.answers[f] is not None]
-    return 2 * len(shot.positive_frames(readable)) > len(readable)
+    return 2 * len(shot.positive_frames(readable)) > len(readable) if readable else None
 
 
 def _confidence_or_minus_one(answer: Judgement | None) -> float:

@@ -96,6 +96,19 @@ def parse_boxes(text: str, phrases: Sequence[str] = ()) -> list[ParsedBox]:
     return boxes
 
 
+def count_unplaced(text: str) -> int:
+    """Count the objects that an answer lists without coordinates that can be read."""
+    return sum(map(_count_unplaced, json_values(text)))
+
+
+def _count_unplaced(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(_count_unplaced(each) for each in value.values())
+    if not isinstance(value, list):
+        return 0
+    return sum(isinstance(each, dict) and not any(_find_boxes(each, "", "")) for each in value)
+
+
 def nearest_text(label: str, texts: Sequence[str]) -> str | None:
     """Return the text that a model means by its label, near misses included, or None.
 
@@ -218,10 +231,16 @@ def _name_before(text: str, phrases: Sequence[str]) -> str:
 
 
 def _is_empty_answer(value: Any) -> bool:
-    """Return whether a value is an empty list or object, or an object that holds an empty list."""
+    """Return whether a value is an empty list, or an object that holds one under a known key.
+
+    An empty object and null say nothing: a tool call without arguments is not "nothing there".
+    """
     if isinstance(value, dict):
-        lists = [each for key, each in value.items() if str(key).lower() in _LIST_KEYS]
-        return not value or any(not each for each in lists)
+        fields = {str(key).lower(): each for key, each in value.items()}
+        lists = [fields[key] for key in _LIST_KEYS if key in fields]
+        if lists or fields.get("error"):
+            return [] in lists and not any(lists) and not fields.get("error")
+        return any(_is_empty_answer(fields[key]) for key in _WRAPPER_KEYS if key in fields)
     return isinstance(value, list) and not value
 
 

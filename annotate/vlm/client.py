@@ -1,143 +1,58 @@
 """Ask a model behind an OpenAI-compatible chat endpoint for boxes or text.
 
 An answer's format is requested by tool call, by JSON schema or as plain JSON. Which of the three a
-server supports is found out by trying, and remembered with the model's other notes in the user's
-cache folder (one small JSON file for each address and model). Answers are cached on disk under the
-SHA-256 of the whole request, so asking the same again costs nothing. API keys are read from
-environment variables only, are sent to one address only, and never appear in a message.
+server supports is found out by trying, and remembered with the model's other notes. Answers are
+cached on disk under the SHA-256 of the whole request, so asking the same again costs nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from annotate import files
-from annotate.errors import AnswerError, OutputError, UnreadableAnswer, needs
-from annotate.files import cache_dir, read_json, write_json
+from annotate.errors import AnswerError, BudgetExceeded, OutputError, UnreadableAnswer, needs
+from annotate.progress import Notes
+from annotate.vlm import answer_cache, endpoint
 from annotate.vlm.answers import AnswerParseError, ParsedBox, parse_boxes
 from annotate.vlm.budget import Prices, Usage, UsageMeter
-from annotate.vlm.messages import ResponseFormat, boxes_format, load_template, text_part
+from annotate.vlm.endpoint import Reply, api_key_for, redact_key
+from annotate.vlm.messages import (
+    ResponseFormat,
+    boxes_format,
+    estimate_tokens,
+    load_template,
+    text_part,
+)
 from annotate.vlm.retry import RetryPolicy, TransientError
-
-# Host -> the variable with the key that it gets by default; other hosts get only a named key.
-_KEY_VARIABLES = {"api.openai.com": "OPENAI_API_KEY", "api.moondream.ai": "MOONDREAM_API_KEY"}
-
-
-def api_key_for(url: str, env_variable: str) -> str | None:
-    """Read the API key for an address from `env_variable`, or from the host's usual variable.
-
-    Raises:
-        AnswerError: `env_variable` is not set, or `url` is not an address.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise AnswerError(
-            f"{url!r} is not an address: expected one such as http://localhost:8000/v1"
-        )
-    if parts.username or parts.password:
-        raise AnswerError(f"the address of {parts.hostname} holds a password: name a key instead")
-    if env_variable and not os.environ.get(env_variable):
-        raise AnswerError(f"no key for {parts.hostname}: the environment has no {env_variable}")
-    return os.environ.get(env_variable or _KEY_VARIABLES.get(parts.hostname, "")) or None
-
-
-def is_openai(url: str) -> bool:
-    """Return whether an address is OpenAI's own."""
-    return urlsplit(url).hostname == "api.openai.com"
-
-
-def redact_key(text: str, key: str | None) -> str:
-    """Redact the API key in a server's message, and shorten the message to 200 characters."""
-    return " ".join(text.replace(key, "***").split() if key else text.split())[:200]
-
-
-def read_model_notes(url: str, model: str) -> dict[str, Any]:
-    """Read what is remembered of a model; empty if there is nothing, or the file is damaged."""
-    try:
-        notes = json.loads(_notes_path(url, model).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return notes if isinstance(notes, dict) else {}
-
-
-def write_model_notes(url: str, model: str, **facts: Any) -> Path:
-    """Add facts to the notes of a model, and return the path of the file.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    path = _notes_path(url, model)
-    notes = {"url": url.rstrip("/"), "model": model} | read_model_notes(url, model) | facts
-    write_json(path, notes)
-    return path
-
-
-def _notes_path(url: str, model: str) -> Path:
-    digest = hashlib.sha256(f"{url.rstrip('/')} {model}".encode()).hexdigest()
-    readable = re.sub(r"\W+", "-", model).strip("-")[:60]
-    return cache_dir() / "models" / f"{readable}-{digest[:12]}.json"
-
-
-def cached_answer(digest: str) -> dict[str, Any] | None:
-    """Read a cached answer; None if there is none, or the file is damaged."""
-    return read_json(_answer_path(digest))
-
-
-def cache_answer(digest: str, answer: Mapping[str, Any]) -> None:
-    """Write an answer to the cache.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    write_json(_answer_path(digest), answer)
-
-
-def _keep_answer(digest: str, text: str) -> None:
-    try:
-        cache_answer(digest, {"text": text})
-    except OutputError as error:
-        raise OutputError(f"{error}; `cache=no` asks without keeping the answers") from None
-
-
-def _answer_path(digest: str) -> Path:
-    return cache_dir() / "answers" / digest[:2] / f"{digest}.json"
-
+from annotate.vlm.thoughts import without_thoughts
 
 T = TypeVar("T")
 
 MODES = ("tool", "schema", "json")  # how a format of answers is requested, the strictest first
 _UNSUPPORTED_STATUSES = {400, 404, 405, 415, 422, 501}  # replies to a mode that a server lacks
-_NEW_TOKEN_LIMIT = "max_completion_tokens"  # the only name that newer models of OpenAI accept
-_CUT_REASONS = {"length", "max_tokens", "max_output_tokens", "model_length"}  # `finish_reason`
-_AUTH_ERRORS = {401: "the key is not accepted", 403: "the key may not do this"}
+_MAX_ADAPTIONS = 4  # of one request, to the parameters that a server accepts
+_REFUSAL = re.compile(  # a description does not begin so
+    r"\W*(?:i['’]?m|i am) (?:very |so |really )?sorry\b"
+    r"|\W*(?:(?:sorry|unfortunately|apologies)\W+)?(?:but )?"
+    r"i(?:['’]?m| am)? ?(?:can(?:no|['’]?)t|can not|won['’]?t|will not|(?:not |un)able to)"
+    r" (?:assist|help|comply|describe|provide|process|fulfil|continue|caption|analy[sz]e)",
+    re.IGNORECASE,
+)
+_NO_TEMPERATURE = "questions were asked without a temperature, for the server refuses one"
 
 _OPENAI_HEADERS = ("OpenAI-Organization", "OpenAI-Project")  # the client sends them to any host
 
 MessageParts = Sequence[Mapping[str, Any]]  # texts and pictures of one message
 
 
-@dataclass(frozen=True)
-class Reply:
-    """A model's text, or the arguments of its tool calls, one a line; `refusal` is a text too.
-
-    `cut` is True where the answer ends at the limit of tokens.
-    """
-
-    text: str
-    usage: Usage
-    refusal: str = ""
-    cut: bool = False
+class UnsupportedMode(AnswerError):
+    """A server does not support the mode in which it was asked."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +62,7 @@ class Chat:
     `key` names the environment variable that holds the API key. `mode` is how the format of an
     answer is requested: "tool", "schema", "json", or "auto" to try them in this order. With
     `cached`, answers are kept on disk. An answer that cannot be parsed is requested again, up to
-    `parse_attempts` times in all.
+    `parse_attempts` times in all. `notes` count what was asked in another way than was set.
     """
 
     url: str
@@ -161,18 +76,19 @@ class Chat:
     meter: UsageMeter = field(default_factory=lambda: UsageMeter(Prices()), compare=False)
     cached: bool = True
     parse_attempts: int = 2
+    notes: Notes = field(default_factory=Notes, compare=False)
 
     @cached_property
     def _client(self) -> Any:
         openai = needs("openai")
         key = api_key_for(self.url, self.key) or "none"
-        omitted = {} if is_openai(self.url) else dict.fromkeys(_OPENAI_HEADERS, openai.Omit())
+        omitted = dict.fromkeys(_OPENAI_HEADERS, openai.Omit())
         return openai.OpenAI(
             api_key=key,
             base_url=self.url,
             timeout=self.timeout_seconds,
             max_retries=0,  # `retry_policy` retries, for all threads together
-            default_headers=omitted,
+            default_headers={} if endpoint.is_openai(self.url) else omitted,
         )
 
     @cached_property
@@ -181,9 +97,22 @@ class Chat:
 
     @cached_property
     def _server_facts(self) -> dict[str, str]:
-        """What is known of the server: `way`, a supported mode; `limit`, its name of max_tokens."""
-        mode = read_model_notes(self.url, self.model).get("way")
-        return {"way": mode} if self.mode == "auto" and mode in MODES else {}
+        """What is known of the server, from the notes of the model: see `endpoint.adapted`.
+
+        `way` is a supported mode.
+        """
+        notes = answer_cache.read_model_notes(self.url, self.model)
+        names = ("way", "limit", "temperature")
+        facts: dict[str, str] = {name: str(notes[name]) for name in names if name in notes}
+        if self.mode != "auto" or facts.get("way") not in MODES:
+            facts.pop("way", None)
+        return facts
+
+    @cached_property
+    def _checked_cache(self) -> bool:
+        """Check once, before a question is paid for, that its answer can be kept."""
+        answer_cache.check_answers_writable()
+        return True
 
     def ask_boxes(
         self, parts: MessageParts, phrases: Sequence[str], context: str
@@ -198,27 +127,31 @@ class Chat:
         response_format: ResponseFormat,
         parse: Callable[[str], T],
         context: str,
+        *,
+        parse_attempts: int | None = None,
     ) -> T:
         """Ask for an answer in a format, and return what `parse` makes of it.
 
-        Messages of errors begin with `context`.
+        Messages of errors begin with `context`. `parse_attempts` is instead of that of the chat.
 
         Raises:
             UnreadableAnswer: `parse` raised `AnswerParseError` for every answer.
             AnswerError: no answer came.
             BudgetExceeded: the request could exceed the budget.
+            OutputError: answers are to be kept, and cannot be written.
         """
         question = {"url": self.url.rstrip("/"), "way": self.mode, **self._settings()}
         question |= {"parts": list(parts), **response_format.request_fields("tool")}
         digest = files.json_digest(question)
-        if self.cached and (answer := cached_answer(digest)) is not None:
+        if self.cached and (answer := answer_cache.read_answer(digest)) is not None:
             with suppress(AnswerParseError):  # an earlier version took it for readable: ask again
                 value = parse(str(answer.get("text")))
                 self.meter.count_cached()
                 return value
-        text, value = self._ask_until_readable(parts, response_format, parse, context)
+        attempts = self.parse_attempts if parse_attempts is None else parse_attempts
+        text, value = self._ask_until_readable(parts, response_format, parse, context, attempts)
         if self.cached:
-            _keep_answer(digest, text)
+            answer_cache.keep_answer(digest, {"text": text}, self.notes)
         return value
 
     def ask_text(self, parts: MessageParts, context: str) -> str:
@@ -227,25 +160,28 @@ class Chat:
         Raises:
             UnreadableAnswer: the model refuses, or the answer is empty.
             AnswerError: no answer came.
-            BudgetExceeded: the request could exceed the budget.
+            BudgetExceeded, OutputError: see `ask`.
         """
         messages = [{"role": "user", "content": list(parts)}]
         request = self._settings() | {"messages": messages}
         digest = files.json_digest({"url": self.url.rstrip("/"), **request})
-        if self.cached and (answer := cached_answer(digest)) is not None:
-            self.meter.count_cached()
-            return str(answer["text"])
+        if self.cached and (answer := answer_cache.read_answer(digest)) is not None:
+            text = str(answer.get("text") or "")
+            if text and not _REFUSAL.match(text):  # else an earlier version took it for an answer
+                self.meter.count_cached()
+                return text
         try:
-            reply = self.retry_policy.run(partial(self._send_metered, request, ""), context)
+            reply = self._send_metered(request, "", context)
         except TransientError as error:
             raise AnswerError(f"{context}: {error}") from None
         self._refuse_cut(reply, context)
-        text = reply.text.strip()
-        if reply.refusal or not text:
-            refusal = redact_key(reply.refusal, api_key_for(self.url, self.key)) or "nothing"
+        text = without_thoughts(reply.text).strip()
+        refusal = reply.refusal or (text if _REFUSAL.match(text) else "")
+        if refusal or not text:
+            refusal = redact_key(refusal, api_key_for(self.url, self.key)) or "nothing"
             raise UnreadableAnswer(f"{context}: {self.model} says {refusal!r}")
         if self.cached:
-            _keep_answer(digest, text)
+            answer_cache.keep_answer(digest, {"text": text}, self.notes)
         return text
 
     def _ask_until_readable(
@@ -254,10 +190,11 @@ class Chat:
         response_format: ResponseFormat,
         parse: Callable[[str], T],
         context: str,
+        attempts: int,
     ) -> tuple[str, T]:
         """Return the first answer that can be parsed, and its parsed value."""
         messages: list[dict[str, Any]] = [{"role": "user", "content": list(parts)}]
-        for attempt in range(1, self.parse_attempts + 1):
+        for attempt in range(1, attempts + 1):
             reply = self._reply_in_supported_mode(messages, response_format, context)
             self._refuse_cut(reply, context)
             try:
@@ -266,7 +203,7 @@ class Chat:
                 return reply.text, parse(reply.text)
             except AnswerParseError as error:
                 excerpt = redact_key(str(error), api_key_for(self.url, self.key))
-                if attempt == self.parse_attempts:
+                if attempt == attempts:
                     raise UnreadableAnswer(
                         f"{context}: {self.model} gives no {response_format.name} that can be "
                         f"read: {excerpt!r}"
@@ -280,8 +217,8 @@ class Chat:
         """Refuse an answer that is cut at the limit: objects may be missing from it."""
         if reply.cut:
             raise UnreadableAnswer(
-                f"{context}: the answer of {self.model} is cut at {self.max_tokens} tokens: boxes "
-                f"may be missing from it; allow more with `max_tokens={4 * self.max_tokens}`"
+                f"{context}: the answer of {self.model} is cut at {self.max_tokens} tokens: a part "
+                f"of it is missing; allow more with `max_tokens={4 * self.max_tokens}`"
             )
 
     def _reply_in_supported_mode(
@@ -293,23 +230,24 @@ class Chat:
         for mode in modes:
             request = self._request(messages, response_format, mode)
             try:
-                reply = self.retry_policy.run(
-                    partial(self._send_metered, request, response_format.function), context
-                )
+                reply = self._send_metered(request, response_format.function, context)
             except TransientError as error:
-                if mode == modes[-1] or error.status not in _UNSUPPORTED_STATUSES:
+                if error.status not in _UNSUPPORTED_STATUSES:
                     raise AnswerError(f"{context}: {error}") from None
+                if mode == modes[-1]:
+                    raise UnsupportedMode(f"{context}: {error}") from None
                 continue
-            self._remember_mode(mode)
+            if self.mode == "auto":
+                self._remember({"way": mode})
             return reply
         raise AssertionError("the last mode returns or raises")
 
-    def _remember_mode(self, mode: str) -> None:
+    def _remember(self, facts: Mapping[str, str]) -> None:
         with self._lock:
-            if self.mode == "auto" and self._server_facts.get("way") != mode:
-                self._server_facts["way"] = mode
+            if not facts.items() <= self._server_facts.items():
+                self._server_facts.update(facts)
                 with suppress(OutputError):  # found out again by the next run
-                    write_model_notes(self.url, self.model, way=mode)
+                    answer_cache.write_model_notes(self.url, self.model, **facts)
 
     def _request(
         self, messages: MessageParts, response_format: ResponseFormat, mode: str
@@ -326,72 +264,90 @@ class Chat:
         settings: dict[str, Any] = {"model": self.model, "max_tokens": self.max_tokens}
         return settings | ({} if self.temperature is None else {"temperature": self.temperature})
 
-    def _send_metered(self, request: Mapping[str, Any], function: str) -> Reply:
-        self.meter.begin()
-        reply = None
-        try:
-            reply = self._send(request, function)
-        finally:
-            self.meter.end(reply.usage if reply else None)
-        return reply
+    def _send_metered(self, request: Mapping[str, Any], function: str, context: str) -> Reply:
+        """Send a request, again while that may help; every try is within the budget.
 
-    def _send(self, request: Mapping[str, Any], function: str) -> Reply:
+        Raises:
+            TransientError: the server refuses the request.
+            AnswerError, BudgetExceeded: see `ask`.
+        """
+        if self.cached:
+            _ = self._checked_cache
+        most = Usage(estimate_tokens(request), self.max_tokens)
+
+        def send() -> Reply:
+            reserved = self._reserve(most)
+            reply = None
+            try:
+                reply = self._send(request, function, context)
+            finally:
+                usage = reply.usage if reply else None
+                self.meter.end(reserved, most, usage, answered=reply is not None)
+            return reply
+
+        return self.retry_policy.run(send, context)
+
+    def _reserve(self, most: Usage) -> float:
+        try:
+            return self.meter.begin(most)
+        except BudgetExceeded as error:
+            kept = "; the answers are kept: the same command continues with them"
+            lost = "; with `cache=no` answers are not kept: run again, they are asked again"
+            hint = (kept if self.cached else lost) if self.meter.total.questions else ""
+            raise BudgetExceeded(f"{error}{hint}") from None
+
+    def _send(self, request: Mapping[str, Any], function: str, context: str) -> Reply:
+        """Send a request, adapted to the parameters that the server accepts."""
+        facts = dict(self._server_facts)
+        for _ in range(_MAX_ADAPTIONS):
+            sent = endpoint.adapted(request, facts)
+            try:
+                reply = self._send_once(sent, function)
+            except _RefusedParameter as refused:
+                facts |= refused.fact
+                continue
+            self._remember({key: facts[key] for key in ("limit", "temperature") if key in facts})
+            if self.temperature is not None and "temperature" not in sent:
+                self.notes.add(_NO_TEMPERATURE, context)
+            return reply
+        raise TransientError(f"{self.url}: refuses every form of the request", retryable=False)
+
+    def _send_once(self, sent: Mapping[str, Any], function: str) -> Reply:
         openai = needs("openai")
         key = api_key_for(self.url, self.key)
         try:
-            completion = self._client.chat.completions.create(
-                **_with_token_limit_name(request, self._server_facts)
-            )
-            return _parse_completion(completion, function)
+            completion = self._client.chat.completions.create(**sent)
+            return endpoint.parse_completion(completion, function, key)
+        except endpoint.ContentRefused as error:
+            return Reply("", Usage(), str(error))
         except openai.APITimeoutError:
             raise TransientError(
                 f"{self.url}: no answer within {self.timeout_seconds:g} s"
             ) from None
         except openai.APIStatusError as error:
-            message = redact_key(error.message, key)
-            if _NEW_TOKEN_LIMIT in message and _NEW_TOKEN_LIMIT not in self._server_facts.values():
-                self._server_facts["limit"] = _NEW_TOKEN_LIMIT
-                return self._send(request, function)
-            raise _status_error(error.status_code, message, error.response.headers) from None
+            status, headers = error.status_code, error.response.headers
+            text = endpoint.error_text(error.body) or error.message
+            if fact := endpoint.learn_from_error(status, text, sent):
+                raise _RefusedParameter(fact) from None
+            message = redact_key(text, key)
+            problem = endpoint.status_error(status, message, error.body, headers)
+            if isinstance(problem, endpoint.ContentRefused):
+                return Reply("", Usage(), message)
+            raise problem from None
         except openai.APIConnectionError as error:
             reason = redact_key(str(error.__cause__ or error), key)
             raise TransientError(
-                f"no server answers at {self.url}: {reason}",
+                f"no server answers at {self.url}: {reason}; start it, or give the address of "
+                "another one as `url`",
                 retryable="refused" not in reason,  # no server listens there: waiting is in vain
             ) from None
         except (openai.OpenAIError, ValueError) as error:
             raise TransientError(f"{self.url}: {redact_key(str(error), key)}") from None
 
 
-def _status_error(status: int, message: str, headers: Mapping[str, str]) -> TransientError:
-    """Make an error of an HTTP status; some servers answer 500 where they lack tool calls."""
-    if status >= 500 and "tool" in message:
-        return TransientError(message, retryable=False, status=501)
-    return TransientError.from_status(status, _AUTH_ERRORS.get(status, message), headers)
+class _RefusedParameter(Exception):
+    """A server refuses a parameter of a request; `fact` is what to remember of it."""
 
-
-def _with_token_limit_name(
-    request: Mapping[str, Any], server_facts: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the request with `max_tokens` under the name that the server accepts."""
-    name = server_facts.get("limit", "max_tokens")
-    return {name if key == "max_tokens" else key: value for key, value in request.items()}
-
-
-def _parse_completion(completion: Any, function: str) -> Reply:
-    """Read text, token counts, refusal and end of a completion; any of them may be missing."""
-    choices = getattr(completion, "choices", None)
-    if not choices or getattr(choices[0], "message", None) is None:
-        raise TransientError("an answer without a message")
-    message = choices[0].message
-    calls = getattr(message, "tool_calls", None) or []
-    functions = [call.function for call in calls if getattr(call, "function", None)]
-    arguments = [str(f.arguments) for f in functions if f.name == function]
-    text = "\n".join(arguments) or getattr(message, "content", None) or ""
-    usage = getattr(completion, "usage", None)
-    counts = (getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens"))
-    reason = str(getattr(choices[0], "finish_reason", None) or "").lower()
-    refusal = str(getattr(message, "refusal", None) or "")
-    if reason == "content_filter":
-        refusal = refusal or "the content filter of the server stopped the answer"
-    return Reply(str(text), Usage(*counts), refusal, cut=reason in _CUT_REASONS)
+    def __init__(self, fact: Mapping[str, str]) -> None:
+        super().__init__(str(fact))
+        self.fact = fact

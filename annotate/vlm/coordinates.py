@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from annotate.errors import AnswerError, UnknownName
+from annotate.errors import AnswerError, UnknownName, UnreadableAnswer
 from annotate.items.boxes import BoxArray, iou_matrix
 from annotate.items.records import Box, Picture
 from annotate.vlm import messages
+from annotate.vlm.answer_cache import check_notes_writable, write_model_notes
 from annotate.vlm.answers import FourNumbers, ParsedBox
-from annotate.vlm.client import MODES, Chat, write_model_notes
+from annotate.vlm.client import MODES, Chat, UnsupportedMode
 from annotate.vlm.retry import map_threads
 
 _ReferenceSize = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -125,10 +126,15 @@ class BoxFormatFit:
 
 
 def calibration_images(side: int) -> list[CalibrationImage]:
-    """Draw three pictures of different aspect ratios, which tell all box formats apart."""
-    sizes = ((side, side * 3 // 4), (side * 9 // 16, side), (side * 5 // 8, side * 5 // 8))
+    """Draw three pictures of different aspect ratios, which tell all box formats apart.
+
+    Their sides are multiples of `messages.PATCH_SIDE`, as are those of the pictures that are sent.
+    """
+    shapes = ((1.0, 0.75), (0.5625, 1.0), (0.625, 0.625))
+    patch, count = messages.PATCH_SIDE, side // messages.PATCH_SIDE
     return [
-        _draw_calibration_image(size, layout) for size, layout in zip(sizes, _LAYOUTS, strict=True)
+        _draw_calibration_image((round(count * x) * patch, round(count * y) * patch), layout)
+        for (x, y), layout in zip(shapes, _LAYOUTS, strict=True)
     ]
 
 
@@ -141,6 +147,10 @@ def _draw_calibration_image(size_wh: tuple[int, int], layout: Sequence[Box]) -> 
         image[y1:y2, x1:x2] = colour
         boxes[f"{name} rectangle"] = (float(x1), float(y1), float(x2), float(y2))
     return CalibrationImage(image, boxes)
+
+
+class _NoFit(AnswerError):
+    """Answers that no box format explains."""
 
 
 def fit_box_format(
@@ -159,14 +169,14 @@ def fit_box_format(
     ]
     drawn_count = sum(len(picture.boxes) for picture in images)
     if len(pairs) * 2 < drawn_count:
-        raise AnswerError(
+        raise _NoFit(
             f"of {drawn_count} drawn boxes the model named {len(pairs)}: too few to fit a format"
         )
     fits = [_fit_unit_and_order(pairs, unit, order) for unit, order in product(_UNITS, _ORDERS)]
     best = max(each.iou for each in fits)
     chosen = next(each for each in fits if each.iou >= best - _IOU_MARGIN)
     if chosen.iou < _MIN_FIT_IOU:
-        raise AnswerError(
+        raise _NoFit(
             f"the model's boxes fit no box format (best: {chosen.box_format}, mean IoU "
             f"{chosen.iou:.2f}): it cannot place boxes, or not in pictures of this size"
         )
@@ -226,13 +236,15 @@ def calibrate(chat: Chat, side: int = 1024, detail: str | None = "high") -> Cali
     are right. `side` is the longest side of the pictures in pixels.
 
     Raises:
-        AnswerError: the answers fit in no mode; says what was wrong in each.
+        AnswerError: the answers fit in no mode, and says what was wrong in each; or no answer came.
+        OutputError: what is found could not be written down.
     """
+    check_notes_writable(chat.url, chat.model)
     failures: dict[str, list[str]] = {}  # message -> the modes that failed with it
     for mode in MODES if chat.mode == "auto" else (chat.mode,):
         try:
             fit = _ask_and_fit(replace(chat, mode=mode, cached=False), side, detail)
-        except AnswerError as error:
+        except (UnsupportedMode, UnreadableAnswer, _NoFit) as error:  # others: no mode would help
             failures.setdefault(str(error), []).append(mode)
             continue
         facts = {"convention": str(fit.box_format), "iou": round(fit.iou, 4), "side": side}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ from annotate.files import data_dir
 from annotate.items.records import Picture
 
 _JPEG_QUALITY = 95
+PATCH_SIDE = 28  # pixels; of Qwen2.5-VL, which counts in pixels of a picture of whole patches
+PIXELS_PER_TOKEN = 750  # a typical value that makers of vision-language models give
+_TOKENS_PER_PICTURE = 85  # beside those of its area
+_CHARACTERS_PER_TOKEN = 3
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,43 @@ def load_template(name: str) -> Template:
     return Template(name, text, hashlib.sha256(data).hexdigest())
 
 
-def resize(image: Picture, side: int) -> Image.Image:
-    """Resize a picture so that its longest side is `side` pixels; 0 keeps its size."""
+def resize(image: Picture, side: int, multiple: int = 1) -> Image.Image:
+    """Resize a picture so that its longest side is `side` pixels; 0 keeps its size.
+
+    Both sides are rounded to multiples of `multiple`, the longest one down, but are never 0. Models
+    that cut a picture into patches would resize it to whole patches themselves, and count in the
+    pixels of that picture.
+    """
     picture = Image.fromarray(image)
-    longest = max(picture.size)
-    if side in (0, longest):
+    scale = side / max(picture.size) if side else 1.0
+    longest = max(side or max(picture.size), multiple) // multiple * multiple
+    rounded = (max(round(each * scale / multiple), 1) * multiple for each in picture.size)
+    width, height = (min(each, longest) for each in rounded)
+    if (width, height) == picture.size:
         return picture
-    width, height = (max(round(each * side / longest), 1) for each in picture.size)
     return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def estimate_tokens(request: Mapping[str, Any]) -> int:
+    """Estimate the tokens of a request: of its pictures by their area, of its text by its length.
+
+    Makers count differently; this is at the upper end of what they publish.
+    """
+    texts, picture_tokens = [json.dumps(request.get("tools") or request.get("response_format"))], 0
+    for message in request.get("messages", ()):
+        content = message["content"]
+        for part in [text_part(content)] if isinstance(content, str) else content:
+            if part["type"] == "image_url":
+                picture_tokens += _picture_tokens(part["image_url"]["url"])
+            else:
+                texts.append(part["text"])
+    return picture_tokens + round(sum(map(len, texts)) / _CHARACTERS_PER_TOKEN)
+
+
+def _picture_tokens(data_url: str) -> int:
+    data = base64.b64decode(data_url.partition(",")[2])
+    width, height = Image.open(io.BytesIO(data)).size  # reads the head of the file alone
+    return round(width * height / PIXELS_PER_TOKEN) + _TOKENS_PER_PICTURE
 
 
 def image_part(picture: Image.Image, detail: str | None) -> dict[str, Any]:

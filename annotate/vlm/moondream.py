@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,15 +23,18 @@ from PIL import Image
 from annotate import files
 from annotate.errors import AnswerError, WeightsError, needs
 from annotate.items.records import Box, Picture
-from annotate.vlm import messages
+from annotate.progress import Notes
+from annotate.vlm import answer_cache, messages
 from annotate.vlm.budget import Prices, Usage, UsageMeter
-from annotate.vlm.client import api_key_for, cache_answer, cached_answer, redact_key
+from annotate.vlm.endpoint import api_key_for, redact_key
 from annotate.vlm.retry import RetryPolicy, TransientError, with_timeout
 from annotate.weights.store import weights_path
 
 STATION_URL = "http://localhost:2020/v1"  # the default address of a Moondream Station
 
 T = TypeVar("T")
+_UNPARSED = (KeyError, TypeError, ValueError, AttributeError)  # of an answer of another form
+_FULL_ANSWERS = "answers hold as many objects as `max_objects` allows: others may be missing"
 _AUTH_ERRORS = {401: "the key is not accepted", 403: "the key may not do this"}
 
 
@@ -56,6 +59,7 @@ class Moondream:
     meter: UsageMeter = field(default_factory=lambda: UsageMeter(Prices()), compare=False)
     cached: bool = True
     local_model: Any = field(default=None, compare=False, repr=False)
+    notes: Notes = field(default_factory=Notes, compare=False)
 
     def encode_image(self, image: Picture) -> MoondreamImage:
         """Prepare a picture, (H, W, 3) RGB, for any number of questions; it is encoded once."""
@@ -80,21 +84,19 @@ class Moondream:
         """
         question = {"endpoint": self.endpoint.rstrip("/"), "model": self.model, "what": skill}
         digest = files.json_digest({**question, **arguments})
-        if self.cached and (answer := cached_answer(digest)) is not None:
-            self.meter.count_cached()
-            return parse(answer)
+        if self.cached and (answer := answer_cache.read_answer(digest)) is not None:
+            with suppress(*_UNPARSED):  # an earlier version took it for readable: ask again
+                value = parse(answer)
+                self.meter.count_cached()
+                return value
+        if self.cached:
+            answer_cache.check_answers_writable()
 
         def call() -> tuple[dict[str, Any], T]:
-            self.meter.begin()
-            usage = None
-            try:
-                answer = self._send(skill, picture, arguments)
-                usage = Usage()
-            finally:
-                self.meter.end(usage)
+            answer = self._send_counted(skill, picture, arguments)
             try:
                 return answer, parse(answer)
-            except (KeyError, TypeError, ValueError) as error:
+            except _UNPARSED as error:
                 raise TransientError(f"an answer that cannot be read ({error!r})") from None
 
         try:
@@ -102,8 +104,19 @@ class Moondream:
         except TransientError as error:
             raise AnswerError(f"moondream {skill}: {error}") from None
         if self.cached:
-            cache_answer(digest, answer)
+            answer_cache.keep_answer(digest, answer, self.notes)
         return value
+
+    def _send_counted(
+        self, skill: str, picture: Any, arguments: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        reserved, usage = self.meter.begin(Usage()), None
+        try:
+            answer = self._send(skill, picture, arguments)
+            usage = Usage()  # Moondream sends no token counts, and has no budget here
+        finally:
+            self.meter.end(reserved, Usage(), usage, answered=usage is not None)
+        return answer
 
     def _send(self, skill: str, picture: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         options = {key: value for key, value in arguments.items() if key != "image"}
@@ -118,7 +131,8 @@ class Moondream:
             raise TransientError.from_status(error.code, reason, dict(error.headers)) from None
         except URLError as error:
             raise TransientError(
-                f"no server answers at {self.endpoint}: {self._redact(str(error.reason))}",
+                f"no server answers at {self.endpoint}: {self._redact(str(error.reason))}; start "
+                "Moondream Station there, or give the address of a server as `endpoint`",
                 retryable=not isinstance(error.reason, ConnectionRefusedError),
             ) from None
         except KeyError as error:
@@ -152,13 +166,20 @@ class MoondreamImage:
 
     def boxes(self, phrase: str) -> list[Box]:
         """Find the boxes, xyxy, of what a phrase names; the model gives no scores."""
-        question = {"object": phrase, "settings": {"max_objects": self.moondream.max_objects}}
-        return self._ask("detect", question, lambda answer: [*map(self._box, answer["objects"])])
+        return self._locate("detect", "objects", phrase, self._box)
 
     def points(self, phrase: str) -> list[tuple[float, float]]:
         """Find a point (x, y) on each object that a phrase names."""
-        question = {"object": phrase, "settings": {"max_objects": self.moondream.max_objects}}
-        return self._ask("point", question, lambda answer: [*map(self._point, answer["points"])])
+        return self._locate("point", "points", phrase, self._point)
+
+    def _locate(self, skill: str, key: str, phrase: str, parse: Callable[[Any], T]) -> list[T]:
+        """Ask for the objects that a phrase names; as many as are allowed may not be all."""
+        most = self.moondream.max_objects
+        question = {"object": phrase, "settings": {"max_objects": most}}
+        found = self._ask(skill, question, lambda answer: _parse_list(answer[key], parse))
+        if len(found) >= most:
+            self.moondream.notes.add(_FULL_ANSWERS, repr(phrase))
+        return found
 
     def caption(self, length: str = "normal") -> str:
         """Describe the picture in words; `length` is short, normal or long."""
@@ -196,8 +217,14 @@ class MoondreamImage:
         return min(max(float(fraction), 0.0), 1.0) * self.image.shape[axis]
 
 
+def _parse_list(records: Any, parse: Callable[[Any], T]) -> list[T]:
+    if not isinstance(records, list):
+        raise ValueError(f"expected a list, got {records!r}")
+    return [parse(record) for record in records]
+
+
 def _checked_text(value: Any) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.strip():
         raise ValueError(f"expected text, got {value!r}")
     return value.strip()
 

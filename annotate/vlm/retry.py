@@ -10,7 +10,7 @@ alone, so one thread's Retry-After would not hold back the others, and Moondream
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -136,12 +136,30 @@ def with_timeout(seconds: float, call: Callable[[], T]) -> T:
 def map_threads(call: Callable[[S], T], values: Sequence[S], max_workers: int) -> list[T]:
     """Return `call(value)` for each value, in order, computed in up to `max_workers` threads.
 
-    The first error ends it: running calls are waited for, the others are not started.
+    The first error ends it: running calls are waited for, and no other call is started, not even by
+    the threads that fail at the same time.
     """
-    with ThreadPoolExecutor(max(max_workers, 1)) as pool:
-        futures = [pool.submit(call, value) for value in values]
+    has_failed = threading.Event()
+
+    def run(value: S) -> T:
+        if has_failed.is_set():
+            raise CancelledError
         try:
-            return [future.result() for future in futures]
+            return call(value)
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            has_failed.set()
             raise
+
+    with ThreadPoolExecutor(max(max_workers, 1)) as pool:
+        futures = [pool.submit(run, value) for value in values]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            if has_failed.is_set() or not all(future.done() for future in futures):
+                has_failed.set()
+                pool.shutdown(cancel_futures=True)
+    for future in futures:
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not isinstance(error, CancelledError):
+            raise error
+    return [future.result() for future in futures]

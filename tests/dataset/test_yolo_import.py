@@ -9,7 +9,9 @@ import pytest
 
 from annotate.dataset.export import import_dataset
 from annotate.dataset.yolo import YoloFormat, YoloSegFormat
+from annotate.dataset.yolo_labels import RowReader
 from annotate.errors import DatasetError
+from annotate.items.import_report import ImportReport
 from annotate.items.records import Object
 
 BOX = "1 0.5 0.5 0.25 0.5\n"
@@ -272,3 +274,19 @@ def test_image_names_that_are_not_utf8_are_imported_under_another_name(tmp_path)
     (source / "labels/train").mkdir(parents=True)
     Path(os.fsdecode(bytes(source / "labels/train") + b"/\xe9.txt")).write_text(BOX)
     assert [*imported(source, tmp_path)[0].values()] == [(MUG,)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *("0 nan 0.5 0.2 0.2", "2 0.5 0.5 0.2 0.2", "0.5 0.5 0.5 0.2 0.2", "0 0.5 0.5 -0.2 0.2"),
+        *("0 0.5 0.5 1.2 0.2", "0 0.5 0.5 0 0.2", "0 0.5 x 0.2 0.2", "0 0.5 0.5 0.2 0.2 0.9"),
+    ],
+)
+def test_only_rows_that_are_all_usable_boxes_are_read_at_once(row):
+    """Any other row is read one by one, which names and counts what is wrong."""
+    reader = RowReader(["plate", "mug"], ImportReport())
+    good = "1 0.5 0.5 0.25 0.5"
+    assert reader.read_boxes([good, good], (64, 48)) == [MUG, MUG]
+    assert reader.read_boxes([good], (64, 48)) == [reader.read(good, (64, 48), "a")]
+    assert reader.read_boxes([good, row], (64, 48)) is None

@@ -365,3 +365,17 @@ def test_a_clip_of_the_header_is_never_the_output(tmp_path, header):
     with pytest.raises(OutputError, match="this is an input of the run"):
         journal.append(clip, header, force=True)
     assert clip.read_bytes() == b"a film"
+
+
+def test_a_last_line_that_is_cut_inside_a_character_is_skipped(tmp_path, header):
+    path, item = tmp_path / "a.jsonl", Item("é.mp4", 0, Fraction(0), 64, 48)
+    journal.write(path, header, [item, item])
+    data = path.read_bytes()
+    cut = data.rindex("é".encode()) + 1
+    path.write_bytes(data[:cut])
+    assert list(journal.read(path)) == [item]
+    path.write_bytes(data[:cut] + data[cut + 1 :])
+    with pytest.raises(ItemsError, match=r"a\.jsonl:3: not text"):
+        list(journal.read(path))
+    with pytest.raises(ItemsError, match=r"a\.jsonl:3: not text"), journal.append(path, header):
+        pass

@@ -185,3 +185,14 @@ def test_iou_of_masks():
 def test_invalid_run_lengths_are_refused(rle, message):
     with pytest.raises(ItemsError, match=message):
         masks.check(rle, (6, 4))
+
+
+def test_columns_of_a_mask_are_encoded_as_the_whole_mask():
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        height, width = random.integers(1, 9, 2).tolist()
+        start = int(random.integers(0, width))
+        stop = int(random.integers(start + 1, width + 1))
+        mask = np.zeros((height, width), bool)
+        mask[:, start:stop] = random.random((height, stop - start)) < random.choice([0, 0.5, 1])
+        assert masks.encode_columns(mask[:, start:stop], start, width) == masks.encode(mask)

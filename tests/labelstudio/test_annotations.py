@@ -356,8 +356,9 @@ SKIPPED = {**ANNOTATION, "was_cancelled": True}
     "annotations, state, counts, notes",
     [
         (None, {}, {"not looked at": 1}, []),
-        ({}, {}, {"not looked at": 1}, []),
-        ([None], {}, {"not looked at": 1}, []),
+        ([], {}, {"not looked at": 1}, []),
+        ([None], {}, {"unclear": 1}, ["unclear: annotations that are no records: [None]"]),
+        ("abc", {}, {"unclear": 1}, ["unclear: annotations that are no records: abc"]),
         (
             [{**ANNOTATION, "was_cancelled": True}],
             {},
@@ -390,6 +391,18 @@ SKIPPED = {**ANNOTATION, "was_cancelled": True}
 def test_a_task_without_one_annotation_is_counted_once(annotations, state, counts, notes):
     verdict, counted, noted = read(annotations, **state)
     assert (verdict, counted, noted) == (None, counts, notes)
+
+
+def test_a_task_that_the_server_leaves_out_is_noted():
+    """Its state says that it has an annotation, so it is not one that nobody looked at."""
+    for exported in ([], {}, None, [{"annotations": [ANNOTATION]}], ["task"]):
+        reader = AnnotationReader(Answers(), 1)
+        reader.client.get = lambda path, params, exported=exported: exported
+        task = {"id": 5, "total_annotations": 1, "draft_exists": False}
+        annotated = reader.fetch_annotated([task])
+        assert reader.read_verdict("dock.mp4#5", [task], annotated) is None
+        reason = "unclear: the server cannot export its annotations: it left them out"
+        assert reader.notes == [("dock.mp4#5", reason)] and reader.counts == {"unclear": 1}
 
 
 def test_the_author_may_be_missing_or_a_record():

@@ -227,3 +227,17 @@ def test_every_scene_keeps_a_frame_and_few_shots_keep_more(name):
         scenes = {s["scene"] for s in truth for f in frames if s["start"] <= f < s["end"]}
         assert scenes == {shot["scene"] for shot in truth}, method
         assert len(frames) <= 1.5 * len(truth), method
+
+
+def test_detecting_shots_remembers_the_times_of_a_few_frames_only():
+    """Frames of any spacing: memory does not grow with the clip."""
+    sizes, blank = [], np.zeros((18, 32, 3), np.uint8)
+
+    def frames():
+        for n in range(40):
+            sizes.append(len(detected.gi_frame.f_locals.get("recent_seconds", ())))
+            yield Frame("a", 3 * n, Fraction(n, 10), blank)
+
+    detected = detect(frames())
+    assert [(shot.start, shot.stop) for shot in detected] == [(0, 118)]
+    assert max(sizes) <= 3

@@ -17,9 +17,10 @@ from sample_data import SHARED
 from synthetic_footage import film, pan, still, view
 
 from annotate.errors import ScenesError, UnknownName, VideoError
-from annotate.scenes import index, library
+from annotate.scenes import index, library, packing, store
 from annotate.scenes.store import SceneStore
 from annotate.video import reader
+from annotate.video.writer import VideoWriter
 
 
 @pytest.fixture(scope="module")
@@ -201,11 +202,11 @@ import os, sys, signal
 from pathlib import Path
 from annotate.scenes import library
 from annotate.scenes.store import SceneStore
-add_chunk = SceneStore._add_chunk
-def add_one_chunk(self, clip_id, stored_frames):
-    add_chunk(self, clip_id, stored_frames)
+copy_packed = SceneStore._copy_packed
+def copy_and_die(self, clip):
+    copy_packed(self, clip)
     os.kill(os.getpid(), signal.SIGKILL)
-SceneStore._add_chunk = add_one_chunk
+SceneStore._copy_packed = copy_and_die
 library.add([Path(sys.argv[2])], Path(sys.argv[1]))
 """
 
@@ -256,6 +257,47 @@ def test_file_that_is_no_database_of_scenes_is_an_error(clips, tmp_path):
         new.execute("PRAGMA user_version = 99")
     with pytest.raises(ScenesError, match="made by a newer annotate"):
         library.list_clips(tmp_path / "new.db")
+    with sqlite3.connect(tmp_path / "new.db") as old:
+        old.execute("PRAGMA user_version = 1")
+    with pytest.raises(ScenesError, match="made by an older annotate, .* add the clips again"):
+        library.list_clips(tmp_path / "new.db")
+
+
+@pytest.mark.parametrize("pages", [4, 20])
+def test_full_disk_gives_one_line_and_leaves_no_damaged_database(
+    clips, db, tmp_path, monkeypatch, pages
+):
+    """SQLite reports a full disk where a file reaches its `max_page_count`, and rolls back."""
+    create = SceneStore._create_tables
+
+    def create_on_a_small_disk(self):
+        self._file.execute(f"PRAGMA max_page_count = {pages}")
+        create(self)
+
+    monkeypatch.setattr(SceneStore, "_create_tables", create_on_a_small_disk)
+    with pytest.raises(ScenesError, match=r"new.db: cannot be used as scenes: .*disk is full"):
+        library.add(clips, tmp_path / "new.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["show.db"]
+    before = db.read_bytes()
+    with pytest.raises(ScenesError, match="disk is full"):
+        library.add([film(tmp_path / "three.mp4", pan(7, 30))], db)
+    assert db.read_bytes() == before and len(library.list_clips(db)) == 2
+
+
+def test_frames_are_stored_ten_times_a_second_and_not_gathered_in_memory(tmp_path, monkeypatch):
+    """Every chunk is packed when it is full, before the next frame is decoded."""
+    clip, packed, pack = tmp_path / "fast.mp4", [], packing.pack
+    with VideoWriter(clip, 50, (320, 180)) as writer:
+        for picture in [*pan(8, 50), *pan(9, 50), *pan(10, 50)]:
+            writer.write(picture)
+    monkeypatch.setattr(packing, "pack", lambda frames: packed.append(len(frames)) or pack(frames))
+    monkeypatch.setattr(store, "CHUNK_FRAMES", 8)
+    counts = []
+    library.add([clip], tmp_path / "a.db", progress=lambda frame: counts.append(len(packed)))
+    assert packed == [8, 8, 8, 6] and counts.index(1) <= 45 and counts.index(3) <= 130
+    with SceneStore(tmp_path / "a.db") as scenes:
+        indices = [index for chunk in scenes.chunks() for index in chunk.frames.tolist()]
+    assert indices == list(range(0, 150, 5))
 
 
 def test_unreadable_clip_adds_nothing(clips, db, tmp_path):
@@ -263,6 +305,9 @@ def test_unreadable_clip_adds_nothing(clips, db, tmp_path):
     with pytest.raises(VideoError):
         library.add([tmp_path / "cut.mp4"], db)
     assert len(library.list_clips(db)) == 2
+    with pytest.raises(VideoError):
+        library.add([tmp_path / "cut.mp4"], tmp_path / "new.db")
+    assert not (tmp_path / "new.db").exists()
 
 
 def test_part_of_a_clip_is_found_with_its_offset(clips, db, tmp_path):

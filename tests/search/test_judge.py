@@ -3,12 +3,11 @@ import pytest
 from PIL import Image
 from search_fixtures import EPISODES
 
-from annotate.errors import AnswerError, BudgetExceeded
+from annotate.errors import AnswerError, UnreadableAnswer
 from annotate.search import judge
 from annotate.search.judge import Judgement
 from annotate.vlm import messages
 from annotate.vlm.answers import AnswerParseError
-from annotate.vlm.budget import Prices, UsageMeter
 from annotate.vlm.client import Chat
 from annotate.vlm.retry import RetryPolicy
 
@@ -80,7 +79,7 @@ def test_batches_are_asked_in_parallel_by_at_most_the_given_workers(search_clips
         ('{"pictures": [{"id": 1, "shown": true}]}', "left out: 2"),
         ('{"pictures": [{"id": 1, "shown": true}, {"id": 1, "shown": false}]}', "named twice: 1"),
         ('[{"id": 1, "shown": true}, {"id": 2, "shown": true}, {"id": 3, "shown": 1}]', "made up"),
-        ("I see it in picture 1.", "left out: 1, 2"),
+        ("I see it in picture 1.", "I see it in picture 1"),
     ],
 )
 def test_answer_must_name_every_picture_once(text, expected):
@@ -98,12 +97,28 @@ def test_response_format_suits_strict_servers():
     assert json_schema["strict"] and json_schema["schema"]["additionalProperties"] is False
 
 
-def test_first_question_that_may_exceed_the_budget_is_not_asked():
-    meter = UsageMeter(Prices(1.0, 1.0), budget=0.01)
-    meter.expect_cost(0.006)
-    meter.begin()
-    with pytest.raises(BudgetExceeded):
-        meter.begin()
+@pytest.mark.parametrize("fault", ["prose", "empty", "null", "limit"])
+def test_halving_ends_when_no_half_can_be_read(fault, search_clips, search_model):
+    search_model.always = fault
+    frame_refs = [("ep1.mp4", n) for n in range(0, 80, 4)]
+    impatient = make_judge(search_clips, search_model, max_unreadable=2)
+    answers = {}
+    with pytest.raises(UnreadableAnswer, match=r"knows gives no answer .*: \d questions asked"):
+        impatient.ask(frame_refs, answers.update)
+    assert answers == dict.fromkeys(frame_refs[:10])
+    # one batch: asked (and again, unless it would be cut again), then its two halves, once each
+    assert len(search_model.requests) == (3 if fault == "limit" else 4)
+    [line] = impatient.chat.notes.lines()
+    assert line.startswith("10 pictures got no answer that can be read: they are open")
+    assert fault != "limit" or "`max_tokens=8192`" in line
+
+
+def test_one_picture_that_is_refused_does_not_take_the_others_with_it(search_clips, search_model):
+    search_model.refuses_target = True
+    frame_refs = [("ep1.mp4", n) for n in (0, 5, 10, 35, 65, 70, 75, 80, 95, 100)]
+    answers = make_judge(search_clips, search_model).ask(frame_refs, lambda answers: None)
+    assert [ref for ref, answer in answers.items() if answer is None] == [("ep1.mp4", 35)]
+    assert all(answer is None or not answer.shown for answer in answers.values())
 
 
 def test_reference_is_read_upright(tmp_path):

@@ -1,3 +1,4 @@
+import csv
 import json
 
 import numpy as np
@@ -61,10 +62,12 @@ def test_wrong_and_faulty_answers_do_not_change_the_result(first, search_clips, 
 
 def test_cached_questions_are_not_asked_again(search_clips, search_model, annotate, tmp_path):
     command = find_command(search_clips, search_model)
-    assert annotate(*command)[0] == 0
+    code, out, _ = annotate(*command)
+    assert code == 0
     before = len(search_model.requests)
-    code, _, err = annotate(*command)
-    assert code == 1 and "every shot in it is settled" in err
+    code, again, err = annotate(*command)
+    assert code == 0 and "was complete already; --force makes it again" in err
+    assert again == out and "questions" not in err
     code, _, err = annotate(*command, "--force")
     assert code == 0 and len(search_model.requests) == before
     assert "0 questions" in err
@@ -78,10 +81,10 @@ def test_forecast_asks_nothing_and_a_search_continues_after_its_budget(
     command = find_command(search_clips, search_model, *PRICES)
     code, _, err = annotate(*command, "--forecast")
     assert code == 0 and "19 pictures in 2 questions" in err and not search_model.requests
-    code, _, err = annotate(*command, "--budget", 0.016, "--batch-size", 2)
+    code, _, err = annotate(*command, "--budget", 0.036, "--batch-size", 2)
     assert code == 1 and "shots are open" in err
     spent = sum((350 + 85 * 3) + 22 * 2 for _ in search_model.requests)
-    assert 0 < spent * 10 / 1e6 <= 0.016
+    assert 0 < spent * 10 / 1e6 <= 0.036
     code, _, err = annotate(*command, "--batch-size", 2, *truth_options(search_clips))
     assert code == 0 and "recall 1.000" in err
 
@@ -157,6 +160,84 @@ def test_unusable_arguments_are_errors(search_clips, search_model, annotate, tmp
         find_shots([], [], "x")
     with pytest.raises(AnswerError, match="nothing to estimate"):
         estimate_search([], [search_clips / "reference.png"], "x", SearchOptions())
+
+
+def verdicts(folder):
+    with (folder / "shots.csv").open(encoding="utf-8", newline="") as file:
+        return [row["verdict"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("fault", ["prose", "empty", "null", "limit"])
+def test_no_usable_answer_leaves_every_shot_open(
+    fault, search_clips, search_model, annotate, tmp_path
+):
+    search_model.always = fault
+    command = find_command(search_clips, search_model, *PRICES)
+    code, _, err = annotate(*command)
+    assert code == 1 and "8 of 8 shots are open" in err and "pictures got no answer" in err
+    assert fault != "limit" or "--set max_tokens=8192" in err
+    assert fault != "prose" or "I would rather not" in err
+    assert len(search_model.requests) <= 4, "the forecast says 2 questions"
+    assert verdicts(tmp_path / "found") == ["open"] * 8
+    assert not list(journal.read(tmp_path / "found" / "items.jsonl"))
+    search_model.always = ""
+    code, _, err = annotate(*command, *truth_options(search_clips))
+    assert code == 0 and "recall 1.000" in err
+    assert sorted(verdicts(tmp_path / "found")) == ["not shown"] * 6 + ["shown"] * 2
+
+
+def test_shots_whose_pictures_are_refused_stay_open(search_clips, search_model, annotate, tmp_path):
+    search_model.refuses_target = True
+    code, _, err = annotate(*find_command(search_clips, search_model))
+    assert code == 1 and "of 8 shots are open" in err
+    folder = tmp_path / "found"
+    table = dict(zip(range(8), verdicts(folder), strict=True))
+    assert table[1] == table[6] == "open" and "shown" not in table.values()
+    assert "not shown" in table.values()
+    negatives = {(item.video, item.frame) for item in journal.read(folder / "items.jsonl")}
+    assert not negatives & {(v, n) for v, frames in TARGET_FRAMES.items() for n in frames}
+
+
+def test_a_server_that_fails_half_way_leaves_the_rest_open(
+    search_clips, search_model, annotate, tmp_path
+):
+    more = ("--batch-size", 2, "--workers", 1, "--set", "tries=1", "--set", "cache=no")
+    command = find_command(search_clips, search_model, *more)
+    search_model.always = "500"
+    code, _, err = annotate(*command)
+    assert code == 1 and "HTTP 500" in err and not (tmp_path / "found").exists()
+    search_model.faults, search_model.always = ["", "", ""], "500"
+    code, _, err = annotate(*command)
+    assert code == 1 and "HTTP 500" in err and "of 8 shots are open" in err
+    assert verdicts(tmp_path / "found").count("not shown") == 2
+
+
+def test_decisions_are_kept_when_open_shots_are_asked_about(
+    search_clips, search_model, annotate, tmp_path
+):
+    command = find_command(search_clips, search_model)
+    folder = tmp_path / "found"
+    assert annotate(*command, "--max-pictures", 12)[0] == 1
+    [hit, *_] = results.read_hits(folder)
+    results.record_decision(folder, hit.name, False)
+    assert annotate(*command)[0] == 0
+    assert results.read_decisions(folder) == {hit.name: False}
+    assert annotate(*command, "--force")[0] == 0 and not results.read_decisions(folder)
+
+
+def test_a_budget_of_nothing_asks_nothing(search_clips, search_model, annotate):
+    for budget in (0, 0.0001):
+        command = find_command(search_clips, search_model, *PRICES, "--budget", budget)
+        code, _, err = annotate(*command)
+        assert code == 1 and "8 of 8 shots are open" in err and not search_model.requests
+        assert "0 pictures" in err
+
+
+def test_other_settings_are_another_search(search_clips, search_model, annotate):
+    command = find_command(search_clips, search_model)
+    assert annotate(*command)[0] == 0
+    code, _, err = annotate(*command, "--set", "side=256", "--batch-size", 4)
+    assert code == 1 and "side: 512 in the file, 256 now" in err and "batch_size: 10" in err
 
 
 @pytest.mark.shared

@@ -3,7 +3,7 @@
 It recognizes a picture as the most similar of the frames that it has learnt. A share of its
 verdicts is wrong at random, but equal questions get equal answers; `lies` are the numbers of
 further wrong verdicts. `faults` are the faults of its next answers: skip, repeat, invent, prose,
-429.
+empty, null, limit, 429, 500.
 """
 
 import base64
@@ -50,6 +50,7 @@ class TargetModel:
     lies: tuple[int, ...] = ()
     faults: list[str] = field(default_factory=list)
     always: str = ""
+    refuses_target: bool = False  # a picture of the target makes it refuse the question
     thumbnails: list = field(default_factory=list)
     truth: list = field(default_factory=list)
     requests: list = field(default_factory=list)
@@ -79,12 +80,14 @@ class TargetModel:
             digest = hashlib.sha256(json.dumps(body["messages"]).encode()).digest()
             rng = np.random.default_rng(list(digest))
             fault = self.faults.pop(0) if self.faults else self.always
-        if fault == "429":
-            return 429, {}, json.dumps({"error": {"message": "too many"}})
+        if fault.isdigit():
+            return int(fault), {}, json.dumps({"error": {"message": "too many"}})
         content = body["messages"][0]["content"]
         urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
         pictures = [self._look_at(url) for url in urls]
         verdicts = [shown for shown, numbered in pictures if numbered]
+        if self.refuses_target and any(verdicts):
+            fault = "prose"
         flips = rng.random(len(verdicts)) < self.errors
         with self.lock:
             numbers = self.answered + 1 + np.arange(len(verdicts))
@@ -94,7 +97,7 @@ class TargetModel:
             {"id": n, "shown": bool(shown ^ flip), "confidence": 0.9}
             for n, (shown, flip) in enumerate(zip(verdicts, flips, strict=True), start=1)
         ]
-        return 200, {}, json.dumps(_completion(body, _faulty(entries, fault)))
+        return 200, {}, json.dumps(_completion(body, _faulty(entries, fault), fault))
 
 
 def _is_numbered(image):
@@ -111,11 +114,12 @@ def _faulty(entries, fault):
         return [*entries, entries[0]]
     if fault == "invent":
         return [*entries, {"id": 99, "shown": True, "confidence": 1.0}]
-    return "I would rather not." if fault == "prose" else entries
+    texts = {"prose": "I would rather not.", "empty": "", "null": None}
+    return texts.get(fault, entries)
 
 
-def _completion(body, entries):
-    if isinstance(entries, str):
+def _completion(body, entries, fault):
+    if not isinstance(entries, list):
         message = {"role": "assistant", "content": entries}
     else:
         function = {"name": "judge_pictures", "arguments": json.dumps({"pictures": entries})}
@@ -123,8 +127,9 @@ def _completion(body, entries):
         message = {"role": "assistant", "content": None, "tool_calls": [call]}
     pictures = sum(p["type"] == "image_url" for p in body["messages"][0]["content"])
     usage = {"prompt_tokens": 350 + 85 * pictures, "completion_tokens": 22 * pictures}
+    reason = "length" if fault == "limit" else "stop"
     usage["total_tokens"] = sum(usage.values())
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    choice = {"index": 0, "finish_reason": reason, "message": message}
     reply = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
     return {**reply, "choices": [choice], "usage": usage}
 

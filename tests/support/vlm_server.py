@@ -74,6 +74,7 @@ def to_coordinates(shares, size_wh, scale, box_order):
         "padded": 1000 * wh / wh.max(),
         "shortest": 768 * wh / wh.min(),
         "area": 700 * wh / np.sqrt(wh.prod()),
+        "patches": (wh / 28).round() * 28,  # pixels of a picture of whole patches: Qwen2.5-VL
     }[scale]
     shift = (1000 - full_wh) / 2 if scale == "padded" else np.zeros(2)
     coordinates = np.array(shares) * np.tile(full_wh, 2) + np.tile(shift, 2)
@@ -138,16 +139,24 @@ class FakeModel:
         if mode not in self.modes:
             message = f"{body['model']} does not support {mode}s"
             return 400, {}, json.dumps({"error": {"message": message}})
-        if "max_tokens" in body and fault == "renamed":
-            message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
-            return 400, {}, json.dumps({"error": {"message": message}})
+        if refusal := _refused_parameter(body, fault):
+            return 400, {}, json.dumps({"error": {"message": refusal}})
+        if fault == "error in body":
+            return 200, {}, json.dumps({"error": {"message": "no provider", "code": 503}})
+        if fault == "quota":
+            error = {"message": "You exceeded your quota", "code": "insufficient_quota"}
+            return 429, {}, json.dumps({"error": error})
+        if fault == "policy":
+            error = {"message": "violates the policy", "code": "content_policy_violation"}
+            return 400, {}, json.dumps({"error": error})
         message = self._message(body, mode, fault)
         usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
-        reason = "length" if fault == "limit" else "stop"
+        reason = {"limit": "length", "filter": "content_filter"}.get(fault, "stop")
         choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", **message}}
         reply = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
         choices = [] if fault == "no choices" else [choice]
-        return 200, {}, json.dumps({**reply, "choices": choices, "usage": usage})
+        usage = {} if fault == "no usage" else {"usage": usage}
+        return 200, {}, json.dumps({**reply, "choices": choices, **usage})
 
     def _message(self, body, mode, fault):
         content = body["messages"][0]["content"]
@@ -187,9 +196,23 @@ class FakeModel:
         return 200, {}, json.dumps({"request_id": "x", **answers[what]})
 
 
+def _refused_parameter(body, fault):
+    """Return what newer models of OpenAI say to a parameter that they do not take."""
+    if "max_tokens" in body and fault in ("renamed", "renamed, no temperature"):
+        return "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+    if "temperature" in body and fault in ("no temperature", "renamed, no temperature"):
+        return "Unsupported value: 'temperature' does not support 0.0 with this model."
+    return ""
+
+
 def answer_message(entries, mode, fault):
     """Make the message with the entries, with a fault if one is given."""
     text = json.dumps({"boxes": entries})
+    if fault == "null":
+        return {"content": None}
+    if fault == "no arguments" and mode == "tool":
+        call = {"id": "c", "type": "function", "function": {"name": "give_boxes", "arguments": ""}}
+        return {"content": None, "tool_calls": [call]}
     if fault == "refusal":
         return {"content": None, "refusal": "I'm sorry, I can't help with that."}
     if fault in MALFORMED_ANSWERS:
@@ -214,6 +237,8 @@ MALFORMED_ANSWERS = {  # answers seen of real models: (entries, entries as valid
     "sorry": lambda entries, text: "I'm sorry, but I can't see any picture [sic].",
     "empty": lambda entries, text: "",
     "none": lambda entries, text: '{"boxes": []}',
+    "empty object": lambda entries, text: "{}",
+    "null boxes": lambda entries, text: '{"boxes": null}',
     "prose": lambda entries, text: (
         f"Sure! Here [1] they are:\n```json\n{text}\n```\nAnything else?"
     ),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotate.vlm.answers import AnswerParseError, ParsedBox, parse_boxes
+from annotate.vlm.answers import AnswerParseError, ParsedBox, count_unplaced, parse_boxes
 
 A, B = ParsedBox("mech", (1, 2, 30, 40)), ParsedBox("raine", (5, 6, 70, 80))
 WHOLE = (
@@ -142,7 +142,7 @@ def test_sides_that_are_named_say_their_order(box):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"boxes": []}', "[]", "{}", "None there: []", '{"objects":null}']
+    "text", ['{"boxes": []}', "[]", "None there: []", '{"objects":[]}', '{"answer": {"boxes": []}}']
 )
 def test_nothing_there_is_an_answer(text):
     assert parse_boxes(text) == []
@@ -156,6 +156,11 @@ def test_nothing_there_is_an_answer(text):
         "I see none [sic] of them.",
         '{"boxes": [{"label": "mech"}]}',
         '{"error": "no picture"}',
+        "{}",
+        '{"boxes": null}',
+        '{"boxes": {}}',
+        '{"boxes": [], "error": "no picture"}',
+        '{"boxes": [{"label": "mech"}], "objects": []}',
         "[[[[[[[[",
         "__import__('os').system('touch owned')",
         '{"boxes": "none"',
@@ -165,6 +170,13 @@ def test_a_refusal_is_not_nothing_there(text, tmp_path):
     with pytest.raises(AnswerParseError):
         parse_boxes(text)
     assert not (tmp_path / "owned").exists()
+
+
+def test_objects_without_coordinates_are_counted():
+    whole = '{"label": "mech", "box": [1, 2, 3, 4]}'
+    assert count_unplaced(f'{{"boxes": [{whole}, {{"label": "raine"}}, {{}}]}}') == 2
+    assert count_unplaced(f"[{whole}]") == count_unplaced("[]") == 0
+    assert count_unplaced('{"mech": [1, 2, 30, 40], "raine": [[5, 6, 70, 80]]}') == 0
 
 
 def test_a_score_that_is_one_is_kept():

@@ -39,6 +39,7 @@ class LightPropagator:
     fast: bool = False
     threads: int = 2
     forgets: ClassVar[bool] = True
+    previews: ClassVar[bool] = True
 
     def begin(self, prompted_frames: Iterable[PromptedFrame]) -> LightSession:
         """Open a pass, with every object fitted to all its prompts."""
@@ -63,16 +64,19 @@ class LightSession:
 
         A prompt of outside points alone corrects the mask that is tracked there: `step` uses it.
         """
+        for prompt in prompts:
+            if not _only_corrects(prompt):
+                mask = self._fit(picture, prompt, prompts)
+                self._initial_masks[prompt.frame, prompt.object_id] = masks.encode(mask)
+
+    def _fit(self, picture: Picture, prompt: Prompt, prompts: Sequence[Prompt]) -> Mask:
+        """Fit an object to its prompt on this picture, one of `prompts`; returns its first mask."""
         with _single_threaded():
-            for prompt in prompts:
-                if _only_corrects(prompt):
-                    continue
-                soft = soft_mask_from_prompt(
-                    picture, prompt, [each for each in prompts if each is not prompt]
-                )
-                self._initial_masks[prompt.frame, prompt.object_id] = masks.encode(soft > 0.5)
-                tracker = self._trackers.setdefault(prompt.object_id, Tracker(self._effort))
-                tracker.fit(picture, soft)
+            others = [each for each in prompts if each is not prompt]
+            soft = soft_mask_from_prompt(picture, prompt, others)
+            tracker = self._trackers.setdefault(prompt.object_id, Tracker(self._effort))
+            tracker.fit(picture, soft)
+            return soft > 0.5
 
     def step(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
         """Track every object that has started onto this frame."""
@@ -81,11 +85,11 @@ class LightSession:
         corrections = [prompt for prompt in prompts if _only_corrects(prompt)]
         prompts = [prompt for prompt in prompts if not _only_corrects(prompt)]
         prompted = {prompt.object_id for prompt in prompts}
-        new = [each for each in prompts if (each.frame, each.object_id) not in self._initial_masks]
-        if new:
-            self.add_prompts(picture, new)
+        initial_masks = {
+            prompt.object_id: self._initial_mask(picture, prompt, prompts) for prompt in prompts
+        }
         with _single_threaded():
-            results = self._start_prompted(picture, prompts)
+            results = self._start_prompted(picture, initial_masks)
             tracked = {
                 object_id: tracker
                 for object_id, tracker in sorted(self._trackers.items())
@@ -96,6 +100,22 @@ class LightSession:
             self._correct(picture, corrections, results)
         self._previous_grey = grey
         return _to_detections(dict(sorted(results.items())))
+
+    def preview(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
+        """Return the masks that `step` would give these prompts; nothing is fitted to them."""
+        if any(_only_corrects(prompt) for prompt in prompts):
+            before = self.state()
+            try:
+                return self.step(frame, prompts)
+            finally:
+                self.restore(before)
+        results = {}
+        with _single_threaded():
+            for prompt in prompts:
+                others = [each for each in prompts if each is not prompt]
+                mask = soft_mask_from_prompt(frame.image, prompt, others) > 0.5
+                results[prompt.object_id] = mask, 0.0
+        return _to_detections(results)
 
     def forget(self, object_ids: Iterable[int]) -> None:
         """Stop tracking objects until their next prompts; what their prompts taught is kept."""
@@ -123,17 +143,20 @@ class LightSession:
             tracker = self._trackers[int(prefix)] = Tracker(self._effort)
             tracker.restore(own)
 
+    def _initial_mask(self, picture: Picture, prompt: Prompt, prompts: Sequence[Prompt]) -> Mask:
+        """Return the first mask of a prompt, to which its object is fitted if it was not before."""
+        mask = self._initial_masks.get((prompt.frame, prompt.object_id))
+        return self._fit(picture, prompt, prompts) if mask is None else masks.decode(mask)
+
     def _start_prompted(
-        self, picture: Picture, prompts: Sequence[Prompt]
+        self, picture: Picture, initial_masks: Mapping[int, Mask]
     ) -> dict[int, tuple[Mask, float]]:
         """Start the prompted objects at their initial masks: object -> mask, mean score."""
-        results = {}
-        for prompt in prompts:
-            mask = masks.decode(self._initial_masks[prompt.frame, prompt.object_id])
-            if mask.any():
-                fit = self._trackers[prompt.object_id].start(picture, mask)
-                results[prompt.object_id] = mask, fit
-        return results
+        return {
+            object_id: (mask, self._trackers[object_id].start(picture, mask))
+            for object_id, mask in initial_masks.items()
+            if mask.any()
+        }
 
     def _track(
         self,
