@@ -348,4 +348,4 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
         OutputError: nothing can be written there.
     """
     with atomic_file(path, parents=True, concurrent=True) as draft:
-        draft.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+        draft.write_text(json.dumps(record), encoding="utf-8")  # ASCII: text of any kind

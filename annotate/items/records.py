@@ -18,7 +18,7 @@ import numpy.typing as npt
 from annotate import __version__
 from annotate.errors import ItemsError
 from annotate.files import parse_json
-from annotate.items.foreign_records import as_whole_number, shown
+from annotate.items.foreign_records import shown
 
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -199,7 +199,7 @@ class Header:
         if "annotate" not in record:
             raise ItemsError(f"{where}: not a file of items: its first line is not a header")
         number = record.pop("annotate")
-        if as_whole_number(number) is None or number > FORMAT_VERSION:
+        if type(number) is not int or number > FORMAT_VERSION:
             raise ItemsError(
                 f"{where}: written by a newer annotate ({shown(record.get('version'))}, format "
                 f"{shown(number)}; this one reads {FORMAT_VERSION}): pip install -U annotate-local"

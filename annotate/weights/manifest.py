@@ -16,7 +16,7 @@ from typing import Any
 
 from annotate.errors import UnknownName, WeightsError
 from annotate.files import cache_dir, packaged_file, parse_json, parse_toml
-from annotate.items.foreign_records import shown
+from annotate.items.foreign_records import is_text, shown
 
 WEIGHTS_VARIABLE = "ANNOTATE_WEIGHTS"
 USER_MANIFEST = "manifest.json"
@@ -28,8 +28,11 @@ _SHA256_PATTERN = re.compile(r"[0-9a-f]{8,64}")
 def _check_types(where: str, record: Any) -> None:
     """Check the fields of a dataclass that are text, numbers or flags; JSON may hold any type."""
     for field in fields(record):
-        value, kind = getattr(record, field.name), field.type
-        if kind in (str, bool, int | None) and not isinstance(value, kind):  # type: ignore[arg-type]
+        value = getattr(record, field.name)
+        kind: Any = field.type
+        is_simple = kind in (str, bool, int | None)
+        is_usable = is_text(value) if isinstance(value, str) and value else True
+        if is_simple and not (isinstance(value, kind) and is_usable):
             raise WeightsError(f"{where}: {field.name} cannot be {shown(value)}")
 
 
