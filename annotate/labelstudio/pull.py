@@ -96,8 +96,8 @@ def pull_dataset(
         raise OutputError(f"{error.filename or out}: {error.strerror or error}") from None
 
 
-def refuse_source(out: Path, dataset: Dataset) -> None:
-    """Refuse an output that is the dataset that is pulled, or holds it.
+def refuse_source(out: Path, dataset: Dataset, clips: Iterable[Path] = ()) -> None:
+    """Refuse an output that is the dataset that is pulled, holds it, or is one of its clips.
 
     Raises:
         OutputError: it is; nothing was changed.
@@ -107,6 +107,8 @@ def refuse_source(out: Path, dataset: Dataset) -> None:
         raise OutputError(
             f"{out}: this is, or holds, the dataset that was pushed; give another output path"
         )
+    if target in {clip.resolve() for clip in clips}:
+        raise OutputError(f"{out}: this is a clip of the dataset; give another output path")
 
 
 def describe_empty(client: StudioClient, project: Project, report: PullReport) -> str:

@@ -167,11 +167,11 @@ def pull_clips(
     """
     out = Path(out)
     refuse_existing(out, force)
-    refuse_source(out, dataset)
     source = journal.read(dataset.items)
+    located_clips = frame_sources.locate_clips([source], videos)
+    refuse_source(out, dataset, [clip.path for clip in located_clips])
     studio_project = client.require_project(project or default_title(dataset))
     annotations = AnnotationReader(client, studio_project.id)
-    located_clips = frame_sources.locate_clips([source], videos)
     pulled = []
     for clip, verdict in _read_verdicts(dataset, located_clips, annotations):
         read = _read_clip(clip, verdict)

@@ -42,7 +42,9 @@ def test_a_vocabulary_says_what_and_of_which_class(demo, tmp_path, annotate):
     )
     with serving() as model:
         told = ("-v", "my.v1.toml", "--set", f"endpoint={model.url}", "--frame", 0, "--frame", 30)
-        assert annotate("propose-points", demo, *told, "-o", "points.csv")[0] == 0
+        code, _, err = annotate("propose-points", demo, *told, "-o", "points.csv")
+        assert code == 0 and "each point has an object_id of its own" in err
+        assert "each point" not in annotate("propose-points", demo, *told[:-2], "-o", "q.csv")[2]
     table = read_points("points.csv", SCOPE)
     assert set(table["class"]) == {"mark", "monster"}
     assert table["object_id"].tolist() == list(range(1, len(table) + 1))

@@ -110,7 +110,9 @@ def test_a_spacy_pipeline_is_an_embedder():
 
 
 def test_the_command_prints_a_table(annotate):
-    code, out, err = annotate("phrases", "armour", "baloon", "--max-matches", 3, "--no-meaning")
+    words = ("armour", "baloon", "xqzzwv")
+    code, out, err = annotate("phrases", *words, "--max-matches", 3, "--no-meaning")
+    assert "no class name is like: xqzzwv\n" in err
     assert code == 0, err
     rows = [line.split("\t") for line in out.splitlines()]
     assert rows[0][:4] == ["asked", "phrase", "how", "near"]

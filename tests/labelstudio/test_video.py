@@ -174,6 +174,17 @@ def test_objects_without_a_track_are_counted_and_never_become_negatives(server, 
     assert back[4].objects == dataset_objects(dataset)[4]
 
 
+def test_a_clip_and_a_dataset_are_not_written_over(tmp_path):
+    """Nothing is asked of a server before that."""
+    clip = write_clip(tmp_path / "dock.mp4")
+    dataset = build(tmp_path, clip)
+    content = clip.read_bytes(), dataset.items.read_bytes()
+    for out in (clip, dataset.items):
+        with pytest.raises(OutputError):
+            video.pull_clips(dataset, None, out, force=True)
+    assert (clip.read_bytes(), dataset.items.read_bytes()) == content
+
+
 def dataset_objects(dataset):
     return {sample.item.frame: sample.item.objects for sample in dataset}
 
@@ -194,6 +205,7 @@ ODD_TRACKS = {
     "a side of NaN": track_region(width=float("nan")),
     "y of null": track_region(y=None),
     "a side of 1e8": track_region(x=1e8),
+    "a width of 1e8": track_region(width=1e8),
     "a box outside": track_region(x=150.0),
     "no area": track_region(width=0.0),
     "a negative size": track_region(height=-5.0),

@@ -182,6 +182,9 @@ class FakeModel:
         boxes = boxes_in_image(image, body.get("object", ""))
         if fault == "missing":
             return 200, {}, json.dumps({"request_id": "x"})
+        if fault in ("no list", "no words"):
+            key = {"detect": "objects", "point": "points", "query": "answer"}.get(what, what)
+            return 200, {}, json.dumps({"request_id": "x", key: {} if fault == "no list" else " "})
         if fault == "outside":
             boxes = [[-0.004, 0.1, 0.5, 1.003], [0.2, -0.01, 1.01, 0.4]]
         sides = ("x_min", "y_min", "x_max", "y_max")

@@ -10,7 +10,7 @@ from annotate.detectors.run import DETECTORS
 from annotate.errors import AnswerError, MissingWeights, PromptError, WeightsError
 from annotate.items.records import Vocabulary
 from annotate.video import reader
-from annotate.vlm import moondream
+from annotate.vlm import answer_cache, moondream
 from annotate.vlm.moondream import Moondream
 from annotate.vlm.retry import RetryPolicy
 
@@ -102,7 +102,7 @@ def test_what_is_known_of_one_picture_is_not_said_of_another(demo):
     assert other == pytest.approx(truth(30, "designator")[0]) and one != other
 
 
-@pytest.mark.parametrize("fault", ["500", "html", "missing", "429"])
+@pytest.mark.parametrize("fault", ["500", "html", "missing", "429", "no list"])
 def test_a_server_out_of_order_is_asked_again(fault, frame):
     with serving(faults=[fault]) as model:
         assert len(client(model).encode_image(frame.image).boxes("Demon")) == 1
@@ -110,6 +110,36 @@ def test_a_server_out_of_order_is_asked_again(fault, frame):
         model.always = fault
         with pytest.raises(AnswerError, match="moondream point: .*asked 3 times"):
             client(model).encode_image(frame.image).points("Demon")
+
+
+def test_an_empty_text_is_no_description(frame):
+    with serving(always="no words") as model:
+        for ask in ("caption", "query"):
+            with pytest.raises(AnswerError, match=f"moondream {ask}: .*asked 3 times"):
+                seen = client(model).encode_image(frame.image)
+                seen.caption() if ask == "caption" else seen.query("What?")
+
+
+def test_an_answer_of_an_earlier_version_that_cannot_be_read_is_asked_for_again(frame, monkeypatch):
+    with serving() as model:
+        monkeypatch.setattr(answer_cache, "read_answer", lambda digest: {"objects": {}})
+        assert len(client(model).encode_image(frame.image).boxes("Demon")) == 1
+        assert len(model.requests) == 1
+
+
+def test_as_many_objects_as_are_allowed_may_not_be_all(frame):
+    with serving() as model:
+        detector = load(model, max_objects=1)
+        detector.propose([frame])
+    [line] = detector.notes.lines()
+    assert line.startswith("3 answers hold as many objects as `max_objects` allows")
+
+
+def test_no_server_says_what_to_start(frame):
+    with serving() as model:
+        pass
+    with pytest.raises(AnswerError, match="start Moondream Station there, or give .*`endpoint`"):
+        client(model).encode_image(frame.image).caption()
 
 
 def test_the_client_waits_for_ever_and_we_do_not(frame):
