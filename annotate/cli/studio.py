@@ -28,7 +28,7 @@ ProjectName = Annotated[
     typer.Option(
         "--project",
         metavar="NAME|ID",
-        help="The project; default: that with its frames, called as its folder.",
+        help="Title or number of the project; default: the one of this dataset.",
     ),
 ]
 ServerUrl = Annotated[

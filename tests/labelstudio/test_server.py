@@ -33,6 +33,16 @@ def own(program, tmp_path, monkeypatch):
         local.down()
 
 
+def bind(listener, port):
+    """Bind a socket to a port that a dying process may still hold."""
+    while True:
+        try:
+            return listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+
+
 def up_twice():
     """Start the server in two threads at once; return it and the notices."""
     found, notices = [], []
@@ -60,12 +70,14 @@ def test_up_twice_after_a_kill_and_at_a_busy_port(own, tmp_path, monkeypatch):
         assert not [*(own / "export").glob("project-*")]
         doomed = push_dataset(dataset, client, project="to be deleted").project.id
         client.send("DELETE", f"/api/projects/{doomed}/")
-    os.killpg(first.pid, signal.SIGKILL)  # a zombie: nobody waits for it
+    os.killpg(first.pid, signal.SIGKILL)  # stays in the list of processes: nobody waits for it
+    while local.find_running() is not None:
+        pass
 
     (own / "server.log").write_bytes(b"line\n" * 2_000_000)
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", int(first.url.rpartition(":")[2])))
+        bind(taken, int(first.url.rpartition(":")[2]))
         taken.listen()
         second = local.up()
         assert second.url != first.url
