@@ -54,6 +54,9 @@ class WorkerSpec:
     vocabulary: Mapping[str, Any]  # name, classes, sha256
     footage: Mapping[str, Any]  # of `frame_sources.source_to_record`
     batch: int
+    mask: str | None = None
+    near: str | None = None
+    margin: int = 40
 
     def differences(self, other: WorkerSpec) -> list[str]:
         """Describe the settings that differ; the path of the footage does not count."""
@@ -65,6 +68,7 @@ class WorkerSpec:
         settings: dict[str, Any] = {"detector": self.detector, "options": self.options}
         settings |= {"vocabulary": self.vocabulary["name"], "batch": self.batch}
         settings |= {"vocabulary's content": self.vocabulary["sha256"][:12]}
+        settings |= {"mask": self.mask, "near": self.near, "margin": self.margin}
         return settings | {"clips": self.footage["clips"], **self.footage["choice"]}
 
 
@@ -117,6 +121,10 @@ def run_detector(
     vocabulary = Vocabulary(**spec.vocabulary)
     options = DETECTORS.parse_options(spec.detector, spec.options)
     detector = DETECTORS.load(spec.detector, vocabulary, **options)
+    if spec.mask is not None or spec.near is not None:
+        from annotate.detectors.colour.filter import filter_by_colour
+
+        detector = filter_by_colour(detector, mask=spec.mask, near=spec.near, margin=spec.margin)
     source = frame_sources.source_from_record(spec.footage)
     settings = {"detector": spec.detector, **detector_settings(detector)}
     settings |= asdict(source.selection)
@@ -280,7 +288,9 @@ def run_all(
 def _worker_spec(run_spec: RunSpec, source: FrameSource, batch_size: int) -> WorkerSpec:
     footage = frame_sources.source_to_record(source)
     vocabulary = asdict(run_spec.vocabulary)
-    return WorkerSpec(run_spec.detector, run_spec.options, vocabulary, footage, batch_size)
+    detector, options = run_spec.detector, run_spec.options
+    seen = run_spec.mask, run_spec.near, run_spec.margin
+    return WorkerSpec(detector, options, vocabulary, footage, batch_size, *seen)
 
 
 def _prepare_folder(run_folder: Path, spec: WorkerSpec, force: bool) -> None:
