@@ -90,7 +90,7 @@ def time_loop(studio: LocalStudio, dataset: Dataset, out: Path) -> None:
         # raw POST and push alternate, because the load of the machine varies
         for round_number in range(1, ROUNDS + 1):
             projects = [
-                open_project(server, f"{name} {round_number}", dataset.classes)[0]
+                open_project(server, dataset, f"{name} {round_number}")[0]
                 for name in ("raw", "push")
             ]
             raw_seconds = raw_post(studio, projects[0].id, dataset)

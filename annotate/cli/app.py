@@ -98,7 +98,7 @@ def demo(
 STAGES: Mapping[str, str] = {
     "Look at footage": "frames restore find gallery map poster similar unlike scenes",
     "Propose": "detect segment colours calibrate calibrate-scores propose-points phrases study"
-    " compare",
+    " compare score",
     "Propagate": "propagate review",
     "Dataset": "build split export import draw",
     "Label Studio": "studio push pull diff",

@@ -45,6 +45,15 @@ def compare(
     each_phrase: Annotated[
         bool, typer.Option("--each-phrase", help="Also run each phrase of a class alone.")
     ] = False,
+    mask: Annotated[
+        str | None,
+        typer.Option(help="Run each detector also with all but the colour of this class blacked."),
+    ] = None,
+    near: Annotated[
+        str | None,
+        typer.Option(help="Run each detector also on crops near the colour of this class."),
+    ] = None,
+    margin: Annotated[int, typer.Option(min=0, help="Pixels kept around those of --near.")] = 40,
     every: Every = 1,
     start: Start = 0,
     stop: Stop = None,
@@ -72,6 +81,9 @@ def compare(
         truth=truth,
         selection=FrameSelection(every, start=start, stop=stop, maximum=max_frames),
         each_phrase=each_phrase,
+        mask=mask,
+        near=near,
+        margin=margin,
         min_score=min_score,
         batch_size=batch_size,
         rows=rows,
@@ -80,11 +92,39 @@ def compare(
     )
     unmeasured = comparison.unmeasured_columns()
     console.print_table(*comparison.formatted(unmeasured))
+    for note in comparison.notes:
+        console.print_status(note)
     console.print_status(f"{NOT_MEASURED}: {', '.join(unmeasured)}")
     console.print_result(str(output))
     if comparison.failed:
         names = ", ".join(comparison.failed)
         raise AnnotateError(f"{names}: failed; run the same command to try again")
+
+
+@app.command()
+def score(
+    items: Annotated[Path, typer.Argument(help="A file of items, COCO, or a dataset.")],
+    truth: Annotated[Path, typer.Argument(help="Ground truth: items, COCO or a dataset.")],
+    min_score: MinScore = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Score a file of items against ground truth.
+
+    Show AP, AP50, precision and recall of each class, on the frames that both have.
+    """
+    import json
+
+    from annotate.cli import console
+    from annotate.evaluation.scores import SCORE_COLUMNS, score_items
+
+    result = score_items(items, truth, min_score=min_score)
+    if as_json:
+        console.print_result(json.dumps(result.record(), indent=1, ensure_ascii=False))
+    else:
+        console.print_table(SCORE_COLUMNS, result.rows())
+    for note in result.notes:
+        console.print_status(note)
+    console.print_status(f"scored on {result.frame_count} frames")
 
 
 @app.command()

@@ -28,7 +28,7 @@ ProjectName = Annotated[
     typer.Option(
         "--project",
         metavar="NAME|ID",
-        help="The project; default: the name of the dataset's folder.",
+        help="Title or number of the project; default: the one of this dataset.",
     ),
 ]
 ServerUrl = Annotated[
@@ -150,7 +150,8 @@ def push(
         console.print_status(f"classes added to the project: {', '.join(report.added_classes)}")
     for line in report.notes:
         console.print_status(line)
-    record_push(server.url, report.project.id, dataset)
+    if (before := record_push(report.project, dataset)) is not None:
+        console.print_status(f"the project also has frames of {before}, pushed before")
     console.print_table((task_kind, "count"), sorted(report.frame_counts.items()))
     console.print_result(report.project_url)
 
@@ -199,7 +200,7 @@ def pull(
         console.progress("pull", None) as advance,
     ):
         if dataset is None:
-            dataset = find_pushed_dataset(server.url, server.require_project(project or "").id)
+            dataset = find_pushed_dataset(server.require_project(project or ""))
         loaded = load_dataset(dataset)
         options: dict[str, Any] = {"project": project, "force": force}
         if task_kind is TaskKind.frames:

@@ -32,6 +32,7 @@ from annotate.items.records import Box, Rle
 
 _TABLES = ("images", "annotations", "categories")
 _CLIP_KEYS = ("fingerprint", "frame_count", "width", "height")
+_USED_ATTRIBUTES = {"score", "track_id", "rotation", "flags", "source", "iscrowd", "keyframe"}
 _MAX_FRAME = 100_000_000  # a larger one is some other number, such as a time
 _MAX_SIDE = 1_000_000  # pixels
 _SECONDS = re.compile(r"\d{1,18}(/[1-9]\d{0,17}|\.\d{1,18})?")
@@ -335,6 +336,9 @@ def _check_annotation(record: Any, number: int, path: Path, report: ImportReport
         report.notice("keypoints were left out", where)
     if as_finite_number(extras.get("rotation")):
         report.notice("a box that is turned by an angle was taken without the turn", where)
+    unused = [key for key, value in extras.items() if value and key not in _USED_ATTRIBUTES]
+    for key in filter(is_text, unused):
+        report.notice(f"the attribute {shown(key)} was left out", where)
     flags, source = values.get("flags"), values.get("source")
     return CocoAnnotation(
         where,

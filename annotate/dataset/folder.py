@@ -15,11 +15,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 from annotate.errors import DatasetError
-from annotate.files import atomic_file, atomic_folder, parse_toml
+from annotate.files import atomic_file, atomic_folder, parse_toml, sha256
 from annotate.items.import_report import ImportReport
 from annotate.items.records import (
     Header,
@@ -33,6 +34,8 @@ from annotate.items.records import (
 
 FORMAT_VERSION = 1
 DATASET_FILE = "dataset.toml"
+_ID_DIGITS = 8  # of a hash in the name of a frame
+_OF_IMAGES = "images"  # true in the entry of a clip that is a set of imported images
 DEFAULT_SPLIT = "train"  # the split of every frame until the dataset is split
 
 
@@ -60,10 +63,10 @@ class Dataset:
     """Frames with their images and objects.
 
     Iterate over a dataset for its samples; they are read from disk each time. `clips` is
-    name -> {"fingerprint", "frame_count", "width", "height"}. `sources` describes the files of
-    items that the dataset was built from. `split_ranges` assigns frames to splits; it is empty
-    before the dataset is split. `import_report` is there where `import_dataset` has just made the
-    dataset.
+    name -> {"fingerprint", "frame_count", "width", "height"}, and `"images": True` where the clip
+    is a set of imported images. `sources` describes the files of items that the dataset was built
+    from. `split_ranges` assigns frames to splits; it is empty before the dataset is split.
+    `import_report` is there where `import_dataset` has just made the dataset.
     """
 
     path: Path
@@ -104,6 +107,29 @@ class Dataset:
         raise DatasetError(
             f"{self.path / DATASET_FILE}: {clip}#{frame} is in no split; split the dataset again"
         )
+
+    @cached_property
+    def image_ids(self) -> dict[tuple[str, int], str]:
+        """The names of imported frames, by clip and frame: of image name and content.
+
+        `cat.jpg@9b74c989`: an import that has one image more names the others as before.
+
+        Raises:
+            DatasetError: an image is not there.
+        """
+        ids: dict[tuple[str, int], str] = {}
+        if self.clips and not any(map(_is_of_images, self.clips.values())):
+            return ids
+        for sample in self:
+            item, path = sample.item, self.images / sample.image
+            if not _is_of_images(self.clips.get(item.video, {})):
+                continue
+            try:
+                ids[item.video, item.frame] = f"{sample.image}@{sha256(path)[:_ID_DIGITS]}"
+            except OSError:
+                where = f"{item.video}#{item.frame}"
+                raise DatasetError(f"{path}: the image of {where} is missing") from None
+        return ids
 
     def __len__(self) -> int:
         return sum(1 for _ in self._lines())
@@ -308,15 +334,31 @@ class ImportedClips:
             width, height = self._sizes[name]
             size = {"frame_count": max(digests)[0] + 1, "width": width, "height": height}
             recorded = {k: v for k, v in described.get(name, {}).items() if v is not None}
-            described[name] = {**size, **recorded, "fingerprint": whole.hexdigest()}
+            entry = {**size, **recorded, "fingerprint": whole.hexdigest(), _OF_IMAGES: True}
+            described[name] = entry
         return described
 
 
+def _is_of_images(clip: Mapping[str, Any]) -> bool:
+    """Return whether a clip is a set of imported images, and not a video."""
+    return bool(clip.get(_OF_IMAGES)) or not clip.get("fingerprint")
+
+
 def external_id(dataset: Dataset, video: str, frame: int | None = None) -> str:
-    """Name a frame, or a clip, the same way in every project: `dock.mp4#75@5e1f5e1f`."""
-    fingerprint = dataset.clips.get(video, {}).get("fingerprint") or ""
+    """Name a frame, or a clip, the same way in every project: `dock.mp4#75@5e1f5e1f`.
+
+    The name has the fingerprint of the clip. An imported frame is named by its image instead
+    (`Dataset.image_ids`).
+
+    Raises:
+        DatasetError: an imported image is not there.
+    """
+    clip = dataset.clips.get(video, {})
     name = video if frame is None else f"{video}#{frame}"
-    return f"{name}@{fingerprint[:8]}" if fingerprint else name
+    if frame is not None and _is_of_images(clip):
+        return dataset.image_ids.get((video, frame), name)
+    fingerprint = clip.get("fingerprint") or ""
+    return f"{name}@{fingerprint[:_ID_DIGITS]}" if fingerprint else name
 
 
 def object_ids(objects: Sequence[Object]) -> list[str]:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _POINT_COLUMNS = ("frame_id", "object_id", "x", "y", "label", "class")
 # As a fraction of the diagonal: nearer points of two phrases of a class are one object.
 _DUPLICATE_DISTANCE = 0.02
+_NO_AREA = "boxes were left out, for they have no area"
+_NO_ANSWER = "frames have no usable answer, only boxes without area: they are left out"
 _PIXEL_DIGITS = 1  # decimals of a coordinate in the points table
 
 
@@ -178,6 +180,13 @@ class MoondreamDetector:
         def propose(frame: Frame) -> sv.Detections:
             image = moondream.encode_image(frame.image)
             found = [PhraseBox(each, box) for each in phrases for box in image.boxes(each.text)]
+            flat_count = sum(
+                x1 == x2 or y1 == y2 for x1, y1, x2, y2 in (each.box for each in found)
+            )
+            if flat_count:
+                self.notes.add(_NO_AREA, frame.name, count=flat_count)
+            if found and flat_count == len(found):
+                self.notes.add_open_frame((frame.video, frame.index), _NO_ANSWER, frame.name)
             return to_detections(found, frame.size_wh)
 
         return map_threads(propose, frames, self.parallel)

@@ -30,6 +30,9 @@ def compare_detectors(
     truth: str | Path | None = None,
     selection: FrameSelection | None = None,
     each_phrase: bool = False,
+    mask: str | None = None,
+    near: str | None = None,
+    margin: int = 40,
     min_score: float = 0.0,
     batch_size: int = 8,
     rows: int = 8,
@@ -41,9 +44,10 @@ def compare_detectors(
     `clip` is a clip or a dataset's folder. `detectors` are texts `[TITLE=]NAME[:KEY=VALUE,...]`.
     `truth` is a file of items, a COCO file or a dataset's folder; a dataset is its own truth.
     `vocabulary` is by default the classes of the truth. `each_phrase` adds a run for each phrase of
-    a class. Without a truth, boxes count from `min_score` on. `rows` is the number of frames on the
-    sheet. Each detector runs in a process of its own; the run of one that fails has an `error`. A
-    run that is complete is not repeated.
+    a class; `mask` and `near` add a run of each detector that sees only pixels in the colour of
+    that class, or within `margin` pixels of its objects. Without a truth, boxes count from
+    `min_score` on. `rows` is the number of frames on the sheet. Each detector runs in a process of
+    its own; the run of one that fails has an `error`. A complete run is not repeated.
 
     Examples:
         >>> table = compare_detectors(  # doctest: +SKIP
@@ -65,7 +69,9 @@ def compare_detectors(
         vocabulary = read_vocabulary(vocabulary)
     check_classes(known_truth, vocabulary)
     total = source.count()
-    specs = parse_run_specs(detectors, vocabulary, each_phrase=each_phrase)
+    specs = parse_run_specs(
+        detectors, vocabulary, each_phrase=each_phrase, mask=mask, near=near, margin=margin
+    )
     refuse_foreign_folder(Path(output), runs.RUNS_FOLDER, report.FILES)
     with locked_folder(Path(output)):
         finished = runs.run_all(

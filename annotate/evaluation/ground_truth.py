@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from annotate.dataset import coco_import
@@ -21,6 +21,7 @@ class GroundTruth:
 
     labels: tuple[str, ...]
     objects: Mapping[FrameKey, tuple[Object, ...]]
+    sizes_wh: frozenset[tuple[int, int]] = frozenset()  # of its pictures, as far as it says
 
 
 def read(
@@ -65,7 +66,11 @@ def read_for_source(path: Path | None, source: FrameSource) -> GroundTruth | Non
 
 
 def _from_items(labels: Sequence[str], items: Iterable[Item]) -> GroundTruth:
-    return GroundTruth(tuple(labels), {(item.video, item.frame): item.objects for item in items})
+    objects, sizes_wh = {}, set()
+    for item in items:
+        objects[item.video, item.frame] = item.objects
+        sizes_wh.add((item.width, item.height))
+    return GroundTruth(tuple(labels), objects, frozenset(sizes_wh))
 
 
 def _read_coco(path: Path, image_keys: Mapping[str, FrameKey], with_masks: bool) -> GroundTruth:
@@ -78,7 +83,8 @@ def _read_coco(path: Path, image_keys: Mapping[str, FrameKey], with_masks: bool)
             for annotation in file.annotations.get(image.id, ())
             if not annotation.iscrowd
         )
-    return GroundTruth(tuple(dict.fromkeys(file.labels.values())), objects)
+    sizes_wh = frozenset(image.size_wh for image in file.images if image.size_wh is not None)
+    return GroundTruth(tuple(dict.fromkeys(file.labels.values())), objects, sizes_wh)
 
 
 def _frame_key(
@@ -110,12 +116,37 @@ def _coco_object(
     return Object(file.labels[annotation.category_id], box, track=annotation.track, mask=mask)
 
 
+def with_video(truth: GroundTruth, video: str) -> GroundTruth:
+    """Give all frames the name of one video."""
+    objects = {(video, frame): each for (_, frame), each in truth.objects.items()}
+    return replace(truth, objects=objects)
+
+
+def _check_size(truth: GroundTruth, source: FrameSource, path: Path) -> None:
+    """Refuse the truth of another clip, whose pictures have another size; datasets may mix sizes.
+
+    Raises:
+        ItemsError: the sizes differ.
+    """
+    [(video, entry)] = source.videos().items()
+    size_wh = entry.get("width"), entry.get("height")
+    if source.classes_and_items() is None and len(truth.sizes_wh) == 1:
+        [true_size_wh] = truth.sizes_wh
+        if None not in size_wh and size_wh != true_size_wh:
+            true_size, size = ("x".join(map(str, each)) for each in (true_size_wh, size_wh))
+            raise ItemsError(
+                f"{path}: its pictures are {true_size}, and {video} is {size}: it is the truth of "
+                "another clip, or of a copy in another size; give the truth of this clip"
+            )
+
+
 def _match_videos(truth: GroundTruth, source: FrameSource, path: Path) -> GroundTruth:
     """Give the truth the source's name of the video, if each has one video."""
     of_source, of_truth = set(source.videos()), {video for video, _ in truth.objects}
     if len(of_source) == 1 and len(of_truth) == 1:
         [video] = of_source
-        return GroundTruth(truth.labels, {(video, n): o for (_, n), o in truth.objects.items()})
+        _check_size(truth, source, path)
+        return with_video(truth, video)
     if not of_source & of_truth:
         videos, others = (", ".join(sorted(each)) or "none" for each in (of_source, of_truth))
         raise ItemsError(f"{path}: no ground truth of {videos}; its clips: {others}")

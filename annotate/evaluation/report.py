@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw
 from annotate.dataset.frame_sources import FrameKey, FrameSource
 from annotate.evaluation.ground_truth import GroundTruth
 from annotate.evaluation.metrics import ObjectsByFrame, filter_objects, sort_score
+from annotate.evaluation.run_spec import RunSpec
 from annotate.evaluation.scores import Comparison, RunScore
 from annotate.files import atomic_file
 from annotate.items.records import Frame, Item, Object, Picture
@@ -128,8 +130,9 @@ def draw_sheet(
     """Draw a row for each frame and a column for each run, the truth first; False if none ran.
 
     A cell shows the boxes from the run's best threshold on (without truth, from
-    `comparison.min_score`), at most the twelve with the highest scores. The frames are those with
-    the most true objects; without truth, with the most boxes.
+    `comparison.min_score`), at most the twelve with the highest scores, on what the run sees of the
+    frame. The frames are those with the most true objects; without truth, with the most boxes.
+    A frame that the truth does not have, or that a run did not look at, is dark in that column.
 
     Raises:
         OutputError: nothing can be written there.
@@ -142,7 +145,8 @@ def draw_sheet(
         objects_by_frame = filter_objects(truth.objects, labels)
         columns["truth"] = {key: objs for key, objs in objects_by_frame.items() if key in frames}
     columns |= {each.title: each.visible_objects(comparison.min_score) for each in scored}
-    deciding = {"truth": columns["truth"]} if truth is not None else columns
+    specs = {each.title: each.run.spec for each in scored}
+    deciding = columns if truth is None else _truth_or_most_boxes(columns)
     chosen = _informative_frames(deciding, rows)
     if not scored or not chosen:
         return False
@@ -150,11 +154,34 @@ def draw_sheet(
     pictures = []
     for frame in source.frames_at(chosen):
         key = (frame.video, frame.index)
-        row = [_cell(frame, each.get(key), labels, width) for each in columns.values()]
+        row = [
+            _cell(_as_seen(frame, specs.get(title)), each.get(key), labels, width)
+            for title, each in columns.items()
+        ]
         pictures.append((f"{frame.name} · {float(frame.seconds):.2f} s", row))
     with atomic_file(out) as draft:
         _draw_grid(list(columns), pictures).save(draft, "PNG", compress_level=3)
     return True
+
+
+def _truth_or_most_boxes(columns: Mapping[str, ObjectsByFrame]) -> dict[str, ObjectsByFrame]:
+    """Take the objects of the truth, and on frames that it does not have, of the busiest run."""
+    truth = columns["truth"]
+    others = {key for each in columns.values() for key in each} - truth.keys()
+    busiest = {
+        key: max((each.get(key, ()) for each in columns.values()), key=len) for key in others
+    }
+    return {"truth": {**truth, **busiest}}
+
+
+def _as_seen(frame: Frame, spec: RunSpec | None) -> Frame:
+    """Return a frame as a run sees it: black where it is masked."""
+    if spec is None or (spec.mask is None and spec.near is None):
+        return frame
+    from annotate.detectors.colour.filter import visible_image
+
+    seen = visible_image(frame.image, spec.vocabulary, spec.mask, spec.near, spec.margin)
+    return replace(frame, image=seen)
 
 
 def _informative_frames(

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from annotate.detectors.run import DETECTORS
@@ -19,7 +19,8 @@ from annotate.plugins import parse_pairs
 class RunSpec:
     """One detector of a comparison: its name, its options as text, and its vocabulary.
 
-    `title` is its heading in tables. `phrase` is the only phrase that is tried; "" for all.
+    `title` is its heading in tables. `phrase` is the only phrase that is tried; "" for all. `mask`,
+    `near` and `margin` limit what the detector sees: see `filter_by_colour`.
     """
 
     title: str
@@ -27,6 +28,9 @@ class RunSpec:
     options: dict[str, str]
     vocabulary: Vocabulary
     phrase: str = ""
+    mask: str | None = None
+    near: str | None = None
+    margin: int = 40
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -68,15 +72,40 @@ def parse_run_spec(text: str, vocabulary: Vocabulary) -> RunSpec:
 
 
 def parse_run_specs(
-    texts: Sequence[str], vocabulary: Vocabulary, *, each_phrase: bool = False
+    texts: Sequence[str],
+    vocabulary: Vocabulary,
+    *,
+    each_phrase: bool = False,
+    mask: str | None = None,
+    near: str | None = None,
+    margin: int = 40,
 ) -> list[RunSpec]:
     """Parse several detectors; with `each_phrase`, add a run for each alternative phrase.
 
+    With `mask` and with `near`, add a run of each that sees only pixels in the colour of that
+    class, or near objects of it: see `filter_by_colour`.
+
     Raises:
         UnknownName, AnnotateError: see `parse_run_spec`.
+        PromptError: the class of `mask` or `near` has no colour.
     """
+    if mask is not None or near is not None:
+        from annotate.detectors.colour.filter import check_filter
+
+        check_filter(vocabulary, mask, near)
     specs = [parse_run_spec(text, vocabulary) for text in texts]
-    return [each for spec in specs for each in (split_by_phrase(spec) if each_phrase else [spec])]
+    split = [each for spec in specs for each in (split_by_phrase(spec) if each_phrase else [spec])]
+    return [each for spec in split for each in _with_filters(spec, mask, near, margin)]
+
+
+def _with_filters(
+    spec: RunSpec, mask: str | None, near: str | None, margin: int
+) -> Iterator[RunSpec]:
+    yield spec
+    if mask is not None:
+        yield replace(spec, title=f"{spec.title}, masked by {mask}", mask=mask)
+    if near is not None:
+        yield replace(spec, title=f"{spec.title}, near {near}", near=near, margin=margin)
 
 
 def split_by_phrase(spec: RunSpec) -> list[RunSpec]:

@@ -55,6 +55,9 @@ class WorkerSpec:
     vocabulary: Mapping[str, Any]  # name, classes, sha256
     footage: Mapping[str, Any]  # of `frame_sources.source_to_record`
     batch: int
+    mask: str | None = None
+    near: str | None = None
+    margin: int = 40
     weights: Mapping[str, str] = field(default_factory=dict)  # of `identity.weights_hashes`
 
     def differences(self, other: WorkerSpec) -> list[str]:
@@ -69,6 +72,7 @@ class WorkerSpec:
         settings |= {"vocabulary": self.vocabulary["name"], "batch": self.batch}
         settings |= {"vocabulary's content": self.vocabulary["sha256"][:12]}
         settings |= {f"weights of {option}": sha[:12] for option, sha in self.weights.items()}
+        settings |= {"mask": self.mask, "near": self.near, "margin": self.margin}
         return settings | {"clips": self.footage["clips"], **self.footage["choice"]}
 
 
@@ -121,6 +125,10 @@ def run_detector(
     vocabulary = Vocabulary(**spec.vocabulary)
     options = DETECTORS.parse_options(spec.detector, spec.options)
     detector = DETECTORS.load(spec.detector, vocabulary, **options)
+    if spec.mask is not None or spec.near is not None:
+        from annotate.detectors.colour.filter import filter_by_colour
+
+        detector = filter_by_colour(detector, mask=spec.mask, near=spec.near, margin=spec.margin)
     source = frame_sources.source_from_record(spec.footage)
     check_ready(detector)
     settings = {"detector": spec.detector, **detector_settings(detector)}
@@ -291,7 +299,9 @@ def run_all(
 def _worker_spec(run_spec: RunSpec, source: FrameSource, batch_size: int) -> WorkerSpec:
     footage = frame_sources.source_to_record(source)
     vocabulary, weights = asdict(run_spec.vocabulary), _weights_hashes(run_spec)
-    return WorkerSpec(run_spec.detector, run_spec.options, vocabulary, footage, batch_size, weights)
+    detector, options = run_spec.detector, run_spec.options
+    seen = run_spec.mask, run_spec.near, run_spec.margin
+    return WorkerSpec(detector, options, vocabulary, footage, batch_size, *seen, weights)
 
 
 def _weights_hashes(run_spec: RunSpec) -> dict[str, str]:

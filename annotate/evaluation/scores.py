@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from annotate.dataset.frame_sources import FrameKey
-from annotate.evaluation import metrics
+from annotate.errors import ItemsError, UnknownName
+from annotate.evaluation import ground_truth, metrics
 from annotate.evaluation.ground_truth import GroundTruth
 from annotate.evaluation.runs import Run
 from annotate.items.records import Object
@@ -46,6 +48,7 @@ class RunScore:
     """A run and its scores against the truth; NaN is "not measured".
 
     `objects` are those of the detector's classes on each frame. `curve` is None without truth.
+    `notes` say what could not be scored, and why.
     """
 
     run: Run
@@ -53,6 +56,7 @@ class RunScore:
     curve: metrics.PrecisionRecallCurve | None = None
     ap: float = float("nan")
     ap50: float = float("nan")
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -84,14 +88,32 @@ def score_run(run: Run, truth: GroundTruth | None) -> RunScore:
     if truth is None or run.error:
         return RunScore(run, objects)
     labels = [label for label in run.spec.labels if label in truth.labels]
+    notes = unknown_class_notes(run.spec.labels, truth.labels)
     keys = sorted(objects.keys() & truth.objects.keys())
     true_objects = metrics.filter_objects({key: truth.objects[key] for key in keys}, labels)
     detections = metrics.filter_objects(objects, labels)
     if not any(true_objects.values()):
-        return RunScore(run, objects)
+        return RunScore(run, objects, notes=(*notes, _no_truth_note(keys, truth)))
     ap, ap50 = metrics.average_precision(true_objects, detections, labels)
     curve = metrics.precision_recall_curve(true_objects, detections)
-    return RunScore(run, objects, curve, ap, ap50)
+    return RunScore(run, objects, curve, ap, ap50, notes)
+
+
+def unknown_class_notes(labels: Sequence[str], true_labels: Sequence[str]) -> tuple[str, ...]:
+    """Say which classes are not scored, because the truth does not have them."""
+    unknown = [label for label in labels if label not in true_labels]
+    if not unknown:
+        return ()
+    names, known = (", ".join(map(repr, each)) for each in (unknown, true_labels))
+    return (f"not scored, as the truth has no such class: {names}; it has {known}",)
+
+
+def _no_truth_note(keys: Sequence[FrameKey], truth: GroundTruth) -> str:
+    if keys:
+        return f"not scored, as the truth has no object of its classes on these {len(keys)} frames"
+    frames = sorted(frame for _, frame in truth.objects)
+    span = f"frames {frames[0]} to {frames[-1]}" if frames else "no frame"
+    return f"not scored, as the truth has none of these frames: it has {span}; is it of this clip?"
 
 
 @dataclass(frozen=True)
@@ -105,6 +127,11 @@ class Comparison:
     def failed(self) -> list[str]:
         """The titles of the runs that failed."""
         return [score.title for score in self.scores if score.run.error]
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What could not be scored against the truth, and why; each once."""
+        return list(dict.fromkeys(note for score in self.scores for note in score.notes))
 
     @cached_property
     def pair_agreements(self) -> dict[tuple[str, str], metrics.Agreement]:
@@ -168,9 +195,10 @@ class Comparison:
 
     def _remark(self, run_score: RunScore) -> str:
         objects = [obj for each in run_score.objects.values() for obj in each]
-        if not objects:
-            return "found nothing"
-        return "gives no scores" if all(obj.score is None for obj in objects) else ""
+        remarks = [] if objects else ["found nothing"]
+        if objects and all(obj.score is None for obj in objects):
+            remarks.append("gives no scores")
+        return "; ".join([*remarks, *run_score.notes])
 
     def formatted(self, excluded: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
         """Return the column names and rows of the table as texts, without `excluded` columns."""
@@ -211,3 +239,121 @@ def _format_value(name: str, value: Any) -> str:
     if name not in _COLUMN_FORMATS:
         return str(value)
     return NOT_MEASURED if value is None or value != value else _COLUMN_FORMATS[name].format(value)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """The scores of one class, or of all: NaN where there are no true objects.
+
+    `precision` and `recall` are those at the `threshold` of the score with the best F1.
+    """
+
+    label: str
+    truth_count: int
+    box_count: int
+    ap: float
+    ap50: float
+    precision: float
+    recall: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class ItemsScore:
+    """The scores of a file of items against the truth, on the `frame_count` frames of both.
+
+    `overall` is of all classes of the truth that were looked for. `notes` say what is not scored.
+    """
+
+    classes: tuple[ClassScore, ...]
+    overall: ClassScore
+    frame_count: int
+    notes: tuple[str, ...]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return a row of texts for each class, and one for all."""
+        return [
+            (each.label, f"{each.truth_count}", f"{each.box_count}", *_format_values(each))
+            for each in (*self.classes, self.overall)
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """Return everything as values of JSON; null where not measured."""
+        return {
+            "frames": self.frame_count,
+            "all": _record(self.overall),
+            "classes": {each.label: _record(each) for each in self.classes},
+            "notes": list(self.notes),
+        }
+
+
+SCORE_COLUMNS = (
+    *("class", "true objects", "boxes", "AP", "AP50", "precision", "recall", "at score"),
+)
+
+
+def _format_values(score: ClassScore) -> list[str]:
+    values = score.ap, score.ap50, score.precision, score.recall, score.threshold
+    return [NOT_MEASURED if value != value else f"{value:.3f}" for value in values]
+
+
+def _record(score: ClassScore) -> dict[str, Any]:
+    values = {name: None if value != value else value for name, value in vars(score).items()}
+    del values["label"]
+    return values
+
+
+def score_items(items_path: Path, truth_path: Path, *, min_score: float = 0.0) -> ItemsScore:
+    """Score a file of items against the truth, on the frames that both have.
+
+    Both may be items, COCO or a dataset. If both have one video, it is the same video, whatever its
+    name. Objects with a score below `min_score` are left out.
+
+    Raises:
+        ItemsError: they have no frame in common, or pictures of other sizes.
+        UnknownName: the truth has none of the classes.
+    """
+    found, truth = ground_truth.read(items_path), ground_truth.read(truth_path)
+    if len(found.sizes_wh | truth.sizes_wh) == 2 and not found.sizes_wh & truth.sizes_wh:
+        sizes = " and ".join("x".join(map(str, size)) for size in found.sizes_wh | truth.sizes_wh)
+        raise ItemsError(f"{truth_path}: the truth of another clip: the sizes are {sizes}")
+    videos = [{video for video, _ in each.objects} for each in (found, truth)]
+    if len(videos[0]) == len(videos[1]) == 1:
+        found = ground_truth.with_video(found, *videos[1])
+    keys = sorted(found.objects.keys() & truth.objects.keys())
+    if not keys:
+        raise ItemsError(f"{items_path}: none of its frames is in {truth_path}")
+    labels = [label for label in truth.labels if label in found.labels]
+    if not labels:
+        raise UnknownName("class in the truth", (*found.labels, "")[0], truth.labels)
+    notes = unknown_class_notes(found.labels, truth.labels)
+    if missing := [repr(label) for label in truth.labels if label not in found.labels]:
+        notes += (f"not scored, as the items are not about such a class: {', '.join(missing)}",)
+    if left := len(truth.objects) - len(keys):
+        notes += (f"not scored: {left} frames of the truth, which the items do not have",)
+    true_objects = metrics.filter_objects({key: truth.objects[key] for key in keys}, labels)
+    objects = metrics.filter_objects({key: found.objects[key] for key in keys}, labels, min_score)
+    classes = tuple(_score_class(label, true_objects, objects, [label]) for label in labels)
+    overall = _score_class("all", true_objects, objects, labels)
+    return ItemsScore(classes, overall, len(keys), notes)
+
+
+def _score_class(
+    name: str,
+    truth: Mapping[FrameKey, Sequence[Object]],
+    found: Mapping[FrameKey, Sequence[Object]],
+    labels: Sequence[str],
+) -> ClassScore:
+    true_objects, objects = (metrics.filter_objects(each, labels) for each in (truth, found))
+    truth_count, box_count = (sum(map(len, each.values())) for each in (true_objects, objects))
+    nan = float("nan")
+    if not truth_count:
+        return ClassScore(name, truth_count, box_count, nan, nan, nan, nan, nan)
+    curve = metrics.precision_recall_curve(true_objects, objects)
+    best = curve.best_index
+    point = (0.0, 0.0, nan)
+    if best is not None:
+        score = float(curve.scores[best])
+        point = float(curve.precision[best]), float(curve.recall[best]), max(score, 0.0)
+    average = metrics.average_precision(true_objects, objects, labels)
+    return ClassScore(name, truth_count, box_count, *average, *point)

@@ -189,7 +189,7 @@ class _PointRow:
 
     def _whole_number(self, column: str) -> int:
         number = self._number(column, "a whole number from 0")
-        if number < 0 or number != int(number):
+        if not 0 <= number < 2**53 or number != int(number):
             self._fail(column, "a whole number from 0")
         return int(number)
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +24,7 @@ from urllib.parse import urlsplit
 from annotate.errors import LostResponse, StudioError, needs
 
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"  # environment variable, as in the SDK
-_LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
+LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 _TIMEOUT_SECONDS = 120.0
 _MAX_TRIES, _PAUSE_SECONDS = 3, 1.0  # of requests that change nothing
 _PAGE_SIZE = 500
@@ -73,7 +75,7 @@ class StudioClient:
         self._httpx = needs("httpx")
         self._errors = needs("label_studio_sdk.core.api_error")
         sdk = needs("label_studio_sdk.client")
-        local = urlsplit(url).hostname in _LOOPBACK_HOSTS
+        local = urlsplit(url).hostname in LOOPBACK_HOSTS
         _check_token(token)
         self._client = self._httpx.Client(timeout=timeout_seconds, trust_env=not local)
         try:
@@ -129,7 +131,17 @@ class StudioClient:
         content = body if encoded else json.dumps(body, allow_nan=False).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         options = {"params": params, "content": content, "headers": headers, "files": files}
-        return self._parse_response(self._request(method, path, **options), f"{method} {path}")
+        response = self._request(method, path, **options)
+        self._remove_export(response.headers.get("filename", ""))
+        return self._parse_response(response, f"{method} {path}")
+
+    def _remove_export(self, name: str) -> None:
+        """Remove the copy that a server on this machine keeps of each export that it sends."""
+        if self.document_root is not None and re.fullmatch(r"project-[\w-]+\.json", name):
+            folder = self.document_root.parent / "export"
+            for file in (name, name.replace(".json", "-info.json")):
+                with suppress(OSError):
+                    (folder / file).unlink(missing_ok=True)
 
     def fetch(self, path: str) -> tuple[dict[str, str], bytes]:
         """Fetch a file: the response headers, with names in lower case, and the content.
@@ -187,24 +199,56 @@ class StudioClient:
         organizations = self.get("/api/organizations/")
         return min((str(each.get("created_at")) for each in organizations), default="")
 
+    def list_titles(self, text: str) -> list[tuple[int, str]]:
+        """List the ids and titles of the projects that have `text` in their title."""
+        parameters = {"title": text, "page_size": 1000, "include": "id,title"}
+        return [(each["id"], each["title"]) for each in self._project_pages(parameters)]
+
+    def _project_pages(self, parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        page, more = 1, True
+        while more:
+            listed = self.get("/api/projects", {**parameters, "page": page})
+            yield from listed["results"]
+            page, more = page + 1, bool(listed["next"])
+
     def find_project(self, project: str | int) -> Project | None:
         """Find a project by its title or id; None where there is no such title.
 
+        A text of digits is a title if a project is called so, and else an id. `title:2025` and
+        `id:2025` are a title and an id in any case.
+
         Raises:
-            StudioError: several projects have the title, or there is no such id.
+            StudioError: several projects are meant, or there is no such id.
         """
-        if str(project).isdecimal():
-            return self.get_project(int(project))
-        listed = self.get(
-            "/api/projects", {"title": project, "page_size": 1000, "include": "id,title"}
-        )
-        ids = [record["id"] for record in listed["results"] if record["title"] == project]
+        kind, _, name = str(project).rpartition(":")
+        if isinstance(project, int) or (kind == "id" and name.isdecimal()):
+            return self.get_project(int(name))
+        title = str(project).removeprefix("title:")
+        ids = [id_ for id_, each in self.list_titles(title) if each == title]
         if len(ids) > 1:
             raise StudioError(
                 f"{self.url}: projects {', '.join(map(str, sorted(ids)))} are all called "
-                f"{project!r}; give the number as `project`, such as {min(ids)}"
+                f"{title!r}; give the number as `project`, such as {min(ids)}"
             )
+        if title == project and title.isdecimal():
+            return self._find_by_digits(title, ids)
         return self.get_project(ids[0]) if ids else None
+
+    def _find_by_digits(self, digits: str, ids_of_title: Sequence[int]) -> Project:
+        """Find the project that is meant by digits, of which `ids_of_title` has the title's id."""
+        if not ids_of_title:
+            try:
+                return self.get_project(int(digits))
+            except StudioError as error:
+                new = f"; for a new project of this title give `project` as title:{digits}"
+                raise StudioError(f"{error}{new}") from None
+        by_id = [project for project, _ in self.list_titles("") if project == int(digits)]
+        if by_id and by_id != [*ids_of_title]:
+            raise StudioError(
+                f"{self.url}: project {ids_of_title[0]} is called {digits!r}, and project {digits} "
+                f"has this number; give `project` as id:{ids_of_title[0]} or id:{digits}"
+            )
+        return self.get_project(ids_of_title[0])
 
     def require_project(self, project: str | int) -> Project:
         """Find a project by its title or id; it must be there.
@@ -215,7 +259,8 @@ class StudioClient:
         existing = self.find_project(project)
         if existing is None:
             raise StudioError(
-                f"{self.url}: there is no project called {project!r}; push to it first"
+                f"{self.url}: there is no project called {str(project).removeprefix('title:')!r}; "
+                "push to it first"
             )
         return existing
 

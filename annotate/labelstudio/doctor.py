@@ -13,7 +13,8 @@ from pathlib import Path
 from annotate.dataset.folder import Dataset
 from annotate.errors import StudioError
 from annotate.labelstudio.client import Project, StudioClient
-from annotate.labelstudio.server import LABEL_STUDIO_VERSION
+from annotate.labelstudio.install import LABEL_STUDIO_VERSION
+from annotate.labelstudio.push import default_title, find_project
 from annotate.labelstudio.tasks import complete_config, config_labels, image_config, video_config
 
 _MAX_CLOCK_OFFSET_SECONDS = 60
@@ -43,9 +44,8 @@ def run_checks(
         _check_token(client, user),
     ]
     checks += [_check_permissions(client), _check_clock(client), _check_document_root(client)]
-    name = project or (dataset and dataset.path.absolute().name)
-    if name:
-        checks += _check_project(client, name, dataset)
+    if project or dataset:
+        checks += _check_project(client, project, dataset)
     return checks
 
 
@@ -91,10 +91,11 @@ def _check_document_root(client: StudioClient) -> DoctorCheck:
 
 
 def _check_project(
-    client: StudioClient, name: str, dataset: Dataset | None
+    client: StudioClient, name: str | None, dataset: Dataset | None
 ) -> Iterator[DoctorCheck]:
-    project = client.find_project(name)
+    project = find_project(client, dataset, name) if dataset else client.find_project(name or "")
     if project is None:
+        name = name or (default_title(dataset) if dataset else "")
         yield DoctorCheck("project", f"none called {name!r}", "`annotate push` creates it")
         return
     yield DoctorCheck("project", f"{project.id}: {project.title}")

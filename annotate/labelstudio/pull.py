@@ -36,6 +36,7 @@ from annotate.items.records import Header, Item, item_from_json, item_to_json
 from annotate.items.sequences import chunks
 from annotate.labelstudio.annotations import AnnotationReader, correct_item, group_notes
 from annotate.labelstudio.client import Project, StudioClient
+from annotate.labelstudio.push import require_project
 from annotate.labelstudio.tasks import STATE_COLUMNS, Task, config_labels, find_tasks
 
 PULL_FILE = "pulled.json"  # in a corrected dataset: server, project, time of the last change, notes
@@ -85,7 +86,7 @@ def pull_dataset(
     out = Path(out)
     refuse_existing(out, force or since_last, marker_file=DATASET_FILE)
     refuse_source(out, dataset)
-    studio_project = client.require_project(project or dataset.path.absolute().name)
+    studio_project = require_project(client, dataset, project)
     identity = _identity(client, studio_project)
     earlier = _read_earlier_pull(out, client, studio_project, identity) if since_last else None
     run = _PullRun(dataset, client, studio_project, identity, out, earlier)

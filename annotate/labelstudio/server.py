@@ -1,7 +1,6 @@
-"""Install, start and stop a local Label Studio server.
+"""Start and stop a local Label Studio server.
 
-The server has its own virtual environment, because it pins packages that the toolkit needs in
-other versions. It binds to loopback only, is closed to other users, and keeps all its data in one
+It binds to loopback only, is closed to other users, and keeps all its data in one
 folder.
 """
 
@@ -14,77 +13,24 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from annotate.errors import StudioError
-from annotate.files import atomic_file, cache_dir, user_data_dir
-from annotate.labelstudio.client import StudioClient, read_token
+from annotate.errors import OutputError, StudioError
+from annotate.files import atomic_file, check_writable, user_data_dir
+from annotate.labelstudio.client import LOOPBACK_HOSTS, StudioClient, read_token
+from annotate.labelstudio.install import ensure_program, lock_file
+from annotate.labelstudio.install import environment_dir as environment_dir
 
-LABEL_STUDIO_VERSION = "1.23.2"
-BINARY_VARIABLE = "LABEL_STUDIO_BIN"  # environment variable: the path of your own label-studio
-_MAX_ERROR_CHARS = 400
-_REQUIREMENT = f"label-studio=={LABEL_STUDIO_VERSION}"
 _PORT_RANGE = range(8080, 8180)
 _START_TIMEOUT_SECONDS = 600.0  # a first start migrates its database: 45 s, more on a busy machine
+_MAX_LOG_BYTES = 5 * 2**20
+_MIN_FREE_BYTES = 20 * 2**20  # a disk with less is named as the cause of a failed start
+_PORT_FILE = "port"  # in the data folder: the port of the last start
 _EMAIL = "me@localhost.localdomain"
-
-
-def environment_dir() -> Path:
-    """Return the folder of the virtual environment, which may not be there yet."""
-    return cache_dir() / f"label-studio-{LABEL_STUDIO_VERSION}"
-
-
-def ensure_program(notify: Callable[[str], None] = lambda line: None) -> Path:
-    """Return the path of the server's program, which is installed on first use.
-
-    Raises:
-        StudioError: the program cannot be installed: names the reason.
-    """
-    from filelock import FileLock
-
-    if given := os.environ.get(BINARY_VARIABLE):
-        if not Path(given).is_file():
-            raise StudioError(f"{BINARY_VARIABLE}={given}: no such program")
-        return Path(given)
-    folder = environment_dir()
-    program, ready = folder / "bin" / "label-studio", folder / "ready"
-    if ready.exists():
-        return program
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")):
-        if not ready.exists():
-            notify(f"installing {_REQUIREMENT} into {folder}: about 1 GB, some minutes, only once")
-            _install(folder)
-            ready.touch()
-    return program
-
-
-def _install(target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    python = str(target / "bin" / "python")
-    if uv := shutil.which("uv"):
-        steps = [
-            [uv, "venv", "--quiet", "--python", sys.executable, str(target)],
-            [uv, "pip", "install", "--quiet", "--python", python, _REQUIREMENT],
-        ]
-    else:
-        steps = [
-            [sys.executable, "-m", "venv", str(target)],
-            [python, "-m", "pip", "install", "--quiet", "--no-input", _REQUIREMENT],
-        ]
-    for step in steps:
-        completed = subprocess.run(step, capture_output=True, text=True, check=False)
-        if completed.returncode:
-            shutil.rmtree(target, ignore_errors=True)
-            reason = " ".join((completed.stderr or completed.stdout).split())[-_MAX_ERROR_CHARS:]
-            raise StudioError(
-                f"Label Studio cannot be installed: {' '.join(step)}: {reason}; or install it "
-                f"yourself (uv tool install {_REQUIREMENT}), and set {BINARY_VARIABLE} to its path"
-            )
 
 
 @dataclass(frozen=True)
@@ -131,11 +77,15 @@ def find_running() -> LocalStudio | None:
 
 
 def _is_label_studio(pid: int) -> bool:
-    """Return whether the process is a Label Studio: process ids are reused."""
+    """Return whether a Label Studio runs: ids are reused, and a dead process may be listed."""
     listing = subprocess.run(
-        ["ps", "-ww", "-p", str(pid), "-o", "args="], capture_output=True, text=True, check=False
+        ["ps", "-ww", "-p", str(pid), "-o", "stat=,args="],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    return "label-studio" in listing.stdout
+    state, _, command = listing.stdout.strip().partition(" ")
+    return "label-studio" in command and not state.startswith("Z")
 
 
 def connect(url: str | None = None, token_file: Path | None = None) -> StudioClient:
@@ -147,13 +97,36 @@ def connect(url: str | None = None, token_file: Path | None = None) -> StudioCli
         StudioError: no server runs, or there is no token for it.
     """
     local = find_running()
-    if local is not None and url in (None, local.url) and token_file is None:
-        return local.client()
+    if local is not None and (url is None or _same_address(url, local.url)):
+        limit_log(local.data_dir)
+        if token_file is None:
+            return local.client()
+        return StudioClient(local.url, read_token(token_file), local.document_root)
     if url is None:
         raise StudioError(
             "no local Label Studio is running; run `annotate studio up`, or give `url`"
         )
-    return StudioClient(url, read_token(token_file))
+    try:
+        return StudioClient(url, read_token(token_file))
+    except StudioError as error:
+        if local is None or token_file is not None:
+            raise
+        raise StudioError(f"{error}; the local Label Studio is at {local.url}") from None
+
+
+def _same_address(one: str, other: str) -> bool:
+    """Return whether two URLs are of the same server; all names of this machine are one."""
+    try:
+        return _address(one) == _address(other)
+    except ValueError:  # not a port
+        return False
+
+
+def _address(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, "localhost" if host in LOOPBACK_HOSTS else host, parts.port or default
 
 
 def up(
@@ -161,28 +134,69 @@ def up(
 ) -> LocalStudio:
     """Start the local server, or find the running one, and wait until it answers.
 
+    A second start at the same time waits for the first.
+
     Raises:
         StudioError: a server of another folder runs, or it cannot be installed or started.
+        OutputError: the disk is full, or the folder read-only.
     """
     data_dir = (data_dir or default_data_dir()).absolute()
-    running = find_running()
-    if running is not None:
-        if running.data_dir != data_dir:
-            raise StudioError(
-                f"a server of {running.data_dir} already runs at {running.url}; "
-                "run `annotate studio down` first"
-            )
-        wait_until_ready(running, None)
-        return running
+    with lock_file(user_data_dir() / "studio.lock", notify):
+        running = find_running()
+        if running is not None:
+            if running.data_dir != data_dir:
+                raise StudioError(
+                    f"a server of {running.data_dir} already runs at {running.url}; "
+                    "run `annotate studio down` first"
+                )
+            wait_until_ready(running, None)
+        else:
+            running = _start(data_dir, notify)
+    with running.client() as client:
+        remove_leftovers(client, running)
+    return running
+
+
+def _start(data_dir: Path, notify: Callable[[str], None]) -> LocalStudio:
+    check_writable(data_dir)
     program = ensure_program(notify)
     if not (data_dir / "label_studio.sqlite3").exists():
         notify("starting Label Studio for the first time: about a minute")
-    studio, process = launch(program, data_dir)
-    record = {"url": studio.url, "data": str(studio.data_dir), "pid": studio.pid}
-    _write_secret(_state_file(), record)
-    wait_until_ready(studio, process)
+    try:
+        limit_log(data_dir)
+        studio, process = launch(program, data_dir)
+    except OSError as error:
+        where = error.filename or data_dir
+        raise OutputError(f"{where}: cannot write there: {error.strerror or error}") from None
+    try:
+        record = {"url": studio.url, "data": str(studio.data_dir), "pid": studio.pid}
+        _write_secret(_state_file(), record)
+        wait_until_ready(studio, process)
+    except BaseException:
+        stop_process(process.pid)
+        raise
     process.returncode = 0  # the server outlives this process; do not wait for it
     return studio
+
+
+def limit_log(data_dir: Path) -> None:
+    """Keep the log of a server small: a long one becomes `server.log.1`."""
+    log = data_dir / "server.log"
+    if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+        shutil.copyfile(log, log.with_name("server.log.1"))
+        os.truncate(log, 0)  # a running server appends to it
+
+
+def remove_leftovers(client: StudioClient, studio: LocalStudio) -> None:
+    """Remove what the server leaves: exports, and the files of projects that were deleted."""
+    for folder in ("export", "tmp"):
+        for file in (studio.data_dir / folder).glob("project-*"):
+            file.unlink(missing_ok=True)
+    folders = list(studio.document_root.glob("project-*"))  # listed before the projects
+    kept = {f"project-{project}" for project, _ in client.list_titles("")}
+    for folder_path in folders:
+        if folder_path.name not in kept:
+            shutil.rmtree(folder_path, ignore_errors=True)
 
 
 def launch(
@@ -194,7 +208,7 @@ def launch(
     (data_dir / "files").mkdir(exist_ok=True)
     (data_dir / "tmp").mkdir(exist_ok=True)
     login = _load_login(data_dir / "login.json")
-    port = port or _free_port()
+    port = port or _free_port(_last_port(data_dir))
     command = [str(program), "start", "--no-browser", "--internal-host", "127.0.0.1"]
     with (data_dir / "server.log").open("ab") as log:
         process = subprocess.Popen(
@@ -205,6 +219,7 @@ def launch(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    (data_dir / _PORT_FILE).write_text(str(port), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     return LocalStudio(url, **login, data_dir=data_dir, pid=process.pid), process
 
@@ -250,9 +265,19 @@ def _write_secret(file: Path, record: object) -> None:
         draft.write_text(json.dumps(record), encoding="utf-8")
 
 
-def _free_port() -> int:
+def _last_port(data_dir: Path) -> list[int]:
+    """Read the port of the last start, by which links and tabs know the server: one or none."""
+    try:
+        port = int((data_dir / _PORT_FILE).read_text(encoding="utf-8"))
+        return [port] if 0 < port < 1 << 16 else []
+    except (OSError, ValueError):
+        return []
+
+
+def _free_port(preferred: list[int]) -> int:
     """Find the first free port; of a busy one, Label Studio would silently take the next."""
-    for port in _PORT_RANGE:
+    ports: list[int] = [*preferred, *_PORT_RANGE]
+    for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -273,17 +298,21 @@ def wait_until_ready(studio: LocalStudio, process: subprocess.Popen[bytes] | Non
     """
     deadline = time.monotonic() + _START_TIMEOUT_SECONDS
     with studio.client() as client:
-        while time.monotonic() < deadline and (process is None or process.poll() is None):
+        while time.monotonic() < deadline and _is_running(studio, process):
             try:
                 client.send("GET", "/api/current-user/whoami")
                 return
             except StudioError:
                 time.sleep(0.3)
-    log = (studio.data_dir / "server.log").read_text(errors="replace").splitlines()
-    raise StudioError(
-        f"Label Studio does not answer at {studio.url}: {' '.join(log[-1:])}; "
-        f"see {studio.data_dir / 'server.log'}"
-    )
+    log = studio.data_dir / "server.log"
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    full = shutil.disk_usage(studio.data_dir).free < _MIN_FREE_BYTES
+    reason = f"the disk of {studio.data_dir} is full" if full else " ".join(lines[-1:])
+    raise StudioError(f"Label Studio does not answer at {studio.url}: {reason}; see {log}")
+
+
+def _is_running(studio: LocalStudio, process: subprocess.Popen[bytes] | None) -> bool:
+    return _is_label_studio(studio.pid) if process is None else process.poll() is None
 
 
 def down() -> LocalStudio:
@@ -302,7 +331,10 @@ def down() -> LocalStudio:
 
 def stop_process(pid: int, timeout_seconds: float = 15.0) -> None:
     """Ask the processes of a server to end, and wait; kill them after the timeout."""
-    os.killpg(pid, signal.SIGTERM)
+    try:
+        os.killpg(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         try:

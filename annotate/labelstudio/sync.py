@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from annotate.dataset.folder import link_or_copy
-from annotate.errors import DatasetError, LostResponse, VideoError
+from annotate.errors import DatasetError, LostResponse, OutputError, VideoError
 from annotate.files import atomic_file
 from annotate.items.records import Item
 from annotate.items.sequences import chunks
@@ -81,7 +81,10 @@ class FileStore:
         if client.document_root is not None:
             self._folder = client.document_root / f"project-{project.id}"
             self._new = not self._folder.exists()
-            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"{self._folder}: cannot write there: {error.strerror}") from None
 
     def put(self, path: Path, ext_id: str, apply_exif: bool) -> str:
         """Put the file of a task in place, turned upright on request, and return its URL."""
@@ -90,7 +93,7 @@ class FileStore:
         # a file name alone is unique in one dataset only
         digest = hashlib.sha256(ext_id.encode()).hexdigest()[:8]
         name = f"{path.stem}-{digest}{path.suffix}"
-        with atomic_file(self._folder / name) as draft:
+        with atomic_file(self._folder / name, concurrent=True) as draft:
             draft.unlink(missing_ok=True)  # a push that was killed may have left it
             _place_file(path, draft, apply_exif)
         return f"/data/local-files/?d={quote(f'{self._folder.name}/{name}')}"
@@ -125,12 +128,15 @@ def _place_file(source: Path, target: Path, apply_exif: bool) -> None:
 def _upload_file(client: StudioClient, project: Project, path: Path, apply_exif: bool) -> str:
     import tempfile
 
-    with tempfile.TemporaryDirectory() as folder:
-        upright = Path(folder) / path.name
-        _place_file(path, upright, apply_exif)
-        files = {"file": (path.name, upright.read_bytes())}
-        url, params = f"/api/projects/{project.id}/import", {"commit_to_project": "false"}
-        response = client.send("POST", url, params=params, files=files)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            upright = Path(folder) / path.name
+            _place_file(path, upright, apply_exif)
+            files = {"file": (path.name, upright.read_bytes())}
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be sent: {error.strerror or error}") from None
+    url, params = f"/api/projects/{project.id}/import", {"commit_to_project": "false"}
+    response = client.send("POST", url, params=params, files=files)
     upload = client.get(f"/api/import/file-upload/{response['file_upload_ids'][0]}")
     return f"/data/{quote(upload['file'])}"
 

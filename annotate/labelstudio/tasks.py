@@ -20,12 +20,24 @@ from annotate.labelstudio.client import StudioClient
 from annotate.labelstudio.regions import IMAGE_TAG, Region
 from annotate.palette import class_colours
 
-_CONTROL_TAGS = {"box": "RectangleLabels", "polygon": "PolygonLabels", "brush": "BrushLabels"}
-# One per class; the letters that are left out are hotkeys of the editor's tools.
-_HOTKEYS = {"box": "1234567890", "polygon": "asdfg", "brush": "qtyilnjcxz"}
+VIDEO_TAG, TRACKS_TAG, TRACK_LABELS_TAG = "video", "track", "label"
+_CONTROL_TAGS = {"box": "RectangleLabels", "brush": "BrushLabels", "polygon": "PolygonLabels"}
+# The first for the first class, and so on. None is a key of the editor: its tools have letters, and
+# shift with 1, 2 and R.
+_HOTKEYS = {
+    "box": list("1234567890"),
+    "polygon": [*"asdfg", *(f"shift+{key}" for key in "asdfg")],
+    "brush": list("qtyilnjcxz"),
+}
+_HOTKEYS[TRACK_LABELS_TAG] = _HOTKEYS["box"]
+# A label without a hotkey gets one from the editor, which may be that of a tool. No key is a space
+# in the editor's table of keys.
+_NO_HOTKEY = " "
+_ROW_STYLE = "display: flex; gap: 1em; align-items: flex-start"
+_LABELS_STYLE = "flex: 0 0 13em; max-height: calc(100vh - 14em); overflow: auto"
+_PICTURE_STYLE = "flex: 1; min-width: 0"
 _HEADERS = {"box": "Boxes", "polygon": "Outlines", "brush": "Masks"}
 _CONTROL_OPTIONS = {"box": {"canRotate": "false"}, "polygon": {"opacity": "0.3"}, "brush": {}}
-VIDEO_TAG, TRACKS_TAG, TRACK_LABELS_TAG = "video", "track", "label"
 Task = dict[str, Any]
 MODEL_VERSION = "annotate"  # of all predictions: a project shows those of one version
 STATE_COLUMNS = "id,data,updated_at,total_annotations,cancelled_annotations,draft_exists"
@@ -34,17 +46,22 @@ _MAX_URL_BYTES = 6000  # of external ids in a URL; proxies accept URLs of 8 kB
 
 
 def image_config(classes: Sequence[str]) -> str:
-    """Make a labelling config for images: boxes, polygons and brush masks of the classes."""
-    view = ET.Element("View")
-    ET.SubElement(view, "Image", name=IMAGE_TAG, value=f"${IMAGE_TAG}", zoom="true")
-    row = ET.SubElement(view, "View", style="display: flex; gap: 2em")
+    """Make a labelling config for images: boxes, polygons and brush masks of the classes.
+
+    The labels are beside the picture, so that both fit on a screen.
+    """
+    view = ET.Element("View", style=_ROW_STYLE)
+    column = ET.SubElement(view, "View", style=_LABELS_STYLE)
     for name, tag in _CONTROL_TAGS.items():
-        column = ET.SubElement(row, "View")
         ET.SubElement(column, "Header", value=_HEADERS[name], size="6")
         control = ET.SubElement(
             column, tag, {"name": name, "toName": IMAGE_TAG, **_CONTROL_OPTIONS[name]}
         )
-        _add_labels(control, classes, classes, _HOTKEYS[name])
+        _add_labels(control, classes, classes)
+    picture = ET.SubElement(view, "View", style=_PICTURE_STYLE)
+    ET.SubElement(
+        picture, "Image", name=IMAGE_TAG, value=f"${IMAGE_TAG}", zoom="true", defaultZoom="auto"
+    )
     return _to_xml(view)
 
 
@@ -52,7 +69,7 @@ def video_config(classes: Sequence[str]) -> str:
     """Make a labelling config for videos: tracks of boxes of the classes."""
     view = ET.Element("View")
     labels = ET.SubElement(view, "Labels", name=TRACK_LABELS_TAG, toName=VIDEO_TAG)
-    _add_labels(labels, classes, classes, _HOTKEYS["box"])
+    _add_labels(labels, classes, classes)
     ET.SubElement(view, "Video", name=VIDEO_TAG, value=f"${VIDEO_TAG}", framerate="$fps")
     ET.SubElement(view, "VideoRectangle", name=TRACKS_TAG, toName=VIDEO_TAG)
     return _to_xml(view)
@@ -65,27 +82,42 @@ def config_labels(config: str) -> list[str]:
 
 
 def complete_config(config: str, classes: Sequence[str], template: str) -> str:
-    """Add the missing classes to a config that a person may have edited, and change nothing else.
+    """Add the missing classes, and missing hotkeys, to a config that a person may have edited.
 
-    `template` is the config of a new project; all its controls must be in `config`.
+    `template` is the config of a new project; all its controls must be in `config`. A config
+    without controls, as that of an empty project made in the browser, becomes the template.
 
     Raises:
         StudioError: a control is missing, or has another name or tag.
     """
     view = _parse_config(config)
-    for control in _parse_config(template).iter():
-        if (name := control.get("name")) is None:
-            continue
-        edited = next((each for each in view.iter(control.tag) if each.get("name") == name), None)
-        if edited is None:
-            raise StudioError(
-                f'the labelling config has no <{control.tag} name="{name}"> any more; put it back '
-                "in Settings > Labeling Interface, or push to another `project`"
-            )
+    if not any(each.get("toName") for each in view.iter()):
+        return template
+    controls = [each for each in _parse_config(template).iter() if each.get("name") is not None]
+    edited = {control: _find_control(view, control) for control in controls}
+    missing = [f'<{each.tag} name="{each.get("name")}">' for each in controls if not edited[each]]
+    if len(missing) == len(controls):
+        raise StudioError(
+            f"its labelling config is for other work: it has no {', '.join(missing)}; push to "
+            "another `project`, or put <View></View> in Settings > Labeling Interface > Code, and "
+            "push again"
+        )
+    if missing:
+        raise StudioError(
+            f"the labelling config has no {missing[0]} any more; put it back in Settings > "
+            "Labeling Interface, or push to another `project`"
+        )
+    for control, [found] in edited.items():
         if control.find("Label") is not None:
-            present = {label.get("value") for label in edited.iter("Label")}
-            _add_labels(edited, [label for label in classes if label not in present], classes, "")
+            present = {label.get("value") for label in found.iter("Label")}
+            _add_labels(found, [label for label in classes if label not in present], classes)
     return _to_xml(view)
+
+
+def _find_control(view: ET.Element, control: ET.Element) -> list[ET.Element]:
+    """Find the element of a config that has the tag and name of `control`: one or none."""
+    found = [each for each in view.iter(control.tag) if each.get("name") == control.get("name")]
+    return found[:1]
 
 
 def same_config(one: str, other: str) -> bool:
@@ -93,15 +125,23 @@ def same_config(one: str, other: str) -> bool:
     return ET.canonicalize(one, strip_text=True) == ET.canonicalize(other, strip_text=True)
 
 
-def _add_labels(
-    control: ET.Element, new_labels: Sequence[str], classes: Sequence[str], hotkeys: str
-) -> None:
+def _add_labels(control: ET.Element, new_labels: Sequence[str], classes: Sequence[str]) -> None:
     colours = class_colours(classes)
     for label in new_labels:
-        class_id = classes.index(label)
-        attributes = {"value": label, "background": colours[class_id].hex}
-        attributes |= {"hotkey": hotkeys[class_id]} if class_id < len(hotkeys) else {}
-        ET.SubElement(control, "Label", attributes)
+        ET.SubElement(control, "Label", value=label, background=colours[classes.index(label)].hex)
+    _set_hotkeys(control)
+
+
+def _set_hotkeys(control: ET.Element) -> None:
+    """Set a hotkey for each label that has none: a free one by the label's place, or no key."""
+    hotkeys = _HOTKEYS.get(control.get("name", ""), ())
+    labels = list(control.iter("Label"))
+    used = {label.get("hotkey") for label in labels}
+    for number, label in enumerate(labels):
+        if label.get("hotkey") is None:
+            key = hotkeys[number] if number < len(hotkeys) else _NO_HOTKEY
+            label.set("hotkey", _NO_HOTKEY if key in used else key)
+            used.add(key)
 
 
 def _parse_config(config: str) -> ET.Element:

@@ -28,7 +28,7 @@ from annotate.items.records import Header, Item, Object
 from annotate.labelstudio.annotations import AnnotationReader, Verdict
 from annotate.labelstudio.client import StudioClient
 from annotate.labelstudio.pull import PullReport, describe_empty, refuse_source
-from annotate.labelstudio.push import open_project
+from annotate.labelstudio.push import default_title, open_project, push_lock, require_project
 from annotate.labelstudio.sync import PushReport, TaskSpec, sync_tasks
 from annotate.labelstudio.tasks import VIDEO_TAG, config_labels, find_tasks
 from annotate.labelstudio.tracks import (
@@ -46,11 +46,6 @@ _BROWSER_CODECS = {"h264", "vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1
 _NOT_ON_FRAMES = {"timelinelabels"}  # types of results that say nothing of boxes
 
 
-def default_title(dataset: Dataset) -> str:
-    """Return the default title of a project of clips; frames go to another project."""
-    return f"{dataset.path.absolute().name} video"
-
-
 def push_clips(
     dataset: Dataset,
     client: StudioClient,
@@ -64,7 +59,7 @@ def push_clips(
 
     Objects without a track are left out; the notes of the report count them. With `transcode`, a
     clip that browsers do not play frame by frame is re-encoded at a constant rate. See
-    `push.push_dataset` for the project.
+    `push.find_project` for the project.
 
     Raises:
         VideoError: the rate varies, time does not start at 0, or browsers may not play the clip.
@@ -75,8 +70,8 @@ def push_clips(
         specs = [_task_spec(dataset, clip, transcode, stack) for clip in clips]
         if not any(spec.regions() for spec in specs):
             raise DatasetError(f"{dataset.path}: none of its objects has a track; push its frames")
-        title = project or default_title(dataset)
-        opened, added = open_project(client, title, dataset.classes, video=True)
+        stack.enter_context(push_lock(client, project or default_title(dataset, video=True)))
+        opened, added = open_project(client, dataset, project, video=True)
         report = PushReport(opened, client.url, added_classes=added)
         for clip in clips:
             report.notes += _count_untracked(clip)
@@ -170,7 +165,7 @@ def pull_clips(
     source = journal.read(dataset.items)
     located_clips = frame_sources.locate_clips([source], videos)
     refuse_source(out, dataset, [clip.path for clip in located_clips])
-    studio_project = client.require_project(project or default_title(dataset))
+    studio_project = require_project(client, dataset, project, video=True)
     annotations = AnnotationReader(client, studio_project.id)
     pulled = []
     for clip, verdict in _read_verdicts(dataset, located_clips, annotations):

@@ -132,8 +132,16 @@ def parse_completion(completion: Any, function: str, key: str | None) -> Reply:
     """Read text, token counts, refusal and end of a completion; any of them may be missing.
 
     Raises:
-        TransientError: there is no message. Some servers send an error with HTTP status 200.
+        TransientError: there is no message, or a record of another form than OpenAI's. Some
+            servers send an error with HTTP status 200.
     """
+    try:
+        return _read_completion(completion, function, key)
+    except (AttributeError, KeyError, TypeError, IndexError):
+        raise TransientError("an answer of another form than OpenAI's") from None
+
+
+def _read_completion(completion: Any, function: str, key: str | None) -> Reply:
     choices = getattr(completion, "choices", None)
     choice = choices[0] if choices else None
     if error := getattr(completion, "error", None) or getattr(choice, "error", None):
@@ -149,7 +157,8 @@ def parse_completion(completion: Any, function: str, key: str | None) -> Reply:
     refusal = str(getattr(message, "refusal", None) or "")
     if reason.partition(":")[0] in _FILTER_REASONS:
         refusal = refusal or "the content filter of the server stopped the answer"
-    return Reply(str(text), _usage(completion), refusal, cut=reason in _CUT_REASONS)
+    readable = str(text).encode(errors="replace").decode()  # without halves of surrogate pairs
+    return Reply(readable, _usage(completion), refusal, cut=reason in _CUT_REASONS)
 
 
 def _arguments(value: Any) -> str:
@@ -159,7 +168,7 @@ def _arguments(value: Any) -> str:
 def _usage(completion: Any) -> Usage | None:
     usage = getattr(completion, "usage", None)
     counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    numbers = [n if isinstance(n, int) and n > 0 else 0 for n in counts]
+    numbers = [n if isinstance(n, int) and 0 < n < 2**63 else 0 for n in counts]
     return Usage(*numbers) if any(numbers) else None
 
 

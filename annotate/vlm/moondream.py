@@ -137,6 +137,8 @@ class Moondream:
             ) from None
         except KeyError as error:
             raise TransientError(f"an answer without {error}") from None
+        except (TypeError, AttributeError, RecursionError):  # of the client: no record came
+            raise TransientError("an answer of another form than Moondream's") from None
         except (OSError, ValueError) as error:
             defect = "not JSON" if isinstance(error, json.JSONDecodeError) else "cut off"
             raise TransientError(
@@ -226,7 +228,7 @@ def _parse_list(records: Any, parse: Callable[[Any], T]) -> list[T]:
 def _checked_text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"expected text, got {value!r}")
-    return value.strip()
+    return value.strip().encode(errors="replace").decode()  # without halves of surrogate pairs
 
 
 _TOKENIZER_REPO = (

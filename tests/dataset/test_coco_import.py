@@ -362,3 +362,10 @@ def test_clips_of_an_export_that_are_damaged_are_not_used(folder):
         data = import_dataset(source, CocoFormat(), folder / "out", force=True)
         [(name, facts)] = data.clips.items()
         assert name == folder.name and (facts["width"], len(facts["fingerprint"])) == (64, 64)
+
+
+def test_attributes_that_are_not_imported_are_counted(folder):
+    marked = annotation(attributes={"occluded": True, "rotation": 0.0, "track_id": 4})
+    data = read(coco(folder / "a.json", [marked, annotation(2, attributes={"occluded": False})]))
+    assert "1 record: the attribute occluded was left out" in warnings(data)
+    assert "rotation" not in warnings(data)

@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import subprocess
@@ -14,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from annotate.dataset import frame_sources
 from annotate.errors import AnnotateError, ItemsError, OutputError, SettingsDiffer, UnknownName
-from annotate.evaluation import comparison, ground_truth, metrics, run_spec, runs
+from annotate.evaluation import comparison, ground_truth, metrics, report, run_spec, runs, scores
 from annotate.items import journal
 from annotate.items.records import Header, Item, Object, Vocabulary
 from annotate.video import reader
@@ -336,6 +337,156 @@ def test_differences_of_specs_are_described(source, words):
     assert one.differences(one) == []
     assert one.differences(other) == ["options: {}, not {'min_score': '0.6'}"]
     assert issubclass(SettingsDiffer, ItemsError)
+
+
+def designator_truth(path, demo, labels=("designator",), frames=range(12), size_wh=(800, 600)):
+    """Items of the demo's designator, as truth, on some frames; and a class that never appears."""
+    truth = ground_truth.read(demo.with_name("demo.gt.json")).objects
+    by_frame = {n: objects for (_, n), objects in truth.items()}
+    lines = [
+        Item(
+            "gt.mp4",
+            n,
+            Fraction(n, 35),
+            *size_wh,
+            tuple(o for o in by_frame[n] if o.label == "designator"),
+        )
+        for n in frames
+    ]
+    header = Header("test", vocabulary={"labels": list(labels)}, videos={"gt.mp4": {}})
+    journal.write(path, header, lines)
+    return path
+
+
+TWO_CLASSES = """
+[classes.designator]
+colour = [350, 10]
+[classes.Monster]
+colour = [90, 120]
+"""
+
+
+def test_a_class_that_the_truth_does_not_have_is_named(annotate, demo, tmp_path):
+    (tmp_path / "w.v1.toml").write_text(TWO_CLASSES)
+    truth = designator_truth(tmp_path / "t.jsonl", demo)
+    words = ("compare", demo, "-d", "colour", "-v", "w.v1.toml", "--truth", truth, "-o", "out")
+    code, out, err = annotate(*words, "--max-frames", 3, "--stop", 12)
+    assert code == 0
+    said = "not scored, as the truth has no such class: 'Monster'; it has 'designator'"
+    assert said in err and said in out  # a remark of the row, too
+
+
+def test_truth_without_these_frames_gives_the_reason(annotate, demo, tmp_path):
+    truth = designator_truth(tmp_path / "t.jsonl", demo, frames=range(5))
+    words = ("compare", demo, "-d", "colour", "-v", "designator.v1", "--truth", truth, "-o", "out")
+    code, _, err = annotate(*words, "--start", 60, "--stop", 62)
+    assert code == 0
+    assert "the truth has none of these frames: it has frames 0 to 4; is it of this clip?" in err
+
+
+def test_truth_of_a_clip_of_another_size_is_refused(annotate, demo, tmp_path):
+    truth = designator_truth(tmp_path / "t.jsonl", demo, size_wh=(640, 480))
+    words = ("compare", demo, "-d", "colour", "-v", "designator.v1", "--truth", truth, "-o", "out")
+    code, _, err = annotate(*words, "--stop", 2)
+    assert code == 1 and "its pictures are 640x480, and demo.mp4 is 800x600" in err
+
+
+def test_a_frame_that_the_truth_does_not_have_can_be_on_the_sheet():
+    columns = {
+        "truth": frames([square(0)], []),
+        "colour": frames([square(0)], [], [square(1), square(50)]),
+        "other": frames([], [square(3)], [square(1)]),
+    }
+    deciding = report._truth_or_most_boxes(columns)
+    assert {key[1]: len(objects) for key, objects in deciding["truth"].items()} == {
+        0: 1,
+        1: 0,
+        2: 2,
+    }
+    assert [key[1] for key in report._informative_frames(deciding, 2)] == [0, 2]
+
+
+def test_a_detector_is_compared_with_itself_on_masked_frames(annotate, demo, tmp_path):
+    words = ("compare", demo, "-d", "colour", "-v", "designator.v1", "-o", "out")
+    more = ("--mask", "designator", "--near", "designator", "--margin", 10)
+    code, _, err = annotate(*words, *more, "--max-frames", 2)
+    assert code == 0, err
+    table = pd.read_csv("out/table.csv", index_col="detector")
+    titles = ["colour", "colour, masked by designator", "colour, near designator"]
+    assert list(table.index) == titles and table["remark"].isna().all()
+    with Image.open("out/sheet.png") as image:
+        sheet = np.asarray(image).astype(int)
+    width = (sheet.shape[1] - 8) // 3
+    black = [(sheet[30:300, 8 + n * width : n * width + 400].max(2) < 8).mean() for n in range(3)]
+    assert black[0] < 0.2 and black[1] > 0.8 and black[2] > 0.5  # what each of them sees
+    code, _, err = annotate(*words, "--mask", "designator", "--near", "designator", "--stop", 9)
+    assert code == 1 and "force" in err
+    code, _, err = annotate(*words, "--mask", "cheese", "-o", "out2")
+    assert code == 1 and "no class 'cheese'" in err
+
+
+# --- scores of a file of items ---
+
+
+def score_file(path, *objects_by_frame, labels=("mech", "tank"), video="a.mp4"):
+    items = [Item(video, n, Fraction(n), 800, 600, o) for n, o in enumerate(objects_by_frame)]
+    header = Header("test", vocabulary={"labels": list(labels)}, videos={video: {}})
+    journal.write(path, header, items)
+    return path
+
+
+def test_items_are_scored_by_class_and_in_all(tmp_path):
+    truth = score_file(
+        tmp_path / "t.jsonl",
+        (square(0), square(100), square(200, label="tank")),
+        (square(50),),
+        (),
+        video="gt.mp4",
+    )
+    found = score_file(
+        tmp_path / "f.jsonl", (square(0, 0.9), square(100, 0.8)), (square(300, 0.7),), ()
+    )
+    result = scores.score_items(found, truth)
+    mech, tank = result.classes
+    assert (mech.truth_count, mech.box_count, tank.truth_count, tank.box_count) == (3, 3, 1, 0)
+    assert (mech.precision, mech.recall, mech.threshold) == (1.0, pytest.approx(2 / 3), 0.8)
+    assert mech.ap50 == pytest.approx(67 / 101) and tank.ap50 == 0
+    assert result.overall.ap50 == pytest.approx((mech.ap50 + tank.ap50) / 2)
+    assert result.frame_count == 3 and result.notes == ()
+    assert scores.score_items(found, truth, min_score=0.85).classes[0].box_count == 1
+
+
+def test_what_is_not_scored_is_named(tmp_path):
+    truth = score_file(tmp_path / "t.jsonl", (square(0),), (), (), labels=("mech", "plane"))
+    found = score_file(tmp_path / "f.jsonl", (square(0, 0.9),))
+    notes = " ".join(scores.score_items(found, truth).notes)
+    assert "no such class: 'tank'" in notes and "not about such a class: 'plane'" in notes
+    assert "2 frames of the truth" in notes
+
+
+def test_items_of_other_classes_or_frames_are_refused(tmp_path):
+    truth = score_file(tmp_path / "t.jsonl", (square(0),))
+    other = score_file(tmp_path / "o.jsonl", (square(0, label="cup"),), labels=("cup",))
+    with pytest.raises(UnknownName, match="no class in the truth 'cup'"):
+        scores.score_items(other, truth)
+    journal.write(tmp_path / "e.jsonl", Header("test", vocabulary={"labels": ["mech"]}), [])
+    with pytest.raises(ItemsError, match="none of its frames"):
+        scores.score_items(tmp_path / "e.jsonl", truth)
+
+
+def test_the_score_command_prints_a_table_or_json(annotate, demo, tmp_path):
+    truth = designator_truth(tmp_path / "t.jsonl", demo)
+    words = ("detect", demo, "-d", "colour", "-v", "designator.v1", "-o", "b.jsonl", "--stop", 12)
+    annotate(*words)
+    code, out, err = annotate("score", "b.jsonl", truth)
+    assert code == 0 and "scored on 12 frames" in err
+    header, row, overall = (line.split("\t") for line in out.splitlines())
+    assert header[:5] == ["class", "true objects", "boxes", "AP", "AP50"]
+    assert row[0] == "designator" and float(row[4]) > 0.9 and overall[1:] == row[1:]
+    code, out, _ = annotate("score", "b.jsonl", demo.with_name("demo.gt.json"), "--json")
+    result = json.loads(out)
+    assert code == 0 and result["frames"] == 12
+    assert result["classes"]["designator"]["ap50"] > 0.9
 
 
 # --- a package of another author ---

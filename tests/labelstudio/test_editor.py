@@ -1,10 +1,12 @@
 """A person in the real editor moves a box, erases a part of a mask, relabels and submits."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 from labelstudio_fixtures import boxed, make_dataset, tasks_of
+from PIL import Image, ImageDraw
 
 from annotate.dataset.folder import load_dataset, object_ids
 from annotate.items import masks
@@ -14,6 +16,8 @@ from annotate.labelstudio.push import push_dataset
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.studio, pytest.mark.slow]
 SIZE = 640, 480
+GREY = 60, 60, 60
+CANVAS = ".konvajs-content"
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ class Editor:
         self.page.wait_for_selector(".lsf-outliner-item", state="visible")
 
     def to_page(self, x, y):
-        box = self.page.locator(".konvajs-content").first.bounding_box()
+        box = self.page.locator(CANVAS).first.bounding_box()
         return box["x"] + x * box["width"] / SIZE[0], box["y"] + y * box["height"] / SIZE[1]
 
     def drag(self, start, end):
@@ -129,3 +133,41 @@ def test_only_the_changes_of_a_person_are_pulled(page, server, label_studio, tmp
     for obj, name in zip((moved, relabelled, erased), object_ids(original.objects), strict=False):
         assert (obj.by["who"], obj.by["region"]) == (label_studio.email, name)
         assert obj.by["when"]
+
+
+TOOL_KEYS = "ebvwhrpmkuo"  # eraser, brush, move, magic wand, pan, box, polygon, ...
+
+
+def test_the_whole_picture_is_shown_and_no_key_of_a_tool_relabels(
+    page, server, label_studio, tmp_path
+):
+    """The first address that is opened is that of a task, as in a message of a colleague."""
+    classes = ["mech", "Gelände wagen", "target", "a long name " * 5, *(f"c {n}" for n in range(8))]
+    dataset = make_dataset(tmp_path / "keys", [objects()], SIZE, classes)
+    with Image.open(dataset.images / "dock-000000.png") as picture:
+        ImageDraw.Draw(picture).rectangle((0, 0, SIZE[0] - 1, SIZE[1] - 1), GREY, "red", 8)
+        picture.save(dataset.images / "dock-000000.png")
+    project = push_dataset(dataset, server).project.id
+    [[task]] = tasks_of(server, project).values()
+    editor = Editor(page, label_studio.url, project, task["id"])
+    assert page.locator(".lsf-outliner-item").count() == 4
+
+    canvas, shown = (page.locator(name).first.bounding_box() for name in (CANVAS, "body"))
+    assert canvas["y"] + canvas["height"] <= shown["height"]
+    with Image.open(io.BytesIO(page.screenshot(clip=canvas))) as picture:
+        width, height = picture.size
+        for x, y in [(4, 0.95), (width - 5, 0.95), (0.3, 4), (0.3, height - 5)]:
+            place = round(x if x > 1 else x * width), round(y if y > 1 else y * height)
+            assert picture.convert("RGB").getpixel(place)[0] > 200  # red
+    assert page.locator(".lsf-label").nth(0).bounding_box()["x"] < canvas["x"]
+    for number in range(4):
+        box = page.locator(".lsf-labels").nth(0).locator(".lsf-label").nth(number).bounding_box()
+        assert box["y"] + box["height"] <= shown["height"]
+
+    for key in TOOL_KEYS:
+        editor.choose(2)
+        editor.press(key)
+    editor.choose(2)
+    assert "target" in page.locator(".lsf-outliner-item").nth(2).inner_text()
+    editor.press("q")
+    assert "mech" in page.locator(".lsf-outliner-item").nth(2).inner_text()

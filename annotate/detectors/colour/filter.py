@@ -7,6 +7,7 @@ the boxes that the colour detector proposes; its boxes are then mapped back to t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from annotate.detectors.colour.ranges import ColourSpec, in_ranges, read_colour_specs
 from annotate.detectors.run import DETECTORS, Detector
 from annotate.errors import AnnotateError, PromptError, UnknownName
-from annotate.items.records import Frame, Mask, Vocabulary
+from annotate.items.records import Frame, Mask, Picture, Vocabulary
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -88,12 +89,10 @@ class ColourCroppedDetector:
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Propose boxes with the inner detector in the crops, mapped to the whole frames."""
-        full = self.vocabulary
-        near_only = Vocabulary(full.name, {self.near: full.classes[self.near]}, full.sha256)
-        anchors = DETECTORS.load("colour", near_only).propose(frames)
+        anchors = _near_boxes(self.vocabulary, self.near, frames)
         windows = [
-            crop_windows(each.xyxy, self.margin, frame.size_wh)
-            for each, frame in zip(anchors, frames, strict=True)
+            crop_windows(xyxy, self.margin, frame.size_wh)
+            for xyxy, frame in zip(anchors, frames, strict=True)
         ]
         crops = [
             replace(frame, image=np.ascontiguousarray(frame.image[y1:y2, x1:x2]))
@@ -107,6 +106,41 @@ class ColourCroppedDetector:
             )
             for frame, of_frame in zip(frames, windows, strict=True)
         ]
+
+
+def check_filter(vocabulary: Vocabulary, mask: str | None, near: str | None) -> None:
+    """Check that the classes of a filter have colours; see `filter_by_colour`."""
+    for label in (mask, near):
+        if label is not None:
+            _require_spec(vocabulary, label)
+
+
+def visible_image(
+    image: Picture, vocabulary: Vocabulary, mask: str | None, near: str | None, margin: int = 40
+) -> Picture:
+    """Return what a filtered detector sees of an image: the rest is black; see `filter_by_colour`.
+
+    Outside the crops round the class `near` everything is black, too.
+    """
+    keep = np.ones(image.shape[:2], bool)
+    if mask is not None:
+        keep = in_ranges(image, _require_spec(vocabulary, mask).ranges)
+    if near is not None:
+        in_windows = np.zeros_like(keep)
+        [anchors] = _near_boxes(vocabulary, near, [Frame("", 0, Fraction(0), image)])
+        for x1, y1, x2, y2 in crop_windows(anchors, margin, (image.shape[1], image.shape[0])):
+            in_windows[y1:y2, x1:x2] = True
+        keep &= in_windows
+    return np.asarray(image * keep[:, :, None], np.uint8)
+
+
+def _near_boxes(
+    vocabulary: Vocabulary, near: str, frames: list[Frame]
+) -> list[npt.NDArray[np.float64]]:
+    """Find the boxes of the colour detector for the class `near`, (n, 4) xyxy for each frame."""
+    classes = {near: vocabulary.classes[near]}
+    detector = DETECTORS.load("colour", Vocabulary(vocabulary.name, classes, vocabulary.sha256))
+    return [np.asarray(each.xyxy, float) for each in detector.propose(frames)]
 
 
 def crop_windows(xyxy: npt.NDArray[Any], margin: int, size_wh: tuple[int, int]) -> list[CropBox]:
