@@ -41,7 +41,7 @@ ANIMATED_FORMATS = frozenset({"GIF", "PNG", "TIFF", "WEBP"})  # others hold copi
 _EXIF_ORIENTATION = 0x0112
 PILLOW_ERRORS = (  # what Pillow raises for damaged data, in one format or another
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError),
-    *(struct.error, ArithmeticError, AssertionError),
+    *(struct.error, ArithmeticError, AssertionError, MemoryError),  # a chunk that says 4 GB
 )
 
 

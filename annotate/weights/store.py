@@ -40,6 +40,9 @@ from annotate.weights.manifest import (
     weights_folders,
 )
 
+# Names that end so are taken for paths; those of models have other dots, as in sam2.1-tiny.
+_WEIGHT_SUFFIXES = {".pt", ".pth", ".onnx", ".safetensors", ".ts", ".engine", ".ckpt"}
+
 
 @dataclass(frozen=True)
 class FileCheck:
@@ -59,10 +62,16 @@ def weights_path(name: str) -> Path:
     Raises:
         UnknownName: no such model.
         MissingWeights: not on this machine; the error names the command that fetches it.
+        WeightsError: the path does not exist.
     """
     path = Path(name).expanduser()
     if name not in all_models() and path.exists():
         return path
+    if name not in all_models() and (path.parent != Path() or path.suffix in _WEIGHT_SUFFIXES):
+        raise WeightsError(
+            f"{name}: no such file or folder; give the path of weights, or the name of a model: "
+            "annotate models list"
+        )
     model = find_model(name)
     folder = _installed_folder(model)
     if folder is None:

@@ -4,9 +4,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from mutations import limits
 from PIL import Image
 
-from annotate.errors import BrokenVideo
+from annotate.errors import BrokenVideo, VideoError
 from annotate.video import reader
 
 LEVELS = [0, 60, 120, 180, 240]
@@ -80,3 +81,14 @@ def test_an_animation_in_a_folder_is_named(tmp_path, caplog):
     save(tmp_path / "a.png")
     assert reader.probe(tmp_path).frame_count == 1
     assert "a.png: it holds several pictures" in caplog.text
+
+
+def test_a_chunk_of_an_impossible_length_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    save(path, duration=MILLISECONDS)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"IDAT")
+    data[start - 4 : start] = (2**31 - 16).to_bytes(4, "big")
+    path.write_bytes(data)
+    with limits(), pytest.raises(VideoError, match="not an image that can be read"):
+        reader.probe(path)

@@ -1,10 +1,12 @@
 """Retries, and calls in parallel."""
 
 import threading
+from concurrent.futures import wait as futures_wait
 
 import pytest
 
 from annotate.errors import AnswerError
+from annotate.vlm import retry
 from annotate.vlm.retry import RetryPolicy, TransientError, map_threads
 
 
@@ -13,27 +15,31 @@ def test_results_are_in_order():
     assert map_threads(str, [], 3) == []
 
 
-@pytest.mark.parametrize("failing", [{0, 1, 2, 3}, {2}])
-def test_no_call_is_started_after_an_error_not_even_by_those_that_fail_together(failing):
+def test_calls_that_fail_together_start_no_second_wave(monkeypatch):
+    """The threads themselves see the failure, even while the caller has not seen it yet."""
+    monkeypatch.setattr(retry, "wait", lambda futures, return_when: futures_wait(futures))
     together = threading.Barrier(4)
     begun = []
 
     def call(n):
         begun.append(n)
         together.wait(timeout=30)
-        if n in failing:
-            raise ValueError(f"call {n}")
-        stopped.wait(timeout=30)
-        return n
+        raise ValueError(f"call {n}")
 
-    stopped = threading.Event()
-    if len(failing) == 4:
-        stopped.set()
-    else:
-        threading.Timer(0.3, stopped.set).start()
-    with pytest.raises(ValueError, match=f"call {min(failing)}"):
+    with pytest.raises(ValueError, match="call 0"):
         map_threads(call, range(40), 4)
     assert sorted(begun) == [0, 1, 2, 3]
+
+
+def test_the_error_of_the_call_that_failed_is_raised():
+    def call(n):
+        if n == 2:
+            raise ValueError(f"call {n}")
+        return n
+
+    for workers in (1, 4):
+        with pytest.raises(ValueError, match="call 2"):
+            map_threads(call, range(40), workers)
 
 
 def test_what_a_retry_does_not_cure_is_not_retried():

@@ -663,3 +663,9 @@ def test_an_invalid_name_is_refused(home, tmp_path, name):
 def test_a_missing_file_cannot_be_added(home, tmp_path):
     with pytest.raises(WeightsError, match="no weights there"):
         add_weights(tmp_path / "nothing.pt")
+
+
+@pytest.mark.parametrize("name", ["nowhere.pt", "runs/best", "~/weights/best.onnx"])
+def test_a_path_that_does_not_exist_is_no_unknown_model(name):
+    with pytest.raises(WeightsError, match=f"^{name}: no such file or folder"):
+        weights_path(name)
