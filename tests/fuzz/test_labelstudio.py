@@ -53,7 +53,7 @@ class Client:
     def tasks(self, project, include, filters=()):
         state = {"total_annotations": 1, "cancelled_annotations": 0, "draft_exists": False}
         for n in range(len(ITEMS)):
-            data = {"ext_id": f"dock#{n}"}
+            data = {"ext_id": f"dock#{n}@5e1f5e1f"}
             yield {"id": n, "data": data, "updated_at": "2026-01-01T10:00:00Z", **state}
 
     def get(self, path, params=None):
@@ -64,7 +64,8 @@ class Client:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    dataset = Dataset(tmp_path_factory.mktemp("studio") / "set", ("mug", "plate"))
+    clips = {"dock": {"fingerprint": "5e1f" * 16}}
+    dataset = Dataset(tmp_path_factory.mktemp("studio") / "set", ("mug", "plate"), clips)
     with create_dataset(dataset, Header("build")) as writer:
         for item in ITEMS:
             image = np.full((48, 64, 3), item.frame, np.uint8)
@@ -77,7 +78,9 @@ def dataset(tmp_path_factory):
 @given(st.tuples(*(mutated(annotations, 2) for annotations in VALID)))
 def test_every_frame_and_region_is_accounted_for(dataset, annotations):
     out = dataset.path.parent / "pulled"
-    report = outcome(lambda: pull_dataset(dataset, Client(annotations), out, force=True))
+    report = outcome(
+        lambda: pull_dataset(dataset, Client(annotations), out, project="1", force=True)
+    )
     if report is None:
         return
     pulled = list(load_dataset(out))
