@@ -27,6 +27,7 @@ VALID = {
         {"id": 2, "image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5},
         {"id": 3, "image_id": 2, "category_id": 1, "segmentation": [[20, 10, 60, 10, 60, 30]]},
         {"id": 4, "image_id": 2, "category_id": 1, "segmentation": MASK, "track_id": 7},
+        {"id": 5, "image_id": 1, "category_id": 2, "bbox": [1, 2, 0, 4]},
     ],
     "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
 }

@@ -16,7 +16,7 @@ from mutations import fuzz, json_bytes, mutated_text, outcome, text_bytes
 from annotate.dataset.folder import load_dataset
 from annotate.detectors.run import DETECTORS
 from annotate.items.records import Vocabulary
-from annotate.vlm.client import read_model_notes, write_model_notes
+from annotate.vlm.answer_cache import read_model_notes, write_model_notes
 from annotate.weights import manifest, store
 
 SHA256 = "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"

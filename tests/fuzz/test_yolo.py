@@ -19,7 +19,7 @@ from annotate.dataset.yolo import YoloFormat, YoloSegFormat
 
 NAMES = ("a", "b", "c")
 YAML = "path: .\ntrain: images\nnc: 2\nnames:\n  0: cat\n  1: dog\n"
-BOXES = "1 0.5 0.5 0.25 0.5\n0 0.2 0.2 0.1 0.1\n"
+BOXES = "1 0.5 0.5 0.25 0.5\n0 0.2 0.2 0.1 0.1\n0 0.2 0.2 0 0.1\n"
 OUTLINES = "1 .1 .1 .5 .1 .3 .4\n0 .2 .2 .9 .2 .9 .9 .2 .9\n"
 SCORED = "1 .5 .5 .25 .5 .9 7\n0 .2 .2 .1 .1 .25 12\n1 .5 .5 .1 .1 .5 3\n"
 
