@@ -3,12 +3,15 @@
     python benchmarks/light.py davis SHARED/davis [--fast] [--method light|flow|flow+grabcut]
     python benchmarks/light.py clicks FOLDER [--fast]
     python benchmarks/light.py speed CLIP [--fast] [--size 854x480]
+    python benchmarks/light.py many CLIP [--fast] [--size 854x480] [--objects 8]
 
 `davis` starts from the true first mask and prints the mean J over frames 1 to the last but one.
 `flow` only warps that mask by DIS optical flow; `flow+grabcut` also runs GrabCut in a band around
 its edge. `clicks` runs `annotate propagate` on every NAME.mp4 with a NAME.gt.json and
 NAME.points.csv or NAME.points3.csv: SHARED/gameplay/dev has such, `make_unseen.py` makes more.
-`speed` tracks one object through CLIP, resized to that size first; decoding is included.
+`speed` tracks one object through CLIP, resized to that size first; decoding is included. `many`
+tracks one object, and several on a grid, through its first 40 frames in turn, and prints how many
+times more the several cost: in wall time, and in CPU time.
 """
 
 import argparse
@@ -150,14 +153,48 @@ def speed(clip: Path, size_wh: tuple[int, int], fast: bool) -> None:
     print(f"{(len(later) - 1) / (later[-1] - later[0]):.1f} frames/s at {width}x{height}")
 
 
+def many(clip: Path, size_wh: tuple[int, int], fast: bool, objects: int) -> None:
+    """Print what several objects cost, relative to one."""
+    frames = [
+        Frame(each.video, each.index, each.seconds, cv2.resize(each.image, size_wh))
+        for each in reader.frames(clip, stop=40)
+    ]
+    seconds = {count: grid_seconds(frames, fast, count) for count in (1, objects)}
+    for count, (wall, cpu) in seconds.items():
+        print(f"{count} objects   {1000 * wall:.0f} ms a frame   {1000 * cpu:.0f} ms of CPU")
+    wall, cpu = (seconds[objects][k] / seconds[1][k] for k in (0, 1))
+    print(f"ratio {wall:.2f} in wall time, {cpu:.2f} in CPU time")
+
+
+def grid_seconds(frames: list[Frame], fast: bool, count: int) -> tuple[float, float]:
+    """Track boxes on a grid of four columns: wall and CPU seconds a frame, by medians."""
+    width, height = frames[0].size_wh
+    prompts = []
+    for k in range(count):
+        x, y = (k % 4 + 0.5) * width / 4, (k // 4 % 2 + 0.5) * height / 2
+        mask = np.zeros((height, width), bool)
+        mask[int(y - 40) : int(y + 40), int(x - 25) : int(x + 25)] = True
+        prompts.append(Prompt(frames[0].index, k + 1, mask=mask))
+    session = PROPAGATORS.load("light", fast=fast).begin([PromptedFrame(frames[0], tuple(prompts))])
+    session.step(frames[0], prompts)
+    times = []
+    for frame in frames[1:]:
+        start = time.perf_counter(), time.process_time()
+        session.step(frame, ())
+        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    wall, cpu = np.median(times, axis=0).tolist()
+    return wall, cpu
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("measurement", choices=["davis", "clicks", "speed"])
+    parser.add_argument("measurement", choices=["davis", "clicks", "speed", "many"])
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--method", choices=["light", "flow", "flow+grabcut"], default="light")
     parser.add_argument("--size", default="854x480")
+    parser.add_argument("--objects", type=int, default=8)
     args = parser.parse_args()
     if args.measurement == "davis":
         light = args.method == "light"
@@ -167,7 +204,10 @@ def main() -> None:
         clicks(args.paths[0], args.fast)
     else:
         width, height = (int(side) for side in args.size.split("x"))
-        speed(args.paths[0], (width, height), args.fast)
+        if args.measurement == "speed":
+            speed(args.paths[0], (width, height), args.fast)
+        else:
+            many(args.paths[0], (width, height), args.fast, args.objects)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,47 @@ def check_propagator(propagator: Propagator, frames: Sequence[Frame] | None = No
         np.testing.assert_array_equal(again.mask, expected.mask, exact)
 
 
+def check_interactive(propagator: Propagator) -> None:
+    """Check that a session with stops and corrections ends with the file of one run.
+
+    Raises:
+        AssertionError: names the clause that does not hold.
+    """
+    import cv2
+
+    from annotate.prompts import PromptTable
+    from annotate.propagators.interactive import InteractiveSession
+    from annotate.propagators.job import Job
+    from annotate.propagators.run import run_to_file
+
+    frames = sample_frames(6)
+    start, correction = (Prompt(index, 5, box=sample_box(index)) for index in (0, 3))
+    labels = {5: "square"}
+    with tempfile.TemporaryDirectory() as folder:
+        for frame in frames:
+            cv2.imwrite(f"{folder}/{frame.index}.png", frame.image[..., ::-1])
+        job = Job(propagator, "contract", Path(folder), PromptTable((start,), labels))
+        session = InteractiveSession(job, state_interval=2)
+        before = [tracked.item for _, tracked in zip(range(3), session.run(), strict=False)]
+        preview = session.preview(frames[3], [correction])
+        ids = [] if preview.tracker_id is None else preview.tracker_id.tolist()
+        assert ids == [5], "a preview must show the object of its prompt, and no other one"
+        assert list(session.items()) == before, "a preview must change nothing"
+        gone = Prompt(5, 5, gone=True)
+        session.set_prompts(PromptTable((start, correction, gone), labels))
+        next(session.run(start=3), None)
+        with tempfile.TemporaryDirectory() as out:
+            session.save(Path(out) / "session.jsonl")
+            run_to_file(session.job, Path(out) / "run.jsonl")
+            same = "a session with corrections must end with the bytes of one run"
+            assert (Path(out) / "session.jsonl").read_bytes() == (
+                Path(out) / "run.jsonl"
+            ).read_bytes(), same
+        *_, last = session.items()
+        assert not last.objects and not last.lost, "an object that is gone is not seen"
+        session.close()
+
+
 def _step(session: Session, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
     detections = session.step(frame, prompts)
     width, height = frame.size_wh

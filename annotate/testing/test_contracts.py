@@ -33,9 +33,11 @@ def test_detector_keeps_the_contract(detector_name: str, pytestconfig: pytest.Co
 
 
 def test_propagator_keeps_the_contract(propagator_name: str, pytestconfig: pytest.Config) -> None:
-    """Check that a propagator follows and resumes as the contract says."""
+    """Check that a propagator follows, resumes and is corrected as the contract says."""
     options = PROPAGATORS.parse_options(propagator_name, selected_options(pytestconfig))
-    contracts.check_propagator(PROPAGATORS.load(propagator_name, **options))
+    propagator = PROPAGATORS.load(propagator_name, **options)
+    contracts.check_propagator(propagator)
+    contracts.check_interactive(propagator)
 
 
 def test_segmenter_keeps_the_contract(segmenter_name: str, pytestconfig: pytest.Config) -> None:

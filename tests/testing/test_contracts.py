@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -153,3 +154,22 @@ def test_each_clause_for_propagators_is_checked(fault, clause):
     with pytest.raises(AssertionError, match=re.escape(clause)):
         contracts.check_propagator(Forgetful(fault))
     contracts.check_propagator(Forgetful(""))
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A propagator whose masks show how many steps its session has made."""
+
+    fault: str
+    causal: ClassVar[bool] = True  # it reads no prompts before the first step
+
+    def begin(self, prompted_frames):
+        return ForgetfulSession(self.fault)
+
+
+def test_an_interactive_session_is_checked():
+    contracts.check_interactive(Counting(""))
+    with pytest.raises(AssertionError, match="bytes of one run"):
+        contracts.check_interactive(Counting("forgets"))
+    with pytest.raises(AssertionError, match="preview must show the object"):
+        contracts.check_interactive(Counting("never sees it"))
