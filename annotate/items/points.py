@@ -67,7 +67,10 @@ def read_points(source: str | Path | pd.DataFrame, scope: PromptScope) -> pd.Dat
 
 
 def _row_dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)]
+    return [
+        dict(zip(table.columns, row, strict=True))
+        for row in table.itertuples(index=False, name=None)
+    ]
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
