@@ -6,16 +6,23 @@ Each decision is on disk before the page gets the confirmation.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from annotate.errors import AnnotateError
 from annotate.items import journal
 from annotate.sampling.folder import image_name
 from annotate.search import results
-from annotate.web.server import Response, serve_page
-from annotate.web.template import fill_template
+from annotate.web.server import serve
+
+_FILES = Path(__file__).parent
 
 
 @contextmanager
@@ -27,12 +34,19 @@ def serving(folder: Path, port: int = 0) -> Iterator[str]:
         OSError: the port is in use.
     """
     results.read_hits(folder)
-    with serve_page(_GalleryPage(folder), port) as address:
+    gallery = _Gallery(folder)
+    routes = [
+        Route("/hits", gallery.get_hits),
+        Route("/image/{name}", gallery.get_image),
+        Route("/decide", gallery.post_decision, methods=["POST"]),
+    ]
+    files = [_FILES / name for name in ("gallery.css", "gallery.js", "local.js")]
+    with serve(_FILES / "gallery.html", routes, port=port, files=files) as address:
         yield address
 
 
-def render_page(folder: Path) -> str:
-    """Render the page as HTML: hits by clip and time, with the decisions so far."""
+def read_gallery(folder: Path) -> dict[str, Any]:
+    """Return what the page shows: the title and the hits by clip and time, with the decisions."""
     decisions = results.read_decisions(folder)
     hits = [
         {
@@ -43,39 +57,46 @@ def render_page(folder: Path) -> str:
             "seconds": float(hit.seconds),
             "confidence": hit.confidence,
             "keep": decisions.get(hit.name),
-            "image": f"{results.FRAMES_FOLDER}/{image_name(hit.video, hit.best_frame, 'png')}",
+            "image": f"image/{image_name(hit.video, hit.best_frame, 'png')}",
         }
         for hit in results.read_hits(folder)
     ]
     header = journal.read(folder / results.FOUND_FILE).header
     video = next(iter(header.videos.values()), {"width": 16, "height": 9})
-    aspect = f"{int(video['width'])} / {int(video['height'])}"
-    title = ", ".join(header.vocabulary.get("labels", ()))
-    return fill_template("gallery.html", title, hits, shape=aspect)
+    return {
+        "title": ", ".join(header.vocabulary.get("labels", ())),
+        "aspect": f"{int(video['width'])} / {int(video['height'])}",
+        "hits": hits,
+    }
 
 
-class _GalleryPage:
-    """The gallery of one folder of search results: the page, its images and its decisions."""
-
-    post_paths: Collection[str] = ("decide",)
+class _Gallery:
+    """The answers to the requests of the page of one folder of search results."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._write_lock = folder, threading.Lock()
 
-    def get(self, path: str) -> Response | None:
-        """Answer with the page, or with an image of the folder of frames."""
-        if path == "":
-            return Response(render_page(self._folder).encode(), "text/html; charset=utf-8")
-        subfolder, _, name = path.partition("/")
-        image = self._folder / results.FRAMES_FOLDER / name
-        if subfolder == results.FRAMES_FOLDER and Path(name).name == name and image.is_file():
-            return Response(image.read_bytes(), "image/png")
-        return None
+    def get_hits(self, request: Request) -> Response:
+        return JSONResponse(read_gallery(self._folder))
 
-    def post(self, path: str, record: Any) -> None:
+    def get_image(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        path = self._folder / results.FRAMES_FOLDER / name
+        if Path(name).name != name or not path.is_file():
+            return PlainTextResponse("not here", 404)
+        return FileResponse(path, media_type="image/png")
+
+    async def post_decision(self, request: Request) -> Response:
         """Record a decision: {"hit": name, "keep": true, false or null}."""
-        keep = record["keep"]
+        try:
+            record = await request.json()
+            await run_in_threadpool(self._record, record["hit"], record["keep"])
+        except (ValueError, KeyError, TypeError, AnnotateError) as error:
+            return PlainTextResponse(str(error), 400)
+        return JSONResponse({})
+
+    def _record(self, hit: str, keep: Any) -> None:
         if keep not in (True, False, None):
             raise ValueError("`keep` must be true, false or null")
         with self._write_lock:
-            results.record_decision(self._folder, record["hit"], keep)
+            results.record_decision(self._folder, hit, keep)

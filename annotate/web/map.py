@@ -7,9 +7,11 @@ thumbnails are packed row by row into a few JPEG sprite sheets.
 from __future__ import annotations
 
 import base64
+import html
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import cv2
@@ -32,7 +34,6 @@ from annotate.footage_map.atlas import (
 from annotate.items.records import Header, Picture
 from annotate.progress import ProgressBar, no_progress
 from annotate.viewing.contact_sheet import BACKGROUND, letterbox
-from annotate.web.template import fill_template
 
 PAGE_NAME = "index.html"
 MAX_SHEET_SIDE = 2048  # pixels of a sprite sheet
@@ -97,9 +98,17 @@ def write_page(atlas: Atlas, sprite_sheets: SpriteSheets, folder: Path, title: s
     Raises:
         OutputError: nothing can be written there.
     """
-    page = fill_template("map.html", title, _page_data(atlas, sprite_sheets, title))
+    page = fill_template(title, _page_data(atlas, sprite_sheets, title))
     with atomic_file(folder / PAGE_NAME) as draft:
         draft.write_text(page, encoding="utf-8")
+
+
+def fill_template(title: str, record: Mapping[str, Any]) -> str:
+    """Fill the page's HTML; `record` becomes the JSON that its script reads."""
+    template = Template(Path(__file__).with_name("map.html").read_text(encoding="utf-8"))
+    # neither a title nor a value in the record can end the element that it is in
+    data = json.dumps(record, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return template.substitute(title=html.escape(title, quote=False), data=data)
 
 
 def _page_data(atlas: Atlas, sprite_sheets: SpriteSheets, title: str) -> dict[str, Any]:

@@ -1,126 +1,162 @@
 """Serve pages to the browser of this machine only.
 
-The server binds 127.0.0.1. It answers only under a secret path, and only requests whose Host is
-127.0.0.1. A page may write only by a POST of JSON whose Origin is the page itself.
+The server binds 127.0.0.1. Every request must name this address in `Host`, and, where a browser
+states it, in `Origin`: a page of another site cannot read or write, nor can one whose name was
+pointed at 127.0.0.1 (DNS rebinding). What is served under `/` and `/static/` holds no data. All
+else needs the token, which stands in the fragment of the address: a browser never sends a fragment,
+so the token is in no log and in no `Referer`. The page sends it back in the header TOKEN_HEADER.
 """
 
 from __future__ import annotations
 
-import json
+import hmac
 import secrets
+import socket
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Protocol
-from urllib.parse import unquote
+from pathlib import Path
 
-from annotate.errors import AnnotateError
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_HOST = "127.0.0.1"
-_MAX_BODY_BYTES = 4096  # of a POST
-_HEADERS = {
+HOST = "127.0.0.1"
+TOKEN_HEADER = "X-Annotate-Token"
+MAX_BODY_BYTES = 2**20  # of a request
+_OPEN_PATHS = ("/", "/favicon.ico")
+_OPEN_PREFIX = "/static/"
+_RESPONSE_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
-        "default-src 'none'; img-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; "
-        "script-src 'unsafe-inline'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        "connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
     ),
-    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_MEDIA_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 
 
-@dataclass(frozen=True)
-class Response:
-    """The body of an answer, and its type."""
-
-    body: bytes
-    content_type: str
-
-
-class LocalPage(Protocol):
-    """A page: what is below the secret path. Methods are called from several threads."""
-
-    post_paths: Collection[str]
-
-    def get(self, path: str) -> Response | None:
-        """Answer a GET; `path` is "" for the page itself. None if there is no such path."""
-
-    def post(self, path: str, record: Any) -> None:
-        """Take the JSON of a POST to one of `post_paths`.
-
-        Raises:
-            ValueError, KeyError, TypeError, AnnotateError: the record cannot be used; the page
-                gets the message.
-        """
-
-
 @contextmanager
-def serve_page(page: LocalPage, port: int = 0) -> Iterator[str]:
-    """Serve a page while the context lasts; gives its address. Port 0 is any free port.
+def serve(
+    page: Path, routes: Sequence[BaseRoute] = (), *, port: int = 0, files: Sequence[Path] = ()
+) -> Iterator[str]:
+    """Serve a page while the context lasts; gives its address, with the token in the fragment.
+
+    `page` is the HTML file that `/` answers with; `files` are served under `/static/`, by their
+    names. `routes` answer requests with the token. Port 0 is any free port.
 
     Raises:
         OSError: the port is in use.
     """
-    served_page, secret = page, secrets.token_urlsafe(16)
-
-    class Handler(_PageHandler):
-        page, url_secret = served_page, secret
-
-    server = ThreadingHTTPServer((_HOST, port), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    token = secrets.token_urlsafe(32)
+    listener = socket.create_server((HOST, port))  # here, so that a port in use is an error here
+    port = listener.getsockname()[1]
+    app = Starlette(routes=[*_file_routes(page, files), *routes])
+    config = uvicorn.Config(
+        LocalGuard(app, port, token),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
-        yield f"http://{_HOST}:{server.server_port}/{secret}/"
+        yield f"http://{HOST}:{port}/#t={token}"
     finally:
-        server.shutdown()
-        server.server_close()
+        server.should_exit = True
         thread.join()
+        listener.close()
 
 
-class _PageHandler(BaseHTTPRequestHandler):
-    page: LocalPage
-    url_secret: str
+def _file_routes(page: Path, files: Sequence[Path]) -> list[BaseRoute]:
+    """Make a route for each file; a path that comes from a browser never reaches the disk."""
+    return [Route("/", _file_endpoint(page))] + [
+        Route(f"{_OPEN_PREFIX}{path.name}", _file_endpoint(path)) for path in files
+    ]
 
-    def do_GET(self) -> None:
-        path = self._path_after_secret()
-        response = None if path is None else self.page.get(path)
-        if response is None:
-            self._send(404, "text/plain", b"not here")
-        else:
-            self._send(200, response.content_type, response.body)
 
-    def do_POST(self) -> None:
-        path = self._path_after_secret()
-        same_origin = self.headers.get("Origin", "") == f"http://{self.headers.get('Host')}"
-        is_json = self.headers.get("Content-Type") == "application/json"
-        if path is None or path not in self.page.post_paths or not same_origin or not is_json:
-            self._send(403, "text/plain", b"refused")
+def _file_endpoint(path: Path) -> Callable[[Request], Awaitable[Response]]:
+    body, media_type = path.read_bytes(), _MEDIA_TYPES[path.suffix]
+
+    async def answer(request: Request) -> Response:
+        return Response(body, media_type=media_type)
+
+    return answer
+
+
+class LocalGuard:
+    """Refuse requests that do not come from the page of this server on this machine."""
+
+    def __init__(self, app: ASGIApp, port: int, token: str) -> None:
+        self._app, self._token = app, token
+        self._hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it before its body is read."""
+        if scope["type"] != "http":
             return
-        try:
-            length = int(self.headers.get("Content-Length") or 0)
-            self.page.post(path, json.loads(self.rfile.read(min(length, _MAX_BODY_BYTES))))
-        except (ValueError, KeyError, TypeError, AnnotateError) as error:
-            self._send(400, "text/plain; charset=utf-8", str(error).encode())
-            return
-        self._send(200, "application/json", b"{}")
+        refusal = self._refusal(scope["method"], scope["path"], Headers(scope=scope))
+        app = self._app if refusal is None else refusal
+        await app(scope, _limited(receive), _with_headers(send))
 
-    def _path_after_secret(self) -> str | None:
-        """Return the path below the secret; None if the Host or the secret is wrong."""
-        host = self.headers.get("Host", "").partition(":")[0]
-        secret, slash, rest = unquote(self.path.partition("?")[0])[1:].partition("/")
-        secret_matches = secrets.compare_digest(secret.encode(), self.url_secret.encode())
-        return rest if host == _HOST and secret_matches and slash else None
+    def _refusal(self, method: str, path: str, headers: Headers) -> Response | None:
+        host = headers.get("Host", "")
+        if host not in self._hosts:
+            return PlainTextResponse("refused", 403)
+        if headers.get("Origin", f"http://{host}") != f"http://{host}":
+            return PlainTextResponse("refused", 403)
+        if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            return PlainTextResponse("refused", 403)
+        is_open = path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX)
+        token = headers.get(TOKEN_HEADER, "")
+        if not is_open and not hmac.compare_digest(token.encode(), self._token.encode()):
+            return PlainTextResponse("the token is not the one of this server", 401)
+        if method == "POST" and headers.get("Content-Type") != "application/json":
+            return PlainTextResponse("refused", 415)
+        length = headers.get("Content-Length", "0")
+        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            return PlainTextResponse("too large", 413)
+        return None
 
-    def _send(self, status: int, content_type: str, body: bytes) -> None:
-        self.send_response(status)
-        headers = {"Content-Type": content_type, "Content-Length": str(len(body)), **_HEADERS}
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
-        """Log nothing: the page shows what matters."""
+def _limited(receive: Receive) -> Receive:
+    """Count the bytes of a body, which a chunked request does not state."""
+    count = 0
+
+    async def counted() -> Message:
+        nonlocal count
+        message = await receive()
+        count += len(message.get("body", b""))
+        if count > MAX_BODY_BYTES:
+            raise HTTPException(413, "too large")
+        return message
+
+    return counted
+
+
+def _with_headers(send: Send) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in _RESPONSE_HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return send_with_headers

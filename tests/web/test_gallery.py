@@ -1,8 +1,5 @@
-import json
-import urllib.error
-import urllib.request
-
 import pytest
+from local_server import Client
 from search_fixtures import EPISODES
 
 from annotate.items import journal
@@ -66,36 +63,21 @@ def test_failed_save_is_shown_on_the_page(search_folder, page):
         assert page.locator(".rejected").count() == 0
 
 
-def http_status(address, path="", host=None, origin=None, body=None, kind="application/json"):
-    request = urllib.request.Request(address + path, data=body)
-    for name, value in (("Host", host), ("Origin", origin), ("Content-Type", body and kind)):
-        if value:
-            request.add_header(name, value)
-    try:
-        with urllib.request.urlopen(request) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code
-
-
 def test_only_the_page_itself_may_read_and_write(search_folder):
     first, _ = results.read_hits(search_folder)
-    body = json.dumps({"hit": first.name, "keep": False}).encode()
     with gallery.serving(search_folder) as address:
-        base = address.rsplit("/", 2)[0]
-        assert http_status(address) == 200
-        assert http_status(base + "/") == http_status(base + "/guess/") == 404
-        assert http_status(address, host="evil.example:80") == 404
-        assert http_status(address, "frames/../found.jsonl") == 404
-        assert http_status(address, "frames/%2e%2e%2ffound.jsonl") == 404
-        assert http_status(address, "decide", origin="http://evil.example", body=body) == 403
-        assert http_status(address, "decide", origin=base, body=body, kind="text/plain") == 403
-        assert http_status(base + "/guess/decide", origin=base, body=body) == 403
+        client = Client(address)
+        assert client.status("hits") == 200
+        assert client.status("hits", token="guess") == 401
+        assert client.status("image/..%2ffound.jsonl") == 404
+        assert client.status("image/%2e%2e%2ffound.jsonl") == 404
+        decision = {"hit": first.name, "keep": False}
+        assert client.status("decide", decision, token=None) == 401
+        assert client.status("decide", decision, Origin="http://evil.example") == 403
         assert results.read_decisions(search_folder) == {}
-        unknown = b'{"hit": "x", "keep": true}'
-        assert http_status(address, "decide", origin=base, body=unknown) == 400
-        assert http_status(address, "decide", origin=base, body=body) == 200
+        assert client.status("decide", {"hit": "x", "keep": True}) == 400
+        assert client.status("decide", {"hit": first.name, "keep": 3}) == 400
+        assert client.status("decide", decision) == 200
     assert results.read_decisions(search_folder) == {first.name: False}
 
 
