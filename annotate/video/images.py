@@ -357,3 +357,12 @@ def _did_you_mean(path: Path) -> str:
     names = [other.name for other in folder.iterdir()] if folder.is_dir() else []
     nearest = difflib.get_close_matches(path.name, names, n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def encode_jpeg(picture: Picture, quality: int) -> bytes:
+    """Encode an image, (H, W, 3) RGB, as a JPEG file; the same pixels give the same bytes."""
+    import cv2
+
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    return encoded.tobytes()

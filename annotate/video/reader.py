@@ -93,7 +93,7 @@ def frames(
     rate: Fraction | float | None = None,
     start: int = 0,
     stop: int | None = None,
-) -> Iterator[Frame]:
+) -> Generator[Frame, None, None]:
     """Read the frames `range(start, stop, every)`, or `rate` frames a second, decoded ahead.
 
     With a rate, the first frame at or after each tick is taken; ticks are counted from frame 0, so

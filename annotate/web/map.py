@@ -14,7 +14,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -33,6 +32,7 @@ from annotate.footage_map.atlas import (
 )
 from annotate.items.records import Header, Picture
 from annotate.progress import ProgressBar, no_progress
+from annotate.video.images import encode_jpeg
 from annotate.viewing.contact_sheet import BACKGROUND, letterbox
 
 PAGE_NAME = "index.html"
@@ -81,13 +81,6 @@ class SpriteSheets:
             row, column = divmod(index, self.columns)
             sheet[row * height :, column * width :][:height, :width] = picture
         return encode_jpeg(sheet, _JPEG_QUALITY)
-
-
-def encode_jpeg(picture: Picture, quality: int) -> bytes:
-    """Encode an image as a JPEG file; the same pixels give the same bytes."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
-    return encoded.tobytes()
 
 
 def write_page(atlas: Atlas, sprite_sheets: SpriteSheets, folder: Path, title: str) -> None:

@@ -85,7 +85,7 @@ def serve(
         listener.close()
 
 
-def _file_routes(page: Path, files: Sequence[Path]) -> list[BaseRoute]:
+def _file_routes(page: Path, files: Sequence[Path]) -> list[Route]:
     """Make a route for each file; a path that comes from a browser never reaches the disk."""
     return [Route("/", _file_endpoint(page))] + [
         Route(f"{_OPEN_PREFIX}{path.name}", _file_endpoint(path)) for path in files

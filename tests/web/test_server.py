@@ -134,6 +134,5 @@ def test_it_listens_on_this_machine_only(client, tmp_path):
     listener = socket.create_connection((client.host, client.port))
     assert listener.getpeername()[0] == "127.0.0.1"
     listener.close()
-    with pytest.raises(OSError):
-        with server.serve(tmp_path / "page.html", port=client.port):
-            pass
+    with pytest.raises(OSError), server.serve(tmp_path / "page.html", port=client.port):
+        pass

@@ -1,0 +1,1 @@
+"""The page of point prompts: click, see the mask, propagate, correct."""
