@@ -45,9 +45,9 @@ class Document:
         return sorted({row.object_id for row in self.rows})
 
     def class_of(self, object_id: int) -> str | None:
-        """Return the class of an object; None for an object without rows."""
-        of_object = (row.label_class for row in self.rows if row.object_id == object_id)
-        return next((label for label in of_object if label), None)
+        """Return the class of an object, "" where it has none; None for an object without rows."""
+        of_object = [row.label_class for row in self.rows if row.object_id == object_id]
+        return next((label for label in of_object if label), "") if of_object else None
 
     def with_rows(self, rows: Sequence[PointRow]) -> Document:
         """Return the document with other rows."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from annotate.errors import OutputError, PromptError
+from annotate.errors import ItemsError, OutputError, PromptError
 from annotate.items.points import PromptScope
 from annotate.web.point.document import Action, Document, apply_action
 from annotate.web.point.log import SessionLog
-from annotate.web.point.table import PointRow, read_point_table
+from annotate.web.point.table import PointRow, PointTable, read_point_table
 
 LOG_SUFFIX = ".session.jsonl"
 
@@ -53,12 +53,22 @@ class PointSession:
         self._log = SessionLog(log_path(points), clip)
         self._documents, self._position = [Document()], 0
         self.revision = 0
+        self.save_error = ""  # why the points file is behind the log
+        try:
+            self._recover(first)
+        except BaseException:
+            self.close()
+            raise
+
+    def _recover(self, first: PointTable | None) -> None:
+        """Build the documents from the log; `first` is the table with which a new log begins."""
         for record in self._log.records:
             self._replay(record)
         if first is not None and first.rows:
-            self._append({"load": first.to_csv().decode()}, Document(first))
+            begin = {"begin": first.to_csv().decode()}
+            self._log.append(begin)
+            self._replay(begin)
         self._saved = self._file_digest()
-        self.save_error = ""  # why the points file is behind the log
         self._is_own_file = self._saved is None or self._was_written_here(self._saved)
         if self._is_own_file and self._saved != _digest(self.document.table.to_csv()):
             self._write()  # a crash came between the log and the file
@@ -167,16 +177,22 @@ class PointSession:
         self.revision += 1
 
     def _replay(self, record: Mapping[str, Any]) -> None:
+        if "begin" in record:  # the table as it was before the first action
+            self._documents[0] = Document(self._table_of(record["begin"]))
+            return
         if "act" in record:
             self._push(apply_action(self.document, record["act"], self.scope))
             return
         if "load" in record:
             self._push(replace(self.document, table=self._table_of(record["load"])))
             return
-        self._position += 1 if "redo" in record else -1
+        step = 1 if "redo" in record else -1
+        if not ({"undo", "redo"} & set(record) and 0 <= self._position + step < len(self._documents)):
+            raise ItemsError(f"{log_path(self.points)}: damaged: {record}")
+        self._position += step
         self.revision += 1
 
-    def _table_of(self, text: str) -> Any:
+    def _table_of(self, text: str) -> PointTable:
         """Read a table from the text of its file, which the log holds."""
         from tempfile import TemporaryDirectory
 

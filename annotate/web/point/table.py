@@ -25,7 +25,8 @@ BOX_CORNERS = (2, 3)  # upper left and lower right, as in SAM's own prompt encod
 class PointRow:
     """One row: a point in pixels, or with GONE a frame, where `x` and `y` are None.
 
-    `cells` are the texts of the row in its file, by column, without those that were edited since.
+    `label_class` is empty where the table has no classes. `cells` are the texts of the row in its
+    file, by column, without those that were edited since.
     """
 
     frame: int
@@ -103,7 +104,15 @@ def read_point_table(path: Path, scope: PromptScope) -> PointTable:
     if len(cells) != len(checked):
         raise PromptError(f"{path}: {len(cells)} rows, of which {len(checked)} can be read")
     rows = [
-        PointRow(frame, object_id, x, y, label, label_class, dict(zip(header, line, strict=False)))
+        PointRow(
+            frame,
+            object_id,
+            x,
+            y,
+            label,
+            label_class if "class" in header else "",
+            dict(zip(header, line, strict=False)),
+        )
         for (frame, object_id, x, y, label, label_class), line in zip(
             checked.itertuples(index=False), cells, strict=True
         )

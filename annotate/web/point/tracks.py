@@ -1,0 +1,115 @@
+"""Keep the masks of each object by frame, for the prompts that they were made with.
+
+Undo brings back the masks of earlier prompts at once, since the latest few versions of each object
+are kept. Masks of another version are shown until new ones are there, marked as stale.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+from annotate.items.records import Item, Object
+
+Status = Literal["tracked", "provisional", "stale"]
+Span = tuple[int, int]  # the first frame, and the one after the last
+MAX_VERSIONS = 10  # of each object
+
+
+@dataclass(frozen=True)
+class TrackedFrame:
+    """What the engine found of one object on one frame; `found` is None where it is lost.
+
+    A provisional result may differ from that of a run over the whole clip.
+    """
+
+    found: Object | None
+    provisional: bool
+
+
+class Tracks:
+    """The results of all objects. `digest` names the prompts by which a result was made."""
+
+    def __init__(self) -> None:
+        self._versions: dict[int, OrderedDict[str, dict[int, TrackedFrame]]] = {}
+
+    def put(self, object_id: int, digest: str, frame: int, result: TrackedFrame) -> None:
+        """Keep a result; that of a whole run is not replaced by a provisional one."""
+        versions = self._versions.setdefault(object_id, OrderedDict())
+        frames = versions.setdefault(digest, {})
+        versions.move_to_end(digest)
+        old = frames.get(frame)
+        if old is None or old.provisional or not result.provisional:
+            frames[frame] = result
+        while len(versions) > MAX_VERSIONS:
+            versions.popitem(last=False)
+
+    def get(self, object_id: int, digest: str, frame: int) -> tuple[TrackedFrame, Status] | None:
+        """Return a result and whether it is of the present prompts; None where there is none."""
+        versions = self._versions.get(object_id, {})
+        if (result := versions.get(digest, {}).get(frame)) is not None:
+            return result, "provisional" if result.provisional else "tracked"
+        for other in reversed(versions):
+            if (result := versions[other].get(frame)) is not None:
+                return result, "stale"
+        return None
+
+    def frames(self, object_id: int, digest: str) -> Mapping[int, TrackedFrame]:
+        """Return the results of one version by frame."""
+        return self._versions.get(object_id, {}).get(digest, {})
+
+    def lanes(self, object_id: int, digest: str, flagged: Sequence[int]) -> dict[str, Any]:
+        """Return the spans of frames of one object by what is known there."""
+        current = self.frames(object_id, digest)
+        stale: set[int] = set()
+        for version, frames in self._versions.get(object_id, {}).items():
+            if version != digest:
+                stale.update(frame for frame, each in frames.items() if each.found is not None)
+        settled = [n for n, each in current.items() if each.found and not each.provisional]
+        return {
+            "tracked": spans(settled),
+            "provisional": spans(n for n, each in current.items() if each.found and each.provisional),
+            "stale": spans(stale - set(current)),
+            "lost": spans(n for n, each in current.items() if each.found is None),
+            "flagged": sorted(flagged),
+        }
+
+
+def spans(frames: Iterable[int]) -> list[Span]:
+    """Join frames into spans.
+
+    Examples:
+        >>> spans([4, 2, 3, 9])
+        [(2, 5), (9, 10)]
+    """
+    joined: list[Span] = []
+    for frame in sorted(set(frames)):
+        if joined and joined[-1][1] == frame:
+            joined[-1] = joined[-1][0], frame + 1
+        else:
+            joined.append((frame, frame + 1))
+    return joined
+
+
+def to_items(
+    tracks: Tracks, digests: Mapping[int, str], video: str, size_wh: tuple[int, int], rate: Fraction
+) -> list[Item]:
+    """Join the present results of all objects into items, in order of frames.
+
+    Times are those of a constant rate: they only say how far apart two frames are.
+    """
+    by_frame: dict[int, tuple[list[Object], list[int]]] = {}
+    for object_id, digest in sorted(digests.items()):
+        for frame, result in tracks.frames(object_id, digest).items():
+            objects, lost = by_frame.setdefault(frame, ([], []))
+            if result.found is None:
+                lost.append(object_id)
+            else:
+                objects.append(result.found)
+    return [
+        Item(video, frame, frame / rate, *size_wh, tuple(objects), tuple(lost))
+        for frame, (objects, lost) in sorted(by_frame.items())
+    ]
