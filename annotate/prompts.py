@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +41,12 @@ class PromptTable:
 
     prompts: tuple[Prompt, ...]
     labels: Mapping[int, str]
+
+    def of_objects(self, object_ids: Collection[int]) -> PromptTable:
+        """Select the prompts of some objects."""
+        prompts = tuple(each for each in self.prompts if each.object_id in object_ids)
+        labels = {key: label for key, label in self.labels.items() if key in object_ids}
+        return PromptTable(prompts, labels)
 
     def digest(self) -> str:
         """Return a short hash of all prompts and labels: equal prompts have equal digests."""

@@ -227,6 +227,18 @@ def _box(document: Document, read: _Reader) -> Document:
     return document.with_rows(rows)
 
 
+def _boxes(document: Document, read: _Reader) -> Document:
+    """Add several boxes as one action, such as those of a detector."""
+    records = read.action.get("boxes")
+    if not isinstance(records, list) or not records:
+        raise PromptError("boxes: expected a list of boxes")
+    for record in records:
+        if not isinstance(record, dict):
+            raise PromptError("boxes: expected JSON objects")
+        document = _box(document, _Reader(record, read.scope))
+    return document
+
+
 def _clear(document: Document, read: _Reader) -> Document:
     """Remove what an object has on one frame; a frame without any stays as it is."""
     place = read.frame(), read.object_id()
@@ -282,6 +294,7 @@ _ACTIONS: Mapping[str, Callable[[Document, _Reader], Document]] = {
     "unpoint": _unpoint,
     "move": _move,
     "box": _box,
+    "boxes": _boxes,
     "clear": _clear,
     "gone": _gone,
     "class": _class,

@@ -53,6 +53,7 @@ class PointSession:
         self._log = SessionLog(log_path(points), clip)
         self._documents, self._position = [Document()], 0
         self.revision = 0
+        self.seen: set[int] = set()  # frames that a person has looked at
         self.save_error = ""  # why the points file is behind the log
         try:
             self._recover(first)
@@ -102,6 +103,24 @@ class PointSession:
         self._append({"act": dict(action)}, after)
         self._write()
         return after
+
+    def preview(self, action: Action) -> Document:
+        """Return the document that an action would give; nothing is changed.
+
+        Raises:
+            PromptError: the action cannot be done.
+        """
+        return apply_action(self.document, action, self.scope)
+
+    def note_seen(self, frames: Iterable[int]) -> None:
+        """Note that a person has looked at frames.
+
+        Raises:
+            OutputError: it cannot be logged.
+        """
+        if new := sorted(set(frames) - self.seen):
+            self._log.append({"seen": new})
+            self.seen.update(new)
 
     def undo(self) -> Document:
         """Go back to the document before the last action."""
@@ -179,6 +198,9 @@ class PointSession:
     def _replay(self, record: Mapping[str, Any]) -> None:
         if "begin" in record:  # the table as it was before the first action
             self._documents[0] = Document(self._table_of(record["begin"]))
+            return
+        if "seen" in record:
+            self.seen.update(record["seen"])
             return
         if "act" in record:
             self._push(apply_action(self.document, record["act"], self.scope))

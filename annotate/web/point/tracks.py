@@ -23,35 +23,43 @@ MAX_VERSIONS = 10  # of each object
 class TrackedFrame:
     """What the engine found of one object on one frame; `found` is None where it is lost.
 
-    A provisional result may differ from that of a run over the whole clip.
+    A provisional result may differ from that of a run over the whole clip. `context` names the
+    prompts of all objects at that time, "" for an engine to which the others do not matter.
     """
 
     found: Object | None
     provisional: bool
+    context: str = ""
+
+    def is_settled(self, context: str) -> bool:
+        """Return whether a run over the whole clip gives this result."""
+        return not self.provisional and self.context == context
 
 
 class Tracks:
-    """The results of all objects. `digest` names the prompts by which a result was made."""
+    """The results of all objects. `digest` names the prompts of the object they were made with."""
 
     def __init__(self) -> None:
         self._versions: dict[int, OrderedDict[str, dict[int, TrackedFrame]]] = {}
+        self.version = 0  # grows with each result
 
     def put(self, object_id: int, digest: str, frame: int, result: TrackedFrame) -> None:
-        """Keep a result; that of a whole run is not replaced by a provisional one."""
+        """Keep a result."""
+        self.version += 1
         versions = self._versions.setdefault(object_id, OrderedDict())
         frames = versions.setdefault(digest, {})
         versions.move_to_end(digest)
-        old = frames.get(frame)
-        if old is None or old.provisional or not result.provisional:
-            frames[frame] = result
+        frames[frame] = result
         while len(versions) > MAX_VERSIONS:
             versions.popitem(last=False)
 
-    def get(self, object_id: int, digest: str, frame: int) -> tuple[TrackedFrame, Status] | None:
+    def get(
+        self, object_id: int, digest: str, context: str, frame: int
+    ) -> tuple[TrackedFrame, Status] | None:
         """Return a result and whether it is of the present prompts; None where there is none."""
         versions = self._versions.get(object_id, {})
         if (result := versions.get(digest, {}).get(frame)) is not None:
-            return result, "provisional" if result.provisional else "tracked"
+            return result, "tracked" if result.is_settled(context) else "provisional"
         for other in reversed(versions):
             if (result := versions[other].get(frame)) is not None:
                 return result, "stale"
@@ -61,19 +69,22 @@ class Tracks:
         """Return the results of one version by frame."""
         return self._versions.get(object_id, {}).get(digest, {})
 
-    def lanes(self, object_id: int, digest: str, flagged: Sequence[int]) -> dict[str, Any]:
+    def lanes(
+        self, object_id: int, digest: str, context: str, flagged: Sequence[int]
+    ) -> dict[str, Any]:
         """Return the spans of frames of one object by what is known there."""
         current = self.frames(object_id, digest)
         stale: set[int] = set()
         for version, frames in self._versions.get(object_id, {}).items():
             if version != digest:
                 stale.update(frame for frame, each in frames.items() if each.found is not None)
-        settled = [n for n, each in current.items() if each.found and not each.provisional]
+        found = {frame: each for frame, each in current.items() if each.found is not None}
+        settled = {frame for frame, each in found.items() if each.is_settled(context)}
         return {
             "tracked": spans(settled),
-            "provisional": spans(n for n, each in current.items() if each.found and each.provisional),
+            "provisional": spans(set(found) - settled),
             "stale": spans(stale - set(current)),
-            "lost": spans(n for n, each in current.items() if each.found is None),
+            "lost": spans(set(current) - set(found)),
             "flagged": sorted(flagged),
         }
 

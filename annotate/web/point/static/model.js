@@ -87,7 +87,7 @@ export class Model extends EventTarget {
 
   /** Follow what the engine does, in this tab or another; begin again when the stream breaks. */
   async watch() {
-    let after = this.state.serial;
+    let after = this.state.event;
     for (;;) {
       try {
         const reader = (await call(`watch?after=${after}`)).body
@@ -101,7 +101,7 @@ export class Model extends EventTarget {
           for (const line of lines) {
             if (!line) continue;
             const event = JSON.parse(line);
-            after = Math.max(after, event.serial ?? after);
+            after = Math.max(after, event.event ?? after);
             this.receive(event);
           }
         }

@@ -1,0 +1,346 @@
+"""Join what the point page needs: the session of points, the engine, the masks and the pictures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from annotate.errors import PromptError
+from annotate.items.records import Object
+from annotate.prompts import PromptTable
+from annotate.video.reader import Video
+from annotate.web.point.document import Document
+from annotate.web.point.engine_thread import EngineThread
+from annotate.web.point.events import EventStream
+from annotate.web.point.pictures import PictureStore
+from annotate.web.point.session import PointSession
+from annotate.web.point.state import StateBuilder, prompt_table_of
+from annotate.web.point.tracks import TrackedFrame, Tracks
+
+_CLICK, _HOVER = 1, 2  # priorities; a job's steps come after both
+_WAIT_SECONDS = 60.0  # for a mask: the first one may have to load an engine
+DIRECTIONS = {"forward": (1,), "backward": (-1,), "both": (1, -1)}
+
+
+class PointEngine(Protocol):
+    """What the page asks of an engine; all methods are called in one thread."""
+
+    independent: bool  # a change of one object's prompts leaves the masks of the others
+
+    def set_prompts(self, table: PromptTable) -> None:
+        """Take the present prompts of all objects."""
+
+    def preview(self, frame: int, table: PromptTable, ids: Sequence[int]) -> list[Object]:
+        """Return the masks that objects with prompts on a frame have there, and keep no state."""
+
+    def propagate(
+        self, ids: Sequence[int], frame: int, direction: int, limits: tuple[int, int]
+    ) -> Iterator[tuple[int, Mapping[int, TrackedFrame]]]:
+        """Track objects from a frame on, up to the limits; yield each frame's results."""
+
+
+class ResultWriter(Protocol):
+    """Writes the result of a session, as the command line does."""
+
+    def save(self, backward: bool) -> str:
+        """Write the items by the run of the command line; return a message for the page."""
+
+    def build_dataset(self, document: Document, backward: bool) -> str:
+        """Build the dataset; return a message for the page."""
+
+
+@dataclass
+class _Run:
+    """A propagation that is under way."""
+
+    direction: str
+    digests: Mapping[int, str]  # of the objects that are tracked
+    first: int
+    done: int = 0
+    total: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        text = f"propagating {self.direction}: {self.done} of {self.total} frames"
+        return {"direction": self.direction, "objects": sorted(self.digests), "text": text}
+
+
+@dataclass
+class Editor:
+    """The point page of one clip; methods may be called from several threads."""
+
+    video: Video
+    session: PointSession
+    engine: PointEngine
+    writer: ResultWriter
+    engine_name: str
+    proposals: Mapping[int, Sequence[Object]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = self.video.frame_count or 0
+        self.pictures = PictureStore(self.video.path, count)
+        self.tracks, self.events = Tracks(), EventStream()
+        self.limits = (0, count)
+        self.backward = False  # whether the result is tracked backward too
+        self._lock = threading.RLock()
+        self._thread = EngineThread(self._job_failed)
+        self._run: _Run | None = None
+        self._writer_client: str | None = None  # the page that may edit
+        self._hover: Future[Any] | None = None
+        self._builder = StateBuilder(self)
+        self._take_prompts()
+
+    def close(self) -> None:
+        """Stop the engine and the decoder, and close the log."""
+        self.events.close()
+        self._thread.close()
+        self.pictures.close()
+        self.session.close()
+
+    # --- what the page reads
+
+    def state(self, client: str) -> dict[str, Any]:
+        """Return the state of the session for a page; the first page may edit."""
+        with self._lock:
+            self._writer_client = self._writer_client or client
+            run = None if self._run is None else self._run.describe()
+            reader = bool(client) and client != self._writer_client
+            return self._builder.build(run) | {"reader": reader}
+
+    def masks(self, frame: int) -> dict[str, Any]:
+        """Return the masks of a frame; those of prompts that changed are made now.
+
+        Raises:
+            AnnotateError: the engine fails, or there is no such frame.
+        """
+        with self._lock:
+            revision, table, digests = self.session.revision, self.table, dict(self.digests)
+            wanted = [
+                prompt.object_id
+                for prompt in table.prompts
+                if prompt.frame == frame
+                and prompt.is_positive
+                and (prompt.object_id, frame, digests[prompt.object_id]) not in self._previews
+                and frame not in self.tracks.frames(prompt.object_id, digests[prompt.object_id])
+            ]
+        if wanted:
+            future = self._thread.call(
+                lambda: self.engine.preview(frame, table, wanted), _CLICK
+            )
+            found = {obj.track: obj for obj in future.result(_WAIT_SECONDS)}
+            with self._lock:
+                for object_id in wanted:
+                    key = object_id, frame, digests[object_id]
+                    self._previews[key] = found.get(object_id)
+        return self._masks(frame, revision, digests)
+
+    def preview(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the mask that one more point would give; a later call ends this one.
+
+        Raises:
+            PromptError: the point cannot be set.
+        """
+        with self._lock:
+            document = self.session.preview({"kind": "point", **record})
+            table = prompt_table_of(document, self.session.scope)
+            if self._hover is not None:
+                self._hover.cancel()
+            frame, object_id = int(record["frame"]), int(record["object"])
+            self._hover = future = self._thread.call(
+                lambda: self.engine.preview(frame, table, [object_id]), _HOVER
+            )
+        try:
+            found = future.result(_WAIT_SECONDS)
+        except BaseException as error:
+            if future.cancelled():
+                return {"mask": None}
+            raise error
+        return _mask_record(found[0]) if found else {"mask": None}
+
+    # --- what a person does
+
+    def act(self, action: Mapping[str, Any], client: str = "") -> None:
+        """Do an action of a page.
+
+        Raises:
+            PromptError: it cannot be done, or another page edits.
+            OutputError: it cannot be saved.
+        """
+        with self._lock:
+            if client and client != self._writer_client:
+                raise PromptError("another tab edits this session: take it over first")
+            kind = action.get("kind")
+            if kind == "undo":
+                self.session.undo()
+            elif kind == "redo":
+                self.session.redo()
+            else:
+                self.session.act(self._expanded(action))
+            self._take_prompts()
+        self._tell_all()
+
+    def take_over(self, client: str) -> None:
+        """Let another page edit."""
+        with self._lock:
+            self._writer_client = client
+        self._tell_all()
+
+    def see(self, frames: Sequence[int]) -> None:
+        """Note that a person has looked at frames."""
+        with self._lock:
+            count = self.video.frame_count or 0
+            self.session.note_seen(int(each) for each in frames if 0 <= int(each) < count)
+
+    def set_range(self, start: int, stop: int) -> None:
+        """Choose the frames that are propagated: from `start` up to, not including, `stop`."""
+        if not 0 <= int(start) < int(stop) <= (self.video.frame_count or 0):
+            raise PromptError(f"frames {start} to {stop} are not a part of the clip")
+        with self._lock:
+            self.limits = int(start), int(stop)
+
+    def settle_outside_edit(self, *, take: bool) -> None:
+        """Take the points file as another program left it, or write it again."""
+        with self._lock:
+            if take:
+                self.session.take_outside_edit()
+            else:
+                self.session.keep_own_rows()
+            self._take_prompts()
+        self._tell_all()
+
+    def run(self, frame: int, direction: str, ids: Sequence[int] | None) -> None:
+        """Begin to propagate from a frame: all objects, or some.
+
+        Raises:
+            PromptError: no object has a prompt, or no frame is left.
+        """
+        if direction not in DIRECTIONS:
+            raise PromptError(f"direction: expected one of {', '.join(DIRECTIONS)}")
+        with self._lock:
+            known = sorted(self.digests)
+            chosen = known if ids is None else [each for each in known if each in set(ids)]
+            if not chosen:
+                raise PromptError("no object has a point yet: click inside one first")
+            self.backward |= -1 in DIRECTIONS[direction]
+            run = _Run(direction, {key: self.digests[key] for key in chosen}, int(frame))
+            self._run = run
+        self._thread.start_job(self._propagate(run))
+        self._tell_all()
+
+    def stop(self) -> None:
+        """Stop propagating; what is done stays."""
+        self._thread.stop_job()  # after the step that runs
+        with self._lock:
+            self._run = None
+        self._tell_all()
+
+    def save(self) -> str:
+        """Write the items as the command line does; returns a message for the page."""
+        return self.writer.save(self.backward)
+
+    def build_dataset(self) -> str:
+        """Build a dataset of the saved items; returns a message for the page."""
+        return self.writer.build_dataset(self.session.document, self.backward)
+
+    # --- inside
+
+    def _expanded(self, action: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Turn the acceptance of proposed boxes into the boxes themselves, which the log keeps."""
+        if action.get("kind") != "accept":
+            return action
+        frame = int(action["frame"])
+        proposed = self.proposals.get(frame, ())
+        if not proposed:
+            raise PromptError("no boxes are proposed on this frame")
+        first = max(self.session.document.object_ids(), default=0) + 1
+        boxes = [
+            dict(zip(("x1", "y1", "x2", "y2"), obj.box, strict=True))
+            | {"frame": frame, "object": first + number, "class": obj.label}
+            for number, obj in enumerate(proposed)
+        ]
+        return {"kind": "boxes", "boxes": boxes}
+
+    def _take_prompts(self) -> None:
+        """Give the engine the present prompts; a run that is under way is stopped if it must be."""
+        self.table = prompt_table_of(self.session.document, self.session.scope)
+        old, self.digests = getattr(self, "digests", {}), self._digests()
+        self._previews = {
+            key: value
+            for key, value in getattr(self, "_previews", {}).items()
+            if self.digests.get(key[0]) == key[2]
+        }
+        table = self.table
+        self.context = "" if self.engine.independent else table.digest()
+        changed = {key for key in {*old, *self.digests} if old.get(key) != self.digests.get(key)}
+        if self._run is not None and changed & set(self._run.digests):
+            self._thread.stop_job()
+            self._run = None
+        self._thread.call(lambda: self.engine.set_prompts(table), _CLICK)
+
+    def _digests(self) -> dict[int, str]:
+        """Name the prompts of each object."""
+        return {key: self.table.of_objects({key}).digest() for key in self.table.labels}
+
+    def _propagate(self, run: _Run) -> Iterator[None]:
+        """Track and send each frame's masks; a step of the engine thread."""
+        for direction in DIRECTIONS[run.direction]:
+            start, stop = self.limits
+            run.total += stop - run.first if direction > 0 else run.first - start + 1
+            ids = sorted(run.digests)
+            results = self.engine.propagate(ids, run.first, direction, self.limits)
+            for frame, found in results:
+                with self._lock:
+                    for object_id, result in found.items():
+                        self.tracks.put(object_id, run.digests[object_id], frame, result)
+                    run.done += 1
+                    revision, digests = self.session.revision, dict(self.digests)
+                self.events.append({"masks": self._masks(frame, revision, digests)})
+                yield
+        with self._lock:
+            self._run = None
+        self._tell_all(message=f"propagated {run.done} frames")
+
+    def _job_failed(self, error: Exception) -> None:
+        with self._lock:
+            self._run = None
+        self._tell_all(error=str(error))
+
+    def _tell_all(self, **more: Any) -> None:
+        """Send the present state to all pages."""
+        self.events.append({"state": self.state(""), **more})
+
+    def _masks(self, frame: int, revision: int, digests: Mapping[int, str]) -> dict[str, Any]:
+        objects = []
+        lost = []
+        with self._lock:
+            for object_id, digest in sorted(digests.items()):
+                if self._builder.is_gone(object_id, frame):
+                    continue
+                preview = self._previews.get((object_id, frame, digest))
+                known = self.tracks.get(object_id, digest, self.context, frame)
+                if known is not None and (known[1] != "stale" or preview is None):
+                    result, status = known
+                    if result.found is None:
+                        lost.append(object_id)
+                    else:
+                        objects.append(_mask_record(result.found) | {"status": status})
+                elif preview is not None:
+                    objects.append(_mask_record(preview) | {"status": "provisional"})
+        return {"frame": frame, "rev": revision, "objects": objects, "lost": lost}
+
+
+def _mask_record(obj: Object) -> dict[str, Any]:
+    mask = None if obj.mask is None else {"size": obj.mask["size"], "counts": obj.mask["counts"]}
+    return {
+        "id": obj.track,
+        "mask": mask,
+        "box": list(obj.box),
+        "score": obj.score,
+        "flags": list(obj.flags),
+        "status": "provisional",
+    }
+
+

@@ -1,0 +1,192 @@
+"""Build the state that the point page shows from the parts of an editor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from annotate.items.points import DEFAULT_LABEL, PromptScope
+from annotate.palette import label_colour
+from annotate.prompts import PromptTable, prompt_table
+from annotate.viewing.review import find_frames
+from annotate.web.point.document import Document
+from annotate.web.point.table import BOX_CORNERS, GONE, POSITIVE
+from annotate.web.point.tracks import spans, to_items
+
+if TYPE_CHECKING:
+    from annotate.web.point.editor import Editor
+
+_QUEUE_LENGTH = 24  # frames worth a look
+_NEAR_REVIEWED = 3  # frames: so near to a frame that looks right, no other is proposed
+
+
+def prompt_table_of(document: Document, scope: PromptScope) -> PromptTable:
+    """Make the prompts of a document, as the command line makes them of its file."""
+    import pandas as pd
+
+    from annotate.items.points import read_points
+
+    rows = [
+        (row.frame, row.object_id, row.x, row.y, row.label, row.label_class)
+        for row in document.rows
+    ]
+    columns = ["frame_id", "object_id", "x", "y", "label", "class"]
+    points = read_points(pd.DataFrame(rows, columns=columns, dtype=object), scope)
+    return prompt_table(points, scope=scope)
+
+
+class StateBuilder:
+    """Builds states; what does not change from one to the next is kept."""
+
+    def __init__(self, editor: Editor) -> None:
+        self._editor = editor
+        self._serial = 0
+        self._queue: tuple[object, list[dict[str, Any]], dict[int, list[int]]] | None = None
+
+    def build(self, run: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the state; `run` describes the propagation that is under way."""
+        editor, document = self._editor, self._editor.session.document
+        self._serial += 1
+        queue, flagged = self._worth_a_look(document)
+        classes = self._classes(document)
+        outside = editor.session.outside_edit()
+        objects = [
+            self._object(document, object_id, classes, flagged.get(object_id, []))
+            for object_id in document.object_ids()
+        ]
+        video = editor.video
+        return {
+            "serial": self._serial,
+            "event": editor.events.last,
+            "rev": editor.session.revision,
+            "clip": {
+                "name": video.name,
+                "width": video.width,
+                "height": video.height,
+                "frames": video.frame_count,
+                "rate": float(video.rate),
+                "engine": editor.engine_name,
+            },
+            "range": list(editor.limits),
+            "objects": objects,
+            "classes": classes,
+            "next_class": self._next_class(document, classes),
+            "reviewed": sorted(document.reviewed),
+            "looked": spans(editor.session.seen),
+            "looked_share": len(editor.session.seen) / max(video.frame_count or 1, 1),
+            "provisional": sum(
+                stop - start for each in objects for start, stop in each["lanes"]["provisional"]
+            ),
+            "queue": queue,
+            "proposals": self._proposals(document),
+            "running": run,
+            "can_undo": editor.session.can_undo,
+            "can_redo": editor.session.can_redo,
+            "points_file": editor.session.points.name,
+            "save_error": editor.session.save_error,
+            "outside": None
+            if outside is None
+            else {
+                "added": len(outside.added),
+                "removed": len(outside.removed),
+                "error": outside.error,
+            },
+        }
+
+    def is_gone(self, object_id: int, frame: int) -> bool:
+        """Return whether an object is gone on a frame, as a person said."""
+        return any(
+            start <= frame < stop
+            for start, stop in self._gone_spans(self._editor.session.document, object_id)
+        )
+
+    def _gone_spans(self, document: Document, object_id: int) -> list[tuple[int, int]]:
+        changes = sorted(
+            {
+                (row.frame, row.label == GONE)
+                for row in document.rows
+                if row.object_id == object_id and row.label in (GONE, POSITIVE, *BOX_CORNERS)
+            }
+        )
+        found, start = [], None
+        for frame, gone in changes:
+            if gone and start is None:
+                start = frame
+            elif not gone and start is not None:
+                found.append((start, frame))
+                start = None
+        if start is not None:
+            found.append((start, self._editor.video.frame_count or start + 1))
+        return found
+
+    def _classes(self, document: Document) -> list[str]:
+        """List the classes: of the vocabulary, and those of the objects as they came."""
+        labels = list(self._editor.session.scope.labels or ())
+        used = [document.class_of(each) or DEFAULT_LABEL for each in document.object_ids()]
+        return list(dict.fromkeys([*labels, *used]))
+
+    def _next_class(self, document: Document, classes: list[str]) -> str:
+        """Choose the class of a new object: that of the object with the last row."""
+        last = next((row.label_class for row in reversed(document.rows) if row.label_class), "")
+        return last or (classes[0] if classes else DEFAULT_LABEL)
+
+    def _object(
+        self, document: Document, object_id: int, classes: list[str], flagged: list[int]
+    ) -> dict[str, Any]:
+        editor = self._editor
+        label = document.class_of(object_id) or DEFAULT_LABEL
+        colour = label_colour(label, classes, object_id)
+        rows = [row for row in document.rows if row.object_id == object_id]
+        digest = editor.digests.get(object_id, "")
+        lanes = editor.tracks.lanes(object_id, digest, editor.context, flagged)
+        return {
+            "id": object_id,
+            "class": label,
+            "colour": colour.hex,
+            "text_colour": colour.text_colour.hex,
+            "rows": [
+                {"frame": row.frame, "x": row.x, "y": row.y, "label": row.label} for row in rows
+            ],
+            "prompts": sorted({row.frame for row in rows if row.label != GONE}),
+            "lanes": lanes | {"gone": self._gone_spans(document, object_id)},
+        }
+
+    def _worth_a_look(
+        self, document: Document
+    ) -> tuple[list[dict[str, Any]], dict[int, list[int]]]:
+        """Return the frames worth a look, worst first, and the flagged frames of each object."""
+        editor = self._editor
+        key = editor.session.revision, editor.tracks.version
+        if self._queue is not None and self._queue[0] == key:
+            return self._queue[1:]
+        video = editor.video
+        items = to_items(
+            editor.tracks, editor.digests, video.name, (video.width, video.height), video.rate
+        )
+        prompted = {row.frame for row in document.rows}
+        settled = {
+            frame + step
+            for frame in document.reviewed
+            for step in range(-_NEAR_REVIEWED, _NEAR_REVIEWED + 1)
+        } | prompted
+        found = find_frames([each for each in items if each.frame not in settled], _QUEUE_LENGTH)
+        stops: list[dict[str, Any]] = []
+        flagged: dict[int, list[int]] = {}
+        for each in found:
+            reason = each.reasons[0]
+            why = ", ".join(dict.fromkeys(one.text for one in each.reasons))
+            stops.append({"frame": each.item.frame, "object": reason.track, "why": why})
+            for one in each.reasons:
+                if one.track is not None:
+                    flagged.setdefault(one.track, []).append(each.item.frame)
+        self._queue = key, stops, flagged
+        return stops, flagged
+
+    def _proposals(self, document: Document) -> dict[int, list[dict[str, Any]]]:
+        """Return the proposed boxes of frames on which no object has points yet."""
+        prompted = {row.frame for row in document.rows}
+        return {
+            frame: [{"box": list(obj.box), "class": obj.label} for obj in objects]
+            for frame, objects in self._editor.proposals.items()
+            if frame not in prompted
+        }
