@@ -134,7 +134,7 @@ class PointApp:
             except TimeoutError:
                 yield "\n"  # the server finds out that the page is gone
                 continue
-            for after, event in batch:  # noqa: B020  # the number of the last one is kept
+            for after, event in batch:  # the number of the last one is kept
                 yield json.dumps({"event": after, **event}) + "\n"
 
     def _act(self, record: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from annotate.errors import PromptError
@@ -29,7 +28,11 @@ DIRECTIONS = {"forward": (1,), "backward": (-1,), "both": (1, -1)}
 class PointEngine(Protocol):
     """What the page asks of an engine; all methods are called in one thread."""
 
-    independent: bool  # a change of one object's prompts leaves the masks of the others
+    pictures: PictureStore  # set by the editor
+
+    @property
+    def independent(self) -> bool:
+        """Whether the masks of an object do not depend on the other objects."""
 
     def set_prompts(self, table: PromptTable) -> None:
         """Take the present prompts of all objects."""
@@ -82,6 +85,7 @@ class Editor:
     def __post_init__(self) -> None:
         count = self.video.frame_count or 0
         self.pictures = PictureStore(self.video.path, count)
+        self.engine.pictures = self.pictures
         self.tracks, self.events = Tracks(), EventStream()
         self.limits = (0, count)
         self.backward = False  # whether the result is tracked backward too
@@ -127,9 +131,7 @@ class Editor:
                 and frame not in self.tracks.frames(prompt.object_id, digests[prompt.object_id])
             ]
         if wanted:
-            future = self._thread.call(
-                lambda: self.engine.preview(frame, table, wanted), _CLICK
-            )
+            future = self._thread.call(lambda: self.engine.preview(frame, table, wanted), _CLICK)
             found = {obj.track: obj for obj in future.result(_WAIT_SECONDS)}
             with self._lock:
                 for object_id in wanted:
@@ -300,7 +302,8 @@ class Editor:
                 self.events.append({"masks": self._masks(frame, revision, digests)})
                 yield
         with self._lock:
-            self._run = None
+            if self._run is run:
+                self._run = None
         self._tell_all(message=f"propagated {run.done} frames")
 
     def _job_failed(self, error: Exception) -> None:
@@ -342,5 +345,3 @@ def _mask_record(obj: Object) -> dict[str, Any]:
         "flags": list(obj.flags),
         "status": "provisional",
     }
-
-

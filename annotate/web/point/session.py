@@ -7,7 +7,7 @@ be built again from the log alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,9 @@ class PointSession:
             self._push(replace(self.document, table=self._table_of(record["load"])))
             return
         step = 1 if "redo" in record else -1
-        if not ({"undo", "redo"} & set(record) and 0 <= self._position + step < len(self._documents)):
+        if not (
+            {"undo", "redo"} & set(record) and 0 <= self._position + step < len(self._documents)
+        ):
             raise ItemsError(f"{log_path(self.points)}: damaged: {record}")
         self._position += step
         self.revision += 1

@@ -1,0 +1,94 @@
+"""Open the point page of a clip: find its files, load its engine and proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from annotate import prompts
+from annotate.items import journal
+from annotate.items.records import Object, Vocabulary
+from annotate.plugins import optional_member
+from annotate.prompts import PromptTable
+from annotate.propagators.job import PROPAGATORS, Job
+from annotate.video import reader
+from annotate.web.point.editor import Editor
+from annotate.web.point.engine import PropagatorEngine
+from annotate.web.point.session import PointSession
+from annotate.web.point.writer import PropagatorWriter
+
+
+@dataclass(frozen=True)
+class PointFiles:
+    """The files of a session: the points, the items that they give, and the dataset."""
+
+    points: Path
+    items: Path
+    dataset: Path
+
+    @classmethod
+    def beside(cls, clip: Path, points: Path | None, items: Path | None) -> PointFiles:
+        """Choose the files that are not given: in the working folder, by the clip's name."""
+        points = points or Path(f"{clip.stem}-points.csv")
+        items = items or points.with_name(f"{clip.stem}-masks.jsonl")
+        return cls(points, items, items.with_name(f"{clip.stem}-dataset"))
+
+
+@dataclass(frozen=True)
+class PointOptions:
+    """How the points of a clip are propagated, as `annotate propagate` has it."""
+
+    engine: str = "light"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    start: int = 0
+    stop: int | None = None
+    vocabulary: Vocabulary | None = None
+    boxes: Path | None = None  # a file of items: boxes to accept as prompts
+    min_score: float = 0.25
+
+
+@contextmanager
+def open_editor(clip: Path, files: PointFiles, options: PointOptions) -> Iterator[Editor]:
+    """Open the editor of a clip while the context lasts.
+
+    Raises:
+        VideoError: the clip cannot be read.
+        PromptError: the points cannot be used.
+        UnknownName, MissingPackage, MissingWeights: the engine cannot be used.
+        ItemsError, OutputError: the session is of another clip, or cannot be written.
+    """
+    video = reader.probe(clip)
+    labels = None if options.vocabulary is None else options.vocabulary.labels
+    scope = prompts.clip_scope(video, labels)
+    plugin = PROPAGATORS.load(options.engine, **options.settings)
+    optional_member(plugin, "ready")()
+    table = PromptTable((), {})
+    start, stop = options.start, options.stop
+    job = Job(plugin, options.engine, clip, table, start, stop, False, options.vocabulary)
+    proposals = {} if options.boxes is None else _read_proposals(options.boxes, options.min_score)
+    session = PointSession(
+        files.points, scope, {"clip": video.name, "fingerprint": video.fingerprint}
+    )
+    editor = Editor(
+        video,
+        session,
+        PropagatorEngine(job),
+        PropagatorWriter(job, files.points, scope, files.items, files.dataset),
+        options.engine,
+        proposals,
+    )
+    try:
+        yield editor
+    finally:
+        editor.close()
+
+
+def _read_proposals(path: Path, min_score: float) -> dict[int, list[Object]]:
+    """Read the boxes of a detector, by frame; those with a low score are left out."""
+    return {
+        item.frame: [obj for obj in item.objects if obj.score is None or obj.score >= min_score]
+        for item in journal.read(path)
+    }
