@@ -71,7 +71,8 @@ class PointSession:
             self._replay(begin)
         self._saved = self._file_digest()
         self._is_own_file = self._saved is None or self._was_written_here(self._saved)
-        if self._is_own_file and self._saved != _digest(self.document.table.to_csv()):
+        is_new = self._saved is None and not self.document.rows
+        if self._is_own_file and not is_new and self._saved != _digest(self.document.table.to_csv()):
             self._write()  # a crash came between the log and the file
 
     @property
@@ -145,8 +146,9 @@ class PointSession:
         digest = self._file_digest()
         if digest == self._saved and self._is_own_file:
             return None
-        if digest is None:
-            self._write()
+        if digest is None:  # removed by another program: it is written again
+            if self._saved is not None:
+                self._write()
             return None
         try:
             theirs = read_point_table(self.points, self.scope).rows

@@ -57,7 +57,9 @@ class Tracks:
         self, object_id: int, digest: str, context: str, frame: int
     ) -> tuple[TrackedFrame, Status] | None:
         """Return a result and whether it is of the present prompts; None where there is none."""
-        versions = self._versions.get(object_id, OrderedDict())
+        versions = self._versions.get(object_id)
+        if versions is None:
+            return None
         if (result := versions.get(digest, {}).get(frame)) is not None:
             return result, "tracked" if result.is_settled(context) else "provisional"
         for other in reversed(versions):

@@ -45,7 +45,7 @@ function showFrame() {
   const { state } = model, frame = view.shown;
   if (frame === null) return;
   if (document.activeElement !== byId("frame")) byId("frame").value = frame;
-  byId("time").textContent = `of ${state.clip.frames - 1}, ${clock(state.clip.seconds[frame] ?? frame / state.clip.rate)}`;
+  byId("time").textContent = `of ${state.clip.frames - 1}, ${clock(frame / state.clip.rate)}`;
   showPoints();
   showMasks();
   lanes.show(state, frame, current);
@@ -475,7 +475,7 @@ async function start() {
   connect();
   current = model.state.objects[0]?.id ?? 1;
   showNotices();
-  await goTo(model.state.last_frame ?? clip.start);
+  await goTo(model.state.range[0]);
   byId("stage").focus();
   document.body.dataset.ready = "true";
 }
