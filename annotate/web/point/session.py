@@ -72,7 +72,11 @@ class PointSession:
         self._saved = self._file_digest()
         self._is_own_file = self._saved is None or self._was_written_here(self._saved)
         is_new = self._saved is None and not self.document.rows
-        if self._is_own_file and not is_new and self._saved != _digest(self.document.table.to_csv()):
+        if (
+            self._is_own_file
+            and not is_new
+            and self._saved != _digest(self.document.table.to_csv())
+        ):
             self._write()  # a crash came between the log and the file
 
     @property

@@ -1,0 +1,261 @@
+"""The requests of the point page: each answers the state, and an error is one line."""
+
+import http.client
+import json
+
+import pytest
+from local_server import Client
+from point_page import SIDE, square_editor
+
+from annotate.items.records import Object
+from annotate.web.point.app import serving
+from annotate.web.server import TOKEN_HEADER
+
+
+@pytest.fixture
+def editor(demo, tmp_path):
+    with square_editor(demo, tmp_path / "points.csv") as editor:
+        yield editor
+
+
+@pytest.fixture
+def client(editor):
+    with serving(editor) as address:
+        client = Client(address)
+        client.json("state?client=me")
+        yield client
+
+
+def act(client, kind, who="me", **fields):
+    return client.json("act", {"client": who, "action": {"kind": kind, **fields}})
+
+
+def click(client, frame, object_id, x, y, label=1, **fields):
+    return act(client, "point", frame=frame, object=object_id, x=x, y=y, label=label, **fields)
+
+
+class Watch:
+    """Reads the events of a server, line by line."""
+
+    def __init__(self, client, after=0):
+        self.connection = http.client.HTTPConnection(client.host, client.port, timeout=30)
+        headers = {TOKEN_HEADER: client.token}
+        self.connection.request("GET", f"/watch?after={after}", headers=headers)
+        self.answer = self.connection.getresponse()
+
+    def next(self, key):
+        """Read up to the next event that has a key."""
+        while line := self.answer.readline():
+            event = json.loads(line) if line.strip() else {}
+            if key in event:
+                return event
+        raise AssertionError(f"no event with {key}")
+
+    def close(self):
+        self.connection.close()
+
+
+def test_a_frame_is_the_jpeg_of_its_index(client, editor):
+    for index in (0, 139, 7, 6):
+        status, body = client.request(f"frame/{index}")
+        assert status == 200 and body == editor.pictures.jpeg(index).jpeg
+    assert client.status("frame/140") == client.status("frame/-1") == 404
+
+
+def test_a_click_gives_the_mask_of_its_frame(client):
+    state = click(client, 3, 1, 100, 200, **{"class": "imp"})
+    assert state["rev"] == 1 and state["can_undo"]
+    (found,) = state["objects"]
+    assert (found["class"], found["prompts"]) == ("imp", [3])
+    masks = client.json("masks/3")
+    assert masks["rev"] == 1
+    assert masks["objects"][0]["box"] == [100 - SIDE / 2, 180, 120, 220]
+    assert client.json("masks/4")["objects"] == []
+
+
+def test_a_preview_changes_nothing(client, editor):
+    record = {"frame": 3, "object": 1, "x": 50, "y": 60, "label": 1}
+    assert client.json("preview", record)["box"] == [30, 40, 70, 80]
+    assert client.status("preview", record | {"x": 900}) == 400
+    assert client.status("preview", record | {"label": 0}) == 400  # nothing to take away from
+    assert client.json("state?client=me")["rev"] == 0
+    assert not editor.session.points.exists()
+
+
+def test_a_run_is_streamed_and_fills_the_lane(client):
+    click(client, 10, 1, 100, 200)
+    watch = Watch(client)
+    client.json("run", {"client": "me", "frame": 10, "direction": "both"})
+    frames = []
+    while True:
+        event = watch.next("event")
+        if "masks" in event:
+            frames.append(event["masks"]["frame"])
+            assert event["masks"]["objects"][0]["status"] == "tracked"
+        if "message" in event:
+            break
+    assert frames == [*range(10, 140), *range(10, -1, -1)]
+    assert event["state"]["objects"][0]["lanes"]["tracked"] == [[0, 140]]
+    assert event["state"]["running"] is None
+    watch.close()
+
+
+def test_a_click_is_answered_while_it_propagates_and_stop_keeps_what_is_done(client, editor):
+    click(client, 0, 1, 100, 200)
+    click(client, 50, 2, 300, 300)
+    watch = Watch(client, editor.events.last)
+    editor.engine.gate.clear()
+    client.json("run", {"client": "me", "frame": 0, "direction": "forward", "objects": [1]})
+    editor.engine.gate.set()
+    watch.next("masks")
+    state = click(client, 50, 2, 310, 300)  # another object: the run goes on
+    assert state["running"] is not None or state["objects"][0]["lanes"]["tracked"] == [[0, 140]]
+    client.json("stop", {"client": "me"})
+    state = client.json("state?client=me")
+    assert state["running"] is None
+    (span,) = state["objects"][0]["lanes"]["tracked"]
+    assert span[0] == 0 and span[1] >= 1
+    watch.close()
+
+
+def test_undo_brings_back_the_masks_of_earlier_points(client, editor):
+    click(client, 0, 1, 100, 200)
+    watch = Watch(client, editor.events.last)
+    client.json("run", {"client": "me", "frame": 0, "direction": "forward"})
+    watch.next("message")
+    changed = click(client, 5, 1, 400, 200)["objects"][0]["lanes"]
+    assert changed["tracked"] == [] and changed["stale"] == [[0, 140]]
+    assert client.json("masks/60")["objects"][0]["status"] == "stale"
+    undone = act(client, "undo")["objects"][0]["lanes"]
+    assert undone["tracked"] == [[0, 140]] and undone["stale"] == []
+    assert client.json("masks/60")["objects"][0]["status"] == "tracked"
+    watch.close()
+
+
+def test_masks_of_dependent_objects_are_provisional_after_a_change(demo, tmp_path):
+    with (
+        square_editor(demo, tmp_path / "points.csv", independent=False) as editor,
+        serving(editor) as address,
+    ):
+        client = Client(address)
+        client.json("state?client=me")
+        click(client, 0, 1, 100, 200)
+        watch = Watch(client, editor.events.last)
+        client.json("run", {"client": "me", "frame": 0, "direction": "forward"})
+        watch.next("message")
+        state = click(client, 0, 2, 300, 300)
+        assert state["objects"][0]["lanes"]["provisional"] == [[0, 140]]
+        assert state["provisional"] == 140
+        watch.close()
+
+
+def test_a_gone_object_has_no_mask_until_its_next_point(client, editor):
+    click(client, 0, 1, 100, 200)
+    watch = Watch(client, editor.events.last)
+    client.json("run", {"client": "me", "frame": 0, "direction": "forward"})
+    watch.next("message")
+    act(client, "gone", frame=20, object=1)
+    state = click(client, 40, 1, 300, 300)
+    assert state["objects"][0]["lanes"]["gone"] == [[20, 40]]
+    assert client.json("masks/30")["objects"] == []
+    assert client.json("masks/19")["objects"] and client.json("masks/41")["objects"]
+    watch.close()
+
+
+def test_an_engine_that_fails_keeps_its_frames_and_the_page(client, editor):
+    click(client, 0, 1, 100, 200)
+    editor.engine.fail_on = 7
+    watch = Watch(client, editor.events.last)
+    client.json("run", {"client": "me", "frame": 0, "direction": "forward"})
+    event = watch.next("error")
+    assert event["error"] == "the engine failed: RuntimeError: out of memory"
+    assert event["state"]["objects"][0]["lanes"]["tracked"] == [[0, 7]]
+    assert click(client, 0, 1, 120, 200)["rev"] == 2
+    watch.close()
+
+
+def test_a_second_page_reads_until_it_takes_over(client):
+    assert not client.json("state?client=me")["reader"]
+    assert client.json("state?client=other")["reader"]
+    action = {"kind": "point", "frame": 0, "object": 1, "x": 5, "y": 5, "label": 1}
+    status, body = client.request("act", {"client": "other", "action": action})
+    assert status == 400 and b"another tab" in body
+    assert not client.json("take-over", {"client": "other"})["reader"]
+    assert act(client, who="other", **action)["rev"] == 1
+    assert client.json("state?client=me")["reader"]
+
+
+def test_proposed_boxes_become_prompts_by_one_action(demo, tmp_path):
+    boxes = {3: [Object("imp", (10, 20, 50, 60), 0.8), Object("demon", (100, 100, 140, 180), 0.7)]}
+    with (
+        square_editor(demo, tmp_path / "points.csv", proposals=boxes) as editor,
+        serving(editor) as address,
+    ):
+        client = Client(address)
+        state = client.json("state?client=me")
+        assert [each["class"] for each in state["proposals"]["3"]] == ["imp", "demon"]
+        state = act(client, "accept", frame=3)
+        assert [each["class"] for each in state["objects"]] == ["imp", "demon"]
+        assert state["proposals"] == {}
+        assert client.json("masks/3")["objects"][0]["box"] == [10, 20, 50, 60]
+        assert act(client, "undo")["objects"] == []
+        assert (
+            client.status("act", {"client": "me", "action": {"kind": "accept", "frame": 9}}) == 400
+        )
+
+
+def test_what_was_looked_at_is_counted_and_kept(client, editor):
+    client.json("seen", {"client": "me", "frames": [0, 1, 2, 2, 999, -4]})
+    state = act(client, "reviewed", frame=1)
+    assert state["looked"] == [[0, 3]] and state["reviewed"] == [1]
+    assert state["looked_share"] == pytest.approx(3 / 140)
+
+
+def test_saving_runs_in_the_directions_that_were_used(client, editor):
+    click(client, 5, 1, 100, 200)
+    assert client.json("save", {"client": "me"})["message"] == "saved masks.jsonl"
+    watch = Watch(client, editor.events.last)
+    client.json("run", {"client": "me", "frame": 5, "direction": "backward"})
+    watch.next("message")
+    client.json("save", {"client": "me"})
+    act(client, "reviewed", frame=5)
+    assert client.json("dataset", {"client": "me"})["message"] == "built dataset"
+    assert editor.writer.calls == [("save", False), ("save", True), ("dataset", [5])]
+    watch.close()
+
+
+def test_points_edited_outside_are_shown_and_settled(client, editor):
+    click(client, 0, 1, 100, 200)
+    editor.session.points.write_text("frame_id,object_id,x,y,label,class\n4,7,5,5,1,imp\n")
+    state = client.json("state?client=me")
+    assert state["outside"] == {"added": 1, "removed": 1, "error": ""}
+    action = {"kind": "point", "frame": 0, "object": 1, "x": 1, "y": 1, "label": 1}
+    status, body = client.request("act", {"client": "me", "action": action})
+    assert status == 400 and b"changed by another program" in body
+    state = client.json("outside", {"client": "me", "take": True})
+    assert [each["id"] for each in state["objects"]] == [7]
+    assert [each["id"] for each in act(client, "undo")["objects"]] == [1]
+
+
+@pytest.mark.parametrize(
+    ("path", "record"),
+    [
+        ("act", {"client": "me"}),
+        ("act", {"client": "me", "action": 3}),
+        ("act", {"client": "me", "action": {"kind": "drop"}}),
+        ("act", {"client": "me", "action": {"kind": "undo"}}),
+        ("act", [1]),
+        ("run", {"client": "me", "frame": 0, "direction": "forward"}),
+        ("run", {"client": "me", "frame": 0, "direction": "up"}),
+        ("run", {"client": "me"}),
+        ("range", {"client": "me", "start": 5, "stop": 5}),
+        ("range", {"client": "me", "start": "x", "stop": 5}),
+        ("seen", {"client": "me", "frames": "abc"}),
+        ("preview", {"frame": 0}),
+        ("outside", {"client": "me"}),
+    ],
+)
+def test_requests_that_cannot_be_used_get_one_line(client, path, record):
+    status, body = client.request(path, record)
+    assert status == 400 and body and b"\n" not in body
+    assert client.json("state?client=me")["rev"] == 0
