@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from annotate.errors import PromptError, VideoError
-from annotate.items.points import GONE, default_label
+from annotate.items.points import BOX_CORNERS, GONE, default_label
 from annotate.items.points import PromptScope as PromptScope
 from annotate.items.points import read_points as read_points
 from annotate.items.records import Box, Mask, Prompt
@@ -80,11 +80,7 @@ def prompt_table(
         labels = _object_labels(points)
         for _, group in points.groupby(["frame_id", "object_id"], sort=True):
             frame, object_id = int(group["frame_id"].iloc[0]), int(group["object_id"].iloc[0])
-            xy, inside = group[["x", "y"]].to_numpy(float), group["label"].to_numpy(np.int64)
-            given = inside != GONE
-            prompts[frame, object_id] = Prompt(
-                frame, object_id, xy[given], inside[given], gone=not given.all()
-            )
+            prompts[frame, object_id] = _prompt_from_rows(frame, object_id, group)
     for frame, object_id, box in boxes:
         prompt = prompts.get((frame, object_id), Prompt(frame, object_id))
         prompts[frame, object_id] = replace(prompt, box=box)
@@ -95,6 +91,19 @@ def prompt_table(
     default = default_label(scope)
     _check_starts(ordered)
     return PromptTable(ordered, {p.object_id: labels.get(p.object_id, default) for p in ordered})
+
+
+def _prompt_from_rows(frame: int, object_id: int, rows: pd.DataFrame) -> Prompt:
+    """Make a prompt of all rows of one object on one frame."""
+    xy, labels = rows[["x", "y"]].to_numpy(float), rows["label"].to_numpy(np.int64)
+    corners = np.concatenate([xy[labels == label] for label in BOX_CORNERS])
+    box: Box | None = None
+    if len(corners):
+        x1, y1, x2, y2 = corners.ravel().tolist()
+        box = x1, y1, x2, y2
+    is_point = (labels == 0) | (labels == 1)
+    gone = bool((labels == GONE).any())
+    return Prompt(frame, object_id, xy[is_point], labels[is_point], box, gone=gone)
 
 
 def _object_labels(points: pd.DataFrame) -> dict[int, str]:

@@ -51,7 +51,7 @@ BAD_ROWS = {
     "row 1, column frame_id: expected a frame of the clip, 0 to 99": "100,3,1,1,1,mech",
     "row 1, column frame_id: expected a whole number from 0, got '1.5'": "1.5,3,1,1,1,mech",
     "row 1, column object_id: expected a whole number from 0, got '-3'": "1,-3,1,1,1,mech",
-    r"row 1, column label: expected 1 \(inside the object\), 0": "1,3,1,1,2,mech",
+    r"row 1, column label: expected 1 \(inside the object\), 0": "1,3,1,1,5,mech",
     r"row 1, column label: expected 1 .* got '-2'": "1,3,,,-2,mech",
     r"row 1, column x: expected no value in a row with label -1 .* got '0'": "1,3,0,0,-1,mech",
     "row 3: the same point as row 2": "1,3,1,1,1,mech\n4,3,,,-1,mech\n4,3,,,-1,mech",
@@ -247,3 +247,41 @@ def test_a_prompt_of_absence_is_part_of_the_digest(tmp_path):
         for row in ("", "4,3,,,-1,\n", "5,3,,,-1,\n")
     }
     assert len(digests) == 3
+
+
+def boxed(*rows):
+    table = pd.DataFrame(rows, columns=["frame_id", "object_id", "x", "y", "label"])
+    return prompts.prompt_table(prompts.read_points(table, SCOPE), scope=SCOPE)
+
+
+def test_two_rows_are_the_corners_of_a_box():
+    width, height = SCOPE.size_wh
+    table = boxed(
+        (0, 1, 20, 30, 3),
+        (0, 1, 5, 6, 2),
+        (0, 1, 5, 6, 1),
+        (2, 1, 1, 1, 2),
+        (2, 1, width, height, 3),
+    )
+    first, second = table.prompts
+    assert first.box == (5, 6, 20, 30) and first.points_xy.tolist() == [[5, 6]]
+    assert second.box == (1, 1, width, height) and second.is_positive
+    by_option = prompts.prompt_table(boxes=[(2, 1, (1.0, 1.0, width, height))], scope=SCOPE)
+    assert second.box == by_option.prompts[0].box
+    assert by_option.digest() == boxed((2, 1, 1, 1, 2), (2, 1, width, height, 3)).digest()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(0, 1, 5, 6, 2)], "row 1: frame 0, object 1: expected one row with label 2"),
+        ([(0, 1, 5, 6, 3), (1, 1, 9, 9, 2)], "row 1: frame 0"),
+        ([(0, 1, 5, 6, 2), (0, 1, 7, 6, 2), (0, 1, 9, 9, 3)], "expected one row with label 2"),
+        ([(0, 1, 9, 9, 2), (0, 1, 5, 6, 3)], "must be the upper left corner"),
+        ([(0, 1, 9, 9, 2), (0, 1, 9, 12, 3)], "must be the upper left corner"),
+        ([(0, 1, 9, 9, 4)], "label"),
+    ],
+)
+def test_a_box_needs_both_corners_in_order(rows, message):
+    with pytest.raises(PromptError, match=message):
+        boxed(*rows)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LABEL = "object"  # the class of an object without one
 GONE = -1  # label of a row without x and y: the object is gone until its next positive prompt
+BOX_CORNERS = (2, 3)  # labels of the upper left and lower right corner, as SAM's own encoder has it
 _NUMBER_PATTERN = re.compile(
     r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.])|\b(?:nan|inf)\b", re.IGNORECASE
 )
@@ -41,8 +42,10 @@ def read_points(source: str | Path | pd.DataFrame, scope: PromptScope) -> pd.Dat
 
     `source` is a CSV file or a DataFrame with columns `frame_id, object_id, x, y, label[, class]`,
     or with `point_xy`, which holds the pair, in place of `x` and `y`. A row with label -1 has no x
-    and y: the object is gone from that frame on, until its next positive prompt. The result has the
-    columns `frame_id, object_id, x, y, label, class`; x and y of a row with label -1 are NaN.
+    and y: the object is gone from that frame on, until its next positive prompt. Two rows with the
+    labels 2 and 3 are the upper left and the lower right corner of a box, which may lie on the
+    picture's right and lower edge. The result has the columns `frame_id, object_id, x, y, label,
+    class`; x and y of a row with label -1 are NaN.
 
     Raises:
         PromptError: a wrong value; names the file, row and column, and what was expected.
@@ -62,6 +65,7 @@ def read_points(source: str | Path | pd.DataFrame, scope: PromptScope) -> pd.Dat
     points = pd.DataFrame(rows, columns=columns)
     _check_pixels(points, name)
     _check_duplicates(points, name)
+    _check_boxes(points, name)
     points["class"] = _classes(points, name, default_label(scope))
     return points
 
@@ -166,13 +170,17 @@ class _PointRow:
             for column in ("x", "y"):
                 self._check_blank(column)
             return frame, object_id, float("nan"), float("nan"), label, self._class_label()
-        x, y = self._coordinate("x", width), self._coordinate("y", height)
+        edge = label in BOX_CORNERS
+        x, y = (self._coordinate(*each, edge) for each in (("x", width), ("y", height)))
         return frame, object_id, x, y, label, self._class_label()
 
     def _label(self) -> int:
-        expected = "1 (inside the object), 0 (outside) or -1 (gone, without x and y)"
+        expected = (
+            "1 (inside the object), 0 (outside), 2 and 3 (corners of a box) or -1 (gone, without x "
+            "and y)"
+        )
         number = self._number("label", expected)
-        if number not in (1, 0, GONE):
+        if number not in (1, 0, GONE, *BOX_CORNERS):
             self._fail("label", expected)
         return int(number)
 
@@ -196,9 +204,9 @@ class _PointRow:
             self._fail(column, "a whole number from 0")
         return int(number)
 
-    def _coordinate(self, column: str, size: int) -> float:
+    def _coordinate(self, column: str, size: int, edge: bool) -> float:
         number = self._number(column, "a number of pixels")
-        if not 0 <= number < size:
+        if not (0 <= number < size or (edge and number == size)):
             width, height = self.scope.size_wh
             self._fail(column, f"a point inside the picture of {width}x{height}")
         return number
@@ -255,7 +263,8 @@ def default_label(scope: PromptScope) -> str:
 def _check_duplicates(points: pd.DataFrame, name: str) -> None:
     rows: dict[tuple[Any, ...], int] = {}
     xy = points[["x", "y"]].fillna(-1)  # of a row with label -1, which has none
-    columns = zip(points["frame_id"], points["object_id"], xy["x"], xy["y"], strict=True)
+    corners = points["label"].where(points["label"].isin(BOX_CORNERS), 0)
+    columns = zip(points["frame_id"], points["object_id"], xy["x"], xy["y"], corners, strict=True)
     for number, key in enumerate(columns):
         if key in rows:
             first = rows[key] + 1
@@ -263,3 +272,20 @@ def _check_duplicates(points: pd.DataFrame, name: str) -> None:
                 f"{_row_location(name, number)}: the same point as row {first}; remove one"
             )
         rows[key] = number
+
+
+def _check_boxes(points: pd.DataFrame, name: str) -> None:
+    """Refuse a box without one of its corners, with two of a kind, or without an area."""
+    upper_left, lower_right = BOX_CORNERS
+    corners = points[points["label"].isin(BOX_CORNERS)]
+    for (frame, object_id), rows in corners.groupby(["frame_id", "object_id"], sort=False):
+        by_label = dict(zip(rows["label"], zip(rows["x"], rows["y"], strict=True), strict=True))
+        first, last = by_label.get(upper_left), by_label.get(lower_right)
+        if first is None or last is None or len(rows) != 2:
+            problem = "expected one row with label 2 and one with label 3, the corners of a box"
+        elif not (first[0] < last[0] and first[1] < last[1]):
+            problem = "label 2 must be the upper left corner of the box, label 3 the lower right"
+        else:
+            continue
+        where = _row_location(name, int(rows.index[0]))
+        raise PromptError(f"{where}: frame {frame}, object {object_id}: {problem}")

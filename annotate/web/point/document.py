@@ -12,16 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from annotate.errors import PromptError
-from annotate.items.points import DEFAULT_LABEL, PromptScope
-from annotate.web.point.table import (
-    BOX_CORNERS,
-    GONE,
-    NEGATIVE,
-    POSITIVE,
-    PointRow,
-    PointTable,
-    format_pixels,
-)
+from annotate.items.points import BOX_CORNERS, DEFAULT_LABEL, GONE, PromptScope
+from annotate.web.point.table import NEGATIVE, POSITIVE, PointRow, PointTable, format_pixels
 
 Action = Mapping[str, Any]
 MAX_OBJECT_ID = 2**31 - 1

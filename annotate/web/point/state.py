@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from annotate.items.points import DEFAULT_LABEL, PromptScope
+from annotate.items.points import BOX_CORNERS, DEFAULT_LABEL, GONE, PromptScope
 from annotate.palette import label_colour
 from annotate.prompts import PromptTable, prompt_table
 from annotate.viewing.review import find_frames
 from annotate.web.point.document import Document
-from annotate.web.point.table import BOX_CORNERS, GONE, POSITIVE
+from annotate.web.point.table import POSITIVE
 from annotate.web.point.tracks import spans, to_items
 
 if TYPE_CHECKING:

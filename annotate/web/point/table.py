@@ -17,8 +17,7 @@ from annotate.files import atomic_file
 from annotate.items.points import PromptScope, read_points
 
 DEFAULT_COLUMNS = ("frame_id", "object_id", "x", "y", "label", "class")
-POSITIVE, NEGATIVE, GONE = 1, 0, -1  # labels of a row: inside, outside, gone from here on
-BOX_CORNERS = (2, 3)  # upper left and lower right, as in SAM's own prompt encoder
+POSITIVE, NEGATIVE = 1, 0  # labels of a row: inside, outside
 
 
 @dataclass(frozen=True)
