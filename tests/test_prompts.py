@@ -266,7 +266,9 @@ def test_two_rows_are_the_corners_of_a_box():
     first, second = table.prompts
     assert first.box == (5, 6, 20, 30) and first.points_xy.tolist() == [[5, 6]]
     assert second.box == (1, 1, width, height) and second.is_positive
-    by_option = prompts.prompt_table(boxes=[(2, 1, (1.0, 1.0, width, height))], scope=SCOPE)
+    by_option = prompts.prompt_table(
+        boxes=[(2, 1, (1.0, 1.0, float(width), float(height)))], scope=SCOPE
+    )
     assert second.box == by_option.prompts[0].box
     assert by_option.digest() == boxed((2, 1, 1, 1, 2), (2, 1, width, height, 3)).digest()
 

@@ -12,12 +12,12 @@ from annotate.errors import PromptError
 from annotate.items.records import Object
 from annotate.prompts import PromptTable
 from annotate.video.reader import Video
+from annotate.web.events import EventStream
+from annotate.web.pictures import PictureStore
 from annotate.web.point.document import Document
 from annotate.web.point.engine_thread import EngineThread
-from annotate.web.point.events import EventStream
-from annotate.web.point.pictures import PictureStore
 from annotate.web.point.session import PointSession
-from annotate.web.point.state import StateBuilder, prompt_table_of
+from annotate.web.point.state import Progress, StateBuilder, prompt_table_of
 from annotate.web.point.tracks import TrackedFrame, Tracks
 
 _CLICK, _HOVER = 1, 2  # priorities; a job's steps come after both
@@ -94,7 +94,7 @@ class Editor:
         self._run: _Run | None = None
         self._writer_client: str | None = None  # the page that may edit
         self._hover: Future[Any] | None = None
-        self._builder = StateBuilder(self)
+        self._builder = StateBuilder(self.video, self.session, self.engine_name, self.proposals)
         self._take_prompts()
 
     def close(self) -> None:
@@ -112,7 +112,9 @@ class Editor:
             self._writer_client = self._writer_client or client
             run = None if self._run is None else self._run.describe()
             reader = bool(client) and client != self._writer_client
-            return self._builder.build(run) | {"reader": reader}
+            progress = Progress(self.tracks, self.digests, self.context, self.limits, run)
+            state = self._builder.build(progress)
+            return state | {"reader": reader, "event": self.events.last}
 
     def masks(self, frame: int) -> dict[str, Any]:
         """Return the masks of a frame; those of prompts that changed are made now.

@@ -11,7 +11,7 @@ from annotate.plugins import optional_member
 from annotate.prompts import PromptTable
 from annotate.propagators.job import Job, PromptedFrame
 from annotate.propagators.run import propagate_frames
-from annotate.web.point.pictures import PictureStore
+from annotate.web.pictures import PictureStore
 from annotate.web.point.tracks import TrackedFrame
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from annotate.items.points import BOX_CORNERS, DEFAULT_LABEL, GONE, PromptScope
+from annotate.items.records import Object
 from annotate.palette import label_colour
 from annotate.prompts import PromptTable, prompt_table
+from annotate.video.reader import Video
 from annotate.viewing.review import find_frames
 from annotate.web.point.document import Document
+from annotate.web.point.session import PointSession
 from annotate.web.point.table import POSITIVE
-from annotate.web.point.tracks import spans, to_items
-
-if TYPE_CHECKING:
-    from annotate.web.point.editor import Editor
+from annotate.web.point.tracks import Tracks, spans, to_items
 
 _QUEUE_LENGTH = 24  # frames worth a look
 _NEAR_REVIEWED = 3  # frames: so near to a frame that looks right, no other is proposed
@@ -35,58 +36,84 @@ def prompt_table_of(document: Document, scope: PromptScope) -> PromptTable:
     return prompt_table(points, scope=scope)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """What the engine has done and is doing.
+
+    `digests` name the present prompts of each object, `context` those of all objects where they
+    depend on each other. `limits` are the frames to propagate. `run` describes a propagation that
+    is under way.
+    """
+
+    tracks: Tracks
+    digests: Mapping[int, str]
+    context: str
+    limits: tuple[int, int]
+    run: Mapping[str, Any] | None
+
+
 class StateBuilder:
     """Builds states; what does not change from one to the next is kept."""
 
-    def __init__(self, editor: Editor) -> None:
-        self._editor = editor
+    def __init__(
+        self,
+        video: Video,
+        session: PointSession,
+        engine_name: str,
+        proposals: Mapping[int, Sequence[Object]],
+    ) -> None:
+        self._video, self._session, self._proposals = video, session, proposals
+        self._clip = {
+            "name": video.name,
+            "width": video.width,
+            "height": video.height,
+            "frames": video.frame_count,
+            "rate": float(video.rate),
+            "engine": engine_name,
+        }
         self._serial = 0
-        self._queue: tuple[object, list[dict[str, Any]], dict[int, list[int]]] | None = None
+        self._queue_key: object = None
+        self._queue: tuple[list[dict[str, Any]], dict[int, list[int]]] = [], {}
 
-    def build(self, run: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return the state; `run` describes the propagation that is under way."""
-        editor, document = self._editor, self._editor.session.document
+    def build(self, progress: Progress) -> dict[str, Any]:
+        """Return the state."""
+        session, document = self._session, self._session.document
         self._serial += 1
-        queue, flagged = self._worth_a_look(document)
+        queue, flagged = self._worth_a_look(document, progress)
         classes = self._classes(document)
-        outside = editor.session.outside_edit()
         objects = [
-            self._object(document, object_id, classes, flagged.get(object_id, []))
+            self._object(document, object_id, classes, flagged.get(object_id, []), progress)
             for object_id in document.object_ids()
         ]
-        video = editor.video
+        provisional = [span for each in objects for span in each["lanes"]["provisional"]]
         return {
             "serial": self._serial,
-            "event": editor.events.last,
-            "rev": editor.session.revision,
-            "clip": {
-                "name": video.name,
-                "width": video.width,
-                "height": video.height,
-                "frames": video.frame_count,
-                "rate": float(video.rate),
-                "engine": editor.engine_name,
-            },
-            "range": list(editor.limits),
+            "rev": session.revision,
+            "clip": self._clip,
+            "range": list(progress.limits),
             "objects": objects,
             "classes": classes,
             "next_class": self._next_class(document, classes),
             "reviewed": sorted(document.reviewed),
-            "looked": spans(editor.session.seen),
-            "looked_share": len(editor.session.seen) / max(video.frame_count or 1, 1),
-            "provisional": sum(
-                stop - start for each in objects for start, stop in each["lanes"]["provisional"]
-            ),
+            "looked": spans(session.seen),
+            "looked_share": len(session.seen) / max(self._video.frame_count or 1, 1),
+            "provisional": sum(stop - start for start, stop in provisional),
             "queue": queue,
-            "proposals": self._proposals(document),
-            "running": run,
-            "can_undo": editor.session.can_undo,
-            "can_redo": editor.session.can_redo,
-            "points_file": editor.session.points.name,
-            "save_error": editor.session.save_error,
-            "outside": None
-            if outside is None
-            else {
+            "proposals": self._open_proposals(document),
+            "running": progress.run,
+            **self._file_state(),
+        }
+
+    def _file_state(self) -> dict[str, Any]:
+        session = self._session
+        outside = session.outside_edit()
+        return {
+            "can_undo": session.can_undo,
+            "can_redo": session.can_redo,
+            "points_file": session.points.name,
+            "save_error": session.save_error,
+            "outside": outside
+            and {
                 "added": len(outside.added),
                 "removed": len(outside.removed),
                 "error": outside.error,
@@ -97,7 +124,7 @@ class StateBuilder:
         """Return whether an object is gone on a frame, as a person said."""
         return any(
             start <= frame < stop
-            for start, stop in self._gone_spans(self._editor.session.document, object_id)
+            for start, stop in self._gone_spans(self._session.document, object_id)
         )
 
     def _gone_spans(self, document: Document, object_id: int) -> list[tuple[int, int]]:
@@ -116,12 +143,12 @@ class StateBuilder:
                 found.append((start, frame))
                 start = None
         if start is not None:
-            found.append((start, self._editor.video.frame_count or start + 1))
+            found.append((start, self._video.frame_count or start + 1))
         return found
 
     def _classes(self, document: Document) -> list[str]:
         """List the classes: of the vocabulary, and those of the objects as they came."""
-        labels = list(self._editor.session.scope.labels or ())
+        labels = list(self._session.scope.labels or ())
         used = [document.class_of(each) or DEFAULT_LABEL for each in document.object_ids()]
         return list(dict.fromkeys([*labels, *used]))
 
@@ -131,14 +158,18 @@ class StateBuilder:
         return last or (classes[0] if classes else DEFAULT_LABEL)
 
     def _object(
-        self, document: Document, object_id: int, classes: list[str], flagged: list[int]
+        self,
+        document: Document,
+        object_id: int,
+        classes: list[str],
+        flagged: list[int],
+        progress: Progress,
     ) -> dict[str, Any]:
-        editor = self._editor
         label = document.class_of(object_id) or DEFAULT_LABEL
         colour = label_colour(label, classes, object_id)
         rows = [row for row in document.rows if row.object_id == object_id]
-        digest = editor.digests.get(object_id, "")
-        lanes = editor.tracks.lanes(object_id, digest, editor.context, flagged)
+        digest = progress.digests.get(object_id, "")
+        lanes = progress.tracks.lanes(object_id, digest, progress.context, flagged)
         return {
             "id": object_id,
             "class": label,
@@ -152,17 +183,15 @@ class StateBuilder:
         }
 
     def _worth_a_look(
-        self, document: Document
+        self, document: Document, progress: Progress
     ) -> tuple[list[dict[str, Any]], dict[int, list[int]]]:
         """Return the frames worth a look, worst first, and the flagged frames of each object."""
-        editor = self._editor
-        key = editor.session.revision, editor.tracks.version
-        if self._queue is not None and self._queue[0] == key:
-            return self._queue[1:]
-        video = editor.video
-        items = to_items(
-            editor.tracks, editor.digests, video.name, (video.width, video.height), video.rate
-        )
+        key = self._session.revision, progress.tracks.version
+        if self._queue_key == key:
+            return self._queue
+        video = self._video
+        size_wh = video.width, video.height
+        items = to_items(progress.tracks, progress.digests, video.name, size_wh, video.rate)
         prompted = {row.frame for row in document.rows}
         settled = {
             frame + step
@@ -179,14 +208,14 @@ class StateBuilder:
             for one in each.reasons:
                 if one.track is not None:
                     flagged.setdefault(one.track, []).append(each.item.frame)
-        self._queue = key, stops, flagged
-        return stops, flagged
+        self._queue_key, self._queue = key, (stops, flagged)
+        return self._queue
 
-    def _proposals(self, document: Document) -> dict[int, list[dict[str, Any]]]:
+    def _open_proposals(self, document: Document) -> dict[int, list[dict[str, Any]]]:
         """Return the proposed boxes of frames on which no object has points yet."""
         prompted = {row.frame for row in document.rows}
         return {
             frame: [{"box": list(obj.box), "class": obj.label} for obj in objects]
-            for frame, objects in self._editor.proposals.items()
+            for frame, objects in self._proposals.items()
             if frame not in prompted
         }

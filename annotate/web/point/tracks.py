@@ -69,7 +69,8 @@ class Tracks:
 
     def frames(self, object_id: int, digest: str) -> Mapping[int, TrackedFrame]:
         """Return the results of one version by frame."""
-        return self._versions.get(object_id, {}).get(digest, {})
+        versions = self._versions.get(object_id)
+        return {} if versions is None else versions.get(digest, {})
 
     def lanes(
         self, object_id: int, digest: str, context: str, flagged: Sequence[int]
@@ -77,7 +78,7 @@ class Tracks:
         """Return the spans of frames of one object by what is known there."""
         current = self.frames(object_id, digest)
         stale: set[int] = set()
-        for version, frames in self._versions.get(object_id, {}).items():
+        for version, frames in self._versions.get(object_id, OrderedDict()).items():
             if version != digest:
                 stale.update(frame for frame, each in frames.items() if each.found is not None)
         found = {frame: each for frame, each in current.items() if each.found is not None}
