@@ -10,6 +10,7 @@ from annotate.cli.options import (
     Compile,
     Device,
     Dtype,
+    Engine,
     Every,
     Force,
     Keyframes,
@@ -25,7 +26,6 @@ from annotate.cli.options import (
     VocabularyOption,
     clip_paths,
     complete_detector,
-    complete_engine,
     complete_segmenter,
     key_value_pairs,
     plugin_options,
@@ -170,13 +170,7 @@ def propagate(
         list[str] | None,
         typer.Option(metavar="FRAME:OBJECT:PNG", help="A mask as prompt; repeatable."),
     ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            autocompletion=complete_engine,
-            help="The propagation engine; `annotate propagators` lists all.",
-        ),
-    ] = "light",
+    engine: Engine = "light",
     boxes: Annotated[
         Path | None,
         typer.Option(
@@ -249,6 +243,79 @@ def propagate(
         else:
             is_new = propagators_run.run_to_file(job, output, force=force, progress=advance)
     console.print_output_path(output, is_new)
+
+
+@app.command()
+def point(
+    clip: Annotated[
+        Path | None, typer.Argument(help="A clip: a video file, or a folder of images.")
+    ] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(
+            "-p", "--points", help="CSV file of the points; default: CLIP-points.csv, made here."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File for the items; default: CLIP-masks.jsonl."),
+    ] = None,
+    engine: Engine = "light",
+    boxes: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="ITEMS", help="File of items: boxes to accept by a key."),
+    ] = None,
+    min_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out boxes of --from with a lower score.")
+    ] = 0.25,
+    vocabulary: OptionalVocabulary = None,
+    start: Start = 0,
+    stop: Stop = None,
+    device: Device = None,
+    settings: Settings = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page; the next free one if taken.")
+    ] = 8791,
+    browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
+    ] = True,
+    demo: Annotated[bool, typer.Option("--demo", help="Open the bundled clip.")] = False,
+) -> None:
+    """Point at objects on a local page, and propagate them.
+
+    Click, see the mask, propagate, correct. The points file replays to the same masks.
+    """
+    import threading
+
+    from annotate import vocabulary as vocabularies
+    from annotate.cli import console
+    from annotate.files import packaged_file
+    from annotate.propagators.job import PROPAGATORS
+    from annotate.web.point import launch
+
+    if (clip is None) != demo:
+        raise typer.BadParameter("give a clip, or --demo")
+    clip = clip or packaged_file("clips", "demo.mp4")
+    texts = plugin_options(settings, device=device)
+    options = launch.PointOptions(
+        engine,
+        PROPAGATORS.parse_options(engine, texts),
+        start,
+        stop,
+        None if vocabulary is None else vocabularies.read_vocabulary(vocabulary),
+        boxes,
+        min_score,
+    )
+    files = launch.PointFiles.beside(clip, points, output)
+    with launch.open_page(clip, files, options, port) as address:
+        console.print_result(address)
+        for line in launch.start_messages(address, files, port):
+            console.print_status(line)
+        launch.open_browser(address, browser)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            console.print_status(f"{files.points}: saved after every action")
 
 
 @app.command()

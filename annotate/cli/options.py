@@ -69,6 +69,13 @@ Keyframes = Annotated[bool, typer.Option("--keyframes", help="Take keyframes onl
 MaxFrames = Annotated[
     int | None, typer.Option("--max-frames", min=1, help="Take at most N frames, spread evenly.")
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        autocompletion=complete_engine,
+        help="The propagation engine; `annotate propagators` lists all.",
+    ),
+]
 PictureFormat = Annotated[ImageFormat, typer.Option("--format", help="File format of the images.")]
 VideoPaths = Annotated[
     list[str] | None,

@@ -19,11 +19,12 @@ export class ServerError extends Error {
 /**
  * Request a path; with a record, POST it as JSON.
  * @param {string} path @param {unknown} [record] @param {AbortSignal} [signal]
+ * @param {boolean} [keepalive] send it also when the page is closing
  * @returns {Promise<Response>} an answer of status 200
  */
-export async function call(path, record, signal) {
+export async function call(path, record, signal, keepalive = false) {
   const headers = { "X-Annotate-Token": token || stored || "" };
-  const options = { headers, signal };
+  const options = { headers, signal, keepalive };
   if (record !== undefined) {
     headers["Content-Type"] = "application/json";
     Object.assign(options, { method: "POST", body: JSON.stringify(record) });

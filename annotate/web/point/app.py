@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from annotate.web.point.editor import Editor
 
-DEFAULT_PORT = 8791
 _STATIC = Path(__file__).parent / "static"
 _WEB = Path(__file__).parents[1]
 _IDLE_SECONDS = 15.0  # after so long without an event, the stream sends an empty line
@@ -67,6 +66,7 @@ class PointApp:
             "seen": lambda record: self._editor.see(record["frames"]),
             "outside": self._outside,
             "take-over": lambda record: self._editor.take_over(record["client"]),
+            "leave": lambda record: self._editor.leave(record["client"]),
             "save": lambda record: self._editor.save(),
             "dataset": lambda record: self._editor.build_dataset(),
         }
@@ -85,7 +85,7 @@ class PointApp:
     async def state(self, request: Request) -> Response:
         """Answer with the state of the session; the first client may edit."""
         client = request.query_params.get("client", "")
-        return JSONResponse(await run_in_threadpool(self._editor.state, client))
+        return JSONResponse(await run_in_threadpool(self._editor.open, client))
 
     async def frame(self, request: Request) -> Response:
         """Answer with a frame as JPEG."""
@@ -156,7 +156,7 @@ def _post(editor: Editor, handler: Callable[[Mapping[str, Any]], Any]) -> Endpoi
 
     def handle(record: Mapping[str, Any]) -> dict[str, Any]:
         message = handler(record)
-        state = editor.state(str(record.get("client", "")))
+        state = editor.state()
         return state if message is None else {**state, "message": message}
 
     async def answer(request: Request) -> Response:

@@ -106,15 +106,19 @@ class Editor:
 
     # --- what the page reads
 
-    def state(self, client: str) -> dict[str, Any]:
-        """Return the state of the session for a page; the first page may edit."""
+    def open(self, client: str) -> dict[str, Any]:
+        """Return the state for a page that begins; the first page may edit."""
         with self._lock:
             self._writer_client = self._writer_client or client
+        return self.state()
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of the session."""
+        with self._lock:
             run = None if self._run is None else self._run.describe()
-            reader = bool(client) and client != self._writer_client
             progress = Progress(self.tracks, self.digests, self.context, self.limits, run)
             state = self._builder.build(progress)
-            return state | {"reader": reader, "event": self.events.last}
+            return state | {"writer": self._writer_client, "event": self.events.last}
 
     def masks(self, frame: int) -> dict[str, Any]:
         """Return the masks of a frame; those of prompts that changed are made now.
@@ -191,6 +195,12 @@ class Editor:
         with self._lock:
             self._writer_client = client
         self._tell_all()
+
+    def leave(self, client: str) -> None:
+        """Let the next page edit: this one is closed."""
+        with self._lock:
+            if client == self._writer_client:
+                self._writer_client = None
 
     def see(self, frames: Sequence[int]) -> None:
         """Note that a person has looked at frames."""
@@ -315,7 +325,7 @@ class Editor:
 
     def _tell_all(self, **more: Any) -> None:
         """Send the present state to all pages."""
-        self.events.append({"state": self.state(""), **more})
+        self.events.append({"state": self.state(), **more})
 
     def _masks(self, frame: int, revision: int, digests: Mapping[int, str]) -> dict[str, Any]:
         objects = []

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import webbrowser
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from annotate import prompts
+from annotate.errors import OutputError
 from annotate.items import journal
 from annotate.items.records import Object, Vocabulary
 from annotate.plugins import optional_member
 from annotate.prompts import PromptTable
 from annotate.propagators.job import PROPAGATORS, Job
 from annotate.video import reader
+from annotate.web.point.app import serving
 from annotate.web.point.editor import Editor
 from annotate.web.point.engine import PropagatorEngine
 from annotate.web.point.session import PointSession
 from annotate.web.point.writer import PropagatorWriter
+
+_PORTS_TO_TRY = 20
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,46 @@ def open_editor(clip: Path, files: PointFiles, options: PointOptions) -> Iterato
         yield editor
     finally:
         editor.close()
+
+
+@contextmanager
+def open_page(clip: Path, files: PointFiles, options: PointOptions, port: int = 0) -> Iterator[str]:
+    """Serve the point page of a clip while the context lasts; gives its address.
+
+    The next free port is taken where `port` is in use.
+
+    Raises:
+        AnnotateError: see `open_editor`.
+    """
+    with open_editor(clip, files, options) as editor, ExitStack() as stack:
+        for candidate in range(port, port + _PORTS_TO_TRY) if port else [0]:
+            try:
+                address = stack.enter_context(serving(editor, candidate))
+            except OSError:
+                continue
+            yield address
+            return
+        raise OutputError(
+            f"the ports {port} to {port + _PORTS_TO_TRY - 1} are in use: give another `port`"
+        )
+
+
+def start_messages(address: str, files: PointFiles, port: int) -> list[str]:
+    """Return what a person should know who opens the page: the files, and how to reach it."""
+    used = urlsplit(address).port
+    lines = [f"points: {files.points}, saved after every action; items: {files.items}"]
+    if port and used != port:
+        lines.append(f"port {port} is in use: the page is on {used}")
+    if os.environ.get("SSH_CONNECTION"):
+        host = os.environ["SSH_CONNECTION"].split()[2]
+        lines.append(f"from your machine: ssh -L {used}:127.0.0.1:{used} {host}")
+    return [*lines, "Ctrl-C stops the server"]
+
+
+def open_browser(address: str, wanted: bool) -> None:
+    """Open the page in the browser, unless the person sits at another machine."""
+    if wanted and not os.environ.get("SSH_CONNECTION"):
+        webbrowser.open(address)
 
 
 def _read_proposals(path: Path, min_score: float) -> dict[int, list[Object]]:

@@ -175,14 +175,16 @@ def test_an_engine_that_fails_keeps_its_frames_and_the_page(client, editor):
 
 
 def test_a_second_page_reads_until_it_takes_over(client):
-    assert not client.json("state?client=me")["reader"]
-    assert client.json("state?client=other")["reader"]
+    assert client.json("state?client=other")["writer"] == "me"
     action = {"kind": "point", "frame": 0, "object": 1, "x": 5, "y": 5, "label": 1}
     status, body = client.request("act", {"client": "other", "action": action})
     assert status == 400 and b"another tab" in body
-    assert not client.json("take-over", {"client": "other"})["reader"]
+    assert client.json("take-over", {"client": "other"})["writer"] == "other"
     assert act(client, who="other", **action)["rev"] == 1
-    assert client.json("state?client=me")["reader"]
+    client.json("leave", {"client": "me"})  # it does not edit
+    assert client.json("state?client=me")["writer"] == "other"
+    client.json("leave", {"client": "other"})
+    assert client.json("state?client=me")["writer"] == "me"
 
 
 def test_proposed_boxes_become_prompts_by_one_action(demo, tmp_path):

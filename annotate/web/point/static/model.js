@@ -2,6 +2,18 @@
 
 import { call, ServerError } from "./local.js";
 
+/** The name of this tab: kept by a reload, not by a copy of the tab. */
+function clientName() {
+  const key = "annotate-client", [entry] = performance.getEntriesByType("navigation");
+  try {
+    const name = (entry?.type === "reload" && sessionStorage.getItem(key)) || crypto.randomUUID();
+    sessionStorage.setItem(key, name);
+    return name;
+  } catch {
+    return crypto.randomUUID(); // a private window without storage
+  }
+}
+
 export class Model extends EventTarget {
   constructor() {
     super();
@@ -9,7 +21,8 @@ export class Model extends EventTarget {
     this.busy = Promise.resolve();
     /** Masks by frame, as far as they are known for the present points. */
     this.masks = new Map();
-    this.client = crypto.randomUUID();
+    this.client = clientName();
+    addEventListener("pagehide", () => call("leave", { client: this.client }, undefined, true));
     /** @type {null | {kind: string}} the last action, while the server has not taken it */
     this.unsent = null;
   }

@@ -375,7 +375,7 @@ function notice(text, ...buttons) {
 function showNotices() {
   const { state } = model;
   if (model.unsent) return;
-  if (state.reader) {
+  if (state.writer && state.writer !== model.client) {
     notice("Another tab edits this session; this one only shows it.",
       ["Edit here", () => model.post("take-over")]);
   } else if (state.outside) {
