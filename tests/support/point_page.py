@@ -45,8 +45,9 @@ class SquareEngine:
         for each in reversed(self.table.prompts):
             if each.object_id in ids and not each.gone:
                 first[each.object_id] = each
-        stop = limits[1] if direction > 0 else limits[0] - 1
-        for index in range(frame, stop, direction):
+        step = 1 if direction == "forward" else -1
+        stop = limits[1] if step > 0 else limits[0] - 1
+        for index in range(frame, stop, step):
             self.gate.wait(30)
             if index == self.fail_on:
                 raise RuntimeError("out of memory")

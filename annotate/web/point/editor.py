@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from annotate.errors import PromptError
 from annotate.items.records import Object
 from annotate.prompts import PromptTable
+from annotate.propagators.interactive import Direction
 from annotate.video.reader import Video
 from annotate.web.events import EventStream
 from annotate.web.pictures import PictureStore
@@ -22,7 +23,11 @@ from annotate.web.point.tracks import TrackedFrame, Tracks
 
 _CLICK, _HOVER = 1, 2  # priorities; a job's steps come after both
 _WAIT_SECONDS = 60.0  # for a mask: the first one may have to load an engine
-DIRECTIONS = {"forward": (1,), "backward": (-1,), "both": (1, -1)}
+DIRECTIONS: Mapping[str, tuple[Direction, ...]] = {
+    "forward": ("forward",),
+    "backward": ("backward",),
+    "both": ("forward", "backward"),  # what a person looks at is mostly ahead
+}
 
 
 class PointEngine(Protocol):
@@ -41,7 +46,7 @@ class PointEngine(Protocol):
         """Return the masks that objects with prompts on a frame have there, and keep no state."""
 
     def propagate(
-        self, ids: Sequence[int], frame: int, direction: int, limits: tuple[int, int]
+        self, ids: Sequence[int], frame: int, direction: Direction, limits: tuple[int, int]
     ) -> Iterator[tuple[int, Mapping[int, TrackedFrame]]]:
         """Track objects from a frame on, up to the limits; yield each frame's results."""
 
@@ -132,7 +137,7 @@ class Editor:
                 prompt.object_id
                 for prompt in table.prompts
                 if prompt.frame == frame
-                and prompt.is_positive
+                and not prompt.gone
                 and (prompt.object_id, frame, digests[prompt.object_id]) not in self._previews
                 and frame not in self.tracks.frames(prompt.object_id, digests[prompt.object_id])
             ]
@@ -238,7 +243,7 @@ class Editor:
             chosen = known if ids is None else [each for each in known if each in set(ids)]
             if not chosen:
                 raise PromptError("no object has a point yet: click inside one first")
-            self.backward |= -1 in DIRECTIONS[direction]
+            self.backward |= "backward" in DIRECTIONS[direction]
             run = _Run(direction, {key: self.digests[key] for key in chosen}, int(frame))
             self._run = run
         self._thread.start_job(self._propagate(run))
@@ -302,7 +307,7 @@ class Editor:
         """Track and send each frame's masks; a step of the engine thread."""
         for direction in DIRECTIONS[run.direction]:
             start, stop = self.limits
-            run.total += stop - run.first if direction > 0 else run.first - start + 1
+            run.total += stop - run.first if direction == "forward" else run.first - start + 1
             ids = sorted(run.digests)
             results = self.engine.propagate(ids, run.first, direction, self.limits)
             for frame, found in results:

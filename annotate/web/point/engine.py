@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from annotate.items import detections as item_detections
+from annotate.items.detections import item_from_detections
 from annotate.items.records import Object
 from annotate.plugins import optional_member
 from annotate.prompts import PromptTable
-from annotate.propagators.job import Job, PromptedFrame
-from annotate.propagators.run import propagate_frames
+from annotate.propagators.interactive import Direction, InteractiveSession
+from annotate.propagators.job import Job
 from annotate.web.pictures import PictureStore
 from annotate.web.point.tracks import TrackedFrame
 
@@ -22,6 +22,9 @@ class PropagatorEngine:
     job: Job
     pictures: PictureStore = field(init=False)
 
+    def __post_init__(self) -> None:
+        self._session = InteractiveSession(replace(self.job, both_directions=True))
+
     @property
     def independent(self) -> bool:
         """Whether the masks of an object do not depend on the other objects."""
@@ -29,31 +32,32 @@ class PropagatorEngine:
 
     def set_prompts(self, table: PromptTable) -> None:
         """Take the present prompts of all objects."""
-        self.job = replace(self.job, prompts=table)
+        self._session.set_prompts(table)
 
     def preview(self, frame: int, table: PromptTable, ids: Sequence[int]) -> list[Object]:
         """Return the masks that objects with prompts on a frame have there."""
-        prompts = tuple(each for each in table.prompts if each.frame == frame and not each.gone)
+        prompts = [each for each in table.prompts if each.frame == frame and each.object_id in ids]
         picture = self.pictures.frame(frame)
-        session = self.job.engine.begin([PromptedFrame(picture, prompts)])
-        found = session.step(picture, prompts)
-        item = item_detections.item_from_detections(
-            picture, found, dict(table.labels), self.job.source
-        )
-        return [obj for obj in item.objects if obj.track in ids]
+        found = self._session.preview(picture, prompts)
+        item = item_from_detections(picture, found, dict(table.labels), self.job.source)
+        return list(item.objects)
 
     def propagate(
-        self, ids: Sequence[int], frame: int, direction: int, limits: tuple[int, int]
+        self, ids: Sequence[int], frame: int, direction: Direction, limits: tuple[int, int]
     ) -> Iterator[tuple[int, Mapping[int, TrackedFrame]]]:
         """Track objects from a frame on, up to the limits; yield each frame's results."""
-        table = self.job.prompts.of_objects(set(ids))
-        job = replace(self.job, prompts=table, start=limits[0], stop=limits[1])
-        context = "" if self.independent else self.job.prompts.digest()
-        for picture, item in propagate_frames(job):
+        context = "" if self.independent else self._session.job.prompts.digest()
+        start, stop = limits
+        for tracked in self._session.run(ids, frame, direction):
+            item = tracked.item
+            if not start <= item.frame < stop:
+                if (item.frame >= stop) != tracked.backward:
+                    return
+                continue
             results = {
-                obj.track: TrackedFrame(obj, False, context)
+                obj.track: TrackedFrame(obj, not tracked.exact, context)
                 for obj in item.objects
                 if obj.track is not None
             }
-            results |= {key: TrackedFrame(None, False, context) for key in item.lost}
-            yield picture.index, results
+            results |= {key: TrackedFrame(None, not tracked.exact, context) for key in item.lost}
+            yield item.frame, results

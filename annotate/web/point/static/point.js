@@ -44,6 +44,7 @@ async function goTo(frame, { byPerson = true } = {}) {
 function showFrame() {
   const { state } = model, frame = view.shown;
   if (frame === null) return;
+  document.body.dataset.shown = frame;
   if (document.activeElement !== byId("frame")) byId("frame").value = frame;
   byId("time").textContent = `of ${state.clip.frames - 1}, ${clock(frame / state.clip.rate)}`;
   showPoints();
