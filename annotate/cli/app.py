@@ -99,7 +99,7 @@ STAGES: Mapping[str, str] = {
     "Look at footage": "frames restore find gallery map poster similar unlike scenes",
     "Propose": "detect segment colours calibrate calibrate-scores propose-points phrases study"
     " compare score",
-    "Propagate": "propagate review",
+    "Propagate": "point propagate review",
     "Dataset": "build split export import draw",
     "Label Studio": "studio push pull diff",
     "Models": "models",
