@@ -111,6 +111,7 @@ OPTIONAL_MEMBERS: Mapping[str, Any] = {
     "forgets": False,  # of an engine: its sessions have `forget(object_ids)`
     "weights": (),  # options that name weights, beside those that are called `model` or the like
     "previews": False,  # of an engine: its sessions have `preview(frame, prompts)`
+    "quick_previews": False,  # of an engine: its sessions have `quick_preview(frame, prompts)`
     "phrase": None,  # of an engine that finds objects itself: the words for them, "" if not given
     "notes": None,  # of a detector: what a run left out, by reason: a `progress.Notes`
     "usage": None,  # of a plugin that asks a model server: requests, tokens, cost: a `UsageTotal`

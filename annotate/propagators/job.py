@@ -72,6 +72,9 @@ class Propagator(Protocol):
       these objects until their next prompts. It may name objects that have not started.
     - `previews`: a class attribute, True if sessions have `preview(frame, prompts)`, which returns
       the masks that `step` would give these objects, faster, and leaves the session as it is.
+    - `quick_previews`: a class attribute, True if sessions have `quick_preview(frame, prompts)`,
+      which returns rough masks of clicked objects at once, and `preview` of a session that was just
+      begun gives those of `step`.
     - `phrase`: a field. An engine with a phrase finds objects itself: every id that it
       returns is an object of that class, and no prompts are needed.
     - `ready()`: raises what is missing, such as weights, before a file is begun.

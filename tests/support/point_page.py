@@ -27,6 +27,7 @@ class SquareEngine:
     size_wh: tuple = (800, 600)
     independent: bool = True
     fail_on: int | None = None
+    rough_side: int | None = None  # of the squares of quick previews, if there are such
     gate: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self):
@@ -36,9 +37,18 @@ class SquareEngine:
     def set_prompts(self, table):
         self.table = table
 
-    def preview(self, frame, table, ids):
+    def preview(self, frame, table, ids, side=SIDE):
         found = [each for each in table.prompts if each.frame == frame and each.object_id in ids]
-        return [self.square(each.object_id, *centre_of(each)) for each in found if not each.gone]
+        return [
+            self.square(each.object_id, *centre_of(each), side) for each in found if not each.gone
+        ]
+
+    def quick_preview(self, frame, table, ids):
+        return [] if self.rough_side is None else self.preview(frame, table, ids, self.rough_side)
+
+    def refine(self, frame, table, ids):
+        self.gate.wait(30)
+        return self.preview(frame, table, ids)
 
     def propagate(self, ids, frame, direction, limits):
         first = {}
@@ -61,10 +71,10 @@ class SquareEngine:
                 },
             )
 
-    def square(self, object_id, x, y):
+    def square(self, object_id, x, y, side=SIDE):
         width, height = self.size_wh
         mask = np.zeros((height, width), bool)
-        half = SIDE // 2
+        half = side // 2
         mask[max(int(y) - half, 0) : int(y) + half, max(int(x) - half, 0) : int(x) + half] = True
         rle = masks.encode(mask)
         return Object("monster", masks.box(mask), 0.9, object_id, rle, "square")

@@ -23,7 +23,11 @@ from annotate.items import masks
 from annotate.items.records import Frame, Mask, Picture, Prompt, Rle, State
 from annotate.propagators.job import PromptedFrame
 from annotate.propagators.light.crops import QUICK, THOROUGH, Effort
-from annotate.propagators.light.initial_mask import mask_without_points, soft_mask_from_prompt
+from annotate.propagators.light.initial_mask import (
+    mask_without_points,
+    quick_mask_from_points,
+    soft_mask_from_prompt,
+)
 from annotate.propagators.light.target import Observation
 from annotate.propagators.light.tracker import Tracker
 
@@ -40,6 +44,7 @@ class LightPropagator:
     threads: int = 2
     forgets: ClassVar[bool] = True
     previews: ClassVar[bool] = True
+    quick_previews: ClassVar[bool] = True
 
     def begin(self, prompted_frames: Iterable[PromptedFrame]) -> LightSession:
         """Open a pass, with every object fitted to all its prompts."""
@@ -115,6 +120,17 @@ class LightSession:
                 others = [each for each in prompts if each is not prompt]
                 mask = soft_mask_from_prompt(frame.image, prompt, others) > 0.5
                 results[prompt.object_id] = mask, 0.0
+        return _to_detections(results)
+
+    def quick_preview(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
+        """Return rough masks of clicked objects at once; `preview` takes up to 30 times as long."""
+        results = {}
+        with _single_threaded():
+            for prompt in prompts:
+                if prompt.point_labels.any() and prompt.mask is None and prompt.box is None:
+                    others = [each for each in prompts if each is not prompt]
+                    mask = quick_mask_from_points(frame.image, prompt, others)
+                    results[prompt.object_id] = mask, 0.0
         return _to_detections(results)
 
     def forget(self, object_ids: Iterable[int]) -> None:

@@ -147,6 +147,7 @@ CLICK_CROP_SIDE = 256  # pixels of the crop of a window
 MIN_CLICK_WINDOW_SIDE = 48.0  # pixels of the picture
 CLICK_WINDOW_STEP = 1.4  # from one window's side to the next
 MAX_CLICK_WINDOW_SCALE = 1.4  # side of the last window, in shorter sides of the picture
+QUICK_WINDOW_STEP, QUICK_WINDOW_SCALE = 2.0, 1.0  # of a mask that is needed at once
 REFINED_MASKS, REFINE_ROUNDS = 3, 2  # the best masks are refined so often
 CLICK_RADIUS_CELLS = 1.5  # standard deviation of a click's Gaussian, in cells
 
@@ -174,6 +175,17 @@ def masks_from_clicks(
                 break
             mask, iou = _predict_in_window(picture, window_around_mask(mask), clicks, mask)
             yield mask, iou
+
+
+def best_mask_from_clicks(picture: Picture, inside_xy: Points, outside_xy: Points) -> Mask:
+    """Predict the mask, (H, W), of a clicked object in few windows: the best of one round.
+
+    Clicks are (n, 2) in pixels of the picture; at least one is inside.
+    """
+    clicks = inside_xy, outside_xy
+    windows = windows_around_points(picture, inside_xy, QUICK_WINDOW_STEP, QUICK_WINDOW_SCALE)
+    predictions = [_predict_in_window(picture, window, clicks, None) for window in windows]
+    return max(predictions, key=lambda prediction: prediction[1])[0]
 
 
 def windows_around_points(

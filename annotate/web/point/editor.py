@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from annotate.errors import PromptError
 from annotate.items.records import Object
@@ -15,11 +15,12 @@ from annotate.propagators.interactive import Direction
 from annotate.video.reader import Video
 from annotate.web.events import EventStream
 from annotate.web.pictures import PictureStore
-from annotate.web.point.document import Document
+from annotate.web.point.engine import PointEngine
 from annotate.web.point.engine_thread import EngineThread
 from annotate.web.point.session import PointSession
 from annotate.web.point.state import Progress, StateBuilder, prompt_table_of
-from annotate.web.point.tracks import TrackedFrame, Tracks
+from annotate.web.point.tracks import Tracks
+from annotate.web.point.writer import ResultWriter
 
 _CLICK, _HOVER = 1, 2  # priorities; a job's steps come after both
 _WAIT_SECONDS = 60.0  # for a mask: the first one may have to load an engine
@@ -28,37 +29,6 @@ DIRECTIONS: Mapping[str, tuple[Direction, ...]] = {
     "backward": ("backward",),
     "both": ("forward", "backward"),  # what a person looks at is mostly ahead
 }
-
-
-class PointEngine(Protocol):
-    """What the page asks of an engine; all methods are called in one thread."""
-
-    pictures: PictureStore  # set by the editor
-
-    @property
-    def independent(self) -> bool:
-        """Whether the masks of an object do not depend on the other objects."""
-
-    def set_prompts(self, table: PromptTable) -> None:
-        """Take the present prompts of all objects."""
-
-    def preview(self, frame: int, table: PromptTable, ids: Sequence[int]) -> list[Object]:
-        """Return the masks that objects with prompts on a frame have there, and keep no state."""
-
-    def propagate(
-        self, ids: Sequence[int], frame: int, direction: Direction, limits: tuple[int, int]
-    ) -> Iterator[tuple[int, Mapping[int, TrackedFrame]]]:
-        """Track objects from a frame on, up to the limits; yield each frame's results."""
-
-
-class ResultWriter(Protocol):
-    """Writes the result of a session, as the command line does."""
-
-    def save(self, backward: bool) -> str:
-        """Write the items by the run of the command line; return a message for the page."""
-
-    def build_dataset(self, document: Document, backward: bool) -> str:
-        """Build the dataset; return a message for the page."""
 
 
 @dataclass
@@ -99,6 +69,9 @@ class Editor:
         self._run: _Run | None = None
         self._writer_client: str | None = None  # the page that may edit
         self._hover: Future[Any] | None = None
+        self._previews: dict[tuple[int, int, str], Object | None] = {}  # by object, frame, digest
+        self._rough: set[tuple[int, int, str]] = set()  # those that `refine` will replace
+        self._refining = ThreadPoolExecutor(1, "annotate-refine")
         self._builder = StateBuilder(self.video, self.session, self.engine_name, self.proposals)
         self._take_prompts()
 
@@ -106,6 +79,7 @@ class Editor:
         """Stop the engine and the decoder, and close the log."""
         self.events.close()
         self._thread.close()
+        self._refining.shutdown(cancel_futures=True)
         self.pictures.close()
         self.session.close()
 
@@ -142,13 +116,57 @@ class Editor:
                 and frame not in self.tracks.frames(prompt.object_id, digests[prompt.object_id])
             ]
         if wanted:
-            future = self._thread.call(lambda: self.engine.preview(frame, table, wanted), _CLICK)
-            found = {obj.track: obj for obj in future.result(_WAIT_SECONDS)}
-            with self._lock:
-                for object_id in wanted:
-                    key = object_id, frame, digests[object_id]
-                    self._previews[key] = found.get(object_id)
+            self._preview(frame, table, wanted, digests)
         return self._masks(frame, revision, digests)
+
+    def _preview(
+        self, frame: int, table: PromptTable, ids: list[int], digests: Mapping[int, str]
+    ) -> None:
+        """Make the masks of objects on a frame: rough ones at once, and better ones to follow."""
+
+        def make() -> tuple[list[Object], bool]:
+            if rough := self.engine.quick_preview(frame, table, ids):
+                return rough, True
+            return self.engine.preview(frame, table, ids), False
+
+        found, is_rough = self._thread.call(make, _CLICK).result(_WAIT_SECONDS)
+        self._keep_previews(frame, ids, digests, found, is_rough)
+        if is_rough:
+            self._refining.submit(self._refine, frame, table, ids, digests)
+
+    def _refine(
+        self, frame: int, table: PromptTable, ids: list[int], digests: Mapping[int, str]
+    ) -> None:
+        """Replace rough masks, unless their prompts were changed meanwhile."""
+        with self._lock:
+            if any(self.digests.get(key) != digests[key] for key in ids):
+                return
+        try:
+            found = self.engine.refine(frame, table, ids)
+        except Exception as error:  # the rough masks stay
+            self._tell_all(error=f"the engine failed: {error}")
+            return
+        with self._lock:
+            if any(self.digests.get(key) != digests[key] for key in ids):
+                return
+            self._keep_previews(frame, ids, digests, found, is_rough=False)
+            revision, present = self.session.revision, dict(self.digests)
+        self.events.append({"masks": self._masks(frame, revision, present)})
+
+    def _keep_previews(
+        self,
+        frame: int,
+        ids: Sequence[int],
+        digests: Mapping[int, str],
+        found: Sequence[Object],
+        is_rough: bool,
+    ) -> None:
+        by_id = {obj.track: obj for obj in found}
+        with self._lock:
+            for object_id in ids:
+                key = object_id, frame, digests[object_id]
+                self._previews[key] = by_id.get(object_id)
+                (self._rough.add if is_rough else self._rough.discard)(key)
 
     def preview(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return the mask that one more point would give; a later call ends this one.
@@ -163,7 +181,11 @@ class Editor:
                 self._hover.cancel()
             frame, object_id = int(record["frame"]), int(record["object"])
             self._hover = future = self._thread.call(
-                lambda: self.engine.preview(frame, table, [object_id]), _HOVER
+                lambda: (
+                    self.engine.quick_preview(frame, table, [object_id])
+                    or self.engine.preview(frame, table, [object_id])
+                ),
+                _HOVER,
             )
         try:
             found = future.result(_WAIT_SECONDS)
@@ -288,7 +310,7 @@ class Editor:
         old, self.digests = getattr(self, "digests", {}), self._digests()
         self._previews = {
             key: value
-            for key, value in getattr(self, "_previews", {}).items()
+            for key, value in self._previews.items()
             if self.digests.get(key[0]) == key[2]
         }
         table = self.table
@@ -333,8 +355,8 @@ class Editor:
         self.events.append({"state": self.state(), **more})
 
     def _masks(self, frame: int, revision: int, digests: Mapping[int, str]) -> dict[str, Any]:
-        objects = []
-        lost = []
+        objects, lost = [], []
+        pending = False  # better masks follow
         with self._lock:
             for object_id, digest in sorted(digests.items()):
                 if self._builder.is_gone(object_id, frame):
@@ -348,8 +370,10 @@ class Editor:
                     else:
                         objects.append(_mask_record(result.found) | {"status": status})
                 elif preview is not None:
+                    pending |= (object_id, frame, digest) in self._rough
                     objects.append(_mask_record(preview) | {"status": "provisional"})
-        return {"frame": frame, "rev": revision, "objects": objects, "lost": lost}
+        answer = {"frame": frame, "rev": revision, "objects": objects, "lost": lost}
+        return answer | {"pending": pending}
 
 
 def _mask_record(obj: Object) -> dict[str, Any]:

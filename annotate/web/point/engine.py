@@ -4,15 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from annotate.items.detections import item_from_detections
-from annotate.items.records import Object
+from annotate.items.records import Frame, Object, Prompt
 from annotate.plugins import optional_member
 from annotate.prompts import PromptTable
 from annotate.propagators.interactive import Direction, InteractiveSession
 from annotate.propagators.job import Job
 from annotate.web.pictures import PictureStore
 from annotate.web.point.tracks import TrackedFrame
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+
+class PointEngine(Protocol):
+    """What the page asks of an engine; all methods are called in one thread."""
+
+    pictures: PictureStore  # set by the editor
+
+    @property
+    def independent(self) -> bool:
+        """Whether the masks of an object do not depend on the other objects."""
+
+    def set_prompts(self, table: PromptTable) -> None:
+        """Take the present prompts of all objects."""
+
+    def preview(self, frame: int, table: PromptTable, ids: Sequence[int]) -> list[Object]:
+        """Return the masks that objects with prompts on a frame have there, and keep no state."""
+
+    def quick_preview(self, frame: int, table: PromptTable, ids: Sequence[int]) -> list[Object]:
+        """Return rough masks at once, which `refine` replaces; empty: `preview` is quick enough."""
+
+    def refine(self, frame: int, table: PromptTable, ids: Sequence[int]) -> list[Object]:
+        """Return the masks that `preview` would; called in another thread."""
+
+    def propagate(
+        self, ids: Sequence[int], frame: int, direction: Direction, limits: tuple[int, int]
+    ) -> Iterator[tuple[int, Mapping[int, TrackedFrame]]]:
+        """Track objects from a frame on, up to the limits; yield each frame's results."""
 
 
 @dataclass
@@ -36,9 +67,35 @@ class PropagatorEngine:
 
     def preview(self, frame: int, table: PromptTable, ids: Sequence[int]) -> list[Object]:
         """Return the masks that objects with prompts on a frame have there."""
-        prompts = [each for each in table.prompts if each.frame == frame and each.object_id in ids]
         picture = self.pictures.frame(frame)
-        found = self._session.preview(picture, prompts)
+        found = self._session.preview(picture, self._prompts(frame, table, ids))
+        return self._objects(picture, table, found)
+
+    def quick_preview(self, frame: int, table: PromptTable, ids: Sequence[int]) -> list[Object]:
+        """Return rough masks of clicked objects at once; none where the engine has no such masks.
+
+        `refine` gives the masks that `preview` would give, and may be called in another thread.
+        """
+        prompts = self._prompts(frame, table, ids)
+        if not optional_member(self.job.engine, "quick_previews"):
+            return []
+        if not all(prompt.is_positive and len(prompt.points_xy) for prompt in prompts):
+            return []  # a correction needs what was tracked there; a box is quick enough
+        picture = self.pictures.frame(frame)
+        session: Any = self.job.engine.begin(())
+        return self._objects(picture, table, session.quick_preview(picture, prompts))
+
+    def refine(self, frame: int, table: PromptTable, ids: Sequence[int]) -> list[Object]:
+        """Return the masks that take the place of those of `quick_preview`."""
+        picture = self.pictures.frame(frame)
+        session: Any = self.job.engine.begin(())
+        found = session.preview(picture, self._prompts(frame, table, ids))
+        return self._objects(picture, table, found)
+
+    def _prompts(self, frame: int, table: PromptTable, ids: Sequence[int]) -> list[Prompt]:
+        return [each for each in table.prompts if each.frame == frame and each.object_id in ids]
+
+    def _objects(self, picture: Frame, table: PromptTable, found: sv.Detections) -> list[Object]:
         item = item_from_detections(picture, found, dict(table.labels), self.job.source)
         return list(item.objects)
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from annotate import prompts
 from annotate.dataset.build import build_dataset
@@ -14,6 +15,16 @@ from annotate.items.records import Item
 from annotate.propagators.job import Job
 from annotate.propagators.run import update
 from annotate.web.point.document import Document
+
+
+class ResultWriter(Protocol):
+    """Writes the result of a session, as the command line does."""
+
+    def save(self, backward: bool) -> str:
+        """Write the items by the run of the command line; return a message for the page."""
+
+    def build_dataset(self, document: Document, backward: bool) -> str:
+        """Build the dataset; return a message for the page."""
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,20 @@ def test_a_click_gives_the_mask_of_its_frame(client):
     assert client.json("masks/4")["objects"] == []
 
 
+def test_a_rough_mask_comes_at_once_and_is_replaced(client, editor):
+    editor.engine.rough_side = 10
+    editor.engine.gate.clear()
+    watch = Watch(client, editor.events.last)
+    click(client, 3, 1, 100, 200)
+    masks = client.json("masks/3")
+    assert masks["pending"] and masks["objects"][0]["box"] == [95, 195, 105, 205]
+    editor.engine.gate.set()
+    better = watch.next("masks")["masks"]
+    assert not better["pending"] and better["objects"][0]["box"] == [80, 180, 120, 220]
+    assert client.json("masks/3") == better
+    watch.close()
+
+
 def test_a_preview_changes_nothing(client, editor):
     record = {"frame": 3, "object": 1, "x": 50, "y": 60, "label": 1}
     assert client.json("preview", record)["box"] == [30, 40, 70, 80]

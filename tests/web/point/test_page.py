@@ -63,13 +63,15 @@ def stage(page):
     return Stage(page)
 
 
+def rounded(number):
+    return None if number is None else round(number)
+
+
 def rows(editor):
     """The rows of the file on disk, coordinates rounded to whole pixels."""
     table = read_point_table(editor.session.points, editor.session.scope)
     return [
-        (row.frame, row.object_id, *(None if v is None else round(v) for v in (row.x, row.y)))
-        + (row.label,)
-        for row in table.rows
+        (row.frame, row.object_id, rounded(row.x), rounded(row.y), row.label) for row in table.rows
     ]
 
 
