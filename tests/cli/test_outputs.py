@@ -37,6 +37,8 @@ COMMANDS = {
     "propagate ": ["x.mp4", "-p", "{in}", "-o", "{out}"],
     "propagate  ": ["x.mp4", "--from", "{in}", "-o", "{out}"],
     "propagate   ": ["x.mp4", "--mask", "0:1:{in}", "-o", "{out}"],
+    "point": ["{in}", "-o", "{out}", "--no-open"],
+    "point ": ["x.mp4", "--from", "{in}", "-o", "{out}", "--no-open"],
     "review": ["{in}", "-o", "{out}"],
     "review ": ["x.jsonl", "--video", "a.mp4={in}", "-o", "{out}"],
     "colours": ["{in}", "--box", "0,1,2,3,4", "-o", "{out}"],
