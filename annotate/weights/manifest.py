@@ -57,8 +57,8 @@ class ModelFile:
             raise WeightsError(f"{self.path!r} is not a path inside a folder of weights")
         if self.sha256 and not _SHA256_PATTERN.fullmatch(self.sha256):
             raise WeightsError(f"{self.path}: {self.sha256!r} is not a sha256: 64 digits 0-9, a-f")
-        if self.bytes is not None and self.bytes < 0:
-            raise WeightsError(f"{self.path}: its bytes cannot be {self.bytes}")
+        if self.bytes is not None and not 0 <= self.bytes < 2**63:
+            raise WeightsError(f"{self.path}: its bytes cannot be {shown(self.bytes)}")
 
     def matches(self, sha256: str) -> bool:
         """Return True if a file's sha256 agrees with all digits that are published."""
