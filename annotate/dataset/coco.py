@@ -16,13 +16,7 @@ from typing import IO, Any, ClassVar
 
 from pycocotools.coco import COCO
 
-from annotate.dataset.coco_import import (
-    CocoAnnotation,
-    CocoFile,
-    CocoImage,
-    find_files,
-    load_files,
-)
+from annotate.dataset.coco_import import CocoFile, find_files, load_files
 from annotate.dataset.export import (
     ImportedDataset,
     assign_frames,
@@ -32,6 +26,7 @@ from annotate.dataset.export import (
 from annotate.dataset.folder import Dataset, Sample, link_or_copy
 from annotate.errors import DatasetError, VideoError
 from annotate.items import masks
+from annotate.items.foreign_coco import CocoAnnotation, CocoImage
 from annotate.items.foreign_records import shown
 from annotate.items.import_report import ImportReport
 from annotate.items.records import Object
@@ -45,7 +40,8 @@ _BBOX_DIGITS = 6  # decimals of a pixel that survive x1 + (x2 - x1)
 def read(path: Path) -> ImportedDataset:
     """Read a COCO file, or every COCO file under a folder; each file is a split.
 
-    Several entries of one image are joined, also from several files.
+    Several entries of one image are joined, also from several files. A damaged annotation leaves
+    out its image, and the report counts both.
 
     Raises:
         DatasetError: names the file and the annotation.
@@ -55,7 +51,7 @@ def read(path: Path) -> ImportedDataset:
     if not files:
         reasons = "".join(f"; {line}" for line in report.warnings())
         raise DatasetError(f"{path}: no COCO file (images, annotations, categories) found{reasons}")
-    if not any(each.annotations for each in files):
+    if not any(each.has_annotations for each in files):
         report.note(f"{path}: there is no annotation: every image is one without objects")
     classes = dict.fromkeys(label for each in files for label in each.labels.values())
     clips = {name: metadata for each in files for name, metadata in each.clips.items()}
@@ -66,17 +62,22 @@ def _samples(
     files: Sequence[CocoFile], root: Path, report: ImportReport
 ) -> Iterator[tuple[Path, Sample]]:
     folder = root if root.is_dir() else root.parent
-    entries = _entries_by_image(files, folder)
+    entries = _entries_by_image(files, folder, report)
+    image_count = len(entries) + report.damaged_images.count
     origins = {(i.video, i.frame) for rows in entries.values() for _, i in rows if i.has_origin}
     with_origin = len(origins) == len(entries) and all(
         rows[0][1].has_origin for rows in entries.values()
     )
     frames = assign_frames([*entries], folder.resolve().name)
     for (image_path, rows), frame in zip(entries.items(), frames, strict=True):
-        header = _read_image_header(image_path)
-        objects = _read_objects(rows, image_path, header, report)
+        try:
+            header = read_header(image_path)
+            sizes_wh = [_recorded_size(image, header, image_path, f, report) for f, image in rows]
+        except (VideoError, DatasetError) as error:
+            report.skip_damaged_image(str(error), _places(rows), "they cannot be used")
+            continue
+        objects = _read_objects(rows, sizes_wh, image_path, header, report)
         if objects is None:
-            report.skip_image("no object in it could be used", str(image_path))
             continue
         if len({file.split for file, _ in rows}) > 1:
             report.notice(
@@ -84,9 +85,18 @@ def _samples(
             )
         sample = frame.to_sample(header.size_wh, objects, rows[0][0].split)
         yield image_path, _with_origin(sample, rows[0][1]) if with_origin else sample
+    report.check_damaged_images(image_count)
 
 
-def _entries_by_image(files: Sequence[CocoFile], folder: Path) -> dict[Path, list[Entry]]:
+def _places(rows: Sequence[Entry]) -> list[str]:
+    """List where the annotations of an image are."""
+    places = [a.where for file, image in rows for a in file.annotations.get(image.id, ())]
+    return places + [m for file, image in rows for m in file.damaged.get(image.id, ())]
+
+
+def _entries_by_image(
+    files: Sequence[CocoFile], folder: Path, report: ImportReport
+) -> dict[Path, list[Entry]]:
     """Find the file of each image; several entries may be of one file.
 
     Raises:
@@ -99,7 +109,9 @@ def _entries_by_image(files: Sequence[CocoFile], folder: Path) -> dict[Path, lis
         finder = ImageFinder(file.path, folder, file.split, recorded_names)
         for image in file.images:
             if not image.file_name:
-                raise DatasetError(f"{file.path}: image {shown(image.id)} has no file_name")
+                where = f"{file.path}: image {shown(image.id)} has no file_name"
+                report.skip_damaged_image(where, _places([(file, image)]), "they have no name")
+                continue
             try:
                 found = finder.find(image.file_name)
             except VideoError as error:
@@ -110,25 +122,48 @@ def _entries_by_image(files: Sequence[CocoFile], folder: Path) -> dict[Path, lis
 
 
 def _read_objects(
-    rows: Sequence[Entry], image_path: Path, header: ImageHeader, report: ImportReport
+    rows: Sequence[Entry],
+    sizes_wh: Sequence[tuple[int, int]],
+    image_path: Path,
+    header: ImageHeader,
+    report: ImportReport,
 ) -> list[Object] | None:
-    """Read the objects of an image, upright; None where it has annotations, but none is usable."""
-    objects: dict[Any, Object] = {}
+    """Read the objects of an image, upright; None, and a line in the report, to leave it out.
+
+    An image is left out where an annotation of it is damaged, none is usable, or it has none and
+    others may have been of it.
+    """
+    objects: dict[Any, tuple[Object, str]] = {}
+    damages = [message for file, image in rows for message in file.damaged.get(image.id, ())]
     count = 0
-    for file, image in rows:
-        size_wh = _recorded_size(image, header, image_path, file, report)
+    for (file, image), size_wh in zip(rows, sizes_wh, strict=True):
         for annotation in file.annotations.get(image.id, ()):
             count += 1
-            obj = _read_object(annotation, size_wh, file.labels, report)
+            try:
+                obj = _read_object(annotation, size_wh, file.labels, report)
+            except DatasetError as error:
+                damages.append(str(error))
+                continue
             if obj is None:
                 continue
             if size_wh != header.size_wh:
                 obj = turn_upright(obj, size_wh, header.orientation)
             counts = obj.mask and obj.mask["counts"]
             key = str(annotation.id), obj.label, obj.box, counts, obj.track, obj.score
-            if objects.setdefault(key, obj) is not obj:
+            if objects.setdefault(key, (obj, annotation.where))[0] is not obj:
                 report.notice("an annotation was there twice", annotation.where)
-    return [*objects.values()] if objects or not count else None
+    if damages:
+        left_out = [*(where for _, where in objects.values()), *damages]
+        report.skip_damaged_image(f"{damages[0]}: {image_path}", left_out)
+        return None
+    if count and not objects:
+        report.skip_image("no object in it could be used", str(image_path))
+        return None
+    if not count and any(file.is_unlabelled(image) for file, image in rows):
+        messages = [message for file, _ in rows for message in file.of_no_image]
+        report.skip_unlabelled_image(f"{messages[0]}: {image_path}")
+        return None
+    return [obj for obj, _ in objects.values()]
 
 
 def _recorded_size(
@@ -178,13 +213,6 @@ def _read_object(
         annotation.source,
         annotation.flags,
     )
-
-
-def _read_image_header(image_path: Path) -> ImageHeader:
-    try:
-        return read_header(image_path)
-    except VideoError as error:
-        raise DatasetError(str(error)) from None
 
 
 def _with_origin(sample: Sample, image: CocoImage) -> Sample:

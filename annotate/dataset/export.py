@@ -317,7 +317,8 @@ def import_dataset(
             imported.report.objects += len(sample.item.objects)
             frame_splits.append((sample.item.video, sample.item.frame, sample.split))
         if not frame_splits:
-            raise DatasetError(f"{source}: there are no images in it")
+            reasons = "".join(f"; {line}" for line in imported.report.warnings()[:1])
+            raise DatasetError(f"{source}: there are no images in it{reasons}")
         writer.split_ranges = _split_ranges(frame_splits)
         writer.clips = clips.metadata()
     return replace(load_dataset(out), import_report=imported.report)

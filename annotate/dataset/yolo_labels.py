@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate.dataset.export import clip_imported_box
+from annotate.dataset.yolo_description import read_lines
 from annotate.errors import DatasetError
 from annotate.items import boxes, masks
 from annotate.items.import_report import ImportReport
@@ -31,20 +32,6 @@ _MAX_TRACK = 2**53
 _OVERHANG = 0.01  # as for an imported box
 _LABEL_FOLDERS = {"images", "jpegimages"}  # beside which there is a folder `labels`
 _HOW_TO_DECIDE = "set `task` (detect, segment or pose) in the YAML file"
-
-
-def read_lines(label_path: Path) -> list[str]:
-    """Read the lines of a label file.
-
-    Raises:
-        DatasetError: it cannot be read.
-    """
-    try:
-        return label_path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise DatasetError(f"{label_path}: not UTF-8 text") from None
-    except OSError as error:
-        raise DatasetError(f"{label_path}: cannot be read ({error.strerror})") from None
 
 
 @dataclass
@@ -322,7 +309,7 @@ class LabelFiles:
                 self.report.notice("its label file is beside the file that it links to", str(each))
         if not found:
             return None
-        if len(found) > 1 and len({tuple(read_lines(each)) for each in found}) > 1:
+        if len(found) > 1 and len({_content(each) for each in found}) > 1:
             others = ", not ".join(map(str, found))
             self.report.notice("it has several label files, and the first was read", others)
         other = self._used.setdefault(found[0], image_path)
@@ -381,6 +368,14 @@ def _list_labels(folder: Path) -> dict[str, list[Path]]:
             if path.suffix.lower() == ".txt" and path.name[0] != "." and not path.is_dir():
                 listing.setdefault(_normalize(path.stem), []).append(path)
     return listing
+
+
+def _content(label_path: Path) -> tuple[str, ...]:
+    """Return the lines of a label file, or its path where they cannot be read."""
+    try:
+        return tuple(read_lines(label_path))
+    except DatasetError:
+        return (str(label_path),)
 
 
 def _normalize(stem: str) -> str:

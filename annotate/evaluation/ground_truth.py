@@ -11,17 +11,22 @@ from annotate.dataset.folder import DATASET_FILE, load_dataset
 from annotate.dataset.frame_sources import FrameKey, FrameSource
 from annotate.errors import DatasetError, ItemsError
 from annotate.items import journal
+from annotate.items.foreign_coco import CocoAnnotation, CocoImage
 from annotate.items.import_report import ImportReport
 from annotate.items.records import Item, Object
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Classes, and the objects of every frame that somebody has looked at."""
+    """Classes, and the objects of every frame that somebody has looked at.
+
+    `notes` are lines about what was left out of a COCO file, or read otherwise than it stands.
+    """
 
     labels: tuple[str, ...]
     objects: Mapping[FrameKey, tuple[Object, ...]]
     sizes_wh: frozenset[tuple[int, int]] = frozenset()  # of its pictures, as far as it says
+    notes: tuple[str, ...] = ()
 
 
 def read(
@@ -32,7 +37,7 @@ def read(
     The frame index of a COCO image is its `frame`, `frame_index` or `id`, and its video is its
     `video`, or "" without that key; `image_keys` gives the frame of an image by the file's name.
     COCO needs no pictures. Its `iscrowd` annotations are left out, and its masks are read only
-    `with_masks`.
+    `with_masks`. An image with a damaged annotation is left out, and noted.
 
     Raises:
         ItemsError: neither items nor COCO.
@@ -74,22 +79,51 @@ def _from_items(labels: Sequence[str], items: Iterable[Item]) -> GroundTruth:
 
 
 def _read_coco(path: Path, image_keys: Mapping[str, FrameKey], with_masks: bool) -> GroundTruth:
-    file = coco_import.load_file(path)
+    report = ImportReport()
+    file = coco_import.load_file(path, report)
+    image_count = len(file.images) + report.damaged_images.count
     objects: dict[FrameKey, tuple[Object, ...]] = {}
+    left_out = set[FrameKey]()
     for image in file.images:
         key = _frame_key(image, image_keys, path)
-        objects[key] = objects.get(key, ()) + tuple(
-            _coco_object(annotation, image, file, with_masks)
-            for annotation in file.annotations.get(image.id, ())
-            if not annotation.iscrowd
-        )
+        read_objects = _coco_objects(image, file, with_masks, report)
+        if read_objects is None:
+            left_out.add(key)
+        else:
+            objects[key] = objects.get(key, ()) + read_objects
+    report.check_damaged_images(image_count)
+    kept = {key: each for key, each in objects.items() if key not in left_out}
     sizes_wh = frozenset(image.size_wh for image in file.images if image.size_wh is not None)
-    return GroundTruth(tuple(dict.fromkeys(file.labels.values())), objects, sizes_wh)
+    labels = tuple(dict.fromkeys(file.labels.values()))
+    return GroundTruth(labels, kept, sizes_wh, tuple(report.warnings()))
 
 
-def _frame_key(
-    image: coco_import.CocoImage, image_keys: Mapping[str, FrameKey], path: Path
-) -> FrameKey:
+def _coco_objects(
+    image: CocoImage, file: coco_import.CocoFile, with_masks: bool, report: ImportReport
+) -> tuple[Object, ...] | None:
+    """Read the objects of an image; None, and a line in the report, where one is damaged."""
+    damages, objects = [*file.damaged.get(image.id, ())], list[Object]()
+    annotations = file.annotations.get(image.id, ())
+    for annotation in annotations:
+        try:
+            obj = _coco_object(annotation, image, file, with_masks, report)
+        except DatasetError as error:
+            damages.append(str(error))
+            continue
+        if not annotation.iscrowd:
+            objects.append(obj)
+    where = image.file_name or str(image.id)
+    if damages:
+        places = [each.where for each in annotations] + [*file.damaged.get(image.id, ())]
+        report.skip_damaged_image(f"{damages[0]}: {where}", places)
+        return None
+    if file.is_unlabelled(image):
+        report.skip_unlabelled_image(f"{file.of_no_image[0]}: {where}")
+        return None
+    return tuple(objects)
+
+
+def _frame_key(image: CocoImage, image_keys: Mapping[str, FrameKey], path: Path) -> FrameKey:
     key = image_keys.get(PurePosixPath(image.file_name.replace("\\", "/")).name)
     if key is not None:
         return key
@@ -102,16 +136,17 @@ def _frame_key(
 
 
 def _coco_object(
-    annotation: coco_import.CocoAnnotation,
-    image: coco_import.CocoImage,
+    annotation: CocoAnnotation,
+    image: CocoImage,
     file: coco_import.CocoFile,
     with_masks: bool,
+    report: ImportReport,
 ) -> Object:
     mask = None
     if with_masks and annotation.segmentation:
         if image.size_wh is None:
             raise DatasetError(f"{file.path}: image {image.id}: its masks need width and height")
-        mask = annotation.read_mask(image.size_wh, ImportReport())
+        mask = annotation.read_mask(image.size_wh, report)
     box = annotation.box_or_mask_box(mask)
     return Object(file.labels[annotation.category_id], box, track=annotation.track, mask=mask)
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from annotate.errors import DatasetError
+
+_DAMAGED = "an annotation of theirs is damaged"
+_UNLABELLED = "they have no annotation, and there are annotations of no known image"
 
 
 @dataclass
@@ -27,6 +33,7 @@ class ImportReport:
     `unmatched_labels` are of no imported image. `skipped_images` and `skipped_rows` were
     left out, by reason. `notes` are sentences about the whole dataset, such as which of two
     readings was taken; `notices` are sentences about single records, with their counts.
+    `damaged_images` are those of the skipped images that are damaged, or their annotations are.
     """
 
     images: int = 0
@@ -36,11 +43,44 @@ class ImportReport:
     skipped_images: dict[str, Notice] = field(default_factory=dict)
     skipped_rows: dict[str, Notice] = field(default_factory=dict)
     notices: dict[str, Notice] = field(default_factory=dict)
+    damaged_images: Notice = field(default_factory=Notice)
     notes: list[str] = field(default_factory=list)
 
     def skip_image(self, reason: str, where: str) -> None:
         """Count an image that is not imported; `reason` completes "left out, because ..."."""
         self.skipped_images.setdefault(reason, Notice()).add(where)
+
+    def skip_damaged_image(
+        self, where: str, rows: Iterable[str] = (), reason: str = _DAMAGED
+    ) -> None:
+        """Count an image that is damaged, or has a damaged annotation, and all its annotations.
+
+        Without them it would be an image with fewer objects than it has, or with none. `rows` are
+        the places of the annotations that are left out with it.
+        """
+        self.skip_image(reason, where)
+        self.damaged_images.add(where)
+        self.skip_rows_of_image(rows)
+
+    def skip_unlabelled_image(self, where: str) -> None:
+        """Count an image without annotations, while some annotations are of no known image."""
+        self.skip_damaged_image(where, reason=_UNLABELLED)
+
+    def skip_rows_of_image(self, rows: Iterable[str]) -> None:
+        """Count the annotations of an image that is left out; `rows` are their places."""
+        for row in rows:
+            self.skip_row("their image is left out", row)
+
+    def check_damaged_images(self, image_count: int) -> None:
+        """Refuse a dataset of which more than half of the images are damaged.
+
+        Raises:
+            DatasetError: names the first one, and the number of them.
+        """
+        damaged = self.damaged_images
+        if 2 * damaged.count > image_count:
+            others = f" ({damaged.count} of {image_count} images are damaged)"
+            raise DatasetError(damaged.example + others * (image_count > 1))
 
     def skip_row(self, reason: str, where: str) -> None:
         """Count an annotation that is not imported; `reason` completes "left out, because ..."."""

@@ -108,6 +108,70 @@ def test_a_key_that_is_missing_or_of_another_type_is_named(folder, change, messa
         read(source)
 
 
+DAMAGED = [
+    annotation(2, bbox=["x", 1, 2, 3]),
+    annotation(2, bbox=[1, None, 3, 4]),
+    annotation(2, bbox=[500, 500, 10, 10]),
+    annotation(2, category_id=9),
+    annotation(2, segmentation=[[1e9, 1, 2, 3, 4, 5]]),
+    annotation(2, bbox=None),
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_a_damaged_annotation_leaves_out_its_image_and_the_rest_is_imported(folder, damaged):
+    for number, name in enumerate(["b.png", "c.png"], 1):
+        image(folder / name, number)
+    images = [entry(), entry(2, "b.png"), entry(3, "c.png")]
+    data = read(coco(folder / "a.json", [annotation(), damaged, annotation(3, 2)], images))
+    assert [(s.image, len(s.item.objects)) for s in data] == [("b.png", 1), ("c.png", 0)]
+    report = warnings(data)
+    assert "1 image left out, because an annotation of theirs is damaged: " in report
+    assert "a.json: annotation 2: " in report and "a.png" in report
+    assert "2 objects left out, because their image is left out: " in report
+
+
+def test_an_import_with_more_than_half_of_the_images_damaged_fails(folder):
+    for number, name in enumerate(["b.png", "c.png"], 1):
+        image(folder / name, number)
+    images = [entry(), entry(2, "b.png"), entry(3, "c.png")]
+    rows = [annotation(n, n, bbox=[1]) for n in (1, 2)]
+    with pytest.raises(DatasetError, match=r"annotation 1: bbox must.*\(2 of 3 images are damaged"):
+        read(coco(folder / "a.json", rows, images))
+    assert not (folder / "imported0").exists()
+
+
+@pytest.mark.parametrize("damaged", [annotation(2, image_id=7), annotation(2, image_id=None), None])
+def test_an_annotation_of_no_known_image_makes_no_negative(folder, damaged):
+    image(folder / "b.png", 9)
+    images = [entry(), entry(2, "b.png")]
+    data = read(coco(folder / "a.json", [annotation(), damaged], images))
+    assert [sample.image for sample in data] == ["a.png"]
+    assert "1 object left out, because they are of no known image: " in warnings(data)
+    assert "1 image left out, because they have no annotation, and there are " in warnings(data)
+
+
+def test_a_damaged_entry_of_an_image_leaves_out_its_annotations(folder):
+    image(folder / "b.png", 9)
+    images = [entry(), entry(2, "b.png", width="wide"), entry(3, "a.png")]
+    data = read(coco(folder / "a.json", [annotation(), annotation(2, 2)], images))
+    assert [(s.image, len(s.item.objects)) for s in data] == [("a.png", 1)]
+    assert "1 image left out, because their entry is damaged: " in warnings(data)
+    assert "1 object left out, because their image is left out: " in warnings(data)
+
+
+def test_an_image_that_cannot_be_read_or_has_another_size_is_left_out(folder):
+    (folder / "b.png").write_bytes(b"\x89PNG\r\n")
+    image(folder / "c.png", 5)
+    image(folder / "d.png", 6)
+    images = [entry(), entry(2, "b.png"), entry(3, "c.png", width=63), entry(4, "d.png")]
+    rows = [annotation(n, n) for n in range(1, 5)]
+    data = read(coco(folder / "a.json", rows, images))
+    assert [sample.image for sample in data] == ["a.png", "d.png"]
+    assert "2 images left out, because they cannot be used: " in warnings(data)
+    assert "2 objects left out, because their image is left out: " in warnings(data)
+
+
 def test_ids_written_as_text_are_the_numbers(folder):
     rows = [annotation(image_id="1", category_id="1")]
     assert labels_of(read(coco(folder / "a.json", rows))) == [["cat"]]

@@ -172,6 +172,32 @@ def test_rows_that_are_not_what_the_dataset_says_are_refused(tmp_path, extra, ro
         imported(source, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "row", ["1 x 0.5 0.25 0.5", "1 nan .5 .2 .5", "7 .5 .5 .1 .1", "1 .5", "\udcff"]
+)
+def test_a_damaged_row_leaves_out_its_image_and_the_rest_is_imported(tmp_path, row):
+    images = tuple(f"images/train/{name}.png" for name in "abc")
+    labels = {f"labels/train/{name}.txt": BOX for name in "bc"}
+    source = write(tmp_path / "x", {"data.yaml": YAML, **labels}, images)
+    (source / "labels/train/a.txt").write_bytes(f"{BOX}{row}\n".encode("utf-8", "surrogateescape"))
+    objects, warnings = imported(source, tmp_path)
+    assert [*objects] == ["b.png", "c.png"]
+    assert "1 image left out, because " in warnings
+    assert "a.txt" in warnings and "a.png" in warnings
+    if row != "\udcff":
+        assert "a.txt:2: " in warnings
+        assert "2 objects left out, because their image is left out: " in warnings
+
+
+def test_an_import_with_more_than_half_of_the_images_damaged_fails(tmp_path):
+    images = tuple(f"images/train/{name}.png" for name in "abc")
+    labels = {f"labels/train/{name}.txt": BOX + "1 x\n" for name in "bc"}
+    files = {"data.yaml": YAML, **labels, "labels/train/a.txt": BOX}
+    with pytest.raises(DatasetError, match=r"b.txt:2: not numbers.*\(2 of 3 images are damaged\)"):
+        imported(write(tmp_path / "x", files, images), tmp_path)
+    assert not (tmp_path / "in").exists()
+
+
 def test_objects_without_area_are_counted_and_make_no_negative(tmp_path):
     files = {"labels/train/a.txt": BOX + "1 .5 .5 0 .5\n", "labels/train/b.txt": "1 .5 .5 0 0"}
     images = ("images/train/a.png", "images/train/b.png")

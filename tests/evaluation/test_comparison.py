@@ -14,7 +14,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from annotate.dataset import frame_sources
-from annotate.errors import AnnotateError, ItemsError, OutputError, SettingsDiffer, UnknownName
+from annotate.errors import (
+    AnnotateError,
+    DatasetError,
+    ItemsError,
+    OutputError,
+    SettingsDiffer,
+    UnknownName,
+)
 from annotate.evaluation import comparison, ground_truth, metrics, report, run_spec, runs, scores
 from annotate.items import journal
 from annotate.items.records import Header, Item, Object, Vocabulary
@@ -193,6 +200,21 @@ def test_truth_of_coco_with_the_frame_as_id(source, demo):
     assert "designator" in truth.labels and len(truth.objects) == 140
     [first] = metrics.filter_objects(truth.objects, ["designator"])["demo.mp4", 0]
     assert first.score is None and first.box[0] < first.box[2]
+
+
+@pytest.mark.parametrize("damage", [{"bbox": [1]}, {"category_id": 99}, {"image_id": None}])
+def test_a_damaged_annotation_of_the_truth_leaves_out_its_image(tmp_path, damage):
+    rows = [{"image_id": n, "category_id": 1, "bbox": [1, 2, 3, 4]} | {"id": n} for n in (0, 1)]
+    rows.append({"id": 2, "image_id": 2, "category_id": 1, "bbox": [1, 2, 3, 4]} | damage)
+    table = {"images": [{"id": n} for n in range(3)], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "t.json").write_text(json.dumps(table | {"annotations": rows}))
+    truth = ground_truth.read(tmp_path / "t.json")
+    assert [frame for _, frame in truth.objects] == [0, 1]
+    assert any("1 image left out, because " in note for note in truth.notes)
+    rows[1]["bbox"] = None
+    (tmp_path / "t.json").write_text(json.dumps(table | {"annotations": rows}))
+    with pytest.raises(DatasetError, match=r"t.json: annotation .*2 of 3 images are damaged"):
+        ground_truth.read(tmp_path / "t.json")
 
 
 def test_items_a_dataset_and_its_export_give_the_same_truth(source, annotate, demo):
