@@ -96,8 +96,8 @@ export function fillSheet(into) {
 }
 
 const SHOWN = { ArrowLeft: "←", ArrowRight: "→", Digit: "1…9, 0", Delete: "Del" };
-const shown = (key) => key.split("+").map((part) => SHOWN[part]
-  ?? (part.length === 1 ? part.toUpperCase() : part)).join(" ") || "+";
+const shown = (key) => (key === "+" ? key : key.split("+").map((part) => SHOWN[part]
+  ?? (part.length === 1 ? part.toUpperCase() : part)).join(" "));
 
 function table(group, rows) {
   const section = document.createElement("section"), body = document.createElement("table");

@@ -88,7 +88,7 @@ async function showMasks() {
 function drawMasks(masks) {
   const shown = hidden ? [] : masks.objects.filter((each) => model.object(each.id)).map((each) => {
     const object = model.object(each.id);
-    const doubt = each.status === "stale" ? " (before the last change)"
+    const doubt = each.status === "stale" ? " (old points)"
       : each.flags.length ? ` ! ${each.flags.join(", ")}` : "";
     return { ...each, rgb: rgbOf(object.colour), text: `${each.id} ${object.class}${doubt}` };
   });

@@ -134,9 +134,10 @@ export class View extends EventTarget {
   }
 
   tag({ box, rgb, text }) {
-    const [x, y] = this.screenXy([box[0], box[1]]);
-    const node = element("text", { class: "tag", x, y: Math.max(y - 5, 14),
-      fill: `rgb(${rgb.join(",")})` });
+    const [left, y] = this.screenXy([box[0], box[1]]), [right] = this.screenXy([box[2], box[3]]);
+    const fits = left + 8 * text.length < this.stage.clientWidth;
+    const node = element("text", { class: "tag", x: fits ? left : right, y: Math.max(y - 5, 14),
+      "text-anchor": fits ? "start" : "end", fill: `rgb(${rgb.join(",")})` });
     node.textContent = text;
     return node;
   }
