@@ -5,10 +5,10 @@
     python benchmarks/point.py person unseen/calm [--queue ours|worst|even|random] [--clicks 8]
 
 A clip is NAME.mp4 with NAME.gt.json and NAME.points.csv. `latency` prints p50 and p95 in
-milliseconds, from the event to the second animation frame after the drawing. `person` opens the page
-of each clip, clicks the objects of the points file by pixel, propagates, and goes on to the frames
-that the queue names; on each it clicks into the largest wrong part. Printed is the mean J after each
-click of an object. CHROMIUM=PATH names another browser.
+milliseconds, from the event to the second animation frame after the drawing. `person` opens the
+page of each clip, clicks the objects of the points file by pixel, propagates, and goes on to the
+frames that the queue names; on each it clicks into the largest wrong part. Printed is the mean J
+after each click of an object. CHROMIUM=PATH names another browser.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -159,7 +160,7 @@ def next_frame(queue: str, page: Page, ious: dict[int, float], done: set[int], s
         return random.Random(step).choice(left)
     if queue == "even":  # the middle of the longest stretch without a click
         marks = sorted({left[0], left[-1], *done & set(range(left[0], left[-1]))})
-        low, high = max(zip(marks, marks[1:], strict=False), key=lambda pair: pair[1] - pair[0])
+        low, high = max(pairwise(marks), key=lambda pair: pair[1] - pair[0])
         return min(left, key=lambda frame: abs(frame - (low + high) / 2))
     stops = [stop["frame"] for stop in page.fetch("state")["queue"]]
     return next((frame for frame in stops if frame in left), left[len(left) // 2])
@@ -192,13 +193,13 @@ def measure_person(browser: Any, clip: Path, queue: str, clicks: int) -> list[fl
                 found = {}
                 for frame in true:
                     shown = page.fetch(f"masks/{frame}")["objects"]
-                    found[frame] = next((o["mask"] for o in shown if o["id"] == number), None)
-                ious = {f: masks.iou(found[f], true[f]) if found[f] else 0.0 for f in true}
+                    found |= {frame: each["mask"] for each in shown if each["id"] == number}
+                ious = {f: masks.iou(found[f], true[f]) if f in found else 0.0 for f in true}
                 means.append(float(np.mean(list(ious.values()))))
                 frame = next_frame(queue, page, ious, done[number], step)
                 done[number].add(frame)
                 wanted = masks.decode(true[frame])
-                mask = masks.decode(found[frame]) if found[frame] else np.zeros_like(wanted)
+                mask = masks.decode(found[frame]) if frame in found else np.zeros_like(wanted)
                 x, y = deepest_point(wanted ^ mask)
                 page.press(str(number))
                 page.go_to(frame)
