@@ -192,8 +192,9 @@ def measure_person(browser: Any, clip: Path, queue: str, clicks: int) -> list[fl
                 }
                 found = {}
                 for frame in true:
-                    shown = page.fetch(f"masks/{frame}")["objects"]
-                    found |= {frame: each["mask"] for each in shown if each["id"] == number}
+                    for each in page.fetch(f"masks/{frame}")["objects"]:
+                        if each["id"] == number:
+                            found[frame] = each["mask"]
                 ious = {f: masks.iou(found[f], true[f]) if f in found else 0.0 for f in true}
                 means.append(float(np.mean(list(ious.values()))))
                 frame = next_frame(queue, page, ious, done[number], step)
