@@ -97,7 +97,10 @@ class NoteWriter:
         self.calls.append(("save", backward))
         return "saved masks.jsonl"
 
-    def build_dataset(self, document, backward):
+    def items(self):
+        return []
+
+    def build_dataset(self, document, seen, backward):
         self.calls.append(("dataset", sorted(document.reviewed)))
         return "built dataset"
 

@@ -19,7 +19,7 @@ from annotate.web.point.engine import PointEngine
 from annotate.web.point.engine_thread import EngineThread
 from annotate.web.point.session import PointSession
 from annotate.web.point.state import Progress, StateBuilder, prompt_table_of
-from annotate.web.point.tracks import Tracks
+from annotate.web.point.tracks import Tracks, mask_record
 from annotate.web.point.writer import ResultWriter
 
 _CLICK, _HOVER = 1, 2  # priorities; a job's steps come after both
@@ -193,7 +193,7 @@ class Editor:
             if future.cancelled():
                 return {"mask": None}
             raise error
-        return _mask_record(found[0]) if found else {"mask": None}
+        return mask_record(found[0]) if found else {"mask": None}
 
     # --- what a person does
 
@@ -279,12 +279,24 @@ class Editor:
         self._tell_all()
 
     def save(self) -> str:
-        """Write the items as the command line does; returns a message for the page."""
-        return self.writer.save(self.backward)
+        """Write the items as the command line does; returns a message for the page.
+
+        The masks of the page become those that were written.
+        """
+        with self._lock:
+            digests, context, table = dict(self.digests), self.context, self.table
+        message = self.writer.save(self.backward)
+        changed = 0
+        with self._lock:
+            if self.table is table:  # else the points were changed meanwhile
+                changed = self.tracks.settle(self.writer.items(), digests, context)
+        self._tell_all()
+        return f"{message}; {changed} masks differ from what was shown" if changed else message
 
     def build_dataset(self) -> str:
         """Build a dataset of the saved items; returns a message for the page."""
-        return self.writer.build_dataset(self.session.document, self.backward)
+        session = self.session
+        return self.writer.build_dataset(session.document, session.seen, self.backward)
 
     # --- inside
 
@@ -368,21 +380,9 @@ class Editor:
                     if result.found is None:
                         lost.append(object_id)
                     else:
-                        objects.append(_mask_record(result.found) | {"status": status})
+                        objects.append(mask_record(result.found) | {"status": status})
                 elif preview is not None:
                     pending |= (object_id, frame, digest) in self._rough
-                    objects.append(_mask_record(preview) | {"status": "provisional"})
+                    objects.append(mask_record(preview) | {"status": "provisional"})
         answer = {"frame": frame, "rev": revision, "objects": objects, "lost": lost}
         return answer | {"pending": pending}
-
-
-def _mask_record(obj: Object) -> dict[str, Any]:
-    mask = None if obj.mask is None else {"size": obj.mask["size"], "counts": obj.mask["counts"]}
-    return {
-        "id": obj.track,
-        "mask": mask,
-        "box": list(obj.box),
-        "score": obj.score,
-        "flags": list(obj.flags),
-        "status": "provisional",
-    }

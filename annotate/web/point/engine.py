@@ -54,7 +54,7 @@ class PropagatorEngine:
     pictures: PictureStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self._session = InteractiveSession(replace(self.job, both_directions=True))
+        self._session = InteractiveSession(self.job)
 
     @property
     def independent(self) -> bool:
@@ -102,7 +102,14 @@ class PropagatorEngine:
     def propagate(
         self, ids: Sequence[int], frame: int, direction: Direction, limits: tuple[int, int]
     ) -> Iterator[tuple[int, Mapping[int, TrackedFrame]]]:
-        """Track objects from a frame on, up to the limits; yield each frame's results."""
+        """Track objects from a frame on, up to the limits; yield each frame's results.
+
+        From the first backward pass on, objects are tracked both ways, as by `both_directions`.
+        """
+        if direction == "backward" and not self._session.job.both_directions:
+            job = replace(self._session.job, both_directions=True)
+            self._session.close()
+            self._session = InteractiveSession(job)
         context = "" if self.independent else self._session.job.prompts.digest()
         start, stop = limits
         for tracked in self._session.run(ids, frame, direction):

@@ -91,6 +91,23 @@ class Tracks:
             "flagged": sorted(flagged),
         }
 
+    def settle(self, items: Iterable[Item], digests: Mapping[int, str], context: str) -> int:
+        """Take the items of a whole run; returns how many masks differ from those shown."""
+        changed = 0
+        for item in items:
+            found: dict[int, Object | None] = dict.fromkeys(item.lost)
+            found |= {obj.track: obj for obj in item.objects if obj.track is not None}
+            for object_id, obj in found.items():
+                digest = digests.get(object_id)
+                if digest is None:
+                    continue
+                old = self.frames(object_id, digest).get(item.frame)
+                if old is not None:
+                    changed += (old.found and old.found.mask) != (obj and obj.mask)
+                result = TrackedFrame(obj, False, context)
+                self.put(object_id, digest, item.frame, result)
+        return changed
+
 
 def spans(frames: Iterable[int]) -> list[Span]:
     """Join frames into spans.
@@ -127,3 +144,16 @@ def to_items(
         Item(video, frame, frame / rate, *size_wh, tuple(objects), tuple(lost))
         for frame, (objects, lost) in sorted(by_frame.items())
     ]
+
+
+def mask_record(obj: Object) -> dict[str, Any]:
+    """Return what the page shows of an object."""
+    mask = None if obj.mask is None else {"size": obj.mask["size"], "counts": obj.mask["counts"]}
+    return {
+        "id": obj.track,
+        "mask": mask,
+        "box": list(obj.box),
+        "score": obj.score,
+        "flags": list(obj.flags),
+        "status": "provisional",
+    }
