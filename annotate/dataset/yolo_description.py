@@ -1,4 +1,4 @@
-"""Read the file that describes a YOLO dataset: its YAML file, or files of names and lists."""
+"""Read the file that describes a YOLO dataset: its YAML file, Darknet's `obj.data`, or names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from annotate.errors import DatasetError, needs
+from annotate.items.foreign_records import shown
 from annotate.items.import_report import ImportReport
 
 SPLIT_KEYS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
@@ -36,7 +37,7 @@ def read_description(path: Path, report: ImportReport) -> YoloDescription:
         DatasetError: there is none, or it cannot be read.
     """
     if path.is_file():
-        return _read_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else _from_names(path)
+        return _read_file(path, report)
     if not path.is_dir():
         raise DatasetError(f"{path}: no such file or folder")
     files = [each for each in sorted(path.iterdir()) if each.suffix.lower() in (".yaml", ".yml")]
@@ -54,12 +55,48 @@ def read_description(path: Path, report: ImportReport) -> YoloDescription:
         if others:
             report.note(f"read {described[0].path.name}; not read: {', '.join(others)}")
         return described[0]
+    data_files = [path / "obj.data", path / "data" / "obj.data", *sorted(path.glob("*.data"))]
+    for file in filter(Path.is_file, data_files):
+        return _read_darknet(file, path, report)
     for name in _NAMES_FILES:
         if (path / name).is_file():
             return _from_names(path / name, path)
     if found:
         return found[0]
-    raise error or DatasetError(f"{path}: there is neither data.yaml nor classes.txt in it")
+    raise error or DatasetError(
+        f"{path}: there is neither data.yaml nor obj.data nor classes.txt in it"
+    )
+
+
+def _read_file(path: Path, report: ImportReport) -> YoloDescription:
+    suffix = path.suffix.lower()
+    if suffix == ".data":
+        return _read_darknet(path, path.parent, report)
+    return _read_yaml(path) if suffix in (".yaml", ".yml") else _from_names(path)
+
+
+def _read_darknet(path: Path, folder: Path, report: ImportReport) -> YoloDescription:
+    """Read Darknet's `obj.data`: lines `key = value` for the file of names and the lists of images.
+
+    Its paths are relative to the folder that Darknet was run in, which is not known.
+    """
+    lines = [line.partition("=") for line in read_lines(path) if line.strip()[:1] not in "#;"]
+    table: dict[str, Any] = {key.strip(): value.strip() for key, _, value in lines}
+    roots = list(dict.fromkeys([folder, path.parent]))
+    beside = [root / name for root in roots for name in _NAMES_FILES]
+    names, _ = find_path(table.get("names", ""), roots, file=True)
+    names = names or next(filter(Path.is_file, beside), None)
+    if names is None:
+        wanted = shown(table.get("names", "obj.names"))
+        raise DatasetError(f"{path}: names must be a file with a class per line, got {wanted}")
+    lists = {key: table[key] for key in SPLIT_KEYS if table.get(key)}
+    if lists and not any(find_path(each, roots)[0] for each in lists.values()):
+        missing = " and ".join(map(shown, lists.values()))
+        report.note(f"{path}: {missing} not found; all images in {folder} are read instead")
+        lists = {}
+    return YoloDescription(
+        path, folder, {**lists, "path": str(path.parent), "names": _read_names(names)}
+    )
 
 
 def _from_names(path: Path, folder: Path | None = None) -> YoloDescription:

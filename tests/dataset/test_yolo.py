@@ -246,7 +246,7 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 @pytest.mark.parametrize(
     "yaml, message",
     [
-        (None, "neither data.yaml nor classes.txt"),
+        (None, "neither data.yaml nor obj.data nor"),
         ("names: [a", "data.yaml: cannot be read"),
         ("- a", "expected names, train and val"),
         ("train: images/train", "names must be a list"),

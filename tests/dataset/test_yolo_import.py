@@ -279,6 +279,44 @@ def test_names_of_classes_without_a_yaml_file(tmp_path, name):
     assert [sample.split for sample in data] == ["train", "val"]
 
 
+OBJ_DATA = """# of Darknet
+classes = 2
+train  = data/train.txt
+valid = data/valid.txt
+names= data/obj.names
+backup = backup/
+"""
+
+
+@pytest.mark.parametrize("home", ["", "data/"])
+@pytest.mark.parametrize("as_file", [False, True])
+def test_obj_data_of_darknet_names_the_classes_and_the_lists_of_images(tmp_path, home, as_file):
+    files = {"obj.data": OBJ_DATA, "obj.names": "plate\nmug\n", "valid.txt": "data/obj/b.png\n"}
+    files |= {"train.txt": "data/obj/a.png\n", "obj/a.txt": BOX, "obj/b.txt": BOX, "obj/c.txt": ""}
+    images = tuple(f"{home}obj/{name}.png" for name in "abc")
+    write(tmp_path / "x", {f"{home}{name}": text for name, text in files.items()}, images)
+    source = tmp_path / "x" / home / "obj.data" if as_file else tmp_path / "x"
+    data = import_dataset(source, YoloFormat(), tmp_path / "in")
+    assert data.classes == ("plate", "mug")
+    assert [(s.image, s.split, s.item.objects) for s in data] == [
+        ("a.png", "train", (MUG,)),
+        ("b.png", "val", (MUG,)),
+    ]
+
+
+def test_obj_data_without_its_lists_has_the_images_of_the_folder(tmp_path):
+    files = {"obj.data": OBJ_DATA, "obj.names": "plate\nmug\n", "obj/a.txt": BOX}
+    objects, warnings = imported(write(tmp_path / "x", files, ("obj/a.png",)), tmp_path)
+    assert objects == {"a.png": (MUG,)}
+    assert "data/train.txt and data/valid.txt not found; all images in " in warnings
+
+
+def test_obj_data_without_names_is_refused(tmp_path):
+    source = write(tmp_path / "x", {"obj.data": OBJ_DATA, "obj/a.txt": BOX}, ("obj/a.png",))
+    with pytest.raises(DatasetError, match="obj.data: names must be a file .* data/obj.names"):
+        imported(source, tmp_path)
+
+
 def test_images_beside_their_labels_and_the_names_of_classes(tmp_path):
     files = {"images/classes.txt": "plate\nmug\n", "images/a.txt": BOX}
     source = write(tmp_path / "x", files, ("images/a.png",)) / "images"
