@@ -30,7 +30,7 @@ from annotate.items.foreign_coco import CocoAnnotation, CocoImage
 from annotate.items.foreign_records import shown
 from annotate.items.import_report import ImportReport
 from annotate.items.records import Object
-from annotate.video.image_search import ImageFinder
+from annotate.video.image_search import ImageFinder, images_beside
 from annotate.video.images import ImageHeader, read_header
 
 Entry = tuple[CocoFile, CocoImage]
@@ -64,6 +64,8 @@ def _samples(
     folder = root if root.is_dir() else root.parent
     entries = _entries_by_image(files, folder, report)
     image_count = len(entries) + report.damaged_images.count
+    for path in images_beside(entries, root if root.is_dir() else None):
+        report.unlisted_images.add(str(path))
     origins = {(i.video, i.frame) for rows in entries.values() for _, i in rows if i.has_origin}
     with_origin = len(origins) == len(entries) and all(
         rows[0][1].has_origin for rows in entries.values()

@@ -18,6 +18,7 @@ from annotate.dataset.folder import DEFAULT_SPLIT, Sample
 from annotate.dataset.yolo_description import (
     SPLIT_KEYS,
     find_path,
+    list_rows,
     parse_kpt_shape,
     parse_task,
     read_classes,
@@ -227,7 +228,9 @@ def _read_objects(
         text = read_lines(label_path)
     except DatasetError as error:
         rows.report.skip_damaged_image(
-            f"{error}: {image_path}", reason="their label file cannot be read"
+            f"{error}: {image_path}",
+            [f"{label_path}:{number}" for number, _ in list_rows(label_path)],
+            "their label file cannot be read",
         )
         return None
     usable = rows.read_boxes([line for line in text if line.strip()], size_wh)

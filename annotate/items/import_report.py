@@ -30,7 +30,8 @@ class ImportReport:
 
     A reader of a format fills the report while its samples are read. `images` and `objects` were
     imported. `unlabelled_images` have no label file and were imported without objects;
-    `unmatched_labels` are of no imported image. `skipped_images` and `skipped_rows` were
+    `unmatched_labels` are of no imported image. `unlisted_images` are beside the imported ones, but
+    the dataset does not list them. `skipped_images` and `skipped_rows` were
     left out, by reason. `notes` are sentences about the whole dataset, such as which of two
     readings was taken; `notices` are sentences about single records, with their counts.
     `damaged_images` are those of the skipped images that are damaged, or their annotations are.
@@ -40,6 +41,7 @@ class ImportReport:
     objects: int = 0
     unlabelled_images: Notice = field(default_factory=Notice)
     unmatched_labels: Notice = field(default_factory=Notice)
+    unlisted_images: Notice = field(default_factory=Notice)
     skipped_images: dict[str, Notice] = field(default_factory=dict)
     skipped_rows: dict[str, Notice] = field(default_factory=dict)
     notices: dict[str, Notice] = field(default_factory=dict)
@@ -107,6 +109,11 @@ class ImportReport:
             lines.append(
                 f"{_count(self.unmatched_labels, 'label file')} of no imported image: "
                 f"{_examples(self.unmatched_labels)}"
+            )
+        if self.unlisted_images.count:
+            lines.append(
+                f"{_count(self.unlisted_images, 'image')} in these folders not listed by the "
+                f"dataset, and not imported: {_examples(self.unlisted_images)}"
             )
         for noun, skipped in (("image", self.skipped_images), ("object", self.skipped_rows)):
             lines += [

@@ -108,6 +108,32 @@ class ImageFinder:
         return images
 
 
+def images_beside(found: Iterable[Path], folder: Path | None) -> list[Path]:
+    """List the other images in the folders of some images, and anywhere below `folder`.
+
+    Files that an image of `found` links to, and names that begin with a dot, are not listed.
+    """
+    found = list(found)
+    known = {os.path.realpath(path) for path in found}
+    places = sorted({path.parent for path in found})
+    if folder is not None:
+        places += [Path(place) for place, _, _ in os.walk(folder)]
+    others: dict[str, Path] = {}
+    for place in places:
+        for path in _list_folder(place):
+            is_image = path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
+            if is_image and (real := os.path.realpath(path)) not in known and _is_file(path):
+                others.setdefault(real, path)
+    return list(others.values())
+
+
+def _list_folder(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:  # it may not be read
+        return []
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()

@@ -172,6 +172,20 @@ def test_an_image_that_cannot_be_read_or_has_another_size_is_left_out(folder):
     assert "2 objects left out, because their image is left out: " in warnings(data)
 
 
+@pytest.mark.parametrize("as_file, expected", [(False, 3), (True, 1)])
+def test_images_that_the_file_does_not_list_are_counted(folder, as_file, expected):
+    source = coco(folder / "a.json")
+    for number, name in enumerate(["b.png", "more/c.png", "more/d.jpg"], 1):
+        image(folder / name, number)
+    (folder / "link.png").symlink_to("a.png")
+    data = read(source if as_file else folder)
+    assert [sample.image for sample in data] == ["a.png"]
+    assert data.import_report.unlisted_images.count == expected
+    plural = "s" * (expected > 1)
+    assert f"{expected} image{plural} in these folders not listed by the dataset" in warnings(data)
+    assert "b.png" in warnings(data)
+
+
 def test_ids_written_as_text_are_the_numbers(folder):
     rows = [annotation(image_id="1", category_id="1")]
     assert labels_of(read(coco(folder / "a.json", rows))) == [["cat"]]
