@@ -217,6 +217,15 @@ def read_lines(label_path: Path) -> list[str]:
         raise DatasetError(f"{label_path}: cannot be read ({error.strerror})") from None
 
 
+def list_rows(label_path: Path) -> list[tuple[int, str]]:
+    """List the rows of a label file of any encoding, as far as it can be read, with their lines."""
+    try:
+        text = label_path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return []
+    return [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+
+
 def find_path(entry: str, roots: Sequence[Path], *, file: bool = False) -> tuple[Path | None, bool]:
     """Find a path, or file, that another machine wrote; return whether it had to be shortened.
 
