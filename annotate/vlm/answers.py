@@ -48,6 +48,7 @@ _CORNER_KEYS = {  # keys of the four numbers -> the order of the numbers
     ("x", "y", "w", "h"): "xywh",
     ("left", "top", "width", "height"): "xywh",
 }
+_MAX_NUMBER = 1e9  # beyond any unit of coordinates
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _TUPLE = re.compile(r"\(\s*((?:[-+\d.eE]+\s*,\s*)+[-+\d.eE]+)\s*,?\s*\)")
 _CORNER_PAIR = re.compile(  # Qwen-VL's own notation, (x1,y1),(x2,y2)
@@ -339,7 +340,7 @@ def _box_of_list(value: Any) -> ParsedBox | None:
         numbers = [_to_float(each) for each in value if each is not names[0]]
     else:
         names = []
-    if len(numbers) not in (4, 5) or not all(map(math.isfinite, numbers)):
+    if len(numbers) not in (4, 5) or not all(abs(each) < _MAX_NUMBER for each in numbers):
         return None
     first, second, third, fourth, *scores = numbers
     if scores and not 0 <= scores[0] <= 1:

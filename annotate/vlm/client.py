@@ -341,7 +341,7 @@ class Chat:
                 "another one as `url`",
                 retryable="refused" not in reason,  # no server listens there: waiting is in vain
             ) from None
-        except (openai.OpenAIError, ValueError) as error:
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
             raise TransientError(f"{self.url}: {redact_key(str(error), key)}") from None
 
 

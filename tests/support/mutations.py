@@ -32,7 +32,7 @@ _CPU_SECONDS = 10.0
 _MEMORY_BYTES = 2**30
 
 _NESTED = "<nested>"  # becomes brackets in brackets, deeper than any parser goes
-_DEPTH = 20_000
+_DEPTH = 14_000
 NUMBERS = (
     *(0, 1, -1, 2, 3.0, 0.5, -0.5, 1e-9, 1e8, -1e8, 1e300, 2**31, 2**63, -(2**63), 10**400),
     *(float("nan"), float("inf"), float("-inf"), -0.0, True, False),
