@@ -226,9 +226,11 @@ def calibrate_scores(
     from annotate.cli import console
     from annotate.evaluation import calibration
     from annotate.files import refuse_existing
+    from annotate.items.import_report import ImportReport
 
     refuse_existing(output, force)
-    curves = calibration.fit_curves(items, truth, method=method)
+    report = ImportReport()
+    curves = calibration.fit_curves(items, truth, method=method, report=report)
     calibration.write_curves(curves, output, force=force)
     rows = [
         (
@@ -244,4 +246,6 @@ def calibrate_scores(
     ]
     columns = ("detector", "class", "boxes", "correct", "method", "Brier before", "Brier after")
     console.print_table(columns, rows)
+    for line in report.warnings():
+        console.print_status(line)
     console.print_result(str(output))

@@ -23,6 +23,7 @@ from annotate.errors import AnnotateError, ItemsError, UnknownName, needs
 from annotate.evaluation import ground_truth
 from annotate.evaluation.metrics import MIN_IOU, match_boxes
 from annotate.files import refuse_existing, sha256, write_text
+from annotate.items.import_report import ImportReport
 from annotate.items.records import Frame, Object, Vocabulary
 from annotate.plugins import RUNTIME_ONLY
 
@@ -164,12 +165,17 @@ class ClassCalibration:
 
 
 def fit_curves(
-    item_paths: Iterable[Path], truth_path: Path, *, method: str = "auto"
+    item_paths: Iterable[Path],
+    truth_path: Path,
+    *,
+    method: str = "auto",
+    report: ImportReport | None = None,
 ) -> list[ClassCalibration]:
     """Fit a curve for each detector and class in files of items, on the frames of the truth.
 
     `truth_path` is a file of items, a COCO file or a dataset that a person has corrected. Frames
-    that it does not have are left out. `method` is auto, isotonic or platt.
+    that it does not have are left out. `method` is auto, isotonic or platt. `report` gets the notes
+    about what was left out of a COCO file.
 
     Raises:
         AnnotateError: no class has enough boxes, or the method is unknown.
@@ -177,7 +183,11 @@ def fit_curves(
     """
     if method not in METHODS:
         raise AnnotateError(f"`method` must be {', '.join(METHODS)}, got {method!r}")
-    truth = ground_truth.read(truth_path).objects
+    report = report or ImportReport()
+    known_truth = ground_truth.read(truth_path)
+    truth = known_truth.objects
+    for line in known_truth.notes:
+        report.note(line)
     rows: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
     for path in item_paths:
         proposed = ground_truth.read(path).objects

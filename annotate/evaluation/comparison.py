@@ -82,7 +82,9 @@ def compare_detectors(
             force=force,
             progress=lambda spec: progress(spec.title, total),
         )
-        comparison = Comparison([score_run(run, known_truth) for run in finished], min_score)
+        run_scores = [score_run(run, known_truth) for run in finished]
+        truth_notes = () if known_truth is None else known_truth.notes
+        comparison = Comparison(run_scores, min_score, truth_notes)
         report.write_report(comparison, source, known_truth, Path(output), rows)
     return comparison
 

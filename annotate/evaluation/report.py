@@ -52,6 +52,8 @@ def write_report(
 def write_tables(comparison: Comparison, out: Path) -> None:
     """Write `table.csv`, `table.md` and `agreement.csv` into the folder `out`.
 
+    `table.md` has the notes of the comparison below the table.
+
     Raises:
         OutputError: nothing can be written there.
     """
@@ -59,7 +61,9 @@ def write_tables(comparison: Comparison, out: Path) -> None:
     lines = [columns, ["---"] * len(columns), *rows]
     cells = (" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines)
     with atomic_file(out / "table.md") as draft:
-        draft.write_text("".join(f"| {line} |\n" for line in cells), encoding="utf-8")
+        notes = "".join(f"\n* {note}" for note in comparison.notes)
+        text = "".join(f"| {line} |\n" for line in cells) + (notes and notes + "\n")
+        draft.write_text(text, encoding="utf-8")
     with atomic_file(out / "table.csv") as draft:
         comparison.table().to_csv(draft)
     with atomic_file(out / "agreement.csv") as draft:

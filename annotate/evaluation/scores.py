@@ -118,10 +118,14 @@ def _no_truth_note(keys: Sequence[FrameKey], truth: GroundTruth) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The scores of all runs; without truth, boxes count from `min_score` on."""
+    """The scores of all runs; without truth, boxes count from `min_score` on.
+
+    `truth_notes` are lines about what was left out of the truth.
+    """
 
     scores: Sequence[RunScore]
     min_score: float = 0.0
+    truth_notes: tuple[str, ...] = ()
 
     @cached_property
     def failed(self) -> list[str]:
@@ -130,8 +134,9 @@ class Comparison:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What could not be scored against the truth, and why; each once."""
-        return list(dict.fromkeys(note for score in self.scores for note in score.notes))
+        """What was left out of the truth, or not scored against it, and why; each once."""
+        notes = (note for score in self.scores for note in score.notes)
+        return list(dict.fromkeys([*self.truth_notes, *notes]))
 
     @cached_property
     def pair_agreements(self) -> dict[tuple[str, str], metrics.Agreement]:
@@ -326,7 +331,7 @@ def score_items(items_path: Path, truth_path: Path, *, min_score: float = 0.0) -
     labels = [label for label in truth.labels if label in found.labels]
     if not labels:
         raise UnknownName("class in the truth", (*found.labels, "")[0], truth.labels)
-    notes = unknown_class_notes(found.labels, truth.labels)
+    notes = (*found.notes, *truth.notes, *unknown_class_notes(found.labels, truth.labels))
     if missing := [repr(label) for label in truth.labels if label not in found.labels]:
         notes += (f"not scored, as the items are not about such a class: {', '.join(missing)}",)
     if left := len(truth.objects) - len(keys):

@@ -1,3 +1,4 @@
+import json
 from fractions import Fraction
 
 import numpy as np
@@ -150,3 +151,20 @@ def test_a_curve_gives_values_from_0_to_1(scores):
     ):
         values = curve(np.array(scores))
         assert ((values >= 0) & (values <= 1)).all()
+
+
+def test_what_was_left_out_of_the_truth_is_printed(tmp_path, annotate):
+    proposed, _ = write_files(tmp_path, overconfident(20))
+    x1, y1, x2, y2 = BOX
+    box = [x1, y1, x2 - x1, y2 - y1]
+    table = {
+        "images": [{"id": n, "video": "dock.mp4"} for n in range(20)],
+        "categories": [{"id": 1, "name": "mug"}],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 1, "bbox": box if n else [1]} for n in range(20)
+        ],
+    }
+    (tmp_path / "t.json").write_text(json.dumps(table))
+    code, out, err = annotate("calibrate-scores", proposed, "--truth", "t.json", "-o", "s.json")
+    assert code == 0 and "colour\tmug\t19\t" in out, err
+    assert "1 image left out, because an annotation of theirs is damaged: t.json: annotat" in err

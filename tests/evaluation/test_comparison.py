@@ -250,7 +250,11 @@ TWO_RUNS = ("-d", "colour", "-d", "colour:min_score=0.6", "-v", "designator.v1")
 
 def test_a_comparison_writes_a_table_curves_and_a_sheet_once(annotate, demo, tmp_path):
     """A second call with the same settings runs nothing again."""
-    gt = demo.with_name("demo.gt.json")
+    table = json.loads(demo.with_name("demo.gt.json").read_text())
+    table["images"].append({"id": 9999, "file_name": "odd.png"})
+    table["annotations"].append({"id": "odd", "image_id": 9999, "category_id": 1, "bbox": [1]})
+    gt = tmp_path / "gt.json"
+    gt.write_text(json.dumps(table))
     asked = (
         "compare",
         demo,
@@ -274,6 +278,8 @@ def test_a_comparison_writes_a_table_curves_and_a_sheet_once(annotate, demo, tmp
     assert (table["ms/frame"] > 0).all()
     assert table["boxes/frame"].iloc[0] > table["boxes/frame"].iloc[1]
     assert "not measured" in (tmp_path / "out" / "table.md").read_text()
+    note = "1 image left out, because an annotation of theirs is damaged: "
+    assert note in err and f"\n* {note}" in (tmp_path / "out" / "table.md").read_text()
     width, height = size("out/sheet.png")
     assert width > 3 * 400 and height > 3 * 300
     assert size("out/curves.png")[0] > 500
