@@ -336,3 +336,15 @@ def assert_real_engine_replays(tmp_path, engine):
     session.set_prompts(table(*first, click, Prompt(4, 2, gone=True)))
     assert not next(session.run(start=5)).exact
     assert_saved_as_a_new_run(session, tmp_path)
+
+
+def test_a_state_of_earlier_prompts_is_never_taken_for_an_exact_one(clip, tmp_path):
+    first, late, early, later = point(2, 1), point(15, 1), point(4, 1, x=9.0), point(11, 1)
+    job = make_job(CausalWanderer(), clip, first, both=False)
+    session = InteractiveSession(job, state_interval=100)
+    for changed, last in (((late,), 7), ((late, early), None), ((late, early, later), 11)):
+        for tracked in session.run():
+            if tracked.item.frame == last:
+                break
+        session.set_prompts(table(first, *changed))
+    assert_saved_as_a_new_run(session, tmp_path)
