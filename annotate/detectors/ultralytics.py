@@ -79,7 +79,7 @@ def import_ultralytics() -> Any:
     Image.open = image_open  # the package replaces it by one that installs missing packages
     for handler in ultralytics.utils.LOGGER.handlers:
         if type(handler) is logging.StreamHandler:
-            handler.setStream(sys.stderr)  # stdout is for results
+            handler.stream = sys.stderr  # stdout is for results; the old stream may be closed
     return ultralytics
 
 

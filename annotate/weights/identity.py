@@ -45,8 +45,8 @@ def weights_hashes(plugin: Any) -> dict[str, str]:
 
 def _named_weights(plugin: Any) -> Iterator[tuple[str, str]]:
     """Yield each option that names weights, as `option` or `nested.option`, and its value."""
-    if getattr(plugin, "random_weights", None) is not None:
-        return
+    if getattr(plugin, "random_weights", None) is not None or not dataclasses.is_dataclass(plugin):
+        return  # an object of a Python user that is no dataclass has no options
     listed = optional_member(plugin, "weights")
     for field in dataclasses.fields(plugin):
         if RUNTIME_ONLY.items() <= field.metadata.items():

@@ -232,5 +232,6 @@ def test_imports_of_one_folder_name_are_told_apart_by_their_images(tmp_path):
         "frame_count": 2,
         "width": 64,
         "height": 48,
+        "images": True,
     }
     assert external_id(ones[0], "shots", 0) != external_id(ones[1], "shots", 0)

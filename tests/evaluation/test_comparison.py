@@ -449,7 +449,7 @@ def test_a_detector_is_compared_with_itself_on_masked_frames(annotate, demo, tmp
     assert black[0] < 0.2 and black[1] > 0.8 and black[2] > 0.5  # what each of them sees
     code, _, err = annotate(*words, "--mask", "designator", "--near", "designator", "--stop", 9)
     assert code == 1 and "force" in err
-    code, _, err = annotate(*words, "--mask", "cheese", "-o", "out2")
+    code, _, err = annotate(*words[:-2], "--mask", "cheese", "-o", "out2")
     assert code == 1 and "no class 'cheese'" in err
 
 

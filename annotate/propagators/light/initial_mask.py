@@ -95,7 +95,7 @@ def soft_mask_from_prompt(picture: Picture, prompt: Prompt, others: Sequence[Pro
         return prompt.mask.astype(np.float32)
     key = _digest(picture, prompt, others)
     if (soft := _KEPT.get(key, picture.shape[:2])) is None:
-        soft = _predict_soft_mask(picture, prompt, others)
+        soft = predict_soft_mask(picture, prompt, others)
         _KEPT.put(key, soft)
     return soft
 
@@ -138,7 +138,8 @@ class _SoftMasks:
 _KEPT = _SoftMasks(MAX_KEPT_BYTES)
 
 
-def _predict_soft_mask(picture: Picture, prompt: Prompt, others: Sequence[Prompt]) -> Map:
+def predict_soft_mask(picture: Picture, prompt: Prompt, others: Sequence[Prompt] = ()) -> Map:
+    """Predict what `soft_mask_from_prompt` returns for points or a box; nothing is kept."""
     candidates, fits = [], []
     for window in _prompt_windows(picture, prompt):
         for mask in _segment_window(

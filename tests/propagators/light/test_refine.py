@@ -129,9 +129,7 @@ def test_one_mask_of_the_click_model_is_one_vote(clicks, monkeypatch):
             initial_mask, "masks_from_clicks", lambda *_, votes=votes: [(wrong_mask, 0.9)] * votes
         )
         assert (
-            bool(
-                (initial_mask.soft_mask_from_prompt(picture, prompt) > 0.5)[:200, :200].mean() > 0.9
-            )
+            bool((initial_mask.predict_soft_mask(picture, prompt) > 0.5)[:200, :200].mean() > 0.9)
             == dominates
         )
 
@@ -142,7 +140,7 @@ def test_a_box_prompt_does_not_use_the_click_model(clicks, monkeypatch):
         initial_mask, "masks_from_clicks", lambda *_: pytest.fail("the click model was used")
     )
     predicted_mask = (
-        initial_mask.soft_mask_from_prompt(picture, Prompt(0, 1, box=masks.box(true_mask))) > 0.5
+        initial_mask.predict_soft_mask(picture, Prompt(0, 1, box=masks.box(true_mask))) > 0.5
     )
     assert iou(predicted_mask, true_mask) > 0.4
 
