@@ -128,8 +128,11 @@ def optional_member(plugin: Any, name: str) -> Any:
 
 
 def nested_plugins(plugin: Any) -> Iterator[Any]:
-    """Yield the plugins in a plugin's fields: dataclasses that a field holds, alone or by name."""
-    for field in dataclasses.fields(plugin):
+    """Yield the plugins in a plugin's fields: dataclasses that a field holds, alone or by name.
+
+    An object of a Python user that is no dataclass has none.
+    """
+    for field in dataclasses.fields(plugin) if dataclasses.is_dataclass(plugin) else ():
         value = getattr(plugin, field.name)
         candidates = value.values() if isinstance(value, Mapping) else [value]
         for candidate in candidates:

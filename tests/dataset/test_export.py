@@ -234,4 +234,5 @@ def test_imports_of_one_folder_name_are_told_apart_by_their_images(tmp_path):
         "height": 48,
         "images": True,
     }
-    assert external_id(ones[0], "shots", 0) != external_id(ones[1], "shots", 0)
+    assert external_id(ones[0], "shots", 0) == external_id(ones[1], "shots", 0)  # one image
+    assert external_id(ones[0], "shots", 1) != external_id(ones[1], "shots", 1)
