@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
+from annotate.errors import BrokenVideo
 from annotate.items.records import Frame
 from annotate.prompts import ignore_mask
 from annotate.sampling import duplicates, quality
@@ -160,15 +161,19 @@ def _with_still_runs(thumbnails: Iterator[Thumbnail]) -> Iterator[SampledFrame]:
     """
     pending: deque[SampledFrame] = deque()
     run: StillRun | None = None
-    for thumbnail in thumbnails:
-        if run is None or not run.extend(thumbnail):
-            yield from pending
-            pending.clear()
-            run = StillRun(thumbnail)
-        pending.append(SampledFrame(_share_image(thumbnail, pending), run))
-        if run.seconds >= _MIN_STATIC_SECONDS or not quality.is_flat(thumbnail):
-            yield from pending
-            pending.clear()
+    try:
+        for thumbnail in thumbnails:
+            if run is None or not run.extend(thumbnail):
+                yield from pending
+                pending.clear()
+                run = StillRun(thumbnail)
+            pending.append(SampledFrame(_share_image(thumbnail, pending), run))
+            if run.seconds >= _MIN_STATIC_SECONDS or not quality.is_flat(thumbnail):
+                yield from pending
+                pending.clear()
+    except BrokenVideo:  # the frames before the end of a cut file can be used
+        yield from pending
+        raise
     yield from pending
 
 

@@ -1,16 +1,21 @@
 """Open an image file of several pictures as a clip: WebP, APNG, GIF, and the pages of a TIFF.
 
 The times are those that the file declares; pages of a TIFF have none and count one a second. All
-pictures have the size of the first. A reduced copy among the pages of a TIFF is not a frame.
+pictures have the size of the first. A reduced copy among the pages of a TIFF is not a frame. Of a
+file that was cut, the whole pictures are the clip; then its frames end with an error.
 """
 
 from __future__ import annotations
 
+import io
+import struct
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +75,8 @@ class Animation:
         """Decode the frames from index `start` on; raise BrokenVideo at the end of a cut file."""
         from PIL import Image
 
-        with as_video_error(self.path), Image.open(self.path) as image:
+        source = _without_cut_chunk(self.path) or self.path
+        with as_video_error(self.path), Image.open(source) as image:
             for index, position in enumerate(self.positions):
                 try:
                     image.seek(position)
@@ -140,22 +146,27 @@ def open_animation(path: Path) -> Animation | None:
 def _open_animation(path: Path, _file_bytes: int, _mtime_ns: int) -> Animation | None:
     from PIL import Image
 
-    with as_video_error(path), Image.open(path) as opened:
+    whole_chunks = _without_cut_chunk(path)
+    with as_video_error(path), Image.open(whole_chunks or path) as opened, _no_warnings():
         image: Any = opened  # its pictures are no part of the type
-        if image.format not in ANIMATED_FORMATS or not getattr(image, "is_animated", False):
+        error = "its data ends" if whole_chunks else ""
+        is_animated = bool(error) or getattr(image, "is_animated", False)
+        if image.format not in ANIMATED_FORMATS or not is_animated:
             return None
         # A PNG may have a picture for programs that know no animation: it is not a frame.
         first = int(bool(image.info.get("default_image")))
         size_wh = turned_upright(image).size
         positions: list[int] = []
         milliseconds: list[Fraction] = []
-        error = ""
-        for position in range(first, image.n_frames):
+        is_tiff = image.format == "TIFF"  # a chain of pages; to count them reads it to its end
+        for position in count() if is_tiff else range(first, image.n_frames):
             try:
                 image.seek(position)
                 if image.format == "WEBP":  # the time of a picture is known when it is decoded
                     image.load()
             except PILLOW_ERRORS as damage:
+                if is_tiff and isinstance(damage, EOFError):  # after its last page
+                    break
                 error = str(damage) or "its data ends"
                 break
             if not _is_reduced_copy(image):
@@ -166,6 +177,41 @@ def _open_animation(path: Path, _file_bytes: int, _mtime_ns: int) -> Animation |
     ends = [each / 1000 for each in accumulate(milliseconds)]
     starts = (Fraction(0), *ends[:-1])
     return Animation(path, size_wh, tuple(positions), starts, ends[-1], error)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Silence what Pillow says of a damaged page: the clip ends there, which is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _without_cut_chunk(path: Path) -> io.BytesIO | None:
+    """Return the whole chunks of a WebP file that was cut; None for any other file.
+
+    Its decoder refuses a file that is shorter than its header says.
+    """
+    file_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if len(head) < 12 or (head[:4], head[8:]) != (b"RIFF", b"WEBP"):
+            return None
+        if int.from_bytes(head[4:8], "little") + 8 <= file_bytes:
+            return None
+        end, has_picture = 12, False
+        while end + 8 <= file_bytes:
+            file.seek(end)
+            kind, size = struct.unpack("<4sI", file.read(8))
+            if end + 8 + size > file_bytes:
+                break
+            has_picture |= kind == b"ANMF"
+            end += 8 + size + size % 2
+        if not has_picture:
+            return None
+        file.seek(12)
+        chunks = file.read(end - 12)
+    return io.BytesIO(b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WEBP" + chunks)
 
 
 def _is_reduced_copy(image: Any) -> bool:

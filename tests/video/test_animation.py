@@ -12,6 +12,7 @@ from annotate.video import reader
 
 LEVELS = [0, 60, 120, 180, 240]
 MILLISECONDS = [100, 50, 100, 200, 100]
+LOSSLESS = {"duration": 100, "lossless": True}
 
 
 def pictures():
@@ -63,18 +64,37 @@ def test_a_reduced_copy_in_a_tiff_is_not_a_frame(tmp_path):
     assert reader.probe(tmp_path / "a.tiff").frame_count == 1
 
 
-def test_a_cut_animation_gives_its_pictures_and_says_so(tmp_path):
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.97])
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.tiff"])
+def test_a_cut_animation_gives_its_pictures_and_says_so(tmp_path, name, share):
     noise = np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), np.uint8)
     first, *others = map(Image.fromarray, noise)
-    path = tmp_path / "a.png"
-    first.save(path, save_all=True, append_images=others)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    path = tmp_path / name
+    first.save(path, save_all=True, append_images=others, **{} if "tiff" in name else LOSSLESS)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert reader.probe(path).frame_count < 6
     read = []
-    with pytest.raises(BrokenVideo, match="cut short"):
+    with pytest.raises(BrokenVideo, match=r"cut short .* the \d pictures before it can be used"):
         for frame in reader.frames(path):
             read.append(frame.image)
-    assert 0 < len(read) < 5
+    assert int(5 * share) - 1 <= len(read) < 5 and read
     assert (np.array(read) == noise[: len(read)]).all()
+
+
+def test_a_webp_cut_in_its_first_picture_is_refused(tmp_path):
+    path = tmp_path / "a.webp"
+    save(path, **LOSSLESS)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(VideoError, match="not an image that can be read"):
+        reader.probe(path)
+
+
+def test_frames_of_a_cut_animation_are_kept_by_the_command(tmp_path, annotate):
+    path = tmp_path / "a.webp"
+    save(path, **LOSSLESS)
+    path.write_bytes(path.read_bytes()[:-5])
+    _, _, err = annotate("frames", path, "-o", "out", "--every", 1, "--everything")
+    assert len([*(tmp_path / "out").rglob("a-*.*")]) == 4 and "cut short" in err
 
 
 def test_an_animation_in_a_folder_is_named(tmp_path, caplog):
