@@ -16,7 +16,6 @@ crop. Both are whitened by the statistics of the footage, so that common content
 from __future__ import annotations
 
 import contextlib
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from annotate.device import choose_device
 from annotate.errors import WeightsError, needs
 from annotate.items.records import Frame, Picture
 from annotate.items.sequences import chunks
+from annotate.weights.load_errors import one_line_errors
 from annotate.weights.store import weights_path
 
 Vectors = npt.NDArray[np.float32]  # (n, width), rows of length 1
@@ -180,7 +180,6 @@ def _open_rows(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float16]:
 
 
 EFFICIENTNET_LITE0 = "efficientnet-lite0"  # its weights come as a Python package
-_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError)
 _TORCH_BATCH = 16  # pictures
 _WEIGHTS_SUFFIXES = {".safetensors", ".bin", ".json"}  # of the files that are hashed for the name
 
@@ -218,16 +217,12 @@ def load_torch_embedder(name: str, device_name: str | None = None) -> TorchEmbed
     needs("torch", extra="embed" if name == EFFICIENTNET_LITE0 else "")
     torch_device, _ = choose_device(device_name, "float32")
     path = None if name == EFFICIENTNET_LITE0 else weights_path(name)
-    try:
-        if path is None:
-            return _load_efficientnet(torch_device)
+    if path is None:
+        return _load_efficientnet(torch_device)
+    cure = "give a folder of transformers or the file of Xception"
+    with one_line_errors(path, "is not an image network that can be loaded", cure):
         load_network = _load_transformers if path.is_dir() else _load_xception
         return load_network(path, torch_device)
-    except _LOAD_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(
-            f"{path or name}: not an image network that can be loaded: {reason}"
-        ) from error
 
 
 def _load_efficientnet(torch_device: Any) -> TorchEmbedder:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import supervision as sv
 
 from annotate.detectors.phrases import crop
-from annotate.detectors.run import DETECTORS, Detector
+from annotate.detectors.run import DETECTORS, Detector, propose_checked
 from annotate.errors import AnnotateError, UnknownName
 from annotate.items.boxes import iou_matrix
 from annotate.items.records import Box, Frame, Vocabulary
@@ -203,7 +203,10 @@ class EnsembleDetector:
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Propose boxes for each frame, class by class, best first."""
         self.ready()
-        found = [detector.propose(frames) for detector in self.inside.values()]
+        found = [
+            propose_checked(detector, frames, f"ensemble: member {name}")
+            for name, detector in self.inside.items()
+        ]
         return [self._fuse(parts) for parts in zip(*found, strict=True)]
 
     def _fuse(self, parts: Sequence[sv.Detections]) -> sv.Detections:
@@ -299,7 +302,7 @@ class CascadeDetector:
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Propose the confirmed boxes of each frame, in the order of the first detector."""
         self.ready()
-        proposed = self.inside["first"].propose(frames)
+        proposed = self._propose_by("first", frames)
         crops = [
             _crop(frame, (x1, y1, x2, y2), self.margin)
             for frame, found in zip(frames, proposed, strict=True)
@@ -318,8 +321,12 @@ class CascadeDetector:
 
     def _detect_crops(self, crops: list[Frame]) -> list[sv.Detections]:
         """Run the second detector on each crop."""
-        second = self.inside["second"]
-        return [found for batch in chunks(crops, _BATCH_SIZE) for found in second.propose(batch)]
+        batches = (self._propose_by("second", batch) for batch in chunks(crops, _BATCH_SIZE))
+        return [found for batch in batches for found in batch]
+
+    def _propose_by(self, stage: str, frames: list[Frame]) -> list[sv.Detections]:
+        source = f"cascade: {stage} ({getattr(self, stage)})"
+        return propose_checked(self.inside[stage], frames, source)
 
     def _confirm(
         self,

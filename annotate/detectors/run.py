@@ -112,15 +112,38 @@ def detect_pairs(
     labels = dict(enumerate(detector.vocabulary.labels))
     notes = collect_notes(detector)
     for batch in chunks(frames, batch_size):
-        proposed = detector.propose(batch)
-        if len(proposed) != len(batch):
-            raise PluginError(
-                f"{source}: {batch[0].name}: it gave {len(proposed)} Detections for {len(batch)} "
-                "frames; this is a fault of the plugin: it must give one for each frame"
-            )
+        proposed = _propose_all(detector, batch, source)
         for frame, found in zip(batch, proposed, strict=True):
             if not any((frame.video, frame.index) in each.open_frames for each in notes):
                 yield frame, detections.item_from_detections(frame, found, labels, source)
+
+
+def propose_checked(detector: Detector, frames: list[Frame], source: str) -> list[sv.Detections]:
+    """Propose boxes by a detector inside another, and check them before the other reads them.
+
+    Raises:
+        PluginError: the detector breaks its contract: names `source`, the frame and the rule.
+    """
+    proposed = _propose_all(detector, frames, source)
+    class_ids = range(len(detector.vocabulary.labels))
+    for frame, found in zip(frames, proposed, strict=True):
+        detections.check_detections(frame, found, source, class_ids)
+        if found.confidence is None or found.class_id is None:
+            raise PluginError(
+                f"{source}: {frame.name}: it did not set class_id and confidence; this is a fault "
+                "of the plugin: confidence is NaN where there is no score"
+            )
+    return proposed
+
+
+def _propose_all(detector: Detector, frames: list[Frame], source: str) -> list[sv.Detections]:
+    proposed = detector.propose(frames)
+    if len(proposed) != len(frames):
+        raise PluginError(
+            f"{source}: {frames[0].name}: it gave {len(proposed)} Detections for {len(frames)} "
+            "frames; this is a fault of the plugin: it must give one for each frame"
+        )
+    return proposed
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,20 @@ from PIL import Image
 
 from annotate.detectors.tiling import BoxTable
 from annotate.device import choose_device
-from annotate.errors import AnnotateError, MissingPackage, WeightsError, needs
+from annotate.errors import AnnotateError, WeightsError, needs
 from annotate.files import cache_dir
 from annotate.items.records import Picture
 from annotate.weights import manifest
+from annotate.weights.load_errors import one_line_errors
 from annotate.weights.store import weights_path
 
 MAX_BOXES = 300  # of one picture
 BOX_TASKS = ("detect", "segment", "pose")  # tasks of networks that give boxes
+_OPENVINO_FOLDER = "_openvino_model"  # how the name of an export for OpenVINO ends
+_UNNAMED_CLASSES = 999  # class0 to class998 stand for names that an export does not hold
+_PROBLEM = "cannot be used by ultralytics"
+_CURE = "give a checkpoint or an export of ultralytics; copy or export a damaged one again"
+_LOG = logging.getLogger(__name__)
 _OFFLINE_ENV = {
     "YOLO_OFFLINE": "True",
     "YOLO_AUTOINSTALL": "False",
@@ -115,9 +121,9 @@ def load_model(class_name: str, path: Path) -> Any:
             "the detector yolo, or give the .pt that it was exported from"
         )
     model_class: Callable[[str], Any] = getattr(import_ultralytics(), class_name)
-    if path.is_dir() and any(path.glob("*.xml")):
-        needs("openvino")
-    with one_line_errors(path):
+    if path.is_dir():
+        _check_export_folder(path)
+    with weights_errors(path):
         model = model_class(str(path))
     if model.task not in BOX_TASKS:
         raise AnnotateError(
@@ -125,6 +131,57 @@ def load_model(class_name: str, path: Path) -> Any:
             f"give one for {', '.join(BOX_TASKS)}"
         )
     return model
+
+
+def _check_export_folder(path: Path) -> None:
+    """Check a folder before the package does: it goes by the name, and its errors are long."""
+    if not any(path.glob("*.xml")):
+        return
+    needs("openvino")
+    if not path.resolve().name.endswith(_OPENVINO_FOLDER):
+        raise WeightsError(
+            f"{path} is an export for OpenVINO, and ultralytics knows one by the name of its "
+            f"folder: rename it to {path.resolve().name}{_OPENVINO_FOLDER}"
+        )
+
+
+def class_names(model: Any, path: Path) -> list[str]:
+    """Return the names of a model's classes, by number.
+
+    Raises:
+        WeightsError: the file cannot be loaded, or holds no names.
+    """
+    with weights_errors(path):
+        names = [str(name) for name in model.names.values()]
+    if names == [f"class{number}" for number in range(_UNNAMED_CLASSES)]:
+        raise WeightsError(
+            f"{path} holds no names of classes: export it with ultralytics, which writes them "
+            "(metadata.yaml in a folder)"
+        )
+    return names
+
+
+@contextmanager
+def weights_errors(path: Path) -> Iterator[None]:
+    """Load weights without the package's log, and with errors of one line."""
+    with _quiet_log(), one_line_errors(path, _PROBLEM, _CURE):
+        yield
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Send what the package logs to the log of this module, at debug."""
+    logger = import_ultralytics().utils.LOGGER
+    logger.addFilter(_log_at_debug)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_log_at_debug)
+
+
+def _log_at_debug(record: logging.LogRecord) -> bool:
+    _LOG.debug("%s", record.getMessage())
+    return False
 
 
 def predict(
@@ -144,7 +201,8 @@ def predict(
     }
     arguments |= {} if options.input_size is None else {"imgsz": options.input_size}
     bgr = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-    with one_line_errors(Path(str(model.model_name or "the network"))):
+    path = Path(str(model.model_name or "the network"))
+    with _quiet_log(), one_line_errors(path, _PROBLEM):
         results = model.predict(bgr, **arguments, **extra)
     return [np.asarray(each.boxes.data.cpu().numpy(), float).reshape(-1, 6) for each in results]
 
@@ -159,19 +217,3 @@ def resolve_device(name: str | None) -> tuple[str, str]:
         return name, "intel"
     device, _ = choose_device(name, None)
     return str(device), device.type
-
-
-@contextmanager
-def one_line_errors(path: Path) -> Iterator[None]:
-    """Turn any exception of the package into an error of one line."""
-    try:
-        yield
-    except AnnotateError:
-        raise
-    except ModuleNotFoundError as error:
-        raise MissingPackage(
-            f"{path} needs {error.name}, which is not installed: pip install {error.name}"
-        ) from error
-    except Exception as error:  # the package raises exceptions of many types
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"{path} cannot be used by ultralytics: {reason}") from error

@@ -11,7 +11,13 @@ from typing import Any
 import supervision as sv
 
 from annotate.detectors.tiling import BoxTable, Tiling, detect_tiled
-from annotate.detectors.ultralytics import InferenceOptions, find_weights, load_model, predict
+from annotate.detectors.ultralytics import (
+    InferenceOptions,
+    class_names,
+    find_weights,
+    load_model,
+    predict,
+)
 from annotate.errors import PromptError, UnknownName
 from annotate.items.records import Frame, Picture, Vocabulary
 from annotate.vocabulary import Phrase, detector_phrases
@@ -98,13 +104,16 @@ class YoloDetector:
 
     @cached_property
     def _network(self) -> Any:
-        path = find_weights(self.model, ["yolo"])
-        return load_model("YOLO", path)
+        return load_model("YOLO", self._path)
+
+    @property
+    def _path(self) -> Path:
+        return find_weights(self.model, ["yolo"])
 
     @cached_property
     def _classes(self) -> dict[int, Phrase]:
         """The model's classes to look for, by number, with the phrase of each."""
-        names = list(self._network.names.values())
+        names = class_names(self._network, self._path)
         return match_classes(self.vocabulary, names, Path(self.model).name)
 
 

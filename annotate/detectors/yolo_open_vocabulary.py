@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -22,13 +21,12 @@ import numpy.typing as npt
 from annotate import files
 from annotate.detectors import ultralytics
 from annotate.detectors.tiling import BoxTable, PhraseDetector, Tiling
-from annotate.detectors.ultralytics import InferenceOptions, one_line_errors
+from annotate.detectors.ultralytics import InferenceOptions, weights_errors
 from annotate.errors import (
     AnnotateError,
     MissingPackage,
     OutputError,
     PromptError,
-    WeightsError,
     needs,
 )
 from annotate.items.records import Box, Picture, Vocabulary
@@ -36,6 +34,7 @@ from annotate.items.sequences import chunks
 from annotate.video import reader
 from annotate.vocabulary import Phrase, detector_phrases
 from annotate.weights import manifest
+from annotate.weights.load_errors import one_line_errors
 from annotate.weights.store import weights_path
 
 
@@ -79,7 +78,6 @@ class Example:
 
 TextVectors = npt.NDArray[np.float32]  # (n, width)
 _BATCH_SIZE = 64  # phrases
-_LOAD_ERRORS = (RuntimeError, OSError, pickle.UnpicklingError, LookupError, TypeError, ValueError)
 
 
 def encode_phrases(encoder: str, texts: Iterable[str]) -> TextVectors:
@@ -139,12 +137,12 @@ def _write_vector(path: Path, vector: TextVectors) -> None:
 def _run_encoder(path: Path, texts: list[str]) -> TextVectors:
     torch = needs("torch", extra="clip")
     tokens = _import_clip().tokenize(texts, truncate=True)
-    try:
-        with torch.inference_mode():
-            vectors = _load_encoder(path)(tokens).float()
-    except _LOAD_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{path} is not a text encoder that can be used: {reason}") from error
+    cure = "give `encoder` the file of CLIP or MobileCLIP"
+    with (
+        one_line_errors(path, "is not a text encoder that can be used", cure),
+        torch.inference_mode(),
+    ):
+        vectors = _load_encoder(path)(tokens).float()
     return np.asarray(vectors.cpu().numpy(), np.float32)
 
 
@@ -311,7 +309,7 @@ class YoloeDetector(_OpenVocabularyDetector):
         head = model.model.model[-1] if hasattr(model.model, "get_visual_pe") else None
         if head is None or hasattr(head, "lrpc"):
             raise AnnotateError(f"{path} is not a YOLOE that takes prompts: give one that does")
-        with one_line_errors(path):
+        with weights_errors(path):
             if self._example is not None:
                 self._set_example(model, self._example)
             else:

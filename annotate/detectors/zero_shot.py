@@ -20,6 +20,7 @@ from annotate.device import choose_device
 from annotate.errors import AnnotateError, WeightsError, needs
 from annotate.items.records import Picture, Vocabulary
 from annotate.vocabulary import Phrase, detector_phrases
+from annotate.weights.load_errors import one_line_errors
 from annotate.weights.store import weights_path
 
 MULTI_PHRASE_MODELS = ("owlv2", "owlvit")  # score all phrases in one run
@@ -95,16 +96,13 @@ class _Network:
             )
         torch_device, torch_dtype = choose_device(device, dtype)
         source = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
-        try:
+        with one_line_errors(folder, "cannot be used by transformers", "copy or fetch it again"):
             _check_model_type(package.AutoConfig.from_pretrained(**source).model_type, folder)
             model = package.AutoModelForZeroShotObjectDetection.from_pretrained(
                 **source, dtype=torch_dtype
             )
             image_processor = package.AutoImageProcessor.from_pretrained(**source)
             tokenizer = package.AutoTokenizer.from_pretrained(**source)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise WeightsError(f"{folder} cannot be used by transformers: {reason}") from error
         return _Network(model.eval().to(torch_device), image_processor, tokenizer)
 
     def detect(

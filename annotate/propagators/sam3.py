@@ -19,9 +19,10 @@ import numpy.typing as npt
 import supervision as sv
 
 from annotate.device import choose_device
-from annotate.errors import PromptError, WeightsError, needs
+from annotate.errors import PromptError, needs
 from annotate.items.records import Frame, Prompt, State
 from annotate.weights import identity
+from annotate.weights.load_errors import one_line_errors
 from annotate.weights.store import weights_path
 
 if TYPE_CHECKING:
@@ -188,12 +189,11 @@ def _load(
     import transformers
 
     torch_device, torch_dtype = choose_device(device, dtype)
-    folder = _model_folder(weights_path(name))
-    try:
+    path = weights_path(name)
+    folder, cure = _model_folder(path), "give the folder of one"
+    with one_line_errors(path, "is not a Sam3VideoModel of transformers", cure):
         model = transformers.Sam3VideoModel.from_pretrained(folder, local_files_only=True)
         processor = transformers.Sam3VideoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"{folder} is not a Sam3VideoModel of transformers: {error}") from error
     return model.eval().to(torch_device), processor, torch_dtype
 
 

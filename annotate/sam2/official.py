@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from annotate.items.records import Picture, Prompt
 from annotate.sam2.attention import LeanAttention
 from annotate.sam2.memory import MemoryContext, MemoryLimits
 from annotate.sam2.session import PRESENCE_BIAS, FramePrediction, load_model, prompt_points
+from annotate.weights.load_errors import one_line_errors
 from annotate.weights.store import weights_path
 
 if TYPE_CHECKING:
@@ -298,6 +298,7 @@ class Sam2Network:
         return filled
 
 
+_CURE = "give a whole checkpoint of SAM 2, or the name of a model, such as sam2.1-tiny"
 SIZE_LETTERS = {"tiny": "t", "small": "s", "base-plus": "b+", "large": "l"}
 CONFIGS = {
     f"{family}-{size}": f"configs/{family}/{family}_hiera_{letter}.yaml"
@@ -316,11 +317,8 @@ def build(config: str, checkpoint: Path | None, device: str, overrides: Iterable
 
     extra = ["++model.binarize_mask_from_pts_for_mem_enc=true", *overrides]
     path = None if checkpoint is None else str(checkpoint)
-    try:
+    with one_line_errors(checkpoint or Path(config), f"cannot be loaded into {config}", _CURE):
         return build_sam2(config, path, device, hydra_overrides_extra=extra)
-    except (RuntimeError, KeyError, OSError, ValueError) as error:
-        reason = f"cannot be loaded into {config}: {error}"
-        raise WeightsError(f"{checkpoint or config} {reason}") from error
 
 
 @lru_cache(maxsize=1)  # the passes of one run share it
@@ -382,11 +380,9 @@ def _config_of_checkpoint(checkpoint: Path) -> str:
     """Recognise the configuration of a checkpoint by the names and shapes of its tensors."""
     import torch
 
-    try:
+    with one_line_errors(checkpoint, "is not a checkpoint of SAM 2", _CURE):
         tensors = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["model"]
         width = tensors["image_encoder.trunk.patch_embed.proj.weight"].shape[0]
-    except (OSError, RuntimeError, KeyError, TypeError, UnpicklingError) as error:
-        raise WeightsError(f"{checkpoint} is not a checkpoint of SAM 2: {error}") from error
     trunk = [key.split(".") for key in tensors if key.startswith("image_encoder.trunk.blocks.")]
     blocks = len({block for _, _, _, block, *_ in trunk})
     sizes = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base-plus", (144, 48): "large"}

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from annotate.errors import UnknownName, WeightsError
+from annotate.errors import UnknownName
 from annotate.items.records import Picture, Prompt
 from annotate.sam2.memory import MemoryContext, MemoryLimits
 from annotate.sam2.session import PRESENCE_BIAS, FramePrediction, load_model, prompt_points
+from annotate.weights.load_errors import one_line_errors
 from annotate.weights.store import weights_path
 
 if TYPE_CHECKING:
@@ -365,17 +366,20 @@ def _load_folder(folder: Path, size: int | None) -> Any:
     """
     import transformers
 
-    try:
+    problem = f"is not a network of {' or '.join(MODEL_CLASSES.values())} of transformers"
+    with one_line_errors(folder, problem, "give the folder of one"):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         model_class = getattr(transformers, MODEL_CLASSES[config.model_type])
-        return model_class.from_pretrained(
-            folder, config=with_input_size(config, size), local_files_only=True
+        model, report = model_class.from_pretrained(
+            folder,
+            config=with_input_size(config, size),
+            local_files_only=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = (
-            f"is not a network of {' or '.join(MODEL_CLASSES.values())} of transformers: {error}"
-        )
-        raise WeightsError(f"{folder} {reason}") from error
+        # the package gives random numbers to weights that are not in the file
+        if 2 * len(report["missing_keys"]) > len(model.state_dict()):
+            raise ValueError("most weights of the network are not in its file")
+    return model
 
 
 def _random_config(name: str) -> Any:

@@ -14,7 +14,7 @@ from vlm_server import serving, truth
 from annotate import plugins, vocabulary
 from annotate.detectors.ensemble import MemberBoxes, parse_pairs, weighted_boxes_fusion
 from annotate.detectors.run import DETECTORS, check_ready, detector_settings
-from annotate.errors import AnnotateError, UnknownName
+from annotate.errors import AnnotateError, PluginError, UnknownName
 from annotate.items.records import Frame, Vocabulary
 from annotate.video import reader
 from annotate.vlm import budget
@@ -77,6 +77,43 @@ def says(tmp_path, monkeypatch):
 
 
 FRAME = Frame("dock.mp4", 0, Fraction(0), np.zeros((60, 80, 3), np.uint8))
+
+
+BROKEN = {
+    "few": [],
+    "no score": [sv.Detections(np.array([[10.0, 10, 30, 30]]), class_id=np.array([1]))],
+}
+
+
+@pytest.mark.parametrize(
+    "boxes, rule",
+    [
+        ("7 10 10 30 30 0.9", "class_id"),
+        ("1 30 10 10 30 0.9", "its end is before its start"),
+        ("1 10 10 30 30 2.5", "the score 2.5 is not in 0..1"),
+        ("no score", "did not set class_id and confidence"),
+        ("few", "gave 0 Detections for 1 frames"),
+    ],
+)
+def test_a_nested_detector_that_breaks_its_contract_is_named(boxes, rule, monkeypatch):
+    good, bad = "1 10 10 30 30 0.9", boxes
+    if boxes in BROKEN:
+        bad, propose = "0 0 0 0 0 0", Says.propose
+        monkeypatch.setattr(
+            Says,
+            "propose",
+            lambda it, frames: BROKEN[boxes] if it.boxes == bad else propose(it, frames),
+        )
+    cascade = {"first": "says", "second": "says"}
+    for name, options, source in (
+        ("ensemble", {"members": "a=says, b=says", "options": ("a", good, "b", bad)}, "member b"),
+        ("cascade", cascade | {"options": ("first", bad, "second", good)}, r"first \(says\)"),
+        ("cascade", cascade | {"options": ("first", good, "second", bad)}, r"second \(says\)"),
+    ):
+        one, one_boxes, other, other_boxes = options["options"]
+        options["options"] = f"{one}.boxes='{one_boxes}' {other}.boxes='{other_boxes}'"
+        with pytest.raises(PluginError, match=f"{name}: {source}: dock.mp4.*{rule}"):
+            DETECTORS.load(name, WORDS, **options).propose([FRAME])
 
 
 def ensemble(one, other, **options):

@@ -1,6 +1,7 @@
 """The `yolo` detector, on a real model exported to OpenVINO, and on one of random weights."""
 
 import importlib.util
+import shutil
 from fractions import Fraction
 
 import numpy as np
@@ -153,6 +154,81 @@ def test_a_file_that_is_no_network_is_said_in_one_sentence(bus, tmp_path):
     with pytest.raises(WeightsError, match=r"mine.pt cannot be used by ultralytics: .") as said:
         DETECTORS.load("yolo", STREET, model=str(tmp_path / "mine.pt")).propose([bus])
     assert "\n" not in str(said.value)
+
+
+@pytest.fixture(scope="module")
+def openvino_export(tmp_path_factory):
+    """An export for OpenVINO of one sum, with the metadata of Ultralytics."""
+    ov = pytest.importorskip("openvino")
+    folder = tmp_path_factory.mktemp("export") / "mine_openvino_model"
+    picture = ov.opset13.parameter([1, 3, 64, 64], np.float32, name="images")
+    weights = np.ones((1, 3, 64, 64), np.float32)
+    ov.save_model(ov.Model([ov.opset13.add(picture, weights)], [picture]), folder / "mine.xml")
+    (folder / "metadata.yaml").write_text(METADATA)
+    return folder
+
+
+METADATA = """task: detect
+stride: 32
+batch: 1
+imgsz: [64, 64]
+names: {0: person, 1: bus, 2: truck}
+"""
+
+
+def cut_xml(folder):
+    path = folder / "mine.xml"
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def cut_bin(folder):
+    (folder / "mine.bin").write_bytes(b"")
+
+
+def drop_names(folder):
+    (folder / "metadata.yaml").unlink()
+
+
+@pytest.mark.parametrize(
+    "change, name, says",
+    [
+        (cut_xml, "mine_openvino_model", "cannot be used by ultralytics: .*; .* export .* again"),
+        (cut_bin, "mine_openvino_model", "cannot be used by ultralytics: .*; .* export .* again"),
+        (drop_names, "mine_openvino_model", "holds no names of classes: export it with"),
+        (lambda folder: None, "other", "rename it to other_openvino_model"),
+    ],
+)
+def test_an_export_that_cannot_be_read_is_one_line(
+    openvino_export, tmp_path, change, name, says, capfd
+):
+    copy = shutil.copytree(openvino_export, tmp_path / name)
+    assert DETECTORS.load("yolo", STREET, model=str(openvino_export)).ready() is None
+    change(copy)
+    capfd.readouterr()
+    with pytest.raises(WeightsError, match=f"{name} .*{says}") as refusal:
+        DETECTORS.load("yolo", STREET, model=str(copy)).ready()
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("text.pt", b"hello\n"),
+        ("empty.pt", b""),
+        ("text.onnx", b"hello\n"),
+        ("image.png", b"hello\n"),
+    ],
+)
+def test_a_file_that_holds_no_network_is_one_line(ultralytics, tmp_path, name, content, capfd):
+    if name.endswith(".onnx"):
+        pytest.importorskip("onnxruntime")
+    (tmp_path / name).write_bytes(content)
+    says = f"{name} cannot be used by ultralytics: .* .*; give"
+    with pytest.raises(WeightsError, match=says) as refusal:
+        DETECTORS.load("yolo", STREET, model=str(tmp_path / name)).ready()
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_network_that_gives_no_boxes(ultralytics, bus, tmp_path):

@@ -164,6 +164,16 @@ def test_another_kind_of_network(ultralytics, encoder, noise, tmp_path):
         DETECTORS.load("yolo-world", HUD, **given).propose(noise)
 
 
+def test_damaged_weights_are_one_line(network, encoder, noise, tmp_path):
+    (tmp_path / "text.pt").write_bytes(b"hello\n")
+    (tmp_path / "cut.pt").write_bytes(network.read_bytes()[:5000])
+    for name in ("text.pt", "cut.pt"):
+        given = {"model": str(tmp_path / name), "encoder": encoder}
+        with pytest.raises(WeightsError, match=f"{name} cannot be used by .*; give") as refusal:
+            DETECTORS.load("yolo-world", HUD, **given).propose(noise)
+        assert "\n" not in str(refusal.value) and "yolo predict" not in str(refusal.value)
+
+
 def test_an_export_is_for_another_detector(noise, tmp_path):
     for path in (tmp_path / "x_openvino_model", tmp_path / "x.onnx"):
         path.mkdir()

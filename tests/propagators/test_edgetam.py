@@ -285,3 +285,35 @@ def test_missing_and_unknown_weights_are_errors(model, cause):
 def test_random_weights_need_a_known_architecture():
     with pytest.raises(UnknownName, match="sam2.1-tiny-hf"):
         sam2.TransformersPropagator("sam2.1-tiny", random_weights=0).begin([])
+
+
+def test_a_damaged_folder_is_one_line(tmp_path, model):
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    for content in (b"hello\n", b"", whole[: len(whole) // 2]):
+        weights.write_bytes(content)
+        with pytest.raises(WeightsError, match="is not a network of Sam2Video.*; give") as refusal:
+            sam2.EdgeTamPropagator(str(tmp_path)).begin([])
+        assert str(tmp_path) in str(refusal.value) and len(str(refusal.value)) < 500
+
+
+def test_weights_of_another_network_are_not_filled_with_random_numbers(tmp_path, model):
+    model.save_pretrained(tmp_path)
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(3)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match="most weights of the network are not in its file"):
+        sam2.EdgeTamPropagator(str(tmp_path)).begin([])
+
+
+@pytest.mark.parametrize("correction", [(120, 100, 0), (40, 30, 0)], ids=["outside", "on it"])
+def test_a_frame_with_only_an_outside_point_corrects(network, frames, correction):
+    plain = our_logits(network, frames, [FIRST])
+    corrected = our_logits(network, frames, [FIRST, make_prompt(9, 1, correction)])
+    assert all(torch.equal(corrected[index][1], plain[index][1]) for index in range(9))
+    for index in (9, 10):  # the frame itself, and one that reads its memory
+        assert not torch.equal(corrected[index][1], plain[index][1])
+    # it is corrected from its memories: the same point on an object that starts there differs
+    alone = our_logits(network, frames, [make_prompt(9, 1, correction)])
+    assert not torch.equal(corrected[9][1], alone[9][1])

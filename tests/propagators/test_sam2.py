@@ -384,3 +384,39 @@ def test_invalid_options_are_errors(tmp_path, options, cause, message):
     (tmp_path / "text.pt").write_text("not a checkpoint")
     with pytest.raises(cause, match=message):
         sam2.Sam2Propagator(**options).begin([])
+
+
+def test_a_checkpoint_of_another_network_or_a_cut_one_is_one_line(tmp_path):
+    torch.save({"model": {"a": Fraction(1, 2)}}, tmp_path / "objects.pt")
+    torch.save({"model": {"a": torch.zeros(3)}}, tmp_path / "other.pt")
+    torch.save({"state": {"a": torch.zeros(3)}}, tmp_path / "state.pt")
+    whole = (tmp_path / "other.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    for name in ("objects.pt", "other.pt", "state.pt", "cut.pt", "."):
+        with pytest.raises(
+            WeightsError, match="is not a checkpoint of SAM 2: .*; give a"
+        ) as refusal:
+            sam2.Sam2Propagator(str(tmp_path / name)).begin([])
+        message = str(refusal.value)
+        assert str(tmp_path / name) in message and len(message) < 500
+        assert "weights_only" not in message and "x1b" not in message and "mmap" not in message
+
+
+def test_a_checkpoint_that_does_not_fit_its_configuration_is_one_line(tmp_path):
+    torch.save({"model": {"a": torch.zeros(3)}}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match="other.pt cannot be loaded into .*; give a") as refusal:
+        official.build(CONFIG, tmp_path / "other.pt", "cpu", SMALL)
+    assert "\\n" not in str(refusal.value) and len(str(refusal.value)) < 600
+
+
+@pytest.mark.parametrize("correction", [(120, 100, 0), (40, 30, 0)], ids=["outside", "on it"])
+def test_a_frame_with_only_an_outside_point_corrects(network, clip, correction):
+    _, frames = clip
+    plain = our_logits(network, frames, [FIRST])
+    corrected = our_logits(network, frames, [FIRST, make_prompt(9, 1, correction)])
+    assert all(torch.equal(corrected[index][1], plain[index][1]) for index in range(9))
+    for index in (9, 10, 23):  # the frame itself, and those that read its memory
+        assert not torch.equal(corrected[index][1], plain[index][1])
+    # it is corrected from its memories: the same point on an object that starts there differs
+    alone = our_logits(network, frames, [make_prompt(9, 1, correction)])
+    assert not torch.equal(corrected[9][1], alone[9][1])

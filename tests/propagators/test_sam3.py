@@ -187,6 +187,8 @@ def test_a_phrase_is_needed_and_points_are_refused(model_dir, frames):
         sam3.Sam3Propagator().begin([])
     with pytest.raises(PromptError, match="the points of clip#0 are not for it"):
         begin(model_dir).step(frames[0], [Prompt(0, 1, np.array([[1.0, 1.0]]), np.array([1]))])
+    with pytest.raises(PromptError, match="the points of clip#0 are not for it"):  # outside only
+        begin(model_dir).step(frames[0], [Prompt(0, 1, np.array([[1.0, 1.0]]), np.array([0]))])
 
 
 def test_missing_weights_are_an_error(tmp_path):
