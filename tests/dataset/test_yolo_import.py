@@ -287,10 +287,14 @@ backup = backup/
 """
 
 
-@pytest.mark.parametrize("home", ["", "data/"])
+@pytest.mark.parametrize("home, prefix", [("", "data/"), ("data/", "data/"), ("data/", "")])
 @pytest.mark.parametrize("as_file", [False, True])
-def test_obj_data_of_darknet_names_the_classes_and_the_lists_of_images(tmp_path, home, as_file):
-    files = {"obj.data": OBJ_DATA, "obj.names": "plate\nmug\n", "valid.txt": "data/obj/b.png\n"}
+def test_obj_data_of_darknet_names_the_classes_and_the_lists(tmp_path, home, prefix, as_file):
+    files = {
+        "obj.data": OBJ_DATA.replace("data/", prefix),
+        "obj.names": "plate\nmug\n",
+        "valid.txt": "data/obj/b.png\n",
+    }
     files |= {"train.txt": "data/obj/a.png\n", "obj/a.txt": BOX, "obj/b.txt": BOX, "obj/c.txt": ""}
     images = tuple(f"{home}obj/{name}.png" for name in "abc")
     write(tmp_path / "x", {f"{home}{name}": text for name, text in files.items()}, images)
