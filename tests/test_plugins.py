@@ -1,7 +1,9 @@
 """Plugins by name, their options, their optional members, and KEY=VALUE texts."""
 
+import re
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -132,3 +134,9 @@ def test_a_text_without_a_key_or_value_says_what_was_expected(text):
     if "," not in text:
         with pytest.raises(AnnotateError, match="expected NAME=NUMBER, got"):
             plugins.split_pair(text, "NAME=NUMBER")
+
+
+def test_every_optional_member_is_documented():
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = set(re.findall(r"[`(]([a-z_]+)[`(:) =]", text))
+    assert set(plugins.OPTIONAL_MEMBERS) <= code

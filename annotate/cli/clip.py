@@ -100,6 +100,8 @@ def detect(
                 console.print_status(usage.summary(counter.pictures, counter.boxes))
     console.print_output_path(output, is_new)
     console.print_notes(detectors_run.collect_notes(plugin))
+    if not is_new:
+        console.refuse_unanswered(len(detectors_run.unanswered_frames(job, output)), "still ")
 
 
 @app.command()

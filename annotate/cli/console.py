@@ -126,18 +126,26 @@ def print_note_lines(lines: Iterable[str]) -> None:
 
 def print_notes(all_notes: Iterable[Notes]) -> None:
     """Print what a run left out, on stderr; a run with records that it could not make fails."""
-    from annotate.errors import AnnotateError
-    from annotate.progress import counted
-
     failures = 0
     for notes in all_notes:
         failures += notes.failures
         print_note_lines(notes.lines())
-    if failures:
-        frames = counted(failures, "frame")
+    refuse_unanswered(failures, "", "; see above. ")
+
+
+def refuse_unanswered(count: int, still: str = "", hint: str = ". ") -> None:
+    """Fail if a number of frames is not in the output, because no usable answer came.
+
+    Raises:
+        AnnotateError: the count is not 0; says how they are asked about again.
+    """
+    from annotate.errors import AnnotateError
+    from annotate.progress import counted
+
+    if count:
         raise AnnotateError(
-            f"{frames} without a usable answer: not in the output; see above. The same command "
-            "with --force asks about them again; the answers that came are cached"
+            f"{counted(count, 'frame')} {still}without a usable answer: not in the output{hint}"
+            "The same command with --force asks about them again; the answers that came are cached"
         )
 
 

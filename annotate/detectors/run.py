@@ -188,3 +188,18 @@ def run_to_file(
         return detect_frames(job.detector, frames, job.source)
 
     return journal.resume_items(out, job.header(), items_after, force=force, progress=progress)
+
+
+def unanswered_frames(job: Job, out: Path) -> list[int]:
+    """List the selected frames without a record in a complete file: a run left them out.
+
+    Only a detector with notes leaves frames out. The clip is decoded if a frame may be missing.
+    """
+    if not collect_notes(job.detector):
+        return []
+    recorded = {item.frame for item in journal.read(out)}
+    selected = job.selection.count(reader.probe(job.clip))
+    if selected is not None and len(recorded) >= selected:
+        return []
+    indices = (frame.index for frame in job.selection.frames(job.clip))
+    return [index for index in indices if index not in recorded]

@@ -253,8 +253,14 @@ def test_frames_without_a_usable_answer_are_left_out_and_counted(demo, tmp_path,
         assert code == 1 and "1 frame without a usable answer" in err and "sorry" in err
         assert [item.frame for item in journal.read("x.jsonl")] == [0, 60]
         before = len(model.requests)
+        for _ in range(2):  # the file is complete, and still says what is not in it
+            code, _, err = annotate(*command, *options, "--stop", 90)
+            assert code == 1 and "1 frame still without a usable answer" in err and "--force" in err
+        assert len(model.requests) == before
         code, _, err = annotate(*command, *options, "--stop", 90, "--force")
         assert code == 0 and len(model.requests) == before + 1
+        code, _, err = annotate(*command, *options, "--stop", 90)
+        assert code == 0 and "without a usable answer" not in err
     assert [item.frame for item in journal.read("x.jsonl")] == [0, 30, 60]
 
 
