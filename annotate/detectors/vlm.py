@@ -214,9 +214,10 @@ class VlmDetector:
 
     def _ask(self, frame: Frame, phrases: Sequence[Phrase]) -> list[PhraseBox]:
         """Ask for the boxes of one frame, in its pixels."""
-        picture = messages.resize(frame.image, self.side, messages.PATCH_SIDE)
+        picture = messages.resize(frame.image, self.side)
+        padded = messages.pad_to_patches(picture)
         texts = [phrase.text for phrase in phrases]
-        parts = [messages.image_part(picture, self.detail)]
+        parts = [messages.image_part(padded, self.detail)]
         if self._reference:
             searched = messages.text_part(f"Picture {_SEARCHED_IMAGE}:")
             parts = [
@@ -236,7 +237,7 @@ class VlmDetector:
             self.notes.add(_UNKNOWN_LABELS, f"{label!r} on {frame.name}")
         if answer.unplaced_count:
             self.notes.add(_UNPLACED, frame.name, count=answer.unplaced_count)
-        return self._to_phrase_boxes(answer.named_boxes, frame, picture.size)
+        return self._to_phrase_boxes(answer.named_boxes, frame, picture.size, padded.size)
 
     def _parse(self, text: str, phrases: Sequence[Phrase]) -> _Answer:
         """Find the phrase of each box of the searched picture.
@@ -259,11 +260,18 @@ class VlmDetector:
         return _Answer(named_boxes, unknown_labels, count_unplaced(text))
 
     def _to_phrase_boxes(
-        self, named_boxes: Sequence[NamedBox], frame: Frame, sent_wh: tuple[int, int]
+        self,
+        named_boxes: Sequence[NamedBox],
+        frame: Frame,
+        resized_wh: tuple[int, int],
+        sent_wh: tuple[int, int],
     ) -> list[PhraseBox]:
-        """Convert boxes to the frame's pixels; drops those that lie outside."""
+        """Convert boxes to the frame's pixels; drops those that lie outside.
+
+        `resized_wh` is the size of the frame in the picture that was sent, which is `sent_wh`.
+        """
         box_format = BoxFormat.parse(self.coordinates)
-        scale = np.tile(np.array(frame.size_wh) / np.array(sent_wh), 2)
+        scale = np.tile(np.array(frame.size_wh) / np.array(resized_wh), 2)
         phrase_boxes, outside_count = [], 0
         for each, phrase in named_boxes:
             sent_xyxy = np.array(box_format.xyxy(each.numbers, sent_wh, each.order))

@@ -63,21 +63,28 @@ def load_template(name: str) -> Template:
     return Template(name, text, hashlib.sha256(data).hexdigest())
 
 
-def resize(image: Picture, side: int, multiple: int = 1) -> Image.Image:
-    """Resize a picture so that its longest side is `side` pixels; 0 keeps its size.
-
-    Both sides are rounded to multiples of `multiple`, the longest one down, but are never 0. Models
-    that cut a picture into patches would resize it to whole patches themselves, and count in the
-    pixels of that picture.
-    """
+def resize(image: Picture, side: int) -> Image.Image:
+    """Resize a picture so that its longest side is `side` pixels; 0 keeps its size."""
     picture = Image.fromarray(image)
-    scale = side / max(picture.size) if side else 1.0
-    longest = max(side or max(picture.size), multiple) // multiple * multiple
-    rounded = (max(round(each * scale / multiple), 1) * multiple for each in picture.size)
-    width, height = (min(each, longest) for each in rounded)
+    if not side or max(picture.size) == side:
+        return picture
+    scale = side / max(picture.size)
+    width, height = (max(round(each * scale), 1) for each in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def pad_to_patches(picture: Image.Image) -> Image.Image:
+    """Add black pixels at the right and below, so that both sides are multiples of PATCH_SIDE.
+
+    A model that cuts pictures into patches would resize another one to whole patches itself, and
+    count in the pixels of that picture. Added pixels move no coordinate.
+    """
+    width, height = (-(-each // PATCH_SIDE) * PATCH_SIDE for each in picture.size)
     if (width, height) == picture.size:
         return picture
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+    whole = Image.new("RGB", (width, height))
+    whole.paste(picture, (0, 0))
+    return whole
 
 
 def estimate_tokens(request: Mapping[str, Any]) -> int:
