@@ -12,7 +12,7 @@ from random_networks import PIXEL_ATOL, assert_boxes_of_package, fit_batch_norm,
 from sample_data import SHARED
 
 from annotate.detectors.run import DETECTORS, Job, run_to_file
-from annotate.detectors.ultralytics import import_ultralytics
+from annotate.detectors.ultralytics import import_ultralytics, weights_errors
 from annotate.detectors.yolo import match_classes
 from annotate.errors import AnnotateError, MissingWeights, PromptError, UnknownName, WeightsError
 from annotate.items.records import Frame, Vocabulary
@@ -255,3 +255,10 @@ def test_a_device_that_is_not_there(random_yolo, bus):
         DETECTORS.load("yolo", words(bus={}), model=str(random_yolo), device="cuda:77").propose(
             [bus]
         )
+
+
+def test_the_log_of_the_package_is_for_debugging(ultralytics, tmp_path, capfd, caplog):
+    import_ultralytics()  # its log goes to the stderr of this test
+    with caplog.at_level("DEBUG", "annotate"), weights_errors(tmp_path):
+        ultralytics.utils.LOGGER.error("a line of the package")
+    assert "a line of the package" in caplog.text and capfd.readouterr().err == ""
