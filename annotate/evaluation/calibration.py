@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from annotate.detectors.run import Detector
+from annotate.detectors.run import Detector, propose_checked
 from annotate.errors import AnnotateError, ItemsError, UnknownName, needs
 from annotate.evaluation import ground_truth
 from annotate.evaluation.metrics import MIN_IOU, match_boxes
@@ -96,7 +96,7 @@ class CalibratedDetector:
 
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Propose boxes; classes without a curve keep their scores."""
-        detections = self.inner.propose(frames)
+        detections = propose_checked(self.inner, frames, self.source)
         for each in detections:
             scores = np.array(each.confidence, float)
             for class_id, curve in self._curves.items():

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate.detectors.colour.ranges import ColourSpec, in_ranges, read_colour_specs
-from annotate.detectors.run import DETECTORS, Detector
+from annotate.detectors.run import DETECTORS, Detector, propose_checked
 from annotate.errors import AnnotateError, PromptError, UnknownName
 from annotate.items.records import Frame, Mask, Picture, Vocabulary
 
@@ -60,9 +60,8 @@ class ColourMaskedDetector:
     def propose(self, frames: list[Frame]) -> list[sv.Detections]:
         """Propose boxes with the inner detector on the blackened frames."""
         ranges = _require_spec(self.vocabulary, self.mask).ranges
-        return self.inner.propose(
-            [_black_out(frame, in_ranges(frame.image, ranges)) for frame in frames]
-        )
+        blackened = [_black_out(frame, in_ranges(frame.image, ranges)) for frame in frames]
+        return propose_checked(self.inner, blackened, type(self.inner).__name__)
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,8 @@ class ColourCroppedDetector:
             for frame, of_frame in zip(frames, windows, strict=True)
             for x1, y1, x2, y2 in of_frame
         ]
-        proposed = iter(self.inner.propose(crops) if crops else [])
+        source = type(self.inner).__name__
+        proposed = iter(propose_checked(self.inner, crops, source) if crops else [])
         return [
             _merge_detections(
                 [_to_frame_coordinates(next(proposed), window, frame) for window in of_frame]

@@ -7,7 +7,7 @@ import supervision as sv
 
 from annotate.detectors.colour.filter import crop_windows, filter_by_colour
 from annotate.detectors.run import detector_settings
-from annotate.errors import AnnotateError, PromptError, UnknownName
+from annotate.errors import AnnotateError, PluginError, PromptError, UnknownName
 from annotate.items.records import Frame, Vocabulary
 
 RED, GREEN, GREY = (230, 20, 30), (20, 200, 30), (90, 90, 90)
@@ -125,3 +125,18 @@ def test_a_class_that_cannot_be_looked_by(option):
 def test_a_margin_below_nothing():
     with pytest.raises(AnnotateError, match="`margin` must be 0 pixels or more, got -1"):
         filter_by_colour(Bright(VOCABULARY), near="mug", margin=-1)
+
+
+@dataclass(frozen=True)
+class Silent(Bright):
+    """A detector that gives nothing, not even an empty result for a picture."""
+
+    def propose(self, frames):
+        return []
+
+
+@pytest.mark.parametrize("options", [{"mask": "mug"}, {"near": "mug"}])
+def test_a_detector_that_breaks_its_contract_is_named(options):
+    filtered = filter_by_colour(Silent(VOCABULARY), **options)
+    with pytest.raises(PluginError, match="Silent: dock.*: it gave 0 Detections for 1 frames"):
+        filtered.propose([frame((30, 30, 40, 44))])
