@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +25,7 @@ from annotate.web.point.tracks import Tracks, mask_record
 from annotate.web.point.writer import ResultWriter
 
 _CLICK, _HOVER = 1, 2  # priorities; a job's steps come after both
+_REFINE_AFTER_SECONDS = 0.3  # without a further click
 _WAIT_SECONDS = 60.0  # for a mask: the first one may have to load an engine
 DIRECTIONS: Mapping[str, tuple[Direction, ...]] = {
     "forward": ("forward",),
@@ -71,7 +74,8 @@ class Editor:
         self._hover: Future[Any] | None = None
         self._previews: dict[tuple[int, int, str], Object | None] = {}  # by object, frame, digest
         self._rough: set[tuple[int, int, str]] = set()  # those that `refine` will replace
-        self._refining = ThreadPoolExecutor(1, "annotate-refine")
+        self._refining = ThreadPoolExecutor(1, "annotate-refine", _give_way)
+        self._closing = threading.Event()
         self._builder = StateBuilder(self.video, self.session, self.engine_name, self.proposals)
         self._take_prompts()
 
@@ -79,6 +83,7 @@ class Editor:
         """Stop the engine and the decoder, and close the log."""
         self.events.close()
         self._thread.close()
+        self._closing.set()
         self._refining.shutdown(cancel_futures=True)
         self.pictures.close()
         self.session.close()
@@ -137,7 +142,8 @@ class Editor:
     def _refine(
         self, frame: int, table: PromptTable, ids: list[int], digests: Mapping[int, str]
     ) -> None:
-        """Replace rough masks, unless their prompts were changed meanwhile."""
+        """Replace rough masks, unless their prompts are changed meanwhile, as by a next click."""
+        self._closing.wait(_REFINE_AFTER_SECONDS)
         with self._lock:
             if any(self.digests.get(key) != digests[key] for key in ids):
                 return
@@ -386,3 +392,9 @@ class Editor:
                     objects.append(mask_record(preview) | {"status": "provisional"})
         answer = {"frame": frame, "rev": revision, "objects": objects, "lost": lost}
         return answer | {"pending": pending}
+
+
+def _give_way() -> None:
+    """Let the thread that calls this run after others, on systems that have this for a thread."""
+    with suppress(AttributeError, OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
