@@ -30,6 +30,7 @@ FRAME = Frame("dock.mp4", 0, Fraction(0), np.zeros((100, 100, 3), np.uint8))
 OPTIONS = {
     "model": "sees",
     "box_format": "relative 1000 xyxy",
+    "side": 1008,  # whole patches: nothing is added to the picture
     "mode": "json",
     "tries": 1,
     "wait_seconds": 0,
