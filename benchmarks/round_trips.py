@@ -9,10 +9,15 @@ boxes in pixels (x1, y1, x2, y2) and masks as packed bits in hexadecimal, or nul
 
 The dataset has boxes, a mask with a hole, one of two parts, an empty frame, and names with spaces
 and an emoji. Two records are equal where no side of a box differs by more than 0.01 pixel and no
-pixel of a mask differs. An outline of YOLO (`yolo-seg`) is filled as the package fills it.
+pixel of a mask differs. An outline of `yolo-seg` is filled by `cv2.fillPoly`, as Ultralytics does,
+and its box is that of the filled pixels; two parts are joined by a line of one pixel.
+FiftyOne is used without its database, by its importers and exporters; its environment needs
+pycocotools too. datumaro reads no outlines of YOLO.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -68,7 +73,7 @@ def compare(expected: Records, actual: Records) -> str:
     if set(expected) != set(actual):
         missing, surplus = sorted(set(expected) - set(actual)), sorted(set(actual) - set(expected))
         return f"images missing: {missing}, surplus: {surplus}"
-    problems, error, pixels = list[str](), 0.0, 0
+    problems, error, lost, surplus = list[str](), 0.0, 0, 0
     for name, rows in expected.items():
         ours, theirs = (sorted(each, key=lambda row: row[0]) for each in (rows, actual[name]))
         if [row[0] for row in ours] != [row[0] for row in theirs]:
@@ -79,15 +84,14 @@ def compare(expected: Records, actual: Records) -> str:
             if (mask is None) != (read_mask is None):
                 problems.append(f"{label}: a mask {'appeared' if mask is None else 'is lost'}")
             elif mask is not None:
-                pixels += np.count_nonzero(unpack(mask) != unpack(read_mask))
+                pixels, read_pixels = unpack(mask), unpack(read_mask)
+                lost += np.count_nonzero(pixels & ~read_pixels)
+                surplus += np.count_nonzero(read_pixels & ~pixels)
     if error > TOLERANCE_PX:
         problems.append(f"boxes by up to {error:.3f} px")
-    if pixels:
-        problems.append(f"masks by {pixels} pixels")
+    if lost or surplus:
+        problems.append(f"masks: {lost} pixels lost, {surplus} surplus")
     return "; ".join(dict.fromkeys(problems)) or "equal"
-
-
-# --- our side
 
 
 def make_dataset(path: Path, records: Records) -> Any:
@@ -144,6 +148,7 @@ def run_peer(python: str, *arguments: str | Path) -> str:
     """Run this file in another interpreter; return the last line of its error, or nothing."""
     command = [python, __file__, *map(str, arguments)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["FIFTYONE_DO_NOT_TRACK"] = "true"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""
@@ -176,10 +181,28 @@ def compare_import(python: str, package: str, name: str, folder: str, home: Path
         read = import_records(home / "theirs", name.removesuffix("-darknet"), home / "back")
     except AnnotateError as error:
         return f"refused: {error}"
-    return compare(expected_records(records, name.removesuffix("-darknet")), read)
+    result = compare(expected_records(records, name.removesuffix("-darknet")), read)
+    if name != "coco" or result == "equal":
+        return result
+    return f"{result}; against what pycocotools reads: {compare(pycocotools_read(home), read)}"
 
 
-# --- the side of the other package, without ours
+def pycocotools_read(home: Path) -> Records:
+    """Read the COCO files below a folder with pycocotools, where a writer changes the masks."""
+    from pycocotools.coco import COCO
+
+    records = Records()
+    for file in (home / "theirs").rglob("*.json"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints progress
+            coco = COCO(str(file))
+        for image_id, image in coco.imgs.items():
+            rows = records.setdefault(Path(image["file_name"]).name, [])
+            for each in coco.imgToAnns[image_id]:
+                x, y, width, height = each["bbox"]
+                mask = pack(coco.annToMask(each)) if each.get("segmentation") else None
+                label = coco.cats[each["category_id"]]["name"]
+                rows.append([label, [x, y, x + width, y + height], mask])
+    return records
 
 
 def datumaro_read(format_name: str, folder: Path) -> Records:
@@ -203,12 +226,9 @@ def datumaro_read(format_name: str, folder: Path) -> Records:
                     continue
                 if part.type == dm.AnnotationType.mask:
                     filled = part.image
-                elif format_name == "coco":
+                else:
                     rles = coco_masks.frPyObjects([part.points], HEIGHT, WIDTH)
                     filled = coco_masks.decode(coco_masks.merge(rles))
-                else:
-                    outline = np.int32(part.points).reshape(1, -1, 2)
-                    filled = cv2.fillPoly(np.zeros((HEIGHT, WIDTH), np.uint8), outline, 1)
                 canvas = filled.astype(bool) | (canvas if canvas is not None else False)
             box = mask_box(canvas) if box is None else box
             text = None if canvas is None else pack(canvas)
@@ -243,39 +263,51 @@ def datumaro_write(format_name: str, folder: Path, records: Records) -> None:
     dataset.export(str(folder), exporter[format_name], save_media=True)
 
 
-def fiftyone_arguments(format_name: str, folder: Path) -> dict[str, Any]:
-    """List the arguments for FiftyOne to read a folder of ours."""
-    import fiftyone as fo
-
+def fiftyone_importer(format_name: str, folder: Path) -> Any:
+    """Make FiftyOne's importer of a folder of ours; unlike its datasets it needs no database."""
     if format_name != "coco":
+        from fiftyone.utils.yolo import YOLOv5DatasetImporter
+
         kind = "detections" if format_name == "yolo" else "polylines"
         yaml = str(folder / "data.yaml")
-        yolo = {"yaml_path": yaml, "split": "train", "label_type": kind}
-        return {"dataset_type": fo.types.YOLOv5Dataset, **yolo}
-    return {
-        "dataset_type": fo.types.COCODetectionDataset,
-        "data_path": str(folder / "images"),
-        "labels_path": str(folder / "annotations" / "instances_train.json"),
-        "label_types": ["segmentations"],
-        "include_id": True,
-    }
+        return YOLOv5DatasetImporter(yaml_path=yaml, split="train", label_type=kind)
+    from fiftyone.utils.coco import COCODetectionDatasetImporter
+
+    return COCODetectionDatasetImporter(
+        data_path=str(folder / "images"),
+        labels_path=str(folder / "annotations" / "instances_train.json"),
+        label_types=["detections", "segmentations"],
+    )
 
 
 def fiftyone_read(format_name: str, folder: Path) -> Records:
     """Read a folder with FiftyOne; a mask is placed in the box that it gives."""
     import fiftyone as fo
 
-    arguments = fiftyone_arguments(format_name, folder)
-    dataset, records = fo.Dataset.from_dir(**arguments), Records()
-    fields = [name for name in dataset.get_field_schema() if name not in ("id", "filepath")]
-    for sample in dataset:
-        rows = records[Path(sample.filepath).name] = []
-        for labels in (sample[field] for field in fields):
+    records = Records()
+    with fiftyone_importer(format_name, folder) as importer:
+        for image_path, _, labels in importer:
+            fields = labels if isinstance(labels, dict) else {"detections": labels}
+            rows = records[Path(image_path).name] = []
             if isinstance(labels, fo.Polylines):
-                labels = labels.to_detections(frame_size=(WIDTH, HEIGHT))
-            if isinstance(labels, fo.Detections):
-                rows += [fiftyone_row(detection) for detection in labels.detections]
+                rows += [outline_row(each.label, each.points[0]) for each in labels.polylines]
+                continue
+            if masked := fields.get("segmentations"):  # only the objects that have a mask
+                rows += [fiftyone_row(each) for each in masked.detections]
+            if boxes := fields.get("detections"):
+                read = [row[:2] for row in rows]
+                plain = [fiftyone_row(each) for each in boxes.detections]
+                rows += [row for row in plain if row[:2] not in read]
     return records
+
+
+def outline_row(label: str, points: Any) -> list[Any]:
+    """Make the record of an outline of fractions of the image; one of four points is a box."""
+    outline = np.multiply(points, (WIDTH, HEIGHT))
+    if len(outline) == 4:
+        return [label, [*outline.min(axis=0), *outline.max(axis=0)], None]
+    filled = cv2.fillPoly(np.zeros((HEIGHT, WIDTH), np.uint8), np.int32(outline)[None], 1)
+    return [label, mask_box(filled), pack(filled)]
 
 
 def fiftyone_row(detection: Any) -> list[Any]:
@@ -291,27 +323,34 @@ def fiftyone_row(detection: Any) -> list[Any]:
     return [detection.label, box, pack(canvas)]
 
 
+def fiftyone_exporter(format_name: str, folder: Path, pictures: Path) -> Any:
+    """Make FiftyOne's exporter to a folder."""
+    options = {"export_dir": str(folder), "classes": list(CLASSES), "rel_dir": str(pictures)}
+    if format_name == "coco":
+        from fiftyone.utils.coco import COCODetectionDatasetExporter
+
+        return COCODetectionDatasetExporter(**options)
+    from fiftyone.utils.yolo import YOLOv5DatasetExporter
+
+    return YOLOv5DatasetExporter(split="train", **options)
+
+
 def fiftyone_write(format_name: str, folder: Path, records: Records) -> None:
     """Write the records with FiftyOne."""
     import fiftyone as fo
 
-    dataset, images = fo.Dataset(), folder.with_name("pictures")
-    for number, (name, rows) in enumerate(records.items()):
-        save_image(images / name, number)
-        detections = []
-        for label, (x1, y1, x2, y2), text in rows:
-            box = [x1 / WIDTH, y1 / HEIGHT, (x2 - x1) / WIDTH, (y2 - y1) / HEIGHT]
-            mask = unpack(text)[int(y1) : int(y2), int(x1) : int(x2)] if text else None
-            detections.append(fo.Detection(label=label, bounding_box=box, mask=mask))
-        sample = fo.Sample(filepath=str(images / name))
-        sample["ground_truth"] = fo.Detections(detections=detections)
-        dataset.add_sample(sample)
-    coco = format_name == "coco"
-    kind = fo.types.COCODetectionDataset if coco else fo.types.YOLOv5Dataset
-    options = {"classes": list(CLASSES), "rel_dir": str(images)} | (
-        {} if coco else {"split": "train"}
-    )
-    dataset.export(str(folder), kind, label_field="ground_truth", **options)
+    pictures = folder.with_name("pictures")
+    with fiftyone_exporter(format_name, folder, pictures) as exporter:
+        for number, (name, rows) in enumerate(records.items()):
+            save_image(pictures / name, number)
+            detections = []
+            for label, (x1, y1, x2, y2), text in rows:
+                box = [x1 / WIDTH, y1 / HEIGHT, (x2 - x1) / WIDTH, (y2 - y1) / HEIGHT]
+                mask = unpack(text)[int(y1) : int(y2), int(x1) : int(x2)] if text else None
+                detections.append(fo.Detection(label=label, bounding_box=box, mask=mask))
+            metadata = fo.ImageMetadata(width=WIDTH, height=HEIGHT)
+            path = str(pictures / name)
+            exporter.export_sample(path, fo.Detections(detections=detections), metadata=metadata)
 
 
 def run_as_peer(action: str, package: str, format_name: str, folder: Path, file: Path) -> None:
