@@ -1,27 +1,32 @@
 """Build a dataset from files of items and their clips.
 
 Objects that several files of items give for one frame are joined; exact duplicates count once.
-Frames that have an item without objects are kept: they are the negatives.
+Frames that have an item without objects are kept: they are the negatives. The images are named by
+clip and frame index, and those of a folder of images by their own file names.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from annotate.dataset import frame_sources
-from annotate.dataset.folder import Dataset, DatasetWriter, create_dataset
+from annotate.dataset.folder import Dataset, DatasetWriter, create_dataset, utf8_name
 from annotate.errors import DatasetError, ItemsError
 from annotate.items import journal
 from annotate.items.records import Header, Item, Picture
 from annotate.items.sequences import evenly_spaced
 from annotate.video import reader
+from annotate.video.images import open_images
 
 IMAGE_FORMATS = ("png", "jpg")
 FrameNumbers = Sequence[int] | Mapping[str, Sequence[int]]
 _JPEG_QUALITY = 95
+_FRAME_STEM = re.compile(r"(.+)-\d{6,}")  # dock-000075, the name of a frame of dock.mp4
 
 
 def build_dataset(
@@ -75,9 +80,10 @@ def build_dataset(
     dataset = Dataset(Path(out), labels, {clip.name: clip.metadata for clip in clips}, sources)
     settings = {"every": every, "rate": rate and str(rate), "maximum": max_frames, "frames": frames}
     settings |= {"least": min_score}
+    stems = _name_pictures(clips)
     with create_dataset(dataset, _header(dataset, clips, settings), force=force) as writer:
         for clip in clips:
-            _add_clip(writer, clip, selected[clip.name], image_format)
+            _add_clip(writer, clip, selected[clip.name], stems, image_format)
     return dataset
 
 
@@ -134,10 +140,38 @@ def _select_listed(
     return {name: sorted(frames) for name, frames in by_clip.items()}
 
 
+def _name_pictures(
+    located_clips: Sequence[frame_sources.LocatedClip],
+) -> dict[frame_sources.FrameKey, str]:
+    """Name the pictures of all folders of images by their own stems: `cat` for `cat.jpg`.
+
+    Pictures whose stems differ in nothing but case, and one that is called like a frame of a video
+    of the dataset, are named by index, as frames are. The selection of frames changes no name.
+    """
+    stems: dict[frame_sources.FrameKey, str] = {}
+    by_index: dict[frame_sources.FrameKey, str] = {}
+    folders = [clip for clip in located_clips if clip.path.is_dir()]
+    video_stems = {clip.stem.casefold() for clip in located_clips if not clip.path.is_dir()}
+    for clip in folders:
+        for frame, path in enumerate(open_images(clip.path).paths):
+            key, stem = (clip.name, frame), utf8_name(path.stem)
+            by_index[key] = clip.frame_stem(frame)
+            match = _FRAME_STEM.fullmatch(stem.casefold())
+            stems[key] = by_index[key] if match and match[1] in video_stems else stem
+    while True:  # a name by index may be the stem of another picture
+        counts = Counter(stem.casefold() for stem in stems.values())
+        shared = [key for key, stem in stems.items() if counts[stem.casefold()] > 1]
+        renamed = stems | {key: by_index[key] for key in shared}
+        if renamed == stems:
+            return stems
+        stems = renamed
+
+
 def _add_clip(
     writer: DatasetWriter,
     clip: frame_sources.LocatedClip,
     frame_numbers: list[int],
+    stems: Mapping[frame_sources.FrameKey, str],
     image_format: str,
 ) -> None:
     chosen = set(frame_numbers)
@@ -149,7 +183,8 @@ def _add_clip(
                 f"{item.video}#{item.frame}: the items say {item.width}x{item.height}, but the "
                 f"frame is {width}x{height}; make the items again from this clip"
             )
-        name = clip.image_name(item.frame, image_format)
+        stem = stems.get((clip.name, item.frame)) or clip.frame_stem(item.frame)
+        name = f"{stem}.{image_format}"
         writer.add(name, item)
         save_image(frame.image, writer.images / name)
 

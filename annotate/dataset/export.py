@@ -25,6 +25,7 @@ from annotate.dataset.folder import (
     create_dataset,
     link_or_copy,
     load_dataset,
+    utf8_name,
 )
 from annotate.errors import DatasetError, ExportDiffers
 from annotate.files import atomic_folder
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_OWN_NAME = re.compile(r"(.+)-(\d{6})")  # dock-000075, as sampling and building name images
+_OWN_NAME = re.compile(r"(.+)-(\d{6})")  # dock-000075, as sampling and building name frames
 _SPLIT_NAMES = {"valid": "val", "validation": "val", "train": "train", "val": "val", "test": "test"}
 _MAX_OVERHANG = 0.01  # of the image's size: how far a box may reach out of it before it is refused
 MAX_BOX_ERROR_PX = 0.5  # of each side of a box
@@ -77,7 +78,7 @@ def assign_frames(image_paths: Sequence[Path], clip: str) -> list[ImportedFrame]
     if len({(name.casefold(), frame) for name, frame in own_frames}) == len(image_paths):
         pairs = zip(image_paths, own_frames, strict=True)
         return [ImportedFrame(path.name, name, frame) for path, (name, frame) in pairs]
-    names = [Path(_as_text(path.name)) for path in image_paths]
+    names = [Path(utf8_name(path.name)) for path in image_paths]
     stem_counts = Counter(name.stem.casefold() for name in names)
     frames, taken = [], {stem for stem, count in stem_counts.items() if count == 1}
     for number, name in enumerate(names):
@@ -87,13 +88,8 @@ def assign_frames(image_paths: Sequence[Path], clip: str) -> list[ImportedFrame]
             while stem.casefold() in taken:
                 stem += "-"
             taken.add(stem.casefold())
-        frames.append(ImportedFrame(f"{stem}{name.suffix}", _as_text(clip), number))
+        frames.append(ImportedFrame(f"{stem}{name.suffix}", utf8_name(clip), number))
     return frames
-
-
-def _as_text(file_name: str) -> str:
-    """Write the bytes of a file name that are not UTF-8 as %E9."""
-    return re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:02X}", file_name)
 
 
 def clip_imported_box(box: Box, size_wh: tuple[int, int], where: str) -> Box:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -285,6 +286,11 @@ def _toml_pairs(table: Mapping[str, Any]) -> str:
 
 def _toml_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def utf8_name(file_name: str) -> str:
+    """Write the bytes of a file name that are not UTF-8 as %E9."""
+    return re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:02X}", file_name)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

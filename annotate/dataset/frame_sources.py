@@ -61,7 +61,7 @@ class LocatedClip:
     """A clip with a unique name, its path, and the files of items that are of it.
 
     Objects with a score below `min_score` are left out; those without a score stay. `metadata` is
-    {"fingerprint", "frame_count", "width", "height"}. `stem` begins the names of its images.
+    {"fingerprint", "frame_count", "width", "height"}. `stem` begins the names of its frames.
     """
 
     name: str
@@ -80,9 +80,9 @@ class LocatedClip:
             kept = (o for o in item.objects if o.score is None or o.score >= self.min_score)
             yield replace(item, video=self.name, objects=tuple(kept))
 
-    def image_name(self, frame: int, image_format: str) -> str:
-        """Name the image of a frame: `dock-000075.png`."""
-        return f"{self.stem}-{frame:06d}.{image_format}"
+    def frame_stem(self, frame: int) -> str:
+        """Name a frame by its index: `dock-000075`."""
+        return f"{self.stem}-{frame:06d}"
 
 
 def merge_items(items: Iterable[Item]) -> Item:

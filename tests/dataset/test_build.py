@@ -1,14 +1,17 @@
 import json
+import os
+import sys
 from dataclasses import replace
 from fractions import Fraction
 
 import cv2
 import numpy as np
 import pytest
-from dataset_samples import PLATE, clip, item, items, mug, objects
+from dataset_samples import PLATE, SIZE_WH, clip, item, items, mug, objects
+from PIL import Image
 
 from annotate.dataset.build import build_dataset
-from annotate.dataset.export import FORMATS, export_dataset
+from annotate.dataset.export import FORMATS, export_dataset, import_dataset
 from annotate.dataset.folder import load_dataset
 from annotate.errors import DatasetError, ItemsError, OutputError
 from annotate.items import journal
@@ -92,6 +95,64 @@ def test_two_clips_of_the_same_name_get_different_names(tmp_path):
     assert list(objects(built)) == [
         f"dock-{fingerprint}-000000.png" for fingerprint in fingerprints
     ]
+
+
+def pictures(folder, names):
+    """Write a folder of pictures, and return its path and an item of each picture."""
+    folder.mkdir()
+    for name in names:
+        Image.new("RGB", SIZE_WH).save(folder / name)
+    return folder, [item(folder.name, frame, PLATE) for frame in range(len(names))]
+
+
+def test_pictures_of_a_folder_keep_their_names_in_a_dataset_and_its_exports(tmp_path):
+    folder, lines = pictures(tmp_path / "imgs", ["cat.jpg", "kühe 2.v1.png", "kühe 10.jpeg"])
+    source = items(tmp_path / "i.jsonl", [folder], lines)
+    built = build_dataset([source], tmp_path / "out", frames=[0, 2])
+    names = ["cat.png", "kühe 10.png"]
+    assert list(objects(built)) == names and [s.item.frame for s in built] == [0, 2]
+    for name in ("coco", "yolo"):
+        export_dataset(built, FORMATS.load(name), tmp_path / name)
+        back = import_dataset(tmp_path / name, FORMATS.load(name), tmp_path / f"{name}-back")
+        assert sorted(objects(back)) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["a.jpg", "a.png", "b.png"], ["imgs-000000", "imgs-000001", "b"]),
+        (["A.png", "a.jpg", "b.png"], ["imgs-000000", "imgs-000001", "b"]),
+        (["b.png", "other.png"], ["b", "imgs-000001"]),  # `other.png` is in the other folder too
+        (["a.jpg", "a.png", "imgs-000001.png"], [f"imgs-{n:06d}" for n in range(3)]),
+        (["b.png", "demo-000070.png"], ["b", "imgs-000001"]),  # like a frame of the video
+        (["b.png", "demo-70.png"], ["b", "demo-70"]),
+    ],
+    ids=str,
+)
+def test_pictures_that_would_have_one_name_are_named_by_index(tmp_path, demo, names, expected):
+    folder, lines = pictures(tmp_path / "imgs", names)
+    other, other_lines = pictures(tmp_path / "more", ["other.png", "zoo.png"])
+    source = items(tmp_path / "i.jsonl", [folder, other], [*lines, *other_lines])
+    videos = reader.header_entry(reader.probe(demo))
+    video_lines = [Item("demo.mp4", 70, Fraction(2), 800, 600)]
+    journal.write(tmp_path / "video.jsonl", Header("test", videos=videos), video_lines)
+    built = build_dataset([source, tmp_path / "video.jsonl"], tmp_path / "out")
+    others = ["more-000000" if "other.png" in names else "other", "zoo", "demo-000070"]
+    assert list(objects(built)) == [f"{stem}.png" for stem in [*expected, *others]]
+
+
+def test_the_selection_of_frames_changes_no_name(tmp_path):
+    folder, lines = pictures(tmp_path / "imgs", ["a.jpg", "a.png", "b.png"])
+    source = items(tmp_path / "i.jsonl", [folder], lines)
+    built = build_dataset([source], tmp_path / "out", frames=[1, 2])
+    assert list(objects(built)) == ["imgs-000001.png", "b.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text on this system")
+def test_picture_names_that_are_not_utf8_are_written_with_percent_signs(tmp_path):
+    folder, lines = pictures(tmp_path / "imgs", [os.fsdecode(b"caf\xe9.png")])
+    built = build_dataset([items(tmp_path / "i.jsonl", [folder], lines)], tmp_path / "out")
+    assert list(objects(load_dataset(built.path))) == ["caf%E9.png"]
 
 
 def test_building_twice_gives_the_same_bytes(tmp_path, dock):

@@ -15,11 +15,11 @@ PLATE = Object("plate", (1.0, 2.0, 30.0, 40.0), 0.5)
 
 
 def clip(folder, count=6, size_wh=SIZE_WH, first=0):
-    """Write a clip, a folder of `count` pictures of different grey levels."""
+    """Write a clip, a folder of `count` pictures of different grey levels, named as frames are."""
     folder.mkdir(parents=True)
     for index in range(count):
         image = np.full((size_wh[1], size_wh[0], 3), 8 * (first + index), np.uint8)
-        cv2.imwrite(str(folder / f"{index:03d}.png"), image)
+        cv2.imwrite(str(folder / f"{folder.name}-{index:06d}.png"), image)
     return folder
 
 
