@@ -27,10 +27,11 @@ def test_keys_keep_and_reject_hits_and_the_items_follow(search_folder, page):
         page.goto(address)
         page.wait_for_selector("figure")
         assert page.locator("h2").all_inner_texts() == ["ep1.mp4 · 1", "ep2.mp4 · 1"]
-        page.wait_for_selector("figure:nth-of-type(1) img[src]")
-        page.wait_for_selector("section:nth-of-type(2) img[src]")
         # not wait_for_function: it polls by eval, which the page's own policy forbids
-        page.evaluate("Promise.all([...document.images].slice(0, 2).map((i) => i.decode()))")
+        page.evaluate(
+            "Promise.all([...document.images].slice(0, 2).map((image) => image.naturalWidth"
+            " || new Promise((done) => { image.onload = done; })))"
+        )
         assert page.evaluate(
             "[...document.images].slice(0, 2).every((i) => i.naturalWidth === 160)"
         )

@@ -28,6 +28,11 @@ def page(browser, editor):
     assert [each for each in page.errors if "favicon" not in each and "404" not in each] == []
 
 
+def wait_until_shown(page, answer):
+    """Wait until the page shows the state of an answer: a next click may depend on it."""
+    page.wait_for_selector(f"body[data-rev='{answer.json()['rev']}']")
+
+
 class Stage:
     """Clicks at pixels of the clip."""
 
@@ -47,15 +52,17 @@ class Stage:
         )
 
     def click(self, x, y, **options):
-        with self.page.expect_response("**/act"):
+        with self.page.expect_response("**/act") as answer:
             self.page.mouse.click(*self.at(x, y), **options)
+        wait_until_shown(self.page, answer.value)
 
     def drag(self, start, stop):
         self.page.mouse.move(*self.at(*start))
         self.page.mouse.down()
         self.page.mouse.move(*self.at(*stop), steps=4)
-        with self.page.expect_response("**/act"):
+        with self.page.expect_response("**/act") as answer:
             self.page.mouse.up()
+        wait_until_shown(self.page, answer.value)
 
 
 @pytest.fixture
@@ -76,8 +83,9 @@ def rows(editor):
 
 
 def press(page, key, path="act"):
-    with page.expect_response(f"**/{path}"):
+    with page.expect_response(f"**/{path}") as answer:
         page.keyboard.press(key)
+    wait_until_shown(page, answer.value)
 
 
 def go_to(page, frame):

@@ -411,6 +411,7 @@ function connect() {
     byId("stop").disabled = !model.state.running;
     byId("progress").textContent = model.state.running?.text ?? "";
     if (view?.shown !== null) showFrame();
+    document.body.dataset.rev = model.state.rev;
   });
   model.addEventListener("masks", ({ detail }) => {
     if (following && model.state.running) goTo(detail.frame, { byPerson: false });
