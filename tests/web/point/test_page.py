@@ -16,6 +16,7 @@ def editor(demo, tmp_path):
 @pytest.fixture
 def page(browser, editor):
     context = browser.new_context(viewport={"width": 1200, "height": 800})
+    context.set_default_timeout(120_000)  # a busy machine is no failure
     page = context.new_page()
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
