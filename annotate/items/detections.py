@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from annotate.errors import DatasetError, PluginError
 from annotate.items import boxes, masks
-from annotate.items.records import Frame, Item, Object
+from annotate.items.records import Frame, Item, Mask, Object
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -43,6 +43,29 @@ def check_detections(
             f"{source}: {frame.name}: {problem}; this is a fault of the plugin: report it, and "
             "check it with `annotate.testing`"
         )
+
+
+def tracked_detections(objects: Iterable[tuple[int, Mask, float]]) -> sv.Detections:
+    """Make the detections of tracked masks: (object id, mask of (H, W) bool, confidence in 0..1).
+
+    A mask without a pixel has no row.
+    """
+    import supervision as sv
+
+    rows = [
+        (object_id, box, mask, confidence)
+        for object_id, mask, confidence in objects
+        if (box := masks.box(mask)) is not None
+    ]
+    if not rows:
+        return sv.Detections.empty()
+    ids, xyxy, object_masks, confidences = zip(*rows, strict=True)
+    return sv.Detections(
+        xyxy=np.array(xyxy, np.float64),
+        mask=np.stack(object_masks),
+        confidence=np.array(confidences, np.float64),
+        tracker_id=np.array(ids, np.int64),
+    )
 
 
 def _problem(detections: sv.Detections, size_wh: tuple[int, int], ids: Any) -> str:

@@ -48,6 +48,19 @@ class AbsenceSchedule:
         rows = self._changes.get(object_id, ())
         return next((gone for first, gone in reversed(rows) if first <= frame), False)
 
+    def spans(self, object_id: int, stop: int) -> list[tuple[int, int]]:
+        """Return the stretches before `stop` in which the object is gone: first frame, end."""
+        ends = [*self._changes.get(object_id, ()), (stop, False)]
+        found: list[tuple[int, int]] = []
+        start: int | None = None
+        for frame, gone in ends:
+            if gone and start is None:
+                start = frame
+            elif not gone and start is not None:
+                found.append((start, frame))
+                start = None
+        return found
+
     def gone_at(self, frame: int) -> set[int]:
         """Return the objects that are gone on that frame."""
         return {object_id for object_id in self._changes if self.is_gone(object_id, frame)}

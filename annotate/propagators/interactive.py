@@ -132,7 +132,7 @@ class InteractiveSession:
             ids = positive if key.object_id is None else {key.object_id}
             if (lane := self._lanes.get(key)) is None:
                 lane = self._lanes[key] = Lane(key, self._states, self._interval)
-            changed = lane.set_job(replace(self._job, prompts=self._job.select_prompts(ids)))
+            changed = lane.set_job(replace(self._job, prompts=self._job.prompts.of_objects(ids)))
             self._keep_prepared(lane, changed)
         self._prepared = {key: each for key, each in self._prepared.items() if key in self._lanes}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -141,15 +141,9 @@ class Job:
     def prompt_digests(self) -> dict[str, str]:
         """Hash the class and the prompts of each object: object id -> 8 hex digits."""
         return {
-            str(object_id): self.select_prompts({object_id}).digest()[:8]
+            str(object_id): self.prompts.of_objects({object_id}).digest()[:8]
             for object_id in sorted(self.prompts.labels)
         }
-
-    def select_prompts(self, object_ids: Collection[int]) -> PromptTable:
-        """Select the prompts of some objects."""
-        prompts = tuple(each for each in self.prompts.prompts if each.object_id in object_ids)
-        labels = {key: label for key, label in self.prompts.labels.items() if key in object_ids}
-        return PromptTable(prompts, labels)
 
     def count_frames(self, clip: reader.Video) -> int | None:
         """Count the frames of both passes together; None if the clip's length is unknown."""
@@ -271,7 +265,7 @@ def plan_update(job: Job, out: Path) -> UpdatePlan | None:
     _check_can_update(job, out, old_header)
     job.first_frame()
     kept = {int(key) for key in new if old.get(key) == new[key]} & set(job.first_frames())
-    changed = replace(job, prompts=job.select_prompts(set(job.prompts.labels) - kept))
+    changed = replace(job, prompts=job.prompts.of_objects(set(job.prompts.labels) - kept))
     return UpdatePlan(frozenset(kept), changed if changed.first_frames() else None)
 
 

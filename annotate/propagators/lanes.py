@@ -7,7 +7,6 @@ Items beyond are stale: they were made with earlier prompts, and stay until they
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryFile
@@ -17,6 +16,7 @@ from weakref import finalize
 import numpy as np
 
 from annotate.items.records import Frame, Item, Prompt, State, item_from_json, item_to_json
+from annotate.items.sequences import BoundedCache
 from annotate.plugins import optional_member
 from annotate.prompts import PromptTable
 from annotate.propagators.absence import AbsenceSession
@@ -36,41 +36,31 @@ class StateCache:
     """States by lane and frame, at most `max_bytes` of them; the least recently used go first."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._bytes = max_bytes, 0
-        self._states: OrderedDict[tuple[LaneKey, int], State] = OrderedDict()
+        self._states = BoundedCache[tuple[LaneKey, int], State](max_bytes)
 
     @property
     def nbytes(self) -> int:
         """The size of all states that are kept."""
-        return self._bytes
+        return self._states.nbytes
 
     def put(self, key: LaneKey, frame: int, state: State) -> None:
         """Keep a state of a pass that is about to step onto `frame`; it is copied."""
-        self.drop(key, frame)
         copy = {name: np.array(array) for name, array in state.items()}
-        self._states[key, frame] = copy
-        self._bytes += _nbytes(copy)
-        while self._bytes > self._max_bytes and len(self._states) > 1:
-            _, oldest = self._states.popitem(last=False)
-            self._bytes -= _nbytes(oldest)
+        self._states.put((key, frame), copy, sum(array.nbytes for array in copy.values()))
 
     def get(self, key: LaneKey, frame: int) -> State:
         """Return a state that is kept, and count it as used."""
-        self._states.move_to_end((key, frame))
-        return self._states[key, frame]
+        state = self._states.get((key, frame))
+        assert state is not None
+        return state
 
     def drop(self, key: LaneKey, frame: int) -> None:
         """Remove a state, if it is kept."""
-        if (old := self._states.pop((key, frame), None)) is not None:
-            self._bytes -= _nbytes(old)
+        self._states.drop((key, frame))
 
     def frames(self, key: LaneKey) -> list[int]:
         """List the frames of a lane onto which a kept state can step."""
         return [frame for lane, frame in self._states if lane == key]
-
-
-def _nbytes(state: State) -> int:
-    return sum(array.nbytes for array in state.values())
 
 
 class ItemSpool(MutableMapping[int, Item]):

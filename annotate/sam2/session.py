@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from annotate.device import choose_device
 from annotate.errors import AnnotateError
-from annotate.items import masks
+from annotate.items.detections import tracked_detections
 from annotate.items.records import Frame, Picture, Prompt, State
 from annotate.items.sequences import chunks
 from annotate.sam2.memory import (
@@ -260,23 +260,11 @@ def encode_once(network: TrackingNetwork, picture: Picture) -> Any:
 
 def _to_detections(frame: Frame, predictions: Mapping[int, FramePrediction]) -> sv.Detections:
     """Convert predictions by object; objects that are not visible have no row."""
-    import supervision as sv
-
     width, height = frame.size_wh
-    rows = []
-    for object_id, prediction in predictions.items():
-        mask = full_size_mask(prediction, height, width) if prediction.is_present else None
-        box = None if mask is None else masks.box(mask)
-        if box is not None:
-            rows.append((object_id, box, mask, prediction.confidence))
-    if not rows:
-        return sv.Detections.empty()
-    ids, boxes, object_masks, confidences = zip(*rows, strict=True)
-    return sv.Detections(
-        xyxy=np.array(boxes, np.float64),
-        mask=np.stack(object_masks),
-        confidence=np.array(confidences, np.float64),
-        tracker_id=np.array(ids, np.int64),
+    return tracked_detections(
+        (object_id, full_size_mask(each, height, width), each.confidence)
+        for object_id, each in predictions.items()
+        if each.is_present
     )
 
 

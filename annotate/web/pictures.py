@@ -9,23 +9,19 @@ direction of travel.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Generic, TypeVar, cast
-
-import cv2
 
 from annotate.errors import VideoError
-from annotate.items.records import Frame, Picture
+from annotate.items.records import Frame
+from annotate.items.sequences import BoundedCache
 from annotate.video import reader
 from annotate.video.clip import absolute_path, open_clip
 from annotate.video.images import encode_jpeg
 
 JPEG_QUALITY = 90
-_T = TypeVar("_T")
 _MAX_JPEG_BYTES = 96 * 2**20
 _MAX_IMAGE_BYTES = 96 * 2**20
 _AHEAD, _BEHIND = 20, 3  # frames decoded ahead of the latest request, and against its direction
@@ -44,14 +40,14 @@ class EncodedFrame:
 class PictureStore:
     """The frames of one clip, by index; methods may be called from several threads."""
 
-    def __init__(self, clip: Path, frame_count: int, max_width: int | None = None) -> None:
-        self._clip, self._count, self._max_width = clip, frame_count, max_width
+    def __init__(self, clip: Path, frame_count: int) -> None:
+        self._clip, self._count = clip, frame_count
         self._lock = threading.Lock()
         self._video = open_clip(absolute_path(clip))
         self._decoder = reader.frames(clip, start=frame_count)  # of no frames
         self._next_index: int | None = None  # the frame that the decoder yields next
-        self._frames = _ByteCache[Frame](_MAX_IMAGE_BYTES)
-        self._jpegs = _ByteCache[EncodedFrame](_MAX_JPEG_BYTES)
+        self._frames = BoundedCache[int, Frame](_MAX_IMAGE_BYTES)
+        self._jpegs = BoundedCache[int, EncodedFrame](_MAX_JPEG_BYTES)
         self._wanted, self._direction = 0, 1
         self._wake, self._closed = threading.Event(), False
         self._waiting = 0  # requests that wait for the lock; decoding ahead gives way to them
@@ -107,18 +103,10 @@ class PictureStore:
 
     def _encode(self, frame: Frame) -> EncodedFrame:
         encoded = EncodedFrame(
-            frame.index, str(frame.seconds), encode_jpeg(self._scaled(frame), JPEG_QUALITY)
+            frame.index, str(frame.seconds), encode_jpeg(frame.image, JPEG_QUALITY)
         )
         self._jpegs.put(frame.index, encoded, len(encoded.jpeg))
         return encoded
-
-    def _scaled(self, frame: Frame) -> Picture:
-        width, height = frame.size_wh
-        if self._max_width is None or width <= self._max_width:
-            return frame.image
-        size_wh = self._max_width, max(round(height * self._max_width / width), 1)
-        scaled = cv2.resize(frame.image, size_wh, interpolation=cv2.INTER_AREA)
-        return cast("Picture", scaled)
 
     def _decode_ahead(self) -> None:
         while not self._closed:
@@ -134,26 +122,3 @@ class PictureStore:
                 if 0 <= index < self._count and self._jpegs.get(index) is None:
                     with suppress(VideoError):  # asked for, the page gets the error
                         self._encode(self.frame(index))
-
-
-class _ByteCache(Generic[_T]):
-    """Keeps the values that were used last, up to a number of bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._bytes = max_bytes, 0
-        self._values: OrderedDict[int, tuple[_T, int]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: int) -> _T | None:
-        with self._lock:
-            if key not in self._values:
-                return None
-            self._values.move_to_end(key)
-            return self._values[key][0]
-
-    def put(self, key: int, value: _T, size: int) -> None:
-        with self._lock:
-            self._bytes += size - self._values.pop(key, (None, 0))[1]
-            self._values[key] = value, size
-            while self._bytes > self._max_bytes and len(self._values) > 1:
-                self._bytes -= self._values.popitem(last=False)[1][1]

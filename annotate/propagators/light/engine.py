@@ -20,6 +20,7 @@ import supervision as sv
 
 from annotate.backbone import Map
 from annotate.items import masks
+from annotate.items.detections import tracked_detections
 from annotate.items.records import Frame, Mask, Picture, Prompt, Rle, State
 from annotate.propagators.job import PromptedFrame
 from annotate.propagators.light.crops import QUICK, THOROUGH, Effort
@@ -70,15 +71,14 @@ class LightSession:
         A prompt of outside points alone corrects the mask that is tracked there: `step` uses it.
         """
         for prompt in prompts:
-            if not _only_corrects(prompt):
+            if prompt.is_positive:
                 mask = self._fit(picture, prompt, prompts)
                 self._initial_masks[prompt.frame, prompt.object_id] = masks.encode(mask)
 
     def _fit(self, picture: Picture, prompt: Prompt, prompts: Sequence[Prompt]) -> Mask:
         """Fit an object to its prompt on this picture, one of `prompts`; returns its first mask."""
         with _single_threaded():
-            others = [each for each in prompts if each is not prompt]
-            soft = soft_mask_from_prompt(picture, prompt, others)
+            soft = soft_mask_from_prompt(picture, prompt, _others(prompt, prompts))
             tracker = self._trackers.setdefault(prompt.object_id, Tracker(self._effort))
             tracker.fit(picture, soft)
             return soft > 0.5
@@ -87,8 +87,8 @@ class LightSession:
         """Track every object that has started onto this frame."""
         picture = frame.image
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        corrections = [prompt for prompt in prompts if _only_corrects(prompt)]
-        prompts = [prompt for prompt in prompts if not _only_corrects(prompt)]
+        corrections = [prompt for prompt in prompts if not prompt.is_positive]
+        prompts = [prompt for prompt in prompts if prompt.is_positive]
         prompted = {prompt.object_id for prompt in prompts}
         initial_masks = {
             prompt.object_id: self._initial_mask(picture, prompt, prompts) for prompt in prompts
@@ -108,30 +108,36 @@ class LightSession:
 
     def preview(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
         """Return the masks that `step` would give these prompts; nothing is fitted to them."""
-        if any(_only_corrects(prompt) for prompt in prompts):
+        if not all(prompt.is_positive for prompt in prompts):
             before = self.state()
             try:
                 return self.step(frame, prompts)
             finally:
                 self.restore(before)
-        results = {}
         with _single_threaded():
-            for prompt in prompts:
-                others = [each for each in prompts if each is not prompt]
-                mask = soft_mask_from_prompt(frame.image, prompt, others) > 0.5
-                results[prompt.object_id] = mask, 0.0
-        return _to_detections(results)
+            return _to_detections(
+                {
+                    each.object_id: (
+                        soft_mask_from_prompt(frame.image, each, _others(each, prompts)) > 0.5,
+                        0.0,
+                    )
+                    for each in prompts
+                }
+            )
 
     def quick_preview(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
         """Return rough masks of clicked objects at once; `preview` takes up to 30 times as long."""
-        results = {}
         with _single_threaded():
-            for prompt in prompts:
-                if prompt.point_labels.any() and prompt.mask is None and prompt.box is None:
-                    others = [each for each in prompts if each is not prompt]
-                    mask = quick_mask_from_points(frame.image, prompt, others)
-                    results[prompt.object_id] = mask, 0.0
-        return _to_detections(results)
+            return _to_detections(
+                {
+                    each.object_id: (
+                        quick_mask_from_points(frame.image, each, _others(each, prompts)),
+                        0.0,
+                    )
+                    for each in prompts
+                    if each.point_labels.any() and each.mask is None and each.box is None
+                }
+            )
 
     def forget(self, object_ids: Iterable[int]) -> None:
         """Stop tracking objects until their next prompts; what their prompts taught is kept."""
@@ -219,9 +225,8 @@ class LightSession:
         return dict(zip(object_ids, self._pool.map(function, object_ids), strict=True))
 
 
-def _only_corrects(prompt: Prompt) -> bool:
-    """Return whether a prompt says only where its object is not."""
-    return not prompt.is_positive
+def _others(prompt: Prompt, prompts: Sequence[Prompt]) -> list[Prompt]:
+    return [each for each in prompts if each is not prompt]
 
 
 def _pixels_of_others(
@@ -267,19 +272,9 @@ def _resolve_overlaps(results: Mapping[int, tuple[Mask, float]]) -> dict[int, tu
 
 
 def _to_detections(results: Mapping[int, tuple[Mask, float]]) -> sv.Detections:
-    rows = [
-        (object_id, box, mask, fit)
+    return tracked_detections(
+        (object_id, mask, min(max((1 + float(fit)) / 2, 0.0), 1.0))
         for object_id, (mask, fit) in results.items()
-        if (box := masks.box(mask)) is not None
-    ]
-    if not rows:
-        return sv.Detections.empty()
-    object_ids, boxes, object_masks, fits = zip(*rows, strict=True)
-    return sv.Detections(
-        xyxy=np.array(boxes, np.float64),
-        mask=np.stack(object_masks),
-        confidence=np.clip((1 + np.array(fits, np.float64)) / 2, 0, 1),
-        tracker_id=np.array(object_ids, np.int64),
     )
 
 

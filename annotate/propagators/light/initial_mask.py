@@ -9,10 +9,8 @@ because masks of parts are many and agree with each other.
 """
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from threading import Lock
 
 import cv2
 import numpy as np
@@ -21,6 +19,7 @@ import numpy.typing as npt
 from annotate.backbone import Map, feature_grid
 from annotate.items import masks
 from annotate.items.records import Mask, Picture, Prompt
+from annotate.items.sequences import BoundedCache
 from annotate.propagators.light.crops import CropWindow
 from annotate.propagators.light.refine import (
     best_mask_from_clicks,
@@ -94,9 +93,9 @@ def soft_mask_from_prompt(picture: Picture, prompt: Prompt, others: Sequence[Pro
     if prompt.mask is not None:
         return prompt.mask.astype(np.float32)
     key = _digest(picture, prompt, others)
-    if (soft := _KEPT.get(key, picture.shape[:2])) is None:
+    if (soft := _kept(key, picture.shape[:2])) is None:
         soft = predict_soft_mask(picture, prompt, others)
-        _KEPT.put(key, soft)
+        _keep(key, soft)
     return soft
 
 
@@ -108,34 +107,23 @@ def _digest(picture: Picture, prompt: Prompt, others: Sequence[Prompt]) -> bytes
     return digest.digest()
 
 
-class _SoftMasks:
-    """The latest soft masks, each cut to its pixels above 0; at most `max_bytes` of them."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._bytes, self._lock = max_bytes, 0, Lock()
-        self._parts: OrderedDict[bytes, tuple[int, int, Map]] = OrderedDict()
-
-    def get(self, key: bytes, shape: tuple[int, ...]) -> Map | None:
-        with self._lock:
-            if key not in self._parts:
-                return None
-            self._parts.move_to_end(key)
-            top, left, part = self._parts[key]
-        soft = np.zeros(shape, np.float32)
-        soft[top : top + part.shape[0], left : left + part.shape[1]] = part
-        return soft
-
-    def put(self, key: bytes, soft: Map) -> None:
-        left, top, right, bottom = map(int, masks.box(soft > 0) or (0, 0, 0, 0))
-        part = soft[top:bottom, left:right].copy()
-        with self._lock:
-            self._parts[key] = top, left, part
-            self._bytes += part.nbytes
-            while self._bytes > self._max_bytes and len(self._parts) > 1:
-                self._bytes -= self._parts.popitem(last=False)[1][2].nbytes
+# the latest soft masks, each cut to its pixels above 0: top, left, part
+_KEPT = BoundedCache[bytes, tuple[int, int, Map]](MAX_KEPT_BYTES)
 
 
-_KEPT = _SoftMasks(MAX_KEPT_BYTES)
+def _keep(key: bytes, soft: Map) -> None:
+    left, top, right, bottom = map(int, masks.box(soft > 0) or (0, 0, 0, 0))
+    part = soft[top:bottom, left:right].copy()
+    _KEPT.put(key, (top, left, part), part.nbytes)
+
+
+def _kept(key: bytes, shape: tuple[int, ...]) -> Map | None:
+    if (found := _KEPT.get(key)) is None:
+        return None
+    top, left, part = found
+    soft = np.zeros(shape, np.float32)
+    soft[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return soft
 
 
 def predict_soft_mask(picture: Picture, prompt: Prompt, others: Sequence[Prompt] = ()) -> Map:

@@ -30,6 +30,7 @@ _STATIC = Path(__file__).parent / "static"
 _WEB = Path(__file__).parents[1]
 _IDLE_SECONDS = 15.0  # after so long without an event, the stream sends an empty line
 Endpoint = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Mapping[str, Any]], dict[str, Any] | str]  # gives the state, or a message
 
 
 @contextmanager
@@ -58,7 +59,7 @@ class PointApp:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        posts = {
+        posts: dict[str, Handler] = {
             "act": self._act,
             "run": self._run,
             "stop": lambda record: self._editor.stop(),
@@ -137,27 +138,26 @@ class PointApp:
             for after, event in batch:  # the number of the last one is kept
                 yield json.dumps({"event": after, **event}) + "\n"
 
-    def _act(self, record: Mapping[str, Any]) -> None:
+    def _act(self, record: Mapping[str, Any]) -> dict[str, Any]:
         action = _record(record["action"])
-        self._editor.act(action, str(record.get("client", "")))
+        return self._editor.act(action, str(record.get("client", "")))
 
-    def _run(self, record: Mapping[str, Any]) -> None:
-        self._editor.run(record["frame"], record["direction"], record.get("objects"))
+    def _run(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        return self._editor.run(record["frame"], record["direction"], record.get("objects"))
 
-    def _range(self, record: Mapping[str, Any]) -> None:
-        self._editor.set_range(record["start"], record["stop"])
+    def _range(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        return self._editor.set_range(record["start"], record["stop"])
 
-    def _outside(self, record: Mapping[str, Any]) -> None:
-        self._editor.settle_outside_edit(take=bool(record["take"]))
+    def _outside(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        return self._editor.settle_outside_edit(take=bool(record["take"]))
 
 
-def _post(editor: Editor, handler: Callable[[Mapping[str, Any]], Any]) -> Endpoint:
-    """Make the endpoint of a POST: it answers with the state after the handler has run."""
+def _post(editor: Editor, handler: Handler) -> Endpoint:
+    """Make the endpoint of a POST: its handler returns the state, or a message for the page."""
 
     def handle(record: Mapping[str, Any]) -> dict[str, Any]:
-        message = handler(record)
-        state = editor.state()
-        return state if message is None else {**state, "message": message}
+        answer = handler(record)
+        return {**editor.state(), "message": answer} if isinstance(answer, str) else answer
 
     async def answer(request: Request) -> Response:
         try:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from annotate.errors import PromptError
 from annotate.items.records import Object
 from annotate.prompts import PromptTable
+from annotate.propagators.absence import AbsenceSchedule
 from annotate.propagators.interactive import Direction
 from annotate.video.reader import Video
 from annotate.web.events import EventStream
 from annotate.web.pictures import PictureStore
 from annotate.web.point.engine import PointEngine
-from annotate.web.point.engine_thread import EngineThread
+from annotate.web.point.engine_thread import EngineThread, give_way
 from annotate.web.point.session import PointSession
 from annotate.web.point.state import Progress, StateBuilder, prompt_table_of
-from annotate.web.point.tracks import Tracks, mask_record
+from annotate.web.point.tracks import PromptMask, Tracks, mask_record
 from annotate.web.point.writer import ResultWriter
 
 _CLICK, _HOVER = 1, 2  # priorities; a job's steps come after both
@@ -72,9 +71,8 @@ class Editor:
         self._run: _Run | None = None
         self._writer_client: str | None = None  # the page that may edit
         self._hover: Future[Any] | None = None
-        self._previews: dict[tuple[int, int, str], Object | None] = {}  # by object, frame, digest
-        self._rough: set[tuple[int, int, str]] = set()  # those that `refine` will replace
-        self._refining = ThreadPoolExecutor(1, "annotate-refine", _give_way)
+        self._previews: dict[tuple[int, int, str], PromptMask] = {}  # by object, frame, digest
+        self._refining = ThreadPoolExecutor(1, "annotate-refine", give_way)
         self._closing = threading.Event()
         self._builder = StateBuilder(self.video, self.session, self.engine_name, self.proposals)
         self._take_prompts()
@@ -100,7 +98,9 @@ class Editor:
         """Return the state of the session."""
         with self._lock:
             run = None if self._run is None else self._run.describe()
-            progress = Progress(self.tracks, self.digests, self.context, self.limits, run)
+            progress = Progress(
+                self.tracks, self.absence, self.digests, self.context, self.limits, run
+            )
             state = self._builder.build(progress)
             return state | {"writer": self._writer_client, "event": self.events.last}
 
@@ -171,8 +171,7 @@ class Editor:
         with self._lock:
             for object_id in ids:
                 key = object_id, frame, digests[object_id]
-                self._previews[key] = by_id.get(object_id)
-                (self._rough.add if is_rough else self._rough.discard)(key)
+                self._previews[key] = PromptMask(by_id.get(object_id), is_rough)
 
     def preview(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return the mask that one more point would give; a later call ends this one.
@@ -201,9 +200,9 @@ class Editor:
             raise error
         return mask_record(found[0]) if found else {"mask": None}
 
-    # --- what a person does
+    # --- what a person does; each answers with the state that all pages get
 
-    def act(self, action: Mapping[str, Any], client: str = "") -> None:
+    def act(self, action: Mapping[str, Any], client: str = "") -> dict[str, Any]:
         """Do an action of a page.
 
         Raises:
@@ -221,34 +220,37 @@ class Editor:
             else:
                 self.session.act(self._expanded(action))
             self._take_prompts()
-        self._tell_all()
+        return self._tell_all()
 
-    def take_over(self, client: str) -> None:
+    def take_over(self, client: str) -> dict[str, Any]:
         """Let another page edit."""
         with self._lock:
             self._writer_client = client
-        self._tell_all()
+        return self._tell_all()
 
-    def leave(self, client: str) -> None:
+    def leave(self, client: str) -> dict[str, Any]:
         """Let the next page edit: this one is closed."""
         with self._lock:
             if client == self._writer_client:
                 self._writer_client = None
+        return self.state()
 
-    def see(self, frames: Sequence[int]) -> None:
+    def see(self, frames: Sequence[int]) -> dict[str, Any]:
         """Note that a person has looked at frames."""
         with self._lock:
             count = self.video.frame_count or 0
             self.session.note_seen(int(each) for each in frames if 0 <= int(each) < count)
+        return self.state()
 
-    def set_range(self, start: int, stop: int) -> None:
+    def set_range(self, start: int, stop: int) -> dict[str, Any]:
         """Choose the frames that are propagated: from `start` up to, not including, `stop`."""
         if not 0 <= int(start) < int(stop) <= (self.video.frame_count or 0):
             raise PromptError(f"frames {start} to {stop} are not a part of the clip")
         with self._lock:
             self.limits = int(start), int(stop)
+        return self.state()
 
-    def settle_outside_edit(self, *, take: bool) -> None:
+    def settle_outside_edit(self, *, take: bool) -> dict[str, Any]:
         """Take the points file as another program left it, or write it again."""
         with self._lock:
             if take:
@@ -256,9 +258,9 @@ class Editor:
             else:
                 self.session.keep_own_rows()
             self._take_prompts()
-        self._tell_all()
+        return self._tell_all()
 
-    def run(self, frame: int, direction: str, ids: Sequence[int] | None) -> None:
+    def run(self, frame: int, direction: str, ids: Sequence[int] | None) -> dict[str, Any]:
         """Begin to propagate from a frame: all objects, or some.
 
         Raises:
@@ -275,14 +277,14 @@ class Editor:
             run = _Run(direction, {key: self.digests[key] for key in chosen}, int(frame))
             self._run = run
         self._thread.start_job(self._propagate(run))
-        self._tell_all()
+        return self._tell_all()
 
-    def stop(self) -> None:
+    def stop(self) -> dict[str, Any]:
         """Stop propagating; what is done stays."""
         self._thread.stop_job()  # after the step that runs
         with self._lock:
             self._run = None
-        self._tell_all()
+        return self._tell_all()
 
     def save(self) -> str:
         """Write the items as the command line does; returns a message for the page.
@@ -325,6 +327,7 @@ class Editor:
     def _take_prompts(self) -> None:
         """Give the engine the present prompts; a run that is under way is stopped if it must be."""
         self.table = prompt_table_of(self.session.document, self.session.scope)
+        self.absence = AbsenceSchedule(self.table.prompts)
         old, self.digests = getattr(self, "digests", {}), self._digests()
         self._previews = {
             key: value
@@ -343,7 +346,7 @@ class Editor:
         """Name the prompts of each object."""
         return {key: self.table.of_objects({key}).digest() for key in self.table.labels}
 
-    def _propagate(self, run: _Run) -> Iterator[None]:
+    def _propagate(self, run: _Run) -> Generator[None, None, None]:
         """Track and send each frame's masks; a step of the engine thread."""
         for direction in DIRECTIONS[run.direction]:
             start, stop = self.limits
@@ -368,33 +371,30 @@ class Editor:
             self._run = None
         self._tell_all(error=str(error))
 
-    def _tell_all(self, **more: Any) -> None:
-        """Send the present state to all pages."""
-        self.events.append({"state": self.state(), **more})
+    def _tell_all(self, **more: Any) -> dict[str, Any]:
+        """Send the present state to all pages, and return it."""
+        state = self.state()
+        self.events.append({"state": state, **more})
+        return state
 
     def _masks(self, frame: int, revision: int, digests: Mapping[int, str]) -> dict[str, Any]:
         objects, lost = [], []
         pending = False  # better masks follow
         with self._lock:
             for object_id, digest in sorted(digests.items()):
-                if self._builder.is_gone(object_id, frame):
+                if self.absence.is_gone(object_id, frame):
                     continue
                 preview = self._previews.get((object_id, frame, digest))
+                alone = None if preview is None else preview.found
                 known = self.tracks.get(object_id, digest, self.context, frame)
-                if known is not None and (known[1] != "stale" or preview is None):
+                if known is not None and (known[1] != "stale" or alone is None):
                     result, status = known
                     if result.found is None:
                         lost.append(object_id)
                     else:
                         objects.append(mask_record(result.found) | {"status": status})
-                elif preview is not None:
-                    pending |= (object_id, frame, digest) in self._rough
-                    objects.append(mask_record(preview) | {"status": "provisional"})
+                elif preview is not None and alone is not None:
+                    pending |= preview.is_rough
+                    objects.append(mask_record(alone) | {"status": "provisional"})
         answer = {"frame": frame, "rev": revision, "objects": objects, "lost": lost}
         return answer | {"pending": pending}
-
-
-def _give_way() -> None:
-    """Let the thread that calls this run after others, on systems that have this for a thread."""
-    with suppress(AttributeError, OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

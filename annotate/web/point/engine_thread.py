@@ -6,10 +6,12 @@ A request never waits for longer than one step of the job.
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from annotate.errors import AnnotateError
@@ -28,7 +30,7 @@ class EngineThread:
             queue.PriorityQueue()
         )
         self._numbers = itertools.count()
-        self._job: Iterator[Any] | None = None
+        self._job: Generator[Any, None, None] | None = None
         self._thread = threading.Thread(target=self._work, name="annotate-engine", daemon=True)
         self._thread.start()
 
@@ -38,7 +40,7 @@ class EngineThread:
         self._requests.put((priority, next(self._numbers), future, function))
         return future
 
-    def start_job(self, job: Iterator[Any]) -> None:
+    def start_job(self, job: Generator[Any, None, None]) -> None:
         """Begin a job, in place of the one that runs: each `next` is a step."""
 
         def begin() -> None:
@@ -58,7 +60,7 @@ class EngineThread:
 
     def _end_job(self) -> None:
         job, self._job = self._job, None
-        if job is not None and hasattr(job, "close"):
+        if job is not None:
             job.close()
 
     def _work(self) -> None:
@@ -89,3 +91,9 @@ class EngineThread:
         except Exception as error:  # a plugin's own: the page shows it and goes on
             self._job = None
             self._on_failure(AnnotateError(f"the engine failed: {type(error).__name__}: {error}"))
+
+
+def give_way() -> None:
+    """Let the thread that calls this run after others, on systems that have this for a thread."""
+    with suppress(AttributeError, OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import webbrowser
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 from annotate import prompts
 from annotate.errors import OutputError
-from annotate.items import journal
 from annotate.items.records import Object, Vocabulary
 from annotate.plugins import optional_member
 from annotate.prompts import PromptTable
+from annotate.propagators import boxes as detected_boxes
 from annotate.propagators.job import PROPAGATORS, Job
 from annotate.video import reader
 from annotate.web.point.app import serving
@@ -54,7 +54,7 @@ class PointOptions:
     stop: int | None = None
     vocabulary: Vocabulary | None = None
     boxes: Path | None = None  # a file of items: boxes to accept as prompts
-    min_score: float = 0.25
+    min_score: float = detected_boxes.MIN_SCORE
 
 
 @contextmanager
@@ -75,7 +75,10 @@ def open_editor(clip: Path, files: PointFiles, options: PointOptions) -> Iterato
     table = PromptTable((), {})
     start, stop = options.start, options.stop
     job = Job(plugin, options.engine, clip, table, start, stop, False, options.vocabulary)
-    proposals = {} if options.boxes is None else _read_proposals(options.boxes, options.min_score)
+    proposals: dict[int, Sequence[Object]] = {}
+    if options.boxes is not None:
+        detected = detected_boxes.read(options.boxes, video, options.min_score, labels)
+        proposals = {item.frame: item.objects for item in detected.items()}
     session = PointSession(
         files.points, scope, {"clip": video.name, "fingerprint": video.fingerprint}
     )
@@ -131,11 +134,3 @@ def open_browser(address: str, wanted: bool) -> None:
     """Open the page in the browser, unless the person sits at another machine."""
     if wanted and not os.environ.get("SSH_CONNECTION"):
         webbrowser.open(address)
-
-
-def _read_proposals(path: Path, min_score: float) -> dict[int, list[Object]]:
-    """Read the boxes of a detector, by frame; those with a low score are left out."""
-    return {
-        item.frame: [obj for obj in item.objects if obj.score is None or obj.score >= min_score]
-        for item in journal.read(path)
-    }

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from annotate.items.points import BOX_CORNERS, DEFAULT_LABEL, GONE, PromptScope
+from annotate.items.points import DEFAULT_LABEL, GONE, PromptScope, read_points
 from annotate.items.records import Object
 from annotate.palette import label_colour
 from annotate.prompts import PromptTable, prompt_table
+from annotate.propagators.absence import AbsenceSchedule
 from annotate.video.reader import Video
 from annotate.viewing.review import find_frames
 from annotate.web.point.document import Document
 from annotate.web.point.session import PointSession
-from annotate.web.point.table import POSITIVE
 from annotate.web.point.tracks import Tracks, spans, to_items
 
 _QUEUE_LENGTH = 24  # frames worth a look
@@ -24,8 +24,6 @@ _NEAR_REVIEWED = 3  # frames: so near to a frame that looks right, no other is p
 def prompt_table_of(document: Document, scope: PromptScope) -> PromptTable:
     """Make the prompts of a document, as the command line makes them of its file."""
     import pandas as pd
-
-    from annotate.items.points import read_points
 
     rows = [
         (row.frame, row.object_id, row.x, row.y, row.label, row.label_class)
@@ -40,12 +38,13 @@ def prompt_table_of(document: Document, scope: PromptScope) -> PromptTable:
 class Progress:
     """What the engine has done and is doing.
 
-    `digests` name the present prompts of each object, `context` those of all objects where they
-    depend on each other. `limits` are the frames to propagate. `run` describes a propagation that
-    is under way.
+    `absence` says where each object is gone. `digests` name the present prompts of each object,
+    `context` those of all objects where they depend on each other. `limits` are the frames to
+    propagate. `run` describes a propagation that is under way.
     """
 
     tracks: Tracks
+    absence: AbsenceSchedule
     digests: Mapping[int, str]
     context: str
     limits: tuple[int, int]
@@ -120,32 +119,6 @@ class StateBuilder:
             },
         }
 
-    def is_gone(self, object_id: int, frame: int) -> bool:
-        """Return whether an object is gone on a frame, as a person said."""
-        return any(
-            start <= frame < stop
-            for start, stop in self._gone_spans(self._session.document, object_id)
-        )
-
-    def _gone_spans(self, document: Document, object_id: int) -> list[tuple[int, int]]:
-        changes = sorted(
-            {
-                (row.frame, row.label == GONE)
-                for row in document.rows
-                if row.object_id == object_id and row.label in (GONE, POSITIVE, *BOX_CORNERS)
-            }
-        )
-        found, start = [], None
-        for frame, gone in changes:
-            if gone and start is None:
-                start = frame
-            elif not gone and start is not None:
-                found.append((start, frame))
-                start = None
-        if start is not None:
-            found.append((start, self._video.frame_count or start + 1))
-        return found
-
     def _classes(self, document: Document) -> list[str]:
         """List the classes: of the vocabulary, and those of the objects as they came."""
         labels = list(self._session.scope.labels or ())
@@ -170,6 +143,7 @@ class StateBuilder:
         rows = [row for row in document.rows if row.object_id == object_id]
         digest = progress.digests.get(object_id, "")
         lanes = progress.tracks.lanes(object_id, digest, progress.context, flagged)
+        gone = progress.absence.spans(object_id, self._video.frame_count or 0)
         return {
             "id": object_id,
             "class": label,
@@ -179,7 +153,7 @@ class StateBuilder:
                 {"frame": row.frame, "x": row.x, "y": row.y, "label": row.label} for row in rows
             ],
             "prompts": sorted({row.frame for row in rows if row.label != GONE}),
-            "lanes": lanes | {"gone": self._gone_spans(document, object_id)},
+            "lanes": lanes | {"gone": gone},
         }
 
     def _worth_a_look(

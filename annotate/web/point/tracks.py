@@ -36,6 +36,14 @@ class TrackedFrame:
         return not self.provisional and self.context == context
 
 
+@dataclass(frozen=True)
+class PromptMask:
+    """A mask that was made of the prompts of one frame; None if it has no pixel."""
+
+    found: Object | None
+    is_rough: bool  # `refine` will replace it
+
+
 class Tracks:
     """The results of all objects. `digest` names the prompts of the object they were made with."""
 

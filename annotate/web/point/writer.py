@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -46,13 +46,12 @@ class PropagatorWriter:
     scope: PromptScope
     output: Path
     dataset: Path
-    progress: Callable[[Item], None] = lambda item: None
 
     def save(self, backward: bool) -> str:
         """Write the items by the run of the command line; return a message for the page."""
         table = prompts.prompt_table(prompts.read_points(self.points, self.scope), scope=self.scope)
         job = replace(self.job, prompts=table, both_directions=backward)
-        update(job, self.output, progress=self.progress)
+        update(job, self.output)
         return f"saved {self.output}; the same bytes: {self.command(backward)}"
 
     def items(self) -> Iterable[Item]:

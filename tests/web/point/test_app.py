@@ -55,6 +55,14 @@ class Watch:
         self.connection.close()
 
 
+def run_to_end(client, editor, frame=0, direction="forward"):
+    """Propagate, and wait until that is done."""
+    watch = Watch(client, editor.events.last)
+    client.json("run", {"client": "me", "frame": frame, "direction": direction})
+    watch.next("message")
+    watch.close()
+
+
 def test_a_frame_is_the_jpeg_of_its_index(client, editor):
     for index in (0, 139, 7, 6):
         status, body = client.request(f"frame/{index}")
@@ -134,16 +142,13 @@ def test_a_click_is_answered_while_it_propagates_and_stop_keeps_what_is_done(cli
 
 def test_undo_brings_back_the_masks_of_earlier_points(client, editor):
     click(client, 0, 1, 100, 200)
-    watch = Watch(client, editor.events.last)
-    client.json("run", {"client": "me", "frame": 0, "direction": "forward"})
-    watch.next("message")
+    run_to_end(client, editor)
     changed = click(client, 5, 1, 400, 200)["objects"][0]["lanes"]
     assert changed["tracked"] == [] and changed["stale"] == [[0, 140]]
     assert client.json("masks/60")["objects"][0]["status"] == "stale"
     undone = act(client, "undo")["objects"][0]["lanes"]
     assert undone["tracked"] == [[0, 140]] and undone["stale"] == []
     assert client.json("masks/60")["objects"][0]["status"] == "tracked"
-    watch.close()
 
 
 def test_masks_of_dependent_objects_are_provisional_after_a_change(demo, tmp_path):
@@ -154,26 +159,20 @@ def test_masks_of_dependent_objects_are_provisional_after_a_change(demo, tmp_pat
         client = Client(address)
         client.json("state?client=me")
         click(client, 0, 1, 100, 200)
-        watch = Watch(client, editor.events.last)
-        client.json("run", {"client": "me", "frame": 0, "direction": "forward"})
-        watch.next("message")
+        run_to_end(client, editor)
         state = click(client, 0, 2, 300, 300)
         assert state["objects"][0]["lanes"]["provisional"] == [[0, 140]]
         assert state["provisional"] == 140
-        watch.close()
 
 
 def test_a_gone_object_has_no_mask_until_its_next_point(client, editor):
     click(client, 0, 1, 100, 200)
-    watch = Watch(client, editor.events.last)
-    client.json("run", {"client": "me", "frame": 0, "direction": "forward"})
-    watch.next("message")
+    run_to_end(client, editor)
     act(client, "gone", frame=20, object=1)
     state = click(client, 40, 1, 300, 300)
     assert state["objects"][0]["lanes"]["gone"] == [[20, 40]]
     assert client.json("masks/30")["objects"] == []
     assert client.json("masks/19")["objects"] and client.json("masks/41")["objects"]
-    watch.close()
 
 
 def test_an_engine_that_fails_keeps_its_frames_and_the_page(client, editor):
@@ -230,14 +229,11 @@ def test_what_was_looked_at_is_counted_and_kept(client, editor):
 def test_saving_runs_in_the_directions_that_were_used(client, editor):
     click(client, 5, 1, 100, 200)
     assert client.json("save", {"client": "me"})["message"] == "saved masks.jsonl"
-    watch = Watch(client, editor.events.last)
-    client.json("run", {"client": "me", "frame": 5, "direction": "backward"})
-    watch.next("message")
+    run_to_end(client, editor, 5, "backward")
     client.json("save", {"client": "me"})
     act(client, "reviewed", frame=5)
     assert client.json("dataset", {"client": "me"})["message"] == "built dataset"
     assert editor.writer.calls == [("save", False), ("save", True), ("dataset", [5])]
-    watch.close()
 
 
 def test_points_edited_outside_are_shown_and_settled(client, editor):

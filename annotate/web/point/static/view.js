@@ -116,7 +116,7 @@ export class View extends EventTarget {
       objects.forEach((each, n) => paint(each.mask, map, n + 1));
       const colours = objects.map((each) => each.rgb);
       context.putImageData(drawMap(map, width, height, colours, this.style), 0, 0);
-      this.tags = objects.map((each) => ({ ...each, at: each.box }));
+      this.tags = objects;
     }
     this.drawMarks();
   }
