@@ -148,8 +148,7 @@ def push(
             )
     if report.added_classes:
         console.print_status(f"classes added to the project: {', '.join(report.added_classes)}")
-    for line in report.notes:
-        console.print_status(line)
+    console.print_note_lines(report.notes)
     if (before := record_push(report.project, dataset)) is not None:
         console.print_status(f"the project also has frames of {before}, pushed before")
     console.print_table((task_kind, "count"), sorted(report.frame_counts.items()))
@@ -210,8 +209,7 @@ def pull(
             )
         else:
             report = video.pull_clips(loaded, server, output, videos=clip_paths(videos), **options)
-    for line in report.lines():
-        console.print_status(line)
+    console.print_note_lines(report.lines())
     if report.added_classes:
         console.print_status(f"classes added to the dataset: {', '.join(report.added_classes)}")
     if report.clip_counts:

@@ -29,7 +29,7 @@ from annotate.dataset.folder import (
     load_dataset,
 )
 from annotate.errors import DatasetError, OutputError, StudioError
-from annotate.files import read_json, refuse_existing
+from annotate.files import read_json, refuse_existing, refuse_input
 from annotate.items import journal
 from annotate.items.foreign_records import is_text, shown
 from annotate.items.records import Header, Item, item_from_json, item_to_json
@@ -85,7 +85,7 @@ def pull_dataset(
     """
     out = Path(out)
     refuse_existing(out, force or since_last, marker_file=DATASET_FILE)
-    refuse_source(out, dataset)
+    refuse_input(out, [dataset.path, dataset.items])
     studio_project = require_project(client, dataset, project)
     identity = _identity(client, studio_project)
     earlier = _read_earlier_pull(out, client, studio_project, identity) if since_last else None
@@ -95,21 +95,6 @@ def pull_dataset(
             return run.run(spool, force or since_last, progress)
     except OSError as error:
         raise OutputError(f"{error.filename or out}: {error.strerror or error}") from None
-
-
-def refuse_source(out: Path, dataset: Dataset, clips: Iterable[Path] = ()) -> None:
-    """Refuse an output that is the dataset that is pulled, holds it, or is one of its clips.
-
-    Raises:
-        OutputError: it is; nothing was changed.
-    """
-    target, source = out.resolve(), dataset.path.resolve()
-    if target == source or target in source.parents or target == dataset.items.resolve():
-        raise OutputError(
-            f"{out}: this is, or holds, the dataset that was pushed; give another output path"
-        )
-    if target in {clip.resolve() for clip in clips}:
-        raise OutputError(f"{out}: this is a clip of the dataset; give another output path")
 
 
 def describe_empty(client: StudioClient, project: Project, report: PullReport) -> str:

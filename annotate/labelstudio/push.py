@@ -20,7 +20,7 @@ from pathlib import Path
 
 from annotate.dataset.folder import Dataset, external_id
 from annotate.errors import DatasetError, LostResponse, OutputError, StudioError
-from annotate.files import atomic_file, user_data_dir
+from annotate.files import read_json, user_data_dir, write_json
 from annotate.items import masks
 from annotate.items.sequences import chunks
 from annotate.labelstudio.client import Project, StudioClient
@@ -47,14 +47,6 @@ def _registry_file() -> Path:
     return user_data_dir() / "pushed.json"
 
 
-def _read_registry() -> dict[str, str]:
-    try:
-        registry: dict[str, str] = json.loads(_registry_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return registry
-
-
 def _registry_key(project: Project) -> str:
     """Name a project wherever its server listens: the time of its creation is to a microsecond."""
     return f"{project.created_at} {project.id}"
@@ -62,10 +54,9 @@ def _registry_key(project: Project) -> str:
 
 def record_push(project: Project, dataset: Path) -> Path | None:
     """Record which dataset was pushed to a project; return the one that was pushed before it."""
-    registry, key = _read_registry(), _registry_key(project)
+    registry, key = read_json(_registry_file()) or {}, _registry_key(project)
     before, now = registry.get(key), str(dataset.absolute())
-    with atomic_file(_registry_file(), parents=True, concurrent=True) as draft:
-        draft.write_text(json.dumps(registry | {key: now}, indent=1) + "\n", encoding="utf-8")
+    write_json(_registry_file(), registry | {key: now})
     return None if before in (None, now) else Path(before)
 
 
@@ -75,7 +66,7 @@ def find_pushed_dataset(project: Project) -> Path:
     Raises:
         StudioError: the project was not pushed from this machine.
     """
-    dataset = _read_registry().get(_registry_key(project))
+    dataset = (read_json(_registry_file()) or {}).get(_registry_key(project))
     if dataset is None:
         raise StudioError(
             f"project {project.id} ({project.title}) was not pushed from this machine; give its "

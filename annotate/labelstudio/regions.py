@@ -35,7 +35,7 @@ IMAGE_TAG = "image"
 PERSON_SOURCE = "person"  # source of objects that a person added
 _PIXEL_DIGITS, _MAX_PIXEL_DIGITS = 3, 13  # of boxes of this program, and of others
 _UNMOVED_PX = 0.5 * 10**-_PIXEL_DIGITS
-_SIDES = ("x", "y", "width", "height")
+SIDES = ("x", "y", "width", "height")
 _PUSHED_ID = re.compile(r"[0-9a-f]{10}(?:-\d+)?")  # as `object_ids` makes them
 _META_TEXT = re.compile(r"(?:track (\d+), )?(.*)", re.DOTALL)
 _SIMPLIFY_PX = 1.0  # how far a simplified polygon may be from the outline
@@ -130,11 +130,9 @@ def restore_pushed(region: Mapping[str, Any], obj: Object, item: Item) -> tuple[
     Returns the object, and whether nobody has touched the region: its id is a digest of the object
     that was sent, or the editor marks it as a prediction.
     """
-    name, meta = str(region.get("id")), region.get("meta")
-    texts = meta.get("text") if isinstance(meta, dict) else None
-    text = texts[0] if isinstance(texts, list) and len(texts) == 1 else texts
+    name, text = str(region.get("id")), pushed_text(region)
     pushed = _PUSHED_ID.fullmatch(name) and region.get("origin") != "manual"
-    if not pushed or not (text == "" or is_text(text)):
+    if not pushed or text is None:
         return obj, False
     track, source = re.fullmatch(_META_TEXT, text).groups()  # type: ignore[union-attr]
     score = as_finite_number(region.get("score"))
@@ -149,9 +147,23 @@ def restore_pushed(region: Mapping[str, Any], obj: Object, item: Item) -> tuple[
     return replace(restored, score=None), False
 
 
+def pushed_text(region: Mapping[str, Any]) -> str | None:
+    """Return the text that a push wrote beside a shape; None where there is none."""
+    meta = region.get("meta")
+    texts = meta.get("text") if isinstance(meta, dict) else None
+    text = texts[0] if isinstance(texts, list) and len(texts) == 1 else texts
+    return text if text == "" or is_text(text) else None
+
+
+def same_box(value: Mapping[str, Any], sent: Mapping[str, Any], size_wh: tuple[int, int]) -> bool:
+    """Return whether a box in percent of the frame is the one that was sent."""
+    sides = zip(SIDES, size_wh * 2, strict=True)
+    return all(same_number(value.get(key), sent[key], size) for key, size in sides)
+
+
 def _unrounded_box(value: Mapping[str, Any], item: Item) -> Box:
     """Return the box of a checked region in pixels, neither rounded nor clipped."""
-    x, y, width, height = (as_finite_number(value[side]) or 0 for side in _SIDES)
+    x, y, width, height = (as_finite_number(value[side]) or 0 for side in SIDES)
     x2, y2 = (x + width) * item.width / 100, (y + height) * item.height / 100
     return x * item.width / 100, y * item.height / 100, x2, y2
 
@@ -204,10 +216,9 @@ def _same_shape(value: Mapping[str, Any], original: Object, item: Item, kind: st
         return False
     sent = _shape_value(original, item, kind)
     if kind == "rectanglelabels":
-        sizes = (item.width, item.height, item.width, item.height)
-        sides = zip(_SIDES, sizes, strict=True)
-        unmoved = all(same_number(value.get(key), sent[key], size) for key, size in sides)
-        return unmoved and same_number(value.get("rotation") or 0, 0, max(sizes))
+        size_wh = item.width, item.height
+        turned = not same_number(value.get("rotation") or 0, 0, max(size_wh))
+        return same_box(value, sent, size_wh) and not turned
     if kind == "polygonlabels":
         return _same_points(value.get("points"), sent["points"], item) and _is_closed(value)
     if sent["rle"] != value.get("rle"):
@@ -281,11 +292,11 @@ def _read_polygon(value: Mapping[str, Any], size_wh: tuple[int, int]) -> Rle:
 
 def _read_box(value: Mapping[str, Any], size_wh: tuple[int, int]) -> Box:
     """Read a box in pixels, clipped to the image; of a rotated box, the enclosing box."""
-    numbers = [as_finite_number(value.get(side)) for side in _SIDES]
+    numbers = [as_finite_number(value.get(side)) for side in SIDES]
     turn = value.get("rotation")
     degrees = as_finite_number(0 if turn is None else turn)
     percent = [number for number in numbers if number is not None]
-    if len(percent) != len(_SIDES) or degrees is None:
+    if len(percent) != len(SIDES) or degrees is None:
         raise StudioError("a box with sides that are not numbers")
     width, height = size_wh
     x, y, w, h = (n * side / 100 for n, side in zip(percent, size_wh * 2, strict=True))

@@ -23,7 +23,6 @@ from annotate.errors import OutputError, StudioError
 from annotate.files import atomic_file, check_writable, user_data_dir
 from annotate.labelstudio.client import LOOPBACK_HOSTS, StudioClient, read_token
 from annotate.labelstudio.install import ensure_program, lock_file
-from annotate.labelstudio.install import environment_dir as environment_dir
 
 _PORT_RANGE = range(8080, 8180)
 _START_TIMEOUT_SECONDS = 600.0  # a first start migrates its database: 45 s, more on a busy machine

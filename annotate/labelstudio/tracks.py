@@ -18,21 +18,22 @@ from typing import Any
 from annotate.errors import DatasetError, StudioError
 from annotate.items.boxes import area as box_area
 from annotate.items.boxes import clip_box
-from annotate.items.foreign_records import as_finite_number, as_whole_number, is_text, shown
+from annotate.items.foreign_records import as_finite_number, as_whole_number, shown
 from annotate.items.records import Box, Item, Object
 from annotate.labelstudio.regions import (
     PERSON_SOURCE,
+    SIDES,
     Region,
+    pushed_text,
     read_label,
     round_box,
-    same_number,
+    same_box,
 )
 from annotate.labelstudio.tasks import TRACKS_TAG, VIDEO_TAG
 
 Keyframe = Mapping[str, Any]
 TRACK_REGION_TYPE = "videorectangle"
-_SIDES = ("x", "y", "width", "height")
-_SENT_KEYS = ("frame", "time", "rotation", *_SIDES, "enabled")  # in the order of the digest
+_SENT_KEYS = ("frame", "time", "rotation", *SIDES, "enabled")  # in the order of the digest
 _TRACK_ID = re.compile(r"track(\d+)-([0-9a-f]{8})")
 _FAR_PERCENT = 100.0  # how far from the frame a box may be: its own size, as with outlines
 
@@ -215,16 +216,16 @@ def _read_keyframe(keyframe: Any, video_task: VideoTask) -> dict[str, Any]:
             f"a keyframe on frame {shown(keyframe.get('frame'))} of a clip of {count}"
         )
     read: dict[str, Any] = {"frame": frame, "enabled": keyframe.get("enabled", True) is not False}
-    sides = [as_finite_number(keyframe.get(side)) for side in _SIDES]
+    sides = [as_finite_number(keyframe.get(side)) for side in SIDES]
     numbers = [side for side in sides if side is not None]
-    if len(numbers) != len(_SIDES):
+    if len(numbers) != len(SIDES):
         raise StudioError("a keyframe with sides that are not numbers")
     x, y, width, height = numbers
     if not (min(x, y) >= -_FAR_PERCENT and max(x + width, y + height) <= 100 + _FAR_PERCENT):
         raise StudioError("a keyframe with a box far outside the frame")
     if as_finite_number(keyframe.get("rotation") or 0) != 0:
         raise StudioError("a keyframe with a box that is turned")
-    read |= dict(zip(_SIDES, (x, y, width, height), strict=True))
+    read |= dict(zip(SIDES, (x, y, width, height), strict=True))
     box = _interpolate_box(read, None, frame, video_task.size_wh)
     if width < 0 or height < 0 or not box_area(box):
         raise StudioError("a keyframe whose box has no area inside the frame")
@@ -244,10 +245,8 @@ def _track_source(region: Mapping[str, Any], originals: Mapping[int, Object]) ->
     """Return the source of a track: of its objects, or else as its region has it from the push."""
     if originals:
         return next(iter(originals.values())).source
-    meta = region.get("meta")
-    texts = meta.get("text") if isinstance(meta, dict) else None
-    text = texts[0] if isinstance(texts, list) and len(texts) == 1 else texts
-    if pushed_track(region) is None or not is_text(text):
+    text = pushed_text(region)
+    if pushed_track(region) is None or not text:
         return PERSON_SOURCE
     return text.partition(", ")[2].partition(", ")[0]
 
@@ -266,20 +265,17 @@ def _same_keyframe(
 ) -> bool:
     """Return whether a keyframe has the box that was sent for its frame."""
     sent = sent_keyframes.get(keyframe["frame"])
-    sides = zip(_SIDES, size_wh * 2, strict=True)
-    return sent is not None and all(
-        same_number(keyframe[side], sent[side], size) for side, size in sides
-    )
+    return sent is not None and same_box(keyframe, sent, size_wh)
 
 
 def _interpolate_box(
     keyframe: Keyframe, next_keyframe: Keyframe | None, frame_number: int, size_wh: tuple[int, int]
 ) -> Box:
     """Interpolate the box on frame `frame_number`, from 1, in pixels, clipped to the frame."""
-    x, y, width, height = (float(keyframe[side]) for side in _SIDES)
+    x, y, width, height = (float(keyframe[side]) for side in SIDES)
     if next_keyframe is not None and keyframe["enabled"]:
         part = (frame_number - keyframe["frame"]) / (next_keyframe["frame"] - keyframe["frame"])
-        end = (float(next_keyframe[side]) for side in _SIDES)
+        end = (float(next_keyframe[side]) for side in SIDES)
         start = (x, y, width, height)
         x, y, width, height = (a + (b - a) * part for a, b in zip(start, end, strict=True))
     percent = zip((x, y, x + width, y + height), (*size_wh, *size_wh), strict=True)

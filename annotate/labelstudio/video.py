@@ -21,13 +21,13 @@ from typing import Any
 from annotate.dataset import frame_sources
 from annotate.dataset.folder import Dataset, external_id
 from annotate.errors import DatasetError, StudioError, VideoError
-from annotate.files import refuse_existing
+from annotate.files import refuse_existing, refuse_input
 from annotate.items import journal
 from annotate.items.foreign_records import is_text
 from annotate.items.records import Header, Item, Object
 from annotate.labelstudio.annotations import AnnotationReader, Verdict
 from annotate.labelstudio.client import StudioClient
-from annotate.labelstudio.pull import PullReport, describe_empty, refuse_source
+from annotate.labelstudio.pull import PullReport, describe_empty
 from annotate.labelstudio.push import default_title, open_project, push_lock, require_project
 from annotate.labelstudio.sync import PushReport, TaskSpec, sync_tasks
 from annotate.labelstudio.tasks import VIDEO_TAG, config_labels, find_tasks
@@ -67,29 +67,34 @@ def push_clips(
     """
     clips = frame_sources.locate_clips([journal.read(dataset.items)], videos)
     with ExitStack() as stack:
-        specs = [_task_spec(dataset, clip, transcode, stack) for clip in clips]
+        items = {clip.name: list(clip.items()) for clip in clips}
+        specs = [_task_spec(dataset, clip, items[clip.name], transcode, stack) for clip in clips]
         if not any(spec.regions() for spec in specs):
             raise DatasetError(f"{dataset.path}: none of its objects has a track; push its frames")
         stack.enter_context(push_lock(client, project or default_title(dataset, video=True)))
         opened, added = open_project(client, dataset, project, video=True)
         report = PushReport(opened, client.url, added_classes=added)
-        for clip in clips:
-            report.notes += _count_untracked(clip)
+        for name, of_clip in items.items():
+            report.notes += _count_untracked(name, of_clip)
         sync_tasks(client, lambda: specs, report, progress)
     return report
 
 
-def _count_untracked(clip: frame_sources.LocatedClip) -> Iterator[str]:
-    counts = [sum(obj.track is None for obj in item.objects) for item in clip.items()]
+def _count_untracked(name: str, items: Sequence[Item]) -> Iterator[str]:
+    counts = [sum(obj.track is None for obj in item.objects) for item in items]
     if objects := sum(counts):
         yield (
-            f"{clip.name}: {objects} objects without a track, on {sum(map(bool, counts))} frames, "
+            f"{name}: {objects} objects without a track, on {sum(map(bool, counts))} frames, "
             "are not shown in the video; correct them by a push of the frames"
         )
 
 
 def _task_spec(
-    dataset: Dataset, clip: frame_sources.LocatedClip, transcode: bool, stack: ExitStack
+    dataset: Dataset,
+    clip: frame_sources.LocatedClip,
+    items: Sequence[Item],
+    transcode: bool,
+    stack: ExitStack,
 ) -> TaskSpec:
     video_task = _video_task(clip)
     file, reason = clip.path, _unsupported_reason(clip.path)
@@ -106,7 +111,7 @@ def _task_spec(
         "width": video_task.size_wh[0],
         "height": video_task.size_wh[1],
     }
-    regions = partial(tracks_to_regions, list(clip.items()), video_task)
+    regions = partial(tracks_to_regions, items, video_task)
     return TaskSpec(data, VIDEO_TAG, file, regions)
 
 
@@ -164,7 +169,7 @@ def pull_clips(
     refuse_existing(out, force)
     source = journal.read(dataset.items)
     located_clips = frame_sources.locate_clips([source], videos)
-    refuse_source(out, dataset, [clip.path for clip in located_clips])
+    refuse_input(out, [dataset.path, dataset.items, *(clip.path for clip in located_clips)])
     studio_project = require_project(client, dataset, project, video=True)
     annotations = AnnotationReader(client, studio_project.id)
     pulled = []
@@ -252,10 +257,9 @@ def _read_clip(clip: frame_sources.LocatedClip, verdict: Verdict) -> _PulledClip
         last_track += number is None
         track = last_track if number is None else number
         by = verdict.provenance(str(region.get("id")))
-        known = {} if number is None else tracks.get(number, {})
-        sent_region = None if number is None else sent.get(number)
+        known = tracks.get(track, {})
         try:
-            objects = expand_track(region, track, known, sent_region, read.video_task, by)
+            objects = expand_track(region, track, known, sent.get(track), read.video_task, by)
         except StudioError as error:
             frames = track_frames(region, read.video_task)
             read.left_out.update(frames)

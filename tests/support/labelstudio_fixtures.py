@@ -18,13 +18,8 @@ from annotate.dataset.folder import Dataset, create_dataset, load_dataset
 from annotate.errors import StudioError
 from annotate.items.records import Header, Item, Object
 from annotate.labelstudio.client import StudioClient
-from annotate.labelstudio.server import (
-    ensure_program,
-    environment_dir,
-    launch,
-    stop_process,
-    wait_until_ready,
-)
+from annotate.labelstudio.install import ensure_program, environment_dir
+from annotate.labelstudio.server import launch, stop_process, wait_until_ready
 
 CACHE = environment_dir()  # read now, because tests have another HOME
 INSTALL = "uv tool install label-studio==1.23.2, and LABEL_STUDIO_BIN=$(which label-studio)"
