@@ -115,19 +115,23 @@ def normalize_rows(vectors: npt.NDArray[np.floating]) -> Vectors:
     return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
 
+_MAX_CACHED_FRAMES = 10_000_000  # of a clip: the indices of an imported clip can be far apart
+
+
 class VectorCache:
     """The vectors of one clip, cached in a file that has a float16 row for every frame.
 
     A row that is not of unit length was never written, or was cut off: it is computed again. The
-    file is sparse: missing rows take no disk space. Without a fingerprint, or if the cache folder
-    cannot be written, the vectors are held in memory.
+    file is sparse: missing rows take no disk space. Without a fingerprint, with too many frames, or
+    if the cache folder cannot be written, the vectors are held in memory.
     """
 
     def __init__(self, embedder: ImageEmbedder, fingerprint: str, frame_count: int) -> None:
         self.embedder = embedder
         shape = (frame_count, 2 * embedder.width)
         path = files.cache_dir("embeddings", embedder.name) / f"{fingerprint[:32]}.f16"
-        self._rows = _open_rows(path, shape) if fingerprint else _MemoryRows(shape[1])
+        has_file = fingerprint and frame_count <= _MAX_CACHED_FRAMES
+        self._rows = _open_rows(path, shape) if has_file else _MemoryRows(shape[1])
 
     def for_frames(self, frames: Sequence[Frame]) -> Vectors:
         """Embed frames, or read their cached vectors: (n, 2 * width), rows of unit length."""
@@ -218,7 +222,8 @@ def load_torch_embedder(name: str, device_name: str | None = None) -> TorchEmbed
     torch_device, _ = choose_device(device_name, "float32")
     path = None if name == EFFICIENTNET_LITE0 else weights_path(name)
     if path is None:
-        return _load_efficientnet(torch_device)
+        with one_line_errors(Path(name), "cannot be loaded", "install annotate-local[embed] again"):
+            return _load_efficientnet(torch_device)
     cure = "give a folder of transformers or the file of Xception"
     with one_line_errors(path, "is not an image network that can be loaded", cure):
         load_network = _load_transformers if path.is_dir() else _load_xception

@@ -112,12 +112,13 @@ def _replacing(out: Path) -> Iterator[Path]:
             out.rename(old)
         draft.rename(out)
         _remove(old)
-    except OSError as error:
-        raise OutputError(
-            f"{error.filename or out}: cannot write there: {error.strerror or error}"
-        ) from error
-    finally:
+    except BaseException as error:  # after a success, the place of the draft is another run's
         shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise OutputError(
+                f"{error.filename or out}: cannot write there: {error.strerror or error}"
+            ) from error
+        raise
 
 
 def check_writable(path: Path) -> None:

@@ -128,16 +128,20 @@ def optional_member(plugin: Any, name: str) -> Any:
 
 
 def nested_plugins(plugin: Any) -> Iterator[Any]:
-    """Yield the plugins in a plugin's fields: dataclasses that a field holds, alone or by name.
+    """Yield the plugins in a plugin's fields: dataclasses that a field holds, alone or by name."""
+    yield from (each for _, each in named_plugins(plugin))
+
+
+def named_plugins(plugin: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what `nested_plugins` yields, each with the name of its field, or `field.name`.
 
     An object of a Python user that is no dataclass has none.
     """
     for field in dataclasses.fields(plugin) if dataclasses.is_dataclass(plugin) else ():
         value = getattr(plugin, field.name)
-        candidates = value.values() if isinstance(value, Mapping) else [value]
-        for candidate in candidates:
-            if dataclasses.is_dataclass(candidate) and not isinstance(candidate, type):
-                yield candidate
+        for key, each in value.items() if isinstance(value, Mapping) else [("", value)]:
+            if dataclasses.is_dataclass(each) and not isinstance(each, type):
+                yield (f"{field.name}.{key}" if key else field.name), each
 
 
 # Options that had other names in earlier versions, old -> new; the old ones are read as well.

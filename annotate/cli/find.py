@@ -221,7 +221,7 @@ def add(
     from annotate.scenes import library
     from annotate.video import reader
 
-    selection = reader.FrameSelection(every, rate, keyframes)
+    selection = library.stored_selection(reader.FrameSelection(every, rate, keyframes))
     with console.progress("scenes", selection.count_all(clips)) as advance:
         added = library.add(clips, db, selection, advance)
     names = ", ".join(added) or "none"

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from annotate.errors import DatasetError
 from annotate.files import atomic_file, atomic_folder, parse_toml, sha256
+from annotate.items import journal
 from annotate.items.import_report import ImportReport
 from annotate.items.records import (
     Header,
@@ -154,7 +155,7 @@ class Dataset:
         try:
             with self.items.open(encoding="utf-8") as file:
                 for number, line in enumerate(file, start=1):
-                    if number > 1 and not line.startswith('{"end"'):
+                    if number > 1 and not line.startswith(journal.END_START):
                         yield number, line
         except UnicodeDecodeError:
             raise DatasetError(f"{self.items}: not UTF-8 text; build the dataset again") from None
@@ -326,8 +327,7 @@ class ImportedClips:
         if self.known.get(item.video, {}).get("fingerprint"):
             return
         self._sizes.setdefault(item.video, (item.width, item.height))
-        with image_path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
+        digest = bytes.fromhex(sha256(image_path))
         self._digests.setdefault(item.video, []).append((item.frame, digest))
 
     def metadata(self) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from annotate.dataset.folder import DATASET_FILE, Sample, load_dataset
+from annotate.dataset.folder import DATASET_FILE, Dataset, Sample, load_dataset
 from annotate.errors import DatasetError, ItemsError, UnknownName
 from annotate.items import journal, masks
 from annotate.items.records import Frame, Header, Item, Object
@@ -327,14 +327,16 @@ class DatasetFrameSource:
     selection: FrameSelection = field(default_factory=FrameSelection)
     new_names: Mapping[str, str] = field(default_factory=dict)
 
-    def _items(self) -> Iterator[Sample]:
-        for sample in load_dataset(self.path):
-            name = self.new_names.get(sample.item.video, sample.item.video)
-            yield replace(sample, item=replace(sample.item, video=name))
+    def _renamed(self, dataset: Dataset) -> Iterator[Sample]:
+        for sample in dataset:
+            name = self.new_names.get(sample.item.video)
+            yield (
+                sample if name is None else replace(sample, item=replace(sample.item, video=name))
+            )
 
     def _samples(self) -> list[Sample]:
         chosen = slice(self.selection.start, self.selection.stop, self.selection.every)
-        samples = list(self._items())[chosen]
+        samples = list(self._renamed(load_dataset(self.path)))[chosen]
         return [samples[row] for row in evenly_spaced(len(samples), self.selection.maximum)]
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
@@ -360,18 +362,20 @@ class DatasetFrameSource:
     def videos(self) -> dict[str, dict[str, Any]]:
         """Describe each clip as the header of a file of items does, by its name."""
         clips: dict[str, dict[str, Any]] = {}
-        for sample in self._items():  # an imported dataset of old names no clips, but its items do
+        dataset = load_dataset(self.path)
+        # the items, too: an imported dataset of an earlier version names no clips
+        for sample in self._renamed(dataset):
             item = sample.item
             size = {"width": item.width, "height": item.height}
             clips[item.video] = {"frame_count": item.frame + 1, **size}
-        for name, metadata in load_dataset(self.path).clips.items():
+        for name, metadata in dataset.clips.items():
             clips[self.new_names.get(name, name)] = dict(metadata)
         return {name: {"fingerprint": "", **metadata} for name, metadata in clips.items()}
 
     def classes_and_items(self) -> tuple[tuple[str, ...], Iterator[Item]]:
         """Read the classes and items of the dataset."""
         dataset = load_dataset(self.path)
-        return dataset.classes, (sample.item for sample in self._items())
+        return dataset.classes, (sample.item for sample in self._renamed(dataset))
 
     def image_keys(self) -> Mapping[str, FrameKey]:
         """Map the names of the images to their frames."""

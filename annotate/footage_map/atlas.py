@@ -31,7 +31,6 @@ MAP_FILE = "map.json"
 DEFAULT_RATE = 2.0  # frames a second: twelve hours are then 86,400 frames
 _VECTOR_BATCH_SIZE = 1024
 _FRAME_BATCH_SIZE = 16
-_MAX_CACHED_FRAMES = 10_000_000  # of a clip: the indices of an imported clip can be far apart
 
 FrameCallback = Callable[[Frame], object]
 
@@ -115,8 +114,7 @@ def gather(
             for name, entry in entries.items():
                 gathered.clips[name] = entry
                 count = int(entry["frame_count"])
-                fingerprint = entry["fingerprint"] if count <= _MAX_CACHED_FRAMES else ""
-                gathered.vector_caches.append(VectorCache(embedder, fingerprint, count))
+                gathered.vector_caches.append(VectorCache(embedder, entry["fingerprint"], count))
             for frame in _add_frames(gathered, source):
                 on_frame(frame)
                 advance()

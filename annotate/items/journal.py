@@ -23,7 +23,7 @@ from annotate.locking.locks import open_locked
 
 STDIO = Path("-")  # standard input, standard output
 _MAX_HEADER_BYTES = 1 << 24  # bytes
-_END_START = '{"end"'
+END_START = '{"end"'
 
 
 class Journal:
@@ -64,7 +64,7 @@ class Journal:
         for number, line in enumerate(lines, start=2):
             if not line.endswith("\n"):
                 return
-            if line.startswith(_END_START):
+            if line.startswith(END_START):
                 _check_count(line, count, f"{self.path}:{number}")
             else:
                 yield item_from_json(line, f"{self.path}:{number}")
@@ -200,7 +200,7 @@ class Appender:
             if not line.endswith(b"\n"):
                 break
             end += len(line)
-            if line.startswith(_END_START.encode()):
+            if line.startswith(END_START.encode()):
                 _check_count(line.decode(errors="replace"), self.count, self.name)
                 self.complete = True
             else:

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from annotate.files import atomic_file
-from annotate.items.journal import STDIO, Appender
+from annotate.items.journal import END_START, STDIO, Appender
 from annotate.items.records import Item, State, item_from_json
 
 _OFFSET_KEY = "journal.offset"
@@ -97,7 +97,7 @@ class ItemsByFrame(Mapping[int, Item]):
         with path.open("rb") as file:
             offset = len(file.readline())
             for line in file:
-                if not line.startswith(b'{"end"'):
+                if not line.startswith(END_START.encode()):
                     self._offsets[item_from_json(line.decode(), str(path)).frame] = offset
                 offset += len(line)
 

@@ -74,7 +74,7 @@ def add(
         for path, video in zip(clips, videos, strict=True):
             if any(clip.fingerprint == video.fingerprint for clip in store.clips()):
                 continue
-            frames = (selection or FrameSelection()).frames(path)
+            frames = stored_selection(selection or FrameSelection()).frames(path)
             box = borders.clip_content_box(video)
             clip = StoredClip(
                 id=0,
@@ -89,6 +89,11 @@ def add(
             if store.add(clip, _frames_to_store(frames, box, progress)):
                 added.append(video.name)
     return added
+
+
+def stored_selection(selection: FrameSelection) -> FrameSelection:
+    """Narrow a selection of all frames to those that are stored: no other becomes a picture."""
+    return replace(selection, rate=_STORED_RATE) if selection == FrameSelection() else selection
 
 
 def _frames_to_store(

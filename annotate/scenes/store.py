@@ -115,8 +115,7 @@ class SceneStore:
             if not self._is_new or self._scalar("SELECT count(*) FROM clips"):
                 return
         self._file.close()
-        if self._is_new:
-            self.path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def clips(self) -> list[StoredClip]:
         """List the clips, in the order in which they were added."""

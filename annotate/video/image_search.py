@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from annotate.errors import VideoError
 from annotate.items.foreign_records import shown
-from annotate.video.images import IMAGE_SUFFIXES
+from annotate.video.images import IMAGE_SUFFIXES, has_image_name
 
 _SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
 _SHARED_FOLDERS = ("", "images", "data", "JPEGImages", "img", "imgs")
@@ -113,16 +113,17 @@ def images_beside(found: Iterable[Path], folder: Path | None) -> list[Path]:
 
     Files that an image of `found` links to, and names that begin with a dot, are not listed.
     """
-    found = list(found)
+    found = set(found)
     known = {os.path.realpath(path) for path in found}
     places = sorted({path.parent for path in found})
     if folder is not None:
         places += [Path(place) for place, _, _ in os.walk(folder)]
     others: dict[str, Path] = {}
-    for place in places:
+    for place in dict.fromkeys(places):
         for path in _list_folder(place):
-            is_image = path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
-            if is_image and (real := os.path.realpath(path)) not in known and _is_file(path):
+            if path in found or not has_image_name(path.name):
+                continue
+            if (real := os.path.realpath(path)) not in known and _is_file(path):
                 others.setdefault(real, path)
     return list(others.values())
 

@@ -285,13 +285,14 @@ def _list_images(folder: Path) -> list[tuple[str, int, int]]:
     """
     try:
         with os.scandir(folder) as entries:
-            listed = [_list_entry(each) for each in entries if _has_image_name(each.name)]
+            listed = [_list_entry(each) for each in entries if has_image_name(each.name)]
     except OSError as error:
         raise VideoError(f"{folder}: this folder cannot be read ({error.strerror})") from error
     return sorted((each for each in listed if each), key=lambda each: natural_key(each[0]))
 
 
-def _has_image_name(name: str) -> bool:
+def has_image_name(name: str) -> bool:
+    """Return whether a file has the name of an image, and is not hidden."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 

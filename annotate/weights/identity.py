@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from annotate import files
 from annotate.errors import OutputError, UnknownName, WeightsError
-from annotate.plugins import RUNTIME_ONLY, optional_member
+from annotate.plugins import RUNTIME_ONLY, named_plugins, optional_member
 from annotate.weights.store import weights_path
 
 WEIGHT_OPTIONS = ("model", "weights", "checkpoint", "encoder", "local")  # parts of options' names
@@ -52,15 +53,11 @@ def _named_weights(plugin: Any) -> Iterator[tuple[str, str]]:
         if RUNTIME_ONLY.items() <= field.metadata.items():
             continue
         value = getattr(plugin, field.name)
-        if isinstance(value, str) and value:
-            if field.name in listed or any(part in field.name for part in WEIGHT_OPTIONS):
-                yield field.name, value
-            continue
-        nested = value.items() if isinstance(value, Mapping) else [("", value)]
-        for key, each in nested:
-            if dataclasses.is_dataclass(each) and not isinstance(each, type):
-                prefix = f"{field.name}.{key}" if key else field.name
-                yield from ((f"{prefix}.{option}", name) for option, name in _named_weights(each))
+        names_weights = field.name in listed or any(part in field.name for part in WEIGHT_OPTIONS)
+        if names_weights and isinstance(value, str) and value:
+            yield field.name, value
+    for prefix, each in named_plugins(plugin):
+        yield from ((f"{prefix}.{option}", name) for option, name in _named_weights(each))
 
 
 def weights_sha256(name: str) -> str:
@@ -89,11 +86,13 @@ def content_sha256(path: Path) -> str:
 def _file_sha256(path: Path) -> str:
     """Hash a file; the hash is kept in the cache folder until the file or its times change."""
     path = path.resolve()
-    cached = files.cache_dir("hashes", f"{files.json_digest({'path': str(path)})[:32]}.json")
+    name = files.json_digest({"path": os.fsencode(path).hex()})  # a name may be no text
+    cached = files.cache_dir("hashes", f"{name[:32]}.json")
     state = _state(path)
     record = files.read_json(cached)
-    if record is not None and record.get("state") == state and isinstance(record["sha256"], str):
-        return record["sha256"]
+    kept = None if record is None or record.get("state") != state else record.get("sha256")
+    if isinstance(kept, str):
+        return kept
     digest = files.sha256(path)
     _, *times, _, _ = state
     if state == _state(path) and time.time_ns() - max(times) > _RACY_NS:

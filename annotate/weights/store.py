@@ -65,13 +65,14 @@ def weights_path(name: str) -> Path:
         WeightsError: the path does not exist.
     """
     path = Path(name).expanduser()
-    if name not in all_models() and path.exists():
-        return path
-    if name not in all_models() and (path.parent != Path() or path.suffix in _WEIGHT_SUFFIXES):
-        raise WeightsError(
-            f"{name}: no such file or folder; give the path of weights, or the name of a model: "
-            "annotate models list"
-        )
+    if name not in all_models():
+        if path.exists():
+            return path
+        if path.parent != Path() or path.suffix in _WEIGHT_SUFFIXES:
+            raise WeightsError(
+                f"{name}: no such file or folder; give the path of weights, or the name of a "
+                "model: annotate models list"
+            )
     model = find_model(name)
     folder = _installed_folder(model)
     if folder is None:
