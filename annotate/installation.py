@@ -118,11 +118,13 @@ COMMAND_REQUIREMENTS: Mapping[str, Requirement] = {
 
 def check_installation() -> list[CheckRow]:
     """List each part of the installation: its name, its state, and what to do about it."""
+    dists = metadata.packages_distributions()  # reads every installed package: once
+    extras = (*EXTRAS, *INSTALL_COMMANDS)
     return [
         (f"Python {sys.version.split()[0]}", OK, ""),
-        *(_package_row(name, _REINSTALL) for name in _BASE_PACKAGES),
-        _opencv_row(),
-        *(_package_row(name, install_command([name])) for name in (*EXTRAS, *INSTALL_COMMANDS)),
+        *(_package_row(name, _REINSTALL, dists) for name in _BASE_PACKAGES),
+        _opencv_row(dists),
+        *(_package_row(name, install_command([name]), dists) for name in extras),
         _light_weights_row(),
         _ffmpeg_row(),
     ]
@@ -191,29 +193,29 @@ def install_command(packages: Iterable[str], extras: Iterable[str] = ()) -> str:
     return " && ".join([*([f"pip install 'annotate-local[{names}]'"] if names else []), *own])
 
 
-def _package_row(name: str, cure: str) -> CheckRow:
+def _package_row(name: str, cure: str, dists: Mapping[str, list[str]]) -> CheckRow:
+    """Check a package; `dists` are the distributions that have it, by its importable name."""
     if not is_installed(name):
         return name, MISSING, cure
-    return f"{name} {_package_version(name)}", OK, ""
+    return f"{name} {_package_version(name, dists)}", OK, ""
 
 
-def _package_version(name: str) -> str:
-    dists = metadata.packages_distributions().get(name, [name])
+def _package_version(name: str, dists: Mapping[str, list[str]]) -> str:
     try:
-        return metadata.version(dists[0])
+        return metadata.version(dists.get(name, [name])[0])
     except metadata.PackageNotFoundError:
         return ""
 
 
-def _opencv_row() -> CheckRow:
+def _opencv_row(dists: Mapping[str, list[str]]) -> CheckRow:
     """Check that one OpenCV is installed: two write their files into the same folder."""
-    dists = sorted(set(metadata.packages_distributions().get("cv2", [])))
-    if not dists:
+    found = sorted(set(dists.get("cv2", [])))
+    if not found:
         return "cv2", MISSING, "pip install opencv-python-headless"
-    if len(dists) > 1:
-        cure = f"pip uninstall -y {' '.join(dists)} && pip install opencv-python-headless"
-        return f"cv2 from {' and '.join(dists)}", "clash", cure
-    return f"{dists[0]} {metadata.version(dists[0])}", OK, ""
+    if len(found) > 1:
+        cure = f"pip uninstall -y {' '.join(found)} && pip install opencv-python-headless"
+        return f"cv2 from {' and '.join(found)}", "clash", cure
+    return f"{found[0]} {metadata.version(found[0])}", OK, ""
 
 
 def _light_weights_row() -> CheckRow:

@@ -25,11 +25,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+from corrections import largest_part
 from review import read
 from stretches import deepest_point
 
 from annotate.evaluation import metrics
 from annotate.items import masks
+from annotate.items.records import Rle
 from annotate.video import reader
 from annotate.video.writer import VideoWriter
 from annotate.web.point.launch import PointFiles, PointOptions, open_page
@@ -166,6 +168,26 @@ def next_frame(queue: str, page: Page, ious: dict[int, float], done: set[int], s
     return next((frame for frame in stops if frame in left), left[len(left) // 2])
 
 
+def true_masks(truth: dict[int, list[dict[str, Any]]], object_id: int) -> dict[int, Rle]:
+    """Return the true masks of an object by frame."""
+    return {
+        frame: each["segmentation"]
+        for frame, annotations in truth.items()
+        for each in annotations
+        if each["track_id"] == object_id and each["area"] >= metrics.MIN_AREA
+    }
+
+
+def shown_masks(page: Page, truths: dict[int, dict[int, Rle]]) -> dict[int, dict[int, Rle]]:
+    """Return the masks that the page shows of these objects: object -> frame -> mask."""
+    found: dict[int, dict[int, Rle]] = {number: {} for number in truths}
+    for frame in sorted(set().union(*truths.values())):
+        for each in page.fetch(f"masks/{frame}")["objects"]:
+            if each["id"] in found:
+                found[each["id"]][frame] = each["mask"]
+    return found
+
+
 def measure_person(browser: Any, clip: Path, queue: str, clicks: int) -> list[float]:
     """Return the mean J over the objects of a clip after each round of clicks."""
     truth, _ = read(clip.with_suffix(".gt.json"))
@@ -180,28 +202,20 @@ def measure_person(browser: Any, clip: Path, queue: str, clicks: int) -> list[fl
             page.click(row.x, row.y)
             ids[len(ids) + 1] = int(row.object_id)
         done: dict[int, set[int]] = {each: set() for each in ids}
+        truths = {number: true_masks(truth, object_id) for number, object_id in ids.items()}
         for step in range(clicks):
             page.propagate()
+            shown = shown_masks(page, truths)
             means = []
-            for number, object_id in ids.items():
-                true = {
-                    frame: each["segmentation"]
-                    for frame, annotations in truth.items()
-                    for each in annotations
-                    if each["track_id"] == object_id and each["area"] >= metrics.MIN_AREA
-                }
-                found = {}
-                for frame in true:
-                    for each in page.fetch(f"masks/{frame}")["objects"]:
-                        if each["id"] == number:
-                            found[frame] = each["mask"]
+            for number, true in truths.items():
+                found = shown[number]
                 ious = {f: masks.iou(found[f], true[f]) if f in found else 0.0 for f in true}
                 means.append(float(np.mean(list(ious.values()))))
                 frame = next_frame(queue, page, ious, done[number], step)
                 done[number].add(frame)
                 wanted = masks.decode(true[frame])
                 mask = masks.decode(found[frame]) if frame in found else np.zeros_like(wanted)
-                x, y = deepest_point(wanted ^ mask)
+                x, y = deepest_point(largest_part(wanted ^ mask))
                 page.press(str(number))
                 page.go_to(frame)
                 page.click(x + 0.5, y + 0.5, outside=not wanted[int(y), int(x)])

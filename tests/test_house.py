@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 
-import typer
+from command_tree import all_commands
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "annotate"
@@ -361,20 +361,6 @@ def test_no_file_exists_only_to_keep_another_short():
     assert not wrong, "\n".join(wrong)
 
 
-def commands():
-    from annotate.cli.app import app
-
-    return list(walk(typer.main.get_command(app), ""))
-
-
-def walk(group, before):
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from walk(command, f"{before}{name} ")
-        else:
-            yield before + name, command
-
-
 def reference():
     """The page that documents the commands."""
     pages = list((ROOT / "docs").rglob("commands.md"))
@@ -386,7 +372,7 @@ def test_every_command_and_option_is_explained():
     """Each has help, and stands in the page of the commands."""
     wrong = []
     page = reference().read_text(encoding="utf-8")
-    for name, command in commands():
+    for name, command in all_commands():
         wrong += [] if command.help else [f"{name}: no help"]
         _, _, section = page.partition(f"# `annotate {name}`\n")
         section = section.partition("\n#")[0]

@@ -139,7 +139,10 @@ class StageCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of the command line."""
-        if line := renamed_option(self.name or "", args) or repeated_option(self.params, args):
+        if line := renamed_option(self.name or "", args):
+            _refuse(line)
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        if line := repeated_option(given):
             _refuse(line)
         return super().parse_args(ctx, args)
 

@@ -92,8 +92,7 @@ def compare(
     )
     unmeasured = comparison.unmeasured_columns()
     console.print_table(*comparison.formatted(unmeasured))
-    for note in comparison.notes:
-        console.print_status(note)
+    console.print_note_lines(comparison.notes)
     console.print_status(f"{NOT_MEASURED}: {', '.join(unmeasured)}")
     console.print_result(str(output))
     if comparison.failed:
@@ -122,8 +121,7 @@ def score(
         console.print_result(json.dumps(result.record(), indent=1, ensure_ascii=False))
     else:
         console.print_table(SCORE_COLUMNS, result.rows())
-    for note in result.notes:
-        console.print_status(note)
+    console.print_note_lines(result.notes)
     console.print_status(f"scored on {result.frame_count} frames")
 
 

@@ -246,6 +246,5 @@ def calibrate_scores(
     ]
     columns = ("detector", "class", "boxes", "correct", "method", "Brier before", "Brier after")
     console.print_table(columns, rows)
-    for line in report.warnings():
-        console.print_status(line)
+    console.print_note_lines(report.warnings())
     console.print_result(str(output))

@@ -3,7 +3,7 @@
 import enum
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,25 +148,18 @@ def renamed_option(command: str, words: Sequence[str]) -> str | None:
     return None
 
 
-def repeated_option(parameters: Sequence[Any], words: Sequence[str]) -> str | None:
-    """Return a line that names an option that is given twice but has one value, else None."""
-    names = {name: each for each in parameters for name in getattr(each, "opts", ())}
-    seen: set[str] = set()
-    rest = iter(words)
-    for word in rest:
-        if word == "--":
-            break
-        name, equals, _ = word.partition("=")
-        if not word.startswith("--"):
-            name = word[:2]
-        option = names.get(name)
-        if option is None or getattr(option, "is_flag", False) or not word.startswith("-"):
+def repeated_option(given: Iterable[Any]) -> str | None:
+    """Return a line that names an option that is given twice but has one value, else None.
+
+    `given` are the parameters of a command in the order of the command line.
+    """
+    seen = set()
+    for each in given:
+        if each.param_type_name != "option" or each.is_flag or each.multiple:
             continue
-        if not equals and word == name:
-            next(rest, None)  # its value
-        if option.name in seen and not option.multiple:
-            return f"{option.opts[0]} is given twice: give it once"
-        seen.add(option.name)
+        if each in seen:
+            return f"{each.opts[0]} is given twice: give it once"
+        seen.add(each)
     return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ _REPLACEMENT = "?"
 _ADVICE = "install a font that has these letters, such as Noto Sans CJK or Noto Emoji"
 
 
+@cache
 def default_font_file() -> Path:
     """Locate DejaVu Sans in matplotlib: the same on every system, and not only ASCII."""
     import matplotlib
@@ -48,7 +49,7 @@ def font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
 
 def can_draw(text: str) -> bool:
     """Return True if one font has all characters of a text."""
-    return frozenset(text) <= _characters(font_file(text)) | frozenset("\n")
+    return frozenset(text) - {"\n"} <= _characters(font_file(text))
 
 
 def drawable(text: str) -> str:
@@ -67,7 +68,7 @@ def report_replaced(text: str, shown: str) -> None:
     _LOGGER.warning("no font here can draw %r: on images it is %r; %s", text, shown, _ADVICE)
 
 
-@lru_cache(maxsize=256)
+@cache  # of every font: one that has missing letters is looked for in all of them
 def _characters(path: Path) -> frozenset[str]:
     """List the characters that a font has; none if it cannot be read."""
     from matplotlib.ft2font import FT2Font

@@ -5,9 +5,8 @@ from functools import cache
 
 import numpy as np
 import pytest
-import typer
+from command_tree import all_commands
 
-from annotate.cli.app import app
 from annotate.items import journal
 from annotate.items.records import Header
 from annotate.video.writer import VideoWriter
@@ -70,22 +69,13 @@ READING = {"scenes find", "scenes list", "scenes remove"}  # of the database, by
 
 @cache
 def commands():
-    return dict(all_commands(typer.main.get_command(app)))
-
-
-def all_commands(group, before=""):
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from all_commands(command, f"{name} ")
-        else:
-            yield before + name, command
+    return dict(all_commands())
 
 
 def test_every_command_with_an_output_is_tried_here():
-    commands = dict(all_commands(typer.main.get_command(app)))
     with_output = {
         name
-        for name, command in commands.items()
+        for name, command in commands().items()
         if OUTPUT_NAMES & {p.name for p in command.params}
     }
     assert with_output - WITHOUT_INPUTS - READING == {name.strip() for name in COMMANDS}
