@@ -11,7 +11,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -179,15 +179,20 @@ class Sam2Segmenter:
         if self.points_per_side < 1 or self.points_per_batch < 1:
             raise PromptError("sam2: `points_per_side` and `points_per_batch` must be at least 1")
 
+    @cached_property
+    def _weights_sha256(self) -> str:
+        """The hash of the weights at their first use: a part of the key of the loaded network."""
+        return identity.weights_sha256(self.model)
+
     def ready(self) -> None:
         """Load the network, or raise what is missing."""
         needs("torch", extra="sam2")
-        _load_mask_generator(self)
+        _mask_generator(self, self._weights_sha256)
 
     def segment(self, frame: Frame) -> sv.Detections:
         """Segment one image; the score of a mask is the IoU that the model predicts for it."""
         torch = needs("torch", extra="sam2")
-        generator, dtype = _load_mask_generator(self)
+        generator, dtype = _mask_generator(self, self._weights_sha256)
         reduced = dtype != torch.float32
         device_type = generator.predictor.device.type
         with torch.inference_mode(), torch.autocast(device_type, dtype, enabled=reduced):
@@ -198,13 +203,9 @@ class Sam2Segmenter:
         return segments_to_detections(rles, scores, frame.size_wh)
 
 
-def _load_mask_generator(segmenter: Sam2Segmenter) -> tuple[Any, Any]:
-    """Load the mask generator; returns the generator and the torch dtype of its network."""
-    return _mask_generator(segmenter, identity.weights_sha256(segmenter.model))
-
-
 @lru_cache(maxsize=1)  # `weights_sha256` is only a part of the key
 def _mask_generator(segmenter: Sam2Segmenter, weights_sha256: str) -> tuple[Any, Any]:
+    """Load the mask generator; returns the generator and the torch dtype of its network."""
     needs("sam2")
     from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 

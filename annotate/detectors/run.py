@@ -59,6 +59,11 @@ def detector_settings(detector: Detector) -> Mapping[str, Any]:
     return {name: _setting_value(value) for name, value in _setting_fields(detector)}
 
 
+def header_settings(detector: Detector) -> dict[str, Any]:
+    """Return what shapes the boxes, for a header: the options, and the hashes of the weights."""
+    return {**detector_settings(detector), **identity.header_settings(detector)}
+
+
 def _setting_fields(detector: Detector) -> Iterator[tuple[str, Any]]:
     for field_ in dataclasses.fields(detector):  # type: ignore[arg-type]  # a dataclass by contract
         runtime_only = plugins.RUNTIME_ONLY.items() <= field_.metadata.items()
@@ -157,8 +162,7 @@ class Job:
 
     def header(self) -> records.Header:
         """Make the header of the file of items: everything that shapes the file."""
-        settings = {"detector": self.source, **detector_settings(self.detector)}
-        settings |= identity.header_settings(self.detector)
+        settings = {"detector": self.source, **header_settings(self.detector)}
         settings |= dataclasses.asdict(self.selection)
         self.selection.check(self.clip)
         clip = reader.header_entry(reader.probe(self.clip))

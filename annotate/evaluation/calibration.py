@@ -190,7 +190,10 @@ def fit_curves(
         report.note(line)
     rows: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
     for path in item_paths:
-        proposed = ground_truth.read(path).objects
+        read_items = ground_truth.read(path)
+        for line in read_items.notes:
+            report.note(line)
+        proposed = read_items.objects
         if not proposed.keys() & truth.keys():
             raise ItemsError(f"{path}: none of its frames is in {truth_path}")
         for key in proposed.keys() & truth.keys():

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from annotate.detectors.run import DETECTORS, detector_settings
+from annotate.detectors.run import DETECTORS, header_settings
 from annotate.errors import AnnotateError, ItemsError, OutputError
 from annotate.files import refuse_foreign
 from annotate.items.journal import check_same_settings
@@ -26,7 +26,6 @@ from annotate.plugins import optional_member
 from annotate.progress import Notes
 from annotate.video import reader
 from annotate.vlm.budget import UsageTotal
-from annotate.weights import identity
 
 _DUMMY_VOCABULARY = Vocabulary("nothing to look for", {"object": {}}, "")
 WindowXyxy = tuple[int, int, int, int]  # xyxy, whole pixels
@@ -54,7 +53,7 @@ def load_captioner(name: str, options: Mapping[str, str]) -> tuple[Captioner, Ma
     captioner: Any = DETECTORS.load(
         name, _DUMMY_VOCABULARY, **DETECTORS.parse_options(name, options)
     )
-    return captioner, {**detector_settings(captioner), **identity.header_settings(captioner)}
+    return captioner, header_settings(captioner)
 
 
 def notes_of(captioner: Captioner) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from annotate.dataset import coco_import
 from annotate.dataset.folder import DATASET_FILE, load_dataset
@@ -157,22 +158,31 @@ def with_video(truth: GroundTruth, video: str) -> GroundTruth:
     return replace(truth, objects=objects)
 
 
-def _check_size(truth: GroundTruth, source: FrameSource, path: Path) -> None:
-    """Refuse the truth of another clip, whose pictures have another size; datasets may mix sizes.
+def check_sizes(
+    truth: GroundTruth, sizes_wh: Collection[tuple[int, int]], name: str, path: Path
+) -> None:
+    """Refuse the truth of another clip: both have pictures of one size, and not the same one.
+
+    `sizes_wh` are those of `name`; datasets may mix sizes.
 
     Raises:
         ItemsError: the sizes differ.
     """
-    [(video, entry)] = source.videos().items()
-    size_wh = entry.get("width"), entry.get("height")
-    if source.classes_and_items() is None and len(truth.sizes_wh) == 1:
-        [true_size_wh] = truth.sizes_wh
-        if None not in size_wh and size_wh != true_size_wh:
-            true_size, size = ("x".join(map(str, each)) for each in (true_size_wh, size_wh))
-            raise ItemsError(
-                f"{path}: its pictures are {true_size}, and {video} is {size}: it is the truth of "
-                "another clip, or of a copy in another size; give the truth of this clip"
-            )
+    if len(truth.sizes_wh) == len(sizes_wh) == 1 and truth.sizes_wh != frozenset(sizes_wh):
+        [true_size_wh], [size_wh] = truth.sizes_wh, sizes_wh
+        true_size, size = ("x".join(map(str, each)) for each in (true_size_wh, size_wh))
+        raise ItemsError(
+            f"{path}: its pictures are {true_size}, and {name} is {size}: it is the truth of "
+            "another clip, or of a copy in another size; give the truth of this clip"
+        )
+
+
+def _known_sizes(source: FrameSource, video: str) -> set[tuple[int, int]]:
+    """Return the size of a clip; none for a dataset, and none where the clip does not state it."""
+    entry = source.videos()[video]
+    size_wh: tuple[Any, Any] = entry.get("width"), entry.get("height")
+    is_known = source.classes_and_items() is None and None not in size_wh
+    return {size_wh} if is_known else set()
 
 
 def _match_videos(truth: GroundTruth, source: FrameSource, path: Path) -> GroundTruth:
@@ -180,7 +190,7 @@ def _match_videos(truth: GroundTruth, source: FrameSource, path: Path) -> Ground
     of_source, of_truth = set(source.videos()), {video for video, _ in truth.objects}
     if len(of_source) == 1 and len(of_truth) == 1:
         [video] = of_source
-        _check_size(truth, source, path)
+        check_sizes(truth, _known_sizes(source, video), video, path)
         return with_video(truth, video)
     if not of_source & of_truth:
         videos, others = (", ".join(sorted(each)) or "none" for each in (of_source, of_truth))

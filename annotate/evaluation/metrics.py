@@ -52,6 +52,13 @@ class PrecisionRecallCurve:
         total = np.maximum(self.precision + self.recall, 1e-12)
         return int((2 * self.precision * self.recall / total).argmax())
 
+    @property
+    def best_point(self) -> tuple[float, float, float] | None:
+        """Precision, recall and score at `best_index`; None without a correct box."""
+        if (index := self.best_index) is None:
+            return None
+        return float(self.precision[index]), float(self.recall[index]), float(self.scores[index])
+
 
 @dataclass(frozen=True)
 class Agreement:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -182,10 +181,9 @@ def _as_seen(frame: Frame, spec: RunSpec | None) -> Frame:
     """Return a frame as a run sees it: black where it is masked."""
     if spec is None or (spec.mask is None and spec.near is None):
         return frame
-    from annotate.detectors.colour.filter import visible_image
+    from annotate.detectors.colour.filter import visible_frame
 
-    seen = visible_image(frame.image, spec.vocabulary, spec.mask, spec.near, spec.margin)
-    return replace(frame, image=seen)
+    return visible_frame(frame, spec.vocabulary, spec.mask, spec.near, spec.margin)
 
 
 def _informative_frames(

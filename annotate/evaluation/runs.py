@@ -26,6 +26,7 @@ from annotate.detectors.run import (
     collect_notes,
     detect_frames,
     detector_settings,
+    header_settings,
 )
 from annotate.errors import AnnotateError, AnswerError, OutputError
 from annotate.evaluation.run_spec import RunSpec
@@ -131,8 +132,7 @@ def run_detector(
         detector = filter_by_colour(detector, mask=spec.mask, near=spec.near, margin=spec.margin)
     source = frame_sources.source_from_record(spec.footage)
     check_ready(detector)
-    settings = {"detector": spec.detector, **detector_settings(detector)}
-    settings |= identity.header_settings(detector)
+    settings = {"detector": spec.detector, **header_settings(detector)}
     settings |= asdict(source.selection)
     header = Header(
         "compare", settings, vocabulary=vocabulary.header_entry(), videos=source.videos()

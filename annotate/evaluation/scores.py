@@ -66,15 +66,7 @@ class RunScore:
     @cached_property
     def best_point(self) -> tuple[float, float, float] | None:
         """Precision, recall and score at the threshold with the best F1."""
-        if self.curve is None or self.curve.best_index is None:
-            return None
-        index = self.curve.best_index
-        return tuple(float(each[index]) for each in self._curve_arrays)  # type: ignore[return-value]
-
-    @property
-    def _curve_arrays(self) -> tuple[metrics.FloatArray, ...]:
-        assert self.curve is not None
-        return self.curve.precision, self.curve.recall, self.curve.scores
+        return None if self.curve is None else self.curve.best_point
 
     def visible_objects(self, min_score: float) -> dict[FrameKey, list[Object]]:
         """Select the objects from the best threshold on; without truth, from `min_score` on."""
@@ -319,9 +311,7 @@ def score_items(items_path: Path, truth_path: Path, *, min_score: float = 0.0) -
         UnknownName: the truth has none of the classes.
     """
     found, truth = ground_truth.read(items_path), ground_truth.read(truth_path)
-    if len(found.sizes_wh | truth.sizes_wh) == 2 and not found.sizes_wh & truth.sizes_wh:
-        sizes = " and ".join("x".join(map(str, size)) for size in found.sizes_wh | truth.sizes_wh)
-        raise ItemsError(f"{truth_path}: the truth of another clip: the sizes are {sizes}")
+    ground_truth.check_sizes(truth, found.sizes_wh, str(items_path), truth_path)
     videos = [{video for video, _ in each.objects} for each in (found, truth)]
     if len(videos[0]) == len(videos[1]) == 1:
         found = ground_truth.with_video(found, *videos[1])
@@ -355,10 +345,6 @@ def _score_class(
     if not truth_count:
         return ClassScore(name, truth_count, box_count, nan, nan, nan, nan, nan)
     curve = metrics.precision_recall_curve(true_objects, objects)
-    best = curve.best_index
-    point = (0.0, 0.0, nan)
-    if best is not None:
-        score = float(curve.scores[best])
-        point = float(curve.precision[best]), float(curve.recall[best]), max(score, 0.0)
+    precision, recall, score = curve.best_point or (0.0, 0.0, nan)
     average = metrics.average_precision(true_objects, objects, labels)
-    return ClassScore(name, truth_count, box_count, *average, *point)
+    return ClassScore(name, truth_count, box_count, *average, precision, recall, max(score, 0.0))

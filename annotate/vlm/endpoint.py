@@ -21,7 +21,7 @@ from annotate.vlm.retry import TransientError
 
 # Host -> the variable with the key that it gets by default; other hosts get only a named key.
 _KEY_VARIABLES = {"api.openai.com": "OPENAI_API_KEY", "api.moondream.ai": "MOONDREAM_API_KEY"}
-_AUTH_ERRORS = {401: "the key is not accepted", 403: "the key may not do this"}
+AUTH_ERRORS = {401: "the key is not accepted", 403: "the key may not do this"}
 _PARAMETER_STATUSES = {400, 422}  # replies to a parameter that a server does not take
 _TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")  # its two names; newer models take one
 _REFUSED = re.compile(
@@ -119,7 +119,7 @@ def status_error(status: int, message: str, body: Any, headers: Mapping[str, str
         return ContentRefused(message)
     if status >= 500 and "tool" in message:
         return TransientError(message, retryable=False, status=501)
-    error = TransientError.from_status(status, _AUTH_ERRORS.get(status, message), headers)
+    error = TransientError.from_status(status, AUTH_ERRORS.get(status, message), headers)
     error.retryable = error.retryable and not codes & _QUOTA_CODES
     return error
 

@@ -26,7 +26,7 @@ from annotate.items.records import Box, Picture
 from annotate.progress import Notes
 from annotate.vlm import answer_cache, messages
 from annotate.vlm.budget import Prices, Usage, UsageMeter
-from annotate.vlm.endpoint import api_key_for, redact_key
+from annotate.vlm.endpoint import AUTH_ERRORS, api_key_for, redact_key
 from annotate.vlm.retry import RetryPolicy, TransientError, with_timeout
 from annotate.weights.store import weights_path
 
@@ -35,7 +35,6 @@ STATION_URL = "http://localhost:2020/v1"  # the default address of a Moondream S
 T = TypeVar("T")
 _UNPARSED = (KeyError, TypeError, ValueError, AttributeError)  # of an answer of another form
 _FULL_ANSWERS = "answers hold as many objects as `max_objects` allows: others may be missing"
-_AUTH_ERRORS = {401: "the key is not accepted", 403: "the key may not do this"}
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class Moondream:
             return dict(with_timeout(self.timeout_seconds, lambda: method(picture, **options)))
         except HTTPError as error:
             error.close()
-            reason = self._redact(_AUTH_ERRORS.get(error.code) or str(error.reason))
+            reason = self._redact(AUTH_ERRORS.get(error.code) or str(error.reason))
             raise TransientError.from_status(error.code, reason, dict(error.headers)) from None
         except URLError as error:
             raise TransientError(

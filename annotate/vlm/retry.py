@@ -139,15 +139,15 @@ def map_threads(call: Callable[[S], T], values: Sequence[S], max_workers: int) -
     The first error ends it: running calls are waited for, and no other call is started, not even by
     the threads that fail at the same time.
     """
-    has_failed = threading.Event()
+    is_over = threading.Event()
 
     def run(value: S) -> T:
-        if has_failed.is_set():
+        if is_over.is_set():
             raise CancelledError
         try:
             return call(value)
         except BaseException:
-            has_failed.set()
+            is_over.set()
             raise
 
     with ThreadPoolExecutor(max(max_workers, 1)) as pool:
@@ -155,11 +155,9 @@ def map_threads(call: Callable[[S], T], values: Sequence[S], max_workers: int) -
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            if has_failed.is_set() or not all(future.done() for future in futures):
-                has_failed.set()
-                pool.shutdown(cancel_futures=True)
+            is_over.set()  # also after Ctrl-C: calls that are not begun end at once
     for future in futures:
-        error = None if future.cancelled() else future.exception()
+        error = future.exception()
         if error is not None and not isinstance(error, CancelledError):
             raise error
     return [future.result() for future in futures]

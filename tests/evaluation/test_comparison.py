@@ -463,6 +463,27 @@ def score_file(path, *objects_by_frame, labels=("mech", "tank"), video="a.mp4"):
     return path
 
 
+def test_a_truth_without_sizes_fits_items_of_two_sizes(tmp_path):
+    items = [
+        Item("a.mp4", n, Fraction(n), *size, (square(0, 0.9),))
+        for n, size in enumerate(((800, 600), (640, 480)))
+    ]
+    header = Header("test", vocabulary={"labels": ["mech"]}, videos={"a.mp4": {}})
+    journal.write(tmp_path / "f.jsonl", header, items)
+    truth = {
+        "images": [
+            {"id": n, "file_name": f"{n}.png", "video": "a.mp4", "frame": n} for n in (0, 1)
+        ],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 1, "bbox": [*square(0).box[:2], 40, 40]}
+            for n in (0, 1)
+        ],
+        "categories": [{"id": 1, "name": "mech"}],
+    }
+    (tmp_path / "t.json").write_text(json.dumps(truth))
+    assert scores.score_items(tmp_path / "f.jsonl", tmp_path / "t.json").frame_count == 2
+
+
 def test_items_are_scored_by_class_and_in_all(tmp_path):
     truth = score_file(
         tmp_path / "t.jsonl",

@@ -7,7 +7,6 @@ the boxes that the colour detector proposes; its boxes are then mapped back to t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from annotate.detectors.colour.ranges import ColourSpec, in_ranges, read_colour_specs
 from annotate.detectors.run import DETECTORS, Detector, propose_checked
 from annotate.errors import AnnotateError, PromptError, UnknownName
-from annotate.items.records import Frame, Mask, Picture, Vocabulary
+from annotate.items.records import Frame, Mask, Vocabulary
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -115,23 +114,23 @@ def check_filter(vocabulary: Vocabulary, mask: str | None, near: str | None) -> 
             _require_spec(vocabulary, label)
 
 
-def visible_image(
-    image: Picture, vocabulary: Vocabulary, mask: str | None, near: str | None, margin: int = 40
-) -> Picture:
-    """Return what a filtered detector sees of an image: the rest is black; see `filter_by_colour`.
+def visible_frame(
+    frame: Frame, vocabulary: Vocabulary, mask: str | None, near: str | None, margin: int = 40
+) -> Frame:
+    """Return what a filtered detector sees of a frame: the rest is black; see `filter_by_colour`.
 
     Outside the crops round the class `near` everything is black, too.
     """
-    keep = np.ones(image.shape[:2], bool)
+    keep = np.ones(frame.image.shape[:2], bool)
     if mask is not None:
-        keep = in_ranges(image, _require_spec(vocabulary, mask).ranges)
+        keep = in_ranges(frame.image, _require_spec(vocabulary, mask).ranges)
     if near is not None:
         in_windows = np.zeros_like(keep)
-        [anchors] = _near_boxes(vocabulary, near, [Frame("", 0, Fraction(0), image)])
-        for x1, y1, x2, y2 in crop_windows(anchors, margin, (image.shape[1], image.shape[0])):
+        [anchors] = _near_boxes(vocabulary, near, [frame])
+        for x1, y1, x2, y2 in crop_windows(anchors, margin, frame.size_wh):
             in_windows[y1:y2, x1:x2] = True
         keep &= in_windows
-    return np.asarray(image * keep[:, :, None], np.uint8)
+    return _black_out(frame, keep)
 
 
 def _near_boxes(

@@ -7,7 +7,7 @@ the emptiest part of the hue circle, so that reds are not split at 0 degrees.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,17 +69,6 @@ class ColourReport:
         ]
 
 
-@dataclass(frozen=True)
-class _FramesOfClip:
-    """Some frames of a clip, which are read again by each iteration, so that none is kept."""
-
-    clip: str | os.PathLike[str]
-    indices: frozenset[int]
-
-    def __iter__(self) -> Iterator[Frame]:
-        return reader.frames_at(self.clip, self.indices)
-
-
 def compare_clip(clip: str | os.PathLike[str], regions: Regions, label: str) -> ColourReport:
     """Compare the colours inside boxes on a clip's frames with those outside, on the same frames.
 
@@ -87,15 +76,13 @@ def compare_clip(clip: str | os.PathLike[str], regions: Regions, label: str) -> 
         PromptError: there are no boxes, or a box has no pixels.
         VideoError: see `reader.frames_at`.
     """
-    frames = _FramesOfClip(clip, frozenset(frame for frame, _ in regions))
+    # all in memory: a person has drawn the boxes, and the suggestions are tried on each frame
+    frames = list(reader.frames_at(clip, {frame for frame, _ in regions}))
     return compare_frames(frames, regions, label)
 
 
-def compare_frames(frames: Iterable[Frame], regions: Regions, label: str) -> ColourReport:
-    """Compare colours as `compare_clip` does, on frames; `regions` are (frame index, xyxy).
-
-    `frames` is iterated several times.
-    """
+def compare_frames(frames: Sequence[Frame], regions: Regions, label: str) -> ColourReport:
+    """Compare colours as `compare_clip` does, on frames; `regions` are (frame index, xyxy)."""
     if not regions:
         raise PromptError("no boxes: give at least one box round the object, as FRAME,X1,Y1,X2,Y2")
     channels = [channel for space in COLOUR_SPACES.values() for channel in space]

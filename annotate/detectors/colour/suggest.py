@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -92,7 +92,7 @@ class _Entry:
         return "\n".join(lines) + "\n"
 
 
-def suggest_entry(frames: Iterable[Frame], regions: Regions, label: str) -> Trial:
+def suggest_entry(frames: Sequence[Frame], regions: Regions, label: str) -> Trial:
     """Suggest an entry for the object in the boxes `regions`; `frames` is iterated several times.
 
     It is the best of the entries of a patch and of an outline, tried on these boxes.
@@ -102,7 +102,7 @@ def suggest_entry(frames: Iterable[Frame], regions: Regions, label: str) -> Tria
     return max(trials, key=lambda trial: trial._rank)  # of equals the first
 
 
-def try_entry(toml_entry: str, frames: Iterable[Frame], regions: Regions) -> Trial:
+def try_entry(toml_entry: str, frames: Sequence[Frame], regions: Regions) -> Trial:
     """Run the colour detector with an entry of one class, and count the boxes that it finds.
 
     Raises:
@@ -126,7 +126,7 @@ def try_entry(toml_entry: str, frames: Iterable[Frame], regions: Regions) -> Tri
     return Trial(toml_entry, len(regions), len(scores), others, mean)
 
 
-def _patch_entries(frames: Iterable[Frame], regions: Regions) -> Iterator[_Entry]:
+def _patch_entries(frames: Sequence[Frame], regions: Regions) -> Iterator[_Entry]:
     colours = _Colours()
     for frame in frames:
         inside = box_mask(frame, regions)
@@ -136,7 +136,7 @@ def _patch_entries(frames: Iterable[Frame], regions: Regions) -> Iterator[_Entry
         yield _Entry(_size(regions, 2, 2), _aspect(regions), channels, gap_px)
 
 
-def _outline_entries(frames: Iterable[Frame], regions: Regions) -> Iterator[_Entry]:
+def _outline_entries(frames: Sequence[Frame], regions: Regions) -> Iterator[_Entry]:
     """Yield the entries of an outline: with the arms that were measured, and with usual arms."""
     size, aspect = _size(regions, 4, 6), _aspect(regions)
     for tolerance in _TOLERANCES:
@@ -296,7 +296,7 @@ def _stroke_pixels(image: Picture) -> Mask:
 
 
 def _measure_arms(
-    entry: _Entry, frames: Iterable[Frame], regions: Regions, tolerance: float
+    entry: _Entry, frames: Sequence[Frame], regions: Regions, tolerance: float
 ) -> float:
     """Measure how much of a side is drawn from each of its ends: a share, 0.05 to 0.5."""
     vocabulary = Vocabulary("outline", tomllib.loads(entry.to_toml("object"))["classes"], "")
