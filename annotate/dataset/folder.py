@@ -378,3 +378,22 @@ def object_ids(objects: Sequence[Object]) -> list[str]:
         copies[digest] += 1
         names.append(digest if copies[digest] == 1 else f"{digest}-{copies[digest]}")
     return names
+
+
+def dataset_sha256(dataset: Dataset) -> str:
+    """Hash what a trainer sees: the classes, and each frame's image, split, labels, boxes, masks.
+
+    The order of frames, names, paths and times do not count.
+
+    Raises:
+        DatasetError: an image is not there.
+    """
+    lines, classes = list[str](), json.dumps(dataset.classes)
+    for sample in dataset:
+        content = [(o.label, o.box, o.mask and o.mask["counts"]) for o in sample.item.objects]
+        try:
+            image = sha256(dataset.images / sample.image)
+        except OSError:
+            raise DatasetError(f"{dataset.images / sample.image}: the image is missing") from None
+        lines.append(f"{image} {sample.split} {json.dumps(content)}")
+    return hashlib.sha256("\n".join([classes, *sorted(lines)]).encode()).hexdigest()
