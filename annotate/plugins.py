@@ -78,6 +78,24 @@ class Family(Generic[_P]):
         """
         return parse_options(self.plugin_class(name), name, texts)
 
+    def split_spec(self, text: str) -> tuple[str, dict[str, str]]:
+        """Split `NAME` or `NAME:KEY=VALUE,KEY=VALUE` into the name and its options as text.
+
+        A comma belongs to the value if no `KEY=` follows it; quotes round a value are removed.
+
+        Examples:
+            >>> FAMILIES["detectors"].split_spec("colour:min_score=0.6,min_area=9")
+            ('colour', {'min_score': '0.6', 'min_area': '9'})
+
+        Raises:
+            UnknownName: nothing is installed under that name; names the nearest.
+            AnnotateError: an option without a value.
+        """
+        name, _, rest = text.partition(":")
+        if name not in _entry_points(self.group):
+            raise UnknownName(self.noun, name, self.names())
+        return name, parse_pairs(rest, f"KEY=VALUE after {name}:", separators=",")
+
     def rows(self) -> list[tuple[str, str, str]]:
         """List each plugin's name, the first line of its docstring, and its options with defaults.
 

@@ -27,8 +27,7 @@ from annotate.cli.options import (
     clip_paths,
     complete_detector,
     complete_segmenter,
-    key_value_pairs,
-    plugin_options,
+    plugin_spec,
 )
 
 app = typer.Typer()
@@ -43,7 +42,7 @@ def detect(
             "-d",
             "--detector",
             autocompletion=complete_detector,
-            help="The detector; `annotate detectors` lists all.",
+            help="The detector, NAME[:KEY=VALUE,...]; `annotate detectors` lists all.",
         ),
     ],
     vocabulary: VocabularyOption,
@@ -75,11 +74,8 @@ def detect(
     from annotate.vlm import budget
     from annotate.vocabulary import read_vocabulary
 
-    plugin = detectors_run.DETECTORS.load(
-        detector,
-        read_vocabulary(vocabulary),
-        **detectors_run.DETECTORS.parse_options(detector, key_value_pairs(settings)),
-    )
+    detector, options = plugin_spec(detectors_run.DETECTORS, detector, settings)
+    plugin = detectors_run.DETECTORS.load(detector, read_vocabulary(vocabulary), **options)
     if mask is not None or near is not None:
         from annotate.detectors.colour.filter import filter_by_colour
 
@@ -138,10 +134,8 @@ def segment(
     from annotate.cli import console
     from annotate.video import reader
 
-    texts = plugin_options(
-        settings, device=device, dtype=dtype, size=size, random_weights=random_weights
-    )
-    options = segmenters.SEGMENTERS.parse_options(engine, texts)
+    given = {"device": device, "dtype": dtype, "size": size, "random_weights": random_weights}
+    engine, options = plugin_spec(segmenters.SEGMENTERS, engine, settings, **given)
     plugin = segmenters.SEGMENTERS.load(engine, **options)
     selection = reader.FrameSelection(every, rate, keyframes, start, stop, max_frames)
     job = segmenters.Job(plugin, engine, clip, selection)
@@ -226,7 +220,9 @@ def propagate(
         scope=scope,
     )
     detected = None if boxes is None else propagators_boxes.read(boxes, video, min_score, classes)
-    texts = plugin_options(
+    engine, options = plugin_spec(
+        propagators_job.PROPAGATORS,
+        engine,
         settings,
         phrase=phrase,
         device=device,
@@ -236,7 +232,6 @@ def propagate(
         random_weights=random_weights,
         fast=fast,
     )
-    options = propagators_job.PROPAGATORS.parse_options(engine, texts)
     plugin = propagators_job.PROPAGATORS.load(engine, **options)
     job = propagators_job.Job(plugin, engine, clip, table, start, stop, both, parsed, detected)
     with console.progress(engine, job.count_frames(video)) as advance:
@@ -298,10 +293,8 @@ def point(
     if (clip is None) != demo:
         raise typer.BadParameter("give a clip, or --demo")
     clip = clip or packaged_file("clips", "demo.mp4")
-    texts = plugin_options(settings, device=device)
     options = launch.PointOptions(
-        engine,
-        PROPAGATORS.parse_options(engine, texts),
+        *plugin_spec(PROPAGATORS, engine, settings, device=device),
         start,
         stop,
         None if vocabulary is None else vocabularies.read_vocabulary(vocabulary),

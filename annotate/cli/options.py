@@ -218,6 +218,25 @@ def key_value_pairs(
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
+def plugin_spec(
+    family: Any, text: str, settings: list[str] | None, **options: object
+) -> tuple[str, dict[str, Any]]:
+    """Parse a plugin given as `NAME` or `NAME:KEY=VALUE,...`, with `--set` and other options.
+
+    Raises:
+        UnknownName: no such plugin or option; names the nearest.
+        AnnotateError: a text that cannot be parsed, or an option that is given twice.
+    """
+    from annotate.errors import AnnotateError
+
+    name, own = family.split_spec(text)
+    others = plugin_options(settings, **options)
+    twice = sorted(own.keys() & others)
+    if twice:
+        raise AnnotateError(f"{text}: {twice[0]} is given twice: give it once")
+    return name, family.parse_options(name, {**own, **others})
+
+
 def plugin_options(settings: list[str] | None, **options: object) -> dict[str, str]:
     """Merge `--set` and the options of a command that were given into plugin options."""
     given = {

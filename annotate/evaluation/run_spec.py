@@ -10,9 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from annotate.detectors.run import DETECTORS
-from annotate.errors import UnknownName
 from annotate.items.records import Vocabulary
-from annotate.plugins import parse_pairs
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,7 @@ class RunSpec:
 
 
 def parse_run_spec(text: str, vocabulary: Vocabulary) -> RunSpec:
-    """Parse `NAME` or `NAME:KEY=VALUE,KEY=VALUE`, with `TITLE=` before it if wanted.
-
-    A comma belongs to the value if no `KEY=` follows it; quotes round a value are removed.
+    """Parse a detector as `Family.split_spec` does, with `TITLE=` before it if wanted.
 
     Examples:
         >>> words = Vocabulary("mugs.v1", {"mug": {}}, "")
@@ -61,11 +57,8 @@ def parse_run_spec(text: str, vocabulary: Vocabulary) -> RunSpec:
         UnknownName: no such detector or option.
         AnnotateError: an option without a value, or with a value of the wrong type.
     """
-    name, _, rest = text.partition(":")
-    title, _, name = name.rpartition("=")
-    if name not in DETECTORS.names():
-        raise UnknownName("detector", name, DETECTORS.names())
-    options = parse_pairs(rest, f"KEY=VALUE after {name}:", separators=",")
+    title = text.partition(":")[0].rpartition("=")[0]
+    name, options = DETECTORS.split_spec(text.removeprefix(f"{title}="))
     with contextlib.suppress(ImportError):  # a missing package fails this run alone, later
         DETECTORS.parse_options(name, options)
     return RunSpec(title or text, name, options, vocabulary)

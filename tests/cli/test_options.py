@@ -34,6 +34,18 @@ def test_data_goes_to_stdout_and_messages_to_stderr(annotate, demo):
     assert (code, out, err) == (0, "b.jsonl\n", "")
 
 
+def test_options_may_follow_the_name_of_a_plugin(annotate, demo, tmp_path):
+    clip = ("detect", demo, "-v", "designator.v1", "--stop", 3)
+    annotate(*clip, "-d", "colour:min_score=0.9,min_area=20", "-o", "a.jsonl")
+    settings = ("--set", "min_score=0.9", "--set", "min_area=20")
+    annotate(*clip, "-d", "colour", *settings, "-o", "b.jsonl")
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    twice = (*clip, "-d", "colour:min_score=0.9", "--set", "min_score=0.5", "-o", "c.jsonl")
+    code, out, err = annotate(*twice)
+    assert (code, out) == (1, "")
+    assert err == "annotate: colour:min_score=0.9: min_score is given twice: give it once\n"
+
+
 def test_the_same_command_again_reports_a_complete_file(annotate, demo, tmp_path):
     words = ("detect", demo, *DETECT, "-o", "b.jsonl", "--stop", 3)
     annotate(*words)
