@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from annotate.dataset.folder import Dataset, SplitRange, with_split
+from annotate.dataset.folder import DEFAULT_SPLIT, Dataset, SplitRange, with_split
 from annotate.errors import DatasetError, VideoError
 from annotate.items.records import Picture
 from annotate.items.sequences import evenly_spaced
@@ -253,6 +253,32 @@ def _assign_splits(
 
 def _shuffle_key(seed: int, shot: DatasetShot) -> str:
     return hashlib.sha256(f"{seed}/{shot.clip}/{shot.start}".encode()).hexdigest()
+
+
+def extend_ranges(
+    known: Sequence[SplitRange], frames: Iterable[tuple[str, int]]
+) -> tuple[SplitRange, ...]:
+    """Add a range for each frame, clip and index, that lies in none: in the split of the nearest.
+
+    Examples:
+        >>> known = [SplitRange("dock.mp4", 0, 10, "train"), SplitRange("dock.mp4", 20, 30, "val")]
+        >>> added = extend_ranges(known, [("dock.mp4", 12), ("dock.mp4", 16), ("pier.mp4", 3)])
+        >>> [(each.clip, each.start, each.split) for each in added[2:]]
+        [('dock.mp4', 12, 'train'), ('dock.mp4', 16, 'val'), ('pier.mp4', 3, 'train')]
+    """
+    ranges = list(known)
+    for clip, frame in frames:
+        near = [each for each in known if each.clip == clip]
+        nearest = min(near, key=lambda each: _frames_between(each, frame), default=None)
+        if nearest is None or _frames_between(nearest, frame):
+            split = DEFAULT_SPLIT if nearest is None else nearest.split
+            ranges.append(SplitRange(clip, frame, frame + 1, split))
+    return tuple(ranges)
+
+
+def _frames_between(split_range: SplitRange, frame: int) -> int:
+    """Count the frames from a range to a frame outside; 0 for a frame inside."""
+    return max(split_range.start - frame, frame - split_range.stop + 1, 0)
 
 
 @dataclass(frozen=True)

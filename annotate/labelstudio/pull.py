@@ -19,7 +19,6 @@ from typing import IO, Any
 
 from annotate.dataset.folder import (
     DATASET_FILE,
-    DEFAULT_SPLIT,
     Dataset,
     Sample,
     SplitRange,
@@ -28,6 +27,7 @@ from annotate.dataset.folder import (
     link_or_copy,
     load_dataset,
 )
+from annotate.dataset.split import extend_ranges
 from annotate.errors import DatasetError, OutputError, StudioError
 from annotate.files import read_json, refuse_existing, refuse_input
 from annotate.items import journal
@@ -215,14 +215,7 @@ class _PullRun:
         """Keep the split of an earlier pull; a frame between shots gets that of the nearest."""
         if self._earlier is None or not self._earlier.dataset.split_ranges:
             return self._dataset.split_ranges
-        ranges = list(self._earlier.dataset.split_ranges)
-        for clip, frame in frames:
-            near = [each for each in ranges if each.clip == clip]
-            nearest = min(near, key=lambda each: _frames_between(each, frame), default=None)
-            if nearest is None or _frames_between(nearest, frame):
-                split = DEFAULT_SPLIT if nearest is None else nearest.split
-                ranges.append(SplitRange(clip, frame, frame + 1, split))
-        return tuple(ranges)
+        return extend_ranges(self._earlier.dataset.split_ranges, frames)
 
     def _fetch_states(self) -> dict[str, list[Task]]:
         """Fetch the states of the tasks, changed since an earlier pull, by external id."""
@@ -306,11 +299,6 @@ class _PullRun:
             self._reader.remark(name, remark)
         self._reader.counts["submitted"] += 1
         return item
-
-
-def _frames_between(split_range: SplitRange, frame: int) -> int:
-    """Count the frames from a range to a frame outside; 0 for a frame inside."""
-    return max(split_range.start - frame, frame - split_range.stop + 1, 0)
 
 
 def _keep_foreign_files(old: Path, new: Path, own_images: Iterable[str]) -> None:
