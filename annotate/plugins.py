@@ -119,6 +119,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
     "propagators": Family("annotate.propagators", "engine"),
     "segmenters": Family("annotate.segmenters", "segmenter"),
     "formats": Family("annotate.formats", "format"),
+    "trainers": Family("annotate.trainers", "trainer"),
 }
 
 # Members that a plugin may have, and the value that stands for a missing one.

@@ -1,0 +1,1 @@
+"""Fine-tune a detector on a dataset, and record where its weights come from."""
