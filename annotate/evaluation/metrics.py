@@ -28,8 +28,8 @@ MIN_IOU = 0.5  # from this IoU on, two boxes match
 MIN_AREA = 64  # pixels: smaller true objects are not counted
 FloatArray = npt.NDArray[np.float64]
 ObjectsByFrame = Mapping[FrameKey, Sequence[Object]]  # only frames that somebody has looked at
-_MAX_BOXES = 10_000  # boxes of a frame and class that are evaluated
-_RECALL_THRESHOLDS = np.linspace(0, 1, 101)  # COCO reads the precision at these
+MAX_BOXES = 10_000  # boxes of a frame and class that are evaluated
+RECALL_THRESHOLDS = np.linspace(0, 1, 101)  # COCO reads the precision at these
 
 
 @dataclass(frozen=True)
@@ -154,18 +154,19 @@ def _coco_evaluation(
     """Evaluate all boxes of a frame; COCO's own limit is the 100 with the highest scores."""
     image_ids = {key: number for number, key in enumerate(truth, start=1)}
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        true_table, table = (_coco_table(each, image_ids, labels) for each in (truth, detections))
+        true_table, table = (coco_table(each, image_ids, labels) for each in (truth, detections))
         evaluation: Any = COCOeval(true_table, table, "bbox")
-        evaluation.params.maxDets = [_MAX_BOXES]
+        evaluation.params.maxDets = [MAX_BOXES]
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.evaluate()
         evaluation.accumulate()
     return dict(evaluation.eval)
 
 
-def _coco_table(
+def coco_table(
     frames: ObjectsByFrame, image_ids: Mapping[FrameKey, int], labels: Sequence[str]
 ) -> Any:
+    """Make the table of pycocotools, a `COCO`, of objects; the category ids start at 1."""
     rows: list[dict[str, Any]] = []
     for key, image_id in image_ids.items():
         for obj in frames.get(key, ()):
@@ -193,7 +194,7 @@ def _unranked_precision(
         for each in (detections, truth)
     )
     precision = recall * truth_count / np.maximum(proposed_count, 1)
-    points = np.where(recall[:, None] >= _RECALL_THRESHOLDS[:, None], precision[:, None], 0.0)
+    points = np.where(recall[:, None] >= RECALL_THRESHOLDS[:, None], precision[:, None], 0.0)
     return np.where(truth_count > 0, points, -1.0)
 
 

@@ -158,12 +158,12 @@ def draw_sheet(
     for frame in source.frames_at(chosen):
         key = (frame.video, frame.index)
         row = [
-            _cell(_as_seen(frame, specs.get(title)), each.get(key), labels, width)
+            draw_cell(_as_seen(frame, specs.get(title)), each.get(key), labels, width)
             for title, each in columns.items()
         ]
         pictures.append((f"{frame.name} · {float(frame.seconds):.2f} s", row))
     with atomic_file(out) as draft:
-        _draw_grid(list(columns), pictures).save(draft, "PNG", compress_level=3)
+        draw_grid(list(columns), pictures).save(draft, "PNG", compress_level=3)
     return True
 
 
@@ -198,10 +198,10 @@ def _informative_frames(
     return [keys[item.frame] for item in select_informative(items, count)]
 
 
-def _cell(
+def draw_cell(
     frame: Frame, objects: Sequence[Object] | None, labels: Sequence[str], width: int
 ) -> Picture:
-    """Draw objects on a frame; a frame that the detector did not look at is dark."""
+    """Draw objects on a frame, scaled to `width` pixels; a frame with None for objects is dark."""
     view = full_view(frame.size_wh, width)
     image = view.crop_image(frame.image)
     if objects is None:
@@ -211,7 +211,7 @@ def _cell(
     return draw_item(image, view.crop_item(item), labels)
 
 
-def _draw_grid(
+def draw_grid(
     headings: Sequence[str], rows: Sequence[tuple[str, Sequence[Picture]]]
 ) -> Image.Image:
     """Lay out pictures in rows, with headings above and a title below each row."""

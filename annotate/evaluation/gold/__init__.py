@@ -1,0 +1,1 @@
+"""Compare models before and after training on a gold set: seal, overlap, bootstrap, report."""
