@@ -170,5 +170,5 @@ def _error_count(found: Sequence[Object], truth: Sequence[Object]) -> int:
 
 
 def _title(frame: Frame, key: FrameKey, errors: Mapping[str, Mapping[FrameKey, int]]) -> str:
-    counts = [f"{each[key]} errors {name}" for name, each in errors.items() if name != "truth"]
-    return f"{frame.name} · {', '.join(reversed(counts))}"
+    counts = [f"{each[key]} {name}" for name, each in errors.items() if name != "truth"]
+    return f"{frame.name} · errors: {', '.join(counts)}"

@@ -24,7 +24,9 @@ def gold(folder, clip_count=6):
         name = f"clip{number}"
         (folder / name).mkdir()
         for frame in range(CLIP_FRAMES):
-            picture = np.random.default_rng(10 * number + frame).integers(0, 256, (48, 64, 3), np.uint8)
+            picture = np.random.default_rng(10 * number + frame).integers(
+                0, 256, (48, 64, 3), np.uint8
+            )
             cv2.imwrite(str(folder / name / f"{name}-{frame:06d}.png"), picture)
         shown = [[Object("mug", BOX)]] * (CLIP_FRAMES - 1) + [[]]
         lines += [item(name, frame, *objects) for frame, objects in enumerate(shown)]
