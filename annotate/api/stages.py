@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from annotate.errors import AnnotateError, PromptError
+from annotate.errors import AnnotateError
 from annotate.items import detections as item_detections
 from annotate.items.records import Box, Frame, Item, Mask, Vocabulary
 
@@ -136,7 +136,8 @@ def detect(
     selection = FrameSelection(every, rate, keyframes, start, stop, max_frames)
     name = detector if isinstance(detector, str) else type(detector).__name__
     if isinstance(detector, str):
-        detector = run.DETECTORS.load(detector, _vocabulary(vocabulary), **options)
+        words = run.read_detector_vocabulary(vocabulary, options)
+        detector = run.DETECTORS.load(detector, words, **options)
         run.check_ready(detector)
     if output is None:
         return _propose(detector, selection.frames(Path(clip)), name)
@@ -147,17 +148,6 @@ def detect(
     job = run.Job(detector, name, Path(clip), selection)
     run.run_to_file(job, Path(output), force=force, progress=progress)
     return Path(output)
-
-
-def _vocabulary(given: str | Path | Vocabulary | None) -> Vocabulary:
-    from annotate.vocabulary import packaged_vocabularies, read_vocabulary
-
-    if given is None:
-        raise PromptError(
-            "a detector by name needs a vocabulary: a TOML file, or one of "
-            + ", ".join(packaged_vocabularies())
-        )
-    return given if isinstance(given, Vocabulary) else read_vocabulary(given)
 
 
 def _propose(detector: Detector, selected: Iterable[Frame], source: str) -> Pairs:
@@ -247,8 +237,9 @@ def propagate(
     from annotate.propagators.boxes import read as read_boxes
     from annotate.propagators.job import PROPAGATORS, Job
     from annotate.video import reader
+    from annotate.vocabulary import read_vocabulary
 
-    words = None if vocabulary is None else _vocabulary(vocabulary)
+    words = read_vocabulary(vocabulary) if isinstance(vocabulary, str | Path) else vocabulary
     classes = None if words is None else words.labels
     table = _prompts(clip, points, boxes, masks, classes)
     name = engine if isinstance(engine, str) else type(engine).__name__

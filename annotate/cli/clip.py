@@ -23,7 +23,6 @@ from annotate.cli.options import (
     Start,
     Stop,
     VideoPaths,
-    VocabularyOption,
     clip_paths,
     complete_detector,
     complete_segmenter,
@@ -45,10 +44,10 @@ def detect(
             help="The detector, NAME[:KEY=VALUE,...]; `annotate detectors` lists all.",
         ),
     ],
-    vocabulary: VocabularyOption,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="File for the items; - is stdout.")
     ],
+    vocabulary: OptionalVocabulary = None,
     every: Every = 1,
     rate: Rate = None,
     keyframes: Keyframes = False,
@@ -67,15 +66,18 @@ def detect(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Propose boxes on the frames of a clip."""
+    """Propose boxes on the frames of a clip.
+
+    A vocabulary is needed, but not by a model that `annotate train` made: it has its own.
+    """
     from annotate.cli import console
     from annotate.detectors import run as detectors_run
     from annotate.video import reader
     from annotate.vlm import budget
-    from annotate.vocabulary import read_vocabulary
 
     detector, options = plugin_spec(detectors_run.DETECTORS, detector, settings)
-    plugin = detectors_run.DETECTORS.load(detector, read_vocabulary(vocabulary), **options)
+    words = detectors_run.read_detector_vocabulary(vocabulary, options)
+    plugin = detectors_run.DETECTORS.load(detector, words, **options)
     if mask is not None or near is not None:
         from annotate.detectors.colour.filter import filter_by_colour
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from annotate import plugins
-from annotate.errors import PluginError
+from annotate import plugins, vocabulary
+from annotate.errors import PluginError, PromptError
 from annotate.items import detections, journal, records
 from annotate.items.records import Frame, Item, Vocabulary
 from annotate.items.sequences import chunks
@@ -20,7 +20,7 @@ from annotate.plugins import FAMILIES, Family
 from annotate.progress import Notes
 from annotate.video import reader
 from annotate.video.reader import FrameSelection
-from annotate.weights import identity
+from annotate.weights import identity, lineage
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -49,6 +49,28 @@ class Detector(Protocol):
 
 
 DETECTORS: Family[Detector] = FAMILIES["detectors"]
+
+
+def read_detector_vocabulary(
+    given: str | Path | Vocabulary | None, options: Mapping[str, Any]
+) -> Vocabulary:
+    """Read the vocabulary for a detector: the given one, or that of a trained model.
+
+    Without one, `options["model"]` must be the folder that `annotate train` made, or its weights.
+
+    Raises:
+        UnknownName: no such vocabulary.
+        PromptError: none is given, and the model has none; or the file is malformed.
+    """
+    if given is not None:
+        return given if isinstance(given, Vocabulary) else vocabulary.read_vocabulary(given)
+    model = Path(str(options.get("model") or ""))
+    if lineage.is_model(model):
+        return vocabulary.read_vocabulary(
+            (model if model.is_dir() else model.parent) / lineage.VOCABULARY_FILE
+        )
+    packaged = ", ".join(vocabulary.packaged_vocabularies())
+    raise PromptError(f"a detector by name needs a vocabulary: a TOML file, or one of {packaged}")
 
 
 def detector_settings(detector: Detector) -> Mapping[str, Any]:

@@ -68,7 +68,7 @@ class BoundedCache(Generic[_Key, _T]):
         >>> list(cache), cache.get("a"), cache.nbytes
         (['b', 'a', 'c'], b'56', 5)
         >>> cache.put("d", b"8", 1), list(cache)
-        (None, ['a', 'c', 'd'])
+        (None, ['c', 'a', 'd'])
     """
 
     def __init__(self, max_bytes: int) -> None:

@@ -15,6 +15,7 @@ from annotate.detectors.run import (
     Job,
     detect_frames,
     detector_settings,
+    read_detector_vocabulary,
     run_to_file,
 )
 from annotate.errors import (
@@ -22,6 +23,7 @@ from annotate.errors import (
     MissingPackage,
     MissingWeights,
     PluginError,
+    PromptError,
     UnknownName,
 )
 from annotate.items.records import Vocabulary
@@ -29,6 +31,7 @@ from annotate.plugins import parse_options
 from annotate.video import reader
 from annotate.video.reader import FrameSelection
 from annotate.vocabulary import packaged_vocabularies, read_vocabulary
+from annotate.weights import lineage
 
 DESIGNATOR = read_vocabulary("designator.v1") if packaged_vocabularies() else None
 
@@ -152,3 +155,15 @@ def test_a_detector_gives_one_result_for_each_frame(vocabulary, change, count):
         PluginError, match=f"mine: dock.mp4#0: it gave {count} Detections for 3 frames"
     ):
         list(detect_frames(Broken(vocabulary), iter(frames), "mine"))
+
+
+def test_a_trained_model_has_its_own_vocabulary(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    options = {"model": str(model)}
+    with pytest.raises(PromptError, match=r"needs a vocabulary.*designator\.v1"):
+        read_detector_vocabulary(None, options)
+    (model / lineage.LINEAGE_FILE).write_text("{}")
+    (model / lineage.VOCABULARY_FILE).write_text("[classes.mech]\n[classes.imp]\n")
+    assert read_detector_vocabulary(None, options).labels == ("mech", "imp")
+    assert read_detector_vocabulary("designator.v1", options).labels == ("designator",)
