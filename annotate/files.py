@@ -178,15 +178,17 @@ def refuse_existing(path: Path, force: bool, *, marker_file: str | None = None) 
 
 
 MADE_BY = "made by annotate"  # in the metadata of a video that annotate writes
-_OWN_TEXT = re.compile(rb'\s*\{\s*"annotate":|\{"sources":|frame_id,object_id,')
+_OWN_TEXT = re.compile(
+    rb'\s*\{\s*"annotate":|\{"sources":|frame_id,object_id,|clip,frame,seconds,worth,'
+)
 _PICTURE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"RIFF", b"BM")
 
 
 def refuse_foreign(path: Path) -> None:
     """Refuse to replace a file that annotate cannot have made.
 
-    It can have made a file of items, score curves, a map, a table of points, any picture, and a
-    video with its mark. A folder, a device and an empty file pass.
+    It can have made a file of items, score curves, a map, a table of points, a list of frames, any
+    picture, and a video with its mark. A folder, a device and an empty file pass.
 
     Raises:
         OutputError: another kind of file is there.

@@ -31,6 +31,7 @@ FLOORS = [
     "viewing labelstudio",
     "sampling evaluation",
     "training",
+    "active_learning",
     "scenes footage_map search",
     "web",
     "batch testing api installation",

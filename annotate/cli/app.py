@@ -100,7 +100,7 @@ STAGES: Mapping[str, str] = {
     "Propose": "detect segment colours calibrate calibrate-scores propose-points phrases study"
     " compare score",
     "Propagate": "point propagate review",
-    "Dataset": "build split export import draw",
+    "Dataset": "next build split export import draw",
     "Label Studio": "studio push pull diff",
     "Models": "models",
     "About": "detectors propagators vocabularies doctor demo",

@@ -8,6 +8,7 @@ import typer
 from annotate.cli.options import (
     Every,
     Force,
+    FrameList,
     ImageFormat,
     MaxFrames,
     MinScore,
@@ -36,15 +37,22 @@ def build(
     frames: Annotated[
         list[int] | None, typer.Option("--frame", help="Take only this frame; repeatable.")
     ] = None,
+    frame_list: FrameList = None,
     image_format: PictureFormat = ImageFormat.png,
     min_score: MinScore = 0.0,
     videos: VideoPaths = None,
     force: Force = False,
 ) -> None:
     """Build a dataset from items and their clips."""
+    from annotate.active_learning.frame_list import frames_by_clip, read_frame_list
     from annotate.cli import console
-    from annotate.dataset.build import build_dataset
+    from annotate.dataset.build import FrameNumbers, build_dataset
 
+    if frames is not None and frame_list is not None:
+        raise typer.BadParameter("give only one of --frame and --frames", param_hint="--frames")
+    listed: FrameNumbers | None = frames
+    if frame_list is not None:
+        listed = frames_by_clip(read_frame_list(frame_list))
     build_dataset(
         items,
         output,
@@ -52,7 +60,7 @@ def build(
         every=every,
         rate=rate,
         max_frames=max_frames,
-        frames=frames,
+        frames=listed,
         min_score=min_score,
         image_format=image_format.value,
         force=force,

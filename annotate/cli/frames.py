@@ -1,4 +1,4 @@
-"""Sample frames of clips into a folder (frames), and restore dropped ones (restore)."""
+"""Choose frames: sample them into a folder (frames, restore), or the next to label (next)."""
 
 from __future__ import annotations
 
@@ -152,3 +152,56 @@ def restore(
         console.print_status(f"{restored} restored; {summarize_folder(folder)}")
     rows = [(name or "kept", count) for name, count in sorted(count_by_reason(folder).items())]
     console.print_table(("frames", "count"), rows)
+
+
+@app.command("next")
+def next_(
+    items: Annotated[list[Path], typer.Argument(help="Files of items of one or more clips.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="CSV file for the frames.")],
+    count: Annotated[int, typer.Option(min=1, help="Choose N frames.")] = 40,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--and",
+            metavar="ITEMS",
+            help="Items of another detector: where they disagree is worth more; repeatable.",
+        ),
+    ] = None,
+    known: Annotated[
+        Path | None, typer.Option(help="The dataset that is labelled: choose what differs from it.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="The score at which the detector is unsure.")
+    ] = 0.5,
+    random_share: Annotated[
+        float, typer.Option("--random", min=0, max=1, help="Share of frames drawn from all.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="Another seed draws other frames.")] = 0,
+    videos: VideoPaths = None,
+    force: Force = False,
+) -> None:
+    """Choose the frames that are most worth labelling next.
+
+    Frames where the detector flickers or is unsure, different from each other and from the known.
+    """
+    from annotate.active_learning.frame_list import write_frame_list
+    from annotate.active_learning.run import NextSources, next_frames
+    from annotate.active_learning.selection import SelectionOptions
+    from annotate.cli import console
+    from annotate.dataset.folder import load_dataset
+    from annotate.files import refuse_existing
+
+    refuse_existing(output, force)
+    loaded = None if known is None else load_dataset(known)
+    sources = NextSources(items, others or (), loaded, clip_paths(videos))
+    options = SelectionOptions(count, random_share, seed)
+    listed = next_frames(sources, options, threshold=threshold, progress=console.progress)
+    write_frame_list(output, listed, force=force)
+    rows = [
+        (each.rank, each.clip, each.frame, f"{each.seconds:.2f}", f"{each.worth:.2f}", each.why)
+        for each in listed
+    ]
+    console.print_table(("rank", "clip", "frame", "seconds", "worth", "why"), rows)
+    if len(listed) < count:
+        console.print_status(f"{len(listed)} frames: the clips have no more, half a second apart")
+    console.print_result(str(output))

@@ -76,6 +76,10 @@ Engine = Annotated[
         help="The propagation engine; `annotate propagators` lists all.",
     ),
 ]
+FrameList = Annotated[
+    Path | None,
+    typer.Option("--frames", metavar="CSV", help="Take only the frames of this list."),
+]
 PictureFormat = Annotated[ImageFormat, typer.Option("--format", help="File format of the images.")]
 VideoPaths = Annotated[
     list[str] | None,

@@ -77,8 +77,9 @@ class LocatedClip:
         merged = heapq.merge(*streams, key=lambda item: item.frame)
         for _, items_of_frame in groupby(merged, key=lambda item: item.frame):
             item = merge_items(items_of_frame)
-            kept = (o for o in item.objects if o.score is None or o.score >= self.min_score)
-            yield replace(item, video=self.name, objects=tuple(kept))
+            kept = [o for o in item.objects if o.score is None or o.score >= self.min_score]
+            whole = item.video == self.name and len(kept) == len(item.objects)
+            yield item if whole else replace(item, video=self.name, objects=tuple(kept))
 
     def frame_stem(self, frame: int) -> str:
         """Name a frame by its index: `dock-000075`."""
@@ -102,6 +103,8 @@ def merge_items(items: Iterable[Item]) -> Item:
         for obj in item.objects:
             objects.setdefault(_object_content(obj), obj)
         lost |= set(item.lost)
+    if not others and len(objects) == len(first.objects) and list(first.lost) == sorted(lost):
+        return first
     attributes = {k: v for item in (first, *others) for k, v in (item.attributes or {}).items()}
     first = replace(first, attributes=attributes or None)
     return replace(first, objects=tuple(objects.values()), lost=tuple(sorted(lost)))

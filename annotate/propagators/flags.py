@@ -59,12 +59,16 @@ class AnomalyFlagger:
         The motion of `prompted_tracks` starts again: a prompt may move a track anywhere.
         """
         for track in prompted_tracks:
-            self._motions.pop(track, None)
+            self.forget(track)
         objects = tuple(
             _with_flags(obj, [flag for flag, score in scores.items() if score > 1])
             for obj, scores in zip(item.objects, self.anomaly_scores(item), strict=True)
         )
         return replace(item, objects=objects)
+
+    def forget(self, track: int) -> None:
+        """Forget the motion of a track."""
+        self._motions.pop(track, None)
 
     def anomaly_scores(self, item: Item) -> list[dict[str, float]]:
         """Score the flags of each object: above 1, the flag is set."""
@@ -100,6 +104,8 @@ class AnomalyFlagger:
 
 def flag_overlaps(item: Item) -> Item:
     """Set `overlap` on the objects of an item that overlap, and remove it from all others."""
+    if not any(obj.mask or obj.flags for obj in item.objects):
+        return item
     rows = {row for pair in _overlapping_pairs(item.objects) for row in pair}
     objects = []
     for row, obj in enumerate(item.objects):
@@ -127,18 +133,15 @@ def _advance(before: _Motion, now: _Motion, frames: float) -> tuple[_Motion, flo
     resize = abs(float(np.log(now.size / before.size))) / frames
     max_course = max(_MIN_COURSE_JUMP, _COURSE_FACTOR * (_MIN_RECENT_COURSE + before.course_change))
     max_resize = max(_MIN_SIZE_JUMP, _SIZE_FACTOR * (_MIN_RECENT_SIZE + before.size_change))
-    after = replace(
-        now,
-        speed_x=speed_x,
-        speed_y=speed_y,
-        course_change=before.course_change
-        + _SMOOTHING * (min(course, max_course) - before.course_change),
-        size_change=before.size_change
-        + _SMOOTHING * (min(resize, max_resize) - before.size_change),
-    )
     score = max(course / max_course, resize / max_resize)
-    # the speed of a jump says nothing: to stay there is not a second jump
-    return (replace(after, speed_x=0.0, speed_y=0.0) if score > 1 else after), score
+    if score > 1:  # the speed of a jump says nothing: to stay there is not a second jump
+        speed_x = speed_y = 0.0
+    course_change = before.course_change + _SMOOTHING * (
+        min(course, max_course) - before.course_change
+    )
+    size_change = before.size_change + _SMOOTHING * (min(resize, max_resize) - before.size_change)
+    place = now.frame, now.x, now.y, now.size, now.pixels
+    return _Motion(*place, speed_x, speed_y, course_change, size_change), score
 
 
 def _overlapping_pairs(objects: tuple[Object, ...]) -> Iterator[tuple[int, int]]:

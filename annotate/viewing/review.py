@@ -115,6 +115,12 @@ class ReasonFinder:
             reasons += self._score_reasons(obj)
         return sorted(reasons, key=lambda reason: (-reason.weight, reason.text, str(reason)))
 
+    def forget(self, tracks: Iterable[int]) -> None:
+        """Forget tracks that do not come again, so that memory does not grow with the clip."""
+        for track in tracks:
+            self._tracks.pop(track, None)
+            self._flagger.forget(track)
+
     def _loss_reasons(self, item: Item) -> Iterator[ReviewReason]:
         for track in item.lost:
             history = self._tracks.get(track)
