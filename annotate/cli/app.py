@@ -10,7 +10,6 @@ from typer.main import get_command_name
 
 from annotate.cli import clip, compare, dataset, find, frames, models, studio
 from annotate.cli import map as map_commands
-from annotate.cli.batch import results as batch_results
 from annotate.cli.options import (
     RENAMED_COMMANDS,
     Force,
@@ -102,7 +101,6 @@ STAGES: Mapping[str, str] = {
     " compare score",
     "Propagate": "point propagate review",
     "Dataset": "next build split export import draw",
-    "Many clips": "batch",
     "Label Studio": "studio push pull diff",
     "Models": "models",
     "About": "detectors propagators vocabularies doctor demo",
@@ -207,10 +205,5 @@ app = _assemble(
         studio.app,
         about_app,
     ],
-    {
-        "batch": batch_results.batch_app,
-        "models": models.models_app,
-        "scenes": find.scenes_app,
-        "studio": studio.studio_app,
-    },
+    {"models": models.models_app, "scenes": find.scenes_app, "studio": studio.studio_app},
 )

@@ -78,6 +78,10 @@ class PictureStore:
             self._waiting -= 1
             return self._frames.get(index) or self._decode(index)
 
+    def times(self) -> list[float]:
+        """Return the seconds of all frames, rounded to a tenth of a millisecond."""
+        return [round(float(self._video.seconds(index)), 4) for index in range(self._count)]
+
     def close(self) -> None:
         """Stop decoding ahead."""
         self._closed = True

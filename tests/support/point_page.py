@@ -12,7 +12,7 @@ from annotate.items.records import Object
 from annotate.video import reader
 from annotate.web.point.editor import Editor
 from annotate.web.point.session import PointSession
-from annotate.web.point.tracks import TrackedFrame
+from annotate.web.point.tracking.tracks import TrackedFrame
 
 SIDE = 40  # pixels
 

@@ -74,6 +74,7 @@ class PointApp:
         return [
             Route("/state", self.state),
             Route("/frame/{index:int}", self.frame),
+            Route("/times", self.times),
             Route("/masks/{index:int}", self.masks),
             Route("/preview", self.preview, methods=["POST"]),
             Route("/watch", self.watch),
@@ -102,6 +103,10 @@ class PointApp:
             "X-Seconds": picture.seconds,
         }
         return Response(picture.jpeg, media_type="image/jpeg", headers=headers)
+
+    async def times(self, request: Request) -> Response:
+        """Answer with the seconds of all frames, for playing at a variable rate."""
+        return JSONResponse(await run_in_threadpool(self._editor.pictures.times))
 
     async def masks(self, request: Request) -> Response:
         """Answer with the masks of a frame, made now where its prompts have changed."""

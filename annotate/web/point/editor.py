@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from annotate.errors import PromptError
 from annotate.items.records import Object
-from annotate.prompts import PromptTable
 from annotate.propagators.absence import AbsenceSchedule
 from annotate.propagators.interactive import Direction
 from annotate.video.reader import Video
 from annotate.web.events import EventStream
 from annotate.web.pictures import PictureStore
-from annotate.web.point.engine import PointEngine
-from annotate.web.point.engine_thread import EngineThread, give_way
 from annotate.web.point.session import PointSession
 from annotate.web.point.state import Progress, StateBuilder, prompt_table_of
-from annotate.web.point.tracks import PromptMask, Tracks, mask_record
+from annotate.web.point.tracking.engine import PointEngine
+from annotate.web.point.tracking.engine_thread import EngineThread
+from annotate.web.point.tracking.previews import CLICK, Previews
+from annotate.web.point.tracking.tracks import Tracks, mask_record
 from annotate.web.point.writer import ResultWriter
 
-_CLICK, _HOVER = 1, 2  # priorities; a job's steps come after both
-_REFINE_AFTER_SECONDS = 0.3  # without a further click
-_WAIT_SECONDS = 60.0  # for a mask: the first one may have to load an engine
 DIRECTIONS: Mapping[str, tuple[Direction, ...]] = {
     "forward": ("forward",),
     "backward": ("backward",),
@@ -50,7 +46,10 @@ class _Run:
 
 @dataclass
 class Editor:
-    """The point page of one clip; methods may be called from several threads."""
+    """The point page of one clip; methods may be called from several threads.
+
+    `bounds` are the first frame that a save writes, and the one after the last; None: all frames.
+    """
 
     video: Video
     session: PointSession
@@ -58,31 +57,30 @@ class Editor:
     writer: ResultWriter
     engine_name: str
     proposals: Mapping[int, Sequence[Object]] = field(default_factory=dict)
+    bounds: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         count = self.video.frame_count or 0
         self.pictures = PictureStore(self.video.path, count)
         self.engine.pictures = self.pictures
         self.tracks, self.events = Tracks(), EventStream()
-        self.limits = (0, count)
+        self._bounds = self.limits = self.bounds or (0, count)
         self.backward = False  # whether the result is tracked backward too
         self._lock = threading.RLock()
         self._thread = EngineThread(self._job_failed)
         self._run: _Run | None = None
         self._writer_client: str | None = None  # the page that may edit
-        self._hover: Future[Any] | None = None
-        self._previews: dict[tuple[int, int, str], PromptMask] = {}  # by object, frame, digest
-        self._refining = ThreadPoolExecutor(1, "annotate-refine", give_way)
-        self._closing = threading.Event()
-        self._builder = StateBuilder(self.video, self.session, self.engine_name, self.proposals)
+        self._previews = Previews(self.engine, self._thread, self._tell_masks, self._tell_failure)
+        self._builder = StateBuilder(
+            self.video, self.session, self.engine_name, self.proposals, self._bounds
+        )
         self._take_prompts()
 
     def close(self) -> None:
         """Stop the engine and the decoder, and close the log."""
         self.events.close()
         self._thread.close()
-        self._closing.set()
-        self._refining.shutdown(cancel_futures=True)
+        self._previews.close()
         self.pictures.close()
         self.session.close()
 
@@ -117,61 +115,12 @@ class Editor:
                 for prompt in table.prompts
                 if prompt.frame == frame
                 and not prompt.gone
-                and (prompt.object_id, frame, digests[prompt.object_id]) not in self._previews
+                and not self._previews.get(prompt.object_id, frame, digests[prompt.object_id])
                 and frame not in self.tracks.frames(prompt.object_id, digests[prompt.object_id])
             ]
         if wanted:
-            self._preview(frame, table, wanted, digests)
+            self._previews.make(frame, table, wanted, digests)
         return self._masks(frame, revision, digests)
-
-    def _preview(
-        self, frame: int, table: PromptTable, ids: list[int], digests: Mapping[int, str]
-    ) -> None:
-        """Make the masks of objects on a frame: rough ones at once, and better ones to follow."""
-
-        def make() -> tuple[list[Object], bool]:
-            if rough := self.engine.quick_preview(frame, table, ids):
-                return rough, True
-            return self.engine.preview(frame, table, ids), False
-
-        found, is_rough = self._thread.call(make, _CLICK).result(_WAIT_SECONDS)
-        self._keep_previews(frame, ids, digests, found, is_rough)
-        if is_rough:
-            self._refining.submit(self._refine, frame, table, ids, digests)
-
-    def _refine(
-        self, frame: int, table: PromptTable, ids: list[int], digests: Mapping[int, str]
-    ) -> None:
-        """Replace rough masks, unless their prompts are changed meanwhile, as by a next click."""
-        self._closing.wait(_REFINE_AFTER_SECONDS)
-        with self._lock:
-            if any(self.digests.get(key) != digests[key] for key in ids):
-                return
-        try:
-            found = self.engine.refine(frame, table, ids)
-        except Exception as error:  # the rough masks stay
-            self._tell_all(error=f"the engine failed: {error}")
-            return
-        with self._lock:
-            if any(self.digests.get(key) != digests[key] for key in ids):
-                return
-            self._keep_previews(frame, ids, digests, found, is_rough=False)
-            revision, present = self.session.revision, dict(self.digests)
-        self.events.append({"masks": self._masks(frame, revision, present)})
-
-    def _keep_previews(
-        self,
-        frame: int,
-        ids: Sequence[int],
-        digests: Mapping[int, str],
-        found: Sequence[Object],
-        is_rough: bool,
-    ) -> None:
-        by_id = {obj.track: obj for obj in found}
-        with self._lock:
-            for object_id in ids:
-                key = object_id, frame, digests[object_id]
-                self._previews[key] = PromptMask(by_id.get(object_id), is_rough)
 
     def preview(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return the mask that one more point would give; a later call ends this one.
@@ -182,23 +131,8 @@ class Editor:
         with self._lock:
             document = self.session.preview({"kind": "point", **record})
             table = prompt_table_of(document, self.session.scope)
-            if self._hover is not None:
-                self._hover.cancel()
-            frame, object_id = int(record["frame"]), int(record["object"])
-            self._hover = future = self._thread.call(
-                lambda: (
-                    self.engine.quick_preview(frame, table, [object_id])
-                    or self.engine.preview(frame, table, [object_id])
-                ),
-                _HOVER,
-            )
-        try:
-            found = future.result(_WAIT_SECONDS)
-        except BaseException as error:
-            if future.cancelled():
-                return {"mask": None}
-            raise error
-        return mask_record(found[0]) if found else {"mask": None}
+        found = self._previews.hover(int(record["frame"]), table, int(record["object"]))
+        return {"mask": None} if found is None else mask_record(found)
 
     # --- what a person does; each answers with the state that all pages get
 
@@ -243,9 +177,17 @@ class Editor:
         return self.state()
 
     def set_range(self, start: int, stop: int) -> dict[str, Any]:
-        """Choose the frames that are propagated: from `start` up to, not including, `stop`."""
-        if not 0 <= int(start) < int(stop) <= (self.video.frame_count or 0):
-            raise PromptError(f"frames {start} to {stop} are not a part of the clip")
+        """Choose the frames that are propagated: from `start` up to, not including, `stop`.
+
+        Raises:
+            PromptError: these frames are not a part of those that a save writes.
+        """
+        first, end = self._bounds
+        if not first <= int(start) < int(stop) <= end:
+            raise PromptError(
+                f"frames {start} to {int(stop) - 1} are not a part of the frames {first} to "
+                f"{end - 1} of this session"
+            )
         with self._lock:
             self.limits = int(start), int(stop)
         return self.state()
@@ -274,7 +216,8 @@ class Editor:
             if not chosen:
                 raise PromptError("no object has a point yet: click inside one first")
             self.backward |= "backward" in DIRECTIONS[direction]
-            run = _Run(direction, {key: self.digests[key] for key in chosen}, int(frame))
+            first = min(max(int(frame), self.limits[0]), self.limits[1] - 1)
+            run = _Run(direction, {key: self.digests[key] for key in chosen}, first)
             self._run = run
         self._thread.start_job(self._propagate(run))
         return self._tell_all()
@@ -329,18 +272,14 @@ class Editor:
         self.table = prompt_table_of(self.session.document, self.session.scope)
         self.absence = AbsenceSchedule(self.table.prompts)
         old, self.digests = getattr(self, "digests", {}), self._digests()
-        self._previews = {
-            key: value
-            for key, value in self._previews.items()
-            if self.digests.get(key[0]) == key[2]
-        }
+        self._previews.take_digests(self.digests)
         table = self.table
         self.context = "" if self.engine.independent else table.digest()
         changed = {key for key in {*old, *self.digests} if old.get(key) != self.digests.get(key)}
         if self._run is not None and changed & set(self._run.digests):
             self._thread.stop_job()
             self._run = None
-        self._thread.call(lambda: self.engine.set_prompts(table), _CLICK)
+        self._thread.call(lambda: self.engine.set_prompts(table), CLICK)
 
     def _digests(self) -> dict[int, str]:
         """Name the prompts of each object."""
@@ -358,8 +297,7 @@ class Editor:
                     for object_id, result in found.items():
                         self.tracks.put(object_id, run.digests[object_id], frame, result)
                     run.done += 1
-                    revision, digests = self.session.revision, dict(self.digests)
-                self.events.append({"masks": self._masks(frame, revision, digests)})
+                self._tell_masks(frame)
                 yield
         with self._lock:
             if self._run is run:
@@ -370,6 +308,15 @@ class Editor:
         with self._lock:
             self._run = None
         self._tell_all(error=str(error))
+
+    def _tell_masks(self, frame: int) -> None:
+        """Send the masks of a frame to all pages."""
+        with self._lock:
+            revision, digests = self.session.revision, dict(self.digests)
+        self.events.append({"masks": self._masks(frame, revision, digests)})
+
+    def _tell_failure(self, error: str) -> None:
+        self._tell_all(error=error)
 
     def _tell_all(self, **more: Any) -> dict[str, Any]:
         """Send the present state to all pages, and return it."""
@@ -384,7 +331,7 @@ class Editor:
             for object_id, digest in sorted(digests.items()):
                 if self.absence.is_gone(object_id, frame):
                     continue
-                preview = self._previews.get((object_id, frame, digest))
+                preview = self._previews.get(object_id, frame, digest)
                 alone = None if preview is None else preview.found
                 known = self.tracks.get(object_id, digest, self.context, frame)
                 if known is not None and (known[1] != "stale" or alone is None):

@@ -21,8 +21,8 @@ from annotate.propagators.job import PROPAGATORS, Job
 from annotate.video import reader
 from annotate.web.point.app import serving
 from annotate.web.point.editor import Editor
-from annotate.web.point.engine import PropagatorEngine
 from annotate.web.point.session import PointSession
+from annotate.web.point.tracking.engine import PropagatorEngine
 from annotate.web.point.writer import PropagatorWriter
 
 _PORTS_TO_TRY = 20
@@ -74,6 +74,7 @@ def open_editor(clip: Path, files: PointFiles, options: PointOptions) -> Iterato
     optional_member(plugin, "ready")()
     table = PromptTable((), {})
     start, stop = options.start, options.stop
+    reader.FrameSelection(start=start, stop=stop).check(clip)
     job = Job(plugin, options.engine, clip, table, start, stop, False, options.vocabulary)
     proposals: dict[int, Sequence[Object]] = {}
     if options.boxes is not None:
@@ -89,6 +90,7 @@ def open_editor(clip: Path, files: PointFiles, options: PointOptions) -> Iterato
         PropagatorWriter(job, files.points, scope, files.items, files.dataset),
         options.engine,
         proposals,
+        (start, min(filter(None, (stop, video.frame_count)), default=start)),
     )
     try:
         yield editor

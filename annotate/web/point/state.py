@@ -15,7 +15,7 @@ from annotate.video.reader import Video
 from annotate.viewing.review import find_frames
 from annotate.web.point.document import Document
 from annotate.web.point.session import PointSession
-from annotate.web.point.tracks import Tracks, spans, to_items
+from annotate.web.point.tracking.tracks import Tracks, spans, to_items
 
 _QUEUE_LENGTH = 24  # frames worth a look
 _NEAR_REVIEWED = 3  # frames: so near to a frame that looks right, no other is proposed
@@ -60,6 +60,7 @@ class StateBuilder:
         session: PointSession,
         engine_name: str,
         proposals: Mapping[int, Sequence[Object]],
+        bounds: tuple[int, int],
     ) -> None:
         self._video, self._session, self._proposals = video, session, proposals
         self._clip = {
@@ -68,6 +69,8 @@ class StateBuilder:
             "height": video.height,
             "frames": video.frame_count,
             "rate": float(video.rate),
+            "variable_rate": video.variable_rate,
+            "bounds": list(bounds),
             "engine": engine_name,
         }
         self._serial = 0

@@ -249,6 +249,22 @@ def test_points_edited_outside_are_shown_and_settled(client, editor):
     assert [each["id"] for each in act(client, "undo")["objects"]] == [1]
 
 
+def test_a_session_on_a_part_of_the_clip_stays_in_it(demo, tmp_path):
+    with (
+        square_editor(demo, tmp_path / "points.csv", bounds=(10, 60)) as editor,
+        serving(editor) as address,
+    ):
+        client = Client(address)
+        state = client.json("state?client=me")
+        assert state["range"] == state["clip"]["bounds"] == [10, 60]
+        for start, stop in [(9, 60), (10, 61), (20, 20)]:
+            assert client.status("range", {"client": "me", "start": start, "stop": stop}) == 400
+        click(client, 20, 1, 100, 200)
+        run_to_end(client, editor, frame=5, direction="both")
+        (found,) = client.json("state?client=me")["objects"]
+        assert found["lanes"]["tracked"] == [[10, 60]]
+
+
 @pytest.mark.parametrize(
     ("path", "record"),
     [

@@ -294,3 +294,54 @@ def test_nothing_acknowledged_is_lost_when_the_server_stops(page, editor, stage)
         page.get_by_role("button", name="Try again").click()
     assert len(rows(editor)) == 2
     page.errors.clear()
+
+
+def test_fingers_set_points_and_zoom(browser, editor):
+    context = browser.new_context(viewport={"width": 1200, "height": 800}, has_touch=True)
+    page = context.new_page()
+    page.clock.install()  # time stands still, but for what the test lets pass
+    with serving(editor) as address:
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        stage, fingers = Stage(page), context.new_cdp_session(page)
+
+        def touch(kind, *places):
+            points = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(places)]
+            record = {"type": f"touch{kind}", "touchPoints": points}
+            fingers.send("Input.dispatchTouchEvent", record)
+
+        for number, (x, y, pressed) in enumerate([(300, 200, 10), (340, 220, 900)], 1):
+            touch("Start", stage.at(x, y))
+            page.clock.run_for(pressed)  # milliseconds
+            touch("End")
+            page.wait_for_selector(f"body[data-rev='{number}']")
+        assert rows(editor) == [(0, 1, 300, 200, 1), (0, 1, 340, 220, 0)]  # the long press: outside
+        (x, y), scale = stage.at(400, 300), "document.getElementById('view').style.transform"
+        before = page.evaluate(scale)
+        touch("Start", (x - 20, y))
+        touch("Start", (x - 20, y), (x + 20, y))
+        touch("Move", (x - 90, y), (x + 90, y))
+        touch("End")
+        page.wait_for_selector("#view.zoomed", state="attached")
+        assert page.evaluate(scale) != before and len(rows(editor)) == 2
+        context.close()
+
+
+def test_the_zoom_key_finds_an_object_whose_mask_is_rough(page, editor, stage):
+    editor.engine.rough_side = 10
+    editor.engine.gate.clear()
+    stage.click(300, 200)
+    page.wait_for_selector("body[data-masks='0:1']")
+    page.keyboard.press("z")
+    page.wait_for_selector("#view.zoomed", state="attached")
+
+
+def test_frames_that_a_run_showed_do_not_count_as_looked_at(page, editor, stage):
+    stage.click(300, 200)
+    with page.expect_response("**/run"):
+        page.keyboard.press("f")
+    page.wait_for_selector("#stop[disabled]", state="attached")
+    page.wait_for_selector("body[data-masks='139:1']")
+    with page.expect_response("**/seen"):
+        page.keyboard.press("Home")
+    assert editor.session.seen <= {0}

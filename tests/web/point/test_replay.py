@@ -16,9 +16,9 @@ from annotate.propagators.job import Job
 from annotate.propagators.run import run_to_file
 from annotate.video import reader
 from annotate.web.point.editor import Editor
-from annotate.web.point.engine import PropagatorEngine
 from annotate.web.point.launch import PointFiles, PointOptions, open_editor
 from annotate.web.point.session import PointSession
+from annotate.web.point.tracking.engine import PropagatorEngine
 from annotate.web.point.writer import PropagatorWriter
 
 STOP = 24

@@ -1,5 +1,7 @@
 // Pictures of the clip by index: fetched, kept, and fetched ahead in the direction of travel.
 
+/** @typedef {{bitmap: ImageBitmap, seconds: number}} Picture with its exact time */
+
 import { call } from "./local.js";
 
 const MAX_KEPT = 200, AHEAD = 20, BEHIND = 3, MAX_REQUESTS = 3;
@@ -8,21 +10,23 @@ export class Frames {
   /** @param {number} count of the clip */
   constructor(count) {
     this.count = count;
-    /** @type {Map<number, ImageBitmap>} the latest used one last */
+    /** @type {Map<number, Picture>} the latest used one last */
     this.kept = new Map();
-    /** @type {Map<number, {promise: Promise<ImageBitmap>, control: AbortController}>} */
+    /** @type {Map<number, {promise: Promise<Picture>, control: AbortController}>} */
     this.requests = new Map();
     this.wanted = 0;
     this.direction = 1;
   }
 
   /** Return a picture; requests for pictures that were passed meanwhile are dropped.
-   * @param {number} index @returns {Promise<ImageBitmap>} */
+   * @param {number} index @returns {Promise<Picture>} */
   async get(index) {
     if (index !== this.wanted) this.direction = index > this.wanted ? 1 : -1;
     this.wanted = index;
     for (const [other, { control }] of this.requests) {
-      if (!this.isNear(other)) control.abort();
+      if (this.isNear(other)) continue;
+      control.abort();
+      this.requests.delete(other); // whoever comes back to it asks again
     }
     const kept = this.kept.get(index);
     if (kept) {
@@ -48,7 +52,9 @@ export class Frames {
     const running = this.requests.get(index);
     if (running) return running.promise;
     const control = new AbortController();
-    const promise = this.load(index, control.signal).finally(() => this.requests.delete(index));
+    const promise = this.load(index, control.signal).finally(() => {
+      if (this.requests.get(index)?.control === control) this.requests.delete(index);
+    });
     promise.catch(() => {}); // whoever waits for it gets the error
     this.requests.set(index, { promise, control });
     return promise;
@@ -56,10 +62,11 @@ export class Frames {
 
   async load(index, signal) {
     const answer = await call(`frame/${index}`, undefined, signal);
-    const picture = await createImageBitmap(await answer.blob());
+    const [over, under = 1] = answer.headers.get("X-Seconds").split("/").map(Number);
+    const picture = { bitmap: await createImageBitmap(await answer.blob()), seconds: over / under };
     this.kept.set(index, picture);
     if (this.kept.size > MAX_KEPT) {
-      const [oldest, bitmap] = this.kept.entries().next().value;
+      const [oldest, { bitmap }] = this.kept.entries().next().value;
       this.kept.delete(oldest);
       bitmap.close();
     }

@@ -30,8 +30,8 @@ export const BINDINGS = [
   { id: "run-forward", keys: ["f"], text: "propagate forward; again: stop", group: "Propagate" },
   { id: "run-backward", keys: ["r"], text: "propagate backward; again: stop", group: "Propagate" },
   { id: "run-both", keys: ["t"], text: "propagate both ways; again: stop", group: "Propagate" },
-  { id: "range-in", keys: ["i"], text: "propagate from here on only; again: from the start", group: "Propagate" },
-  { id: "range-out", keys: ["Shift+I"], text: "propagate up to here only; again: to the end", group: "Propagate" },
+  { id: "range-in", keys: ["i", "["], text: "propagate from here on only; again: from the start", group: "Propagate" },
+  { id: "range-out", keys: ["Shift+I", "]"], text: "propagate up to here only; again: to the end", group: "Propagate" },
   { id: "next-stop", keys: ["j", "."], text: "next frame worth a look", group: "Worth a look" },
   { id: "previous-stop", keys: ["Shift+J", ","], text: "previous frame worth a look", group: "Worth a look" },
   { id: "looks-right", keys: ["y"], text: "this frame looks right; go to the next", group: "Worth a look" },
@@ -51,12 +51,12 @@ export const BINDINGS = [
 /** What the pointer does: for the sheet only. */
 export const POINTER = [
   ["click", "a point inside the object"],
-  ["right click, Alt+click", "a point outside the object"],
+  ["right click, Alt+click, long press", "a point outside the object"],
   ["click on a point", "remove it"],
   ["drag a point", "move it"],
   ["Shift held", "preview of what a click would give; with Alt: outside"],
   ["wheel, pinch", "zoom at the pointer"],
-  ["Space+drag, middle button", "move the picture"],
+  ["Space+drag, middle button, two fingers", "move the picture"],
   ["click on a lane", "go to that frame"],
 ];
 

@@ -25,7 +25,12 @@ export class Lanes {
     for (const key of wanted) {
       if (!this.rows.has(key)) this.rows.set(key, this.makeRow(key));
     }
-    this.box.replaceChildren(...wanted.map((key) => this.rows.get(key)));
+    const rows = wanted.map((key) => this.rows.get(key));
+    if (rows.length !== this.box.children.length || rows.some((row, n) => row !== this.box.children[n])) {
+      this.box.replaceChildren(...rows);
+    }
+    if (current !== this.scrolledTo) this.rows.get(current)?.scrollIntoView({ block: "nearest" });
+    this.scrolledTo = current;
     this.draw();
   }
 

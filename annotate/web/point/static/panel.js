@@ -18,7 +18,7 @@ export class Panel {
     const { looked_share: share, provisional, reviewed, range, clip } = state;
     byId("looked").textContent = `${Math.round(share * 100)} % of the frames looked at, `
       + `${reviewed.length} look right` + (provisional ? `; ${provisional} masks are provisional until saved` : "");
-    const whole = range[0] === 0 && range[1] === clip.frames;
+    const whole = range[0] === clip.bounds[0] && range[1] === clip.bounds[1];
     byId("reach").textContent = whole ? "" : `frames ${range[0]} to ${range[1] - 1}`;
   }
 

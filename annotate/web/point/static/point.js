@@ -13,11 +13,13 @@ const MASK_STYLES = ["fill", "outline", "off"];
 const SEEN_AFTER = 250; // milliseconds that a frame is shown before it counts as looked at
 
 const model = new Model();
-let view, frames, lanes, panel;
+let view, frames, lanes, panel, times = null; // seconds of all frames, where the rate varies
 let wanted = 0; // the frame that a person asked for; view.shown is the one on the canvas
 let current = 1; // the number of the current object
 let negative = false, following = true, hidden = false, playing = null;
 let maskRequest = new AbortController(), hover = null;
+let drawn = { frame: null, objects: [] }; // the masks on the canvas
+let seconds = 0; // of the picture on the canvas
 
 // --- frames -------------------------------------------------------------------------------
 
@@ -31,12 +33,14 @@ async function goTo(frame, { byPerson = true } = {}) {
   try {
     const picture = await frames.get(target);
     if (target !== wanted) return; // another frame was asked for meanwhile
-    view.drawPicture(target, picture);
+    view.drawPicture(target, picture.bitmap);
+    seconds = picture.seconds;
   } catch (error) {
     if (error.name !== "AbortError") say(error.message);
     return;
   }
   showFrame();
+  if (!byPerson) return; // watching a run is no look at its frames
   setTimeout(() => { if (view.shown === target && !playing) model.post("seen", { frames: [target] }); },
     SEEN_AFTER);
 }
@@ -46,7 +50,7 @@ function showFrame() {
   if (frame === null) return;
   document.body.dataset.shown = frame;
   if (document.activeElement !== byId("frame")) byId("frame").value = frame;
-  byId("time").textContent = `of ${state.clip.frames - 1}, ${clock(frame / state.clip.rate)}`;
+  byId("time").textContent = `of ${state.clip.frames - 1}, ${clock(seconds)}`;
   showPoints();
   showMasks();
   lanes.show(state, frame, current);
@@ -86,6 +90,7 @@ async function showMasks() {
 }
 
 function drawMasks(masks) {
+  drawn = masks;
   const shown = hidden ? [] : masks.objects.filter((each) => model.object(each.id)).map((each) => {
     const object = model.object(each.id);
     const doubt = each.status === "stale" ? " (old points)"
@@ -105,11 +110,11 @@ function nextPromptFrame(direction) {
 
 function play() {
   if (playing) { stopPlaying(); return; }
-  const first = view.shown, begun = performance.now(), { rate, frames: count } = model.state.clip;
+  const begun = performance.now() - 1000 * secondsOf(view.shown), count = model.state.clip.frames;
   playing = { seen: [] };
   const paint = async () => {
     if (!playing) return;
-    const due = Math.min(first + Math.floor((performance.now() - begun) / 1000 * rate), count - 1);
+    const due = frameAt((performance.now() - begun) / 1000);
     if (due !== view.shown) { // late pictures are left out; the number is that of the one shown
       await goTo(due);
       playing?.seen.push(due);
@@ -117,6 +122,18 @@ function play() {
     if (due === count - 1) stopPlaying(); else requestAnimationFrame(paint);
   };
   requestAnimationFrame(paint);
+}
+
+const secondsOf = (frame) => times?.[frame] ?? frame / model.state.clip.rate;
+
+/** The last frame that begins at a time or before. @param {number} time seconds */
+function frameAt(time) {
+  let low = 0, high = model.state.clip.frames - 1;
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if (secondsOf(middle) <= time) low = middle; else high = middle - 1;
+  }
+  return low;
 }
 
 function stopPlaying() {
@@ -141,9 +158,16 @@ function selectNeighbour(by) {
 }
 
 async function click(frame, [x, y], outside) {
-  if (view.shown !== frame) say(`the point is on frame ${frame}`);
-  await model.act("point", { frame, object: current, x, y, label: outside ? OUTSIDE : INSIDE,
-    class: model.object(current) ? undefined : model.state.next_class });
+  const id = current, label = outside ? OUTSIDE : INSIDE;
+  const done = await model.act("point", { frame, object: id, x, y, label,
+    class: model.object(id) ? undefined : model.state.next_class });
+  const object = model.object(id), [first, stop] = model.state.clip.bounds;
+  if (!done || !object) return;
+  const next = frame < first || frame >= stop ? `; frames ${first} to ${stop - 1} are propagated`
+    : object.lanes.stale.length ? "; F propagates again from here"
+      : object.lanes.tracked.length ? "" : "; F propagates, O begins the next object";
+  const count = object.rows.filter((row) => row.frame === frame).length;
+  say(`object ${id}, ${object.class}: ${count} point${count > 1 ? "s" : ""} on frame ${frame}${next}`);
 }
 
 async function toggleGone() {
@@ -178,6 +202,18 @@ async function acceptProposals() {
   const proposed = model.state.proposals[view.shown] ?? [];
   if (!proposed.length) { say("no boxes are proposed on this frame"); return; }
   await model.act("accept", { frame: view.shown });
+}
+
+/** Zoom to the mask of the object, or where it has none, to its points; or show all again. */
+function zoomToObject() {
+  if (!view.fitted) { view.fit(); return; }
+  const mask = drawn.frame === view.shown && drawn.objects.find((each) => each.id === current);
+  const points = view.points.filter((each) => each.current);
+  if (mask) view.zoomTo(mask.box);
+  else if (points.length) {
+    const [xs, ys] = [points.map((each) => each.x), points.map((each) => each.y)];
+    view.zoomTo([Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)]);
+  } else say(`object ${current} has no mask on frame ${view.shown}`);
 }
 
 // --- preview under the pointer ------------------------------------------------------------
@@ -218,9 +254,10 @@ async function run(direction) {
 }
 
 async function setRange(end) {
-  const [start, stop] = model.state.range, { frames: count } = model.state.clip;
+  const [start, stop] = model.state.range, [first, last] = model.state.clip.bounds;
   const frame = view.shown;
-  const range = end === "in" ? [start === frame ? 0 : frame, stop] : [start, stop === frame + 1 ? count : frame + 1];
+  const range = end === "in" ? [start === frame ? first : frame, stop]
+    : [start, stop === frame + 1 ? last : frame + 1];
   await model.post("range", { start: range[0], stop: range[1] });
 }
 
@@ -231,7 +268,8 @@ function nextStop(by) {
   const stop = stops[at < 0 ? (by > 0 ? 0 : stops.length - 1) : (at + by + stops.length) % stops.length];
   if (stop.object !== null) current = stop.object;
   goTo(stop.frame);
-  say(`frame ${stop.frame}, object ${stop.object}: ${stop.why}`);
+  say(`frame ${stop.frame}${stop.object === null ? "" : `, object ${stop.object}`}: ${stop.why}; `
+    + "a click corrects it, Y: it looks right");
 }
 
 async function looksRight() {
@@ -280,10 +318,7 @@ const actions = {
   "run-forward": () => run("forward"), "run-backward": () => run("backward"), "run-both": () => run("both"),
   "range-in": () => setRange("in"), "range-out": () => setRange("out"),
   "next-stop": () => nextStop(1), "previous-stop": () => nextStop(-1), "looks-right": looksRight,
-  "zoom-object": () => {
-    const mask = (model.masks.get(view.shown)?.objects ?? []).find((each) => each.id === current);
-    if (view.fitted && mask) view.zoomTo(mask.box); else view.fit();
-  },
+  "zoom-object": zoomToObject,
   "zoom-in": () => view.zoom(1.25), "zoom-out": () => view.zoom(0.8),
   masks: () => {
     view.style = MASK_STYLES[(MASK_STYLES.indexOf(view.style) + 1) % MASK_STYLES.length];
@@ -398,7 +433,13 @@ function failed(error) {
   }
 }
 
-const clock = (s) => `${Math.floor(s / 60)}:${(s % 60).toFixed(2).padStart(5, "0")}`;
+
+/** Format seconds to the millisecond. @param {number} time */
+function clock(time) {
+  const ms = Math.round(time * 1000);
+  return `${Math.floor(ms / 60_000)}:${((ms % 60_000) / 1000).toFixed(3).padStart(6, "0")}`;
+}
+
 const rgbOf = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
 // --- start --------------------------------------------------------------------------------
@@ -418,7 +459,10 @@ function connect() {
     else if (detail.frame === view.shown) drawMasks(detail);
   });
   model.addEventListener("failure", ({ detail }) => failed(detail));
-  model.addEventListener("message", ({ detail }) => say(detail));
+  model.addEventListener("message", ({ detail }) => {
+    const { queue } = model.state;
+    say(`${detail}; ${queue.length ? `J leads to ${queue.length} frames worth a look` : "Ctrl S saves the items"}`);
+  });
   model.addEventListener("offline", () => notice("The server does not answer. What was saved is safe; start it again."));
   model.addEventListener("online", () => { notice(""); showNotices(); });
   view.addEventListener("click", ({ detail }) => click(detail.frame, detail.xy, detail.outside || negative));
@@ -444,7 +488,7 @@ function connect() {
     if (Number.isInteger(number)) goTo(number); else byId("frame").value = view.shown;
     byId("stage").focus();
   });
-  const buttons = { "new-object": "new-object", undo: "undo", redo: "redo", "run-backward": "run-backward",
+  const buttons = { "new-object": "new-object", class: "class", gone: "gone", undo: "undo", redo: "redo", "run-backward": "run-backward",
     "run-forward": "run-forward", "run-both": "run-both", "next-stop": "next-stop",
     "looks-right": "looks-right", save: "save", "help-button": "help" };
   for (const [id, name] of Object.entries(buttons)) byId(id).onclick = () => actions[name]();
@@ -452,7 +496,10 @@ function connect() {
   byId("dataset").onclick = build;
   byId("class-dialog").addEventListener("close", () => {
     const name = byId("class-name").value.trim();
-    if (byId("class-dialog").returnValue === "ok" && name) model.act("class", { object: current, class: name });
+    if (byId("class-dialog").returnValue === "ok" && name) {
+      model.act("class", { object: current, class: name })
+        .then((done) => done && say(`object ${current} is of class ${name}`));
+    }
   });
   byId("delete-dialog").addEventListener("close", () => {
     if (byId("delete-dialog").returnValue === "ok") model.act("delete", { object: current });
@@ -470,6 +517,7 @@ async function start() {
   const { clip } = model.state;
   document.title = `${clip.name} - annotate point`;
   byId("clip").textContent = clip.name;
+  if (clip.variable_rate) times = await (await call("times")).json();
   frames = new Frames(clip.frames);
   view = new View(byId("stage"), clip);
   lanes = new Lanes(byId("lanes"), clip.frames, goTo);
@@ -479,6 +527,9 @@ async function start() {
   showNotices();
   await goTo(model.state.range[0]);
   byId("stage").focus();
+  if (!model.state.objects.length) {
+    say("Click inside an object to see its mask. O begins the next object, F propagates, ? shows all keys.");
+  }
   document.body.dataset.ready = "true";
 }
 

@@ -4,7 +4,7 @@ import { drawMap, paint } from "./rle.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const POINT_RADIUS = 7, HIT_RADIUS = 10, DRAG_START = 4; // screen pixels
-const MAX_ZOOM = 40;
+const MAX_ZOOM = 40, LONG_PRESS = 500; // milliseconds
 export const INSIDE = 1, OUTSIDE = 0, GONE = -1;
 
 export class View extends EventTarget {
@@ -136,7 +136,7 @@ export class View extends EventTarget {
   tag({ box, rgb, text }) {
     const [left, y] = this.screenXy([box[0], box[1]]), [right] = this.screenXy([box[2], box[3]]);
     const fits = left + 8 * text.length < this.stage.clientWidth;
-    const node = element("text", { class: "tag", x: fits ? left : right, y: Math.max(y - 5, 14),
+    const node = element("text", { class: "tag", x: fits ? Math.max(left, 4) : right, y: Math.max(y - 5, 14),
       "text-anchor": fits ? "start" : "end", fill: `rgb(${rgb.join(",")})` });
     node.textContent = text;
     return node;
@@ -188,7 +188,8 @@ export class View extends EventTarget {
     if (this.pointers.size === 2) { this.startPinch(); return; }
     const pan = event.button === 1 || this.spaceHeld;
     // the frame of a click is that of the picture on the canvas when the button goes down
-    this.drag = { pan, button: event.button, frame: this.shown, start: event, xy: this.pictureXy(event),
+    this.drag = { pan, button: event.button, frame: this.shown, start: event, begun: performance.now(),
+      xy: this.pictureXy(event),
       point: pan ? null : this.pointAt(event), left: this.left, top: this.top, moved: false };
     if (event.button === 1) event.preventDefault();
   }
@@ -237,7 +238,8 @@ export class View extends EventTarget {
     } else if (drag.point) {
       this.emit("remove", { frame, point: drag.point.row });
     } else if (this.isInside(drag.xy) && !drag.moved) {
-      const outside = drag.button === 2 || drag.start.altKey || (drag.start.ctrlKey && drag.button === 0);
+      const outside = drag.button === 2 || drag.start.altKey || (drag.start.ctrlKey && drag.button === 0)
+        || (event.pointerType === "touch" && performance.now() - drag.begun > LONG_PRESS);
       this.emit("click", { frame, xy: drag.xy, outside });
     }
   }

@@ -13,7 +13,7 @@ from annotate.prompts import PromptTable
 from annotate.propagators.interactive import Direction, InteractiveSession
 from annotate.propagators.job import Job
 from annotate.web.pictures import PictureStore
-from annotate.web.point.tracks import TrackedFrame
+from annotate.web.point.tracking.tracks import TrackedFrame
 
 if TYPE_CHECKING:
     import supervision as sv

@@ -1,1 +1,0 @@
-"""One stage over many clips: by processes, by shards, by Ray; each clip exactly once."""
