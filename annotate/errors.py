@@ -19,7 +19,9 @@ AnnotateError            one clear line for a person; exit code 1
 ├── AnswerError          a model server refuses, cannot be reached, or answers unreadably
 │   ├── UnreadableAnswer two answers in a row could not be parsed into boxes
 │   └── BudgetExceeded   the next request could exceed the budget; earlier answers are kept
+├── BatchError           a batch cannot be run: no worker starts, workers differ, clips are missing
 └── OutputError          the output cannot be written: exists, not a folder, disk full
+    └── ResultsDiffer    two runs of the same clip gave different results: names both and the line
 """
 
 import difflib
@@ -161,8 +163,16 @@ class BudgetExceeded(AnswerError):
     """The next request could exceed the budget; earlier answers are kept."""
 
 
+class BatchError(AnnotateError):
+    """Many clips that cannot be run, or whose results cannot be collected."""
+
+
 class OutputError(AnnotateError):
     """An output that cannot be written."""
+
+
+class ResultsDiffer(OutputError):
+    """Two runs of the same clip with the same settings gave different results."""
 
 
 def needs(package: str, extra: str = "") -> ModuleType:

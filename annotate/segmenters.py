@@ -77,12 +77,16 @@ class Job:
     clip: Path
     selection: FrameSelection = field(default_factory=FrameSelection)
 
-    def header(self) -> records.Header:
-        """Make the header of the file of items: every setting that changes the items."""
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the header: the segmenter's and the selection of frames."""
         settings: dict[str, Any] = {"segmenter": self.source}
         settings |= dataclasses.asdict(self.segmenter)  # type: ignore[call-overload]  # a dataclass
         settings |= identity.header_settings(self.segmenter)
-        settings |= dataclasses.asdict(self.selection)
+        return settings | dataclasses.asdict(self.selection)
+
+    def header(self) -> records.Header:
+        """Make the header of the file of items: every setting that changes the items."""
+        settings = self.settings()
         self.selection.check(self.clip)
         vocabulary = {"name": "", "sha256": "", "labels": [SEGMENT_LABEL]}
         videos = reader.header_entry(reader.probe(self.clip))

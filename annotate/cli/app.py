@@ -10,6 +10,7 @@ from typer.main import get_command_name
 
 from annotate.cli import clip, compare, dataset, find, frames, models, studio
 from annotate.cli import map as map_commands
+from annotate.cli.batch import results as batch_results
 from annotate.cli.options import (
     RENAMED_COMMANDS,
     Force,
@@ -101,6 +102,7 @@ STAGES: Mapping[str, str] = {
     " compare score",
     "Propagate": "point propagate review",
     "Dataset": "next build split export import draw",
+    "Many clips": "batch",
     "Label Studio": "studio push pull diff",
     "Models": "models",
     "About": "detectors propagators vocabularies doctor demo",
@@ -205,5 +207,10 @@ app = _assemble(
         studio.app,
         about_app,
     ],
-    {"models": models.models_app, "scenes": find.scenes_app, "studio": studio.studio_app},
+    {
+        "batch": batch_results.batch_app,
+        "models": models.models_app,
+        "scenes": find.scenes_app,
+        "studio": studio.studio_app,
+    },
 )

@@ -27,13 +27,14 @@ def progress(
 ) -> Iterator[Callable[..., None]]:
     """Show a bar with the rate and the time left, on stderr; yield a callable that advances it.
 
-    The callable is called once for each unit; `detail=TEXT` is shown at the end of the bar. Ctrl-C
-    ends the program with one line that says how to continue.
+    The callable is called once for each unit; `detail=TEXT` is shown at the end of the bar, and
+    `count=0` shows it without advancing. Ctrl-C ends the program with one line that says how to
+    continue.
     """
     with _progress_bar(unit) as bar:
         task = bar.add_task(description, total=total, detail="")
         try:
-            yield lambda *done, detail="": bar.update(task, advance=1, detail=detail)
+            yield lambda *done, detail="", count=1: bar.update(task, advance=count, detail=detail)
         except KeyboardInterrupt:
             count = int(bar.tasks[0].completed)
             bar.stop()

@@ -182,15 +182,17 @@ class Job:
     clip: Path
     selection: FrameSelection = field(default_factory=FrameSelection)
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the header: the detector's and the selection of frames."""
+        settings = {"detector": self.source, **header_settings(self.detector)}
+        return settings | dataclasses.asdict(self.selection)
+
     def header(self) -> records.Header:
         """Make the header of the file of items: everything that shapes the file."""
-        settings = {"detector": self.source, **header_settings(self.detector)}
-        settings |= dataclasses.asdict(self.selection)
+        settings, vocabulary = self.settings(), self.detector.vocabulary.header_entry()
         self.selection.check(self.clip)
         clip = reader.header_entry(reader.probe(self.clip))
-        return records.Header(
-            "detect", settings, vocabulary=self.detector.vocabulary.header_entry(), videos=clip
-        )
+        return records.Header("detect", settings, vocabulary=vocabulary, videos=clip)
 
 
 def run_to_file(

@@ -55,7 +55,7 @@ def read_points(source: str | Path | pd.DataFrame, scope: PromptScope) -> pd.Dat
     if isinstance(source, pd.DataFrame):
         name, table = "points", source.reset_index(drop=True)
     else:
-        name, table = str(source), _read_csv(Path(source))
+        name, table = str(source), read_table(Path(source))
     table = _with_xy_columns(table, name)
     rows = [
         _PointRow(name, number, row, scope).checked()
@@ -77,8 +77,12 @@ def _row_dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Read a table of texts; the separator is a comma, or a semicolon or tab as in spreadsheets."""
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table of texts; the separator is a comma, or a semicolon or tab as in spreadsheets.
+
+    Raises:
+        PromptError: not a CSV table that can be read.
+    """
     import pandas as pd
 
     try:

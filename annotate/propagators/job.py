@@ -100,6 +100,11 @@ def propagator_settings(engine: Propagator) -> Mapping[str, Any]:
     return dataclasses.asdict(engine)  # type: ignore[call-overload,no-any-return]  # a dataclass
 
 
+def engine_settings(engine: Propagator) -> dict[str, Any]:
+    """Return what an engine adds to a header: its options, and the hashes of its weights."""
+    return {**propagator_settings(engine), **identity.header_settings(engine)}
+
+
 @dataclass(frozen=True)
 class Job:
     """An engine, a clip and the prompts."""
@@ -125,8 +130,7 @@ class Job:
             "start": self.start,
             "stop": self.stop,
             "both": self.both_directions,
-            **propagator_settings(self.engine),
-            **identity.header_settings(self.engine),
+            **engine_settings(self.engine),
             **({} if self.boxes is None else self.boxes.header_settings()),
         }
         reader.FrameSelection(start=self.start, stop=self.stop).check(self.clip)

@@ -82,13 +82,16 @@ class Job:
             if stem.casefold() in {Path(name).stem.casefold() for name in videos}:
                 raise AnnotateError(f"two clips are called {stem}: rename one of them")
             videos |= entry
+        return records.Header("frames", self.settings(), videos=videos)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the header: what is examined, dropped and kept."""
         settings = asdict(self.sampling_options) | asdict(self.filter_options)
         settings |= settings.pop("selection")
         settings["threshold"] = self.threshold
         masks = [Path(each) for each in self.sampling_options.ignore if Path(each).is_file()]
         settings |= {f"content of {path}": sha256(path)[:12] for path in masks}
-        settings |= {"maximum": self.max_frames, "pictures": self.image_format}
-        return records.Header("frames", settings, videos=videos)
+        return settings | {"maximum": self.max_frames, "pictures": self.image_format}
 
     def count(self) -> int | None:
         """Count the frames to examine before shots are detected; None if that needs decoding."""

@@ -65,6 +65,12 @@ COMMANDS = {
     "pull": ["{in}", "-o", "{out}"],
     "diff": ["{in}", "x", "-o", "{out}"],
     "scenes add": ["{in}", "--db", "{out}"],
+    "batch detect": ["{in}", "-d", "colour", "-v", "designator.v1", "-o", "{out}"],
+    "batch segment": ["{in}", "-o", "{out}"],
+    "batch propagate": ["{in}", "-p", "x.csv", "-o", "{out}"],
+    "batch propagate ": ["x.mp4", "--from", "{in}", "-o", "{out}"],
+    "batch frames": ["{in}", "-o", "{out}"],
+    "batch collect": ["{in}", "-o", "{out}"],
 }
 OUTPUT_NAMES = {"output", "preview", "db"}
 WITHOUT_INPUTS = {"demo"}

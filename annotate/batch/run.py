@@ -1,0 +1,132 @@
+"""Run a stage over many clips, or continue the run of an equal command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from annotate.batch.clips import expand_sources
+from annotate.batch.driver import Driver, Engine, Tally
+from annotate.batch.plan import (
+    Plan,
+    Unit,
+    make_units,
+    merge_plans,
+    read_plan,
+    shard,
+    write_plan,
+)
+from annotate.batch.processes import LocalEngine
+from annotate.batch.stages import Stage
+from annotate.batch.store import FolderStore
+from annotate.batch.worker import Outcome, StageOutput, Task
+from annotate.errors import AnnotateError, BatchError
+from annotate.files import check_writable, refuse_foreign_folder
+
+Watch = Callable[[Tally, Outcome | None], None]
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """Where and how far to run.
+
+    `workers` is `local:N`; without N, a worker for each core, up to the number of clips. `shard`
+    (number, count) selects a part of the clips; `limit` runs at most so many; `retry_failed` runs
+    those again that failed.
+    """
+
+    workers: str = "local"
+    shard: tuple[int, int] = (1, 1)
+    limit: int | None = None
+    retry_failed: bool = False
+
+
+@dataclass
+class BatchRun:
+    """A prepared run: the plan, and what of it is to do; `failed` failed earlier."""
+
+    output: StageOutput
+    plan: Plan
+    options: BatchOptions
+    done: int = 0
+    failed: dict[str, Unit] = field(default_factory=dict)
+    to_run: list[Unit] = field(default_factory=list)
+
+    def tasks(self) -> list[Task]:
+        """Make the tasks of the units that are to run."""
+        return [Task(unit.key, unit.path) for unit in self.to_run]
+
+    def run(self, watch: Watch = lambda tally, outcome: None) -> Tally:
+        """Run what is to do.
+
+        Raises:
+            BatchError, AnnotateError: see `driver.Driver.run`.
+        """
+        if not self.to_run:
+            return Tally()
+        engine = make_engine(self.options.workers, [self.output], len(self.to_run))
+        return Driver(engine, [self.output], watch=watch).run(self.tasks())
+
+
+def prepare(stage: Stage, sources: Sequence[Path], out: Path, options: BatchOptions) -> BatchRun:
+    """Plan a batch: which clips are done, which have failed, which are to run.
+
+    Raises:
+        VideoError: a clip is not there.
+        SettingsDiffer: `out` holds a batch with other settings.
+        OutputError: nothing can be written there.
+    """
+    clips = expand_sources(sources)
+    check_writable(out)
+    refuse_foreign_folder(out, "plan.jsonl", ["units", "failed", "work", "log"])
+    store, old = FolderStore(out), read_plan(out)
+    new = make_units(stage, clips, () if old is None else old.units)
+    plan = merge_plans(old, stage.header(), new, out)
+    write_plan(out, plan)
+    given = {clip.as_posix() for clip in clips}
+    units = [unit for unit in plan.units if unit.path in given]
+    run = BatchRun(StageOutput(stage, store), plan, options)
+    own = shard({unit.key: unit for unit in reversed(units)}.values(), *options.shard)
+    done, failed = store.done_keys(), store.failed_keys()
+    for unit in reversed(own):
+        if unit.key in done:
+            run.done += 1
+        elif unit.error:
+            record = {"clip": unit.path, "reason": unit.error, "tries": 1}
+            store.record_failure(unit.key, record)
+            run.failed[unit.key] = unit
+        elif unit.key in failed and not options.retry_failed:
+            run.failed[unit.key] = unit
+        else:
+            run.to_run.append(unit)
+    run.to_run = run.to_run[: options.limit]
+    for unit in run.to_run:
+        store.forget_failure(unit.key)
+    return run
+
+
+def make_engine(workers: str, outputs: Sequence[StageOutput], tasks: int) -> Engine:
+    """Make the engine that `workers` names, for a number of tasks.
+
+    Raises:
+        BatchError: no such engine.
+    """
+    kind, _, rest = workers.partition(":")
+    if kind == "local" and (not rest or (rest.isdecimal() and int(rest))):
+        slots = int(rest) if rest else os.cpu_count() or 1
+        return LocalEngine(outputs, min(slots, tasks))
+    raise BatchError(f"no workers {workers!r}: give local or local:N")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Parse `I/N`: part I of N parts, from 1 on.
+
+    Raises:
+        AnnotateError: says what was expected.
+    """
+    number, _, count = text.partition("/")
+    if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    raise AnnotateError(f"expected I/N with I from 1 to N, such as 2/8, got {text!r}")

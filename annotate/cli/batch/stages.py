@@ -1,0 +1,277 @@
+"""Run one stage over many clips: batch detect, segment, propagate, frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from annotate.cli.frames import DuplicateMethod
+from annotate.cli.options import (
+    Device,
+    Dtype,
+    Engine,
+    Every,
+    ImageFormat,
+    Keyframes,
+    MaxFrames,
+    OptionalVocabulary,
+    PictureFormat,
+    RandomWeights,
+    Rate,
+    Settings,
+    Size,
+    Start,
+    Stop,
+    complete_detector,
+    complete_segmenter,
+    plugin_spec,
+)
+
+if TYPE_CHECKING:
+    from annotate.batch.run import BatchOptions
+    from annotate.batch.stages import Stage
+
+batch_app = typer.Typer(help="Run one stage over many clips, each exactly once.")
+FAILED_EXIT_CODE = 3
+
+Sources = Annotated[
+    list[Path],
+    typer.Argument(help="Clips, patterns such as 'clips/*.mp4', or .txt files that list clips."),
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the batch.")]
+Workers = Annotated[
+    str, typer.Option("--on", help="local, or local:N for N processes; default: one a core.")
+]
+Shard = Annotated[
+    str | None, typer.Option(metavar="I/N", help="Run part I of N parts: one a machine.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Run at most N clips now.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Run the clips again that failed.")
+]
+
+
+@batch_app.command()
+def detect(
+    sources: Sources,
+    detector: Annotated[
+        str,
+        typer.Option(
+            "-d",
+            "--detector",
+            autocompletion=complete_detector,
+            help="The detector, NAME[:KEY=VALUE,...]; `annotate detectors` lists all.",
+        ),
+    ],
+    output: Output,
+    vocabulary: OptionalVocabulary = None,
+    every: Every = 1,
+    rate: Rate = None,
+    keyframes: Keyframes = False,
+    start: Start = 0,
+    stop: Stop = None,
+    settings: Settings = None,
+    mask: Annotated[
+        str | None, typer.Option(help="Black out all pixels but those of the colour of this class.")
+    ] = None,
+    near: Annotated[
+        str | None, typer.Option(help="Detect only near pixels of the colour of this class.")
+    ] = None,
+    margin: Annotated[int, typer.Option(min=0, help="Pixels kept around those of --near.")] = 40,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Score curves that `annotate calibrate-scores` wrote.")
+    ] = None,
+    on: Workers = "local",
+    shard: Shard = None,
+    limit: Limit = None,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Propose boxes on the frames of many clips.
+
+    A vocabulary is needed, but not by a model that `annotate train` made: it has its own.
+    """
+    from annotate.batch.stages import DetectStage
+    from annotate.detectors.run import read_detector_vocabulary
+    from annotate.plugins import FAMILIES
+    from annotate.video.reader import FrameSelection
+
+    detector, options = plugin_spec(FAMILIES["detectors"], detector, settings)
+    stage = DetectStage(
+        detector,
+        read_detector_vocabulary(vocabulary, options),
+        options,
+        FrameSelection(every, rate, keyframes, start, stop),
+        mask,
+        near,
+        margin,
+        calibration,
+    )
+    _run(stage, sources, output, _options(on, shard, limit, retry_failed))
+
+
+@batch_app.command()
+def segment(
+    sources: Sources,
+    output: Output,
+    engine: Annotated[
+        str,
+        typer.Option(
+            autocompletion=complete_segmenter,
+            help="The segmenter: slic or sam2, or the name of a plugin.",
+        ),
+    ] = "slic",
+    every: Every = 1,
+    rate: Rate = None,
+    keyframes: Keyframes = False,
+    start: Start = 0,
+    stop: Stop = None,
+    max_frames: MaxFrames = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    random_weights: RandomWeights = None,
+    settings: Settings = None,
+    on: Workers = "local",
+    shard: Shard = None,
+    limit: Limit = None,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Segment whole frames of many clips."""
+    from annotate.batch.stages import SegmentStage
+    from annotate.plugins import FAMILIES
+    from annotate.video.reader import FrameSelection
+
+    given = {"device": device, "dtype": dtype, "size": size, "random_weights": random_weights}
+    engine, options = plugin_spec(FAMILIES["segmenters"], engine, settings, **given)
+    selection = FrameSelection(every, rate, keyframes, start, stop, max_frames)
+    stage = SegmentStage(engine, options, selection)
+    _run(stage, sources, output, _options(on, shard, limit, retry_failed))
+
+
+@batch_app.command()
+def propagate(
+    sources: Sources,
+    output: Output,
+    points: Annotated[
+        Path | None,
+        typer.Option("-p", "--points", help="CSV file of points with a column video."),
+    ] = None,
+    engine: Engine = "light",
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="ITEMS", help="Boxes: the folder of a batch, or files of items."
+        ),
+    ] = None,
+    min_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Ignore boxes of --from with a lower score.")
+    ] = 0.25,
+    vocabulary: OptionalVocabulary = None,
+    both: Annotated[
+        bool, typer.Option("--both", help="Propagate backward from the first prompt, too.")
+    ] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Faster, less exact.")] = False,
+    start: Start = 0,
+    stop: Stop = None,
+    phrase: Annotated[
+        str | None, typer.Option(help="What sam3 looks for, instead of prompts.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    random_weights: RandomWeights = None,
+    settings: Settings = None,
+    on: Workers = "local",
+    shard: Shard = None,
+    limit: Limit = None,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Propagate the prompts of many clips, each through its clip."""
+    from annotate.batch.stages import PropagateStage
+    from annotate.plugins import FAMILIES
+    from annotate.vocabulary import read_vocabulary
+
+    engine, options = plugin_spec(
+        FAMILIES["propagators"],
+        engine,
+        settings,
+        phrase=phrase,
+        device=device,
+        dtype=dtype,
+        size=size,
+        random_weights=random_weights,
+        fast=fast,
+    )
+    parsed = None if vocabulary is None else read_vocabulary(vocabulary)
+    stage = PropagateStage(engine, options, points, boxes, min_score, parsed, both, start, stop)
+    _run(stage, sources, output, _options(on, shard, limit, retry_failed))
+
+
+@batch_app.command()
+def frames(
+    sources: Sources,
+    output: Output,
+    every: Annotated[
+        int | None, typer.Option(min=1, help="Take every N-th frame, not one of each shot.")
+    ] = None,
+    rate: Rate = None,
+    keyframes: Keyframes = False,
+    start: Start = 0,
+    stop: Stop = None,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="Keep at most N of each clip, the most different.")
+    ] = None,
+    duplicates: Annotated[
+        DuplicateMethod,
+        typer.Option(help="Drop frames similar to the last kept (ssim) or to any kept frame."),
+    ] = DuplicateMethod.ssim,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Similarity of duplicates: ssim 0.6, hash 0.84, embedding 0.95."
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X1,Y1,X2,Y2|PNG", help="Region to ignore; repeatable."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Keep every frame, also duplicates and blank ones.")
+    ] = False,
+    image_format: PictureFormat = ImageFormat.png,
+    on: Workers = "local",
+    shard: Shard = None,
+    limit: Limit = None,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Save the frames worth keeping of many clips, each in a folder of its own."""
+    from annotate.batch.stages import FramesStage
+    from annotate.sampling.filter import FilterOptions, SamplingOptions
+    from annotate.video.reader import FrameSelection
+
+    is_sparse = keyframes or rate is not None or every is not None
+    selection = FrameSelection(every or 1, rate, keyframes, start, stop)
+    sampling = SamplingOptions(not is_sparse, selection, tuple(ignore or ()))
+    filtering = FilterOptions(duplicates.value, threshold, everything)
+    stage = FramesStage(sampling, filtering, max_frames, image_format.value)
+    _run(stage, sources, output, _options(on, shard, limit, retry_failed))
+
+
+def _options(on: str, shard: str | None, limit: int | None, retry_failed: bool) -> BatchOptions:
+    from annotate.batch.run import BatchOptions, parse_shard
+
+    return BatchOptions(on, (1, 1) if shard is None else parse_shard(shard), limit, retry_failed)
+
+
+def _run(stage: Stage, sources: list[Path], output: Path, options: BatchOptions) -> None:
+    from annotate.batch.run import prepare
+    from annotate.cli.batch.progress import print_failures, show_progress
+
+    run = prepare(stage, sources, output, options)
+    with show_progress(stage.name, run.done, len(run.to_run)) as watch:
+        tally = run.run(watch)
+    print_failures(run, tally)
+    if tally.failures or run.failed:
+        raise typer.Exit(FAILED_EXIT_CODE)

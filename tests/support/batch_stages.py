@@ -1,0 +1,89 @@
+"""Clips by the hundred, and stages that end their worker or their driver, for tests of batches."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from annotate.batch.stages import DetectStage
+from annotate.batch.worker import UnitRunner
+from annotate.items.records import Vocabulary
+
+SIZE_WH, FRAMES = (64, 48), 8
+RED = Vocabulary("red.v1", {"red": {"colour": [340, 20]}}, "5e1f" * 16)
+
+
+def make_clips(folder, count):
+    """Write clips of 8 frames, each with a red square at its own places; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [make_clip(folder / f"c{number:04d}.mp4", number) for number in range(count)]
+
+
+def make_clip(path, seed):
+    rng = np.random.default_rng(seed)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = SIZE_WH
+        stream.pix_fmt = "yuv420p"
+        for _ in range(FRAMES):
+            picture = np.full((*SIZE_WH[::-1], 3), (20, 30, 40), np.uint8)
+            x, y = rng.integers(4, 40), rng.integers(4, 30)
+            picture[y : y + 12, x : x + 12] = (255, 0, 0)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def colour_stage():
+    return DetectStage("colour", RED)
+
+
+@dataclass(frozen=True)
+class TrapStage(DetectStage):
+    """Proposes boxes, and at a frame of one clip does what `trap` says: once, or each time.
+
+    Its results and keys are those of the plain stage.
+    """
+
+    clip: str = ""
+    frame: int = 3
+    trap: str = "exit"
+    once: Path | None = None  # a file that is made at the first time
+
+    def run(self, clip, folder, progress):
+        def trapped(item):
+            progress(item)
+            if clip.name == self.clip and item.frame >= self.frame:
+                self._spring()
+
+        return super().run(clip, folder, trapped)
+
+    def _spring(self):
+        if self.once is not None:
+            try:
+                self.once.touch(exist_ok=False)
+            except FileExistsError:
+                return
+        if self.trap == "exit":
+            os._exit(7)
+        if self.trap == "raise":
+            raise ZeroDivisionError("a fault of the plugin")
+        os.kill(os.getppid(), getattr(signal, self.trap))
+
+
+def trap_stage(**trap):
+    return TrapStage("colour", RED, **trap)
+
+
+def run_here(prepared):
+    """Run a prepared batch in this process, one clip after the other; returns the outcomes."""
+    runner = UnitRunner([prepared.output])
+    outcomes = [runner.run(task) for task in prepared.tasks()]
+    for outcome in outcomes:
+        if outcome.error:
+            record = {"clip": outcome.task.clip, "reason": outcome.error}
+            prepared.output.store.record_failure(outcome.task.key, record)
+    return outcomes
