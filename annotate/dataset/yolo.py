@@ -8,7 +8,7 @@ upright image, as Ultralytics takes them.
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -116,12 +116,21 @@ def _write_dataset(
         (out / "labels" / split).mkdir(parents=True)
     for sample in dataset:
         link_or_copy(dataset.images / sample.image, out / "images" / sample.split / sample.image)
-        lines = [
-            f"{class_ids[obj.label]} {_format_numbers(numbers)}\n"
-            for obj, numbers in zip(sample.item.objects, to_rows(sample.item), strict=True)
-        ]
-        _export_label_path(out, sample).write_text("".join(lines), encoding="ascii", newline="\n")
+        text = _label_lines(sample.item, class_ids, to_rows(sample.item))
+        _export_label_path(out, sample).write_text(text, encoding="ascii", newline="\n")
     (out / "data.yaml").write_text(_data_yaml(dataset), encoding="utf-8", newline="\n")
+
+
+def _label_lines(item: Item, class_ids: Mapping[str, int], rows: Iterable[FloatArray]) -> str:
+    return "".join(
+        f"{class_ids[obj.label]} {_format_numbers(numbers)}\n"
+        for obj, numbers in zip(item.objects, rows, strict=True)
+    )
+
+
+def box_label_lines(item: Item, class_ids: Mapping[str, int]) -> str:
+    """Format the boxes of an item as the lines of its label file."""
+    return _label_lines(item, class_ids, _box_rows(item))
 
 
 def _export_label_path(out: Path, sample: Sample) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,13 @@ from annotate.detectors.ultralytics import (
     load_model,
     predict,
 )
-from annotate.errors import PromptError, UnknownName
+from annotate.errors import PromptError, UnknownName, WeightsError
 from annotate.items.records import Frame, Picture, Vocabulary
 from annotate.vocabulary import Phrase, detector_phrases
+from annotate.weights import lineage
+from annotate.weights.lineage import TrainedModel
+
+_MIN_SCORE = 0.25  # of weights that do not tell one
 
 
 def find_class(name: str, names: Sequence[str], model: str) -> int:
@@ -44,17 +48,18 @@ class YoloDetector:
     """Find boxes of a YOLO's own classes, under the vocabulary's names.
 
     A class of the vocabulary names the class of the model (`yolo = "person"`, or a list), or has
-    the same name. `model` is a name in the manifest or a path: a checkpoint or an export. Boxes
-    with a score below `min_score` are dropped. Of two boxes of a class with an IoU over `nms_iou`,
-    the one with the lower score is dropped. `input_size` is the side of the network's input in
-    pixels. With `tile`, in pixels, the network runs on the whole picture and on square tiles of
-    that side, which overlap by the fraction `overlap`. `batch_size` pictures go through together,
-    with `half` in float16 on CUDA.
+    the same name. `model` is a name in the manifest or a path: a checkpoint, an export, or the
+    folder that `annotate train` wrote. Boxes with a score below `min_score`, by default 0.25 or the
+    threshold of that folder, are dropped. Of two boxes of a class with an IoU over `nms_iou`, the
+    one with the lower score is dropped. `input_size` is the side of the network's input in pixels,
+    by default that of the model. With `tile`, in pixels, the network runs on the whole picture and
+    on square tiles of that side, which overlap by the fraction `overlap`. `batch_size` pictures go
+    through together, with `half` in float16 on CUDA.
     """
 
     vocabulary: Vocabulary
     model: str = "yolo11n"
-    min_score: float = 0.25
+    min_score: float | None = None
     nms_iou: float = 0.6
     input_size: int | None = None
     tile: int = 0
@@ -64,6 +69,8 @@ class YoloDetector:
     half: bool = True
 
     def __post_init__(self) -> None:
+        if self.min_score is None:  # the header of a file of items has the number
+            object.__setattr__(self, "min_score", self._default_min_score())
         _ = self._tiling, self._inference  # raises for wrong options at once
         if "yolo" in self.vocabulary.detectors:
             detector_phrases(self.vocabulary, "yolo")
@@ -83,9 +90,12 @@ class YoloDetector:
         model_classes = list(self._classes)
         phrases = tuple(self._classes.values())
         phrase_index = {number: row for row, number in enumerate(model_classes)}
+        options = self._inference
+        if options.input_size is None and self._trained is not None:
+            options = replace(options, input_size=-(-self._trained.image_size // 32) * 32)
 
         def network(images: list[Picture]) -> list[BoxTable]:
-            tables = predict(self._network, images, self._inference, classes=model_classes)
+            tables = predict(self._network, images, options, classes=model_classes)
             for table in tables:
                 table[:, 5] = [phrase_index[int(number)] for number in table[:, 5]]
             return tables
@@ -98,9 +108,31 @@ class YoloDetector:
 
     @cached_property
     def _inference(self) -> InferenceOptions:
+        assert self.min_score is not None
         return InferenceOptions(
             self.min_score, self.nms_iou, self.input_size, self.device, self.half, agnostic=False
         )
+
+    def _default_min_score(self) -> float:
+        """Return the threshold of a trained model's folder; 0.25 for other weights."""
+        path = Path(self.model).expanduser()
+        if not lineage.is_model(path):
+            return _MIN_SCORE
+        folder = path if path.is_dir() else path.parent
+        return lineage.read_lineage(folder / lineage.LINEAGE_FILE).threshold
+
+    @cached_property
+    def _trained(self) -> TrainedModel | None:
+        """The folder of a trained model, unchanged since the training; None for other weights."""
+        path = find_weights(self.model, ["yolo"])
+        if not lineage.is_model(path):
+            return None
+        model = lineage.read_model_folder(path)
+        if model.lineage.detector != "yolo":
+            raise WeightsError(
+                f"{self.model}: trained for the detector {model.lineage.detector}: give that one"
+            )
+        return model
 
     @cached_property
     def _network(self) -> Any:
@@ -108,7 +140,8 @@ class YoloDetector:
 
     @property
     def _path(self) -> Path:
-        return find_weights(self.model, ["yolo"])
+        trained = self._trained
+        return find_weights(self.model, ["yolo"]) if trained is None else trained.weights_path
 
     @cached_property
     def _classes(self) -> dict[int, Phrase]:
