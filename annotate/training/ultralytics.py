@@ -99,29 +99,35 @@ class UltralyticsTrainer:
         """
         weights = plan.parent or ultralytics.find_weights(self.model, FAMILIES_OF_WEIGHTS)
         resumed = self.resume and (folder / LAST_FILE).is_file()
+        interrupted, epochs = False, list[int]()
+
+        def count(each: EpochReport) -> None:
+            epochs.append(each.epoch)
+            report(each)
+
         try:
             spec = self._prepare(plan, weights.resolve(), folder.resolve(), resumed)
             try:
-                _run_child(folder, asdict(spec), report, plan)
+                _run_child(folder, asdict(spec), count, plan)
             except KeyboardInterrupt:
                 if not (folder / BEST_FILE).is_file():
                     raise
-                _run_child(folder, asdict(spec) | {"finish_only": True}, report, plan)
+                interrupted = True
+                _run_child(folder, asdict(spec) | {"finish_only": True}, count, plan)
         except OSError as error:
             raise OutputError(f"{folder}: cannot write there: {error.strerror or error}") from None
         result = read_json(folder / RESULT_FILE)
         if result is None:
             raise AnnotateError(f"{folder}: the training ended without a result")
         _clean(folder)
-        first, last = result["epochs"]
         return TrainedWeights(
             folder / WEIGHTS_FILE,
             "yolo",
             LICENCE,
             result["tensor_sha256"],
-            result["device"] == "cpu" and first == 1,
+            result["device"] == "cpu" and not (resumed or interrupted),
             result["settings"],
-            (first, last),
+            (epochs[0] if epochs else 1, int(result["last_epoch"])),
         )
 
     def _prepare(self, plan: TrainingPlan, weights: Path, folder: Path, resumed: bool) -> ChildSpec:
@@ -226,6 +232,7 @@ def _run_child(
                 report(EpochReport(record["epoch"], plan.epochs, record["loss"], record["ap50"]))
         except BaseException:
             child.kill()
+            child.wait()
             raise
     if child.returncode:
         raise AnnotateError(_failure(folder / _LOG_FILE, child.returncode))

@@ -100,18 +100,17 @@ def train(spec: ChildSpec, print_epoch: Callable[[Mapping[str, Any]], None]) -> 
     callbacks.add_integration_callbacks = lambda instance: None  # no loggers, uploads, statistics
     device, device_type = resolve_device(spec.device)
     folder = Path(spec.folder)
-    settings, epochs = _settings(spec, torch.cuda.is_available() and device_type == "cuda"), (1, 0)
-    if not spec.finish_only:
+    settings = _settings(spec, device_type == "cuda")
+    if not spec.finish_only and not (spec.resume and _last_epoch(folder) >= spec.epochs):
         trainer = _make_trainer(spec, {**settings, "device": device})
         _add_callbacks(trainer, folder, print_epoch)
         trainer.train()
-        epochs = (trainer.start_epoch + 1, trainer.epoch + 1)
-    tensors, last_epoch = _write_weights(folder, spec.classes, spec.image_size)
+    tensors = _write_weights(folder, spec.classes, spec.image_size)
     write_json(
         folder / RESULT_FILE,
         {
             "tensor_sha256": tensor_sha256(tensors),
-            "epochs": epochs if epochs[1] else (1, last_epoch + 1),
+            "last_epoch": _last_epoch(folder),
             "device": device_type,
             "settings": {
                 **settings,
@@ -236,9 +235,7 @@ def _add_callbacks(
     trainer.callbacks["on_fit_epoch_end"] = [report]
 
 
-def _write_weights(
-    folder: Path, classes: tuple[str, ...], image_size: int
-) -> tuple[dict[str, Any], int]:
+def _write_weights(folder: Path, classes: tuple[str, ...], image_size: int) -> dict[str, Any]:
     """Write `weights.pt` from `best.pt`, without paths, dates and optimizer; return its tensors."""
     import torch
     from ultralytics.utils.patches import torch_load
@@ -259,8 +256,14 @@ def _write_weights(
     }
     with atomic_file(folder / WEIGHTS_FILE) as draft:
         torch.save(record, draft)
-    last = torch_load(folder / LAST_FILE, map_location="cpu")["epoch"]
-    return {name: each.numpy() for name, each in model.state_dict().items()}, int(last)
+    return {name: each.numpy() for name, each in model.state_dict().items()}
+
+
+def _last_epoch(folder: Path) -> int:
+    """Return the number of the last whole epoch, from 1 on."""
+    from ultralytics.utils.patches import torch_load
+
+    return int(torch_load(folder / LAST_FILE, map_location="cpu")["epoch"]) + 1
 
 
 def main(spec_path: str) -> None:
