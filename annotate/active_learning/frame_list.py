@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from annotate import files
 from annotate.errors import ItemsError
@@ -112,3 +113,15 @@ def frames_by_clip(listed: Sequence[ListedFrame]) -> dict[str, list[int]]:
     for each in listed:
         grouped.setdefault(each.clip, []).append(each.frame)
     return {clip: sorted(frames) for clip, frames in grouped.items()}
+
+
+def read_ranks(path: Path | str) -> dict[tuple[str, int], dict[str, Any]]:
+    """Read the rank, reason and worth of each frame of a list, as `push` writes them into tasks.
+
+    Raises:
+        ItemsError: see `read_frame_list`.
+    """
+    return {
+        each.key: {"rank": each.rank, "why": each.why, "worth": each.worth}
+        for each in read_frame_list(path)
+    }

@@ -6,8 +6,8 @@ and the features of the pool; all features that are computed are cached on disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from annotate import embeddings
 from annotate.active_learning.contradictions import DEFAULT_THRESHOLD
+from annotate.active_learning.detections import ObjectsByFingerprint, read_objects
 from annotate.active_learning.frame_list import ListedFrame
 from annotate.active_learning.selection import (
     Candidates,
@@ -29,14 +30,12 @@ from annotate.dataset.frame_sources import LocatedClip
 from annotate.embeddings import ImageEmbedder, VectorCache, Vectors
 from annotate.errors import ItemsError
 from annotate.items import journal
-from annotate.items.records import Object
 from annotate.items.sequences import chunks
 from annotate.progress import ProgressBar, no_progress
 from annotate.video import reader
 
 _RANDOM, _NO_SIGNAL = "random", "unlike the others"
 _EMBED_BATCH = 16  # frames
-OtherObjects = Mapping[str, Mapping[int, Sequence[Object]]]  # fingerprint -> frame -> objects
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,12 @@ def next_frames(
     options: SelectionOptions = SelectionOptions(),  # noqa: B008  # frozen
     *,
     threshold: float = DEFAULT_THRESHOLD,
-    model: str = embeddings.DEFAULT_EMBEDDER,
+    embedder: str = embeddings.DEFAULT_EMBEDDER,
     progress: ProgressBar = no_progress,
 ) -> list[ListedFrame]:
     """Choose the frames that are most worth labelling next, in the order in which to label them.
 
-    `threshold` is the score at which the detector is unsure. `model` is the network of the
+    `threshold` is the score at which the detector is unsure. `embedder` is the network of the
     features. The same input gives the same list.
 
     Raises:
@@ -71,7 +70,8 @@ def next_frames(
         VideoError, DatasetError, WeightsError: see `annotate.errors`.
     """
     clips = frame_sources.locate_clips([journal.read(p) for p in sources.items], sources.videos)
-    others = read_others(sources.others, clips)
+    fingerprints = {str(clip.metadata["fingerprint"]) for clip in clips}
+    others = read_objects(sources.others, fingerprints)
     labelled = _labelled_times(sources.known, clips)
     spacing = Spacing()
     for labelled_clip, seconds in labelled:
@@ -83,7 +83,7 @@ def next_frames(
                 advance()
     if not len(candidates):
         raise ItemsError(f"{sources.items[0]}: it has no frames to choose from")
-    features = _Features(clips, embeddings.load(model), candidates, progress)
+    features = _Features(clips, embeddings.load(embedder), candidates, progress)
     known = None if sources.known is None else features.of_dataset(sources.known)
     worths = candidates.worths()
     chosen = choose_frames(candidates, worths, spacing, options, features.of_rows, known)
@@ -110,7 +110,7 @@ def add_clip(
     number: int,
     clip: LocatedClip,
     threshold: float,
-    others: OtherObjects,
+    others: ObjectsByFingerprint,
 ) -> Iterator[None]:
     """Add the frames and signals of a clip to the candidates; yield after each frame."""
     first_row = len(candidates)
@@ -122,29 +122,6 @@ def add_clip(
         for signal in signals:
             candidates.add_signal(signal, first_row)
         yield
-
-
-def read_others(
-    paths: Iterable[Path | str], clips: Sequence[LocatedClip]
-) -> dict[str, dict[int, tuple[Object, ...]]]:
-    """Read the items of another detector: fingerprint of the clip -> frame -> objects.
-
-    Raises:
-        ItemsError: a file is of none of the clips.
-    """
-    fingerprints = {str(clip.metadata["fingerprint"]) for clip in clips}
-    objects: dict[str, dict[int, tuple[Object, ...]]] = {}
-    for path in paths:
-        items = journal.read(path)
-        by_name = {name: str(each.get("fingerprint")) for name, each in items.header.videos.items()}
-        if not fingerprints & set(by_name.values()):
-            raise ItemsError(f"{path}: its clips are not those of the items to choose from")
-        for item in items:
-            if by_name.get(item.video) in fingerprints and item.dropped is None:
-                light = tuple(replace(obj, mask=None) for obj in item.objects)
-                frames = objects.setdefault(by_name[item.video], {})
-                frames[item.frame] = (*frames.get(item.frame, ()), *light)
-    return objects
 
 
 def _labelled_times(

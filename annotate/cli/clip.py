@@ -1,4 +1,4 @@
-"""Commands that read a clip: detect, segment, propagate, review, colours."""
+"""Commands that read a clip: detect, segment, point, propagate, colours."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +22,6 @@ from annotate.cli.options import (
     Size,
     Start,
     Stop,
-    VideoPaths,
-    clip_paths,
     complete_detector,
     complete_segmenter,
     plugin_spec,
@@ -313,41 +311,6 @@ def point(
             threading.Event().wait()
         except KeyboardInterrupt:
             console.print_status(f"{files.points}: saved after every action")
-
-
-@app.command()
-def review(
-    items: Annotated[Path, typer.Argument(help="A file of items with tracks.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="PNG file for a sheet of these frames.")
-    ] = None,
-    max_frames: Annotated[int, typer.Option(min=1, help="List at most N frames.")] = 24,
-    videos: VideoPaths = None,
-    force: Force = False,
-) -> None:
-    """List the frames to review, the worst first.
-
-    Flagged, unsure and lost objects, and those found again, need a review.
-    """
-    from annotate.cli import console
-    from annotate.dataset import frame_sources
-    from annotate.files import refuse_existing
-    from annotate.items import journal
-    from annotate.viewing.review import class_labels, draw_sheet, find_frames
-
-    if output is not None:
-        refuse_existing(output, force)
-    tracks = journal.read(items)
-    frames = find_frames(tracks, max_frames, flagged=tracks.header.stage == "propagate")
-    rows = [
-        (each.item.frame, f"{float(each.item.seconds):.2f}", f"{each.priority:.2f}", each.summary)
-        for each in frames
-    ]
-    console.print_table(("frame", "seconds", "priority", "reasons"), rows)
-    if output is not None:
-        clip = frame_sources.locate_clip([tracks], None, clip_paths(videos)).path
-        draw_sheet(frames, clip, class_labels(frames, tracks.header), output)
-        console.print_result(str(output))
 
 
 @app.command()

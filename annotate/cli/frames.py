@@ -1,4 +1,4 @@
-"""Choose frames: sample them into a folder (frames, restore), or the next to label (next)."""
+"""Choose frames: to save (frames, restore), to label (next), to look at again (review)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from annotate.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from annotate.sampling.run import Job
+    from annotate.viewing.review import ReviewFrame
 
 
 app = typer.Typer()
@@ -205,3 +208,108 @@ def next_(
     if len(listed) < count:
         console.print_status(f"{len(listed)} frames: the clips have no more, half a second apart")
     console.print_result(str(output))
+
+
+@app.command()
+def review(
+    items: Annotated[Path, typer.Argument(help="A file of items with tracks, or a dataset.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="PNG file for a sheet of these frames.")
+    ] = None,
+    order: Annotated[
+        Path | None, typer.Option(help="CSV file for the frames, for `annotate push --frames`.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Of a dataset: the trained model that checks its labels.")
+    ] = None,
+    detections: Annotated[
+        list[Path] | None,
+        typer.Option("--items", help="Of a dataset: items of a detector instead; repeatable."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Score from which boxes count; default: the model's, 0.5."),
+    ] = None,
+    max_frames: Annotated[int, typer.Option(min=1, help="List at most N frames.")] = 24,
+    videos: VideoPaths = None,
+    force: Force = False,
+) -> None:
+    """List the frames to review, the worst first.
+
+    Of items: flagged, unsure and lost objects, and those found again. Of a dataset: labels that a
+    model contradicts, as missed, spurious, badly placed or of another class.
+    """
+    from annotate.active_learning.frame_list import write_frame_list
+    from annotate.active_learning.second_look import to_frame_list
+    from annotate.cli import console
+    from annotate.dataset.folder import DATASET_FILE
+    from annotate.files import refuse_existing
+
+    for path in (output, order):
+        if path is not None:
+            refuse_existing(path, force)
+    is_dataset = (items / DATASET_FILE).is_file()
+    if is_dataset == (model is None and not detections) or (model is not None and detections):
+        raise typer.BadParameter("a dataset, and only a dataset, needs --model or --items")
+    if is_dataset:
+        frames, draw = _review_dataset(items, model, detections or [], threshold, max_frames)
+    else:
+        frames, draw = _review_items(items, max_frames, videos)
+    if order is not None:
+        write_frame_list(order, to_frame_list(frames), force=force)
+        console.print_result(str(order))
+    if output is not None:
+        draw(output)
+        console.print_result(str(output))
+
+
+def _review_items(
+    path: Path, max_frames: int, videos: list[str] | None
+) -> tuple[list[ReviewFrame], Callable[[Path], None]]:
+    from annotate.cli import console
+    from annotate.dataset import frame_sources
+    from annotate.items import journal
+    from annotate.viewing.review import class_labels, draw_sheet, find_frames
+
+    tracks = journal.read(path)
+    frames = find_frames(tracks, max_frames, flagged=tracks.header.stage == "propagate")
+    rows = [
+        (each.item.frame, f"{float(each.item.seconds):.2f}", f"{each.priority:.2f}", each.summary)
+        for each in frames
+    ]
+    console.print_table(("frame", "seconds", "priority", "reasons"), rows)
+
+    def draw(output: Path) -> None:
+        clip = frame_sources.locate_clip([tracks], None, clip_paths(videos)).path
+        draw_sheet(frames, clip, class_labels(frames, tracks.header), output)
+
+    return frames, draw
+
+
+def _review_dataset(
+    path: Path,
+    model: Path | None,
+    items: list[Path],
+    threshold: float | None,
+    max_frames: int,
+) -> tuple[list[ReviewFrame], Callable[[Path], None]]:
+    from annotate.active_learning import detections, second_look
+    from annotate.active_learning.contradictions import DEFAULT_THRESHOLD
+    from annotate.cli import console
+    from annotate.dataset.folder import load_dataset
+    from annotate.viewing.review import draw_dataset_sheet
+
+    dataset, default = load_dataset(path), DEFAULT_THRESHOLD
+    if model is not None:
+        detector, default = detections.load_model(model)
+        found = detections.detect_dataset(dataset, detector, console.progress)
+    else:
+        found = detections.read_detections(dataset, items)
+    least = default if threshold is None else threshold
+    frames = second_look.find_likely_errors(dataset, found, least, max_frames)
+    rows = [
+        (each.item.video, each.item.frame, f"{each.priority:.2f}", each.summary) for each in frames
+    ]
+    console.print_table(("clip", "frame", "priority", "reasons"), rows)
+    labels = [*dataset.classes, *map(second_look.mark, dataset.classes)]
+    return frames, lambda output: draw_dataset_sheet(frames, dataset, labels, output)

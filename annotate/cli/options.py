@@ -169,7 +169,7 @@ def repeated_option(given: Iterable[Any]) -> str | None:
 
 # Command -> the parameter with the path that it changes in place; others write to these.
 _IN_PLACE = {"add": "db", "remove": "db", "split": "dataset", "restore": "folder"}
-_OUTPUTS = ("output", "preview")
+_OUTPUTS = ("output", "preview", "order")
 
 
 def check_outputs(context: Any) -> None:

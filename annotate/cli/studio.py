@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from annotate.cli.options import Force, VideoPaths, clip_paths
+from annotate.cli.options import Force, FrameList, VideoPaths, clip_paths
 
 app = typer.Typer()
 studio_app = typer.Typer(help="Start, stop and check a local Label Studio.", no_args_is_help=True)
@@ -111,21 +111,37 @@ def push(
             help="Send a re-encoded copy of a clip that browsers cannot show exactly.",
         ),
     ] = False,
+    frame_list: FrameList = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Take only frames with an object of it; repeatable."),
+    ] = None,
+    model_version: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the model in Label Studio, which shows the boxes of one name only."
+        ),
+    ] = None,
     videos: VideoPaths = None,
     url: ServerUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """Push a dataset to Label Studio.
 
-    Later pushes send only what changed.
+    Later pushes send only what changed. With --frames, a tab lists the frames by their rank.
     """
+    from annotate.active_learning.frame_list import read_ranks
     from annotate.cli import console
     from annotate.dataset.folder import load_dataset
     from annotate.labelstudio import server as labelstudio_server
     from annotate.labelstudio import video
     from annotate.labelstudio.push import push_dataset as push_frames
     from annotate.labelstudio.push import record_push
+    from annotate.labelstudio.tasks import PushPart
 
+    if task_kind is TaskKind.video and (frame_list or labels or model_version):
+        raise typer.BadParameter("--frames, --class and --model-version need --as frames")
+    part = PushPart(None if frame_list is None else read_ranks(frame_list), labels or None)
     loaded = load_dataset(dataset)
     with (
         labelstudio_server.connect(url, token_file) as server,
@@ -134,8 +150,15 @@ def push(
         ) as advance,
     ):
         if task_kind is TaskKind.frames:
+            named = {} if model_version is None else {"model_version": model_version}
             report = push_frames(
-                loaded, server, project=project, polygons=polygons, progress=advance
+                loaded,
+                server,
+                project=project,
+                polygons=polygons,
+                part=part,
+                progress=advance,
+                **named,
             )
         else:
             report = video.push_clips(

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 
 from annotate.dataset.folder import Dataset, external_id
-from annotate.errors import DatasetError, LostResponse, OutputError, StudioError
+from annotate.errors import DatasetError, LostResponse, OutputError, StudioError, UnknownName
 from annotate.files import read_json, user_data_dir, write_json
 from annotate.items import masks
 from annotate.items.sequences import chunks
@@ -28,13 +28,18 @@ from annotate.labelstudio.regions import IMAGE_TAG, to_regions
 from annotate.labelstudio.sync import PushReport, TaskSpec, check_image, sync_tasks
 from annotate.labelstudio.tasks import (
     MODEL_VERSION,
+    RANK_KEYS,
+    PushPart,
     complete_config,
     config_labels,
+    create_rank_tab,
     image_config,
     same_config,
     task_data,
+    update_ranks,
     video_config,
 )
+from annotate.progress import counted
 
 _PAUSE_SECONDS = 1.0
 _MIN_TITLE_CHARS, _MAX_TITLE_CHARS = 3, 50
@@ -75,43 +80,68 @@ def find_pushed_dataset(project: Project) -> Path:
     return Path(dataset)
 
 
+_WHOLE = PushPart()
+
+
 def push_dataset(
     dataset: Dataset,
     client: StudioClient,
     *,
     project: str | int | None = None,
     polygons: bool = False,
+    part: PushPart = _WHOLE,
+    model_version: str = MODEL_VERSION,
     progress: Callable[[], None] = lambda: None,
 ) -> PushReport:
     """Create the missing tasks of a dataset's frames, and refresh untouched predictions.
 
     `project` is a title or an id; see `find_project` for the default. With `polygons`,
-    masks of one part without holes are sent as polygons.
+    masks of one part without holes are sent as polygons. `model_version` names the predictions:
+    the project shows those of this version only. Frames with ranks are listed in a tab, by rank.
 
     Raises:
-        DatasetError: an image is missing, of another size, or too large: nothing was sent.
+        DatasetError: an image is missing, of another size, or too large, or the part is empty:
+            nothing was sent.
         StudioError: the server refuses, or another push to the project runs.
     """
+    for label in part.labels or ():
+        if label not in dataset.classes:
+            raise UnknownName("class", label, dataset.classes)
     with push_lock(client, project or default_title(dataset)):
         with ThreadPoolExecutor(1) as pool:  # it only reads: nothing is sent before the checks
             project_search = pool.submit(find_project, client, dataset, project)
-            turned_images = check_dataset(dataset)
+            turned_images = check_dataset(dataset, part)
         prepared, added = prepare_project(client, dataset, project, project_search.result())
         report = PushReport(prepared, client.url, added_classes=added)
 
         def list_specs() -> Iterator[TaskSpec]:
-            for sample in dataset:
-                data, file = task_data(dataset, sample.item), dataset.images / sample.image
-                regions = partial(to_regions, sample.item, polygons=polygons)
+            for sample in part.samples(dataset):
+                item, file = sample.item, dataset.images / sample.image
+                data = task_data(dataset, item, (part.ranks or {}).get((item.video, item.frame)))
+                regions = partial(to_regions, item, polygons=polygons)
                 turned = sample.image in turned_images
-                yield TaskSpec(data, IMAGE_TAG, file, regions, apply_exif=turned)
+                yield TaskSpec(data, IMAGE_TAG, file, regions, turned, model_version)
 
-        sync_tasks(client, list_specs, report, progress)
+        sync_tasks(client, list_specs, report, progress, model_version)
+        if part.ranks is not None:
+            ranks = {
+                spec.external_id: {key: spec.data[key] for key in RANK_KEYS if key in spec.data}
+                for spec in list_specs()
+            }
+            update_ranks(client, prepared.id, ranks)
+            create_rank_tab(client, prepared.id)
+            report.notes += _missing_frames(part, ranks)
     return report
 
 
-def check_dataset(dataset: Dataset) -> set[str]:
-    """Check that all of a dataset can be sent; return the images that must be turned upright.
+def _missing_frames(part: PushPart, pushed: Collection[str]) -> Iterator[str]:
+    missing = len(part.ranks or ()) - len(pushed)
+    if missing:
+        yield f"{counted(missing, 'frame')} of the list are not in this part of the dataset"
+
+
+def check_dataset(dataset: Dataset, part: PushPart = _WHOLE) -> set[str]:
+    """Check that the part of a dataset can be sent; return images that must be turned upright.
 
     Raises:
         DatasetError: no classes, no frames, a frame twice, or an image that does not fit its item.
@@ -120,7 +150,7 @@ def check_dataset(dataset: Dataset) -> set[str]:
     if not dataset.classes:
         raise DatasetError(f"{dataset.path}: it has no classes, so there is nothing to label with")
     names, turned_images = set[str](), set[str]()
-    for sample in dataset:
+    for sample in part.samples(dataset):
         item = sample.item
         if check_image(dataset.images / sample.image, item):
             turned_images.add(sample.image)
@@ -132,7 +162,8 @@ def check_dataset(dataset: Dataset) -> set[str]:
             raise DatasetError(f"{dataset.items}: {name} is there twice")
         names.add(name)
     if not names:
-        raise DatasetError(f"{dataset.path}: it has no frames")
+        what = "no frames" if part == _WHOLE else "no frame of this list or with such an object"
+        raise DatasetError(f"{dataset.path}: it has {what}")
     return turned_images
 
 

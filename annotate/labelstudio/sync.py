@@ -146,7 +146,7 @@ class TaskSpec:
     """A task that the project must have: its data, its file, and the proposed regions.
 
     `data_key` is the key of the file's URL in the data: "image" or "video". `apply_exif` says that
-    the file is an image that must be turned upright.
+    the file is an image that must be turned upright. `model_version` names what made the regions.
     """
 
     data: Mapping[str, Any]
@@ -154,6 +154,11 @@ class TaskSpec:
     file: Path
     regions: Callable[[], list[Region]]
     apply_exif: bool = False
+    model_version: str = MODEL_VERSION
+
+    def prediction(self) -> dict[str, Any]:
+        """Make the prediction of the task."""
+        return prediction(self.regions(), self.model_version)
 
     @property
     def external_id(self) -> str:
@@ -182,8 +187,12 @@ def sync_tasks(
     list_specs: Callable[[], Iterable[TaskSpec]],
     report: PushReport,
     progress: Callable[[], None],
+    model_version: str = MODEL_VERSION,
 ) -> None:
-    """Create the tasks that the project of `report` lacks, and refresh predictions of others."""
+    """Create the tasks that the project of `report` lacks, and refresh predictions of others.
+
+    `model_version` is that of all specs; the project shows no other version afterwards.
+    """
     project = report.project
     names = [spec.external_id for spec in list_specs()] if project.task_count else []
     existing = find_tasks(client, project.id, names)
@@ -196,14 +205,14 @@ def sync_tasks(
     )
     _create_tasks(client, store, new_tasks, report, progress)
     _refresh_predictions(client, project.id, list_specs(), existing, report, progress)
-    if project.model_version != MODEL_VERSION and report.frame_counts:
-        client.send("PATCH", f"/api/projects/{project.id}/", {"model_version": MODEL_VERSION})
+    if project.model_version != model_version and report.frame_counts:
+        client.send("PATCH", f"/api/projects/{project.id}/", {"model_version": model_version})
 
 
 def _encode_task(spec: TaskSpec, store: FileStore) -> bytes:
     """Put the file of a task in place, and encode the task as JSON."""
     data = {spec.data_key: store.put(spec.file, spec.external_id, spec.apply_exif), **spec.data}
-    task = {"data": data, "predictions": [prediction(spec.regions())]}
+    task = {"data": data, "predictions": [spec.prediction()]}
     return json.dumps(task, allow_nan=False).encode()
 
 
@@ -332,7 +341,7 @@ def _refresh_predictions(
         for task in existing.get(spec.external_id, ()):
             status = task_status(task)
             current = predictions.get(task["id"], ())
-            if not status and not same_predictions(current, spec.regions()):
+            if not status and not same_predictions(current, spec.regions(), spec.model_version):
                 stale.append((task["id"], spec))
                 status = "refreshed"
             report.frame_counts[status or "unchanged"] += 1
@@ -349,5 +358,5 @@ def _replace_predictions(
     """
     bulk_action(client, project, "delete_tasks_predictions", [task_id for task_id, _ in stale])
     for batch in chunks(stale, _MAX_BATCH_TASKS):
-        body = [{"task": task_id, **prediction(spec.regions())} for task_id, spec in batch]
+        body = [{"task": task_id, **spec.prediction()} for task_id, spec in batch]
         client.send("POST", f"/api/projects/{project}/import/predictions", body)

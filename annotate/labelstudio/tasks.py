@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from annotate.dataset.folder import Dataset, external_id
+from annotate.dataset.folder import Dataset, Sample, external_id
+from annotate.dataset.frame_sources import FrameKey
 from annotate.errors import StudioError
 from annotate.items.records import Item
 from annotate.items.sequences import chunks
@@ -39,10 +41,32 @@ _PICTURE_STYLE = "flex: 1; min-width: 0"
 _HEADERS = {"box": "Boxes", "polygon": "Outlines", "brush": "Masks"}
 _CONTROL_OPTIONS = {"box": {"canRotate": "false"}, "polygon": {"opacity": "0.3"}, "brush": {}}
 Task = dict[str, Any]
-MODEL_VERSION = "annotate"  # of all predictions: a project shows those of one version
+MODEL_VERSION = "annotate"  # of predictions, by default: a project shows those of one version
+RANK_KEYS = ("rank", "why", "worth")  # in the data of a task that a list of frames names
+_RANK_TAB = "By rank"
 STATE_COLUMNS = "id,data,updated_at,total_annotations,cancelled_annotations,draft_exists"
 _ACTION_BATCH = 500  # tasks per bulk action
 _MAX_URL_BYTES = 6000  # of external ids in a URL; proxies accept URLs of 8 kB
+
+
+@dataclass(frozen=True)
+class PushPart:
+    """Which frames of a dataset are pushed: those of `ranks` with an object of `labels`.
+
+    None is all. `ranks` has the data of each listed frame: see `RANK_KEYS`.
+    """
+
+    ranks: Mapping[FrameKey, Mapping[str, Any]] | None = None
+    labels: Collection[str] | None = None
+
+    def samples(self, dataset: Dataset) -> Iterator[Sample]:
+        """Iterate over the samples of the part."""
+        for sample in dataset:
+            item = sample.item
+            if self.ranks is not None and (item.video, item.frame) not in self.ranks:
+                continue
+            if self.labels is None or any(obj.label in self.labels for obj in item.objects):
+                yield sample
 
 
 def image_config(classes: Sequence[str]) -> str:
@@ -156,21 +180,30 @@ def _to_xml(view: ET.Element) -> str:
     return ET.tostring(view, encoding="unicode")
 
 
-def task_data(dataset: Dataset, item: Item) -> dict[str, Any]:
-    """Make the data of a task, without the URL of its image."""
-    return {
+def task_data(
+    dataset: Dataset, item: Item, rank: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Make the data of a task, without the URL of its image.
+
+    `score` is the lowest of the objects. `rank` is what a list of frames has: see `RANK_KEYS`.
+    """
+    scores = [obj.score for obj in item.objects if obj.score is not None]
+    data = {
         "ext_id": external_id(dataset, item.video, item.frame),
         "video": item.video,
+        "clip": item.video,
         "frame": item.frame,
+        "seconds": round(float(item.seconds), 3),
         "width": item.width,
         "height": item.height,
     }
+    return data | ({"score": min(scores)} if scores else {}) | dict(rank or {})
 
 
-def prediction(regions: Sequence[Region]) -> dict[str, Any]:
+def prediction(regions: Sequence[Region], model_version: str = MODEL_VERSION) -> dict[str, Any]:
     """Make the prediction of a task; its score is the lowest score of its regions."""
     scores = [region["score"] for region in regions if "score" in region]
-    record = {"model_version": MODEL_VERSION, "result": list(regions)}
+    record = {"model_version": model_version, "result": list(regions)}
     return record | ({"score": min(scores)} if scores else {})
 
 
@@ -223,13 +256,61 @@ def bulk_action(client: StudioClient, project: int, action: str, task_ids: Itera
         client.send("POST", "/api/dm/actions", body, params=params)
 
 
-def same_predictions(predictions: Iterable[Mapping[str, Any]], regions: Sequence[Region]) -> bool:
+def create_rank_tab(client: StudioClient, project: int) -> None:
+    """Create the tab that shows the tasks with a rank, by their rank, unless it is there."""
+    if any(
+        each.get("data", {}).get("title") == _RANK_TAB
+        for each in client.get("/api/dm/views/", {"project": project})
+    ):
+        return
+    column = "tasks:data.rank"
+    data = {
+        "title": _RANK_TAB,
+        "type": "list",
+        "target": "tasks",
+        "ordering": [column],
+        "columnsDisplayType": {column: "Number"},  # else the server sorts 10 before 9
+        "filters": {"conjunction": "and", "items": [_HAS_RANK]},
+    }
+    client.send("POST", "/api/dm/views/", {"project": project, "data": data})
+
+
+_HAS_RANK = {
+    "filter": "filter:tasks:data.rank",
+    "operator": "empty",
+    "type": "Number",
+    "value": "false",
+}
+
+
+def update_ranks(
+    client: StudioClient, project: int, ranks: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Set the ranks of the tasks of a project, by external id, and remove those of others.
+
+    Tasks that a person has worked on keep what they have.
+    """
+    found = find_tasks(client, project, list(ranks))
+    tasks = {task["id"]: task for same in found.values() for task in same}
+    tasks |= {task["id"]: task for task in client.tasks(project, STATE_COLUMNS, [_HAS_RANK])}
+    for task_id, task in tasks.items():
+        data = {key: value for key, value in task["data"].items() if key not in RANK_KEYS}
+        data |= ranks.get(task["data"].get("ext_id", ""), {})
+        if data != task["data"] and not task_status(task):
+            client.send("PATCH", f"/api/tasks/{task_id}/", {"data": data})
+
+
+def same_predictions(
+    predictions: Iterable[Mapping[str, Any]],
+    regions: Sequence[Region],
+    model_version: str = MODEL_VERSION,
+) -> bool:
     """Return whether a task has one prediction, with regions of the same ids and types.
 
     The id of a region is made from the content of its object.
     """
     current = list(predictions)
-    if len(current) != 1:
+    if len(current) != 1 or current[0]["model_version"] != model_version:
         return False
     expected = [(region["id"], region["type"]) for region in regions]
     return [(each["id"], each["type"]) for each in current[0]["result"]] == expected

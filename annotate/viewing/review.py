@@ -16,7 +16,7 @@ The largest corrections between two versions of a dataset are drawn too, side by
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,9 +24,10 @@ import numpy as np
 
 from annotate.dataset.diff import ObjectChange
 from annotate.dataset.folder import Dataset
+from annotate.dataset.frame_sources import DatasetFrameSource
 from annotate.errors import DatasetError, ItemsError
 from annotate.items import boxes, masks, records
-from annotate.items.records import Box, Item, Object, Picture
+from annotate.items.records import Box, Frame, Item, Object, Picture
 from annotate.propagators.flags import COVERS, JUMP, OVERLAP, AnomalyFlagger, flag_overlaps
 from annotate.video.images import read_image, save_image
 from annotate.video.reader import frames_at
@@ -217,19 +218,49 @@ def draw_sheet(
         OutputError: `out` cannot be written.
         ItemsError: there is nothing to draw.
     """
-    if not review_frames:
-        raise ItemsError(f"{clip}: no frame needs a review, so there is no sheet to draw")
+    _refuse_none(review_frames, clip)
     by_frame = {each.item.frame: each for each in review_frames}
-    width_px = cell_width(len(review_frames))
-    cells = {}
-    for frame in frames_at(clip, sorted(by_frame)):
-        review_frame = by_frame[frame.index]
+    pairs = ((by_frame[frame.index], frame) for frame in frames_at(clip, sorted(by_frame)))
+    _draw_cells(review_frames, pairs, labels, out, lambda item: f"frame {item.frame}")
+
+
+def draw_dataset_sheet(
+    review_frames: Sequence[ReviewFrame], dataset: Dataset, labels: Sequence[str], out: Path
+) -> None:
+    """Draw frames of a dataset to review, as `draw_sheet` draws those of a clip.
+
+    Raises:
+        OutputError: `out` cannot be written.
+        ItemsError: there is nothing to draw.
+    """
+    _refuse_none(review_frames, dataset.path)
+    by_key = {(each.item.video, each.item.frame): each for each in review_frames}
+    frames = DatasetFrameSource(dataset.path).frames_at(by_key)
+    pairs = ((by_key[frame.video, frame.index], frame) for frame in frames)
+    _draw_cells(review_frames, pairs, labels, out, lambda item: f"{item.video}#{item.frame}")
+
+
+def _refuse_none(review_frames: Sequence[ReviewFrame], where: Path) -> None:
+    if not review_frames:
+        raise ItemsError(f"{where}: no frame needs a review, so there is no sheet to draw")
+
+
+def _draw_cells(
+    review_frames: Sequence[ReviewFrame],
+    pairs: Iterable[tuple[ReviewFrame, Frame]],
+    labels: Sequence[str],
+    out: Path,
+    title: Callable[[Item], str],
+) -> None:
+    """Draw a cell for each pair, in the order of `review_frames`."""
+    width_px, cells = cell_width(len(review_frames)), {}
+    for review_frame, frame in pairs:
         view = view_around(_reasons_box(review_frame), frame.size_wh, width_px)
         item = view.crop_item(review_frame.item)
         picture = draw_item(view.crop_image(frame.image), item, labels)
-        title = f"frame {frame.index} · {float(frame.seconds):.2f} s"
-        cells[frame.index] = Cell(picture, title, review_frame.summary)
-    save_image(lay_out([cells[each.item.frame] for each in review_frames]), out)
+        text = f"{title(review_frame.item)} · {float(frame.seconds):.2f} s"
+        cells[id(review_frame)] = Cell(picture, text, review_frame.summary)
+    save_image(lay_out([cells[id(each)] for each in review_frames]), out)
 
 
 def class_labels(review_frames: Sequence[ReviewFrame], header: records.Header) -> list[str]:

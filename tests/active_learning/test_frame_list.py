@@ -4,6 +4,7 @@ from annotate.active_learning.frame_list import (
     ListedFrame,
     frames_by_clip,
     read_frame_list,
+    read_ranks,
     write_frame_list,
 )
 from annotate.errors import ItemsError, OutputError
@@ -20,6 +21,7 @@ def test_what_is_written_is_read(tmp_path):
     write_frame_list(path, LISTED)
     assert read_frame_list(path) == LISTED
     assert path.read_text().startswith("clip,frame,seconds,worth,why,rank\nb.mp4,75,2.500,1.2500,")
+    assert read_ranks(path)["b.mp4", 4] == {"rank": 3, "why": "", "worth": 0.5}
     assert frames_by_clip(LISTED) == {"b.mp4": [4, 75], "a, b.mp4": [3]}
 
 

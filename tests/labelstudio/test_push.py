@@ -21,11 +21,12 @@ from labelstudio_fixtures import (
 )
 
 from annotate.dataset.folder import external_id, load_dataset
-from annotate.errors import DatasetError, LostResponse, StudioError
+from annotate.errors import DatasetError, LostResponse, StudioError, UnknownName
 from annotate.labelstudio import sync
 from annotate.labelstudio.client import TOKEN_VARIABLE, StudioClient, read_token
 from annotate.labelstudio.push import push_dataset
 from annotate.labelstudio.server import stop_process
+from annotate.labelstudio.tasks import PushPart
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.studio]
 
@@ -64,6 +65,79 @@ def test_a_second_push_adds_only_new_frames(server, dataset, tmp_path):
     more = make_dataset(tmp_path / "more", [[boxed()] if n != 2 else [] for n in range(14)])
     assert push_dataset(more, server, project=title).frame_counts == {"unchanged": 12, "new": 2}
     assert each_frame_once(server, report.project.id, more)
+
+
+def ranked(*numbers):
+    """A list of frames of the dataset, in this order."""
+    return PushPart(
+        {
+            ("dock.mp4", 5 * number): {"rank": rank, "why": "mech missing", "worth": 1.5}
+            for rank, number in enumerate(numbers, start=1)
+        }
+    )
+
+
+def in_tab(server, project, title="By rank"):
+    """The frame numbers and ranks of the tasks that a tab shows, in its order."""
+    [tab] = [
+        each
+        for each in server.get("/api/dm/views/", {"project": project})
+        if each["data"]["title"] == title
+    ]
+    listed = server.get("/api/tasks", {"view": tab["id"], "fields": "all"})["tasks"]
+    return [(task["data"]["frame"] // 5, task["data"].get("rank")) for task in listed]
+
+
+def test_a_list_of_frames_is_pushed_with_its_ranks_and_shown_by_rank(server, dataset):
+    """Twelve ranks: the tab sorts them as numbers."""
+    order = [7, 3, 11, 0, 1, 2, 4, 5, 6, 8, 10, 9]
+    project = push_dataset(dataset, server, project="list", part=ranked(*order)).project.id
+    assert in_tab(server, project) == [(n, rank) for rank, n in enumerate(order, 1)]
+    data = tasks_of(server, project)[frame_id(dataset, 7)][0]["data"]
+    assert data.pop("image") and data.pop("ext_id") == frame_id(dataset, 7)
+    assert data == {
+        "video": "dock.mp4", "clip": "dock.mp4", "frame": 35, "seconds": 1.167, "width": 64,
+        "height": 48, "score": 0.75, "rank": 1, "why": "mech missing", "worth": 1.5,
+    }  # fmt: skip
+
+
+def test_a_later_list_replaces_the_ranks_but_on_tasks_a_person_worked_on(server, dataset):
+    project = push_dataset(dataset, server, project="lists", part=ranked(4, 5, 6)).project.id
+    submit(server, tasks_of(server, project)[frame_id(dataset, 6)][0]["id"])
+    report = push_dataset(dataset, server, project="lists", part=ranked(8, 5))
+    assert report.frame_counts == {"new": 1, "unchanged": 1}
+    assert in_tab(server, project) == [(8, 1), (5, 2), (6, 3)]
+    whole = push_dataset(dataset, server, project="lists")
+    assert whole.frame_counts == {"new": 8, "unchanged": 3, "annotated": 1}
+    assert in_tab(server, project) == [(8, 1), (5, 2), (6, 3)]
+
+
+def test_a_part_is_of_a_class_and_of_the_list(server, tmp_path):
+    objects = [[boxed()], [boxed("target"), boxed()], [boxed("target")], []]
+    dataset = make_dataset(tmp_path / "parts", objects)
+    part = PushPart(labels=["target"])
+    project = push_dataset(dataset, server, project="part", part=part).project.id
+    assert tasks_of(server, project).keys() == {frame_id(dataset, n) for n in (1, 2)}
+    both = PushPart(ranked(0, 2, 99).ranks, ["target"])
+    report = push_dataset(dataset, server, project="both parts", part=both)
+    assert report.frame_counts == {"new": 1}
+    assert report.notes == ["2 frames of the list are not in this part of the dataset"]
+    with pytest.raises(UnknownName, match="no class 'targte'"):
+        push_dataset(dataset, server, part=PushPart(labels=["targte"]))
+    with pytest.raises(DatasetError, match="no frame of this list or with such an object"):
+        push_dataset(dataset, server, project="none", part=ranked(99))
+    assert server.find_project("title:none") is None
+
+
+def test_predictions_have_the_version_of_the_model_and_the_project_shows_it(server, dataset):
+    push_dataset(dataset, server, project="versions")
+    report = push_dataset(dataset, server, project="versions", model_version="mine 2")
+    assert report.frame_counts == {"refreshed": 12}
+    project = report.project.id
+    versions = {
+        each["model_version"] for each in server.get("/api/predictions", {"project": project})
+    }
+    assert versions == {"mine 2"} == {server.get_project(project).model_version}
 
 
 def test_predictions_are_refreshed_on_untouched_tasks_only(server, dataset, tmp_path):
