@@ -2,11 +2,14 @@
 
 import enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from annotate.cli.options import Force, FrameList, VideoPaths, clip_paths
+
+if TYPE_CHECKING:
+    from annotate.labelstudio.sync import PushReport
 
 app = typer.Typer()
 studio_app = typer.Typer(help="Start, stop and check a local Label Studio.", no_args_is_help=True)
@@ -136,7 +139,6 @@ def push(
     from annotate.labelstudio import server as labelstudio_server
     from annotate.labelstudio import video
     from annotate.labelstudio.push import push_dataset as push_frames
-    from annotate.labelstudio.push import record_push
     from annotate.labelstudio.tasks import PushPart
 
     if task_kind is TaskKind.video and (frame_list or labels or model_version):
@@ -169,6 +171,13 @@ def push(
                 transcode=transcode,
                 progress=advance,
             )
+    _print_push(report, dataset, task_kind)
+
+
+def _print_push(report: "PushReport", dataset: Path, task_kind: TaskKind) -> None:
+    from annotate.cli import console
+    from annotate.labelstudio.push import record_push
+
     if report.added_classes:
         console.print_status(f"classes added to the project: {', '.join(report.added_classes)}")
     console.print_note_lines(report.notes)
