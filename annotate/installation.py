@@ -22,7 +22,17 @@ OK, MISSING, WORKS = "ok", "missing", "works"
 CheckRow = tuple[str, str, str]  # part, state, what to do
 CommandRow = tuple[str, str, str, str]  # command, state, what is missing, what to do
 _BASE_PACKAGES = (
-    *("av", "filelock", "huggingface_hub", "matplotlib", "numpy", "onnxruntime", "pandas", "PIL"),
+    *(
+        "av",
+        "filelock",
+        "huggingface_hub",
+        "matplotlib",
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        "pandas",
+        "PIL",
+    ),
     *("platformdirs", "pycocotools", "requests", "rich", "scipy", "supervision", "threadpoolctl"),
     *("typer", "yaml"),
 )
@@ -58,6 +68,7 @@ PLUGIN_REQUIREMENTS: Mapping[tuple[str, str], Requirement] = {
     ("detectors", "moondream"): Requirement(
         ("moondream",), note="needs a Moondream server, or weights for its option local"
     ),
+    ("detectors", "trained"): Requirement(note="needs a model that annotate train made"),
     ("detectors", "vlm"): Requirement(("openai", "json_repair"), ("vlm",), note=_SERVER),
     ("detectors", "yolo"): Requirement(("ultralytics",), ("ultralytics",), ("model",)),
     ("detectors", "yolo-world"): Requirement(
@@ -84,6 +95,7 @@ PLUGIN_REQUIREMENTS: Mapping[tuple[str, str], Requirement] = {
     ("formats", "coco"): _BASE,
     ("formats", "yolo"): _BASE,
     ("formats", "yolo-seg"): _BASE,
+    ("trainers", "light"): _BASE,
 }
 # Command -> the family of plugins of which it runs one, and the option that names it.
 PLUGIN_COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -91,6 +103,7 @@ PLUGIN_COMMANDS: Mapping[str, tuple[str, str]] = {
     "propagate": ("propagators", "--engine"),
     "segment": ("segmenters", "--engine"),
     "export": ("formats", "--to"),
+    "train": ("trainers", "--trainer"),
 }
 _STUDIO = Requirement(("httpx", "label_studio_sdk"), ("studio",), note="needs a running server")
 # Command -> what it needs; a command that is not here needs the base alone.

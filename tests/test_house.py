@@ -47,6 +47,7 @@ HEAVY = {
     "label_studio_sdk",
     "matplotlib",
     "moondream",
+    "onnx",
     "onnxruntime",
     "openai",
     "openvino",

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command_name
 
-from annotate.cli import clip, compare, dataset, find, frames, models, studio
+from annotate.cli import clip, compare, dataset, find, frames, models, studio, training
 from annotate.cli import map as map_commands
 from annotate.cli.batch import results as batch_results
 from annotate.cli.options import (
@@ -39,6 +39,12 @@ def propagators() -> None:
     Show their options and defaults.
     """
     _print_plugins("propagators")
+
+
+@about_app.command()
+def trainers() -> None:
+    """List the trainers and their options."""
+    _print_plugins("trainers")
 
 
 def _print_plugins(family: str) -> None:
@@ -88,8 +94,8 @@ def demo(
 
     Compare the result with its ground truth.
     """
+    from annotate.api.demo import run_demo
     from annotate.cli import console
-    from annotate.cli.demo import run_demo
 
     console.print_table(
         ("measure", "value"), run_demo(output, force=force, say=console.print_status)
@@ -104,8 +110,9 @@ STAGES: Mapping[str, str] = {
     "Dataset": "next build split export import draw",
     "Many clips": "batch",
     "Label Studio": "studio push pull diff",
+    "Train": "train lineage",
     "Models": "models",
-    "About": "detectors propagators vocabularies doctor demo",
+    "About": "detectors propagators trainers vocabularies doctor demo",
 }
 STAGE_OF = {command: stage for stage, names in STAGES.items() for command in names.split()}
 
@@ -204,6 +211,7 @@ app = _assemble(
         compare.app,
         find.app,
         map_commands.app,
+        training.app,
         studio.app,
         about_app,
     ],

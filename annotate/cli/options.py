@@ -38,6 +38,13 @@ def complete_format() -> list[str]:
     return FAMILIES["formats"].names()
 
 
+def complete_trainer() -> list[str]:
+    """List the installed trainers."""
+    from annotate.plugins import FAMILIES
+
+    return FAMILIES["trainers"].names()
+
+
 def complete_vocabulary() -> list[str]:
     """List the packaged vocabularies."""
     from annotate import vocabulary

@@ -383,14 +383,15 @@ def object_ids(objects: Sequence[Object]) -> list[str]:
 def dataset_sha256(dataset: Dataset) -> str:
     """Hash what a trainer sees: the classes, and each frame's image, split, labels, boxes, masks.
 
-    The order of frames, names, paths and times do not count.
+    The order of frames and objects, names, paths and times do not count.
 
     Raises:
         DatasetError: an image is not there.
     """
     lines, classes = list[str](), json.dumps(dataset.classes)
     for sample in dataset:
-        content = [(o.label, o.box, o.mask and o.mask["counts"]) for o in sample.item.objects]
+        objects = sample.item.objects
+        content = sorted(json.dumps((o.label, o.box, o.mask and o.mask["counts"])) for o in objects)
         try:
             image = sha256(dataset.images / sample.image)
         except OSError:

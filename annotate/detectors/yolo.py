@@ -150,14 +150,18 @@ class YoloDetector:
         return match_classes(self.vocabulary, names, Path(self.model).name)
 
 
-def match_classes(vocabulary: Vocabulary, names: list[str], model: str) -> dict[int, Phrase]:
+def match_classes(
+    vocabulary: Vocabulary, names: list[str], model: str, detector: str = "yolo"
+) -> dict[int, Phrase]:
     """Match a model's classes, by number, to the classes of the vocabulary.
+
+    The phrases of `detector` in the vocabulary name classes of the model.
 
     Raises:
         UnknownName: the vocabulary names a class that the model does not know.
         PromptError: no class of the vocabulary is a class of the model.
     """
-    phrases = detector_phrases(vocabulary, "yolo") if "yolo" in vocabulary.detectors else ()
+    phrases = detector_phrases(vocabulary, detector) if detector in vocabulary.detectors else ()
     matches = {}
     for phrase in phrases:
         number = find_class(phrase.text, names, model)
@@ -174,7 +178,7 @@ def match_classes(vocabulary: Vocabulary, names: list[str], model: str) -> dict[
     if not matches:
         raise PromptError(
             f"vocabulary {vocabulary.name}: none of its classes is one that {model} knows: name "
-            f'one, such as yolo = "{names[0]}", under [classes.{vocabulary.labels[0]}]. '
+            f'one, such as {detector} = "{names[0]}", under [classes.{vocabulary.labels[0]}]. '
             f"It knows: {', '.join(names)}"
         )
     return matches

@@ -18,6 +18,7 @@ from typing import Any
 from annotate import files
 from annotate.errors import OutputError, UnknownName, WeightsError
 from annotate.plugins import RUNTIME_ONLY, named_plugins, optional_member
+from annotate.weights.lineage import is_model, read_model_folder
 from annotate.weights.store import weights_path
 
 WEIGHT_OPTIONS = ("model", "weights", "checkpoint", "encoder", "local")  # parts of options' names
@@ -63,10 +64,13 @@ def _named_weights(plugin: Any) -> Iterator[tuple[str, str]]:
 def weights_sha256(name: str) -> str:
     """Return the SHA-256 of weights, by a name in the manifest or a path; "" if they are not here.
 
-    That of a folder covers the paths and the contents of its files that are not hidden.
+    That of a trained model is the hash of its tensors, as in its lineage. That of another folder
+    covers the paths and the contents of its files that are not hidden.
     """
     try:
         path = weights_path(name)
+        if is_model(path):
+            return read_model_folder(path).lineage.tensor_sha256
         return content_sha256(path)
     except (WeightsError, UnknownName, OSError, ValueError):
         return ""

@@ -8,10 +8,10 @@ from annotate.errors import OutputError
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The demo, run once."""
-    from annotate.cli import demo as cli_demo
+    from annotate.api import demo as demo_run
 
     out = tmp_path_factory.mktemp("demo") / "out"
-    return out, dict(cli_demo.run_demo(out)), cli_demo
+    return out, dict(demo_run.run_demo(out)), demo_run
 
 
 @pytest.mark.slow
@@ -40,9 +40,9 @@ def test_again_it_gives_the_same(made):
 
 
 def test_it_leaves_a_strange_folder_alone(tmp_path):
-    from annotate.cli import demo as cli_demo
+    from annotate.api import demo as demo_run
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="exists already and is no demo"):
-        cli_demo.run_demo(tmp_path / "mine")
+        demo_run.run_demo(tmp_path / "mine")

@@ -67,6 +67,8 @@ COMMANDS = {
     "poster": ["{in}", "-o", "{out}"],
     "pull": ["{in}", "-o", "{out}"],
     "diff": ["{in}", "x", "-o", "{out}"],
+    "train": ["{in}", "-o", "{out}"],
+    "train ": ["x", "--from", "{in}", "-o", "{out}"],
     "scenes add": ["{in}", "--db", "{out}"],
     "batch detect": ["{in}", "-d", "colour", "-v", "designator.v1", "-o", "{out}"],
     "batch segment": ["{in}", "-o", "{out}"],

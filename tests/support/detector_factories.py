@@ -1,8 +1,11 @@
 """Contexts with the options that some detectors need in tests."""
 
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sample_data import SHARED
+from untrained import untrained_model
 from vlm_server import serving
 
 
@@ -40,6 +43,12 @@ def _cascade():
 
 
 @contextmanager
+def _trained():
+    with TemporaryDirectory() as folder:
+        yield {"model": str(untrained_model(Path(folder), ("person", "designator")))}
+
+
+@contextmanager
 def options(name):
     """Yield the options for `DETECTORS.load(name, ...)`; a server runs within the context."""
     if name not in FACTORIES:
@@ -53,6 +62,7 @@ FACTORIES = {
     "cascade": _cascade,
     "ensemble": _ensemble,
     "moondream": _moondream,
+    "trained": _trained,
     "vlm": _vlm,
     "yolo": _yolo,
 }

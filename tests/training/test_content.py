@@ -5,7 +5,7 @@ from dataset_samples import PLATE, clip, item, items, mug
 
 from annotate.dataset.build import build_dataset
 from annotate.dataset.folder import SplitRange, load_dataset, with_split
-from annotate.training.dataset_hash import read_content
+from annotate.training.content import read_content
 
 LINES = [(PLATE,), (PLATE, mug()), (), (mug(20),)]
 
@@ -26,7 +26,7 @@ def test_names_order_times_and_persons_do_not_change_the_hash(tmp_path):
         [replace(obj, by={"who": "kim", "when": "2026"}, score=0.3) for obj in reversed(each)]
         for each in LINES
     ]
-    dataset = built(tmp_path / "b", "quay", changed, ("mug", "plate"))
+    dataset = built(tmp_path / "b", "quay", changed)
     for path in dataset.images.iterdir():
         os.utime(path, (1, 1))
     lines = dataset.items.read_text().splitlines()
@@ -55,3 +55,11 @@ def test_objects_are_counted_by_class_and_split(tmp_path):
     assert content.count_objects("val") == {"mug": 1, "plate": 0}
     assert [len(content.frames[name]) for name in ("train", "val")] == [2, 2]
     assert content.frames["train"][0].image.name == "dock-000000.png"
+
+
+def test_classes_are_in_alphabetical_order_whatever_their_order_in_the_dataset(tmp_path):
+    for number, labels in enumerate([("plate", "mug"), ("mug", "plate")]):
+        assert read_content(built(tmp_path / str(number), labels=labels)).classes == (
+            "mug",
+            "plate",
+        )

@@ -1,0 +1,240 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from dataset_samples import PLATE, clip, item, items, mug
+from training_samples import drawn_dataset
+from untrained import untrained_model
+
+from annotate.dataset.build import build_dataset
+from annotate.dataset.folder import SplitRange, load_dataset, with_split
+from annotate.errors import (
+    AnnotateError,
+    DatasetError,
+    OutputError,
+    SettingsDiffer,
+    UnknownName,
+    WeightsError,
+)
+from annotate.items import journal
+from annotate.items.records import Header
+from annotate.training.chain import walk
+from annotate.training.run import Training, train
+from annotate.vocabulary import read_vocabulary
+from annotate.weights import lineage
+
+FAST = {"options": {"copies": 1, "min_steps": 1}, "epochs": 1, "image_size": 64, "threads": 1}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return drawn_dataset(tmp_path, train=4, val=3)
+
+
+@pytest.fixture
+def training(dataset, tmp_path):
+    return Training(dataset.path, tmp_path / "model", **FAST)
+
+
+def built(folder, lines, labels=("plate", "mug"), name="dock"):
+    pictures = clip(folder / name, len(lines))
+    frames = [item(name, number, *objects) for number, objects in enumerate(lines)]
+    return build_dataset(
+        [items(folder / "items.jsonl", [pictures], frames, labels)], folder / "data"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "labels", "parts", "reason"),
+    [
+        ([(PLATE,), ()], ("plate",), None, "not split into train and val"),
+        ([(PLATE,), (PLATE,)], ("plate",), "train", "no frame is in val"),
+        ([(PLATE,), (mug(),)], ("plate", "mug"), "train val", "class 'mug' has no object in train"),
+        ([(), (PLATE,)], ("plate",), "train val", "no object is in train"),
+        ([(PLATE,), ()], ("plate",), "train val", "no object is in val"),
+        ([(PLATE,)], ("plate",), "train", "no frame is in val"),
+    ],
+)
+def test_a_dataset_that_cannot_be_trained_on_is_refused(lines, labels, parts, reason, tmp_path):
+    dataset = built(tmp_path, lines, labels)
+    if parts:
+        ranges = [SplitRange("dock", n, n + 1, part) for n, part in enumerate(parts.split())]
+        last = ranges[-1]
+        with_split(dataset, [*ranges[:-1], replace(last, stop=len(lines))])
+    with pytest.raises(DatasetError, match=reason):
+        train(Training(dataset.path, tmp_path / "model", **FAST))
+    assert not list(tmp_path.glob("model*"))
+
+
+def test_a_split_by_frames_is_refused_and_a_pair_of_frames_named(tmp_path):
+    dataset = built(tmp_path, [(PLATE,)] * 6, ("plate",))
+    still = (dataset.images / "dock-000000.png").read_bytes()
+    for path in dataset.images.iterdir():
+        path.unlink()
+        path.write_bytes(still)
+    with_split(
+        dataset, [SplitRange("dock", n, n + 1, "val" if n % 2 else "train") for n in range(6)]
+    )
+    with pytest.raises(DatasetError, match=r"3 of 3 val frames look .* dock-00000..png like dock"):
+        train(Training(dataset.path, tmp_path / "model", **FAST))
+
+
+def test_the_model_is_a_folder_that_appears_as_a_whole(training, dataset):
+    lines, reports = [], []
+    model = train(training, say=lines.append, report=reports.append)
+    names = {"weights.onnx", "lineage.json", "vocabulary.toml", "curve.csv"}
+    assert {path.name for path in model.folder.iterdir()} == names
+    assert read_vocabulary(model.folder / "vocabulary.toml").labels == ("square",)
+    assert lines[0].startswith("train: 4 frames, ") and "without objects" in lines[0]
+    assert [(each.epoch, each.epochs) for each in reports] == [(1, 1)]
+    record = model.lineage
+    assert record.dataset["frames"] == {"train": 4, "val": 3}
+    assert record.trainer["name"] == "light" and record.trainer["settings"]["epochs"] == 1
+    assert record.runs == ({"epochs": [1, 1], "resumed": False},)
+    assert json.loads(record.to_json())["schema"] == 1
+    with pytest.raises(OutputError, match="already there"):
+        train(training)
+    shutil.rmtree(dataset.path)
+    assert [link.state for link in walk(model.folder)] == ["as it was", "gone"]
+
+
+def test_a_training_with_other_settings_is_not_continued(training):
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(training, epochs=3), report=interrupt)
+    work = training.output.with_name("model.training")
+    assert work.is_dir() and not training.output.exists()
+    with pytest.raises(SettingsDiffer, match=r"epochs: 3 in the file, 2 now; seed: 0 in the file"):
+        train(replace(training, epochs=2, seed=5))
+    assert train(replace(training, epochs=2, seed=5), force=True).lineage.trainer["seed"] == 5
+    assert not work.exists()
+
+
+def interrupt(report):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_keeps_the_last_whole_epoch(training, tmp_path):
+    training = replace(training, epochs=3)
+    whole = train(replace(training, output=tmp_path / "whole"))
+
+    def second(report):
+        if report.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(training, report=second)
+    model = train(training)
+    assert model.lineage.tensor_sha256 == whole.lineage.tensor_sha256
+    [run] = model.lineage.runs
+    assert run["resumed"] and run["epochs"][1] == 3
+    curves = [(each.folder / "curve.csv").read_text() for each in (model, whole)]
+    assert curves[0] == curves[1]
+
+
+def test_what_stands_in_the_way_is_not_removed(training, dataset, tmp_path):
+    work = tmp_path / "model.training"
+    work.mkdir()
+    (work / "notes.txt").write_text("a year of work")
+    with pytest.raises(OutputError, match="no training that was stopped"):
+        train(training)
+    with pytest.raises(OutputError):
+        train(replace(training, output=dataset.path), force=True)
+    assert (work / "notes.txt").exists() and (dataset.path / "items.jsonl").exists()
+
+
+def test_wrong_settings_are_one_line(training, tmp_path):
+    for changes, reason in (
+        ({"epochs": 0}, "`epochs` must be 1"),
+        ({"image_size": 32}, "`image_size` must be 64"),
+        ({"freeze": "head"}, "`freeze`"),
+    ):
+        with pytest.raises(AnnotateError, match=reason):
+            replace(training, **changes)
+    with pytest.raises(UnknownName, match="did you mean 'light'"):
+        train(replace(training, trainer="ligth"))
+    with pytest.raises(AnnotateError, match="dropout 0 to"):
+        train(replace(training, options={"dropout": 1.0}))
+    with pytest.raises(WeightsError):
+        train(replace(training, parent=str(tmp_path / "none.onnx")))
+
+
+def test_a_read_only_dataset_is_trained_on_and_not_written_to(training, dataset):
+    before = {path: path.read_bytes() for path in dataset.path.rglob("*") if path.is_file()}
+    for path in (dataset.path, dataset.images):
+        path.chmod(0o555)
+    try:
+        train(training)
+    finally:
+        for path in (dataset.path, dataset.images):
+            path.chmod(0o755)
+    after = {path: path.read_bytes() for path in dataset.path.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_a_full_disk_is_one_line(training, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("annotate.training.light.trainer.np.savez", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        train(training)
+    assert not training.output.exists()
+
+
+def test_a_torn_state_is_one_line_that_says_what_to_do(training):
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(training, epochs=3), report=interrupt_in_second)
+    state = training.output.with_name("model.training") / "trainer" / "state.npz"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(AnnotateError, match="damaged.*`force`"):
+        train(replace(training, epochs=3))
+
+
+def interrupt_in_second(report):
+    if report.epoch == 2:
+        raise KeyboardInterrupt
+
+
+def test_the_chain_goes_from_items_to_weights_to_the_dataset(tmp_path, dataset):
+    content = {"path": str(dataset.path), "sha256": "5e1f" * 16}
+    folder = untrained_model(tmp_path / "model", ("square",), dataset=content)
+    digest = lineage.read_model_folder(folder).lineage.tensor_sha256
+    path = tmp_path / "boxes.jsonl"
+    settings = {"detector": "trained", "model": str(folder), "weights": {"model": digest}}
+    journal.write(path, Header("detect", settings), [])
+    links = list(walk(path))
+    assert [link.what for link in links] == ["items", "weights", "dataset", "items", "clip", "clip"]
+    assert links[1].state == "as it was" and links[2].state.startswith("altered: sha256")
+    other = {**settings, "weights": {"model": "ab" * 32}}
+    journal.write(path, Header("detect", other), [])
+    assert (
+        "made by tensors abababab"
+        in next(link for link in walk(path) if link.what == "weights").state
+    )
+    shutil.rmtree(folder)
+    assert [link.state for link in walk(path)] == ["", "gone"]
+    assert next(walk(load_dataset(dataset.path).path)).what == "dataset"
+
+
+def test_the_command_trains_and_its_model_detects(dataset, tmp_path, annotate):
+    words = [
+        "--set",
+        "copies=1",
+        "--set",
+        "min_steps=1",
+        "--epochs",
+        "1",
+        "--size",
+        "64",
+        "--threads",
+        "1",
+    ]
+    code, out, err = annotate("train", dataset.path, "-o", "model", *words)
+    assert code == 0 and out.splitlines()[-1] == "model", err
+    assert "train: 4 frames" in err
+    command = ["detect", tmp_path / "dock", "-d", "trained:model=model"]
+    code, out, err = annotate(*command, "-v", "model/vocabulary.toml", "-o", "boxes.jsonl")
+    assert code == 0, err
+    code, out, err = annotate("lineage", "boxes.jsonl")
+    assert code == 0 and "weights" in out and "as it was" in out and "dock" in out
