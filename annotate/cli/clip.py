@@ -263,8 +263,18 @@ def point(
         typer.Option("--from", metavar="ITEMS", help="File of items: boxes to accept by a key."),
     ] = None,
     min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out boxes of --from with a lower score.")
+        float, typer.Option(min=0, max=1, help="Leave out detected boxes with a lower score.")
     ] = 0.25,
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-d",
+            "--detector",
+            autocompletion=complete_detector,
+            help="A detector to offer on the page, NAME[:KEY=VALUE,...]; repeatable. Those that "
+            "the vocabulary has entries for are offered anyway.",
+        ),
+    ] = None,
     vocabulary: OptionalVocabulary = None,
     start: Start = 0,
     stop: Stop = None,
@@ -286,9 +296,11 @@ def point(
 
     from annotate import vocabulary as vocabularies
     from annotate.cli import console
+    from annotate.detectors.run import DETECTORS
     from annotate.files import packaged_file
     from annotate.propagators.job import PROPAGATORS
     from annotate.web.point import launch
+    from annotate.web.point.detectors import OfferedDetector
 
     if (clip is None) != demo:
         raise typer.BadParameter("give a clip, or --demo")
@@ -300,6 +312,7 @@ def point(
         None if vocabulary is None else vocabularies.read_vocabulary(vocabulary),
         boxes,
         min_score,
+        [OfferedDetector(text, *plugin_spec(DETECTORS, text, None)) for text in detector or ()],
     )
     files = launch.PointFiles.beside(clip, points, output)
     with launch.open_page(clip, files, options, port) as address:

@@ -68,6 +68,7 @@ class PointApp:
             "outside": self._outside,
             "take-over": lambda record: self._editor.take_over(record["client"]),
             "leave": lambda record: self._editor.leave(record["client"]),
+            "propose": lambda record: self._editor.propose(record["frame"], record["detector"]),
             "save": lambda record: self._editor.save(),
             "dataset": lambda record: self._editor.build_dataset(),
         }

@@ -5,17 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from annotate.errors import PromptError
+from annotate.items import boxes
 from annotate.items.records import Object
+from annotate.propagators import boxes as boxes_of_detectors
 from annotate.propagators.absence import AbsenceSchedule
 from annotate.propagators.interactive import Direction
 from annotate.video.reader import Video
 from annotate.web.events import EventStream
 from annotate.web.pictures import PictureStore
+from annotate.web.point.detectors import FrameDetectors
 from annotate.web.point.session import PointSession
-from annotate.web.point.state import Progress, StateBuilder, prompt_table_of
+from annotate.web.point.state import Progress, StateBuilder, open_proposals, prompt_table_of
 from annotate.web.point.tracking.engine import PointEngine
 from annotate.web.point.tracking.engine_thread import EngineThread
 from annotate.web.point.tracking.previews import CLICK, Previews
@@ -56,15 +60,16 @@ class Editor:
     engine: PointEngine
     writer: ResultWriter
     engine_name: str
-    proposals: Mapping[int, Sequence[Object]] = field(default_factory=dict)
+    proposals: dict[int, Sequence[Object]] = field(default_factory=dict)
+    detectors: FrameDetectors = field(default_factory=FrameDetectors)
     bounds: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        count = self.video.frame_count or 0
-        self.pictures = PictureStore(self.video.path, count)
+        frame_count = self.video.frame_count or 0
+        self.pictures = PictureStore(self.video.path, frame_count)
         self.engine.pictures = self.pictures
         self.tracks, self.events = Tracks(), EventStream()
-        self._bounds = self.limits = self.bounds or (0, count)
+        self._bounds = self.limits = self.bounds or (0, frame_count)
         self.backward = False  # whether the result is tracked backward too
         self._lock = threading.RLock()
         self._thread = EngineThread(self._job_failed)
@@ -81,6 +86,7 @@ class Editor:
         self.events.close()
         self._thread.close()
         self._previews.close()
+        self.detectors.close()
         self.pictures.close()
         self.session.close()
 
@@ -100,7 +106,11 @@ class Editor:
                 self.tracks, self.absence, self.digests, self.context, self.limits, run
             )
             state = self._builder.build(progress)
-            return state | {"writer": self._writer_client, "event": self.events.last}
+            return state | {
+                "writer": self._writer_client,
+                "event": self.events.last,
+                "detectors": self.detectors.texts,
+            }
 
     def masks(self, frame: int) -> dict[str, Any]:
         """Return the masks of a frame; those of prompts that changed are made now.
@@ -172,8 +182,8 @@ class Editor:
     def see(self, frames: Sequence[int]) -> dict[str, Any]:
         """Note that a person has looked at frames."""
         with self._lock:
-            count = self.video.frame_count or 0
-            self.session.note_seen(int(each) for each in frames if 0 <= int(each) < count)
+            end = self.video.frame_count or 0
+            self.session.note_seen(int(each) for each in frames if 0 <= int(each) < end)
         return self.state()
 
     def set_range(self, start: int, stop: int) -> dict[str, Any]:
@@ -229,6 +239,20 @@ class Editor:
             self._run = None
         return self._tell_all()
 
+    def propose(self, frame: int, detector: str) -> str:
+        """Let a detector propose boxes on a frame; returns a message for the page.
+
+        Raises:
+            AnnotateError: it is not offered, not ready, or fails; or there is no such frame.
+        """
+        found = self.detectors.propose(detector, self.pictures.frame(int(frame)))
+        with self._lock:
+            self.proposals[int(frame)] = found
+        self._tell_all()
+        count_of_boxes = f"{len(found)} box{'es' * (len(found) > 1)}"
+        what = f"{count_of_boxes}; Enter accepts what is dashed" if found else "no box"
+        return f"{detector}, frame {frame}: {what}"
+
     def save(self) -> str:
         """Write the items as the command line does; returns a message for the page.
 
@@ -252,20 +276,29 @@ class Editor:
     # --- inside
 
     def _expanded(self, action: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Turn the acceptance of proposed boxes into the boxes themselves, which the log keeps."""
+        """Turn the acceptance of proposed boxes into the boxes themselves, which the log keeps.
+
+        A box on the mask of an object of its class becomes the box of that object there.
+        """
         if action.get("kind") != "accept":
             return action
-        frame = int(action["frame"])
-        proposed = self.proposals.get(frame, ())
+        frame, document = int(action["frame"]), self.session.document
+        proposed = open_proposals(document, frame, self.proposals.get(frame, ()))
         if not proposed:
             raise PromptError("no boxes are proposed on this frame")
-        first = max(self.session.document.object_ids(), default=0) + 1
-        boxes = [
-            dict(zip(("x1", "y1", "x2", "y2"), obj.box, strict=True))
-            | {"frame": frame, "object": first + number, "class": obj.label}
-            for number, obj in enumerate(proposed)
-        ]
-        return {"kind": "boxes", "boxes": boxes}
+        masks = self._masks(frame, self.session.revision, self.digests)["objects"]
+        shown = {each["id"]: each["box"] for each in masks}
+        new_ids = count(max(document.object_ids(), default=0) + 1)
+        records = []
+        for obj in proposed:
+            same = [key for key in shown if document.class_of(key) == obj.label]
+            best = max(same, key=lambda key: boxes.iou(shown[key], obj.box), default=None)
+            if best is None or boxes.iou(shown[best], obj.box) < boxes_of_detectors.MATCH_IOU:
+                best = next(new_ids)
+            shown.pop(best, None)  # one box for one object
+            corners = dict(zip(("x1", "y1", "x2", "y2"), obj.box, strict=True))
+            records.append(corners | {"frame": frame, "object": best, "class": obj.label})
+        return {"kind": "boxes", "boxes": records}
 
     def _take_prompts(self) -> None:
         """Give the engine the present prompts; a run that is under way is stopped if it must be."""

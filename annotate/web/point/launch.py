@@ -20,6 +20,7 @@ from annotate.propagators import boxes as detected_boxes
 from annotate.propagators.job import PROPAGATORS, Job
 from annotate.video import reader
 from annotate.web.point.app import serving
+from annotate.web.point.detectors import FrameDetectors, OfferedDetector, detectors_of
 from annotate.web.point.editor import Editor
 from annotate.web.point.session import PointSession
 from annotate.web.point.tracking.engine import PropagatorEngine
@@ -55,6 +56,7 @@ class PointOptions:
     vocabulary: Vocabulary | None = None
     boxes: Path | None = None  # a file of items: boxes to accept as prompts
     min_score: float = detected_boxes.MIN_SCORE
+    detectors: Sequence[OfferedDetector] = ()  # besides those that the vocabulary has entries for
 
 
 @contextmanager
@@ -90,6 +92,11 @@ def open_editor(clip: Path, files: PointFiles, options: PointOptions) -> Iterato
         PropagatorWriter(job, files.points, scope, files.items, files.dataset),
         options.engine,
         proposals,
+        FrameDetectors(
+            [*options.detectors, *detectors_of(options.vocabulary)],
+            options.vocabulary,
+            options.min_score,
+        ),
         (start, min(filter(None, (stop, video.frame_count)), default=start)),
     )
     try:

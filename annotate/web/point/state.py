@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from annotate.items.points import DEFAULT_LABEL, GONE, PromptScope, read_points
+from annotate.items.points import BOX_CORNERS, DEFAULT_LABEL, GONE, PromptScope, read_points
 from annotate.items.records import Object
 from annotate.palette import label_colour
 from annotate.prompts import PromptTable, prompt_table
@@ -15,6 +15,7 @@ from annotate.video.reader import Video
 from annotate.viewing.review import find_frames
 from annotate.web.point.document import Document
 from annotate.web.point.session import PointSession
+from annotate.web.point.table import POSITIVE
 from annotate.web.point.tracking.tracks import Tracks, spans, to_items
 
 _QUEUE_LENGTH = 24  # frames worth a look
@@ -189,10 +190,32 @@ class StateBuilder:
         return self._queue
 
     def _open_proposals(self, document: Document) -> dict[int, list[dict[str, Any]]]:
-        """Return the proposed boxes of frames on which no object has points yet."""
-        prompted = {row.frame for row in document.rows}
+        """Return the proposed boxes that are still to be accepted, by frame."""
+        still_open = {
+            frame: open_proposals(document, frame, objects)
+            for frame, objects in dict(self._proposals).items()
+        }
         return {
             frame: [{"box": list(obj.box), "class": obj.label} for obj in objects]
-            for frame, objects in self._proposals.items()
-            if frame not in prompted
+            for frame, objects in still_open.items()
+            if objects
         }
+
+
+def open_proposals(document: Document, frame: int, proposed: Sequence[Object]) -> list[Object]:
+    """Return the proposed boxes of a frame that were not accepted, and have no point inside."""
+    rows = [row for row in document.rows if row.frame == frame]
+    points = [
+        (row.x, row.y)
+        for row in rows
+        if row.label == POSITIVE and row.x is not None and row.y is not None
+    ]
+    corners = [(row.x, row.y) for row in rows if row.label == BOX_CORNERS[0]]
+
+    def is_open(obj: Object) -> bool:
+        x1, y1, x2, y2 = obj.box
+        if (round(x1, 2), round(y1, 2)) in corners:
+            return False
+        return not any(x1 <= x < x2 and y1 <= y < y2 for x, y in points)
+
+    return [obj for obj in proposed if is_open(obj)]

@@ -8,7 +8,9 @@ from local_server import Client
 from point_page import SIDE, square_editor
 
 from annotate.items.records import Object
+from annotate.vocabulary import read_vocabulary
 from annotate.web.point.app import serving
+from annotate.web.point.detectors import FrameDetectors, OfferedDetector, detectors_of
 from annotate.web.server import TOKEN_HEADER
 
 
@@ -247,6 +249,49 @@ def test_points_edited_outside_are_shown_and_settled(client, editor):
     state = client.json("outside", {"client": "me", "take": True})
     assert [each["id"] for each in state["objects"]] == [7]
     assert [each["id"] for each in act(client, "undo")["objects"]] == [1]
+
+
+def test_an_accepted_box_on_the_mask_of_an_object_is_the_box_of_that_object(demo, tmp_path):
+    boxes = {
+        3: [Object("imp", (85, 185, 125, 225), 0.9), Object("demon", (80, 180, 120, 220), 0.9)]
+    }
+    with (
+        square_editor(demo, tmp_path / "points.csv", proposals=boxes) as editor,
+        serving(editor) as address,
+    ):
+        client = Client(address)
+        client.json("state?client=me")
+        click(client, 0, 1, 97, 200, **{"class": "imp"})
+        run_to_end(client, editor)
+        state = act(client, "accept", frame=3)
+        found = [(each["id"], each["class"], each["prompts"]) for each in state["objects"]]
+        assert found == [(1, "imp", [0, 3]), (2, "demon", [3])]
+        click(client, 5, 1, 97, 200)
+        assert client.json("state?client=me")["proposals"] == {}
+
+
+def test_a_detector_proposes_boxes_on_a_frame(demo, tmp_path):
+    words = read_vocabulary("designator.v1")
+    offered = [*detectors_of(words), OfferedDetector("mine", "yolo", {"model": "not-there.pt"})]
+    detectors = FrameDetectors(offered, words)
+    with (
+        square_editor(demo, tmp_path / "points.csv", detectors=detectors) as editor,
+        serving(editor) as address,
+    ):
+        client = Client(address)
+        assert client.json("state?client=me")["detectors"][-1] == "mine"
+        ask = {"client": "me", "frame": 0, "detector": "colour"}
+        state = client.json("propose", ask)
+        assert state["message"] == "colour, frame 0: 1 box; Enter accepts what is dashed"
+        (proposed,) = state["proposals"]["0"]
+        assert proposed["class"] == "designator"
+        state = act(client, "accept", frame=0)
+        assert [each["class"] for each in state["objects"]] == ["designator"]
+        assert client.json("propose", ask)["proposals"] == {}  # the same box was accepted
+        for detector in ("mine", "nobody"):
+            status, body = client.request("propose", ask | {"detector": detector})
+            assert status == 400 and body and b"\n" not in body
+        assert client.status("propose", ask | {"frame": 140}) == 400
 
 
 def test_a_session_on_a_part_of_the_clip_stays_in_it(demo, tmp_path):

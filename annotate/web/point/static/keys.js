@@ -26,6 +26,7 @@ export const BINDINGS = [
   { id: "negative", keys: ["n"], text: "clicks mark what is outside; again: inside", group: "Points" },
   { id: "box", keys: ["b"], text: "the next drag draws a box", group: "Points" },
   { id: "crosshair", keys: ["k"], text: "point by keys: arrows move, Enter inside, Alt+Enter outside", group: "Points" },
+  { id: "propose", keys: ["d"], text: "let the chosen detector propose boxes on this frame", group: "Points" },
   { id: "accept", keys: ["Enter"], text: "accept the proposed boxes of this frame", group: "Points" },
   { id: "run-forward", keys: ["f"], text: "propagate forward; again: stop", group: "Propagate" },
   { id: "run-backward", keys: ["r"], text: "propagate backward; again: stop", group: "Propagate" },

@@ -198,6 +198,14 @@ function askDelete() {
   byId("delete-dialog").showModal();
 }
 
+async function propose() {
+  const detector = byId("detector").value, frame = view.shown;
+  if (!detector) { say("no detector: start with a vocabulary that has entries for one, or with a detector"); return; }
+  say(`${detector} looks at frame ${frame}`);
+  const result = await model.post("propose", { frame, detector });
+  if (result) say(result.message);
+}
+
 async function acceptProposals() {
   const proposed = model.state.proposals[view.shown] ?? [];
   if (!proposed.length) { say("no boxes are proposed on this frame"); return; }
@@ -314,7 +322,7 @@ const actions = {
     view.crosshair = view.crosshair ? null : [view.size.width / 2, view.size.height / 2];
     showMode();
   },
-  accept: acceptProposals,
+  propose, accept: acceptProposals,
   "run-forward": () => run("forward"), "run-backward": () => run("backward"), "run-both": () => run("both"),
   "range-in": () => setRange("in"), "range-out": () => setRange("out"),
   "next-stop": () => nextStop(1), "previous-stop": () => nextStop(-1), "looks-right": looksRight,
@@ -363,7 +371,7 @@ function crosshairKey(event) {
 }
 
 function keyDown(event) {
-  const typing = event.target.closest("input, dialog[open]");
+  const typing = event.target.closest("input, select, dialog[open]");
   if (typing || !model.state) return;
   const onControl = event.target.closest("button, a");
   if (onControl && ["Enter", " ", "Tab"].includes(event.key)) return;
@@ -488,7 +496,7 @@ function connect() {
     if (Number.isInteger(number)) goTo(number); else byId("frame").value = view.shown;
     byId("stage").focus();
   });
-  const buttons = { "new-object": "new-object", class: "class", gone: "gone", undo: "undo", redo: "redo", "run-backward": "run-backward",
+  const buttons = { "new-object": "new-object", class: "class", gone: "gone", propose: "propose", undo: "undo", redo: "redo", "run-backward": "run-backward",
     "run-forward": "run-forward", "run-both": "run-both", "next-stop": "next-stop",
     "looks-right": "looks-right", save: "save", "help-button": "help" };
   for (const [id, name] of Object.entries(buttons)) byId(id).onclick = () => actions[name]();
@@ -524,6 +532,9 @@ async function start() {
   panel = new Panel(select, (stop) => { if (stop.object !== null) current = stop.object; goTo(stop.frame); });
   connect();
   current = model.state.objects[0]?.id ?? 1;
+  const { detectors } = model.state;
+  byId("detector").replaceChildren(...detectors.map((each) => new Option(each)));
+  byId("detector-row").hidden = !detectors.length;
   showNotices();
   await goTo(model.state.range[0]);
   byId("stage").focus();
