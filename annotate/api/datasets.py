@@ -108,9 +108,16 @@ def build(items: str | Path | Iterable[str | Path], output: str | Path, **option
 
 
 def split(
-    dataset: str | Path | Dataset, *, val: float = 0.2, test: float = 0.0, seed: int = 0
+    dataset: str | Path | Dataset,
+    *,
+    val: float = 0.2,
+    test: float = 0.0,
+    seed: int = 0,
+    cuts: Mapping[str, Sequence[int]] | None = None,
 ) -> Dataset:
     """Split a dataset by clip and shot into train, val and test; `val` and `test` are fractions.
+
+    `cuts` are the first frames of shots by clip name, for clips that need no detection of shots.
 
     Raises:
         DatasetError: there are fewer shots than splits, or no fraction is left for train.
@@ -121,7 +128,7 @@ def split(
         raise DatasetError(f"`val` and `test` must leave frames to train on, got {val} and {test}")
     fractions = {"train": 1 - val - test, "val": val, "test": test}
     fractions = {name: fraction for name, fraction in fractions.items() if fraction > 0}
-    return split_dataset(_dataset(dataset), fractions, seed=seed)
+    return split_dataset(_dataset(dataset), fractions, seed=seed, cuts=cuts)
 
 
 def _dataset(given: str | Path | Dataset) -> Dataset:

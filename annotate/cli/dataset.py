@@ -19,6 +19,7 @@ from annotate.cli.options import (
     clip_paths,
     complete_format,
     key_value_pairs,
+    parse_cuts,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +75,14 @@ def split(
     val: Annotated[float, typer.Option(min=0, max=1, help="Share of frames for validation.")] = 0.2,
     test: Annotated[float, typer.Option(min=0, max=1, help="Share of frames for tests.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Another seed gives another split.")] = 0,
+    cuts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cut",
+            metavar="[CLIP:]FRAME",
+            help="A shot begins at this frame, in a clip in one take; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Split a dataset by clip and shot.
 
@@ -81,9 +90,12 @@ def split(
     """
     from annotate.api import datasets
     from annotate.cli import console
+    from annotate.dataset.folder import load_dataset
     from annotate.dataset.split import find_leaks
 
-    divided = datasets.split(dataset, val=val, test=test, seed=seed)
+    divided = load_dataset(dataset)
+    frames = parse_cuts(cuts, list(divided.clips))
+    divided = datasets.split(divided, val=val, test=test, seed=seed, cuts=frames)
     console.print_dataframe(find_leaks(divided).summary())
     console.print_result(str(dataset))
 

@@ -262,3 +262,20 @@ def clip_paths(values: list[str] | None) -> dict[str, Path]:
     """Parse `--video NAME=PATH`: the path of each named clip."""
     pairs = key_value_pairs(values, "--video", "NAME=PATH")
     return {name: Path(path) for name, path in pairs.items()}
+
+
+def parse_cuts(values: list[str] | None, clips: Sequence[str]) -> dict[str, list[int]]:
+    """Parse `--cut CLIP:FRAME`, or FRAME in a dataset of one clip: the cuts of each clip.
+
+    Examples:
+        >>> parse_cuts(["120", "dock.mp4:60"], ["dock.mp4"])
+        {'dock.mp4': [120, 60]}
+    """
+    cuts: dict[str, list[int]] = {}
+    for text in values or ():
+        clip, _, frame = text.rpartition(":")
+        if not frame.isascii() or not frame.isdigit() or not (clip or len(clips) == 1):
+            expected = f"CLIP:FRAME, such as {clips[0]}:120" if clips else "CLIP:FRAME"
+            raise typer.BadParameter(f"expected {expected}, got {text!r}", param_hint="--cut")
+        cuts.setdefault(clip or clips[0], []).append(int(frame))
+    return cuts

@@ -225,8 +225,8 @@ def split_dataset(
         groups.setdefault(shot.group, []).append(shot)
     if len(groups) < len(fractions):
         raise DatasetError(
-            f"{dataset.path}: {len(groups)} shots that differ cannot be split into "
-            f"{' and '.join(fractions)} without leaking; add clips, or give `cuts`"
+            f"{dataset.path}: cannot be split into {' and '.join(fractions)} without leaking: "
+            f"shots that share no image: {len(groups)}; add clips, or give `cuts`"
         )
     splits = _assign_splits(groups, fractions, seed)
     return with_split(
@@ -237,11 +237,16 @@ def split_dataset(
 def _assign_splits(
     groups: Mapping[int, Sequence[DatasetShot]], fractions: Mapping[str, float], seed: int
 ) -> dict[int, str]:
-    """Assign each group to the split that lacks most frames, in an order given by the seed."""
+    """Assign each group to the split that lacks most frames, in an order given by the seed.
+
+    Where there are no more groups than splits, the largest group goes to the largest split.
+    """
     sizes = {number: sum(len(shot.rows) for shot in group) for number, group in groups.items()}
     missing = {split: fraction * sum(sizes.values()) for split, fraction in fractions.items()}
     empty, assigned = dict.fromkeys(fractions), dict[int, str]()
     order = sorted(groups, key=lambda number: _shuffle_key(seed, groups[number][0]))
+    if len(order) == len(fractions):
+        order.sort(key=lambda number: -sizes[number])
     for left, number in zip(range(len(order), 0, -1), order, strict=True):
         candidates = empty if left <= len(empty) else missing  # no split may stay empty
         split = max(candidates, key=missing.__getitem__)

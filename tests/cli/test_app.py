@@ -106,7 +106,7 @@ def named(text, command, **params):
         ("propagate", "leave out `both`", "leave out --both"),
         ("find", "`references` is empty", "--reference is empty"),
         ("pull", "give its `dataset`", "give its DATASET"),
-        ("split", "give `cuts`", "give `cuts`"),  # for Python only
+        ("split", "give `cuts`", "give --cut"),
         ("export", "`annotate build` makes one", "`annotate build` makes one"),
     ],
 )

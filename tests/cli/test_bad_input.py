@@ -182,6 +182,7 @@ UNUSABLE = {
         "m.jsonl",
     ),
     "not a box to ignore": ("frames", "demo.mp4", "--ignore", "1,2", "-o", "out"),
+    "a cut of no clip": ("split", "set", "--cut", "quay.mp4:9"),
     "nothing left to train on": ("split", "set", "--val", 0.7, "--test", 0.3),
     "a box of three": ("study", "demo.mp4", "--frame", 0, "--box", "1,2,3", *STUDY),
     "points that exist": ("propose-points", "demo.mp4", "--phrase", "mech", "-o", "b.jsonl"),

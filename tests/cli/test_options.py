@@ -16,6 +16,7 @@ from annotate.cli.options import (
     complete_model,
     complete_vocabulary,
 )
+from annotate.dataset.folder import load_dataset
 from annotate.items import journal
 
 DETECT = ("-d", "colour", "-v", "designator.v1")
@@ -32,6 +33,17 @@ def test_help_names_every_stage(annotate):
 def test_data_goes_to_stdout_and_messages_to_stderr(annotate, demo):
     code, out, err = annotate("detect", demo, *DETECT, "-o", "b.jsonl", "--stop", 3)
     assert (code, out, err) == (0, "b.jsonl\n", "")
+
+
+def test_a_clip_in_one_take_is_split_at_a_cut(annotate, demo, tmp_path):
+    annotate("detect", demo, *DETECT, "-o", "b.jsonl", "--every", 10)
+    annotate("build", "b.jsonl", "-o", "set")
+    for wrong in ("half", "demo.mp4:half", "demo.mp4:-1"):
+        code, _, err = annotate("split", "set", "--cut", wrong)
+        assert code == 2 and f"expected CLIP:FRAME, such as demo.mp4:120, got '{wrong}'" in err
+    assert annotate("split", "set", "--cut", 100)[0] == 0
+    ranges = load_dataset(tmp_path / "set").split_ranges
+    assert [(each.start, each.split) for each in ranges] == [(0, "train"), (100, "val")]
 
 
 def test_options_may_follow_the_name_of_a_plugin(annotate, demo, tmp_path):

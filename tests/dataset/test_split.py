@@ -112,7 +112,7 @@ def test_fractions_must_add_up_to_one(two_clips, fractions):
 
 def test_one_shot_is_not_split(tmp_path):
     data = built(tmp_path, [clip(tmp_path / "dock", [1])])
-    with pytest.raises(DatasetError, match="1 shots that differ cannot be split"):
+    with pytest.raises(DatasetError, match="shots that share no image: 1; add clips"):
         split.split_dataset(data)
 
 
@@ -144,3 +144,11 @@ def test_a_missing_image_is_named(two_clips):
     (two_clips.images / "dock-000003.png").unlink()
     with pytest.raises(DatasetError, match=r"dock-000003.png: not an image"):
         split.find_shots(two_clips)
+
+
+def test_two_shots_give_the_longer_one_to_train(tmp_path):
+    """Of a clip in one take, cut once: whatever the seed, val must not be the larger part."""
+    data = built(tmp_path, [clip(tmp_path / "dock", [1, 2, 3])])
+    for seed in range(6):
+        done = split.split_dataset(data, seed=seed, cuts={"dock": [16]})
+        assert [(s.start, s.split) for s in done.split_ranges] == [(0, "train"), (16, "val")]
