@@ -138,7 +138,7 @@ class UltralyticsTrainer:
         export = folder / f"export-{plan.dataset_sha256[:16]}"
         if export.exists():
             shutil.rmtree(export)  # its label cache may be of another run
-        description = _export(plan, export)
+        description = export_plan(plan, export)
         rate = self.learning_rate or 0.01 / (4 + len(plan.classes))
         return ChildSpec(
             data=str(description),
@@ -159,7 +159,7 @@ class UltralyticsTrainer:
         )
 
 
-def _export(plan: TrainingPlan, export: Path) -> Path:
+def export_plan(plan: TrainingPlan, export: Path) -> Path:
     """Copy the pictures, write their labels, and describe them with absolute paths."""
     class_ids = {label: number for number, label in enumerate(plan.classes)}
     splits: Mapping[str, Any] = {"train": plan.train, "val": plan.val}

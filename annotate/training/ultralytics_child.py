@@ -24,6 +24,7 @@ from annotate.weights.lineage import tensor_sha256
 BEST_FILE, LAST_FILE, WEIGHTS_FILE, RESULT_FILE = "best.pt", "last.pt", "weights.pt", "result.json"
 _MOSAIC_OFF_SHARE = 0.15  # of the epochs, at the end
 _WARMUP_EPOCHS = 1.0
+_BATCHES_PER_STEP = 2  # the package adds up 64 pictures, which leaves a small set few steps
 _BACKBONE_LAYERS = 10  # without the attention at its end, as measured
 _OFF: Mapping[str, Any] = {"plots": False, "verbose": False, "save_period": -1, "exist_ok": True}
 
@@ -132,6 +133,7 @@ def _settings(spec: ChildSpec, on_cuda: bool) -> dict[str, Any]:
         "epochs": spec.epochs,
         "imgsz": spec.image_size,
         "batch": spec.batch_size,
+        "nbs": _BATCHES_PER_STEP * spec.batch_size,
         "seed": spec.seed,
         "optimizer": "AdamW",
         "lr0": spec.learning_rate,
