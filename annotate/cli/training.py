@@ -1,13 +1,15 @@
 """Commands that train a detector, and that tell where its weights come from."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from annotate.cli.options import Force, Settings, complete_trainer, plugin_spec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from annotate.weights.lineage import TrainedModel
 
 app = typer.Typer()
@@ -39,6 +41,13 @@ def train(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads to use; all cores by default.")
     ] = None,
+    gold: Annotated[
+        Path | None,
+        typer.Option(help="A dataset apart, to compare with the weights that it began with."),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train so many; the first is kept, all count on --gold.")
+    ] = 1,
     settings: Settings = None,
     force: Force = False,
 ) -> None:
@@ -53,9 +62,11 @@ def train(
 
     name, options = plugin_spec(TRAINERS, trainer, settings)
     training = Training(
-        dataset, output, name, options, epochs, image_size, seed, parent, freeze, threads
+        *(dataset, output, name, options, epochs, image_size, seed, parent, freeze, threads),
+        gold=gold,
+        seeds=seeds,
     )
-    total = epochs or TRAINERS.load(name, **options).default_epochs
+    total = seeds * (epochs or TRAINERS.load(name, **options).default_epochs)
     with console.progress("training", total, "epochs") as advance:
 
         def report(each: EpochReport) -> None:
@@ -67,7 +78,34 @@ def train(
 
         model = run_training(training, force=force, say=console.print_status, report=report)
     console.print_table(("measure on val", "value"), model_rows(model))
+    if model.lineage.gold is not None:
+        console.print_table(
+            ("measure on gold", "before", "after", "difference", ""), gold_rows(model)
+        )
+        looks = model.lineage.gold["looks"]
+        console.print_status(f"gold was looked at {looks} times; table.md and sheet.png show more")
     console.print_result(str(model.folder))
+
+
+def gold_rows(model: "TrainedModel") -> list[tuple[str, str, str, str, str]]:
+    """List the measures of a model and its parent on the gold set, with 95 % intervals."""
+    results = model.lineage.results["gold"]
+    before, difference = results["before"] or {}, results["difference"] or {}
+    rows = []
+    for name, after in results["after"].items():
+        compared = difference.get(name, {})
+        texts = (_estimate(before.get(name, {})), _estimate(after), _estimate(compared))
+        rows.append((name, *texts, compared.get("verdict", "")))
+    return rows
+
+
+def _estimate(record: "Mapping[str, Any]") -> str:
+    if record.get("value") is None:
+        return "-"
+    text = f"{record['value']:.3f}"
+    if record["low"] is not None:
+        text += f" ({record['low']:.3f} to {record['high']:.3f})"
+    return text
 
 
 def model_rows(model: "TrainedModel") -> list[tuple[str, str]]:

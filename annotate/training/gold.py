@@ -1,7 +1,8 @@
-"""Compare a trained model with its parent on a gold set: run both, and find the parent's threshold."""
+"""Compare a trained model with its parent on a gold set: run both, and write what they found."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 from annotate.dataset.folder import Dataset
 from annotate.detectors.run import DETECTORS, Detector, detect_frames
 from annotate.errors import PromptError
+from annotate.evaluation.gold import before_after_report
 from annotate.evaluation.gold.before_after import BeforeAfter, ModelOnGold, compare_models
 from annotate.evaluation.gold.gold_set import GoldSet, open_gold, refuse_overlaps
 from annotate.files import json_digest, sha256
 from annotate.items.records import Frame, Item, Vocabulary
-from annotate.training.record import measure
+from annotate.training.record import Record, measure
 from annotate.training.trainer import TrainingFrame
 from annotate.video.images import read_image
 from annotate.weights import lineage
@@ -31,6 +33,31 @@ def open_checked_gold(path: Path, dataset: Dataset) -> GoldSet:
     gold = open_gold(path)
     refuse_overlaps(dataset, gold)
     return gold
+
+
+def evaluate_on_gold(gold: GoldSet, records: Sequence[Record], folder: Path, others: Path) -> None:
+    """Compare the model in `folder`, of the first record, and write the results into the folder.
+
+    The models of the other records, one for each further seed, are written into `others`.
+
+    Raises:
+        OutputError: nothing can be written there, or the look at the gold set cannot be counted.
+        AnnotateError: a model cannot be run.
+    """
+    folders = [folder]
+    for record in records[1:]:
+        folders.append(others / str(record.plan.seed))
+        folders[-1].mkdir(parents=True, exist_ok=True)
+        record.write(folders[-1])
+    plan = records[0].plan
+    compared = compare_on_gold(gold, folders, plan.parent, plan.val)
+    before_after_report.write_before_after(compared, folder)
+    model = lineage.read_lineage(folder / lineage.LINEAGE_FILE)
+    dataclasses.replace(
+        model,
+        gold={"sha256": gold.sha256, "looks": compared.looks},
+        results={**model.results, "gold": compared.record()},
+    ).write(folder)
 
 
 def compare_on_gold(
@@ -53,7 +80,7 @@ def compare_on_gold(
         model = lineage.read_model_folder(folder)
         detector = _load(model.lineage.detector, folder, gold)
         digest = model.lineage.tensor_sha256
-        after.append(_on_gold(gold, folder.name, detector, model.threshold, digest))
+        after.append(_on_gold(gold, "the trained model", detector, model.threshold, digest))
     before = None if parent is None else _parent_on_gold(gold, parent, val)
     return compare_models(gold, after, before)
 
@@ -73,7 +100,7 @@ def _parent_on_gold(
     except PromptError:
         return None
     threshold, _ = measure(detector, val, gold.dataset.classes)
-    return _on_gold(gold, "parent", detector, threshold, digest)
+    return _on_gold(gold, "its parent", detector, threshold, digest)
 
 
 def _load(name: str, model: Path, gold: GoldSet) -> Detector:

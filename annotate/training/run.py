@@ -7,6 +7,7 @@ end the model's folder appears, and OUTPUT.training is removed.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -28,9 +29,10 @@ from annotate.files import (
 )
 from annotate.items.journal import check_same_settings
 from annotate.locking.locks import locked_folder
-from annotate.plugins import option_fields
+from annotate.plugins import RUNTIME_ONLY, option_fields
 from annotate.training.checks import check_dataset, check_leaks, describe
 from annotate.training.content import DatasetContent, read_content
+from annotate.training.gold import evaluate_on_gold, open_checked_gold
 from annotate.training.record import CURVE_FILE, Curve, Record
 from annotate.training.trainer import (
     TRAINERS,
@@ -43,6 +45,7 @@ from annotate.weights import lineage, store
 
 WORK_SUFFIX = ".training"
 PLAN_FILE = "plan.json"
+_TRAINED_FILE = "trained.json"  # in the folder of a seed that was trained to its end
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ class Training:
     """A training: a dataset, an output folder, a trainer by name with its options.
 
     `epochs` and `image_size` (longer side, pixels) are the trainer's own where they are None.
-    `parent` is a model's folder, a file of weights, or a name in the manifest.
+    `parent` is a model's folder, a file of weights, or a name in the manifest. `gold` is a dataset
+    that the model is compared on with its parent, and that chooses nothing. With several `seeds`,
+    the model of `seed` is kept, and those of the next ones say how far chance goes.
     """
 
     dataset: Path
@@ -63,12 +68,17 @@ class Training:
     parent: str | None = None
     freeze: str = "backbone"
     threads: int | None = None
+    gold: Path | None = None
+    seeds: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("image_size", 64), ("threads", 1), ("seed", 0)):
+        least_values = {"epochs": 1, "image_size": 64, "threads": 1, "seed": 0, "seeds": 1}
+        for name, least in least_values.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise AnnotateError(f"`{name}` must be {least} or more, got {value}")
+        if self.seeds > 1 and self.gold is None:
+            raise AnnotateError("`seeds` above 1 need `gold`, on which their models are compared")
         if self.freeze not in ("", "backbone"):
             raise AnnotateError(f"`freeze` must be backbone or nothing, got {self.freeze!r}")
 
@@ -91,7 +101,11 @@ class Training:
 
     def settings(self, trainer: Trainer, plan: TrainingPlan) -> dict[str, Any]:
         """Return everything that shapes the weights."""
-        options = {name: getattr(trainer, name) for name in option_fields(type(trainer))}
+        options = {
+            name: getattr(trainer, name)
+            for name, option in option_fields(type(trainer)).items()
+            if not RUNTIME_ONLY.items() <= option.metadata.items()
+        }
         return {
             "annotate": __version__,
             "trainer": self.trainer,
@@ -132,12 +146,12 @@ def train(
     `say` gets lines about the dataset, `report` the end of each epoch.
 
     Raises:
-        DatasetError: the dataset cannot be trained on.
+        DatasetError: the dataset cannot be trained on, or overlaps with the gold set.
         SettingsDiffer: a training with other settings was stopped there; lists them.
         OutputError: the output exists, or cannot be written.
     """
     output = training.output
-    refuse_input(output, [training.dataset])
+    refuse_input(output, [training.dataset, *filter(None, [training.gold])])
     refuse_existing(output, force, marker_file=lineage.LINEAGE_FILE)
     trainer = TRAINERS.load(training.trainer, **training.options)
     trainer.ready()
@@ -146,23 +160,51 @@ def train(
     check_dataset(dataset, content)
     for line in describe(content, check_leaks(dataset)):
         say(line)
+    gold = None if training.gold is None else open_checked_gold(training.gold, dataset)
     plan = training.make_plan(trainer, content)
     settings = training.settings(trainer, plan)
     work = output.with_name(output.name + WORK_SUFFIX)
     with locked_folder(work):
         _prepare_work(work, settings, force)
-        curve = Curve(work / CURVE_FILE)
-
-        def keep(each: EpochReport) -> None:
-            curve.add(each)
-            report(each)
-
-        weights = _train_in(work, trainer, plan, keep)
-        record = Record(training.trainer, dataset, content, plan, settings, weights, curve)
+        records = []
+        for number in range(training.seeds):
+            folder = work if number == 0 else work / f"seed-{plan.seed + number}"
+            seed_plan = dataclasses.replace(plan, seed=plan.seed + number)
+            weights, curve = _train_seed(folder, trainer, seed_plan, report)
+            own = {**settings, "seed": seed_plan.seed}
+            records.append(
+                Record(training.trainer, dataset, content, seed_plan, own, weights, curve)
+            )
+            if weights.epochs[1] < plan.epochs:
+                break  # stopped by Ctrl-C
         with atomic_folder(output, marker_file=lineage.LINEAGE_FILE, force=force) as draft:
-            record.write(draft)
+            records[0].write(draft)
+            if gold is not None:
+                evaluate_on_gold(gold, records, draft, work / "others")
         shutil.rmtree(work)
     return lineage.read_model_folder(output)
+
+
+def _train_seed(
+    folder: Path, trainer: Trainer, plan: TrainingPlan, report: Callable[[EpochReport], None]
+) -> tuple[TrainedWeights, Curve]:
+    """Train with one seed in its folder, or take what an earlier run of the command has trained."""
+    folder.mkdir(exist_ok=True)
+    curve = Curve(folder / CURVE_FILE)
+    trained = read_json(folder / _TRAINED_FILE)
+    if trained is not None and Path(trained["path"]).is_file():
+        values = {"path": Path(trained["path"]), "epochs": tuple(trained["epochs"])}
+        return TrainedWeights(**{**trained, **values}), curve
+
+    def keep(each: EpochReport) -> None:
+        curve.add(each)
+        report(each)
+
+    weights = _train_in(folder, trainer, plan, keep)
+    if weights.epochs[1] >= plan.epochs:
+        values = {**dataclasses.asdict(weights), "path": str(weights.path)}
+        write_json(folder / _TRAINED_FILE, values)
+    return weights, curve
 
 
 def _prepare_work(work: Path, settings: Mapping[str, Any], force: bool) -> None:

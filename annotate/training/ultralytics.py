@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from annotate.dataset.yolo import box_label_lines
 from annotate.detectors import ultralytics
 from annotate.errors import AnnotateError, OutputError, needs
 from annotate.files import read_json, write_json
+from annotate.plugins import RUNTIME_ONLY
 from annotate.training.trainer import EpochReport, TrainedWeights, TrainingFrame, TrainingPlan
 from annotate.training.ultralytics_child import (
     BEST_FILE,
@@ -57,7 +58,7 @@ class UltralyticsTrainer:
     batch_size: int = 8
     learning_rate: float | None = None
     device: str | None = None
-    resume: bool = False
+    resume: bool = field(default=False, metadata=RUNTIME_ONLY)
     encoder: str = "clip-vit-b-32"
 
     def __post_init__(self) -> None:

@@ -69,6 +69,7 @@ COMMANDS = {
     "diff": ["{in}", "x", "-o", "{out}"],
     "train": ["{in}", "-o", "{out}"],
     "train ": ["x", "--from", "{in}", "-o", "{out}"],
+    "train  ": ["x", "--gold", "{in}", "-o", "{out}"],
     "scenes add": ["{in}", "--db", "{out}"],
     "batch detect": ["{in}", "-d", "colour", "-v", "designator.v1", "-o", "{out}"],
     "batch segment": ["{in}", "-o", "{out}"],

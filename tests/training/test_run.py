@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from dataset_samples import PLATE, clip, item, items, mug
+from training_samples import clip as drawn_clip
 from training_samples import drawn_dataset
 from untrained import untrained_model
 
@@ -238,3 +239,52 @@ def test_the_command_trains_and_its_model_detects(dataset, tmp_path, annotate):
     assert code == 0, err
     code, out, err = annotate("lineage", "boxes.jsonl")
     assert code == 0 and "weights" in out and "as it was" in out and "dock" in out
+
+
+def gold_set(folder, clip_count=5):
+    clips = [folder / f"pier{number}" for number in range(clip_count)]
+    lines = [each for n, path in enumerate(clips) for each in drawn_clip(path, 2, (90, 60), 50 + n)]
+    path = items(folder / "gold.jsonl", clips, lines, ("square",))
+    return build_dataset([path], folder / "gold").path
+
+
+def test_a_model_is_compared_with_its_parent_on_gold(training, tmp_path):
+    gold = gold_set(tmp_path)
+    first = train(replace(training, gold=gold, seeds=2))
+    record = first.lineage
+    assert record.gold["looks"] == 1 and (gold / "gold.toml").exists()
+    assert record.results["gold"]["before"] is None
+    assert len(record.results["gold"]["seeds"]["AP50"]) == 2
+    assert {"table.md", "sheet.png", "precision_recall.csv"} <= {
+        path.name for path in first.folder.iterdir()
+    }
+    assert not first.folder.with_name("model.training").exists()
+    second = replace(training, output=tmp_path / "next", parent=str(first.folder), seed=7)
+    results = train(replace(second, gold=gold)).lineage.results["gold"]
+    assert results["before"]["AP50"] == record.results["gold"]["after"]["AP50"]
+    assert results["difference"]["AP50"]["low"] is not None and results["clips"] == 5
+    assert "looked at 2 times" in (tmp_path / "next" / "table.md").read_text()
+    assert [link.what for link in walk(tmp_path / "next")][:3] == ["weights", "parent", "gold"]
+
+
+def test_a_gold_set_that_overlaps_is_refused_before_anything_is_trained(training, dataset):
+    with pytest.raises(DatasetError, match="dock is the same clip as dock"):
+        train(replace(training, gold=dataset.path))
+    assert not training.output.with_name("model.training").exists()
+    with pytest.raises(AnnotateError, match="`seeds` above 1 need `gold`"):
+        replace(training, seeds=3)
+
+
+def test_seeds_that_were_trained_are_not_trained_again(training, tmp_path):
+    gold, epochs = gold_set(tmp_path), []
+    training = replace(training, gold=gold, seeds=2)
+
+    def stop_in_second(report):
+        epochs.append(report.epoch)
+        if len(epochs) == 2:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(training, report=stop_in_second)
+    train(training, report=lambda report: epochs.append(report.epoch))
+    assert len(epochs) <= 3  # the first seed once
