@@ -42,6 +42,7 @@ EXTRAS = {
     "openai": "vlm",
     "openvino": "openvino",
     "pacmap": "map",
+    "ray": "ray",
     "sam2": "sam2",
     "scenedetect": "frames",
     "skimage": "segment",

@@ -52,6 +52,7 @@ HEAVY = {
     "openai",
     "openvino",
     "pandas",
+    "ray",
     "scenedetect",
     "scipy",
     "sam2",

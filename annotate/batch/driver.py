@@ -53,7 +53,9 @@ class Event:
 class Engine(Protocol):
     """Starts workers, at most `slots` at a time, and waits for their messages."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """The number of workers that there may be now."""
 
     def start(self) -> Worker:
         """Start a worker; its first message says that it is ready."""

@@ -73,9 +73,14 @@ class LocalEngine:
     """
 
     def __init__(self, outputs: Sequence[StageOutput], slots: int) -> None:
-        self.slots = slots
+        self._slots = slots
         self._outputs = tuple(outputs)
         self._workers: list[LocalWorker | None] = [None] * slots
+
+    @property
+    def slots(self) -> int:
+        """The number of processes."""
+        return self._slots
 
     def start(self) -> LocalWorker:
         """Start a worker in the first free slot."""

@@ -19,6 +19,7 @@ from annotate.batch.plan import (
     write_plan,
 )
 from annotate.batch.processes import LocalEngine
+from annotate.batch.ray_actors import RayEngine
 from annotate.batch.stages import Stage
 from annotate.batch.store import FolderStore
 from annotate.batch.worker import Outcome, StageOutput, Task
@@ -32,7 +33,8 @@ Watch = Callable[[Tally, Outcome | None], None]
 class BatchOptions:
     """Where and how far to run.
 
-    `workers` is `local:N`; without N, a worker for each core, up to the number of clips. `shard`
+    `workers` is `local:N`; without N, a worker for each core, up to the number of clips. It may be
+    `ray`, on this machine, or `ray:ADDRESS`, on a cluster, where each worker gets `gpus`. `shard`
     (number, count) selects a part of the clips; `limit` runs at most so many; `retry_failed` runs
     those again that failed.
     """
@@ -41,6 +43,7 @@ class BatchOptions:
     shard: tuple[int, int] = (1, 1)
     limit: int | None = None
     retry_failed: bool = False
+    gpus: float = 0
 
 
 @dataclass
@@ -66,8 +69,9 @@ class BatchRun:
         """
         if not self.to_run:
             return Tally()
-        engine = make_engine(self.options.workers, [self.output], len(self.to_run))
-        return Driver(engine, [self.output], watch=watch).run(self.tasks())
+        tasks = self.tasks()
+        engine = make_engine(self.options, [self.output], tasks)
+        return Driver(engine, [self.output], watch=watch).run(tasks)
 
 
 def prepare(stage: Stage, sources: Sequence[Path], out: Path, options: BatchOptions) -> BatchRun:
@@ -107,17 +111,24 @@ def prepare(stage: Stage, sources: Sequence[Path], out: Path, options: BatchOpti
     return run
 
 
-def make_engine(workers: str, outputs: Sequence[StageOutput], tasks: int) -> Engine:
-    """Make the engine that `workers` names, for a number of tasks.
+def make_engine(
+    options: BatchOptions, outputs: Sequence[StageOutput], tasks: Sequence[Task]
+) -> Engine:
+    """Make the engine for some tasks.
 
     Raises:
         BatchError: no such engine.
+        MissingPackage: Ray is not installed.
     """
-    kind, _, rest = workers.partition(":")
+    kind, _, rest = options.workers.partition(":")
+    if kind == "ray":
+        return RayEngine(outputs, tasks[0], rest, options.gpus)
+    if options.gpus:
+        raise BatchError("`gpus` shares out GPUs among workers of Ray: give `on=ray`")
     if kind == "local" and (not rest or (rest.isdecimal() and int(rest))):
         slots = int(rest) if rest else os.cpu_count() or 1
-        return LocalEngine(outputs, min(slots, tasks))
-    raise BatchError(f"no workers {workers!r}: give local or local:N")
+        return LocalEngine(outputs, min(slots, len(tasks)))
+    raise BatchError(f"no workers {options.workers!r}: give local, local:N, ray or ray:ADDRESS")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from annotate import segmenters
 from annotate.batch import archive
 from annotate.batch.clips import clip_digest, clip_fingerprint, files_by_clip
+from annotate.batch.store import FolderStore
 from annotate.detectors import run as detectors_run
 from annotate.errors import AnswerError, ItemsError, PromptError, needs
 from annotate.files import sha256
@@ -77,8 +78,15 @@ def current_key(stage: Stage, clip: Path) -> str:
     return unit_key(stage, clip, clip_digest(clip))
 
 
+class _PickledOptions:
+    """A stage that is sent to a worker as its options, without what it has loaded."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
-class DetectStage:
+class DetectStage(_PickledOptions):
     """Propose boxes; `options` are the fields of the detector that are set."""
 
     detector: str
@@ -139,7 +147,7 @@ class DetectStage:
 
 
 @dataclass(frozen=True)
-class SegmentStage:
+class SegmentStage(_PickledOptions):
     """Segment whole frames; `options` are the fields of the segmenter that are set."""
 
     engine: str = "slic"
@@ -178,17 +186,36 @@ class SegmentStage:
 
 
 @dataclass(frozen=True)
-class PropagateStage:
+class ResultsOf:
+    """The results of an earlier stage in the folder of its batch."""
+
+    stage: Stage
+    folder: Path
+
+    def file(self, clip: Path) -> Path:
+        """Return the result of a clip.
+
+        Raises:
+            ItemsError: there is none.
+        """
+        path = FolderStore(self.folder).result(current_key(self.stage, clip), self.stage.suffix)
+        if not path.is_file():
+            raise ItemsError(f"{self.folder}: no result of {clip}")
+        return path
+
+
+@dataclass(frozen=True)
+class PropagateStage(_PickledOptions):
     """Propagate the prompts of each clip.
 
     `points` is a CSV file with the column `video`: the name of a clip, or the end of its path.
-    `boxes` is a file of items, a folder of them, or the output of an earlier batch.
+    `boxes` is a file of items, a folder of them, such as an earlier batch, or results of a stage.
     """
 
     engine: str = "light"
     options: Mapping[str, Any] = field(default_factory=dict)
     points: Path | None = None
-    boxes: Path | None = None
+    boxes: Path | ResultsOf | None = None
     min_score: float = propagator_boxes.MIN_SCORE
     vocabulary: Vocabulary | None = None
     both_directions: bool = False
@@ -281,6 +308,8 @@ class PropagateStage:
 
     def _boxes_file(self, clip: Path) -> Path:
         assert self.boxes is not None
+        if isinstance(self.boxes, ResultsOf):
+            return self.boxes.file(clip)
         if not self.boxes.is_dir():
             return self.boxes
         fingerprint = clip_fingerprint(clip)
@@ -291,12 +320,12 @@ class PropagateStage:
     @cached_property
     def _boxes_files(self) -> Mapping[str, Path]:
         """The files of items in the folder, by the fingerprints of their clips."""
-        assert self.boxes is not None
+        assert isinstance(self.boxes, Path)
         return files_by_clip(sorted(self.boxes.rglob(f"*{ITEMS_SUFFIX}")))
 
 
 @dataclass(frozen=True)
-class FramesStage:
+class FramesStage(_PickledOptions):
     """Save the frames worth keeping of each clip; a result is an archive of the folder."""
 
     sampling_options: SamplingOptions = field(default_factory=SamplingOptions)

@@ -28,7 +28,7 @@ from typing import Any
 
 from annotate.batch.clips import anonymous_lines
 from annotate.errors import OutputError, ResultsDiffer
-from annotate.files import read_json, write_json
+from annotate.files import check_writable, read_json, write_json, write_text
 from annotate.locking.locks import locked_folder
 
 UNITS, FAILED, DIFFERING, WORK, LOG = "units", "failed", "differing", "work", "log"
@@ -40,7 +40,7 @@ class FolderStore:
     """The output of a batch in a folder, which several machines may share."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root.absolute()
 
     def result(self, key: str, suffix: str) -> Path:
         """Return the path of a result, which need not exist."""
@@ -70,6 +70,28 @@ class FolderStore:
         """Count the runs that are not finished and that a worker of this machine is at."""
         folders = [path for path in (self.root / WORK).glob("*") if path.is_dir()]
         return sum(_is_locked(folder) for folder in folders)
+
+    def write_token(self, token: str) -> None:
+        """Write a file by which other machines recognise this folder.
+
+        Raises:
+            OutputError: nothing can be written there.
+        """
+        write_text(self.root / WORK / f".{token}", "", parents=True)
+
+    def remove_token(self, token: str) -> None:
+        """Remove such a file."""
+        (self.root / WORK / f".{token}").unlink(missing_ok=True)
+
+    def check_shared(self, token: str) -> None:
+        """Check that this machine sees the folder with the token, and can write into it.
+
+        Raises:
+            OutputError: it cannot.
+        """
+        if not (self.root / WORK / f".{token}").exists():
+            raise OutputError(f"{self.root}: another folder than that of the driver: share it")
+        check_writable(self.root / WORK)
 
     @contextmanager
     def attempt(self, key: str) -> Iterator[Path]:

@@ -74,6 +74,14 @@ class UnitRunner:
         """
         self._prepare(0)
 
+    def check(self, task: Task) -> None:
+        """Check that this machine sees the clip, prompts and weights of a task as planned.
+
+        Raises:
+            AnnotateError: it does not.
+        """
+        _check_key(self.outputs[task.stage].stage, Path(task.clip), task.key)
+
     def _prepare(self, number: int) -> None:
         if number not in self._ready:
             self.outputs[number].stage.ready()

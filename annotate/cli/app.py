@@ -10,6 +10,7 @@ from typer.main import get_command_name
 
 from annotate.cli import clip, compare, dataset, find, frames, models, studio, training
 from annotate.cli import map as map_commands
+from annotate.cli.batch import recipe as batch_recipe
 from annotate.cli.batch import results as batch_results
 from annotate.cli.options import (
     RENAMED_COMMANDS,
@@ -108,7 +109,7 @@ STAGES: Mapping[str, str] = {
     " compare score",
     "Propagate": "point propagate review",
     "Dataset": "next build split export import draw",
-    "Many clips": "batch",
+    "Many clips": "batch run",
     "Label Studio": "studio push pull diff",
     "Train": "train lineage",
     "Models": "models",
@@ -212,6 +213,7 @@ app = _assemble(
         find.app,
         map_commands.app,
         training.app,
+        batch_recipe.app,
         studio.app,
         about_app,
     ],

@@ -77,6 +77,7 @@ COMMANDS = {
     "batch propagate ": ["x.mp4", "--from", "{in}", "-o", "{out}"],
     "batch frames": ["{in}", "-o", "{out}"],
     "batch collect": ["{in}", "-o", "{out}"],
+    "run": ["{in}", "-o", "{out}"],
 }
 OUTPUT_NAMES = {"output", "preview", "db"}
 WITHOUT_INPUTS = {"demo"}

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -57,21 +58,41 @@ class TrapStage(DetectStage):
         def trapped(item):
             progress(item)
             if clip.name == self.clip and item.frame >= self.frame:
-                self._spring()
+                spring(self.trap, self.once)
 
         return super().run(clip, folder, trapped)
 
-    def _spring(self):
-        if self.once is not None:
-            try:
-                self.once.touch(exist_ok=False)
-            except FileExistsError:
-                return
-        if self.trap == "exit":
-            os._exit(7)
-        if self.trap == "raise":
-            raise ZeroDivisionError("a fault of the plugin")
-        os.kill(os.getppid(), getattr(signal, self.trap))
+
+@dataclass(frozen=True)
+class ManyTrapsStage(DetectStage):
+    """Proposes boxes, and ends a process once at each clip of `traps`: name -> (frame, trap)."""
+
+    traps: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    marks: Path = Path("marks")
+
+    def run(self, clip, folder, progress):
+        frame, trap = self.traps.get(clip.name, (None, ""))
+
+        def trapped(item):
+            progress(item)
+            if item.frame == frame:
+                spring(trap, self.marks / clip.name)
+
+        return super().run(clip, folder, trapped)
+
+
+def spring(trap, once):
+    """End this process or its driver; with `once`, a file made then, only the first time."""
+    if once is not None:
+        try:
+            once.touch(exist_ok=False)
+        except FileExistsError:
+            return
+    if trap == "exit":
+        os._exit(7)
+    if trap == "raise":
+        raise ZeroDivisionError("a fault of the plugin")
+    os.kill(os.getppid(), getattr(signal, trap))
 
 
 def trap_stage(**trap):

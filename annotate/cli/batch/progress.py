@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def show_progress(
-    stage: str, done: int, to_run: int
+    name: str, done: int, to_run: int | None
 ) -> Iterator[Callable[[Tally, Outcome | None], None]]:
-    """Show a bar of clips with frames a second and failures; yield the driver's `watch`."""
+    """Show a bar of clips with frames a second and failures; yield the driver's `watch`.
+
+    `to_run` is None where it is not known yet.
+    """
     start = time.monotonic()
-    with console.progress(stage, done + to_run, "clips") as advance:
+    with console.progress(name, None if to_run is None else done + to_run, "clips") as advance:
         for _ in range(done):
             advance()
 

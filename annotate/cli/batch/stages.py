@@ -42,8 +42,9 @@ Sources = Annotated[
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the batch.")]
 Workers = Annotated[
-    str, typer.Option("--on", help="local, or local:N for N processes; default: one a core.")
+    str, typer.Option("--on", help="local:N for N processes, or ray, or ray:ADDRESS of a cluster.")
 ]
+Gpus = Annotated[float, typer.Option(min=0, help="With ray: GPUs for each worker, such as 0.5.")]
 Shard = Annotated[
     str | None, typer.Option(metavar="I/N", help="Run part I of N parts: one a machine.")
 ]
@@ -84,6 +85,7 @@ def detect(
         Path | None, typer.Option(help="Score curves that `annotate calibrate-scores` wrote.")
     ] = None,
     on: Workers = "local",
+    gpus: Gpus = 0,
     shard: Shard = None,
     limit: Limit = None,
     retry_failed: RetryFailed = False,
@@ -108,7 +110,7 @@ def detect(
         margin,
         calibration,
     )
-    _run(stage, sources, output, _options(on, shard, limit, retry_failed))
+    _run(stage, sources, output, batch_options(on, gpus, shard, limit, retry_failed))
 
 
 @batch_app.command()
@@ -134,6 +136,7 @@ def segment(
     random_weights: RandomWeights = None,
     settings: Settings = None,
     on: Workers = "local",
+    gpus: Gpus = 0,
     shard: Shard = None,
     limit: Limit = None,
     retry_failed: RetryFailed = False,
@@ -147,7 +150,7 @@ def segment(
     engine, options = plugin_spec(FAMILIES["segmenters"], engine, settings, **given)
     selection = FrameSelection(every, rate, keyframes, start, stop, max_frames)
     stage = SegmentStage(engine, options, selection)
-    _run(stage, sources, output, _options(on, shard, limit, retry_failed))
+    _run(stage, sources, output, batch_options(on, gpus, shard, limit, retry_failed))
 
 
 @batch_app.command()
@@ -184,6 +187,7 @@ def propagate(
     random_weights: RandomWeights = None,
     settings: Settings = None,
     on: Workers = "local",
+    gpus: Gpus = 0,
     shard: Shard = None,
     limit: Limit = None,
     retry_failed: RetryFailed = False,
@@ -206,7 +210,7 @@ def propagate(
     )
     parsed = None if vocabulary is None else read_vocabulary(vocabulary)
     stage = PropagateStage(engine, options, points, boxes, min_score, parsed, both, start, stop)
-    _run(stage, sources, output, _options(on, shard, limit, retry_failed))
+    _run(stage, sources, output, batch_options(on, gpus, shard, limit, retry_failed))
 
 
 @batch_app.command()
@@ -242,6 +246,7 @@ def frames(
     ] = False,
     image_format: PictureFormat = ImageFormat.png,
     on: Workers = "local",
+    gpus: Gpus = 0,
     shard: Shard = None,
     limit: Limit = None,
     retry_failed: RetryFailed = False,
@@ -256,13 +261,17 @@ def frames(
     sampling = SamplingOptions(not is_sparse, selection, tuple(ignore or ()))
     filtering = FilterOptions(duplicates.value, threshold, everything)
     stage = FramesStage(sampling, filtering, max_frames, image_format.value)
-    _run(stage, sources, output, _options(on, shard, limit, retry_failed))
+    _run(stage, sources, output, batch_options(on, gpus, shard, limit, retry_failed))
 
 
-def _options(on: str, shard: str | None, limit: int | None, retry_failed: bool) -> BatchOptions:
+def batch_options(
+    on: str, gpus: float, shard: str | None, limit: int | None, retry_failed: bool
+) -> BatchOptions:
+    """Make the options of a batch from those of a command."""
     from annotate.batch.run import BatchOptions, parse_shard
 
-    return BatchOptions(on, (1, 1) if shard is None else parse_shard(shard), limit, retry_failed)
+    part = (1, 1) if shard is None else parse_shard(shard)
+    return BatchOptions(on, part, limit, retry_failed, gpus)
 
 
 def _run(stage: Stage, sources: list[Path], output: Path, options: BatchOptions) -> None:
