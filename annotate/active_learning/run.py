@@ -7,23 +7,31 @@ and the features of the pool; all features that are computed are cached on disk.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from annotate import embeddings
 from annotate.active_learning.contradictions import DEFAULT_THRESHOLD
-from annotate.active_learning.detections import ObjectsByFingerprint, read_objects
+from annotate.active_learning.detections import (
+    ObjectsByFingerprint,
+    detect_on_clip,
+    load_model,
+    read_objects,
+)
 from annotate.active_learning.frame_list import ListedFrame
 from annotate.active_learning.selection import (
     Candidates,
     SelectionOptions,
     Spacing,
     choose_frames,
+    list_pool,
 )
-from annotate.active_learning.signals import clip_signals
+from annotate.active_learning.signals import clip_signals, disagreements
 from annotate.dataset import frame_sources
 from annotate.dataset.folder import Dataset
 from annotate.dataset.frame_sources import LocatedClip
@@ -34,6 +42,9 @@ from annotate.items.sequences import chunks
 from annotate.progress import ProgressBar, no_progress
 from annotate.video import reader
 
+if TYPE_CHECKING:
+    from annotate.detectors.run import Detector
+
 _RANDOM, _NO_SIGNAL = "random", "unlike the others"
 _EMBED_BATCH = 16  # frames
 
@@ -42,12 +53,14 @@ _EMBED_BATCH = 16  # frames
 class NextSources:
     """What the frames are chosen by: files of items, and what else is known of their clips.
 
-    `others` are files of items of another detector of the same clips. `known` is the dataset that
-    is labelled already. `videos` are the paths of clips that are not where their items say.
+    `others` are files of items of another detector of the same clips. `model` is the folder of a
+    trained model, which is asked on the most promising frames only. `known` is the dataset that is
+    labelled already. `videos` are the paths of clips that are not where their items say.
     """
 
     items: Sequence[Path | str]
     others: Sequence[Path | str] = ()
+    model: Path | None = None
     known: Dataset | None = None
     videos: Mapping[str, Path] = field(default_factory=dict)
 
@@ -56,13 +69,14 @@ def next_frames(
     sources: NextSources,
     options: SelectionOptions = SelectionOptions(),  # noqa: B008  # frozen
     *,
-    threshold: float = DEFAULT_THRESHOLD,
+    threshold: float | None = None,
     embedder: str = embeddings.DEFAULT_EMBEDDER,
     progress: ProgressBar = no_progress,
 ) -> list[ListedFrame]:
     """Choose the frames that are most worth labelling next, in the order in which to label them.
 
-    `threshold` is the score at which the detector is unsure. `embedder` is the network of the
+    `threshold` is the score at which the detector is unsure: by default that of the model, or 0.5.
+    `embedder` is the network of the
     features. The same input gives the same list.
 
     Raises:
@@ -70,6 +84,9 @@ def next_frames(
         VideoError, DatasetError, WeightsError: see `annotate.errors`.
     """
     clips = frame_sources.locate_clips([journal.read(p) for p in sources.items], sources.videos)
+    model = None if sources.model is None else load_model(sources.model)
+    if threshold is None:
+        threshold = DEFAULT_THRESHOLD if model is None else model[1]
     fingerprints = {str(clip.metadata["fingerprint"]) for clip in clips}
     others = read_objects(sources.others, fingerprints)
     labelled = _labelled_times(sources.known, clips)
@@ -83,6 +100,11 @@ def next_frames(
                 advance()
     if not len(candidates):
         raise ItemsError(f"{sources.items[0]}: it has no frames to choose from")
+    if model is not None:
+        asked = list_pool(
+            candidates, candidates.worths(), deepcopy(spacing), 2 * options.count, options.count
+        )
+        ask_model(candidates, clips, asked, model[0], threshold, progress)
     features = _Features(clips, embeddings.load(embedder), candidates, progress)
     known = None if sources.known is None else features.of_dataset(sources.known)
     worths = candidates.worths()
@@ -122,6 +144,29 @@ def add_clip(
         for signal in signals:
             candidates.add_signal(signal, first_row)
         yield
+
+
+def ask_model(
+    candidates: Candidates,
+    clips: Sequence[LocatedClip],
+    rows: Sequence[int],
+    detector: Detector,
+    threshold: float,
+    progress: ProgressBar = no_progress,
+) -> None:
+    """Run a detector on the frames of some rows, and add where it contradicts their items."""
+    places: dict[int, dict[int, int]] = {}  # clip -> frame -> row
+    for row in rows:
+        frames = places.setdefault(candidates.clip_index[row], {})
+        frames[candidates.frame_index[row]] = row
+    with progress("model", len(rows)) as advance:
+        for number, of_frame in sorted(places.items()):
+            seen = detect_on_clip(clips[number], of_frame, detector, advance)
+            for item in clips[number].items():
+                if item.frame in seen:
+                    row, found = of_frame[item.frame], seen[item.frame]
+                    for signal in disagreements(row, item.objects, found, threshold):
+                        candidates.add_signal(signal)
 
 
 def _labelled_times(

@@ -177,7 +177,7 @@ def choose_frames(
     clips = len(set(candidates.clip_index)) or 1
     count = options.count - len(drawn)
     cap = -(-count // min(clips, round(1 / _MAX_CLIP_SHARE)))
-    pool = _pool(candidates, worths, spacing, count, cap)
+    pool = list_pool(candidates, worths, spacing, count, cap)
     vectors = embed(pool)
     known = np.zeros((0, vectors.shape[1] if len(pool) else 0)) if known_vectors is None else (
         known_vectors
@@ -201,7 +201,7 @@ def _draw(candidates: Candidates, spacing: Spacing, count: int, seed: int) -> li
     return drawn
 
 
-def _pool(
+def list_pool(
     candidates: Candidates,
     worths: npt.NDArray[np.float64],
     spacing: Spacing,
@@ -212,7 +212,8 @@ def _pool(
 
     Where there are too few frames for the whole pool, it is the better half of each clip's.
     """
-    by_worth = np.argsort(-worths, kind="stable")
+    order = np.random.default_rng(0).permutation(len(worths))  # of equal worth: from all clips
+    by_worth = order[np.argsort(-worths[order], kind="stable")]
     worthy = by_worth[worths[by_worth] > 0]
     others = np.sort(by_worth[len(worthy) :])
     spread = [int(others[n]) for n in evenly_spaced(len(others), POOL_FACTOR * count)]

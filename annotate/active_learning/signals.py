@@ -186,7 +186,7 @@ def clip_signals(
             for each in finder.reasons(linked)
         )
         if others is not None and item.frame in others:
-            signals += _disagreements(row, kept, others[item.frame], threshold)
+            signals += disagreements(row, kept, others[item.frame], threshold)
         finder.forget(ended)
         yield item, signals
 
@@ -204,9 +204,10 @@ def _still_signals(row: int, objects: Sequence[Object], threshold: float) -> Ite
             yield Signal(row, objects[one].label, TWO_CLASSES, value)
 
 
-def _disagreements(
+def disagreements(
     row: int, objects: Sequence[Object], others: Sequence[Object], threshold: float
 ) -> Iterator[Signal]:
+    """Yield where another detector contradicts the objects of a frame."""
     for found in find_contradictions(objects, others, threshold):
         text = f"{found.kind} by the other detector"
         if found.kind == "missed" and found.detection is not None:

@@ -170,12 +170,21 @@ def next_(
             help="Items of another detector: where they disagree is worth more; repeatable.",
         ),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A trained model: where it disagrees with the items is worth more."),
+    ] = None,
     known: Annotated[
         Path | None, typer.Option(help="The dataset that is labelled: choose what differs from it.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="The score at which the detector is unsure.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=0.99,
+            help="The score at which the detector is unsure; default: the model's, or 0.5.",
+        ),
+    ] = None,
     random_share: Annotated[
         float, typer.Option("--random", min=0, max=1, help="Share of frames drawn from all.")
     ] = 0.1,
@@ -196,7 +205,7 @@ def next_(
 
     refuse_existing(output, force)
     loaded = None if known is None else load_dataset(known)
-    sources = NextSources(items, others or (), loaded, clip_paths(videos))
+    sources = NextSources(items, others or (), model, loaded, clip_paths(videos))
     options = SelectionOptions(count, random_share, seed)
     listed = next_frames(sources, options, threshold=threshold, progress=console.progress)
     write_frame_list(output, listed, force=force)

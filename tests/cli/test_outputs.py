@@ -49,6 +49,7 @@ COMMANDS = {
     "calibrate-scores ": ["x.jsonl", "--truth", "{in}", "-o", "{out}"],
     "next": ["x.jsonl", "{in}", "-o", "{out}"],
     "next ": ["x.jsonl", "--and", "{in}", "-o", "{out}"],
+    "next   ": ["x.jsonl", "--model", "{in}", "-o", "{out}"],
     "next  ": ["x.jsonl", "--known", "{in}", "-o", "{out}"],
     "build": ["x.jsonl", "{in}", "-o", "{out}"],
     "build ": ["x.jsonl", "--frames", "{in}", "-o", "{out}"],
