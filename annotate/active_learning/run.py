@@ -1,7 +1,7 @@
 """Choose the next frames to label, from the items that a detector or a propagator gave.
 
-Items are streamed. What stays in memory is some thirty bytes for each frame and each signal of it,
-and the features of the pool; all features that are computed are cached on disk.
+Items are streamed. What stays in memory is about sixteen bytes for each frame and each signal of
+it, and the features of the pool; all features that are computed are cached on disk.
 """
 
 from __future__ import annotations

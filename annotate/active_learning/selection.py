@@ -12,6 +12,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,18 +49,18 @@ class SelectionOptions:
 
 @dataclass
 class Candidates:
-    """The frames of all clips and their signals, as columns: some thirty bytes for each."""
+    """The frames of all clips and their signals, as columns: about sixteen bytes for each."""
 
     clips: list[str] = field(default_factory=list)
-    clip_index: array[int] = field(default_factory=lambda: array("l"))
-    frame_index: array[int] = field(default_factory=lambda: array("l"))
+    clip_index: array[int] = field(default_factory=lambda: array("i"))
+    frame_index: array[int] = field(default_factory=lambda: array("i"))
     seconds: array[float] = field(default_factory=lambda: array("d"))
     class_counts: Counter[str] = field(default_factory=Counter)
     _names: dict[str, int] = field(default_factory=dict)  # labels and texts -> their numbers
-    _rows: array[int] = field(default_factory=lambda: array("l"))  # of signals: row of the frame
-    _labels: array[int] = field(default_factory=lambda: array("l"))
-    _texts: array[int] = field(default_factory=lambda: array("l"))
-    _values: array[float] = field(default_factory=lambda: array("d"))
+    _rows: array[int] = field(default_factory=lambda: array("i"))  # of signals: row of the frame
+    _labels: array[int] = field(default_factory=lambda: array("i"))
+    _texts: array[int] = field(default_factory=lambda: array("i"))
+    _values: array[float] = field(default_factory=lambda: array("f"))
 
     def __len__(self) -> int:
         return len(self.frame_index)
@@ -80,24 +81,29 @@ class Candidates:
     def _number(self, name: str) -> int:
         return self._names.setdefault(name, len(self._names))
 
-    def _weighted_values(self) -> npt.NDArray[np.float64]:
+    def _weighted_values(self) -> npt.NDArray[np.float32]:
         """Return the values of the signals, each times the weight of its class."""
-        weights = np.ones(len(self._names))
+        weights = np.ones(len(self._names), np.float32)
         for name, weight in class_weights(self.class_counts).items():
             if name in self._names:
                 weights[self._names[name]] = weight
-        return np.asarray(np.array(self._values) * weights[np.array(self._labels, int)])
+        return np.asarray(self._column(self._values) * weights[self._column(self._labels)])
+
+    @staticmethod
+    def _column(values: array[Any]) -> npt.NDArray[Any]:
+        """View a column as an array; it is not copied."""
+        return np.frombuffer(values, values.typecode)
 
     def worths(self) -> npt.NDArray[np.float64]:
         """Sum the weighted signals of each frame, (n,)."""
-        rows = np.array(self._rows, int)
+        rows = self._column(self._rows)
         sums = np.bincount(rows, self._weighted_values(), minlength=len(self))
         return np.asarray(sums, np.float64)
 
     def reasons(self, rows: Iterable[int]) -> dict[int, str]:
         """Describe the strongest signals of frames: row -> text."""
         wanted, names = set(rows), list(self._names)
-        of_signal = np.array(self._rows, int)
+        of_signal = self._column(self._rows)
         sums: dict[int, dict[str, float]] = {row: {} for row in wanted}
         counts: Counter[tuple[int, str]] = Counter()
         values = self._weighted_values()

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate.active_learning.contradictions import find_contradictions, score_of
-from annotate.items.boxes import iou_matrix
+from annotate.items.boxes import iou
 from annotate.items.records import Box, Item, Object
 from annotate.viewing.review import ReasonFinder
 
@@ -37,6 +38,7 @@ _MAX_GAP = 3  # items for which a track may be missing
 _MAX_LOG_RATIO = math.log(2)  # of the sizes of boxes that are linked
 _MIN_SCORE = 0.05  # boxes with a lower score are noise
 _SAME_PLACE_IOU = 0.7  # from this IoU on, boxes of two classes are one object
+_MIN_ENTROPY = 0.05  # bits: less is certain
 _BRIEF_WEIGHT = 0.5
 _REVIEW_WEIGHT = 0.5  # of the reasons of a review, which weigh 0.5 to 3
 MISSING, BRIEF, UNSURE, TWO_CLASSES = "missing", "seen only here", "unsure", "of two classes"
@@ -149,6 +151,7 @@ def _distances(
     return np.where(alike, np.hypot(difference[..., 0], difference[..., 1]) / size, np.inf)
 
 
+@lru_cache(maxsize=4096)
 def entropy_bits(score: float, threshold: float) -> float:
     """Compute the entropy of a score in bits, 0..1; the threshold stands for a chance of a half.
 
@@ -194,14 +197,19 @@ def clip_signals(
 def _still_signals(row: int, objects: Sequence[Object], threshold: float) -> Iterator[Signal]:
     for obj in objects:
         if obj.score is not None:
-            yield Signal(row, obj.label, UNSURE, entropy_bits(obj.score, threshold))
+            value = entropy_bits(obj.score, threshold)
+            if value >= _MIN_ENTROPY:
+                yield Signal(row, obj.label, UNSURE, value)
     if len({obj.label for obj in objects}) < 2:
         return
-    ious = iou_matrix([obj.box for obj in objects], [obj.box for obj in objects])
-    for one, other in combinations(range(len(objects)), 2):
-        if objects[one].label != objects[other].label and ious[one, other] >= _SAME_PLACE_IOU:
-            value = min(score_of(objects[one]), score_of(objects[other]))
-            yield Signal(row, objects[one].label, TWO_CLASSES, value)
+    for one, other in combinations(objects, 2):
+        if one.label != other.label and _in_one_place(one.box, other.box):
+            yield Signal(row, one.label, TWO_CLASSES, min(score_of(one), score_of(other)))
+
+
+def _in_one_place(one: Box, other: Box) -> bool:
+    low, high = max(one[0], other[0]), min(one[2], other[2])
+    return low < high and iou(one, other) >= _SAME_PLACE_IOU
 
 
 def disagreements(

@@ -92,12 +92,12 @@ class AnomalyFlagger:
         jump = {}
         if before is None:
             likely = min(now.pixels, max_pixels / _SUDDEN_GROWTH)
-            after = now
+            after = replace(now, pixels=likely)
         else:
             frames = abs(now.frame - before.frame) or 1.0
             likely = min(now.pixels, before.pixels * _MAX_GROWTH ** min(frames, 100))
-            after, jump[JUMP] = _advance(before, now, frames)
-        self._motions[obj.track] = replace(after, pixels=likely)
+            after, jump[JUMP] = _advance(before, now, frames, likely)
+        self._motions[obj.track] = after
         covers = min(now.pixels / max_pixels, now.pixels / (_SUDDEN_GROWTH * likely))
         return {COVERS: covers, **jump}
 
@@ -126,7 +126,9 @@ def _measure(item: Item, obj: Object) -> _Motion:
     return _Motion(float(item.frame), (x1 + x2) / 2, (y1 + y2) / 2, size, pixels)
 
 
-def _advance(before: _Motion, now: _Motion, frames: float) -> tuple[_Motion, float]:
+def _advance(
+    before: _Motion, now: _Motion, frames: float, likely_pixels: float
+) -> tuple[_Motion, float]:
     """Advance a motion to the present box; also score the step: above 1, it is a jump."""
     speed_x, speed_y = (now.x - before.x) / frames, (now.y - before.y) / frames
     course = float(np.hypot(speed_x - before.speed_x, speed_y - before.speed_y)) / before.size
@@ -140,7 +142,7 @@ def _advance(before: _Motion, now: _Motion, frames: float) -> tuple[_Motion, flo
         min(course, max_course) - before.course_change
     )
     size_change = before.size_change + _SMOOTHING * (min(resize, max_resize) - before.size_change)
-    place = now.frame, now.x, now.y, now.size, now.pixels
+    place = now.frame, now.x, now.y, now.size, likely_pixels
     return _Motion(*place, speed_x, speed_y, course_change, size_change), score
 
 
