@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from annotate import embeddings
 from annotate.active_learning.contradictions import DEFAULT_THRESHOLD
@@ -26,6 +27,7 @@ from annotate.active_learning.detections import (
 from annotate.active_learning.frame_list import ListedFrame
 from annotate.active_learning.selection import (
     Candidates,
+    ChosenFrame,
     SelectionOptions,
     Spacing,
     choose_frames,
@@ -113,6 +115,12 @@ def next_frames(
         raise ItemsError(
             "every frame of the items is within half a second of a labelled one; give other clips"
         )
+    return _to_list(candidates, worths, chosen)
+
+
+def _to_list(
+    candidates: Candidates, worths: npt.NDArray[np.float64], chosen: Sequence[ChosenFrame]
+) -> list[ListedFrame]:
     reasons = candidates.reasons(each.row for each in chosen)
     return [
         ListedFrame(
