@@ -71,6 +71,16 @@ class SquareEngine:
                 },
             )
 
+    def complete(self, both_directions):
+        for index in range(3):
+            self.gate.wait(30)
+            if index == self.fail_on:
+                raise RuntimeError("out of memory")
+            yield index
+
+    def write(self, output):
+        self.written = output
+
     def square(self, object_id, x, y, side=SIDE):
         width, height = self.size_wh
         mask = np.zeros((height, width), bool)
@@ -93,14 +103,19 @@ class NoteWriter:
 
     calls: list = field(default_factory=list)
 
-    def save(self, backward):
+    output = "masks.jsonl"
+
+    def check(self):
+        pass
+
+    def message(self, backward):
         self.calls.append(("save", backward))
         return "saved masks.jsonl"
 
     def items(self):
         return []
 
-    def build_dataset(self, document, seen, backward):
+    def build_dataset(self, document, seen):
         self.calls.append(("dataset", sorted(document.reviewed)))
         return "built dataset"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from annotate.errors import PromptError
+from annotate.errors import OutputError, PromptError
 from annotate.items import boxes
 from annotate.items.records import Object
 from annotate.propagators import boxes as boxes_of_detectors
@@ -23,6 +23,7 @@ from annotate.web.point.state import Progress, StateBuilder, open_proposals, pro
 from annotate.web.point.tracking.engine import PointEngine
 from annotate.web.point.tracking.engine_thread import EngineThread
 from annotate.web.point.tracking.previews import CLICK, Previews
+from annotate.web.point.tracking.runs import RunProgress, SaveJob
 from annotate.web.point.tracking.tracks import Tracks, mask_record
 from annotate.web.point.writer import ResultWriter
 
@@ -31,21 +32,6 @@ DIRECTIONS: Mapping[str, tuple[Direction, ...]] = {
     "backward": ("backward",),
     "both": ("forward", "backward"),  # what a person looks at is mostly ahead
 }
-
-
-@dataclass
-class _Run:
-    """A propagation that is under way."""
-
-    direction: str
-    digests: Mapping[int, str]  # of the objects that are tracked
-    first: int
-    done: int = 0
-    total: int = 0
-
-    def describe(self) -> dict[str, Any]:
-        text = f"propagating {self.direction}: {self.done} of {self.total} frames"
-        return {"direction": self.direction, "objects": sorted(self.digests), "text": text}
 
 
 @dataclass
@@ -73,7 +59,7 @@ class Editor:
         self.backward = False  # whether the result is tracked backward too
         self._lock = threading.RLock()
         self._thread = EngineThread(self._job_failed)
-        self._run: _Run | None = None
+        self._run: RunProgress | None = None
         self._writer_client: str | None = None  # the page that may edit
         self._previews = Previews(self.engine, self._thread, self._tell_masks, self._tell_failure)
         self._builder = StateBuilder(
@@ -227,7 +213,7 @@ class Editor:
                 raise PromptError("no object has a point yet: click inside one first")
             self.backward |= "backward" in DIRECTIONS[direction]
             first = min(max(int(frame), self.limits[0]), self.limits[1] - 1)
-            run = _Run(direction, {key: self.digests[key] for key in chosen}, first)
+            run = RunProgress(direction, {key: self.digests[key] for key in chosen}, first)
             self._run = run
         self._thread.start_job(self._propagate(run))
         return self._tell_all()
@@ -254,14 +240,30 @@ class Editor:
         return f"{detector}, frame {frame}: {what}"
 
     def save(self) -> str:
-        """Write the items as the command line does; returns a message for the page.
+        """Write the items that the command line writes; returns a message for the page.
 
+        Only what is not settled yet is tracked. It is a job of the engine thread, so that clicks
+        are answered meanwhile; one that changes the points stops it.
         The masks of the page become those that were written.
+
+        Raises:
+            AnnotateError: it was stopped, or the items cannot be made or written.
         """
+        if self.session.outside_edit() is not None or self.session.save_error:
+            raise OutputError(f"{self.session.points}: settle first what is to be in this file")
+        self.writer.check()
         with self._lock:
             digests, context, table = dict(self.digests), self.context, self.table
-        message = self.writer.save(self.backward)
-        changed = 0
+            self._run = run = RunProgress("save", digests, self.limits[0])
+            job = SaveJob(self.engine, self.writer.output, self.backward, lambda: self._step(run))
+            self._thread.start_job(job)
+        self._tell_all()
+        try:
+            job.done.result()
+        finally:
+            self._end(run)
+            self._tell_all()
+        message, changed = self.writer.message(self.backward), 0
         with self._lock:
             if self.table is table:  # else the points were changed meanwhile
                 changed = self.tracks.settle(self.writer.items(), digests, context)
@@ -269,9 +271,9 @@ class Editor:
         return f"{message}; {changed} masks differ from what was shown" if changed else message
 
     def build_dataset(self) -> str:
-        """Build a dataset of the saved items; returns a message for the page."""
-        session = self.session
-        return self.writer.build_dataset(session.document, session.seen, self.backward)
+        """Save, and build a dataset of the items; returns a message for the page."""
+        self.save()
+        return self.writer.build_dataset(self.session.document, self.session.seen)
 
     # --- inside
 
@@ -309,7 +311,7 @@ class Editor:
         table = self.table
         self.context = "" if self.engine.independent else table.digest()
         changed = {key for key in {*old, *self.digests} if old.get(key) != self.digests.get(key)}
-        if self._run is not None and changed & set(self._run.digests):
+        if self._run is not None and self._run.is_of(changed):
             self._thread.stop_job()
             self._run = None
         self._thread.call(lambda: self.engine.set_prompts(table), CLICK)
@@ -318,7 +320,7 @@ class Editor:
         """Name the prompts of each object."""
         return {key: self.table.of_objects({key}).digest() for key in self.table.labels}
 
-    def _propagate(self, run: _Run) -> Generator[None, None, None]:
+    def _propagate(self, run: RunProgress) -> Generator[None, None, None]:
         """Track and send each frame's masks; a step of the engine thread."""
         for direction in DIRECTIONS[run.direction]:
             start, stop = self.limits
@@ -329,13 +331,22 @@ class Editor:
                 with self._lock:
                     for object_id, result in found.items():
                         self.tracks.put(object_id, run.digests[object_id], frame, result)
-                    run.done += 1
-                self._tell_masks(frame)
+                self._step(run, frame)
                 yield
+        self._end(run)
+        self._tell_all(message=f"propagated {run.done} frames")
+
+    def _step(self, run: RunProgress, frame: int | None = None) -> None:
+        """Tell all pages that a step is done, and the masks of its frame."""
+        run.done += 1
+        self.events.append({"progress": run.text})
+        if frame is not None:
+            self._tell_masks(frame)
+
+    def _end(self, run: RunProgress) -> None:
         with self._lock:
             if self._run is run:
                 self._run = None
-        self._tell_all(message=f"propagated {run.done} frames")
 
     def _job_failed(self, error: Exception) -> None:
         with self._lock:

@@ -6,7 +6,7 @@ import os
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -82,14 +82,16 @@ def open_editor(clip: Path, files: PointFiles, options: PointOptions) -> Iterato
     if options.boxes is not None:
         detected = detected_boxes.read(options.boxes, video, options.min_score, labels)
         proposals = {item.frame: item.objects for item in detected.items()}
+    writer = PropagatorWriter(job, files.points, files.items, files.dataset)
+    backward = writer.saved_both_directions()
     session = PointSession(
         files.points, scope, {"clip": video.name, "fingerprint": video.fingerprint}
     )
     editor = Editor(
         video,
         session,
-        PropagatorEngine(job),
-        PropagatorWriter(job, files.points, scope, files.items, files.dataset),
+        PropagatorEngine(replace(job, both_directions=backward)),
+        writer,
         options.engine,
         proposals,
         FrameDetectors(
@@ -99,6 +101,7 @@ def open_editor(clip: Path, files: PointFiles, options: PointOptions) -> Iterato
         ),
         (start, min(filter(None, (stop, video.frame_count)), default=start)),
     )
+    editor.backward = backward
     try:
         yield editor
     finally:

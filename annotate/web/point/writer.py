@@ -1,4 +1,4 @@
-"""Write the result of a session: items by the run of the command line, and a dataset of them."""
+"""Know the files of the result of a session: the items, and a dataset of them."""
 
 from __future__ import annotations
 
@@ -8,30 +8,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from annotate import prompts
 from annotate.dataset.build import build_dataset
+from annotate.errors import SettingsDiffer
 from annotate.files import write_text
 from annotate.items import journal
-from annotate.items.points import PromptScope
 from annotate.items.records import Item
 from annotate.propagators.job import Job
-from annotate.propagators.run import update
 from annotate.web.point.document import Document
 
 FRAMES_FILE = "frames.csv"
 
 
 class ResultWriter(Protocol):
-    """Writes the result of a session, as the command line does."""
+    """Knows the files of the result of a session."""
 
-    def save(self, backward: bool) -> str:
-        """Write the items by the run of the command line; return a message for the page."""
+    @property
+    def output(self) -> Path:
+        """The file of items."""
+
+    def check(self) -> None:
+        """Refuse to write over items that are not of this session."""
+
+    def message(self, backward: bool) -> str:
+        """Say what was saved, for the page."""
 
     def items(self) -> Iterable[Item]:
         """Read the items that were saved."""
 
-    def build_dataset(self, document: Document, seen: Collection[int], backward: bool) -> str:
-        """Build the dataset; return a message for the page.
+    def build_dataset(self, document: Document, seen: Collection[int]) -> str:
+        """Build the dataset of the saved items; return a message for the page.
 
         `seen` are the frames that a person has looked at.
         """
@@ -39,19 +44,36 @@ class ResultWriter(Protocol):
 
 @dataclass(frozen=True)
 class PropagatorWriter:
-    """Writes what `annotate propagate` writes of the same points."""
+    """The files that `annotate propagate` and `annotate build` write of the same points."""
 
     job: Job
     points: Path
-    scope: PromptScope
     output: Path
     dataset: Path
 
-    def save(self, backward: bool) -> str:
-        """Write the items by the run of the command line; return a message for the page."""
-        table = prompts.prompt_table(prompts.read_points(self.points, self.scope), scope=self.scope)
-        job = replace(self.job, prompts=table, both_directions=backward)
-        update(job, self.output)
+    def check(self) -> None:
+        """Refuse to write over items of another clip, engine or range.
+
+        Raises:
+            SettingsDiffer: these items are there; other prompts, or one direction more, may differ.
+            ItemsError: the file has no items.
+        """
+        if self.output.exists():
+            old, new = journal.read(self.output).header, self.job.header()
+            ours = {name: old.settings.get(name) for name in ("prompts", "both")}
+            same = replace(new, settings={**new.settings, **ours}, vocabulary=old.vocabulary)
+            if differences := old.differences(same):
+                what = "; ".join(differences)
+                raise SettingsDiffer(f"{self.output}: made with {what}: give another `output`")
+
+    def saved_both_directions(self) -> bool:
+        """Return whether the items that are there were tracked backward too."""
+        if not self.output.exists():
+            return False
+        return bool(journal.read(self.output).header.settings.get("both"))
+
+    def message(self, backward: bool) -> str:
+        """Say what was saved, and by which command line it is made again."""
         return f"saved {self.output}; the same bytes: {self.command(backward)}"
 
     def items(self) -> Iterable[Item]:
@@ -67,13 +89,12 @@ class PropagatorWriter:
         words += ["--stop", str(self.job.stop)] if self.job.stop is not None else []
         return shlex.join([*words, "-o", str(self.output)])
 
-    def build_dataset(self, document: Document, seen: Collection[int], backward: bool) -> str:
-        """Save the items and build a dataset of them; return a message for the page.
+    def build_dataset(self, document: Document, seen: Collection[int]) -> str:
+        """Build a dataset of the saved items; return a message for the page.
 
         `frames.csv` in the dataset says which frames a person has looked at, prompted, or found
         right.
         """
-        self.save(backward)
         dataset = build_dataset([self.output], self.dataset, force=True)
         prompted = {row.frame for row in document.rows}
         rows = [

@@ -235,7 +235,12 @@ def test_saving_runs_in_the_directions_that_were_used(client, editor):
     client.json("save", {"client": "me"})
     act(client, "reviewed", frame=5)
     assert client.json("dataset", {"client": "me"})["message"] == "built dataset"
-    assert editor.writer.calls == [("save", False), ("save", True), ("dataset", [5])]
+    assert editor.writer.calls == [
+        ("save", False),
+        ("save", True),
+        ("save", True),
+        ("dataset", [5]),
+    ]
 
 
 def test_points_edited_outside_are_shown_and_settled(client, editor):

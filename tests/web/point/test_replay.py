@@ -9,7 +9,7 @@ from wanderer import Wanderer
 
 from annotate import prompts
 from annotate.dataset.folder import load_dataset
-from annotate.errors import PromptError
+from annotate.errors import ItemsError, PromptError, SettingsDiffer
 from annotate.items import journal
 from annotate.prompts import PromptTable
 from annotate.propagators.job import Job
@@ -31,7 +31,7 @@ def editor(demo, tmp_path):
     job = Job(Wanderer(), "wanderer", demo, PromptTable((), {}), 0, STOP)
     points = tmp_path / "points.csv"
     session = PointSession(points, scope, {"clip": video.name, "fingerprint": video.fingerprint})
-    writer = PropagatorWriter(job, points, scope, tmp_path / "masks.jsonl", tmp_path / "dataset")
+    writer = PropagatorWriter(job, points, tmp_path / "masks.jsonl", tmp_path / "dataset")
     editor = Editor(video, session, PropagatorEngine(job), writer, "wanderer")
     yield editor
     editor.close()
@@ -50,9 +50,8 @@ def run_all(editor, frame, direction):
 def command_line_bytes(editor, tmp_path):
     """The file that the command line writes of the points on disk."""
     writer = editor.writer
-    table = prompts.prompt_table(
-        prompts.read_points(writer.points, writer.scope), scope=writer.scope
-    )
+    scope = editor.session.scope
+    table = prompts.prompt_table(prompts.read_points(writer.points, scope), scope=scope)
     out = tmp_path / "again.jsonl"
     run_to_file(
         replace(writer.job, prompts=table, both_directions=editor.backward), out, force=True
@@ -134,3 +133,46 @@ def test_light_saves_what_the_command_line_writes(demo, tmp_path, annotate):
     )
     assert code == 0, err
     assert (tmp_path / "again.jsonl").read_bytes() == files.items.read_bytes()
+
+
+def test_a_corrected_session_is_saved_again(editor, tmp_path):
+    """Also where objects depend on each other, and in one direction more."""
+    for frame, direction in [(2, "forward"), (6, "both")]:
+        editor.act({"kind": "point", "frame": frame, "object": 1, "x": 50, "y": 60, "label": 1})
+        run_all(editor, 0, direction)
+        editor.save()
+        assert editor.writer.output.read_bytes() == command_line_bytes(editor, tmp_path)
+    before = editor.writer.output.read_bytes()
+    editor.save()  # all is settled
+    assert editor.writer.output.read_bytes() == before
+
+
+def test_a_save_that_is_stopped_or_overtaken_leaves_the_file(editor, monkeypatch):
+    editor.act({"kind": "point", "frame": 2, "object": 1, "x": 50, "y": 60, "label": 1})
+    editor.save()
+    before = editor.writer.output.read_bytes()
+    editor.act({"kind": "point", "frame": 3, "object": 1, "x": 50, "y": 60, "label": 1})
+
+    def overtaken(run, frame=None):
+        monkeypatch.undo()
+        editor.act({"kind": "point", "frame": 9, "object": 2, "x": 9, "y": 9, "label": 1})
+
+    for meanwhile in (lambda run, frame=None: editor.stop(), overtaken):
+        monkeypatch.setattr(editor, "_step", meanwhile)
+        with pytest.raises(PromptError, match="stopped"):
+            editor.save()
+        assert editor.writer.output.read_bytes() == before and editor.state()["running"] is None
+    editor.save()
+    assert editor.writer.output.read_bytes() != before
+
+
+def test_items_of_another_engine_are_not_written_over(editor, demo, tmp_path):
+    editor.act({"kind": "point", "frame": 2, "object": 1, "x": 50, "y": 60, "label": 1})
+    editor.save()
+    other = replace(editor.writer, job=replace(editor.writer.job, source="other"))
+    with pytest.raises(SettingsDiffer, match="give another `output`"):
+        other.check()
+    editor.writer.output.write_text("mine\n")
+    with pytest.raises(ItemsError):
+        editor.save()
+    assert editor.writer.output.read_text() == "mine\n"

@@ -132,6 +132,7 @@ export class Model extends EventTarget {
       if (event.masks.rev === this.state.rev) this.masks.set(event.masks.frame, event.masks);
       this.dispatchEvent(new CustomEvent("masks", { detail: event.masks }));
     }
+    if (event.progress) this.dispatchEvent(new CustomEvent("progress", { detail: event.progress }));
     if (event.error) this.fail(new Error(event.error));
     if (event.message) this.dispatchEvent(new CustomEvent("message", { detail: event.message }));
     if (event.online) this.dispatchEvent(new Event("online"));

@@ -466,6 +466,9 @@ function connect() {
     if (following && model.state.running) goTo(detail.frame, { byPerson: false });
     else if (detail.frame === view.shown) drawMasks(detail);
   });
+  model.addEventListener("progress", ({ detail }) => {
+    if (model.state.running) byId("progress").textContent = detail;
+  });
   model.addEventListener("failure", ({ detail }) => failed(detail));
   model.addEventListener("message", ({ detail }) => {
     const { queue } = model.state;

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from annotate.items import journal
 from annotate.items.detections import item_from_detections
 from annotate.items.records import Frame, Object, Prompt
 from annotate.plugins import optional_member
@@ -44,6 +46,12 @@ class PointEngine(Protocol):
         self, ids: Sequence[int], frame: int, direction: Direction, limits: tuple[int, int]
     ) -> Iterator[tuple[int, Mapping[int, TrackedFrame]]]:
         """Track objects from a frame on, up to the limits; yield each frame's results."""
+
+    def complete(self, both_directions: bool) -> Iterator[int]:
+        """Track all that a run over the whole clip would give otherwise; yield each frame."""
+
+    def write(self, output: Path) -> None:
+        """Write the items that `complete` has completed, as the command line does."""
 
 
 @dataclass
@@ -106,10 +114,8 @@ class PropagatorEngine:
 
         From the first backward pass on, objects are tracked both ways, as by `both_directions`.
         """
-        if direction == "backward" and not self._session.job.both_directions:
-            job = replace(self._session.job, both_directions=True)
-            self._session.close()
-            self._session = InteractiveSession(job)
+        if direction == "backward":
+            self._track_both_ways()
         context = "" if self.independent else self._session.job.prompts.digest()
         start, stop = limits
         for tracked in self._session.run(ids, frame, direction):
@@ -125,3 +131,31 @@ class PropagatorEngine:
             }
             results |= {key: TrackedFrame(None, not tracked.exact, context) for key in item.lost}
             yield item.frame, results
+
+    def complete(self, both_directions: bool) -> Iterator[int]:
+        """Track all that a run over the whole clip would give otherwise; yield each frame.
+
+        Raises:
+            PromptError: no object starts in the range.
+            VideoError: see `annotate.errors`.
+        """
+        if both_directions:
+            self._track_both_ways()
+        job = self._session.job
+        job.first_frame()
+        for tracked in self._session.run(direction="both" if job.both_directions else "forward"):
+            yield tracked.item.frame
+
+    def write(self, output: Path) -> None:
+        """Write the items that `complete` has completed, as the command line does.
+
+        Raises:
+            OutputError: nothing can be written there.
+        """
+        journal.write(output, self._session.job.header(), self._session.items())
+
+    def _track_both_ways(self) -> None:
+        if not self._session.job.both_directions:
+            job = replace(self._session.job, both_directions=True)
+            self._session.close()
+            self._session = InteractiveSession(job)
