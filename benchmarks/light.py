@@ -3,18 +3,19 @@
     python benchmarks/light.py davis SHARED/davis [--fast] [--method light|flow|flow+grabcut]
     python benchmarks/light.py clicks FOLDER [--fast]
     python benchmarks/light.py speed CLIP [--fast] [--size 854x480]
-    python benchmarks/light.py many CLIP [--fast] [--size 854x480] [--objects 8]
+    python benchmarks/light.py objects CLIP [--fast] [--size 854x480] [--frames 120]
 
 `davis` starts from the true first mask and prints the mean J over frames 1 to the last but one.
 `flow` only warps that mask by DIS optical flow; `flow+grabcut` also runs GrabCut in a band around
 its edge. `clicks` runs `annotate propagate` on every NAME.mp4 with a NAME.gt.json and
 NAME.points.csv or NAME.points3.csv: SHARED/gameplay/dev has such, `make_unseen.py` makes more.
-`speed` tracks one object through CLIP, resized to that size first; decoding is included. `many`
-tracks one object, and several on a grid, through its first 40 frames in turn, and prints how many
-times more the several cost: in wall time, and in CPU time.
+`speed` tracks one object through CLIP, resized to that size first; decoding is included. `objects`
+runs `annotate propagate` for 1, 2, 4 and 8 boxes on a grid through its first frames, and prints the
+processor seconds of the whole command, and how many times more than for one object they are.
 """
 
 import argparse
+import resource
 import subprocess
 import sys
 import time
@@ -142,9 +143,7 @@ def speed(clip: Path, size_wh: tuple[int, int], fast: bool) -> None:
     """Print frames per second, decoding included, after the first second."""
     with TemporaryDirectory() as scratch:
         resized = Path(scratch) / "resized.mp4"
-        with VideoWriter(resized, 30, size_wh) as writer:
-            for frame in reader.frames(clip):
-                writer.write(cv2.resize(frame.image, size_wh, interpolation=cv2.INTER_AREA))
+        write_resized(clip, resized, size_wh)
         mask = np.zeros(size_wh[::-1], bool)
         width, height = size_wh
         mask[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3] = True
@@ -153,48 +152,57 @@ def speed(clip: Path, size_wh: tuple[int, int], fast: bool) -> None:
     print(f"{(len(later) - 1) / (later[-1] - later[0]):.1f} frames/s at {width}x{height}")
 
 
-def many(clip: Path, size_wh: tuple[int, int], fast: bool, objects: int) -> None:
-    """Print what several objects cost, relative to one."""
-    frames = [
-        Frame(each.video, each.index, each.seconds, cv2.resize(each.image, size_wh))
-        for each in reader.frames(clip, stop=40)
-    ]
-    seconds = {count: grid_seconds(frames, fast, count) for count in (1, objects)}
-    for count, (wall, cpu) in seconds.items():
-        print(f"{count} objects   {1000 * wall:.0f} ms a frame   {1000 * cpu:.0f} ms of CPU")
-    wall, cpu = (seconds[objects][k] / seconds[1][k] for k in (0, 1))
-    print(f"ratio {wall:.2f} in wall time, {cpu:.2f} in CPU time")
+def write_resized(clip: Path, out: Path, size_wh: tuple[int, int], stop: int | None = None) -> None:
+    """Write a clip, or its frames before `stop`, in another size."""
+    with VideoWriter(out, 30, size_wh) as writer:
+        for frame in reader.frames(clip, stop=stop):
+            writer.write(cv2.resize(frame.image, size_wh, interpolation=cv2.INTER_AREA))
 
 
-def grid_seconds(frames: list[Frame], fast: bool, count: int) -> tuple[float, float]:
-    """Track boxes on a grid of four columns: wall and CPU seconds a frame, by medians."""
-    width, height = frames[0].size_wh
-    prompts = []
+def objects(clip: Path, size_wh: tuple[int, int], fast: bool, frames: int) -> None:
+    """Print the processor seconds of a run for 1, 2, 4 and 8 objects, and of none."""
+    with TemporaryDirectory() as scratch:
+        resized = Path(scratch) / "resized.mp4"
+        write_resized(clip, resized, size_wh, frames)
+        start = time.process_time()
+        decoded = sum(1 for _ in reader.frames(resized))
+        print(f"decoding alone   {time.process_time() - start:6.1f} s for {decoded} frames")
+        alone = 0.0
+        for count in (1, 2, 4, 8):
+            seconds, seen = grid_seconds(resized, size_wh, fast, count)
+            alone = alone or seconds
+            row = f"{count} objects   {seconds:6.1f} s   {seconds / alone:.2f} times one"
+            print(f"{row}   {seen / decoded:.1f} visible a frame", flush=True)
+
+
+def grid_seconds(clip: Path, size_wh: tuple[int, int], fast: bool, count: int) -> tuple[float, int]:
+    """Track boxes on a grid of four columns; returns processor seconds, and masks in all."""
+    width, height = size_wh
+    points = clip.with_suffix(".csv")
+    rows = []
     for k in range(count):
         x, y = (k % 4 + 0.5) * width / 4, (k // 4 % 2 + 0.5) * height / 2
-        mask = np.zeros((height, width), bool)
-        mask[int(y - 40) : int(y + 40), int(x - 25) : int(x + 25)] = True
-        prompts.append(Prompt(frames[0].index, k + 1, mask=mask))
-    session = PROPAGATORS.load("light", fast=fast).begin([PromptedFrame(frames[0], tuple(prompts))])
-    session.step(frames[0], prompts)
-    times = []
-    for frame in frames[1:]:
-        start = time.perf_counter(), time.process_time()
-        session.step(frame, ())
-        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
-    wall, cpu = np.median(times, axis=0).tolist()
-    return wall, cpu
+        rows += [(0, k + 1, x - 25, y - 40, 2, "box"), (0, k + 1, x + 25, y + 40, 3, "box")]
+    columns = ["frame_id", "object_id", "x", "y", "label", "class"]
+    pd.DataFrame(rows, columns=columns).to_csv(points, index=False)
+    items = clip.with_name(f"items{count}.jsonl")
+    call = [sys.executable, "-m", "annotate", "propagate", str(clip), "-p", str(points)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([*call, "-o", str(items)] + ["--fast"] * fast, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, sum(len(item.objects) for item in journal.read(items))
 
 
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("measurement", choices=["davis", "clicks", "speed", "many"])
+    parser.add_argument("measurement", choices=["davis", "clicks", "speed", "objects"])
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--method", choices=["light", "flow", "flow+grabcut"], default="light")
     parser.add_argument("--size", default="854x480")
-    parser.add_argument("--objects", type=int, default=8)
+    parser.add_argument("--frames", type=int, default=120)
     args = parser.parse_args()
     if args.measurement == "davis":
         light = args.method == "light"
@@ -207,7 +215,7 @@ def main() -> None:
         if args.measurement == "speed":
             speed(args.paths[0], (width, height), args.fast)
         else:
-            many(args.paths[0], (width, height), args.fast, args.objects)
+            objects(args.paths[0], (width, height), args.fast, args.frames)
 
 
 if __name__ == "__main__":

@@ -62,8 +62,9 @@ class DiscriminativeClassifier:
 
     def scores(self, features: CropFeatures) -> Map:
         """Score cells, (H / 4, W / 4): about +1 on the object and -1 elsewhere."""
-        scores = self._ridge.scores(self._expand(features))
-        return scores[:, 0].reshape(features.grid.shape[:2])
+        groups = features.grid, discriminative_features(features)
+        scores = self._ridge.scores_of_maps(*(each.reshape(-1, each.shape[2]) for each in groups))
+        return scores.reshape(features.grid.shape[:2])
 
     def state(self) -> State:
         """Return the state of the classifier."""

@@ -61,6 +61,14 @@ class CropWindow:
         part = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
         return part, (self.x - left + 0.5) * fx - 0.5, (self.y - top + 0.5) * fy - 0.5, (fx, fy)
 
+    def slices(self, margin: float) -> tuple[slice, slice]:
+        """Return the rows and columns of a picture in the window and `margin` pixels around it."""
+        half = self.side / 2 + margin
+        return (
+            slice(max(int(self.y - half), 0), max(int(self.y + half) + 1, 0)),
+            slice(max(int(self.x - half), 0), max(int(self.x + half) + 1, 0)),
+        )
+
     def in_picture(self, size_wh: tuple[int, int], size: int) -> Mask:
         """Mark the cells, (size, size), that lie on the picture."""
         steps = (np.arange(size) - (size - 1) / 2) * (self.side / size)

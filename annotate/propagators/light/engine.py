@@ -236,8 +236,8 @@ def _pixels_of_others(
 ) -> dict[int, Map]:
     """Give each pixel to its most probable object; a prompted mask always wins.
 
-    Returns, for each observed object, the pixels of its window that belong to another one, (size,
-    size) in 0..1.
+    Returns, for each observed object with a pixel of another one in its window, those pixels,
+    (size, size) in 0..1.
     """
     if len(observations) + len(prompted_masks) < 2:
         return {}
@@ -251,14 +251,14 @@ def _pixels_of_others(
         owner[area][wins] = object_id
     for object_id, mask in prompted_masks.items():
         owner[mask] = object_id
-    return {
-        object_id: observation.window.crop(
-            ((owner != object_id) & (owner >= 0)).astype(np.float32),
-            len(observation.soft),
-            replicate_border=False,
-        )
-        for object_id, observation in observations.items()
-    }
+    taken = {}
+    for object_id, observation in observations.items():
+        window, size = observation.window, len(observation.soft)
+        near = owner[window.slices(margin=3)]
+        if ((near != object_id) & (near >= 0)).any():
+            others = ((owner != object_id) & (owner >= 0)).astype(np.float32)
+            taken[object_id] = window.crop(others, size, replicate_border=False)
+    return taken
 
 
 def _resolve_overlaps(results: Mapping[int, tuple[Mask, float]]) -> dict[int, tuple[Mask, float]]:

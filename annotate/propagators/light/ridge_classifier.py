@@ -126,6 +126,19 @@ class RidgeClassifier:
         """Score pixels, (pixels, 2): by all samples, and by the prompted samples only."""
         return np.asarray(expanded @ self._beta, np.float32)
 
+    def scores_of_maps(self, *groups: Map) -> Map:
+        """Score by all samples without `expand`: (pixels,), if there are no random features.
+
+        `groups` are (pixels, channels) each, one after the other the features of a pixel.
+        """
+        weights = (self._scale * self._beta[:-1, 0]).astype(np.float32)
+        scores = np.full(len(groups[0]), self._beta[-1, 0] - self._mean @ weights, np.float32)
+        start = 0
+        for group in groups:
+            scores += group @ weights[start : start + group.shape[1]]
+            start += group.shape[1]
+        return scores
+
     def separability(self, expanded: Map, inside: Map, fold_mask: Mask) -> float:
         """Measure the balanced accuracy of a new fit by two-fold cross-validation.
 
@@ -144,9 +157,12 @@ class RidgeClassifier:
         return float(np.mean(accuracies))
 
     def _solve_equations(self, sums: Float64Array) -> Map:
+        import scipy.linalg
+
         square, right = sums[:, :-1].copy(), sums[:, -1]
         square.flat[:: len(square) + 1] += self.penalty * np.trace(square) / len(square)
-        return np.linalg.solve(square, right).astype(np.float32)
+        factor = scipy.linalg.cho_factor(square, lower=True, overwrite_a=True, check_finite=False)
+        return scipy.linalg.cho_solve(factor, right, check_finite=False).astype(np.float32)
 
     def state(self, prefix: str = "") -> State:
         """Return all sums and the solution, under names that begin with `prefix`."""
@@ -174,7 +190,11 @@ def _normal_equations(expanded: Map, inside: Map, weight: Map) -> Map | None:
     if min(total_in, total_out) < 1e-3:
         return None
     balanced = 0.5 * weight * (inside / total_in + (1 - inside) / total_out)
-    weighted = expanded * balanced.astype(np.float32)[:, None]
-    target = (2 * inside - 1).astype(np.float32)
-    sums: Map = weighted.T @ np.concatenate([expanded, target[:, None]], axis=1)
+    # the root of the weights on both sides: the product of a matrix with itself is symmetric, and
+    # costs half as much
+    root = np.sqrt(balanced).astype(np.float32)
+    rows = np.empty((len(expanded), expanded.shape[1] + 1), np.float32)
+    np.multiply(expanded, root[:, None], out=rows[:, :-1])
+    rows[:, -1] = (2 * inside - 1) * root
+    sums: Map = (rows.T @ rows)[:-1]
     return sums

@@ -242,6 +242,18 @@ def test_objects_compete_for_pixels():
     )
 
 
+def test_a_far_object_does_not_change_the_masks():
+    far = [Prompt(0, 1, mask=disk(40, 40, 14)), Prompt(0, 2, mask=disk(220, 130, 14))]
+    clip = [frame(n, disk(40 + n, 40, 14), disk(220 - n, 130, 14)) for n in range(4)]
+    _, together = track(clip, *far)
+    for prompt in far:
+        _, alone = track(clip, prompt)
+        for one, both in zip(alone, together, strict=True):
+            row = both.tracker_id.tolist().index(prompt.object_id)
+            np.testing.assert_array_equal(one.mask[0], both.mask[row])
+            assert one.confidence[0] == both.confidence[row]
+
+
 @pytest.mark.parametrize("name", SHARED_CLIPS)
 def test_threads_do_not_change_the_result(name):
     clip, prompts = SHARED_CLIPS[name]
@@ -309,6 +321,19 @@ def test_the_guided_filter_keeps_a_constant_and_follows_edges():
     soft = cv2.blur((np.arange(64) >= 32).astype(np.float32)[None].repeat(64, 0), (9, 9))
     sharp = guided_filter(picture, soft, 4)
     assert sharp[32, 31] < 0.3 < 0.7 < sharp[32, 32] and abs(soft[32, 31] - soft[32, 32]) < 0.2
+
+
+def test_scores_of_maps_equal_those_of_expanded_features():
+    random = np.random.default_rng(0)
+    colours, learned = (random.normal(size=(64, k)).astype(np.float32) for k in (5, 3))
+    ridge = RidgeClassifier(0, (5, 3), (1.0, 0.5))
+    expanded = ridge.expand(np.concatenate([colours, learned], axis=1))
+    inside = (colours[:, 0] + learned[:, 1] > 0).astype(np.float32)
+    ridge.add_samples(expanded, inside, np.ones(64, np.float32), prompted=True)
+    ridge.solve()
+    expected = ridge.scores(expanded)[:, 0]
+    assert np.ptp(expected) > 1
+    np.testing.assert_allclose(ridge.scores_of_maps(colours, learned), expected, atol=1e-5)
 
 
 def test_the_order_of_samples_does_not_matter():
