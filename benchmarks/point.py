@@ -3,12 +3,14 @@
     python benchmarks/make_unseen.py unseen/calm calm --count 4 --seed 901
     python benchmarks/point.py latency unseen/calm [--clicks 20] [--width 854]
     python benchmarks/point.py person unseen/calm [--queue ours|worst|even|random] [--clicks 8]
+                               [--frames 60]
 
 A clip is NAME.mp4 with NAME.gt.json and NAME.points.csv. `latency` prints p50 and p95 in
-milliseconds, from the event to the second animation frame after the drawing. `person` opens the
-page of each clip, clicks the objects of the points file by pixel, propagates, and goes on to the
-frames that the queue names; on each it clicks into the largest wrong part. Printed is the mean J
-after each click of an object. CHROMIUM=PATH names another browser.
+milliseconds, from the event to the second animation frame after the drawing; also those of clicks
+on a further object while the first one is propagated. `person` opens the page of each clip, clicks
+the objects of the points file by pixel, propagates, and goes on to the frames that the queue names;
+on each it clicks into the largest wrong part. Printed is the mean J after each click of an object.
+Both use at most the first `--frames`. CHROMIUM=PATH names another browser.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -86,11 +88,25 @@ class Page:
         """Press a key."""
         self._page.keyboard.press(key)
 
-    def propagate(self, key: str = "f") -> None:
-        """Propagate, and wait for the end."""
-        self._page.keyboard.press(key)
-        self._page.wait_for_selector("#stop:not([disabled])")
+    def pause(self, milliseconds: int) -> None:
+        """Wait, as a person does between two actions."""
+        self._page.wait_for_timeout(milliseconds)
+
+    def propagate(self, frame: int) -> None:
+        """Propagate from a frame, and wait for the end."""
+        self.go_to(frame)
+        self.begin_propagation()
         self._page.wait_for_selector("#stop[disabled]", state="attached", timeout=3_600_000)
+
+    def begin_propagation(self) -> None:
+        """Propagate from the frame that is shown; returns once the page says that it does."""
+        self._page.keyboard.press("f")
+        self._page.wait_for_selector("#stop:not([disabled])", timeout=120_000)
+
+    @property
+    def is_propagating(self) -> bool:
+        """True while the page says that it propagates."""
+        return bool(self._page.evaluate("!document.getElementById('stop').disabled"))
 
     def times(self) -> list[tuple[str, float]]:
         """Return and forget the times so far: (name, milliseconds)."""
@@ -110,31 +126,42 @@ def open_clip(browser: Any, clip: Path, folder: Path) -> Iterator[Page]:
     """Open the page of a clip, with its files in a folder."""
     files = PointFiles(folder / "points.csv", folder / "masks.jsonl", folder / "dataset")
     context = browser.new_context(viewport={"width": 1400, "height": 900})
+    context.set_default_timeout(600_000)  # of a busy machine
     with open_page(clip, files, PointOptions()) as address:
         yield Page(context.new_page(), address)
         context.close()
 
 
-def resized(clip: Path, width: int | None, folder: Path) -> tuple[Path, float]:
-    """Write a clip in another width; returns its path and the factor."""
+def resized(clip: Path, width: int | None, frames: int | None, folder: Path) -> tuple[Path, float]:
+    """Write the first frames of a clip in another width; returns its path and the factor."""
     video = reader.probe(clip)
-    if width is None or video.width == width:
+    if frames is None and width in (None, video.width):
         return clip, 1.0
-    scale = width / video.width
-    size_wh = width, round(video.height * scale / 2) * 2
+    scale = (width or video.width) / video.width
+    size_wh = width or video.width, round(video.height * scale / 2) * 2
     path = folder / clip.name
     with VideoWriter(path, float(video.rate), size_wh) as writer:
-        for frame in reader.frames(clip):
+        for frame in reader.frames(clip, stop=frames):
             writer.write(cv2.resize(frame.image, size_wh, interpolation=cv2.INTER_AREA))
     return path, scale
 
 
-def measure_latency(browser: Any, clips: list[Path], clicks: int, width: int | None) -> None:
+RUNNING = "click, while propagating"
+
+
+def measure_latency(
+    browser: Any, clips: list[Path], clicks: int, width: int | None, frames: int | None
+) -> None:
     """Print the times of clicks on a frame just reached, further clicks, and steps."""
-    times: dict[str, list[float]] = {"click, first on a frame": [], "click": [], "step": []}
+    times: dict[str, list[float]] = {
+        "click, first on a frame": [],
+        "click": [],
+        RUNNING: [],
+        "step": [],
+    }
     for clip in clips:
         with TemporaryDirectory() as scratch:
-            path, scale = resized(clip, width, Path(scratch))
+            path, scale = resized(clip, width, frames, Path(scratch))
             first = pd.read_csv(clip.with_suffix(".points.csv")).iloc[0]
             x, y = first["x"] * scale, first["y"] * scale
             with open_clip(browser, path, Path(scratch)) as page:
@@ -144,13 +171,34 @@ def measure_latency(browser: Any, clips: list[Path], clicks: int, width: int | N
                 found = [each for name, each in page.times() if name == "click"]
                 times["click, first on a frame"] += found[:1]
                 times["click"] += found[1:]
+                times[RUNNING] += clicks_while_propagating(page, (x, y), clicks)
+                page.pause(500)
+                page.times()
                 for _ in range(clicks):
                     page.press("ArrowRight")
-                    page._page.wait_for_timeout(60)
+                    page.pause(60)
                 times["step"] += [each for name, each in page.times() if name == "step"]
     for name, found in times.items():
-        p50, p95 = np.percentile(found, (50, 95))
+        p50, p95 = np.percentile(found, (50, 95)) if found else (np.nan, np.nan)
         print(f"{name:26} n {len(found):4}   p50 {p50:6.0f} ms   p95 {p95:6.0f} ms", flush=True)
+
+
+def clicks_while_propagating(page: Page, xy: tuple[float, float], clicks: int) -> list[float]:
+    """Return the times of clicks on a new object while the others are propagated.
+
+    A click on an object that is being propagated would stop the run: its points have changed.
+    """
+    page.begin_propagation()
+    page.press("o")
+    times: list[float] = []
+    for number in range(clicks):
+        page.times()
+        page.click(xy[0] + 2 * (number % 5) - 20, xy[1] + 2 * (number // 5))
+        page.pause(200)
+        if not page.is_propagating:  # the run has ended: this click may have met no work
+            break
+        times += [each for name, each in page.times() if name == "click"]
+    return times
 
 
 def next_frame(queue: str, page: Page, ious: dict[int, float], done: set[int], step: int) -> int:
@@ -188,12 +236,19 @@ def shown_masks(page: Page, truths: dict[int, dict[int, Rle]]) -> dict[int, dict
     return found
 
 
-def measure_person(browser: Any, clip: Path, queue: str, clicks: int) -> list[float]:
+def measure_person(
+    browser: Any, clip: Path, queue: str, clicks: int, frames: int | None
+) -> list[float]:
     """Return the mean J over the objects of a clip after each round of clicks."""
     truth, _ = read(clip.with_suffix(".gt.json"))
-    points = pd.read_csv(clip.with_suffix(".points.csv"))
-    scores = []
-    with TemporaryDirectory() as scratch, open_clip(browser, clip, Path(scratch)) as page:
+    points = pd.read_csv(clip.with_suffix(".points.csv")).drop_duplicates("object_id")
+    if frames is not None:
+        truth = {frame: found for frame, found in truth.items() if frame < frames}
+        points = points[points["frame_id"] < frames]
+    first, scores = int(points["frame_id"].min()), []
+    with TemporaryDirectory() as scratch, ExitStack() as stack:
+        path, _ = resized(clip, None, frames, Path(scratch))
+        page = stack.enter_context(open_clip(browser, path, Path(scratch)))
         ids = {}
         for row in points.itertuples():
             page.go_to(int(row.frame_id))
@@ -204,7 +259,7 @@ def measure_person(browser: Any, clip: Path, queue: str, clicks: int) -> list[fl
         done: dict[int, set[int]] = {each: set() for each in ids}
         truths = {number: true_masks(truth, object_id) for number, object_id in ids.items()}
         for step in range(clicks):
-            page.propagate()
+            page.propagate(first)
             shown = shown_masks(page, truths)
             means = []
             for number, true in truths.items():
@@ -230,6 +285,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clicks", type=int, default=8)
     parser.add_argument("--width", type=int)
+    parser.add_argument("--frames", type=int)
     parser.add_argument("--queue", choices=("ours", "worst", "even", "random"), default="ours")
     args = parser.parse_args()
     from playwright.sync_api import sync_playwright
@@ -239,11 +295,11 @@ def main() -> None:
     with sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=path, args=["--no-sandbox"])
         if args.what == "latency":
-            measure_latency(browser, clips, args.clicks, args.width)
+            measure_latency(browser, clips, args.clicks, args.width, args.frames)
             return
         results = []
         for clip in clips:
-            results.append(measure_person(browser, clip, args.queue, args.clicks))
+            results.append(measure_person(browser, clip, args.queue, args.clicks, args.frames))
             print(clip.stem, *(f"{score:.3f}" for score in results[-1]), flush=True)
         print(args.queue, *(f"{score:.3f}" for score in np.mean(results, axis=0)))
 

@@ -162,7 +162,7 @@ class RidgeClassifier:
         square, right = sums[:, :-1].copy(), sums[:, -1]
         square.flat[:: len(square) + 1] += self.penalty * np.trace(square) / len(square)
         factor = scipy.linalg.cho_factor(square, lower=True, overwrite_a=True, check_finite=False)
-        return scipy.linalg.cho_solve(factor, right, check_finite=False).astype(np.float32)
+        return np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False), np.float32)
 
     def state(self, prefix: str = "") -> State:
         """Return all sums and the solution, under names that begin with `prefix`."""

@@ -190,6 +190,19 @@ def test_keys_step_through_the_clip(page, stage):
     page.wait_for_selector("body[data-masks^='80:']")
 
 
+def test_keys_work_again_after_the_number_of_the_frame_that_is_shown(page, stage):
+    stage.click(300, 200)
+    page.wait_for_selector("body[data-masks='0:1']")
+    go_to(page, 0)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("body[data-shown='1']")
+    page.keyboard.press("g")
+    page.keyboard.type("5")
+    page.keyboard.press("Escape")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("body[data-shown='2']")
+
+
 def test_propagation_is_shown_and_stopped_by_the_same_key(page, editor, stage):
     stage.click(300, 200)
     editor.engine.gate.clear()

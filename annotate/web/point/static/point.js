@@ -499,6 +499,10 @@ function connect() {
     if (Number.isInteger(number)) goTo(number); else byId("frame").value = view.shown;
     byId("stage").focus();
   });
+  byId("frame").addEventListener("keydown", (event) => { // a number that stays is no change
+    if (event.key === "Escape") byId("frame").value = view.shown;
+    if (["Enter", "Escape"].includes(event.key)) byId("stage").focus();
+  });
   const buttons = { "new-object": "new-object", class: "class", gone: "gone", propose: "propose", undo: "undo", redo: "redo", "run-backward": "run-backward",
     "run-forward": "run-forward", "run-both": "run-both", "next-stop": "next-stop",
     "looks-right": "looks-right", save: "save", "help-button": "help" };
