@@ -72,19 +72,21 @@ class Plan:
 def make_units(stage: Stage, clips: Iterable[Path], known: Sequence[Unit] = ()) -> Iterator[Unit]:
     """Make the unit of each clip; a clip of `known` that did not change is not read again."""
     known_by_path = {unit.path: unit for unit in known}
+    line = stage.header().to_json()
     for clip in clips:
-        yield _make_unit(stage, clip, known_by_path.get(clip.as_posix()))
+        yield _make_unit(stage, line, clip, known_by_path.get(clip.as_posix()))
 
 
-def _make_unit(stage: Stage, clip: Path, known: Unit | None) -> Unit:
+def _make_unit(stage: Stage, header_line: str, clip: Path, known: Unit | None) -> Unit:
     name, path, state, digest = clip.name, clip.as_posix(), "", ""
     try:
         state = clip_state(clip)
         is_known = known is not None and known.state == state and known.digest
         digest = known.digest if known is not None and is_known else clip_digest(clip)
-        return Unit(name, path, digest, unit_key(stage, clip, digest), state)
+        key = unit_key(header_line, stage.inputs(clip), digest)
+        return Unit(name, path, digest, key, state)
     except (AnnotateError, OSError) as error:
-        key = json_digest({"stage": stage.header().to_json(), "path": path})
+        key = json_digest({"stage": header_line, "path": path})
         return Unit(name, path, digest, key, state, failure_reason(error))
 
 

@@ -65,17 +65,18 @@ class Stage(Protocol):
         """Write the result of a clip into `folder`, or continue there; returns its file."""
 
 
-def unit_key(stage: Stage, clip: Path, digest: str) -> str:
-    """Return the key of a stage and a clip whose content has this digest: a SHA-256, in hex."""
-    inputs = {"clip": digest, **stage.inputs(clip)}
-    return hashlib.sha256(
-        f"{stage.header().to_json()}\n{record_to_json(inputs)}".encode()
-    ).hexdigest()
+def unit_key(header_line: str, inputs: Mapping[str, str], digest: str) -> str:
+    """Return the key of a clip whose content has this digest: a SHA-256, in hex.
+
+    `header_line` is that of the stage's header, `inputs` are the stage's of the clip.
+    """
+    record = record_to_json({"clip": digest, **inputs})
+    return hashlib.sha256(f"{header_line}\n{record}".encode()).hexdigest()
 
 
 def current_key(stage: Stage, clip: Path) -> str:
-    """Return the key of a stage and a clip as the clip is now."""
-    return unit_key(stage, clip, clip_digest(clip))
+    """Return the key of a stage and a clip as the clip, its inputs and the weights are now."""
+    return unit_key(stage.header().to_json(), stage.inputs(clip), clip_digest(clip))
 
 
 class _PickledOptions:
