@@ -11,11 +11,13 @@ from training_samples import LABEL, drawn_dataset
 
 from annotate.detectors.run import DETECTORS
 from annotate.detectors.trained import decode, run_session, start_session
+from annotate.errors import WeightsError
 from annotate.training.light import features, graph, grid, head
 from annotate.training.record import measure
 from annotate.training.run import Training, train
 from annotate.training.trainer import TrainingFrame
 from annotate.vocabulary import read_vocabulary
+from annotate.weights import lineage
 
 SIDE = 192
 
@@ -215,6 +217,29 @@ def test_boxes_that_the_cells_must_find_are_decoded_as_they_were():
     assert {tuple(row) for row in np.round(table[:, :4]).astype(int).tolist()} == {
         tuple(box) for box in boxes.astype(int).tolist()
     }
+
+
+def test_a_training_from_a_model_begins_with_its_tensors_and_classes_go_by_name(model, tmp_path):
+    tensors = graph.read_tensors(model.weights_path)
+    assert lineage.tensor_sha256(tensors) == model.lineage.tensor_sha256
+    assert graph.classes_of(model.weights_path) == [LABEL]
+    fresh = head.new_head(2, np.random.default_rng(0))
+    child = head.inherit_head(fresh, tensors, ("ring", LABEL), [LABEL])
+    places = [1, 6, 7, 8, 9]
+    assert np.array_equal(child["last_weights"][:, places], tensors["last_weights"])
+    assert np.array_equal(child["last_bias"][places], tensors["last_bias"])
+    assert np.array_equal(child["second_weights"], tensors["second_weights"])
+    dataset = small(tmp_path)
+    options = {"copies": 2, "min_steps": 6, "dropout": 0.0}
+    losses = []
+    for name, parent in (("fresh", None), ("child", str(model.folder))):
+        training = short(dataset, tmp_path / name, parent=parent, options=options, epochs=1)
+        made = train(training, report=lambda each: losses.append(each.loss))
+    assert made.lineage.parent["tensor_sha256"] == model.lineage.tensor_sha256
+    assert losses[1] < losses[0] / 2
+    (tmp_path / "other.onnx").write_bytes(b"other")
+    with pytest.raises(WeightsError, match="not a model of the trainer light"):
+        train(short(dataset, tmp_path / "none", parent=str(tmp_path / "other.onnx")))
 
 
 def test_the_weights_are_one_onnx_file_that_needs_nothing_of_the_trainer(model):

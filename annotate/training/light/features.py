@@ -32,7 +32,7 @@ from annotate.training.light.grid import Floats, Grid, Ints, Targets, assign, ma
 from annotate.training.trainer import TrainingFrame, TrainingPlan
 from annotate.video.images import read_image
 
-FINE_KEPT, COARSE_KEPT = 40, 64  # channels of the maps after they are reduced
+FINE_KEPT, COARSE_KEPT = 48, 64  # channels of the maps after they are reduced
 _SAMPLE_FRAMES = 64  # from which the reduction is computed
 _SMALLEST_SCALE, _LARGEST_SCALE = 0.65, 1.5  # of a changed copy
 _MIN_VISIBLE = 0.3  # of a box's area, that the cut of a copy must leave

@@ -11,22 +11,25 @@ picture's edge the maps are continued, so that a head cannot know where in the p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from annotate.backbone import MODEL_NAME
-from annotate.errors import needs
+from annotate.errors import WeightsError, needs
 from annotate.files import packaged_file
 
 Array = npt.NDArray[np.float32]
+Tensors = dict[str, Array]
 LEVELS = 3  # scales of the picture: 1, 1/2, 1/4
 CELL_PX = 8  # side of a cell, in pixels of its scale
 SIDE_MULTIPLE = 64  # of a picture's sides: the coarsest map has whole cells
-COLOURS = 9  # mean, maximum and minimum of three colour channels in a cell
+COLOURS = 21  # of a cell: mean, extremes and extreme lines of three colour channels
 FINE_CHANNELS = COLOURS + 24 + 40  # before they are reduced
 COARSE_CHANNELS = 112
 FINE_SIDE = 7  # cells that the head sees across, two cells apart
@@ -120,13 +123,29 @@ def _add_maps(graph: _Graph) -> list[tuple[str, str]]:
         trunk = _add_trunk(graph, picture, level)
         cell = {"kernel_shape": [CELL_PX << level] * 2, "strides": [CELL_PX << level] * 2}
         mean = add("AveragePool", colours, name=f"mean{level}", **cell)
-        high = add("MaxPool", colours, name=f"high{level}", **cell)
-        low = add("MaxPool", minus, name=f"low{level}", **cell)
+        extremes = []
+        for name, source in (("high", colours), ("low", minus)):
+            extremes.append(add("MaxPool", source, name=f"{name}{level}", **cell))
+            extremes += _add_lines(graph, source, f"{name}{level}", CELL_PX << level)
         pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
         fine4 = add("AveragePool", trunk["s4"], name=f"fine4_{level}", **pool)
-        parts = [mean, high, low, fine4, trunk["s8"]]
+        parts = [mean, *extremes, fine4, trunk["s8"]]
         maps.append((add("Concat", *parts, name=f"all_fine{level}", axis=1), trunk["s16"]))
     return maps
+
+
+def _add_lines(graph: _Graph, source: str, name: str, side: int) -> list[str]:
+    """Add the highest mean of a row of a cell, and of a column: thin straight lines stand out."""
+    lines = []
+    for kind, along, across in (("row", [1, side], [side, 1]), ("column", [side, 1], [1, side])):
+        means = graph.add(
+            "AveragePool", source, name=f"{name}_{kind}s", kernel_shape=along, strides=along
+        )
+        line = graph.add(
+            "MaxPool", means, name=f"{name}_{kind}", kernel_shape=across, strides=across
+        )
+        lines.append(line)
+    return lines
 
 
 def _image_input(graph: _Graph) -> Any:
@@ -205,3 +224,35 @@ def detector_graph(tensors: Mapping[str, Array], notes: Mapping[str, str]) -> by
         ]
         outputs.append(_add_head(graph, tensors, reduced[0], reduced[1], level))
     return bytes(graph.model([_image_input(graph)], outputs, notes).SerializeToString())
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Read the tensors back from a file that `detector_graph` made, as they were given to it.
+
+    Raises:
+        WeightsError: it is no such file.
+    """
+    onnx = needs("onnx")
+    problem = f"{path}: not a model of the trainer light"
+    try:
+        model = onnx.load(str(path))
+        arrays = {e.name: onnx.numpy_helper.to_array(e) for e in model.graph.initializer}
+        tensors = {
+            f"{name}_weights": arrays[f"{name}_kernel"].transpose(2, 3, 1, 0)
+            for name in ("fine", "coarse", "second", "last")
+        }
+        tensors = {name: each.reshape(-1, each.shape[-1]) for name, each in tensors.items()}
+        tensors["fine_bias"] = arrays["fine_bias_map"].ravel()
+        tensors |= {f"{name}_bias": arrays[f"{name}_shift"] for name in ("second", "last")}
+        for kind in ("fine", "coarse"):
+            tensors[f"{kind}_reduce"] = arrays[f"{kind}_reduce"][:, :, 0, 0].T
+            tensors[f"{kind}_shift"] = arrays[f"{kind}_shift"]
+    except Exception as error:  # protobuf, a missing name, an unreadable file
+        raise WeightsError(f"{problem}: {error}") from None
+    return {name: np.array(each) for name, each in tensors.items()}
+
+
+def classes_of(path: Path) -> list[str]:
+    """Read the classes of a model that `detector_graph` made, from the notes in its file."""
+    notes = {each.key: each.value for each in needs("onnx").load(str(path)).metadata_props}
+    return [str(name) for name in json.loads(notes["classes"])]

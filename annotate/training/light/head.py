@@ -9,6 +9,7 @@ the distances is -log IoU (Yu and others, 2016).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -43,6 +44,28 @@ def new_head(classes: int, random: np.random.Generator) -> Tensors:
     last_bias[:classes] = np.log(_PRIOR / (1 - _PRIOR))
     zeros = {name: np.zeros(HIDDEN, np.float32) for name in ("fine_bias", "second_bias")}
     return head | zeros | {"last_bias": last_bias}
+
+
+def inherit_head(
+    head: Tensors, parent: Tensors, classes: Sequence[str], parent_classes: Sequence[str]
+) -> Tensors:
+    """Take over the tensors of a parent's head; those of a class go by its name."""
+    for name in head:
+        if not name.startswith("last"):
+            head[name] = parent[name].copy()
+    weights, old = head["last_weights"], parent["last_weights"]
+    for row, name in enumerate(classes):
+        if name in parent_classes:
+            places = _class_columns(row, len(classes))
+            old_places = _class_columns(parent_classes.index(name), len(parent_classes))
+            weights[:, places] = old[:, old_places]
+            head["last_bias"][places] = parent["last_bias"][old_places]
+    return head
+
+
+def _class_columns(row: int, classes: int) -> list[int]:
+    """List the columns of a class in the head's output: its logit, and its four distances."""
+    return [row, *range(classes + 4 * row, classes + 4 * row + 4)]
 
 
 class Rows(NamedTuple):

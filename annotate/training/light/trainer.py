@@ -36,9 +36,14 @@ from annotate.training.light.features import (
     cached_features,
     fit_reduction,
 )
-from annotate.training.light.graph import detector_graph, head_graph
+from annotate.training.light.graph import (
+    classes_of,
+    detector_graph,
+    head_graph,
+    read_tensors,
+)
 from annotate.training.light.grid import Ints
-from annotate.training.light.head import AdamW, Rows, learn, new_head
+from annotate.training.light.head import AdamW, Rows, inherit_head, learn, new_head
 from annotate.training.trainer import EpochReport, TrainedWeights, TrainingPlan
 from annotate.weights.lineage import tensor_sha256
 
@@ -94,10 +99,14 @@ class LightTrainer:
     ) -> TrainedWeights:
         """Train the head and write `weights.onnx` into the folder."""
         with threadpool_limits(plan.threads):
-            reduction = fit_reduction(plan.train, plan.image_size, plan.threads)
+            parent = None if plan.parent is None else read_tensors(plan.parent)
+            if parent is None:
+                reduction = fit_reduction(plan.train, plan.image_size, plan.threads)
+            else:
+                reduction = {n: t for n, t in parent.items() if n.endswith(("_reduce", "e_shift"))}
             train = cached_features(folder, "train", plan.train, self.copies, reduction, plan)
             val = cached_features(folder, "val", plan.val, 1, reduction, plan)
-            state = TrainingState.load(folder / STATE, len(plan.classes), len(train), plan.seed)
+            state = TrainingState.load(folder / STATE, plan, parent, len(train))
             first = min(state.epoch + 1, plan.epochs)
             for epoch in range(state.epoch + 1, plan.epochs + 1):
                 loss = self._run_epoch(plan, train, state, epoch)
@@ -210,10 +219,14 @@ class TrainingState:
     best_ap50: float = -1.0
 
     @classmethod
-    def load(cls, path: Path, classes: int, copies: int, seed: int) -> TrainingState:
+    def load(
+        cls, path: Path, plan: TrainingPlan, parent: Tensors | None, copies: int
+    ) -> TrainingState:
         """Read the state of a training that was stopped, or make that of a new one."""
         if not path.exists():
-            head = new_head(classes, np.random.default_rng(seed))
+            head = new_head(len(plan.classes), np.random.default_rng(plan.seed))
+            if parent is not None and plan.parent is not None:
+                head = inherit_head(head, parent, plan.classes, classes_of(plan.parent))
             hard = np.full((copies, _HARD), -1)
             return cls(AdamW(head), hard, {name: tensor.copy() for name, tensor in head.items()})
         try:
