@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         push,
         read_items,
         split,
+        train,
         write_coco,
     )
     from annotate.api.stages import detect, frames, propagate, segment
@@ -52,6 +53,7 @@ __all__ = [
     "read_items",
     "segment",
     "split",
+    "train",
     "write_coco",
 ]
 

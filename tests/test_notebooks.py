@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 OUTPUTS = {  # notebook -> files that it writes
+    "fine_tune": ["fine-tune/model/lineage.json", "fine-tune/found.png"],
     "first_dataset": ["first-dataset/masks.png", "first-dataset/coco", "first-dataset/yolo-seg"],
     "footage_map": ["footage-map/map/index.html", "footage-map/map/poster.jpg"],
     "words_and_detectors": [

@@ -137,6 +137,43 @@ def _dataset(given: str | Path | Dataset) -> Dataset:
     return given if isinstance(given, Dataset) else load_dataset(given)
 
 
+def train(
+    dataset: Dataset | str | Path,
+    output: str | Path,
+    trainer: str = "light",
+    *,
+    epochs: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    parent: str | Path | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    **options: Any,
+) -> Path:
+    """Train a detector on a dataset that is split; returns the folder of the model.
+
+    `options` are those of the trainer. A training that was stopped goes on.
+
+    Raises:
+        DatasetError, SettingsDiffer, OutputError: see `annotate.training.run.train`.
+    """
+    from annotate.training.run import Training
+    from annotate.training.run import train as run_training
+
+    training = Training(
+        _dataset(dataset).path,
+        Path(output),
+        trainer,
+        options,
+        epochs,
+        image_size,
+        seed,
+        None if parent is None else str(parent),
+        threads=threads,
+    )
+    return run_training(training, force=force).folder
+
+
 def export(
     dataset: str | Path | Dataset,
     format: str,  # noqa: A002  # the command's word

@@ -1,4 +1,4 @@
-"""Check that a plugin keeps its contract: detector, propagator, segmenter, format.
+"""Check that a plugin keeps its contract: detector, propagator, segmenter, format, trainer.
 
 Each function raises AssertionError with the clause that does not hold. The frames are made here,
 without files: grey pictures with a coloured square that moves.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from annotate.detectors.run import Detector
     from annotate.propagators.job import Propagator, Session
     from annotate.segmenters import Segmenter
+    from annotate.training.trainer import EpochReport
 
 _SIDE_PX = 24
 _STEP_PX = 2
@@ -233,3 +235,28 @@ def sample_dataset(path: Path) -> Dataset:
             draft.add(name, item)
             cv2.imwrite(str(draft.images / name), frame.image[..., ::-1])
     return load_dataset(path)
+
+
+def check_trainer(name: str, options: Mapping[str, Any]) -> None:
+    """Check that a trainer makes a model that its detector runs, and the same one again.
+
+    Raises:
+        AssertionError: names the clause that does not hold.
+    """
+    from annotate.dataset.folder import SplitRange, with_split
+    from annotate.training.run import Training, train
+
+    reports: list[EpochReport] = []
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = sample_dataset(Path(folder) / "dataset")
+        ranges = [SplitRange("sample.mp4", 0, 1, "train"), SplitRange("sample.mp4", 1, 3, "val")]
+        with_split(dataset, ranges)
+        training = Training(dataset.path, Path(folder) / "model", name, options, 2, 160)
+        model = train(training, report=reports.append)
+        numbers = [each.epoch for each in reports]
+        assert numbers == [1, 2], f"report must be called once after each epoch, got {numbers}"
+        assert model.classes == ("background", "square"), "classes must be in alphabetical order"
+        assert model.lineage.licence, "the licence of the weights must be given"
+        again = train(replace(training, output=Path(folder) / "again"))
+        same = model.lineage.tensor_sha256 == again.lineage.tensor_sha256
+        assert same or not model.lineage.deterministic, "deterministic, but the tensors differ"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-FAMILIES = ("detector", "propagator", "segmenter", "format")
+FAMILIES = ("detector", "propagator", "segmenter", "format", "trainer")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,6 +12,7 @@ from annotate.detectors.run import DETECTORS, check_ready
 from annotate.propagators.job import PROPAGATORS
 from annotate.testing import contracts
 from annotate.testing.plugin import FAMILIES, selected_names, selected_options
+from annotate.training.trainer import TRAINERS
 from annotate.vocabulary import read_vocabulary
 
 
@@ -49,3 +50,9 @@ def test_segmenter_keeps_the_contract(segmenter_name: str, pytestconfig: pytest.
 def test_format_keeps_the_contract(format_name: str) -> None:
     """Check that a format reads back what it writes."""
     contracts.check_format(FORMATS.load(format_name))
+
+
+def test_trainer_keeps_the_contract(trainer_name: str, pytestconfig: pytest.Config) -> None:
+    """Check that a trainer makes a model that can be used, and says whether it can repeat it."""
+    options = TRAINERS.parse_options(trainer_name, selected_options(pytestconfig))
+    contracts.check_trainer(trainer_name, options)

@@ -25,6 +25,10 @@ def test_it_makes_all_that_it_says(made):
     for name in ("sheet.png", "prompts.png"):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 300
+    before = float(measured["boxes before training: AP50"])
+    after = float(measured["boxes of the trained model: AP50"])
+    assert after > before
+    assert (out / "before-after/table.md").is_file() and (out / "model.mp4").is_file()
     assert (out / "coco/annotations").is_dir() and (out / "yolo/data.yaml").is_file()
     assert (out / "yolo-seg/data.yaml").is_file() and len(
         list((out / "dataset/images").iterdir())

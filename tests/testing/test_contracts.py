@@ -173,3 +173,19 @@ def test_an_interactive_session_is_checked():
         contracts.check_interactive(Counting("forgets"))
     with pytest.raises(AssertionError, match="preview must show the object"):
         contracts.check_interactive(Counting("never sees it"))
+
+
+def test_the_trainer_that_ships_keeps_the_contract():
+    contracts.check_trainer("light", {"copies": 1, "min_steps": 2})
+
+
+def test_a_trainer_that_is_not_deterministic_must_say_so(monkeypatch):
+    from annotate.training.light import trainer
+
+    seeds = iter(range(9))
+    real = trainer.new_head
+    monkeypatch.setattr(
+        trainer, "new_head", lambda classes, _: real(classes, np.random.default_rng(next(seeds)))
+    )
+    with pytest.raises(AssertionError, match="deterministic, but"):
+        contracts.check_trainer("light", {"copies": 1, "min_steps": 2})

@@ -210,9 +210,9 @@ class FeatureFile:
     def __getitem__(self, index: int) -> FeatureRows:
         (fine, coarse), (fine_end, coarse_end) = self._starts[index : index + 2].tolist()
         grid, targets = self._copies[index]
-        return FeatureRows(
-            grid, self._fine[fine:fine_end], self._coarse[coarse:coarse_end], targets
-        )
+        # views as plain arrays: the indexing of a memmap is slow
+        fine_rows, coarse_rows = np.asarray(self._fine), np.asarray(self._coarse)
+        return FeatureRows(grid, fine_rows[fine:fine_end], coarse_rows[coarse:coarse_end], targets)
 
 
 def cached_features(
