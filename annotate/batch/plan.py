@@ -14,7 +14,7 @@ from pathlib import Path
 from annotate.batch.clips import clip_digest, clip_state
 from annotate.batch.stages import Stage, unit_key
 from annotate.errors import AnnotateError, ItemsError
-from annotate.files import json_digest, write_text
+from annotate.files import atomic_file, json_digest
 from annotate.items.journal import check_same_settings
 from annotate.items.records import Header, record_from_json, record_to_json
 
@@ -125,14 +125,15 @@ def read_plan(folder: Path) -> Plan | None:
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
-    """Write the plan of a batch, unless it is there already.
+    """Write the plan of a batch, unless it is there already; shards may write it at once.
 
     Raises:
         OutputError: nothing can be written there.
     """
     path, text = folder / PLAN_FILE, plan.to_text()
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text, parents=True)
+        with atomic_file(path, parents=True, concurrent=True) as draft:
+            draft.write_text(text, encoding="utf-8", newline="\n")
 
 
 def shard(units: Iterable[Unit], number: int, count: int) -> list[Unit]:

@@ -20,6 +20,7 @@ from annotate.batch.worker import StageOutput, StopRequested, Task, UnitRunner, 
 from annotate.errors import AnnotateError
 
 _BEAT_SECONDS = 1.0
+_END_SECONDS = 10
 _ENGINE_LOG = "workers.txt"  # what the libraries in workers print
 
 
@@ -60,8 +61,11 @@ class LocalWorker:
         self.process.kill()
 
     def death(self) -> str:
-        """Say how the process ended."""
-        self.process.join()
+        """Say how the process ended; one that has closed its pipe and does not end is killed."""
+        self.process.join(_END_SECONDS)
+        if self.process.is_alive():
+            self.kill()
+            self.process.join()
         code = self.process.exitcode or 0
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
@@ -86,7 +90,7 @@ class LocalEngine:
         """Start a worker in the first free slot."""
         slot = self._workers.index(None)
         cores = _own_cores(slot, self.slots)
-        threads = len(cores) or max((os.cpu_count() or 1) // self.slots, 1)
+        threads = len(cores) or max(core_count() // self.slots, 1)
         worker = LocalWorker(WorkerSetup(self._outputs, threads, cores))
         self._workers[slot] = worker
         return worker
@@ -117,10 +121,21 @@ class LocalEngine:
 
 def _own_cores(slot: int, slots: int) -> tuple[int, ...]:
     """Return the cores of a slot; () for all, where they cannot be shared out."""
-    if slots == 1 or not hasattr(os, "sched_getaffinity"):
-        return ()
-    cores = sorted(os.sched_getaffinity(0))
-    return tuple(cores[slot::slots]) if slots <= len(cores) else ()
+    cores = usable_cores()
+    return tuple(cores[slot::slots]) if 1 < slots <= len(cores) else ()
+
+
+def usable_cores() -> list[int]:
+    """List the cores that this process may use: those of its job, where a scheduler limits it.
+
+    Returns [] where the system does not say.
+    """
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def core_count() -> int:
+    """Return the number of cores that this process may use."""
+    return len(usable_cores()) or os.cpu_count() or 1
 
 
 @contextmanager

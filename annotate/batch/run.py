@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from annotate.batch.plan import (
     shard,
     write_plan,
 )
-from annotate.batch.processes import LocalEngine
+from annotate.batch.processes import LocalEngine, core_count
 from annotate.batch.ray_actors import RayEngine
 from annotate.batch.stages import Stage
 from annotate.batch.store import FolderStore
@@ -37,6 +36,9 @@ class BatchOptions:
     `ray`, on this machine, or `ray:ADDRESS`, on a cluster, where each worker gets `gpus`. `shard`
     (number, count) selects a part of the clips; `limit` runs at most so many; `retry_failed` runs
     those again that failed.
+
+    Raises:
+        BatchError: `gpus` for other workers than those of Ray.
     """
 
     workers: str = "local"
@@ -44,6 +46,10 @@ class BatchOptions:
     limit: int | None = None
     retry_failed: bool = False
     gpus: float = 0
+
+    def __post_init__(self) -> None:
+        if self.gpus and self.workers.partition(":")[0] != "ray":
+            raise BatchError("`gpus` shares out GPUs among workers of Ray: give `on=ray`")
 
 
 @dataclass
@@ -123,10 +129,8 @@ def make_engine(
     kind, _, rest = options.workers.partition(":")
     if kind == "ray":
         return RayEngine(outputs, tasks[0], rest, options.gpus)
-    if options.gpus:
-        raise BatchError("`gpus` shares out GPUs among workers of Ray: give `on=ray`")
     if kind == "local" and (not rest or (rest.isdecimal() and int(rest))):
-        slots = int(rest) if rest else os.cpu_count() or 1
+        slots = int(rest) if rest else core_count()
         return LocalEngine(outputs, min(slots, len(tasks)))
     raise BatchError(f"no workers {options.workers!r}: give local, local:N, ray or ray:ADDRESS")
 

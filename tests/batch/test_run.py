@@ -257,3 +257,23 @@ def test_shards_and_workers_that_do_not_exist_are_refused(clips):
             parse_shard(text)
     with pytest.raises(BatchError, match="no workers 'cloud'"):
         run(colour_stage(), clips[:1], "out", BatchOptions("cloud"))
+
+
+def test_the_commands_run_count_and_collect(clips, tmp_path, annotate):
+    (tmp_path / "zero.mp4").touch()
+    (tmp_path / "red.toml").write_text("[classes.red]\ncolour = [340, 20]\n")
+    words = ["batch", "detect", clips[0], "zero.mp4", "-d", "colour", "-v", "red.toml", "-o", "out"]
+    code, out, err = annotate(*words, "--on", "local:1")
+    assert code == 3 and out == f"{tmp_path}/out\n"
+    assert "zero.mp4: the file is empty" in err and "1 clip done (1 now), 1 failed" in err
+    assert "Traceback" not in err and err.count("failed:") == 1
+    code, out, err = annotate("batch", "status", "out")
+    assert code == 0 and "detect\t1\t1\t0\t0\t" in out and "zero.mp4" in err
+    code, out, err = annotate("batch", "collect", "out", "-o", "items")
+    assert code == 1 and "1 of 2 clips have no result" in err and "--partial" in err
+    assert annotate("batch", "collect", "out", "-o", "items", "--partial")[0] == 0
+    assert (tmp_path / "items" / f"{clips[0].stem}.jsonl").is_file()
+    code, _, err = annotate(*words, "--every", "2")
+    assert code == 1 and "every: 1 in the file, 2 now" in err
+    code, _, err = annotate(*words, "--gpus", "0.5")
+    assert code == 1 and "--gpus shares out GPUs among workers of Ray: give --on ray" in err
