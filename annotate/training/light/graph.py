@@ -128,8 +128,12 @@ def _add_maps(graph: _Graph) -> list[tuple[str, str]]:
             extremes.append(add("MaxPool", source, name=f"{name}{level}", **cell))
             extremes += _add_lines(graph, source, f"{name}{level}", CELL_PX << level)
         pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
+        # the head sees every second cell: each extreme is that of a cell and its next ones
+        joined = add("Concat", *extremes, name=f"extremes{level}", axis=1)
+        pair = {"kernel_shape": [2, 2], "strides": [1, 1], "pads": [0, 0, 1, 1]}
+        joined = add("MaxPool", joined, name=f"paired{level}", **pair)
         fine4 = add("AveragePool", trunk["s4"], name=f"fine4_{level}", **pool)
-        parts = [mean, *extremes, fine4, trunk["s8"]]
+        parts = [mean, joined, fine4, trunk["s8"]]
         maps.append((add("Concat", *parts, name=f"all_fine{level}", axis=1), trunk["s16"]))
     return maps
 

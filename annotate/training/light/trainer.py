@@ -53,7 +53,7 @@ LICENCE = "Apache-2.0"
 _BATCH = 4  # copies
 # cells of a copy: with a box, near one, hard ones, and by lot
 _FOUND, _NEAR, _HARD, _RANDOM = 64, 64, 48, 128
-_EVALUATE_EVERY = 5  # epochs
+_EVALUATE_EVERY = 4  # epochs
 MIN_SCORE = 0.02  # of the boxes that val is measured with
 NMS_IOU = 0.5
 _GROUPS = ("head", "first", "second", "average", "best")
@@ -83,7 +83,7 @@ class LightTrainer:
     @property
     def default_epochs(self) -> int:
         """The number of epochs, where none is asked for."""
-        return 30
+        return 16
 
     @property
     def default_image_size(self) -> int:
