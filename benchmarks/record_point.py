@@ -14,9 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from corrections import largest_part
 from PIL import Image
+from review import read
+from stretches import deepest_point
 
 from annotate.files import packaged_file
+from annotate.items import masks
 from annotate.web.point.launch import PointFiles, PointOptions, open_page
 
 SIZE: Any = {"width": 1120, "height": 760}
@@ -35,12 +39,15 @@ SHOW = """([text, place]) => {
     Object.assign(caption.style, { position: "fixed", left: "20px", top: "60px", zIndex: 9,
         padding: "6px 14px", borderRadius: "6px", background: "#fff", color: "#000",
         font: "600 20px system-ui, sans-serif", display: text ? "" : "none" });
-    Object.assign(pointer.style, { position: "fixed", zIndex: 9, width: "16px", height: "24px",
+    Object.assign(pointer.style, { position: "fixed", pointerEvents: "none", zIndex: 9,
+        width: "16px", height: "24px",
         background: "#fff",
         clipPath: "polygon(0 0, 100% 65%, 55% 68%, 80% 100%, 60% 100%, 38% 72%, 0 90%)",
         filter: "drop-shadow(0 0 2px #000)", display: place ? "" : "none" });
     if (place) Object.assign(pointer.style, { left: `${place[0]}px`, top: `${place[1]}px` });
 }"""
+
+FETCH = """(path) => import("/static/local.js").then((m) => m.call(path)).then((a) => a.json())"""
 
 
 class Recorder:
@@ -69,12 +76,12 @@ class Recorder:
             self.place = [a + (b - a) * share for a, b in zip(start, end, strict=True)]
             self.shoot(STEP)
 
-    def click(self, x: float, y: float, text: str) -> None:
+    def click(self, x: float, y: float, text: str, *, outside: bool = False) -> None:
         """Click on a pixel of the clip, and show the mask."""
         self.text = text
         self.move(x, y)
         with self.page.expect_response("**/act") as answer:
-            self.page.mouse.click(*self.place)
+            self.page.mouse.click(*self.place, button="right" if outside else "left")
         self.page.wait_for_selector(f"body[data-masks$=':{answer.value.json()['rev']}']")
         self.shoot(HOLD)
 
@@ -131,9 +138,31 @@ def record(page: Any) -> Recorder:
     recorder.shoot(HOLD)
     recorder.run("F: propagate")
     recorder.press("j", "J: the frame most likely wrong")
-    frame = int(page.evaluate("document.body.dataset.shown"))
-    print("worst frame:", frame)
+    x, y, outside = next_click(page)
+    recorder.click(x, y, "a click corrects it", outside=outside)
+    recorder.run("F: propagate again")
+    recorder.text = "Ctrl S: save"
+    with page.expect_response("**/save"):
+        page.keyboard.press("Control+s")
+    page.wait_for_selector("#result:not(:empty)")
+    recorder.shoot(2 * HOLD)
     return recorder
+
+
+def next_click(page: Any) -> tuple[float, float, bool]:
+    """Find the click that a person makes on the frame shown: into the largest wrong part."""
+    frame = int(page.evaluate("document.body.dataset.shown"))
+    number = int(page.locator("#objects li[aria-current=true] .number-sign").inner_text())
+    label = page.locator("#objects li[aria-current=true] .name").inner_text().split(",")[0]
+    truth, _ = read(packaged_file("clips", "demo.gt.json"))
+    (true,) = (each for each in truth[frame] if each["label"] == label)
+    wanted = masks.decode(true["segmentation"])
+    shown = page.evaluate(FETCH, f"masks/{frame}")["objects"]
+    mask = next(
+        (masks.decode(each["mask"]) for each in shown if each["id"] == number), wanted & False
+    )
+    x, y = deepest_point(largest_part(wanted ^ mask))
+    return x + 0.5, y + 0.5, not wanted[int(y), int(x)]
 
 
 def main() -> None:

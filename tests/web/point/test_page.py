@@ -133,6 +133,12 @@ def test_points_are_moved_removed_and_undone(page, editor, stage):
     assert rows(editor) == []
 
 
+def test_without_detectors_there_is_no_choice_of_them(page):
+    assert page.locator("#detector-row").is_hidden()
+    page.keyboard.press("d")
+    page.get_by_text("no detector").wait_for()
+
+
 def test_a_box_is_dragged_and_an_object_is_gone(page, editor, stage):
     page.keyboard.press("b")
     stage.drag((100, 100), (180, 160))
