@@ -7,7 +7,7 @@ with the higher probability.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,10 +25,12 @@ from annotate.items.records import Frame, Mask, Picture, Prompt, Rle, State
 from annotate.propagators.job import PromptedFrame
 from annotate.propagators.light.crops import QUICK, THOROUGH, Effort
 from annotate.propagators.light.initial_mask import (
+    inside_outside_points,
     mask_without_points,
     quick_mask_from_points,
     soft_mask_from_prompt,
 )
+from annotate.propagators.light.motion import GreyPicture
 from annotate.propagators.light.target import Observation
 from annotate.propagators.light.tracker import Tracker
 
@@ -62,7 +64,7 @@ class LightSession:
         self._effort = effort
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._trackers: dict[int, Tracker] = {}
-        self._previous_grey: npt.NDArray[np.uint8] | None = None
+        self._previous_grey: GreyPicture | None = None
         self._initial_masks: dict[tuple[int, int], Rle] = {}  # by frame and object
 
     def add_prompts(self, picture: Picture, prompts: Sequence[Prompt]) -> None:
@@ -94,7 +96,9 @@ class LightSession:
             prompt.object_id: self._initial_mask(picture, prompt, prompts) for prompt in prompts
         }
         with _single_threaded():
-            results = self._start_prompted(picture, initial_masks)
+            initial_masks |= self._refine_clicked(picture, grey, prompts)
+            boxed = {prompt.object_id for prompt in prompts if prompt.box is not None}
+            results = self._start_prompted(picture, initial_masks, boxed)
             tracked = {
                 object_id: tracker
                 for object_id, tracker in sorted(self._trackers.items())
@@ -107,7 +111,10 @@ class LightSession:
         return _to_detections(dict(sorted(results.items())))
 
     def preview(self, frame: Frame, prompts: Sequence[Prompt]) -> sv.Detections:
-        """Return the masks that `step` would give these prompts; nothing is fitted to them."""
+        """Return the masks that `step` would give these prompts; nothing is fitted to them.
+
+        `step` may refine the mask of a click further, by other prompts of its object.
+        """
         if not all(prompt.is_positive for prompt in prompts):
             before = self.state()
             try:
@@ -170,12 +177,35 @@ class LightSession:
         mask = self._initial_masks.get((prompt.frame, prompt.object_id))
         return self._fit(picture, prompt, prompts) if mask is None else masks.decode(mask)
 
+    def _refine_clicked(
+        self, picture: Picture, grey: GreyPicture, prompts: Sequence[Prompt]
+    ) -> dict[int, Mask]:
+        """Refine the masks of clicks by what is known of their objects: object -> mask."""
+        previous_grey = grey if self._previous_grey is None else self._previous_grey
+        refined = {}
+        for prompt in prompts:
+            if prompt.mask is None and prompt.box is None:
+                others = _others(prompt, prompts)
+                refined[prompt.object_id] = self._trackers[prompt.object_id].refine_prompt(
+                    picture,
+                    soft_mask_from_prompt(picture, prompt, others),
+                    inside_outside_points(prompt, others),
+                    (grey, previous_grey),
+                )
+        return refined
+
     def _start_prompted(
-        self, picture: Picture, initial_masks: Mapping[int, Mask]
+        self, picture: Picture, initial_masks: Mapping[int, Mask], boxed: Collection[int]
     ) -> dict[int, tuple[Mask, float]]:
-        """Start the prompted objects at their initial masks: object -> mask, mean score."""
+        """Start the prompted objects at their initial masks: object -> mask, mean score.
+
+        Those of `boxed` have a box, which says how large they are.
+        """
         return {
-            object_id: (mask, self._trackers[object_id].start(picture, mask))
+            object_id: (
+                mask,
+                self._trackers[object_id].start(picture, mask, sure=object_id in boxed),
+            )
             for object_id, mask in initial_masks.items()
             if mask.any()
         }
@@ -184,7 +214,7 @@ class LightSession:
         self,
         trackers: Mapping[int, Tracker],
         picture: Picture,
-        grey: npt.NDArray[np.uint8],
+        grey: GreyPicture,
         prompted_masks: Mapping[int, Mask],
     ) -> dict[int, tuple[Mask, float]]:
         """Track the other objects: object -> mask, mean score; without those that are lost."""
@@ -208,13 +238,24 @@ class LightSession:
     def _correct(
         self, picture: Picture, prompts: Sequence[Prompt], results: dict[int, tuple[Mask, float]]
     ) -> None:
-        """Remove what outside points lie on from the tracked masks, and fit the objects again."""
+        """Remove what outside points lie on from the tracked masks, and learn from that.
+
+        An object of which nothing remains is searched for elsewhere on the same picture.
+        """
         for prompt in prompts:
             if prompt.object_id not in results:  # lost here: there is nothing to correct
                 continue
-            mask = mask_without_points(picture, results[prompt.object_id][0], prompt.points_xy)
-            fit = self._trackers[prompt.object_id].correct(picture, mask)
-            results[prompt.object_id] = mask, fit
+            tracker, (mask, fit) = self._trackers[prompt.object_id], results.pop(prompt.object_id)
+            remaining = mask_without_points(picture, mask, prompt.points_xy)
+            if (mask & ~remaining).any():
+                tracker.reject(picture, mask & ~remaining)
+                if remaining.any():
+                    fit = tracker.start(picture, remaining)
+                else:
+                    found, fit = tracker.search_elsewhere(picture, prompt.points_xy)
+                    remaining = remaining if found is None else found
+            if remaining.any():
+                results[prompt.object_id] = remaining, fit
 
     def _map_objects(
         self, function: Callable[[int], Any], object_ids: Sequence[int]

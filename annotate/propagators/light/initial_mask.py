@@ -20,11 +20,13 @@ from annotate.backbone import Map, feature_grid
 from annotate.items import masks
 from annotate.items.records import Mask, Picture, Prompt
 from annotate.items.sequences import BoundedCache
-from annotate.propagators.light.crops import CropWindow
+from annotate.propagators.light.crops import CropWindow, window_around_mask
 from annotate.propagators.light.refine import (
+    Points,
     best_mask_from_clicks,
     guided_filter,
     masks_from_clicks,
+    predict_in_window,
     windows_around_points,
 )
 from annotate.propagators.light.ridge_classifier import RidgeClassifier
@@ -38,7 +40,8 @@ GROWN_MASKS, GROW_ROUNDS = 4, 2  # the best masks are grown so often
 GROW_WINDOW_SCALE = 2.5  # side of the window, in sides of the mask's box
 GROW_REACH = 0.35  # distance to which a mask may grow freely, in roots of its area
 RANDOM_FEATURES = 96
-MIN_REMAINING = 0.1  # share of a mask that an outside point leaves
+MIN_REMAINING = 0.5  # share of a mask that is left where a segmented part of it is removed
+MIN_CENTRALITY = 0.7  # of an outside point in a mask that is all wrong
 MAX_KEPT_BYTES = 32 * 2**20  # of the latest predictions
 CLICK_MASK_VOTES = 2.0  # weight of a mask by the click model, relative to one by a classifier
 
@@ -59,7 +62,7 @@ class WindowPrompt:
             middle = np.array((window.x, window.y))
             return np.asarray((points - middle) * (CROP_SIDE / window.side) + (CROP_SIDE - 1) / 2)
 
-        inside, outside = _inside_outside_points(prompt, others)
+        inside, outside = inside_outside_points(prompt, others)
         box = None
         if prompt.box is not None:
             box = to_crop(np.array(prompt.box).reshape(2, 2) - 0.5).ravel()
@@ -102,7 +105,7 @@ def soft_mask_from_prompt(picture: Picture, prompt: Prompt, others: Sequence[Pro
 def _digest(picture: Picture, prompt: Prompt, others: Sequence[Prompt]) -> bytes:
     """Hash all that the mask of a prompt depends on."""
     digest = hashlib.sha256(picture.tobytes())
-    for points in (*_inside_outside_points(prompt, others), np.array(prompt.box or ())):
+    for points in (*inside_outside_points(prompt, others), np.array(prompt.box or ())):
         digest.update(repr(points.shape).encode() + points.astype(np.float64).tobytes())
     return digest.digest()
 
@@ -146,7 +149,7 @@ def predict_soft_mask(picture: Picture, prompt: Prompt, others: Sequence[Prompt]
             candidates.append(mask)
             fits.append(fits[k])
     if prompt.box is None:
-        for mask, iou in masks_from_clicks(picture, *_inside_outside_points(prompt, others)):
+        for mask, iou in masks_from_clicks(picture, *inside_outside_points(prompt, others)):
             candidates.append(mask)
             fits.append(CLICK_MASK_VOTES * iou)
     areas = np.array([mask.sum() for mask in candidates], np.float64)
@@ -160,34 +163,48 @@ def quick_mask_from_points(picture: Picture, prompt: Prompt, others: Sequence[Pr
 
     Of the masks in windows of several sizes the one with the highest predicted IoU is taken.
     """
-    inside, outside = _inside_outside_points(prompt, others)
+    inside, outside = inside_outside_points(prompt, others)
     return best_mask_from_clicks(picture, inside, outside)
 
 
-def mask_without_points(
-    picture: Picture, mask: Mask, outside_points_xy: npt.NDArray[np.float64]
-) -> Mask:
+def mask_without_points(picture: Picture, mask: Mask, outside_points_xy: Points) -> Mask:
     """Correct a mask, (H, W): remove what lies at the points, (n, 2), that are in it.
 
-    What lies at a point is segmented as from a click. Where that is nearly all of the mask, only
-    the half nearer to the point is removed: the rest may be the object.
+    A point in the middle of the mask says that the object is not there at all: nothing remains.
     """
-    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
-    corrected = mask.copy()
-    for point_x, point_y in outside_points_xy:
-        if not corrected[int(point_y), int(point_x)]:
-            continue
-        click = Prompt(0, 0, np.array([[point_x, point_y]]), np.ones(1, np.int64))
-        remaining = corrected & ~(soft_mask_from_prompt(picture, click) > 0.5)
-        if remaining.sum() < MIN_REMAINING * corrected.sum():
-            distance = np.hypot(x - point_x, y - point_y)
-            remaining = corrected & (distance > np.median(distance[corrected]))
-        remaining &= np.hypot(x - point_x, y - point_y) >= 1  # the point itself, in any case
-        corrected = remaining
-    return corrected
+    for x, y in outside_points_xy:
+        if mask[int(y), int(x)]:
+            if _centrality(mask, x, y) > MIN_CENTRALITY:
+                return np.zeros_like(mask)
+            mask = _mask_without_point(picture, mask, x, y)
+    return mask
 
 
-def _inside_outside_points(
+def _mask_without_point(picture: Picture, mask: Mask, x: float, y: float) -> Mask:
+    """Remove what lies at a point, segmented as from a click, if that is the smaller part.
+
+    Else the click model refines the mask by the point. Where the result still has the point in it,
+    the half of the mask that is nearer to it is removed.
+    """
+    points, none = np.array([[x, y]]), np.zeros((0, 2))
+    rows, columns = np.indices(mask.shape)
+    distance = np.hypot(columns - x, rows - y)
+    click = Prompt(0, 0, points, np.ones(1, np.int64))
+    remaining = mask & ~(soft_mask_from_prompt(picture, click) > 0.5)
+    if remaining.sum() < MIN_REMAINING * mask.sum():
+        remaining, _ = predict_in_window(picture, window_around_mask(mask), (none, points), mask)
+        if remaining[int(y), int(x)] or not remaining.any():
+            remaining = mask & (distance > np.median(distance[mask]))
+    return np.asarray(remaining & (distance >= 1))  # the point itself goes in any case
+
+
+def _centrality(mask: Mask, x: float, y: float) -> float:
+    """Compute how far a point of a mask is from its edge, 0..1: 1 at the innermost point."""
+    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    return float(depth[int(y), int(x)] / depth.max())
+
+
+def inside_outside_points(
     prompt: Prompt, others: Sequence[Prompt]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Collect the points inside the object, (n, 2), and those outside it or inside another one."""

@@ -6,6 +6,8 @@ fits the target best is kept. A shape that stays in place while its appearance c
 object in another light, after a flash or in a shadow.
 """
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -26,6 +28,16 @@ MAX_SIMILARITY_DROP_FOUND, MAX_SIMILARITY_DROP_TRACKED = 0.16, 0.4
 MAX_COMBINED_DROP = 0.45  # after a search: drop of the similarity plus that of the candidate score
 # Extra drop that is allowed where the object was just lost; it fades in so many frames.
 NEARBY_BONUS, BONUS_FADE_FRAMES = 0.2, 10
+
+
+class Measured(NamedTuple):
+    """The main component of an observed soft mask."""
+
+    soft: Map  # (size, size)
+    dropped: Map | None  # (size, size): the other components, if there are any
+    mask: Mask  # (H, W)
+    grid: Map  # (grid, grid): `soft`
+    values: tuple[float, float, float]  # area in pixels, mean ridge score, similarity
 
 
 def same_shape_new_appearance(
@@ -80,6 +92,22 @@ def main_component(
     totals[0] = 0
     dropped = (mask & (components != totals.argmax())).astype(np.float32)
     return soft * (1 - 0.75 * dropped), dropped
+
+
+def measure(
+    observation: Observation,
+    soft: Map,
+    size_wh: tuple[int, int],
+    target: TargetState,
+    appearance: AppearanceTemplates,
+) -> Measured:
+    """Reduce a soft mask, (size, size), to the component that fits the target, and measure that."""
+    soft, dropped = main_component(soft, observation, target, appearance)
+    mask = observation.window.mask(soft, size_wh, 0.5)
+    grid = cv2.resize(soft, observation.score.shape, interpolation=cv2.INTER_AREA)
+    fit = masked_mean(observation.score, grid > 0.5)
+    similarity = appearance.similarity(observation.expanded, grid > 0.5)
+    return Measured(soft, dropped, mask, grid, (float(mask.sum()), fit, similarity))
 
 
 def _pixel_weights(observation: Observation, appearance_confidence: float, size: int) -> Map:

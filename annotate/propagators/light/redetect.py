@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from annotate.backbone import GROUP_CHANNELS, Map, feature_grid
 from annotate.items.masks import pixel_box
-from annotate.items.records import Picture, State
+from annotate.items.records import Mask, Picture, State
 from annotate.propagators.light.crops import CropWindow
 from annotate.propagators.light.ridge_classifier import RidgeClassifier
 from annotate.propagators.light.target import Candidate
@@ -26,6 +26,7 @@ MAX_ENLARGEMENT = 2.0  # of the picture, for a small object
 RANDOM_FEATURES = 64
 SIZE_FACTORS = (0.6, 0.77, 1.0, 1.3, 1.7)  # sizes of the boxes, relative to the expected size
 NEARBY_REACH = 4  # side of the window that is searched nearby, in sizes of the object
+REJECTED_WEIGHT = 2.0  # of what is not the object, relative to one prompted picture
 MIN_FILL = 0.6  # a box filled less than this share of the usual fill scores lower
 
 
@@ -52,6 +53,15 @@ class Redetector:
             self._ridge.add_samples(expanded, soft_grid.ravel(), weight, prompted=True)
             total = share @ expanded[:, : sum(GROUP_CHANNELS)]
             self._template += total / max(float(share.sum()), 1e-6)
+        self._ridge.solve()
+
+    def reject(self, picture: Picture, mask: Mask, size_wh: tuple[float, float]) -> None:
+        """Add that `mask`, (H, W), is not the object, which is usually of `size_wh` pixels."""
+        small, _ = _resize_for_search(picture, (max(size_wh[0], 4), max(size_wh[1], 4)))
+        grid = small.shape[1] // 4, small.shape[0] // 4
+        outside = cv2.resize(mask.astype(np.float32), grid, interpolation=cv2.INTER_AREA)
+        expanded = self._ridge.expand(feature_grid(small))
+        self._ridge.add_negatives(expanded, outside.ravel(), REJECTED_WEIGHT)
         self._ridge.solve()
 
     def search_picture(

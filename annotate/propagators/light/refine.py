@@ -163,7 +163,7 @@ def masks_from_clicks(
     """
     clicks = inside_xy, outside_xy
     predictions = [
-        _predict_in_window(picture, window, clicks, None)
+        predict_in_window(picture, window, clicks, None)
         for window in windows_around_points(
             picture, inside_xy, CLICK_WINDOW_STEP, MAX_CLICK_WINDOW_SCALE
         )
@@ -173,7 +173,7 @@ def masks_from_clicks(
         for _ in range(REFINE_ROUNDS):
             if mask.sum() < 16:
                 break
-            mask, iou = _predict_in_window(picture, window_around_mask(mask), clicks, mask)
+            mask, iou = predict_in_window(picture, window_around_mask(mask), clicks, mask)
             yield mask, iou
 
 
@@ -184,7 +184,7 @@ def best_mask_from_clicks(picture: Picture, inside_xy: Points, outside_xy: Point
     """
     clicks = inside_xy, outside_xy
     windows = windows_around_points(picture, inside_xy, QUICK_WINDOW_STEP, QUICK_WINDOW_SCALE)
-    predictions = [_predict_in_window(picture, window, clicks, None) for window in windows]
+    predictions = [predict_in_window(picture, window, clicks, None) for window in windows]
     return max(predictions, key=lambda prediction: prediction[1])[0]
 
 
@@ -219,9 +219,10 @@ def click_network_input(
     return build_network_input(inside, outside, prior, window.in_picture(size_wh, INPUT_GRID), size)
 
 
-def _predict_in_window(
+def predict_in_window(
     picture: Picture, window: CropWindow, clicks: tuple[Points, Points], previous_mask: Mask | None
 ) -> tuple[Mask, float]:
+    """Predict a mask, (H, W), in one window by the click model, and its IoU, 0..1."""
     size_wh = (picture.shape[1], picture.shape[0])
     crop = window.crop(picture, CLICK_CROP_SIDE)
     network_input = click_network_input(size_wh, window, clicks, previous_mask)

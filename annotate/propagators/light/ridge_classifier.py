@@ -64,6 +64,11 @@ class RidgeClassifier:
         """True once there is a prompted sample."""
         return bool(self._counts[0] > 0)
 
+    @property
+    def prompted_views(self) -> int:
+        """How many views of prompted frames were added."""
+        return int(self._counts[0])
+
     def expand(self, maps: Map) -> Map:
         """Standardise features, (..., channels), and add random features and a constant.
 
@@ -107,6 +112,11 @@ class RidgeClassifier:
         weighted = expanded * weight[:, None]
         self._prompted_sums[:, :-1] += weighted.T @ expanded
         self._prompted_sums[:, -1] -= weighted.sum(axis=0)
+
+    def forget_tracked(self) -> None:
+        """Drop the samples of tracked frames."""
+        self._tracked_sums[:] = 0
+        self._counts[1] = 0
 
     def solve(self) -> None:
         """Solve the normal equations; without a prompted sample every score stays 0."""

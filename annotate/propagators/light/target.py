@@ -7,6 +7,7 @@ classifiers in one window, and `Candidate` a box where the object may be.
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from annotate.backbone import CropFeatures, Map
@@ -35,6 +36,7 @@ class TargetState:
         age: Frames since the last prompt.
         soft_x, soft_y, soft_side: Window of the stored soft mask.
         objectness: 1 if `refine.is_object` holds for the mask of the last prompt.
+        agreements: Of a doubted target: how often a search found what is tracked instead.
     """
 
     x: float = 0
@@ -53,6 +55,7 @@ class TargetState:
     soft_y: float = 0
     soft_side: float = 1
     objectness: float = 0
+    agreements: float = 0
 
     @property
     def appearance_confidence(self) -> float:
@@ -156,3 +159,23 @@ def trim_to_candidate(observation: Observation, candidate: Candidate) -> Observa
 def masked_mean(score: Map, mask: Mask) -> float:
     """Average the scores inside `mask`; 0 if the mask is empty."""
     return float(score[mask].mean()) if mask.any() else 0.0
+
+
+def samples(
+    observation: Observation, soft_grid: Map, dropped: Map | None, cells: slice
+) -> tuple[Map, Map, Map]:
+    """Select cells of an observation to learn from: features, inside, and certainty as weight.
+
+    `soft_grid` is its soft mask, (grid, grid). From `dropped` components nothing is learned.
+    """
+    weight = np.abs(2 * soft_grid - 1) * observation.in_picture
+    if dropped is not None:
+        ignored = cv2.resize(dropped, soft_grid.shape, interpolation=cv2.INTER_AREA)
+        weight = weight * (1 - ignored)
+    inside = (soft_grid > 0.5).astype(np.float32)
+    return observation.expanded[cells], inside.ravel()[cells], weight.ravel()[cells]
+
+
+def overlap(a: Mask, b: Mask) -> float:
+    """Compute the intersection over union, 0..1, of two masks; 0 if both are empty."""
+    return float((a & b).sum() / max(int((a | b).sum()), 1))

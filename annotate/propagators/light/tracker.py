@@ -10,54 +10,54 @@ Object Segmentation", CVPR 2020.
 
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import cv2
 import numpy as np
 
-from annotate.backbone import Map, crop_features, run_parallel
+from annotate.backbone import Map, run_parallel
 from annotate.items.masks import pixel_box
 from annotate.items.records import Mask, Picture, State
-from annotate.propagators.light.appearance import AppearanceTemplates, DiscriminativeClassifier
+from annotate.propagators.light.appearance import ObjectModel
+from annotate.propagators.light.corrections import refine_clicked_mask
 from annotate.propagators.light.crops import (
-    AUGMENTATIONS,
     CropWindow,
     Effort,
-    augmented_crops,
-    background_crops,
     window_around_mask,
     window_around_part,
     window_side,
 )
-from annotate.propagators.light.motion import GreyPicture, center_prior, location_prior, warp_mask
+from annotate.propagators.light.motion import GreyPicture, warp_mask
 from annotate.propagators.light.presence import (
     is_present,
     main_component,
     matches_target,
+    measure,
     same_shape_new_appearance,
 )
-from annotate.propagators.light.redetect import Redetector
-from annotate.propagators.light.refine import guided_filter, is_object, refine_mask
-from annotate.propagators.light.ridge_classifier import RidgeClassifier
+from annotate.propagators.light.refine import Points, is_object, refine_mask
 from annotate.propagators.light.target import (
     FLASH_FRAMES,
     Candidate,
     Observation,
     TargetState,
-    WindowFeatures,
     centroid_xy,
     masked_mean,
+    overlap,
+    samples,
     trim_to_candidate,
 )
 
-DISCRIMINATIVE_LOGIT_WEIGHT = 2.0  # of the discriminative score; the ridge score has 4
 MAX_UPDATE_SIMILARITY_DROP = 0.15  # below the usual similarity; further below, no update
 RECHECK_SIMILARITY_DROP = 0.06  # below the similarity at the prompt; further below, look nearby too
 MIN_CANDIDATE_SCORE = 0.5
 MIN_TRIM_GAIN, MIN_MOVE_GAIN = 0.04, 0.02  # of similarity, to trim the mask or to move elsewhere
 CANDIDATE_WINDOW_SCALE = 1.3  # side of the window on a candidate, in usual sides
 SEARCH_SCALES, SEARCH_CANDIDATES = (1.0, 0.6, 1.7), 2  # sizes, one per frame in turn; candidates
-BACKGROUND_WEIGHT = 0.5  # of all background crops together, relative to the augmented crops
+# A prompt on a mask that overlaps the tracked one less than this contradicts it. For so many frames
+# the object is then searched for as well, on one frame of so many, unless both agree so often.
+MIN_OVERLAP, SAME_OVERLAP = 0.25, 0.5  # IoU
+MAX_DOUBT_FRAMES, DOUBT_INTERVAL, MAX_AGREEMENTS = 90, 2, 4
 
 
 class Tracker:
@@ -65,12 +65,12 @@ class Tracker:
 
     def __init__(self, effort: Effort) -> None:
         self._effort = effort
-        self._ridge = RidgeClassifier(effort.random_features)
-        self._discriminative = DiscriminativeClassifier()
+        self._model = ObjectModel(effort)
+        self._ridge, self._discriminative = self._model.ridge, self._model.discriminative
+        self._appearance, self._redetector = self._model.templates, self._model.redetector
         self._soft_mask: Map = np.zeros((effort.crop_side, effort.crop_side), np.float32)
-        self._appearance = AppearanceTemplates()
-        self._redetector = Redetector()
         self._target = TargetState()
+        self._earlier = TargetState()  # before the last prompt, if that contradicts it
         self._queued_update: tuple[Map, Map, Map] | None = None  # samples of the previous frame
 
     @property
@@ -80,28 +80,13 @@ class Tracker:
 
     def fit(self, picture: Picture, soft: Map) -> None:
         """Fit to a prompted picture: `soft`, (H, W) in 0..1, is the object, the rest is not."""
-        mask = soft > 0.5
-        if not mask.any():
-            return
-        self._apply_queued_update()
-        for crop, inside, weight in augmented_crops(picture, soft, self._effort):
-            view = crop_features(crop)
-            expanded = self._ridge.expand(view.grid)
-            self._discriminative.add_samples(view, inside, weight)
-            self._ridge.add_samples(expanded, inside.ravel(), weight.ravel(), prompted=True)
-            self._appearance.add_prompt(expanded, (inside > 0.5) & (weight > 0.5))
-        background = list(background_crops(picture, mask, self._effort))
-        share = BACKGROUND_WEIGHT * len(AUGMENTATIONS) / max(len(background), 1)
-        for crop, outside in background:
-            view = crop_features(crop)
-            self._discriminative.add_negatives(view, outside, share)
-            self._ridge.add_negatives(self._ridge.expand(view.grid), outside.ravel(), share)
-        self._ridge.solve()
-        self._discriminative.solve()
-        self._redetector.fit(picture, soft)
+        if (soft > 0.5).any():
+            self._apply_queued_update()
+            self._model.fit(picture, soft)
 
-    def start(self, picture: Picture, mask: Mask) -> float:
-        """Place the object at `mask`, (H, W), on this frame; returns the mean score inside."""
+    def start(self, picture: Picture, mask: Mask, *, sure: bool = False) -> float:
+        """Place the object at `mask`, (H, W), if `sure` beyond doubt; returns the mean score."""
+        self._earlier = TargetState() if sure else self._contradicted_target(mask)
         window = window_around_mask(mask)
         observation = self.observe_window(picture, window)
         values = mask.astype(np.float32)
@@ -126,19 +111,59 @@ class Tracker:
         self._store_soft_mask(window, soft)
         return fit
 
+    def _contradicted_target(self, mask: Mask) -> TargetState:
+        """Return the target, as a lost one, if it was not at `mask`; else one that has not started.
+
+        A prompt may lie on a frame that shows little of the object, where it enters the picture or
+        comes out of an occlusion: what was tracked until then may be the better start.
+        """
+        target = self._target
+        if self._earlier.started:  # the last prompt is in doubt still
+            target = self._earlier
+        elif not target.frames_lost:
+            size_wh = (mask.shape[1], mask.shape[0])
+            tracked = target.soft_window.mask(self._soft_mask, size_wh, 0.5)
+            if overlap(tracked, mask) > MIN_OVERLAP:
+                return TargetState()
+        return replace(target, age=0, frames_lost=max(target.frames_lost, 1), agreements=0)
+
     def stop(self) -> None:
         """Stop tracking until `start`; the classifiers stay as they are."""
         self._apply_queued_update()
-        self._target = TargetState()
+        self._target, self._earlier = TargetState(), TargetState()
 
-    def correct(self, picture: Picture, mask: Mask) -> float:
-        """Replace the mask of this frame by a corrected one; returns the mean score inside."""
+    def refine_prompt(
+        self,
+        picture: Picture,
+        clicked: Map,
+        clicks: tuple[Points, Points],
+        greys: tuple[GreyPicture, GreyPicture],
+    ) -> Mask:
+        """Refine the mask of a click, if there are other prompts: see `refine_clicked_mask`.
+
+        `greys` are this picture and the previous one in grey. `start` comes next.
+        """
+        if self._model.prompts < 2 or not (clicked > 0.5).any():
+            return clicked > 0.5
+        is_tracked = self.started and not self._target.frames_lost
+        tracked = self.observe(picture, *greys) if is_tracked else None
+        return refine_clicked_mask(picture, clicked, clicks, self._model, self._target, tracked)
+
+    def reject(self, picture: Picture, mask: Mask) -> None:
+        """Learn that `mask`, (H, W), is not the object, and lose it; `start` finds it again."""
         self._queued_update = None  # it was learned from the wrong mask
-        if not mask.any():
-            self._target.frames_lost += 1
-            return 0.0
-        self.fit(picture, mask.astype(np.float32))
-        return self.start(picture, mask)
+        self._model.reject(picture, mask, (self._target.width, self._target.height))
+        self._target.frames_lost = 1
+
+    def search_elsewhere(self, picture: Picture, outside_xy: Points) -> tuple[Mask | None, float]:
+        """Search for a rejected object on the same picture: its mask, if found, and mean score.
+
+        A mask with any of the points, (n, 2), in it is not the object.
+        """
+        mask, fit = self.update(self._search(picture), None, (picture.shape[1], picture.shape[0]))
+        if mask is not None and any(mask[int(y), int(x)] for x, y in outside_xy):
+            self._queued_update, self._target.frames_lost, mask = None, 1, None
+        return mask, fit
 
     def observe(
         self,
@@ -151,13 +176,56 @@ class Tracker:
 
         `grey` is the same picture in grey; `pool` may run parts of the work.
         """
+        self._target.age += 1
+        if self._target.frames_lost:
+            observation = self._search(picture)
+        else:
+            observation = self._follow(picture, grey, previous_grey, pool)
+        return self._surer(picture, observation) if self._earlier.started else observation
+
+    def _search(self, picture: Picture) -> Observation:
+        """Search the whole picture for the lost object."""
         target = self._target
-        target.age += 1
-        if target.frames_lost:
-            scale = SEARCH_SCALES[int(target.age) % len(SEARCH_SCALES)]
-            size_wh = max(target.width, 4) * scale, max(target.height, 4) * scale
-            candidates = self._redetector.search_picture(picture, size_wh, SEARCH_CANDIDATES)
-            return self._best_candidate(picture, candidates)[0]
+        scale = SEARCH_SCALES[int(target.age) % len(SEARCH_SCALES)]
+        size_wh = max(target.width, 4) * scale, max(target.height, 4) * scale
+        candidates = self._redetector.search_picture(picture, size_wh, SEARCH_CANDIDATES)
+        return self._best_candidate(picture, candidates)[0]
+
+    def _surer(self, picture: Picture, observation: Observation) -> Observation:
+        """Search for the object as it was before the last prompt; follow what is more similar."""
+        current, earlier = self._target, self._earlier
+        earlier.age += 1
+        earlier.frames_lost += 1
+        if earlier.age > MAX_DOUBT_FRAMES or earlier.agreements >= MAX_AGREEMENTS:
+            self._earlier = TargetState()
+            return observation
+        if earlier.age % DOUBT_INTERVAL:
+            return observation
+        self._target, size_wh = earlier, (picture.shape[1], picture.shape[0])
+        found = self._search(picture)
+        measured = measure(found, found.soft, size_wh, earlier, self._appearance)
+        is_found = is_present(earlier, found, measured.grid > 0.5, measured.values)
+        self._target = current
+        if not is_found:
+            return observation
+        gain = self._similarity(found) - self._similarity(observation)
+        if current.frames_lost or gain > MIN_MOVE_GAIN:
+            earlier.age = FLASH_FRAMES + 1
+            self._target, self._earlier = earlier, TargetState()
+            return found
+        tracked = measure(observation, observation.soft, size_wh, current, self._appearance).mask
+        earlier.agreements += overlap(measured.mask, tracked) > SAME_OVERLAP
+        return observation
+
+    def _follow(
+        self,
+        picture: Picture,
+        grey: GreyPicture,
+        previous_grey: GreyPicture,
+        pool: Executor | None,
+    ) -> Observation:
+        """Observe the object near its last position."""
+        target = self._target
         window = target.window
         prior, _, window_features = run_parallel(
             pool,
@@ -165,9 +233,9 @@ class Tracker:
                 self._soft_mask, (target.soft_window, window), (previous_grey, grey), self._effort
             ),
             self._apply_queued_update,
-            lambda: self._window_features(picture, window, pool),
+            lambda: self._model.window_features(picture, window, pool),
         )
-        observation = self._classify(window_features, window, prior)
+        observation = self._model.classify(window_features, window, prior, target)
         if target.age <= FLASH_FRAMES:
             observation = self._adapt_to_new_appearance(observation) or observation
         if target.age % self._effort.update_interval:
@@ -240,7 +308,9 @@ class Tracker:
         inside = mask.astype(np.float32).ravel()
         self._ridge.add_samples(observation.expanded, inside, weight, prompted=False)
         self._ridge.solve()
-        adapted = self._classify(observation.window_features, observation.window, observation.prior)
+        adapted = self._model.classify(
+            observation.window_features, observation.window, observation.prior, self._target
+        )
         self._target.mean_score = masked_mean(adapted.score, mask)
         self._target.mean_prompt_score = masked_mean(adapted.prompt_score, mask)
         self._appearance.add_template(adapted.expanded, mask)
@@ -260,13 +330,10 @@ class Tracker:
             Its mask, (H, W), or None if it is lost; and the mean score inside.
         """
         soft = observation.soft if occupied is None else observation.soft * (1 - occupied)
-        soft, dropped = main_component(soft, observation, self._target, self._appearance)
-        mask = observation.window.mask(soft, size_wh, 0.5)
-        area = float(mask.sum())
-        grid = cv2.resize(soft, observation.score.shape, interpolation=cv2.INTER_AREA)
-        fit = masked_mean(observation.score, grid > 0.5)
+        soft, dropped, mask, grid, (area, fit, similarity) = measure(
+            observation, soft, size_wh, self._target, self._appearance
+        )
         prompt_fit = masked_mean(observation.prompt_score, grid > 0.5)
-        similarity = self._appearance.similarity(observation.expanded, grid > 0.5)
         target = self._target
         if not is_present(target, observation, grid > 0.5, (area, fit, similarity)):
             target.frames_lost += 1
@@ -294,90 +361,36 @@ class Tracker:
         """Return the classifiers, templates, last mask and target state as arrays."""
         self._apply_queued_update()
         return {
-            **self._ridge.state(),
-            **self._discriminative.state(),
-            **self._redetector.state(),
+            **self._model.state(),
             "soft": self._soft_mask.copy(),
-            "looks": self._appearance.templates.copy(),
             "place": np.array(astuple(self._target)),
+            "earlier": np.array(astuple(self._earlier)),
         }
 
     def restore(self, state: State) -> None:
         """Restore what `state` returned."""
         self._queued_update = None
-        self._ridge.restore(state)
-        self._discriminative.restore(state)
-        self._redetector.restore(state)
-        self._appearance.templates = state["looks"].copy()
+        self._model.restore(state)
         self._soft_mask, self._target = state["soft"].copy(), TargetState(*state["place"].tolist())
+        self._earlier = TargetState(*state["earlier"].tolist())
 
     def observe_window(
         self, picture: Picture, window: CropWindow, prior: Map | None = None
     ) -> Observation:
         """Classify one window; `prior`, (size / 2, size / 2), is the warped mask, if any."""
         self._apply_queued_update()
-        return self._classify(self._window_features(picture, window), window, prior)
-
-    def _window_features(
-        self, picture: Picture, window: CropWindow, pool: Executor | None = None
-    ) -> WindowFeatures:
-        features = crop_features(window.crop(picture, self._effort.crop_side))
-        discriminative_score, expanded = run_parallel(
-            pool,
-            lambda: self._discriminative.scores(features),
-            lambda: self._ridge.expand(features.grid),
-        )
-        in_picture = window.in_picture((picture.shape[1], picture.shape[0]), self._effort.grid)
-        return WindowFeatures(features, expanded, discriminative_score, in_picture)
-
-    def _classify(
-        self, window_features: WindowFeatures, window: CropWindow, prior: Map | None
-    ) -> Observation:
-        """Combine the scores and a location prior into logits, and sharpen the soft mask.
-
-        The scores that rest on prompted frames only count as far as the prompted appearance holds.
-        """
-        features, expanded, discriminative_score, inside = window_features
-        size = self._effort.crop_side
-        scores = self._ridge.scores(expanded).reshape(*inside.shape, 2)
-        score, prompt_score = scores[..., 0], scores[..., 1]
-        logit = 4 * score + self._target.appearance_confidence * (
-            np.minimum(prompt_score, 0) + DISCRIMINATIVE_LOGIT_WEIGHT * discriminative_score
-        )
-        if prior is None:
-            logit += center_prior(self._effort.grid)
-        else:
-            reach = np.sqrt(self._target.area) * self._effort.grid / window.side
-            logit += location_prior(prior, self._effort.grid, max(float(reach), 2))
-        soft = 1 / (1 + np.exp(-np.where(inside, logit, -8)))
-        soft = cv2.resize(soft.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
-        soft = guided_filter(features.crop, soft, size // 32)
-        return Observation(
-            features,
-            window,
-            soft,
-            score,
-            prompt_score,
-            discriminative_score,
-            expanded,
-            inside,
-            prior,
-        )
+        features = self._model.window_features(picture, window)
+        return self._model.classify(features, window, prior, self._target)
 
     def _store_soft_mask(self, window: CropWindow, soft: Map) -> None:
         self._soft_mask, target = soft, self._target
         target.soft_x, target.soft_y, target.soft_side = window.x, window.y, window.side
 
     def _queue_update(self, observation: Observation, soft_grid: Map, dropped: Map | None) -> None:
-        """Queue samples of this frame, weighted by their certainty; one cell in `pixel_stride`."""
-        weight = np.abs(2 * soft_grid - 1) * observation.in_picture
-        if dropped is not None:
-            ignored = cv2.resize(dropped, soft_grid.shape, interpolation=cv2.INTER_AREA)
-            weight = weight * (1 - ignored)
+        """Queue samples of this frame; one cell in `pixel_stride`."""
         stride = self._effort.pixel_stride
         cells = slice(int(self._target.age) % stride, None, stride)
-        inside = (soft_grid > 0.5).astype(np.float32).ravel()[cells]
-        self._queued_update = observation.expanded[cells], inside, weight.ravel()[cells]
+        self._queued_update = samples(observation, soft_grid, dropped, cells)
 
     def _apply_queued_update(self) -> None:
         """Fit the ridge classifier to the queued samples."""

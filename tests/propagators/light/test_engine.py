@@ -16,12 +16,20 @@ from annotate.backbone import feature_grid
 from annotate.files import packaged_file
 from annotate.items.records import Frame, Prompt
 from annotate.propagators.job import PROPAGATORS, PromptedFrame
-from annotate.propagators.light.crops import THOROUGH, CropWindow, augmented_crops, background_crops
+from annotate.propagators.light.crops import (
+    QUICK,
+    THOROUGH,
+    CropWindow,
+    augmented_crops,
+    background_crops,
+    window_around_mask,
+)
 from annotate.propagators.light.engine import LightPropagator
 from annotate.propagators.light.initial_mask import soft_mask_from_prompt
 from annotate.propagators.light.redetect import Redetector
 from annotate.propagators.light.refine import guided_filter
 from annotate.propagators.light.ridge_classifier import RidgeClassifier
+from annotate.propagators.light.tracker import Tracker
 from annotate.video import reader
 
 SIZE_WH = (256, 160)
@@ -134,6 +142,37 @@ def test_a_later_outside_point_alone_corrects_the_object_that_is_tracked(inside)
     x, y = map(int, point)
     assert not results[3].mask[0][y, x]
     assert iou(results[3], MASKS[3]) > 0.8
+
+
+def test_an_outside_point_in_the_middle_of_a_mask_says_that_the_object_is_not_there():
+    outside = Prompt(3, 1, np.array([[78.0, 76.0]]), np.array([0]))
+    _, results = track(CLIP[:7], MASK_PROMPT, outside, fast=True)
+    assert iou(results[2], MASKS[2]) > 0.85
+    assert [iou(each, mask) for each, mask in zip(results[3:], MASKS[3:7], strict=True)] == [0] * 4
+
+
+def test_a_rejected_object_is_searched_for_elsewhere_on_the_same_picture():
+    right, wrong = disk(60, 70), disk(190, 110)
+    picture, tracker = frame(0, right, wrong).image, Tracker(QUICK)
+    tracker.fit(picture, right.astype(np.float32))
+    tracker.start(picture, wrong)
+    window = window_around_mask(wrong)
+    before = tracker.observe_window(picture, window).score[16:32, 16:32].mean()
+    tracker.reject(picture, wrong)
+    assert tracker.observe_window(picture, window).score[16:32, 16:32].mean() < before - 0.1
+    found, _ = tracker.search_elsewhere(picture, np.array([[190.0, 110.0]]))
+    assert (found & right).sum() > 0.7 * (found | right).sum()
+    assert tracker.search_elsewhere(picture, np.array([[60.0, 70.0]]))[0] is None
+
+
+def test_a_prompt_on_a_little_of_an_object_does_not_lose_it_where_all_of_it_is_seen():
+    """The object leaves, is prompted where a sliver of it is seen, and jumps back."""
+    nowhere = np.zeros(SIZE_WH[::-1], bool)
+    sliver = disk(200, -21) & (np.indices(nowhere.shape)[0] < 3)
+    path = [*MASKS[:4], nowhere, sliver, *[disk(60 + 6 * n, 110) for n in range(8)]]
+    clip = [frame(n, mask) for n, mask in enumerate(path)]
+    _, results = track(clip, MASK_PROMPT, Prompt(5, 1, mask=sliver), fast=True)
+    assert min(iou(each, mask) for each, mask in zip(results[9:], path[9:], strict=True)) > 0.8
 
 
 def test_an_outside_point_on_a_lost_object_finds_nothing():
