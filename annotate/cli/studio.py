@@ -267,9 +267,15 @@ def diff(
     Count by class and by detector what people had to change.
     """
     from annotate.cli import console
-    from annotate.dataset.diff import diff_datasets, summarize
+    from annotate.dataset.diff import (
+        count_common_frames,
+        count_touches,
+        diff_datasets,
+        summarize,
+    )
     from annotate.dataset.folder import load_dataset
     from annotate.files import refuse_existing
+    from annotate.progress import counted
     from annotate.video.images import save_image
     from annotate.viewing import review
 
@@ -278,6 +284,9 @@ def diff(
     before, after = load_dataset(dataset), load_dataset(corrected)
     changes = diff_datasets(before, after)
     console.print_dataframe(summarize(changes))
+    frames = count_common_frames(before, after)
+    touches = count_touches(changes, frames, len(after.classes))
+    console.print_status(f"{touches} touches on {counted(frames, 'frame')}")
     if output is not None:
         save_image(review.draw_changes(before, after, changes), output)
         console.print_result(str(output))

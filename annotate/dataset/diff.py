@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 
 KINDS = ("kept", "moved", "relabelled", "deleted", "added")
+# Deliberate acts of a person: a click or a key 1, a drag (draw, move or resize) 2.
+TOUCHES = {"kept": 0, "moved": 2, "relabelled": 1, "deleted": 1, "added": 2}
+LOOK_TOUCHES = 1  # to look at a frame and submit it
 _OBJECT_COLUMNS = (
     "image",
     "video",
@@ -166,6 +169,23 @@ def to_dataframe(changes: Iterable[ObjectChange]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def count_touches(changes: Iterable[ObjectChange], frames: int, classes: int) -> int:
+    """Count the touches that the corrections of so many frames took; see `TOUCHES`.
+
+    An added object takes one more where there are several classes to choose from. It is the count
+    of acts that the result needs, not of those that a person made.
+    """
+    kinds = [change.kind for change in changes]
+    named = kinds.count("added") * (classes > 1)
+    return sum(TOUCHES[kind] for kind in kinds) + named + LOOK_TOUCHES * frames
+
+
+def count_common_frames(dataset: Dataset, corrected: Dataset) -> int:
+    """Count the frames that both datasets have."""
+    names = {external_id(corrected, s.item.video, s.item.frame) for s in corrected}
+    return sum(external_id(dataset, s.item.video, s.item.frame) in names for s in dataset)
 
 
 def summarize(changes: Iterable[ObjectChange]) -> pd.DataFrame:

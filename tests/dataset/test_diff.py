@@ -120,3 +120,13 @@ def test_the_command_prints_a_summary_and_draws_a_sheet(datasets, annotate, tmp_
     assert (
         out.splitlines()[0] == "class\tsource\tkept\tmoved\trelabelled\tdeleted\tadded\tiou\twork"
     )
+
+
+def test_touches_are_counted_by_what_each_correction_takes(datasets, annotate):
+    """Two moved, one relabelled, one deleted, one added with its class, and one look."""
+    changes = diff.diff_datasets(*datasets)
+    assert diff.count_touches(changes, 1, classes=3) == 2 * 2 + 1 + 1 + 3 + 1
+    assert diff.count_touches(changes, 1, classes=1) == 2 * 2 + 1 + 1 + 2 + 1
+    assert diff.count_common_frames(*datasets) == 1
+    _, _, err = annotate("diff", *(each.path for each in datasets))
+    assert "10 touches on 1 frame" in err
