@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import threading
 
 import pytest
 from local_server import Client
@@ -81,6 +82,18 @@ def test_a_click_gives_the_mask_of_its_frame(client):
     assert masks["rev"] == 1
     assert masks["objects"][0]["box"] == [100 - SIDE / 2, 180, 120, 220]
     assert client.json("masks/4")["objects"] == []
+
+
+def test_an_engine_that_is_busy_for_too_long_is_reported(client, editor, monkeypatch):
+    monkeypatch.setattr("annotate.web.point.tracking.previews._WAIT_SECONDS", 0.01)
+    free = threading.Event()
+    editor._thread.call(free.wait, 0)
+    click(client, 3, 1, 100, 200)
+    status, body = client.request("masks/3")
+    free.set()
+    assert status == 400 and b"no mask for 0.01 seconds: it is still busy" in body
+    monkeypatch.undo()
+    assert len(client.json("masks/3")["objects"]) == 1
 
 
 def test_a_rough_mask_comes_at_once_and_is_replaced(client, editor):

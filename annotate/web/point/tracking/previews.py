@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
+from annotate.errors import PluginError
 from annotate.items.records import Object
 from annotate.prompts import PromptTable
 from annotate.web.point.tracking.engine import PointEngine
@@ -14,6 +16,7 @@ from annotate.web.point.tracking.tracks import PromptMask
 
 CLICK, HOVER = 1, 2  # priorities; a job's steps come after both
 _REFINE_AFTER_SECONDS = 0.3  # without a further click
+_Found = TypeVar("_Found")
 _WAIT_SECONDS = 60.0  # for a mask: the first one may have to load an engine
 
 
@@ -76,7 +79,7 @@ class Previews:
                 return rough, True
             return self._engine.preview(frame, table, ids), False
 
-        found, is_rough = self._thread.call(find, CLICK).result(_WAIT_SECONDS)
+        found, is_rough = _result(self._thread.call(find, CLICK))
         self._keep(frame, ids, digests, found, is_rough)
         if is_rough:
             self._refining.submit(self._refine, frame, table, ids, digests)
@@ -93,7 +96,7 @@ class Previews:
                 self._hover.cancel()
             self._hover = future = self._thread.call(find, HOVER)
         try:
-            found = future.result(_WAIT_SECONDS)
+            found = _result(future)
         except BaseException as error:
             if future.cancelled():
                 return None
@@ -133,3 +136,16 @@ class Previews:
             for object_id in ids:
                 key = object_id, frame, digests[object_id]
                 self._found[key] = PromptMask(by_id.get(object_id), is_rough)
+
+
+def _result(future: Future[_Found]) -> _Found:
+    """Wait for a mask; an engine that takes too long is reported, and goes on."""
+    try:
+        return future.result(_WAIT_SECONDS)
+    except TimeoutError:
+        if future.done():  # the engine's own error
+            raise
+        raise PluginError(
+            f"the engine has given no mask for {_WAIT_SECONDS:g} seconds: it is still busy; "
+            "what was clicked is kept, and its mask is made when the frame is shown again"
+        ) from None
