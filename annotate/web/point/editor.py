@@ -267,7 +267,7 @@ class Editor:
         with self._lock:
             if self.table is table:  # else the points were changed meanwhile
                 changed = self.tracks.settle(self.writer.items(), digests, context)
-        self._tell_all()
+        self._tell_all(settled=True)
         return f"{message}; {changed} masks differ from what was shown" if changed else message
 
     def build_dataset(self) -> str:

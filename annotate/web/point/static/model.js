@@ -127,6 +127,7 @@ export class Model extends EventTarget {
   }
 
   receive(event) {
+    if (event.settled) this.masks.clear(); // a save may have made others
     if (event.state) this.take(event.state);
     if (event.masks) {
       if (event.masks.rev === this.state.rev) this.masks.set(event.masks.frame, event.masks);
