@@ -55,6 +55,18 @@ _TABLES: Mapping[str, tuple[str, ...]] = {
     "build": _BUILD,
 }
 
+# Key -> what its value must be in TOML; a whole number stands for a number, too.
+_WHOLE = ("every", "start", "stop", "margin", "max_frames")
+_NUMBERS = ("rate", "threshold", "min_score")
+_FLAGS = ("keyframes", "everything", "both_directions")
+_KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
+    **dict.fromkeys(_WHOLE, ("a whole number", (int,))),
+    **dict.fromkeys(_NUMBERS, ("a number", (int, float))),
+    **dict.fromkeys(_FLAGS, ("true or false", (bool,))),
+    "options": ("a table", (dict,)),
+}
+_TEXT: tuple[str, tuple[type, ...]] = ("a text", (str,))
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -134,11 +146,20 @@ def read_recipe(path: Path) -> Recipe:
             raise UnknownName(f"table of {path}", name, _TABLES)
         if not isinstance(table, dict):
             raise BatchError(f"{path}: expected a table [{name}]")
-        for key in table.keys() - set(_TABLES[name]):
-            raise UnknownName(f"key of [{name}] in {path}", key, _TABLES[name])
+        _check_table(name, table, path)
     if not record.keys() & {"frames", "detect", "propagate"}:
         raise BatchError(f"{path}: no stage: give [frames], [detect] or [propagate]")
     return Recipe(path, tuple(expand_sources(path.parent / each for each in sources)), record)
+
+
+def _check_table(name: str, table: Mapping[str, Any], path: Path) -> None:
+    """Check the keys of a table, and the types of their values."""
+    for key, value in table.items():
+        if key not in _TABLES[name]:
+            raise UnknownName(f"key of [{name}] in {path}", key, _TABLES[name])
+        expected, types = _KINDS.get(key, _TEXT)
+        if type(value) not in types:
+            raise BatchError(f"{path}: [{name}]: {key} must be {expected}, got {value!r}")
 
 
 def _take(table: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

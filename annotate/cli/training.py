@@ -120,7 +120,7 @@ def lineage(
         Path, typer.Argument(help="A file of items, a model's folder or weights, or a dataset.")
     ],
 ) -> None:
-    """Tell what items, weights or a dataset were made of.
+    """Show what items, weights or a dataset were made of.
 
     Walk from items to weights, to the dataset that they saw, to its items and clips, and say what
     is gone or was altered.

@@ -128,7 +128,8 @@ def test_a_dataset_is_not_built_while_clips_are_missing(recipe):
         ("[detect]", "[detct]", UnknownName, "did you mean 'detect'"),
         ("stop = 3", "stpo = 3", UnknownName, "did you mean 'stop'"),
         ('detector = "colour"', 'mask = "red"', BatchError, "names no detector"),
-        ("every = 4", 'every = "4"', BatchError, r"\[frames\]"),
+        ("every = 4", 'every = "4"', BatchError, "must be a whole number, got '4'"),
+        ("every = 4", "keyframes = 1", BatchError, "must be true or false, got 1"),
     ],
 )
 def test_a_recipe_that_is_wrong_is_refused_with_the_place(recipe, old, new, error, message):

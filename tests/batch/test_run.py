@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,12 @@ def test_a_driver_that_is_killed_or_stopped_loses_nothing(trap, clips, tmp_path)
     script.write_text(COMMAND)
     words = [sys.executable, script, "out", trap, tmp_path / "sprung", *clips[:12]]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    stopped = subprocess.run(words, env=environment, capture_output=True, text=True)
+    default_sigint = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # also where we run behind nohup
+    stopped = subprocess.run(
+        words, env=environment, capture_output=True, text=True, preexec_fn=default_sigint
+    )
     assert stopped.returncode == -getattr(signal, trap), stopped.stderr
     done = {path: path.stat().st_mtime_ns for path in Path("out/units").glob("??/*.jsonl")}
     assert len(done) < 12

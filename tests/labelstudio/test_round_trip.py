@@ -3,7 +3,7 @@
 import pytest
 from labelstudio_fixtures import submit_all, tasks_of
 
-from annotate.cli import demo
+from annotate.api import demo
 from annotate.dataset import diff
 from annotate.dataset.export import FORMATS, export_dataset
 from annotate.dataset.folder import load_dataset

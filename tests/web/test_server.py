@@ -92,8 +92,11 @@ def test_hostile_headers_are_refused(client, written, headers):
 
 @pytest.mark.parametrize("token", [None, "", "guess", "x" * 100_000, "\xe9\xff"])
 def test_wrong_tokens_are_refused(client, written, token):
-    assert client.status("read", token=token) in (400, 401, 431)
-    assert client.status("write", {"a": 1}, token=token) in (400, 401, 431)
+    for request in (("read",), ("write", {"a": 1})):
+        try:
+            assert client.status(*request, token=token) in (400, 401, 431)
+        except ConnectionResetError:  # closed before all of a header that is too long was read
+            assert len(token or "") > 10_000
     assert written == []
 
 

@@ -29,9 +29,9 @@ def run(
     shard: Shard = None,
     retry_failed: RetryFailed = False,
 ) -> None:
-    """Run a recipe: frames, detect, propagate and build over many clips.
+    """Run a recipe of stages over many clips.
 
-    What is done and did not change is not run again.
+    What is done and did not change is not run again. The stages are frames, detect, propagate, build.
     """
     from annotate.batch.recipe import RecipeRun, read_recipe
     from annotate.cli import console
