@@ -275,9 +275,10 @@ class RecipeRun:
         if output.stage.name == "frames":
             raise BatchError(f"{self.recipe.path}: [build] needs [detect] or [propagate]")
         units = {u.digest: u for u in reversed(self._units.get(last, {}).values())}
-        if missing := {u.digest for u in self._units[0].values()} - units.keys():
+        digests = dict.fromkeys(u.digest for u in self._units[0].values())  # in the recipe's order
+        if missing := digests.keys() - units.keys():
             raise BatchError(f"{len(missing)} clips have no result yet: no dataset is built")
-        made = [unit for unit in units.values() if self._is_done(last, unit)]
+        made = [units[digest] for digest in digests if self._is_done(last, units[digest])]
         if len(made) < len(units):
             raise BatchError(f"{len(units) - len(made)} clips have no result: no dataset is built")
         key = json_digest({"build": dict(table), "items": [[u.path, u.key] for u in made]})

@@ -142,3 +142,14 @@ def test_what_would_run_is_printed(recipe, annotate):
     code, out, err = annotate("run", recipe, "-o", "out", "--dry-run")
     assert code == 0 and "6 to run, 0 done" in err
     assert "detect\tc0000.mp4\ta new clip" in out and not Path("out").exists()
+
+
+def test_a_dataset_is_in_the_order_of_the_recipe_whichever_clip_is_first(recipe):
+    planned = plan(recipe)
+    planned.run()
+    last = planned._units[len(planned.outputs) - 1]
+    for _ in range(2):  # as if each of the two clips had been first
+        path = next(iter(last))
+        last[path] = last.pop(path)
+        built = (planned.build() / "items.jsonl").read_text()
+        assert built.index("c0000.mp4") < built.index("c0001.mp4")

@@ -31,7 +31,7 @@ def run(
 ) -> None:
     """Run a recipe of stages over many clips.
 
-    What is done and did not change is not run again. The stages are frames, detect, propagate, build.
+    What is done and did not change is not run again.
     """
     from annotate.batch.recipe import RecipeRun, read_recipe
     from annotate.cli import console
