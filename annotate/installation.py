@@ -96,6 +96,7 @@ PLUGIN_REQUIREMENTS: Mapping[tuple[str, str], Requirement] = {
     ("formats", "yolo"): _BASE,
     ("formats", "yolo-seg"): _BASE,
     ("trainers", "light"): _BASE,
+    ("trainers", "ultralytics"): Requirement(("ultralytics",), ("ultralytics",), ("model",)),
 }
 # Command -> the family of plugins of which it runs one, and the option that names it.
 PLUGIN_COMMANDS: Mapping[str, tuple[str, str]] = {

@@ -70,7 +70,10 @@ def read_detector_vocabulary(
             (model if model.is_dir() else model.parent) / lineage.VOCABULARY_FILE
         )
     packaged = ", ".join(vocabulary.packaged_vocabularies())
-    raise PromptError(f"a detector by name needs a vocabulary: a TOML file, or one of {packaged}")
+    text = f"a detector by name needs a vocabulary: a TOML file, or one of {packaged}"
+    if options.get("model"):
+        text += f"; {model} is no model of `annotate train`, which has its own"
+    raise PromptError(text)
 
 
 def detector_settings(detector: Detector) -> Mapping[str, Any]:

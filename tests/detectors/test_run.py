@@ -161,7 +161,7 @@ def test_a_trained_model_has_its_own_vocabulary(tmp_path):
     model = tmp_path / "model"
     model.mkdir()
     options = {"model": str(model)}
-    with pytest.raises(PromptError, match=r"needs a vocabulary.*designator\.v1"):
+    with pytest.raises(PromptError, match=r"needs a vocabulary.*designator\.v1; .* is no model of"):
         read_detector_vocabulary(None, options)
     (model / lineage.LINEAGE_FILE).write_text("{}")
     (model / lineage.VOCABULARY_FILE).write_text("[classes.mech]\n[classes.imp]\n")

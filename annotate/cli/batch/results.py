@@ -13,7 +13,7 @@ BatchFolder = Annotated[Path, typer.Argument(help="The folder of a batch.")]
 
 @batch_app.command()
 def status(batch: BatchFolder) -> None:
-    """Count the clips of a batch that are done, failed, running and left."""
+    """Count the clips by state: done, failed, running, left."""
     from annotate.batch import results
     from annotate.cli import console
 

@@ -251,7 +251,7 @@ def frames(
     limit: Limit = None,
     retry_failed: RetryFailed = False,
 ) -> None:
-    """Save the frames worth keeping of many clips, each in a folder of its own."""
+    """Save the frames worth keeping, a folder for each clip."""
     from annotate.batch.stages import FramesStage
     from annotate.sampling.filter import FilterOptions, SamplingOptions
     from annotate.video.reader import FrameSelection
