@@ -364,3 +364,12 @@ def test_frames_that_a_run_showed_do_not_count_as_looked_at(page, editor, stage)
     with page.expect_response("**/seen"):
         page.keyboard.press("Home")
     assert editor.session.seen <= {0}
+
+
+def test_the_status_line_says_what_was_saved(page, editor, stage):
+    stage.click(300, 200)
+    with page.expect_response("**/save") as answer:
+        page.get_by_role("button", name="Save items").click()
+    message = answer.value.json()["message"]
+    page.locator("#status").get_by_text(message, exact=True).wait_for()
+    assert page.locator("#result").inner_text() == message

@@ -290,13 +290,17 @@ async function looksRight() {
 
 async function save() {
   say("saving");
-  const result = await model.post("save");
-  if (result) byId("result").textContent = result.message;
+  showResult(await model.post("save"));
 }
 
 async function build() {
-  const result = await model.post("dataset");
+  say("building the dataset");
+  showResult(await model.post("dataset"));
+}
+
+function showResult(result) {
   if (result) byId("result").textContent = result.message;
+  say(result ? result.message : "");
 }
 
 // --- actions by name: the table of keys and the buttons use the same ----------------------
