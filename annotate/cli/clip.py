@@ -6,24 +6,33 @@ from typing import Annotated
 import typer
 
 from annotate.cli.options import (
+    BothDirections,
+    Calibration,
     ClipPath,
+    ColourMask,
     Compile,
+    DetectorSpec,
     Device,
     Dtype,
     Engine,
     Every,
+    Fast,
     Force,
     Keyframes,
+    Margin,
     MaxFrames,
+    MinBoxScore,
+    NearColour,
     OptionalVocabulary,
+    Phrase,
     RandomWeights,
     Rate,
+    SegmenterName,
     Settings,
     Size,
     Start,
     Stop,
     complete_detector,
-    complete_segmenter,
     plugin_spec,
 )
 
@@ -33,15 +42,7 @@ app = typer.Typer()
 @app.command()
 def detect(
     clip: ClipPath,
-    detector: Annotated[
-        str,
-        typer.Option(
-            "-d",
-            "--detector",
-            autocompletion=complete_detector,
-            help="The detector, NAME[:KEY=VALUE,...]; `annotate detectors` lists all.",
-        ),
-    ],
+    detector: DetectorSpec,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="File for the items; - is stdout.")
     ],
@@ -52,16 +53,10 @@ def detect(
     start: Start = 0,
     stop: Stop = None,
     settings: Settings = None,
-    mask: Annotated[
-        str | None, typer.Option(help="Black out all pixels but those of the colour of this class.")
-    ] = None,
-    near: Annotated[
-        str | None, typer.Option(help="Detect only near pixels of the colour of this class.")
-    ] = None,
-    margin: Annotated[int, typer.Option(min=0, help="Pixels kept around those of --near.")] = 40,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Score curves that `annotate calibrate-scores` wrote.")
-    ] = None,
+    mask: ColourMask = None,
+    near: NearColour = None,
+    margin: Margin = 40,
+    calibration: Calibration = None,
     force: Force = False,
 ) -> None:
     """Propose boxes on the frames of a clip.
@@ -106,13 +101,7 @@ def segment(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="File for the items; - is stdout.")
     ],
-    engine: Annotated[
-        str,
-        typer.Option(
-            autocompletion=complete_segmenter,
-            help="The segmenter: slic or sam2, or the name of a plugin.",
-        ),
-    ] = "slic",
+    engine: SegmenterName = "slic",
     every: Every = 1,
     rate: Rate = None,
     keyframes: Keyframes = False,
@@ -173,19 +162,13 @@ def propagate(
             "--from", metavar="ITEMS", help="File of items: boxes that start and repair objects."
         ),
     ] = None,
-    min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Ignore boxes of --from with a lower score.")
-    ] = 0.25,
+    min_score: MinBoxScore = 0.25,
     vocabulary: OptionalVocabulary = None,
-    both: Annotated[
-        bool, typer.Option("--both", help="Propagate backward from the first prompt, too.")
-    ] = False,
-    fast: Annotated[bool, typer.Option("--fast", help="Faster, less exact.")] = False,
+    both: BothDirections = False,
+    fast: Fast = False,
     start: Start = 0,
     stop: Stop = None,
-    phrase: Annotated[
-        str | None, typer.Option(help="What sam3 looks for, instead of prompts.")
-    ] = None,
+    phrase: Phrase = None,
     device: Device = None,
     dtype: Dtype = None,
     size: Size = None,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from annotate.cli.options import (
+    DuplicateMethod,
+    Duplicates,
+    DuplicateThreshold,
+    Everything,
     Force,
     ImageFormat,
     Keyframes,
@@ -30,14 +33,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-class DuplicateMethod(enum.StrEnum):
-    """How near-duplicates are detected."""
-
-    ssim = "ssim"
-    hash = "hash"
-    embedding = "embedding"
-
-
 OutputOption = typer.Option("-o", "--output", help="Folder for the images.")
 
 
@@ -56,16 +51,8 @@ def frames(
     max_frames: Annotated[
         int | None, typer.Option(min=1, help="Keep at most N in all, the most different.")
     ] = None,
-    duplicates: Annotated[
-        DuplicateMethod,
-        typer.Option(help="Drop frames similar to the last kept (ssim) or to any kept frame."),
-    ] = DuplicateMethod.ssim,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Similarity of duplicates: ssim 0.6, hash 0.84, embedding 0.95."
-        ),
-    ] = None,
+    duplicates: Duplicates = DuplicateMethod.ssim,
+    threshold: DuplicateThreshold = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,9 +60,7 @@ def frames(
             help="Region to ignore, such as a score display: a box or a mask; repeatable.",
         ),
     ] = None,
-    everything: Annotated[
-        bool, typer.Option("--everything", help="Keep every frame, also duplicates and blank ones.")
-    ] = False,
+    everything: Everything = False,
     preview: Annotated[
         Path | None,
         typer.Option(help="PNG file for a sheet of kept and dropped frames; saves no frames."),

@@ -66,6 +66,14 @@ class ImageFormat(enum.StrEnum):
     jpg = "jpg"
 
 
+class DuplicateMethod(enum.StrEnum):
+    """How near-duplicates are detected."""
+
+    ssim = "ssim"
+    hash = "hash"
+    embedding = "embedding"
+
+
 ClipPath = Annotated[Path, typer.Argument(help="A video, a folder of images, or one image.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Start = Annotated[int, typer.Option(min=0, help="First frame to read.")]
@@ -86,6 +94,53 @@ Engine = Annotated[
 FrameList = Annotated[
     Path | None,
     typer.Option("--frames", metavar="CSV", help="Take only the frames of this list."),
+]
+DetectorSpec = Annotated[
+    str,
+    typer.Option(
+        "-d",
+        "--detector",
+        autocompletion=complete_detector,
+        help="The detector, NAME[:KEY=VALUE,...]; `annotate detectors` lists all.",
+    ),
+]
+ColourMask = Annotated[
+    str | None, typer.Option(help="Black out all pixels but those of the colour of this class.")
+]
+NearColour = Annotated[
+    str | None, typer.Option(help="Detect only near pixels of the colour of this class.")
+]
+Margin = Annotated[int, typer.Option(min=0, help="Pixels kept around those of --near.")]
+Calibration = Annotated[
+    Path | None, typer.Option(help="Score curves that `annotate calibrate-scores` wrote.")
+]
+SegmenterName = Annotated[
+    str,
+    typer.Option(
+        autocompletion=complete_segmenter,
+        help="The segmenter: slic or sam2, or the name of a plugin.",
+    ),
+]
+MinBoxScore = Annotated[
+    float, typer.Option(min=0, max=1, help="Ignore boxes of --from with a lower score.")
+]
+BothDirections = Annotated[
+    bool, typer.Option("--both", help="Propagate backward from the first prompt, too.")
+]
+Fast = Annotated[bool, typer.Option("--fast", help="Faster, less exact.")]
+Phrase = Annotated[str | None, typer.Option(help="What sam3 looks for, instead of prompts.")]
+Duplicates = Annotated[
+    DuplicateMethod,
+    typer.Option(help="Drop frames similar to the last kept (ssim) or to any kept frame."),
+]
+DuplicateThreshold = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Similarity of duplicates: ssim 0.6, hash 0.84, embedding 0.95."
+    ),
+]
+Everything = Annotated[
+    bool, typer.Option("--everything", help="Keep every frame, also duplicates and blank ones.")
 ]
 PictureFormat = Annotated[ImageFormat, typer.Option("--format", help="File format of the images.")]
 VideoPaths = Annotated[

@@ -7,25 +7,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from annotate.cli.frames import DuplicateMethod
 from annotate.cli.options import (
+    BothDirections,
+    Calibration,
+    ColourMask,
+    DetectorSpec,
     Device,
     Dtype,
+    DuplicateMethod,
+    Duplicates,
+    DuplicateThreshold,
     Engine,
     Every,
+    Everything,
+    Fast,
     ImageFormat,
     Keyframes,
+    Margin,
     MaxFrames,
+    MinBoxScore,
+    NearColour,
     OptionalVocabulary,
+    Phrase,
     PictureFormat,
     RandomWeights,
     Rate,
+    SegmenterName,
     Settings,
     Size,
     Start,
     Stop,
-    complete_detector,
-    complete_segmenter,
     plugin_spec,
 )
 
@@ -57,15 +68,7 @@ RetryFailed = Annotated[
 @batch_app.command()
 def detect(
     sources: Sources,
-    detector: Annotated[
-        str,
-        typer.Option(
-            "-d",
-            "--detector",
-            autocompletion=complete_detector,
-            help="The detector, NAME[:KEY=VALUE,...]; `annotate detectors` lists all.",
-        ),
-    ],
+    detector: DetectorSpec,
     output: Output,
     vocabulary: OptionalVocabulary = None,
     every: Every = 1,
@@ -74,16 +77,10 @@ def detect(
     start: Start = 0,
     stop: Stop = None,
     settings: Settings = None,
-    mask: Annotated[
-        str | None, typer.Option(help="Black out all pixels but those of the colour of this class.")
-    ] = None,
-    near: Annotated[
-        str | None, typer.Option(help="Detect only near pixels of the colour of this class.")
-    ] = None,
-    margin: Annotated[int, typer.Option(min=0, help="Pixels kept around those of --near.")] = 40,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Score curves that `annotate calibrate-scores` wrote.")
-    ] = None,
+    mask: ColourMask = None,
+    near: NearColour = None,
+    margin: Margin = 40,
+    calibration: Calibration = None,
     on: Workers = "local",
     gpus: Gpus = 0,
     shard: Shard = None,
@@ -117,13 +114,7 @@ def detect(
 def segment(
     sources: Sources,
     output: Output,
-    engine: Annotated[
-        str,
-        typer.Option(
-            autocompletion=complete_segmenter,
-            help="The segmenter: slic or sam2, or the name of a plugin.",
-        ),
-    ] = "slic",
+    engine: SegmenterName = "slic",
     every: Every = 1,
     rate: Rate = None,
     keyframes: Keyframes = False,
@@ -168,19 +159,13 @@ def propagate(
             "--from", metavar="ITEMS", help="Boxes: the folder of a batch, or files of items."
         ),
     ] = None,
-    min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Ignore boxes of --from with a lower score.")
-    ] = 0.25,
+    min_score: MinBoxScore = 0.25,
     vocabulary: OptionalVocabulary = None,
-    both: Annotated[
-        bool, typer.Option("--both", help="Propagate backward from the first prompt, too.")
-    ] = False,
-    fast: Annotated[bool, typer.Option("--fast", help="Faster, less exact.")] = False,
+    both: BothDirections = False,
+    fast: Fast = False,
     start: Start = 0,
     stop: Stop = None,
-    phrase: Annotated[
-        str | None, typer.Option(help="What sam3 looks for, instead of prompts.")
-    ] = None,
+    phrase: Phrase = None,
     device: Device = None,
     dtype: Dtype = None,
     size: Size = None,
@@ -227,23 +212,13 @@ def frames(
     max_frames: Annotated[
         int | None, typer.Option(min=1, help="Keep at most N of each clip, the most different.")
     ] = None,
-    duplicates: Annotated[
-        DuplicateMethod,
-        typer.Option(help="Drop frames similar to the last kept (ssim) or to any kept frame."),
-    ] = DuplicateMethod.ssim,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Similarity of duplicates: ssim 0.6, hash 0.84, embedding 0.95."
-        ),
-    ] = None,
+    duplicates: Duplicates = DuplicateMethod.ssim,
+    threshold: DuplicateThreshold = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option(metavar="X1,Y1,X2,Y2|PNG", help="Region to ignore; repeatable."),
     ] = None,
-    everything: Annotated[
-        bool, typer.Option("--everything", help="Keep every frame, also duplicates and blank ones.")
-    ] = False,
+    everything: Everything = False,
     image_format: PictureFormat = ImageFormat.png,
     on: Workers = "local",
     gpus: Gpus = 0,
