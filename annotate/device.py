@@ -1,7 +1,8 @@
-"""Choose the PyTorch device and dtype."""
+"""Choose the PyTorch device and dtype, and count the cores of this process."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from annotate.errors import AnnotateError, UnknownName, needs
@@ -42,3 +43,16 @@ def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def usable_cores() -> list[int]:
+    """List the cores that this process may use: those of its job, where a scheduler limits it.
+
+    Returns [] where the system does not say.
+    """
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def core_count() -> int:
+    """Return the number of cores that this process may use."""
+    return len(usable_cores()) or os.cpu_count() or 1

@@ -78,8 +78,7 @@ def next_frames(
     """Choose the frames that are most worth labelling next, in the order in which to label them.
 
     `threshold` is the score at which the detector is unsure: by default that of the model, or 0.5.
-    `embedder` is the network of the
-    features. The same input gives the same list.
+    `embedder` is the network of the features. The same input gives the same list.
 
     Raises:
         ItemsError: no items, or none of a frame that is not labelled; a clip is not found.

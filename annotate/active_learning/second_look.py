@@ -83,7 +83,7 @@ def _with_detections(item: Item, found: Sequence[Contradiction]) -> Item:
 
 
 def mark(label: str) -> str:
-    """Mark the class of a detection, so that it is told apart from a label.
+    """Mark the class of a detection, so that it differs from that of a label.
 
     Examples:
         >>> mark("mech")

@@ -17,6 +17,7 @@ from typing import Any
 
 from annotate.batch.driver import Event
 from annotate.batch.worker import StageOutput, StopRequested, Task, UnitRunner, limit_threads
+from annotate.device import core_count, usable_cores
 from annotate.errors import AnnotateError
 
 _BEAT_SECONDS = 1.0
@@ -123,19 +124,6 @@ def _own_cores(slot: int, slots: int) -> tuple[int, ...]:
     """Return the cores of a slot; () for all, where they cannot be shared out."""
     cores = usable_cores()
     return tuple(cores[slot::slots]) if 1 < slots <= len(cores) else ()
-
-
-def usable_cores() -> list[int]:
-    """List the cores that this process may use: those of its job, where a scheduler limits it.
-
-    Returns [] where the system does not say.
-    """
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-
-
-def core_count() -> int:
-    """Return the number of cores that this process may use."""
-    return len(usable_cores()) or os.cpu_count() or 1
 
 
 @contextmanager

@@ -17,11 +17,12 @@ from annotate.batch.plan import (
     shard,
     write_plan,
 )
-from annotate.batch.processes import LocalEngine, core_count
+from annotate.batch.processes import LocalEngine
 from annotate.batch.ray_actors import RayEngine
 from annotate.batch.stages import Stage
 from annotate.batch.store import FolderStore
 from annotate.batch.worker import Outcome, StageOutput, Task
+from annotate.device import core_count
 from annotate.errors import AnnotateError, BatchError
 from annotate.files import check_writable, refuse_foreign_folder
 

@@ -8,7 +8,6 @@ end the model's folder appears, and OUTPUT.training is removed.
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 
 from annotate import __version__
 from annotate.dataset.folder import load_dataset
+from annotate.device import core_count
 from annotate.errors import AnnotateError, OutputError
 from annotate.files import (
     OVERWRITE_HINT,
@@ -96,7 +96,7 @@ class Training:
             self.seed,
             parent,
             self.freeze,
-            self.threads or available_threads(),
+            self.threads or core_count(),
         )
 
     def settings(self, trainer: Trainer, plan: TrainingPlan) -> dict[str, Any]:
@@ -127,11 +127,6 @@ def resolve_weights(name: str) -> Path:
     """
     path = store.weights_path(name)
     return lineage.read_model_folder(path).weights_path if lineage.is_model(path) else path
-
-
-def available_threads() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def train(
