@@ -300,10 +300,12 @@ def _review_dataset(
     else:
         found = detections.read_detections(dataset, items)
     least = default if threshold is None else threshold
-    frames = second_look.find_likely_errors(dataset, found, least, max_frames)
+    looked = second_look.find_likely_errors(dataset, found, least, max_frames)
+    frames = looked.frames
     rows = [
         (each.item.video, each.item.frame, f"{each.priority:.2f}", each.summary) for each in frames
     ]
     console.print_table(("clip", "frame", "priority", "reasons"), rows)
+    console.print_status(looked.summary)
     labels = [*dataset.classes, *map(second_look.mark, dataset.classes)]
     return frames, lambda output: draw_dataset_sheet(frames, dataset, labels, output)

@@ -10,7 +10,7 @@ from labelstudio_fixtures import make_dataset
 
 from annotate.active_learning.detections import read_detections
 from annotate.active_learning.frame_list import read_frame_list
-from annotate.active_learning.second_look import find_likely_errors
+from annotate.active_learning.second_look import SecondLook, find_likely_errors
 from annotate.errors import ItemsError
 from annotate.items import journal
 from annotate.items.records import Header, Item, Object
@@ -70,7 +70,9 @@ def by_key(dataset, detections):
 
 def test_all_planted_errors_come_first_each_with_its_kind(planted):
     dataset, detections, kinds = planted
-    found = find_likely_errors(dataset, by_key(dataset, detections))
+    looked = find_likely_errors(dataset, by_key(dataset, detections))
+    found = looked.frames
+    assert looked.compared == COUNT and not looked.missing
     first = {each.item.frame // 5: each.summary for each in found[: len(kinds)]}
     assert first.keys() == kinds.keys()
     for number, kind in kinds.items():
@@ -83,16 +85,26 @@ def test_all_planted_errors_come_first_each_with_its_kind(planted):
 def test_a_detector_that_agrees_contradicts_nothing(planted):
     dataset, _, _ = planted
     perfect = [[replace(obj, score=0.9) for obj in sample.item.objects] for sample in dataset]
-    assert find_likely_errors(dataset, by_key(dataset, perfect)) == []
+    assert find_likely_errors(dataset, by_key(dataset, perfect)).frames == []
 
 
-def test_frames_that_the_detector_did_not_look_at_are_left_out(planted):
+def test_frames_that_the_detector_did_not_look_at_are_left_out_and_counted(planted):
     dataset, detections, _ = planted
-    looked = dict(list(by_key(dataset, detections).items())[:30])
-    found = find_likely_errors(dataset, looked, max_frames=99)
-    assert {each.item.frame // 5 for each in found} <= set(range(30))
-    with pytest.raises(ItemsError, match="the detections are of none of its frames"):
+    some = dict(list(by_key(dataset, detections).items())[:31])
+    looked = find_likely_errors(dataset, some, max_frames=99)
+    assert {each.item.frame // 5 for each in looked.frames} <= set(range(31))
+    [name] = dataset.clips
+    assert (looked.compared, looked.missing) == (31, {name: 29})
+    assert looked.summary == f"31 frames compared; 29 have no record in the detections: {name} 29"
+    with pytest.raises(ItemsError, match="the detections are of none of its 60 frames"):
         find_likely_errors(dataset, {})
+
+
+def test_many_clips_without_a_record_are_summed_up():
+    missing = {"a": 1, "b": 5, "c": 3, "d": 2, "e": 4}
+    assert SecondLook([], 1, missing).summary.endswith(
+        "detections: b 5, e 4, c 3, and 2 other clips"
+    )
 
 
 def write_items(path, dataset, detections):
@@ -110,7 +122,7 @@ def test_the_command_draws_a_sheet_and_lists_the_order_for_push(planted, tmp_pat
     items = write_items(tmp_path / "seen.jsonl", dataset, detections)
     words = [str(dataset.path), "--items", str(items), "--max-frames", "8"]
     code, _, err = annotate("review", *words, "-o", "sheet.png", "--order", "order.csv")
-    assert code == 0, err
+    assert code == 0 and "60 frames compared: all of the dataset" in err, err
     listed = read_frame_list("order.csv")
     assert [each.rank for each in listed] == [*range(1, 9)]
     assert {each.frame // 5 for each in listed} == kinds.keys()
