@@ -21,6 +21,7 @@ from annotate.evaluation.gold.bootstrap import (
     Values,
     Weights,
     match_counts,
+    mean_average_precision,
     percentile_interval,
     resample_clips,
 )
@@ -230,15 +231,9 @@ def _ap(
     """Make the mean AP of the classes that have true objects, over all IoUs or at IoU 0.5."""
 
     def compute(counts: _CountsOnGold, weights: Weights) -> Values:
-        used = [
-            each
-            for label in labels
-            for each in counts.matches[label, size][: 1 if first_iou else None]
-        ]
-        values = np.array([each.average_precision(weights) for each in used])
-        defined = ~np.isnan(values)
-        total = np.where(defined, values, 0).sum(axis=0)
-        return _divide(total, defined.sum(axis=0).astype(float))
+        return mean_average_precision(
+            counts.matches, labels, weights, size=size, first_iou=first_iou
+        )
 
     return compute
 

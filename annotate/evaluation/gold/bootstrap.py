@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -122,6 +122,25 @@ def _count(found: Sequence[tuple[int, Any]], clip_count: int, iou_count: int) ->
         boxes = np.cumsum(one_hot * ~ignored[row][:, None], axis=0)[correct]
         counts.append(MatchCounts(boxes, np.cumsum(one_hot[correct], axis=0), truth))
     return counts
+
+
+def mean_average_precision(
+    counts: Mapping[tuple[str, str], Sequence[MatchCounts]],
+    labels: Sequence[str],
+    weights: Weights,
+    *,
+    size: str = "all",
+    first_iou: bool = False,
+) -> Values:
+    """Compute the mean AP of the classes that have true objects, over all IoUs or at IoU 0.5.
+
+    NaN where no class has true objects.
+    """
+    used = [each for label in labels for each in counts[label, size][: 1 if first_iou else None]]
+    values = np.array([each.average_precision(weights) for each in used])
+    count = (~np.isnan(values)).sum(axis=0)
+    total = np.nansum(values, axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def resample_clips(clip_count: int, resamples: int = RESAMPLES, seed: int = 0) -> Weights:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import cv2
 import numpy as np
@@ -190,6 +190,14 @@ class FeatureRows:
         return maps
 
 
+class CopyFeatures(Protocol):
+    """The features of copies of frames, with the targets of each, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> FeatureRows: ...
+
+
 class FeatureFile:
     """The features of copies of frames, in two files in a folder, with the targets of each."""
 
@@ -260,10 +268,7 @@ def _write_features(
             index, changed = divmod(number, copies)
             random = np.random.default_rng((plan.seed, index, changed)) if changed else None
             copy = make_copy(frames[index], plan.classes, plan.image_size, random)
-            maps = run_session(session, {"image": copy.picture[None]})
-            for level in range(LEVELS):
-                fine.write(_continued(maps[f"fine{level}"], FINE_MARGIN))
-                coarse.write(_continued(maps[f"coarse{level}"], COARSE_MARGIN))
+            write_maps(session, copy.picture, fine, coarse)
             sizes.append(copy.size_wh)
             boxes.append(copy.boxes)
             class_ids.append(copy.class_ids)
@@ -275,6 +280,14 @@ def _write_features(
             boxes=np.concatenate(boxes),
             classes=np.concatenate(class_ids),
         )
+
+
+def write_maps(session: Any, picture: Picture, fine: IO[bytes], coarse: IO[bytes]) -> None:
+    """Compute the maps of a picture, and append their rows of float16 to two files."""
+    maps = run_session(session, {"image": picture[None]})
+    for level in range(LEVELS):
+        fine.write(_continued(maps[f"fine{level}"], FINE_MARGIN))
+        coarse.write(_continued(maps[f"coarse{level}"], COARSE_MARGIN))
 
 
 def _continued(feature_map: Floats, margin: int) -> bytes:

@@ -9,7 +9,7 @@ killed goes on to the same tensors.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from annotate.detectors.trained import (
 from annotate.errors import AnnotateError, WeightsError, needs
 from annotate.evaluation.metrics import average_precision
 from annotate.files import atomic_file
-from annotate.items.records import Object
+from annotate.items.records import Item, Object
 from annotate.training.light.features import (
-    FeatureFile,
+    CopyFeatures,
     Tensors,
     cached_features,
     fit_reduction,
@@ -108,25 +108,40 @@ class LightTrainer:
             val = cached_features(folder, "val", plan.val, 1, reduction, plan)
             state = TrainingState.load(folder / STATE, plan, parent, len(train))
             first = min(state.epoch + 1, plan.epochs)
-            for epoch in range(state.epoch + 1, plan.epochs + 1):
-                loss = self._run_epoch(plan, train, state, epoch)
-                ap50 = None
-                if epoch % _EVALUATE_EVERY == 0 or epoch == plan.epochs:
-                    ap50 = evaluate(state.optimizer.average, val, plan)
-                    if ap50 >= state.best_ap50:
-                        state.best_ap50 = ap50
-                        state.best = {n: t.copy() for n, t in state.optimizer.average.items()}
-                state.epoch = epoch
+
+            def keep(each: EpochReport) -> None:
                 state.save(folder / STATE)
-                report(EpochReport(epoch, plan.epochs, loss, ap50))
+                report(each)
+
+            self.fit_head(plan, train, val, state, keep)
         tensors = reduction | state.best
         notes = {"classes": json.dumps(plan.classes), "image_size": str(plan.image_size)}
         (folder / WEIGHTS).write_bytes(detector_graph(tensors, notes))
         digest, epochs = tensor_sha256(tensors), (first, plan.epochs)
         return TrainedWeights(folder / WEIGHTS, DETECTOR, LICENCE, digest, True, epochs=epochs)
 
+    def fit_head(
+        self,
+        plan: TrainingPlan,
+        train: CopyFeatures,
+        val: CopyFeatures,
+        state: TrainingState,
+        report: Callable[[EpochReport], None] = lambda each: None,
+    ) -> None:
+        """Train the head from the state on; its best tensors are in `state.best` at the end."""
+        for epoch in range(state.epoch + 1, plan.epochs + 1):
+            loss = self._run_epoch(plan, train, state, epoch)
+            ap50 = None
+            if epoch % _EVALUATE_EVERY == 0 or epoch == plan.epochs:
+                ap50 = evaluate(state.optimizer.average, val, plan)
+                if ap50 >= state.best_ap50:
+                    state.best_ap50 = ap50
+                    state.best = {n: t.copy() for n, t in state.optimizer.average.items()}
+            state.epoch = epoch
+            report(EpochReport(epoch, plan.epochs, loss, ap50))
+
     def _run_epoch(
-        self, plan: TrainingPlan, train: FeatureFile, state: TrainingState, epoch: int
+        self, plan: TrainingPlan, train: CopyFeatures, state: TrainingState, epoch: int
     ) -> float:
         random = np.random.default_rng((plan.seed, epoch))
         rounds = max(1, round(self.min_steps * _BATCH / len(train)))
@@ -151,7 +166,7 @@ class LightTrainer:
 
 
 def sample_rows(
-    train: FeatureFile, batch: Ints, hard: Ints, random: np.random.Generator
+    train: CopyFeatures, batch: Ints, hard: Ints, random: np.random.Generator
 ) -> tuple[Rows, Ints, list[tuple[int, int]]]:
     """Choose cells of some copies: the rows, their cells, and where the rows of each copy are."""
     fine, coarse, pairs, distances, centredness, all_cells, spans = [], [], [], [], [], [], []
@@ -188,21 +203,30 @@ def sample_rows(
     return rows_, np.concatenate(all_cells), spans
 
 
-def evaluate(head: Tensors, val: FeatureFile, plan: TrainingPlan) -> float:
+def evaluate(head: Tensors, val: CopyFeatures, plan: TrainingPlan) -> float:
     """Compute AP50 of the head on val, by COCO's rules."""
-    session = start_session(head_graph(head), plan.threads)
-    truth, found = {}, {}
-    for index, frame in enumerate(plan.val):
-        item, rows = frame.item, val[index]
+    truth = {(each.item.video, each.item.frame): each.item.objects for each in plan.val}
+    found = find_objects(head, val, [each.item for each in plan.val], plan.classes, plan.threads)
+    return average_precision(truth, found, plan.classes)[1]
+
+
+def find_objects(
+    head: Tensors, copies: CopyFeatures, items: Sequence[Item], classes: Sequence[str], threads: int
+) -> dict[tuple[str, int], list[Object]]:
+    """Run the head on the features of unchanged frames: (video, frame) -> objects, best first.
+
+    `items` are the frames, in the order of `copies`; the objects in them are not read.
+    """
+    session, found = start_session(head_graph(head), threads), {}
+    for index, item in enumerate(items):
+        rows = copies[index]
         table = decode(run_session(session, rows.maps()), MIN_SCORE)
         table = to_picture(table, rows.grid.size_wh, (item.width, item.height), NMS_IOU)
-        key = (item.video, item.frame)
-        truth[key] = item.objects
-        found[key] = [
-            Object(plan.classes[int(number)], (x1, y1, x2, y2), score)
+        found[item.video, item.frame] = [
+            Object(classes[int(number)], (x1, y1, x2, y2), score)
             for x1, y1, x2, y2, score, number in table.tolist()
         ]
-    return average_precision(truth, found, plan.classes)[1]
+    return found
 
 
 @dataclass
