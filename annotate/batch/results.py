@@ -12,10 +12,12 @@ from pathlib import Path, PurePosixPath
 from annotate.batch import archive
 from annotate.batch.clips import rename_clip
 from annotate.batch.plan import PLAN_FILE, Plan, Unit, read_plan
+from annotate.batch.stages import ScenesStage
 from annotate.batch.store import FolderStore
 from annotate.errors import BatchError
-from annotate.files import atomic_folder, write_json
+from annotate.files import atomic_folder, check_writable, write_json
 from annotate.items import journal
+from annotate.scenes import library
 
 COLLECTION_FILE = "batch.json"
 _MAX_NAMES = 5  # of missing clips that an error lists
@@ -88,6 +90,9 @@ def collect(folder: Path, out: Path, *, partial: bool = False, force: bool = Fal
     paths. With `partial`, clips without a result are left out; `force` replaces an earlier
     collection.
 
+    Scenes are added to the database `out`, as `scenes.library.add` adds clips: those that it has
+    already are skipped. Then the paths of the new clips are returned.
+
     Raises:
         BatchError: clips are missing, or no batch is there.
         OutputError: `out` exists, or nothing can be written there.
@@ -101,6 +106,8 @@ def collect(folder: Path, out: Path, *, partial: bool = False, force: bool = Fal
             f"{folder}: {len(missing)} of {len(plan.units)} clips have no result: "
             f"{', '.join(missing[:_MAX_NAMES])}{more}; give the command again, or `partial`"
         )
+    if plan.header.stage == ScenesStage.name:
+        return _add_scenes(store, [unit for unit in plan.units if unit.key in done], out, force)
     first = plan.by_key()
     names = result_names([unit.path for unit in plan.units])
     written = []
@@ -111,6 +118,15 @@ def collect(folder: Path, out: Path, *, partial: bool = False, force: bool = Fal
         record = {"stage": plan.header.stage, "clips": len(written), "missing": missing}
         write_json(draft / COLLECTION_FILE, record)
     return [out / path.relative_to(out.with_name(out.name + ".part")) for path in written]
+
+
+def _add_scenes(store: FolderStore, units: Sequence[Unit], db: Path, force: bool) -> list[Path]:
+    """Add the scenes of clips to a database; returns the paths of the clips that are new."""
+    if force:
+        raise BatchError(f"{db}: scenes are added to what is there, also without `force`")
+    check_writable(db)
+    sources = [(store.result(u.key, ScenesStage.suffix), u.name, Path(u.path)) for u in units]
+    return library.merge(sources, db)
 
 
 def _write_result(store: FolderStore, unit: Unit, source: Unit, base: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The stages that run over many clips: detect, segment, propagate, frames.
+"""The stages that run over many clips: detect, segment, propagate, frames, scenes.
 
 A stage is a frozen dataclass of its options. It runs the same function as the command for one clip,
 and its key of a clip covers everything that shapes the bytes of the result: the settings, the
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -31,6 +31,8 @@ from annotate.propagators import job as propagators_job
 from annotate.propagators import run as propagators_run
 from annotate.sampling import run as sampling_run
 from annotate.sampling.filter import FilterOptions, SamplingOptions
+from annotate.scenes import library
+from annotate.scenes import store as scenes_store
 from annotate.video import reader
 from annotate.video.reader import FrameSelection
 
@@ -79,15 +81,19 @@ def current_key(stage: Stage, clip: Path) -> str:
     return unit_key(stage.header().to_json(), stage.inputs(clip), clip_digest(clip))
 
 
-class _PickledOptions:
+class _StageOptions:
     """A stage that is sent to a worker as its options, without what it has loaded."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
 
+    def inputs(self, clip: Path) -> Mapping[str, str]:
+        """Return {}: most stages read the clip alone."""
+        return {}
+
 
 @dataclass(frozen=True)
-class DetectStage(_PickledOptions):
+class DetectStage(_StageOptions):
     """Propose boxes; `options` are the fields of the detector that are set."""
 
     detector: str
@@ -125,10 +131,6 @@ class DetectStage(_PickledOptions):
         settings = self.job(Path()).settings()
         return Header(self.name, settings, vocabulary=self.vocabulary.header_entry())
 
-    def inputs(self, clip: Path) -> Mapping[str, str]:
-        """Return {}: a detector reads the clip alone."""
-        return {}
-
     def ready(self) -> None:
         """Load the model."""
         detectors_run.check_ready(self.plugin)
@@ -148,7 +150,7 @@ class DetectStage(_PickledOptions):
 
 
 @dataclass(frozen=True)
-class SegmentStage(_PickledOptions):
+class SegmentStage(_StageOptions):
     """Segment whole frames; `options` are the fields of the segmenter that are set."""
 
     engine: str = "slic"
@@ -170,10 +172,6 @@ class SegmentStage(_PickledOptions):
     def header(self) -> Header:
         """Make the header of all results, without clips."""
         return Header(self.name, self.job(Path()).settings())
-
-    def inputs(self, clip: Path) -> Mapping[str, str]:
-        """Return {}: a segmenter reads the clip alone."""
-        return {}
 
     def ready(self) -> None:
         """Load the network."""
@@ -206,7 +204,7 @@ class ResultsOf:
 
 
 @dataclass(frozen=True)
-class PropagateStage(_PickledOptions):
+class PropagateStage(_StageOptions):
     """Propagate the prompts of each clip.
 
     `points` is a CSV file with the column `video`: the name of a clip, or the end of its path.
@@ -326,7 +324,7 @@ class PropagateStage(_PickledOptions):
 
 
 @dataclass(frozen=True)
-class FramesStage(_PickledOptions):
+class FramesStage(_StageOptions):
     """Save the frames worth keeping of each clip; a result is an archive of the folder."""
 
     sampling_options: SamplingOptions = field(default_factory=SamplingOptions)
@@ -344,12 +342,8 @@ class FramesStage(_PickledOptions):
         )
 
     def header(self) -> Header:
-        """Make the header of all results, without clips."""
+        """Make the header of all results, without clips; it has the hashes of ignored areas."""
         return Header(self.name, self.job().settings())
-
-    def inputs(self, clip: Path) -> Mapping[str, str]:
-        """Return {}: the settings have the hashes of ignored areas."""
-        return {}
 
     def ready(self) -> None:
         """Check that shots can be detected."""
@@ -361,3 +355,27 @@ class FramesStage(_PickledOptions):
         filled = folder / "frames"
         sampling_run.fill_folder(self.job(clip), filled, progress=progress)
         return archive.pack(filled, folder / f"frames{self.suffix}")
+
+
+@dataclass(frozen=True)
+class ScenesStage(_StageOptions):
+    """Store the scenes of each clip; a result is a database of one clip, for `library.merge`."""
+
+    selection: FrameSelection = field(default_factory=FrameSelection)
+
+    name: ClassVar[str] = "scenes"
+    suffix: ClassVar[str] = scenes_store.SUFFIX
+
+    def header(self) -> Header:
+        """Make the header of all results, without clips."""
+        settings = asdict(library.stored_selection(self.selection))
+        return Header(self.name, settings | {"format": scenes_store.FORMAT_VERSION})
+
+    def ready(self) -> None:
+        """Do nothing: no model is loaded."""
+
+    def run(self, clip: Path, folder: Path, progress: Progress) -> Path:
+        """Write the database of a clip."""
+        out = folder / f"scenes{self.suffix}"
+        library.add([clip], out, self.selection, progress)
+        return out

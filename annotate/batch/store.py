@@ -30,6 +30,8 @@ from annotate.batch.clips import anonymous_lines
 from annotate.errors import OutputError, ResultsDiffer
 from annotate.files import check_writable, read_json, write_json, write_text
 from annotate.locking.locks import locked_folder
+from annotate.scenes import store as scenes_store
+from annotate.scenes.library import anonymous_rows
 
 UNITS, FAILED, DIFFERING, WORK, LOG = "units", "failed", "differing", "work", "log"
 _ATTEMPTS = 16  # of one clip at a time, by workers of one machine
@@ -166,10 +168,14 @@ class FolderStore:
 def first_difference(one: Path, other: Path) -> int:
     """Return the number of the first line in which two results differ, from 1 on; 0 if in none.
 
-    The name and the path of the clip do not count: its content is the same.
+    Of databases of scenes it is the number of the row. The name and the path of the clip do not
+    count: its content is the same.
     """
+    pairs: Iterator[tuple[object, object]]
     if one.suffix == ".jsonl":
         pairs = zip_longest(anonymous_lines(one), anonymous_lines(other))
+    elif one.suffix == scenes_store.SUFFIX:
+        pairs = zip_longest(anonymous_rows(one), anonymous_rows(other))
     else:
         pairs = zip_longest(one.open("rb"), other.open("rb"))
     return next((number for number, (mine, its) in enumerate(pairs, 1) if mine != its), 0)

@@ -10,8 +10,8 @@ found votes for a stored clip and for the time by which the stored clip is later
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -89,6 +89,34 @@ def add(
             if store.add(clip, _frames_to_store(frames, box, progress)):
                 added.append(video.name)
     return added
+
+
+def merge(sources: Iterable[tuple[Path, str, Path]], db: Path) -> list[Path]:
+    """Add the clips of databases of one clip each to a database, as `add` would add the clips.
+
+    Each source is such a database, and the name and the path that its clip gets. Returns the paths
+    of the clips that are new.
+
+    Raises:
+        ScenesError: see `annotate.errors`; the clips before the error are stored.
+    """
+    added = []
+    with SceneStore(db, create=True) as store:
+        for source, name, path in sources:
+            with SceneStore(source) as single:
+                [clip] = single.clips()
+                named = replace(clip, name=name, path=path.as_posix())
+                if store.add_packed(named, single.packed_chunks(clip)):
+                    added.append(path)
+    return added
+
+
+def anonymous_rows(db: Path) -> Iterator[tuple[object, ...]]:
+    """Yield what a database holds, without the names and the paths of its clips."""
+    with SceneStore(db) as store:
+        for clip in store.clips():
+            yield astuple(replace(clip, name="", path=""))
+            yield from map(astuple, store.packed_chunks(clip))
 
 
 def stored_selection(selection: FrameSelection) -> FrameSelection:

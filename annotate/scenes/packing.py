@@ -53,6 +53,11 @@ class PackedChunk:
     fidelity: bytes
     levels: bytes
 
+    @property
+    def frame_count(self) -> int:
+        """The number of frames."""
+        return len(self.hashes) // (HASH_COUNT * np.dtype("<u8").itemsize)
+
 
 @dataclass(frozen=True)
 class Looks:

@@ -22,9 +22,10 @@ from annotate.errors import ScenesError
 from annotate.items.sequences import chunks
 from annotate.sampling import phash
 from annotate.scenes import packing
-from annotate.scenes.packing import CHUNK_FRAMES, Looks, StoredFrame
+from annotate.scenes.packing import CHUNK_FRAMES, Looks, PackedChunk, StoredFrame
 
 FORMAT_VERSION = 2
+SUFFIX = ".db"  # of a file that this program names
 _APPLICATION_ID = 0x616E6E6F  # `anno`: SQLite's application id
 _LOCK_TIMEOUT_SECONDS = 60.0  # to wait for another writer
 _PAGE_BYTES = 1024  # of the file; the last page of each blob is partly empty
@@ -130,17 +131,21 @@ class SceneStore:
 
         `id` and `frame_count` of the clip are ignored. The frames are taken one by one.
         """
+        return self.add_packed(clip, map(packing.pack, chunks(stored_frames, CHUNK_FRAMES)))
+
+    def add_packed(self, clip: StoredClip, packed_chunks: Iterable[PackedChunk]) -> bool:
+        """Write a clip whose frames are packed, such as one of another database; see `add`."""
         with self._sqlite_errors():
             if self._has(clip):
                 return False
             self._file.execute("DROP TABLE IF EXISTS temp.packed")
             self._file.execute(_PACKED_SCHEMA)
         frame_count = 0
-        for chunk in chunks(stored_frames, CHUNK_FRAMES):
-            frame_count += len(chunk)
-            packed = dataclasses.astuple(packing.pack(chunk))
+        for chunk in packed_chunks:
+            frame_count += chunk.frame_count
+            row = dataclasses.astuple(chunk)
             with self._sqlite_errors():
-                self._file.execute("INSERT INTO packed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", packed)
+                self._file.execute("INSERT INTO packed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", row)
         with self._sqlite_errors(), self._transaction():
             if self._has(clip):
                 return False
@@ -168,6 +173,14 @@ class SceneStore:
             "INSERT INTO looks SELECT id + ?, layouts, rows, fidelity, levels FROM packed",
             (start,),
         )
+
+    def packed_chunks(self, clip: StoredClip) -> Iterator[PackedChunk]:
+        """Read the frames of a clip as they are stored, chunk by chunk."""
+        columns = ", ".join(field.name for field in dataclasses.fields(PackedChunk))
+        query = f"SELECT {columns} FROM hashes JOIN looks USING (id) WHERE clip = ? ORDER BY id"
+        with self._sqlite_errors():
+            for row in self._file.execute(query, (clip.id,)):
+                yield PackedChunk(*row)
 
     def remove(self, clip: StoredClip) -> None:
         """Remove a clip and its frames."""

@@ -13,11 +13,13 @@ from batch_stages import colour_stage, make_clip, make_clips, run_here, trap_sta
 
 from annotate.batch import results
 from annotate.batch.run import BatchOptions, parse_shard, prepare
-from annotate.batch.stages import FramesStage, PropagateStage, SegmentStage
+from annotate.batch.stages import FramesStage, PropagateStage, ScenesStage, SegmentStage
+from annotate.batch.store import first_difference
 from annotate.errors import AnnotateError, BatchError, SettingsDiffer
 from annotate.sampling.filter import SamplingOptions
 from annotate.sampling.run import Job as SamplingJob
 from annotate.sampling.run import fill_folder
+from annotate.scenes import library
 from annotate.video.reader import FrameSelection
 
 TWO = BatchOptions(workers="local:2")
@@ -283,3 +285,32 @@ def test_the_commands_run_count_and_collect(clips, tmp_path, annotate):
     assert code == 1 and "every: 1 in the file, 2 now" in err
     code, _, err = annotate(*words, "--gpus", "0.5")
     assert code == 1 and "--gpus shares out GPUs among workers of Ray: give --on ray" in err
+
+
+def test_scenes_of_many_clips_come_in_the_database_of_one_command_a_clip(clips, tmp_path):
+    chosen = clips[:3]
+    for clip in chosen:
+        library.add([clip], Path("single.db"))
+    run_quickly(ScenesStage(), reversed(chosen), "out")
+    renamed = Path(shutil.copy(chosen[1], tmp_path / "renamed.mp4"))
+    run_quickly(ScenesStage(), [*chosen, renamed], "again")  # one content, two names
+    assert results.collect(Path("again"), Path("merged.db")) == chosen
+    assert Path("merged.db").read_bytes() == Path("single.db").read_bytes()
+    library.add(chosen[2:], Path("grown.db"))
+    assert results.collect(Path("out"), Path("grown.db")) == [chosen[1], chosen[0]]
+    names = [clip.name for clip in library.list_clips(Path("grown.db"))]
+    assert names == [chosen[n].name for n in (2, 1, 0)]
+    with pytest.raises(BatchError, match="added to what is there"):
+        results.collect(Path("out"), Path("grown.db"), force=True)
+
+
+def test_scenes_under_another_name_are_no_difference_but_other_frames_are(clips, tmp_path):
+    copy = Path(shutil.copy(clips[0], tmp_path / "copy.mp4"))
+    dbs = []
+    for clip, rate in ((clips[0], None), (copy, None), (copy, 2)):
+        dbs.append(tmp_path / f"{len(dbs)}.db")
+        library.add([clip], dbs[-1], FrameSelection(rate=rate))
+    assert dbs[0].read_bytes() != dbs[1].read_bytes() and first_difference(*dbs[:2]) == 0
+    assert first_difference(*dbs[1:]) == 1  # the row of the clip counts its frames
+    library.merge([(dbs[0], copy.name, copy)], tmp_path / "named.db")
+    assert (tmp_path / "named.db").read_bytes() == dbs[1].read_bytes()

@@ -77,6 +77,7 @@ COMMANDS = {
     "batch propagate": ["{in}", "-p", "x.csv", "-o", "{out}"],
     "batch propagate ": ["x.mp4", "--from", "{in}", "-o", "{out}"],
     "batch frames": ["{in}", "-o", "{out}"],
+    "batch scenes": ["{in}", "-o", "{out}"],
     "batch collect": ["{in}", "-o", "{out}"],
     "run": ["{in}", "-o", "{out}"],
 }

@@ -30,13 +30,18 @@ def status(batch: BatchFolder) -> None:
 @batch_app.command()
 def collect(
     batch: BatchFolder,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the results; of scenes, a database.")
+    ],
     partial: Annotated[
         bool, typer.Option("--partial", help="Leave out clips that have no result yet.")
     ] = False,
     force: Force = False,
 ) -> None:
-    """Copy the results of a batch, named as the clips are."""
+    """Copy the results of a batch, named as the clips are.
+
+    Scenes are added to one database.
+    """
     from annotate.batch import results
     from annotate.cli import console
 

@@ -1,4 +1,4 @@
-"""Run one stage over many clips: batch detect, segment, propagate, frames."""
+"""Run one stage over many clips: batch detect, segment, propagate, frames, scenes."""
 
 from __future__ import annotations
 
@@ -236,6 +236,30 @@ def frames(
     sampling = SamplingOptions(not is_sparse, selection, tuple(ignore or ()))
     filtering = FilterOptions(duplicates.value, threshold, everything)
     stage = FramesStage(sampling, filtering, max_frames, image_format.value)
+    _run(stage, sources, output, batch_options(on, gpus, shard, limit, retry_failed))
+
+
+@batch_app.command()
+def scenes(
+    sources: Sources,
+    output: Output,
+    every: Every = 1,
+    rate: Rate = None,
+    keyframes: Keyframes = False,
+    on: Workers = "local",
+    gpus: Gpus = 0,
+    shard: Shard = None,
+    limit: Limit = None,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Compute what `scenes add` stores.
+
+    `batch collect` adds the results to one database.
+    """
+    from annotate.batch.stages import ScenesStage
+    from annotate.video.reader import FrameSelection
+
+    stage = ScenesStage(FrameSelection(every, rate, keyframes))
     _run(stage, sources, output, batch_options(on, gpus, shard, limit, retry_failed))
 
 
