@@ -11,10 +11,13 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from annotate import files
 from annotate.errors import ItemsError
+
+if TYPE_CHECKING:
+    from annotate.video.reader import Video
 
 COLUMNS = ("clip", "frame", "seconds", "worth", "why", "rank")
 
@@ -113,6 +116,30 @@ def frames_by_clip(listed: Sequence[ListedFrame]) -> dict[str, list[int]]:
     for each in listed:
         grouped.setdefault(each.clip, []).append(each.frame)
     return {clip: sorted(frames) for clip, frames in grouped.items()}
+
+
+def frames_of_clip(listed: Sequence[ListedFrame], video: Video, where: object) -> list[ListedFrame]:
+    """Return the frames of a list that are of a clip, by rank; `where` names the list in errors.
+
+    The clip has its own name in the list, or where two clips have one name, that with the beginning
+    of the fingerprint.
+
+    Raises:
+        ItemsError: no frame is of the clip, or the clip has no such frame.
+    """
+    path = Path(video.name)
+    names = {video.name, f"{path.stem}-{video.fingerprint[:8]}{path.suffix}"}
+    found = [each for each in listed if each.clip in names]
+    if not found:
+        clips = ", ".join(dict.fromkeys(each.clip for each in listed))
+        raise ItemsError(f"{where}: none of its frames is of {video.name}, but of {clips}")
+    last = max(each.frame for each in found)
+    if video.frame_count is not None and last >= video.frame_count:
+        raise ItemsError(
+            f"{where}: it lists frame {last} of {video.name}, whose last one is "
+            f"{video.frame_count - 1}; was the list made of another clip?"
+        )
+    return found
 
 
 def read_ranks(path: Path | str) -> dict[tuple[str, int], dict[str, Any]]:

@@ -258,6 +258,14 @@ def point(
             "the vocabulary has entries for are offered anyway.",
         ),
     ] = None,
+    frame_list: Annotated[
+        Path | None,
+        typer.Option(
+            "--frames",
+            metavar="CSV",
+            help="Frames to label, in the order of `annotate next`: a key goes to the next one.",
+        ),
+    ] = None,
     vocabulary: OptionalVocabulary = None,
     start: Start = 0,
     stop: Stop = None,
@@ -296,6 +304,7 @@ def point(
         boxes,
         min_score,
         [OfferedDetector(text, *plugin_spec(DETECTORS, text, None)) for text in detector or ()],
+        frame_list,
     )
     files = launch.PointFiles.beside(clip, points, output)
     with launch.open_page(clip, files, options, port) as address:

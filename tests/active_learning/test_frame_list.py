@@ -1,13 +1,17 @@
+from dataclasses import replace
+
 import pytest
 
 from annotate.active_learning.frame_list import (
     ListedFrame,
     frames_by_clip,
+    frames_of_clip,
     read_frame_list,
     read_ranks,
     write_frame_list,
 )
 from annotate.errors import ItemsError, OutputError
+from annotate.video import reader
 
 LISTED = [
     ListedFrame("b.mp4", 75, 2.5, 1.25, 'mech missing, "far"', 1),
@@ -72,3 +76,15 @@ def test_a_damaged_list_is_refused_with_its_line(tmp_path, text, error):
 def test_a_list_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ItemsError, match="no such list of frames"):
         read_frame_list(tmp_path / "next.csv")
+
+
+def test_the_frames_of_a_clip_are_those_of_its_name(demo):
+    video = reader.probe(demo)
+    two_clips = f"demo-{video.fingerprint[:8]}.mp4"  # as `next` names the second of two
+    frames = [replace(LISTED[0], clip=clip) for clip in ("b.mp4", "demo.mp4", two_clips)]
+    assert frames_of_clip(frames, video, "next.csv") == frames[1:]
+    with pytest.raises(ItemsError, match=r"next.csv: none of its .* demo.mp4, but of b.mp4, a, b"):
+        frames_of_clip(LISTED, video, "next.csv")
+    beyond = [replace(frames[1], frame=140)]
+    with pytest.raises(ItemsError, match="frame 140 of demo.mp4, whose last one is 139"):
+        frames_of_clip(beyond, video, "next.csv")

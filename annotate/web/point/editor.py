@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from annotate.active_learning.frame_list import ListedFrame
 from annotate.errors import OutputError, PromptError
 from annotate.items import boxes
 from annotate.items.records import Object
@@ -39,6 +40,7 @@ class Editor:
     """The point page of one clip; methods may be called from several threads.
 
     `bounds` are the first frame that a save writes, and the one after the last; None: all frames.
+    `listed` are frames to label, in their order.
     """
 
     video: Video
@@ -49,6 +51,7 @@ class Editor:
     proposals: dict[int, Sequence[Object]] = field(default_factory=dict)
     detectors: FrameDetectors = field(default_factory=FrameDetectors)
     bounds: tuple[int, int] | None = None
+    listed: Sequence[ListedFrame] = ()
 
     def __post_init__(self) -> None:
         frame_count = self.video.frame_count or 0
@@ -63,7 +66,7 @@ class Editor:
         self._writer_client: str | None = None  # the page that may edit
         self._previews = Previews(self.engine, self._thread, self._tell_masks, self._tell_failure)
         self._builder = StateBuilder(
-            self.video, self.session, self.engine_name, self.proposals, self._bounds
+            self.video, self.session, self.engine_name, self.proposals, self._bounds, self.listed
         )
         self._take_prompts()
 

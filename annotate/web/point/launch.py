@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from annotate import prompts
+from annotate.active_learning.frame_list import ListedFrame, frames_of_clip, read_frame_list
 from annotate.errors import OutputError
 from annotate.items.records import Object, Vocabulary
 from annotate.plugins import optional_member
@@ -19,6 +20,7 @@ from annotate.prompts import PromptTable
 from annotate.propagators import boxes as detected_boxes
 from annotate.propagators.job import PROPAGATORS, Job
 from annotate.video import reader
+from annotate.video.reader import Video
 from annotate.web.point.app import serving
 from annotate.web.point.detectors import FrameDetectors, OfferedDetector, detectors_of
 from annotate.web.point.editor import Editor
@@ -57,6 +59,17 @@ class PointOptions:
     boxes: Path | None = None  # a file of items: boxes to accept as prompts
     min_score: float = detected_boxes.MIN_SCORE
     detectors: Sequence[OfferedDetector] = ()  # besides those that the vocabulary has entries for
+    frame_list: Path | None = None  # CSV file of frames to label, as `annotate next` writes it
+
+    def read_listed(self, video: Video) -> list[ListedFrame]:
+        """Read the frames to label of a clip, by rank.
+
+        Raises:
+            ItemsError: the list cannot be read, or is of another clip.
+        """
+        if self.frame_list is None:
+            return []
+        return frames_of_clip(read_frame_list(self.frame_list), video, self.frame_list)
 
 
 @contextmanager
@@ -67,7 +80,8 @@ def open_editor(clip: Path, files: PointFiles, options: PointOptions) -> Iterato
         VideoError: the clip cannot be read.
         PromptError: the points cannot be used.
         UnknownName, MissingPackage, MissingWeights: the engine cannot be used.
-        ItemsError, OutputError: the session is of another clip, or cannot be written.
+        ItemsError, OutputError: the session or the list of frames is of another clip, or the
+            session cannot be written.
     """
     video = reader.probe(clip)
     labels = None if options.vocabulary is None else options.vocabulary.labels
@@ -82,6 +96,7 @@ def open_editor(clip: Path, files: PointFiles, options: PointOptions) -> Iterato
     if options.boxes is not None:
         detected = detected_boxes.read(options.boxes, video, options.min_score, labels)
         proposals = {item.frame: item.objects for item in detected.items()}
+    listed = options.read_listed(video)
     writer = PropagatorWriter(job, files.points, files.items, files.dataset)
     backward = writer.saved_both_directions()
     session = PointSession(
@@ -100,6 +115,7 @@ def open_editor(clip: Path, files: PointFiles, options: PointOptions) -> Iterato
             options.min_score,
         ),
         (start, min(filter(None, (stop, video.frame_count)), default=start)),
+        listed,
     )
     editor.backward = backward
     try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from annotate.active_learning.frame_list import ListedFrame
 from annotate.items.points import BOX_CORNERS, DEFAULT_LABEL, GONE, PromptScope, read_points
 from annotate.items.records import Object
 from annotate.palette import label_colour
@@ -62,8 +63,10 @@ class StateBuilder:
         engine_name: str,
         proposals: Mapping[int, Sequence[Object]],
         bounds: tuple[int, int],
+        listed: Sequence[ListedFrame] = (),
     ) -> None:
         self._video, self._session, self._proposals = video, session, proposals
+        self._listed = listed
         self._clip = {
             "name": video.name,
             "width": video.width,
@@ -102,6 +105,7 @@ class StateBuilder:
             "looked_share": len(session.seen) / max(self._video.frame_count or 1, 1),
             "provisional": sum(stop - start for start, stop in provisional),
             "queue": queue,
+            "to_label": frames_to_label(self._listed, document),
             "proposals": self._open_proposals(document),
             "running": progress.run,
             **self._file_state(),
@@ -200,6 +204,18 @@ class StateBuilder:
             for frame, objects in still_open.items()
             if objects
         }
+
+
+def frames_to_label(listed: Sequence[ListedFrame], document: Document) -> list[dict[str, Any]]:
+    """Return the frames of a list in their order; `done` says that a frame has been labelled.
+
+    A frame is labelled when it has a point or a box, or a person said that it looks right.
+    """
+    done = document.reviewed | {row.frame for row in document.rows}
+    return [
+        {"frame": each.frame, "rank": each.rank, "why": each.why, "done": each.frame in done}
+        for each in listed
+    ]
 
 
 def open_proposals(document: Document, frame: int, proposed: Sequence[Object]) -> list[Object]:

@@ -8,6 +8,7 @@ import pytest
 from local_server import Client
 from point_page import SIDE, square_editor
 
+from annotate.active_learning.frame_list import ListedFrame
 from annotate.items.records import Object
 from annotate.vocabulary import read_vocabulary
 from annotate.web.point.app import serving
@@ -232,6 +233,34 @@ def test_proposed_boxes_become_prompts_by_one_action(demo, tmp_path):
         assert (
             client.status("act", {"client": "me", "action": {"kind": "accept", "frame": 9}}) == 400
         )
+
+
+def test_a_listed_frame_is_done_with_its_first_point_or_where_nothing_is_to_label(demo, tmp_path):
+    listed = [ListedFrame("demo.mp4", 80, 2.29, 1, "imp missing", 1)]
+    listed.append(ListedFrame("demo.mp4", 12, 0.34, 0.5, "random", 4))
+    with (
+        square_editor(demo, tmp_path / "points.csv", listed=listed) as editor,
+        serving(editor) as address,
+    ):
+        client = Client(address)
+        first, second = client.json("state?client=me")["to_label"]
+        assert first == {"frame": 80, "rank": 1, "why": "imp missing", "done": False}
+        assert (second["frame"], second["rank"]) == (12, 4)
+        done = [[each["done"] for each in state["to_label"]] for state in (
+            click(client, 80, 1, 300, 200),
+            act(client, "reviewed", frame=12),
+            act(client, "undo"),
+            act(client, "undo"),
+        )]  # fmt: skip
+        assert done == [[True, False], [True, True], [True, False], [False, False]]
+
+
+def test_a_list_of_another_clip_is_one_line(demo, tmp_path, annotate):
+    (tmp_path / "next.csv").write_text("clip,frame\ndock.mp4,3\n")
+    words = ["--frames", tmp_path / "next.csv", "-p", tmp_path / "p.csv", "--no-open"]
+    code, _, err = annotate("point", demo, *words)
+    assert code == 1 and "next.csv: none of its frames is of demo.mp4, but of dock.mp4" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["next.csv"]
 
 
 def test_what_was_looked_at_is_counted_and_kept(client, editor):

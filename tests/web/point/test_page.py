@@ -3,13 +3,14 @@
 import pytest
 from point_page import square_editor
 
+from annotate.active_learning.frame_list import ListedFrame
 from annotate.web.point.app import serving
 from annotate.web.point.table import read_point_table
 
 
 @pytest.fixture
-def editor(demo, tmp_path):
-    with square_editor(demo, tmp_path / "points.csv") as editor:
+def editor(demo, tmp_path, request):
+    with square_editor(demo, tmp_path / "points.csv", **getattr(request, "param", {})) as editor:
         yield editor
 
 
@@ -373,3 +374,44 @@ def test_the_status_line_says_what_was_saved(page, editor, stage):
     message = answer.value.json()["message"]
     page.locator("#status").get_by_text(message, exact=True).wait_for()
     assert page.locator("#result").inner_text() == message
+
+
+LISTED = [ListedFrame("demo.mp4", frame, 0, 1, f"why {frame}", rank) for rank, frame in
+          enumerate((90, 15, 40), 1)]  # fmt: skip
+
+
+@pytest.mark.parametrize("editor", [{"listed": LISTED}], indirect=True)
+def test_a_key_goes_through_the_frames_to_label_by_their_rank(page, stage):
+    status, left = page.locator("#status"), page.locator("#listed li")
+    status.get_by_text("3 frames to label").wait_for()
+
+    def is_shown(frame, rank):
+        page.wait_for_selector(f"body[data-masks^='{frame}:']")
+        status.get_by_text(f"frame {frame}, rank {rank} of 3 to label: why").wait_for()
+
+    page.keyboard.press("l")
+    is_shown(90, 1)
+    stage.click(300, 200)
+    page.locator("#labelled").get_by_text("1 of 3 labelled").wait_for()
+    page.get_by_role("button", name="Next L").click()
+    is_shown(15, 2)
+    assert left.count() == 2
+    press(page, "y")  # nothing to label here: on to the next
+    is_shown(40, 3)
+    page.keyboard.press("Shift+L")
+    is_shown(15, 2)
+    left.get_by_text("3: frame 40, why 40").click()
+    is_shown(40, 3)
+    page.keyboard.press("l")
+    status.get_by_text("no other frame is left to label").wait_for()
+    page.keyboard.press("Shift+L")
+    page.keyboard.press("Shift+L")
+    is_shown(90, 1)
+    page.keyboard.press("l")
+    is_shown(40, 3)
+
+
+def test_without_a_list_there_is_none_to_label(page):
+    assert page.locator("#to-label").is_hidden()
+    page.keyboard.press("l")
+    page.locator("#status").get_by_text("no list of frames to label").wait_for()

@@ -1,6 +1,6 @@
 // One lane per object over the length of the clip, by shape: a full bar is tracked, a thin one
 // provisional, dashes are out of date, hatching is gone, crosses are lost, diamonds have points,
-// triangles are worth a look. The first lane is of the clip: what was looked at, what looks right.
+// triangles are worth a look, triangles that stand below are frames to label. The first lane is of the clip: what was looked at, what looks right.
 
 const HEIGHT = 20, LIGHT = "#eceff4", GREY = "#8b93a3";
 
@@ -84,6 +84,7 @@ export class Lanes {
     this.bars([range], GREY, 9, 2);
     this.bars(looked, LIGHT, 8, 4);
     for (const frame of reviewed) this.tick(frame);
+    for (const listed of this.state.to_label) this.base(listed.frame, listed.done);
     for (const stop of this.state.queue) this.triangle(stop.frame);
   }
 
@@ -149,6 +150,12 @@ export class Lanes {
   triangle(frame) {
     const x = (frame + 0.5) * this.unit;
     this.path([[x - 4, 0], [x + 4, 0], [x, 6]], { fill: "#ffd400", stroke: "#000" });
+  }
+
+  /** A triangle that stands below: a frame to label; hollow when it is done. */
+  base(frame, done) {
+    const x = (frame + 0.5) * this.unit;
+    this.path([[x - 4, 19], [x + 4, 19], [x, 13]], { fill: done ? "#191c23" : "#79b8ff", stroke: "#79b8ff" });
   }
 
   cross(frame) {

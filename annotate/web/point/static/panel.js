@@ -1,12 +1,14 @@
-// The lists beside the picture: objects, and frames worth a look.
+// The lists beside the picture: objects, frames to label, and frames worth a look.
 
 const byId = (id) => document.getElementById(id);
 
 export class Panel {
-  /** @param {(id: number) => void} select @param {(stop: object) => void} goToStop */
-  constructor(select, goToStop) {
+  /** @param {(id: number) => void} select @param {(stop: object) => void} goToStop
+   * @param {(listed: object) => void} goToListed */
+  constructor(select, goToStop, goToListed) {
     this.select = select;
     this.goToStop = goToStop;
+    this.goToListed = goToListed;
   }
 
   /** @param {object} state of the model @param {number} frame @param {number} current object */
@@ -15,11 +17,25 @@ export class Panel {
     if (!state.objects.some((each) => each.id === current)) rows.push(this.newRow(current));
     byId("objects").replaceChildren(...rows);
     byId("queue").replaceChildren(...state.queue.slice(0, 8).map((each) => this.stopRow(each, frame)));
+    this.showListed(state.to_label, frame);
     const { looked_share: share, provisional, reviewed, range, clip } = state;
     byId("looked").textContent = `${Math.round(share * 100)} % of the frames looked at, `
       + `${reviewed.length} look right` + (provisional ? `; ${provisional} masks are provisional until saved` : "");
     const whole = range[0] === clip.bounds[0] && range[1] === clip.bounds[1];
     byId("reach").textContent = whole ? "" : `frames ${range[0]} to ${range[1] - 1}`;
+  }
+
+  /** Show the frames to label that come next: those that are done are left out. */
+  showListed(listed, frame) {
+    byId("to-label").hidden = !listed.length;
+    const open = listed.filter((each) => !each.done || each.frame === frame);
+    byId("listed").replaceChildren(...open.slice(0, 4).map((each) => this.listedRow(each, frame)));
+    byId("labelled").textContent = `${listed.filter((each) => each.done).length} of ${listed.length} labelled`;
+  }
+
+  listedRow(listed, frame) {
+    return this.frameRow(listed.frame, frame, `${listed.rank}: frame ${listed.frame}, ${listed.why}`,
+      () => this.goToListed(listed));
   }
 
   objectRow(object, frame, current) {
@@ -48,12 +64,17 @@ export class Panel {
   }
 
   stopRow(stop, frame) {
+    const text = `${stop.frame}: ${stop.object === null ? "" : `object ${stop.object}, `}${stop.why}`;
+    return this.frameRow(stop.frame, frame, text, () => this.goToStop(stop));
+  }
+
+  frameRow(of, shown, text, goThere) {
     const row = document.createElement("li"), button = document.createElement("button");
-    row.setAttribute("aria-current", stop.frame === frame);
+    row.setAttribute("aria-current", of === shown);
     button.type = "button";
     button.className = "stop";
-    button.textContent = `${stop.frame}: ${stop.object === null ? "" : `object ${stop.object}, `}${stop.why}`;
-    button.onclick = () => this.goToStop(stop);
+    button.textContent = text;
+    button.onclick = goThere;
     row.append(button);
     return row;
   }

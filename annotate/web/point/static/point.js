@@ -280,11 +280,30 @@ function nextStop(by) {
     + "a click corrects it, Y: it looks right");
 }
 
+/** Go to a frame of the list of frames to label. */
+function goToListed(listed) {
+  goTo(listed.frame);
+  const { why, rank, frame } = listed, count = model.state.to_label.length;
+  say(`frame ${frame}, rank ${rank} of ${count} to label: ${why}; click its objects, Y: nothing to label, L: the next`);
+}
+
+/** Go to the next frame of the list that is not labelled, or to the one before, labelled or not. */
+function nextListed(by) {
+  const listed = model.state.to_label, at = listed.findIndex((each) => each.frame === view.shown);
+  if (!listed.length) { say("no list of frames to label: start with --frames"); return; }
+  const ahead = at < 0 ? (by > 0 ? listed : listed.toReversed())
+    : by > 0 ? [...listed.slice(at + 1), ...listed.slice(0, at)] : listed.slice(0, at).toReversed();
+  const next = ahead.find((each) => by < 0 || !each.done);
+  if (next) goToListed(next);
+  else say(by > 0 ? "no other frame is left to label; Ctrl S saves the items" : "this is the first frame to label");
+}
+
 async function looksRight() {
   const frame = view.shown, stops = model.state.queue.map((each) => each.frame);
-  const at = stops.indexOf(frame);
+  const at = stops.indexOf(frame), isListed = model.state.to_label.some((each) => each.frame === frame);
   if (await model.act("reviewed", { frame, value: !model.state.reviewed.includes(frame) })) {
     if (at >= 0 && stops.length > 1) nextStop(1);
+    else if (isListed && model.state.reviewed.includes(frame)) nextListed(1);
   }
 }
 
@@ -330,6 +349,7 @@ const actions = {
   "run-forward": () => run("forward"), "run-backward": () => run("backward"), "run-both": () => run("both"),
   "range-in": () => setRange("in"), "range-out": () => setRange("out"),
   "next-stop": () => nextStop(1), "previous-stop": () => nextStop(-1), "looks-right": looksRight,
+  "next-listed": () => nextListed(1), "previous-listed": () => nextListed(-1),
   "zoom-object": zoomToObject,
   "zoom-in": () => view.zoom(1.25), "zoom-out": () => view.zoom(0.8),
   masks: () => {
@@ -508,7 +528,7 @@ function connect() {
     if (["Enter", "Escape"].includes(event.key)) byId("stage").focus();
   });
   const buttons = { "new-object": "new-object", class: "class", gone: "gone", propose: "propose", undo: "undo", redo: "redo", "run-backward": "run-backward",
-    "run-forward": "run-forward", "run-both": "run-both", "next-stop": "next-stop",
+    "run-forward": "run-forward", "run-both": "run-both", "next-stop": "next-stop", "next-listed": "next-listed",
     "looks-right": "looks-right", save: "save", "help-button": "help" };
   for (const [id, name] of Object.entries(buttons)) byId(id).onclick = () => actions[name]();
   byId("stop").onclick = () => model.post("stop");
@@ -540,7 +560,8 @@ async function start() {
   frames = new Frames(clip.frames);
   view = new View(byId("stage"), clip);
   lanes = new Lanes(byId("lanes"), clip.frames, goTo);
-  panel = new Panel(select, (stop) => { if (stop.object !== null) current = stop.object; goTo(stop.frame); });
+  panel = new Panel(select, (stop) => { if (stop.object !== null) current = stop.object; goTo(stop.frame); },
+    goToListed);
   connect();
   current = model.state.objects[0]?.id ?? 1;
   const { detectors } = model.state;
@@ -549,7 +570,10 @@ async function start() {
   showNotices();
   await goTo(model.state.range[0]);
   byId("stage").focus();
-  if (!model.state.objects.length) {
+  const toLabel = model.state.to_label;
+  if (toLabel.some((each) => !each.done)) {
+    say(`${toLabel.filter((each) => !each.done).length} frames to label: L goes to the first. ? shows all keys.`);
+  } else if (!model.state.objects.length) {
     say("Click inside an object to see its mask. O begins the next object, F propagates, ? shows all keys.");
   }
   document.body.dataset.ready = "true";
