@@ -14,8 +14,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,13 @@ from annotate.errors import AnnotateError, BatchError, needs
 from annotate.items.records import Header
 
 _BEAT_SECONDS = 5.0  # between questions to an actor how far it is
-_HEAD_SECONDS = 20  # without the head of the cluster, after which the driver ends
+_HEAD_SECONDS = 15  # without the head of the cluster, after which the driver ends
+_RAY_HEAD_SECONDS = 30  # after which Ray would end it, with a text of its own
 _OBJECT_STORE_BYTES = 100 * 2**20  # the least that Ray takes, or nearly: nothing is put into it
 _VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or a warning in each actor
-    "RAY_gcs_rpc_server_reconnect_timeout_s": str(_HEAD_SECONDS),
+    "RAY_gcs_rpc_server_reconnect_timeout_s": str(_RAY_HEAD_SECONDS),
 }
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # nodes are at 127.0.0.1
 
@@ -120,21 +121,61 @@ class RayWorker:
             self.asked = time.monotonic()
 
 
+@contextmanager
+def _without_api_server(ray: Any) -> Iterator[None]:
+    """Start a cluster without Ray's API server.
+
+    With the dashboard off, all it does is to report usage, and although reports are off, too, it
+    asks the network which cloud it is in. To Ray, this is a server that could not be started.
+    """
+    services = ray._private.services
+    start = getattr(services, "start_api_server", None)
+    services.start_api_server = lambda *given, **options: (None, None)
+    try:
+        yield
+    finally:
+        services.start_api_server = start
+
+
 def _join(ray: Any, address: str) -> None:
     """Join a cluster, or start one; a start that takes too long is tried once more."""
     options: dict[str, Any] = {"address": address or "local", "log_to_driver": False}
     if not address:
         options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # it may have been imported before
     logging.getLogger("ray").setLevel(logging.ERROR)
     for tries_left in (1, 0):
         try:
-            ray.init(**options, logging_level=logging.ERROR)
+            with _without_api_server(ray):
+                ray.init(**options, logging_level=logging.ERROR)
             return
         except Exception as error:  # Ray raises this very class
             ray.shutdown()
             if address or not tries_left:
                 reason, place = str(error).strip().splitlines()[0], address or "this machine"
                 raise BatchError(f"no Ray cluster at {place}: {reason}") from None
+
+
+class _Head:
+    """Watches the head of a cluster: whether something listens where it is."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._last_seen = self._asked = time.monotonic()
+
+    def lost_seconds(self) -> float:
+        """Return for how long nothing has answered; 0 while the head is there."""
+        if time.monotonic() - self._asked >= _BEAT_SECONDS or self._asked > self._last_seen:
+            self.ask()
+        return self._asked - self._last_seen
+
+    def ask(self) -> bool:
+        """Return whether something answers now."""
+        self._asked = time.monotonic()
+        host, _, port = self.address.replace("[", "").replace("]", "").rpartition(":")
+        with suppress(OSError), socket.create_connection((host, int(port)), 1):
+            self._last_seen = self._asked
+        return self._asked == self._last_seen
 
 
 class RayEngine:
@@ -159,16 +200,29 @@ class RayEngine:
         self._actor_class = ray.remote(UnitActor)
         self._outputs, self._sample, self._gpus = tuple(outputs), sample, gpus
         self._workers: list[RayWorker] = []
+        self._head = _Head(ray.get_runtime_context().gcs_address)
+        self._is_headless = False
+        self._slots, self._counted = 0, time.monotonic()
         self._token = uuid.uuid4().hex
         for output in outputs:
             output.store.write_token(self._token)
 
     @property
     def slots(self) -> int:
-        """The number of actors that the cluster has room for, at least one."""
+        """The number of actors that the cluster has room for, at least one.
+
+        It is asked now and then. Without the head, for which Ray would wait, it is those that there
+        are.
+        """
+        if time.monotonic() - self._counted < _BEAT_SECONDS and self._slots:
+            return self._slots
+        if not self._head.ask():
+            return len(self._workers)
+        self._counted = time.monotonic()
         resources = self._ray.cluster_resources()
         room = resources.get("GPU", 0) / self._gpus if self._gpus else resources.get("CPU", 0)
-        return max(int(room), 1)
+        self._slots = max(int(room), 1)
+        return self._slots
 
     def start(self) -> RayWorker:
         """Start an actor wherever there is room."""
@@ -180,7 +234,19 @@ class RayEngine:
         return worker
 
     def wait(self, seconds: float) -> list[Event]:
-        """Wait for answers of actors, at most so long."""
+        """Wait for answers of actors, at most so long.
+
+        Raises:
+            BatchError: the head of the cluster is gone; after that, all actors count as dead.
+        """
+        if self._is_headless:
+            return [self._forget(worker, "without a head") for worker in list(self._workers)]
+        if (lost := self._head.lost_seconds()) > _HEAD_SECONDS:
+            self._is_headless = True
+            raise BatchError(
+                f"the head of the Ray cluster at {self._head.address} has not answered for "
+                f"{lost:.0f} s: start the cluster, and give the command again"
+            )
         for worker in self._workers:
             worker.ask()
         asked = {ref: (w, what) for w in self._workers for what, ref in w.pending.items()}
@@ -215,9 +281,13 @@ class RayEngine:
         return [Event(worker, answer)]
 
     def _death(self, worker: RayWorker, how: str) -> list[Event]:
-        self._workers.remove(worker)
         worker.kill()  # one that does not answer must not go on
-        return [Event(worker, None, how)]
+        return [self._forget(worker, how)]
+
+    def _forget(self, worker: RayWorker, how: str) -> Event:
+        self._workers.remove(worker)
+        self._slots = 0  # its node may be gone: count again
+        return Event(worker, None, how)
 
     def _difference(self, report: Mapping[str, Any]) -> BatchError | None:
         """Return an error that lists what a node has other than the driver, None if nothing."""
@@ -234,7 +304,7 @@ class RayEngine:
 
     def close(self) -> None:
         """End all actors, and the cluster if it was started or joined here."""
-        for worker in self._workers:
+        for worker in [] if self._is_headless else self._workers:
             worker.kill()
         for output in self._outputs:
             output.store.remove_token(self._token)

@@ -20,7 +20,14 @@ from annotate.batch import archive
 from annotate.batch.clips import clip_digest, clip_fingerprint, files_by_clip
 from annotate.batch.store import FolderStore
 from annotate.detectors import run as detectors_run
-from annotate.errors import AnswerError, ItemsError, PromptError, needs
+from annotate.errors import (
+    AnswerError,
+    ItemsError,
+    OutputError,
+    PromptError,
+    ScenesError,
+    needs,
+)
 from annotate.files import sha256
 from annotate.items import points
 from annotate.items.records import Header, Vocabulary, record_to_json
@@ -375,7 +382,14 @@ class ScenesStage(_StageOptions):
         """Do nothing: no model is loaded."""
 
     def run(self, clip: Path, folder: Path, progress: Progress) -> Path:
-        """Write the database of a clip."""
+        """Write the database of a clip.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         out = folder / f"scenes{self.suffix}"
-        library.add([clip], out, self.selection, progress)
+        try:
+            library.add([clip], out, self.selection, progress)
+        except ScenesError as error:
+            raise OutputError(str(error)) from None
         return out

@@ -50,6 +50,7 @@ def cluster():
         for name, value in {**_VARIABLES, **_LOOPBACK, "RAY_AUTH_MODE": "disabled"}.items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", str(support), prepend=os.pathsep)
+        patch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)  # read at its import
         for _ in range(3):
             cluster = start_cluster()
             if not isinstance(cluster, str):
@@ -81,6 +82,7 @@ def alive_nodes():
 
 
 def test_a_worker_that_is_killed_is_replaced(cluster, clips, tmp_path):
+    assert cluster.address.startswith("127.0.0.1:")
     stage = trap_stage(clip=clips[5].name, once=tmp_path / "sprung")
     tally, ends = run(stage, clips, "out")
     assert (tmp_path / "sprung").exists() and not tally.failures

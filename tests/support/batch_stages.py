@@ -1,7 +1,10 @@
 """Clips by the hundred, and stages that end their worker or their driver, for tests of batches."""
 
 import os
+import pickle
 import signal
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,16 +85,25 @@ class ManyTrapsStage(DetectStage):
 
 
 def spring(trap, once):
-    """End this process or its driver; with `once`, a file made then, only the first time."""
+    """End or stop this process, wait until it is ended, or end its driver.
+
+    With `once`, only at the first time: then this file is made, with the process's id.
+    """
     if once is not None:
         try:
-            once.touch(exist_ok=False)
+            with once.open("x") as file:
+                file.write(str(os.getpid()))
         except FileExistsError:
             return
     if trap == "exit":
         os._exit(7)
     if trap == "raise":
         raise ZeroDivisionError("a fault of the plugin")
+    if trap == "SIGSTOP":
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
+    if trap == "wait":
+        time.sleep(600)
     os.kill(os.getppid(), getattr(signal, trap))
 
 
@@ -108,3 +120,40 @@ def run_here(prepared):
             record = {"clip": outcome.task.clip, "reason": outcome.error}
             prepared.output.store.record_failure(outcome.task.key, record)
     return outcomes
+
+
+DRIVER = """
+import os, pickle, sys
+from pathlib import Path
+
+sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
+
+from annotate.batch.driver import Driver
+from annotate.batch.run import BatchOptions, make_engine, prepare
+from annotate.errors import AnnotateError
+
+if __name__ == "__main__":
+    stage, clips, out, on, silence = pickle.loads(Path(sys.argv[1]).read_bytes())
+    options = BatchOptions(on)
+    try:
+        batch = prepare(stage, clips, out, options)
+        tasks = batch.tasks()
+        engine = make_engine(options, [batch.output], tasks)
+        tally = Driver(engine, [batch.output], silence_seconds=silence).run(tasks)
+    except AnnotateError as error:
+        sys.exit(str(error))
+    assert not tally.failures, tally.failures
+    print(tally.done)
+"""
+
+
+def driver_command(folder, stage, clips, out, on, silence=600):
+    """Return the words that start a driver in a process of its own; its script is in `folder`.
+
+    It prints how many clips are done, or ends with one line and the code 1.
+    """
+    (folder / "driver.py").write_text(DRIVER)
+    (folder / "call").write_bytes(pickle.dumps((stage, clips, out, on, silence)))
+    path = os.pathsep.join(filter(None, sys.path))
+    words = ("env", f"PYTHONPATH={path}", sys.executable, folder / "driver.py", folder / "call")
+    return list(map(str, words))
