@@ -110,7 +110,8 @@ def find_boxes(
     session: Any, image: Picture, image_size: int, min_score: float, nms_iou: float
 ) -> BoxTable:
     """Find the boxes of all classes on one picture: (n, 6), class in the last column."""
-    size_wh = fit_size(image, image_size)
+    height, width = image.shape[:2]
+    size_wh = fit_size((width, height), image_size)
     shrinks = size_wh[0] < image.shape[1]
     small = cv2.resize(
         image, size_wh, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -136,11 +137,11 @@ def to_picture(
     return kept
 
 
-def fit_size(picture: Picture, longest_side: int) -> tuple[int, int]:
+def fit_size(size_wh: tuple[int, int], longest_side: int) -> tuple[int, int]:
     """Scale a picture's size to `longest_side`, both sides rounded to multiples of 64."""
-    scale = longest_side / max(picture.shape[:2])
+    scale = longest_side / max(size_wh)
     width, height = (
-        max(round(side * scale / SIDE_MULTIPLE), 1) * SIDE_MULTIPLE for side in picture.shape[1::-1]
+        max(round(side * scale / SIDE_MULTIPLE), 1) * SIDE_MULTIPLE for side in size_wh
     )
     return width, height
 

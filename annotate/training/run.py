@@ -235,7 +235,12 @@ def _train_in(
     try:
         folder.mkdir(exist_ok=True)
         return trainer.train(plan, folder, report)
-    except OSError as error:
-        raise OutputError(
-            f"{error.filename or work}: cannot write there: {error.strerror or error}"
-        ) from error
+    except BaseException as error:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            (work / PLAN_FILE).unlink(missing_ok=True)  # there is nothing to go on from
+        if isinstance(error, OSError):
+            raise OutputError(
+                f"{error.filename or work}: cannot write there: {error.strerror or error}"
+            ) from error
+        raise

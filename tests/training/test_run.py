@@ -1,6 +1,8 @@
 import json
+import resource
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from dataset_samples import PLATE, clip, item, items, mug
@@ -180,7 +182,49 @@ def test_a_full_disk_is_one_line(training, monkeypatch):
     monkeypatch.setattr("annotate.training.light.trainer.np.savez", full)
     with pytest.raises(OutputError, match="No space left on device"):
         train(training)
+    assert not list(training.output.parent.glob("model*"))
+
+
+@pytest.mark.parametrize("limit", [100_000, 1_500_000], ids=["features", "state"])
+def test_a_disk_that_gets_full_is_one_line_and_the_training_goes_on_later(
+    training, tmp_path, limit
+):
+    training = replace(training, epochs=2, options={"copies": 1, "min_steps": 1})
+    whole = train(replace(training, output=tmp_path / "whole"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # no file may be larger
+    try:
+        with pytest.raises(OutputError, match="cannot write there: File too large"):
+            train(training)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not training.output.exists()
+    assert training.output.with_name("model.training").exists() == (limit > 1_000_000)
+    assert train(training).lineage.tensor_sha256 == whole.lineage.tensor_sha256
+
+
+def test_too_small_a_disk_is_one_line_before_anything_is_computed(training, tmp_path, monkeypatch):
+    sizes = []
+
+    def note_sizes(report):
+        folder = training.output.with_name("model.training") / "trainer"
+        sizes.extend(each.stat().st_size for each in folder.glob("*.fine"))
+        sizes.extend(each.stat().st_size for each in folder.glob("*.coarse"))
+
+    train(training, report=note_sizes)
+    assert len(sizes) == 4
+    free = sum(sizes) - 1
+
+    def disk_usage(path):
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr("annotate.training.light.features.shutil.disk_usage", disk_usage)
+    training = replace(training, output=tmp_path / "other")
+    with pytest.raises(OutputError, match=r"features of 7 pictures need up to 0.0 GB there, and 0"):
+        train(training)
+    assert not list(tmp_path.glob("other*"))
+    free += 1
+    train(replace(training, epochs=2))  # other settings: there is nothing to go on from
 
 
 def test_a_torn_state_is_one_line_that_says_what_to_do(training):
@@ -282,6 +326,8 @@ def test_seeds_that_were_trained_are_not_trained_again(training, tmp_path):
     def stop_in_second(report):
         epochs.append(report.epoch)
         if len(epochs) == 2:
+            [features] = training.output.with_name("model.training").rglob("train.fine")
+            assert features.parts[-3] == "seed-1"  # those of the first seed are removed
             raise MemoryError
 
     with pytest.raises(MemoryError):

@@ -2,12 +2,16 @@
 
 Each picture is there as it is, and in changed copies: mirrored, larger or smaller, brighter or
 darker. The features are float16 in two memory-mapped files in the folder of the training; another
-run of the same training reads them. What a copy looks like depends on the seed and its number.
+run of the same training reads them, and its end removes them. They need the disk, not the memory:
+1 MB for a picture of 640 x 384 pixels. What a copy looks like depends on the seed and its number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -17,8 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from annotate.detectors.trained import fit_size, run_session, start_session
+from annotate.errors import OutputError
 from annotate.files import atomic_file
 from annotate.items.records import Picture
+from annotate.progress import counted
 from annotate.training.light.graph import (
     COARSE_CHANNELS,
     COARSE_MARGIN,
@@ -71,7 +77,8 @@ def make_copy(
         scale = float(np.exp(random.uniform(np.log(_SMALLEST_SCALE), np.log(_LARGEST_SCALE))))
         if scale > 1:
             picture, boxes, class_ids = _cut(picture, boxes, class_ids, scale, random)
-    size_wh = fit_size(picture, max(round(image_size * min(scale, 1)), 64))
+    height, width = picture.shape[:2]
+    size_wh = fit_size((width, height), max(round(image_size * min(scale, 1)), 64))
     factor = np.array([size_wh[0] / picture.shape[1], size_wh[1] / picture.shape[0]], np.float32)
     small = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA if factor.max() < 1 else 1)
     boxes = boxes * np.tile(factor, 2)
@@ -250,6 +257,51 @@ def cached_features(
     return FeatureFile(folder, name, pairs)
 
 
+def check_disk(folder: Path, plan: TrainingPlan, copies: int) -> None:
+    """Check that the features that are still to be computed fit on the disk of the folder.
+
+    Raises:
+        OutputError: they do not; says how much they need.
+    """
+    needed, free, count = 0, shutil.disk_usage(folder).free, 0
+    for name, frames, each in (("train", plan.train, copies), ("val", plan.val, 1)):
+        if not (folder / f"{name}.boxes.npz").exists():
+            count += each * len(frames)
+            sizes = Counter((frame.item.width, frame.item.height) for frame in frames)
+            needed += each * sum(n * _copy_bytes(s, plan.image_size) for s, n in sizes.items())
+            free += sum(path.stat().st_size for path in folder.glob(f"{name}.*"))  # written again
+    if needed > free:
+        raise OutputError(
+            f"{folder}: the features of {counted(count, 'picture')} need up to {needed / 1e9:.1f} "
+            f"GB there, and {free / 1e9:.1f} GB are free; take fewer `copies`, a smaller "
+            "`image_size`, fewer frames, or another disk"
+        )
+
+
+def _copy_bytes(size_wh: tuple[int, int], image_size: int) -> int:
+    """Compute the size of the features of a picture; a changed copy has as many or fewer."""
+    grid = make_grid(fit_size(size_wh, image_size))
+    return 2 * (FINE_KEPT * grid.fine_rows + COARSE_KEPT * grid.coarse_rows)
+
+
+def remove_features(folder: Path) -> None:
+    """Remove the features from the folder of a training that is done."""
+    for name in ("train", "val"):
+        for suffix in ("boxes.npz", "fine", "coarse"):  # without its table a file is not read
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+
+
+@contextmanager
+def _removed_on_failure(paths: Sequence[Path]) -> Iterator[None]:
+    """Remove files that are begun while the context lasts, and are of no use without an end."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+
+
 def _write_features(
     folder: Path,
     name: str,
@@ -259,27 +311,26 @@ def _write_features(
     plan: TrainingPlan,
 ) -> None:
     session = start_session(feature_graph(reduction), plan.threads)
+    paths = [folder / f"{name}.fine", folder / f"{name}.coarse"]
     sizes, boxes, class_ids = [], [], []
-    with (
-        (folder / f"{name}.fine").open("wb") as fine,
-        (folder / f"{name}.coarse").open("wb") as coarse,
-    ):
-        for number in range(len(frames) * copies):
-            index, changed = divmod(number, copies)
-            random = np.random.default_rng((plan.seed, index, changed)) if changed else None
-            copy = make_copy(frames[index], plan.classes, plan.image_size, random)
-            write_maps(session, copy.picture, fine, coarse)
-            sizes.append(copy.size_wh)
-            boxes.append(copy.boxes)
-            class_ids.append(copy.class_ids)
-    with atomic_file(folder / f"{name}.boxes.npz") as draft:
-        np.savez(
-            draft,
-            sizes=np.array(sizes),
-            counts=np.array([len(each) for each in boxes]),
-            boxes=np.concatenate(boxes),
-            classes=np.concatenate(class_ids),
-        )
+    with _removed_on_failure(paths):
+        with paths[0].open("wb") as fine, paths[1].open("wb") as coarse:
+            for number in range(len(frames) * copies):
+                index, changed = divmod(number, copies)
+                random = np.random.default_rng((plan.seed, index, changed)) if changed else None
+                copy = make_copy(frames[index], plan.classes, plan.image_size, random)
+                write_maps(session, copy.picture, fine, coarse)
+                sizes.append(copy.size_wh)
+                boxes.append(copy.boxes)
+                class_ids.append(copy.class_ids)
+        with atomic_file(folder / f"{name}.boxes.npz") as draft:
+            np.savez(
+                draft,
+                sizes=np.array(sizes),
+                counts=np.array([len(each) for each in boxes]),
+                boxes=np.concatenate(boxes),
+                classes=np.concatenate(class_ids),
+            )
 
 
 def write_maps(session: Any, picture: Picture, fine: IO[bytes], coarse: IO[bytes]) -> None:

@@ -34,7 +34,9 @@ from annotate.training.light.features import (
     CopyFeatures,
     Tensors,
     cached_features,
+    check_disk,
     fit_reduction,
+    remove_features,
 )
 from annotate.training.light.graph import (
     classes_of,
@@ -99,26 +101,34 @@ class LightTrainer:
     ) -> TrainedWeights:
         """Train the head and write `weights.onnx` into the folder."""
         with threadpool_limits(plan.threads):
-            parent = None if plan.parent is None else read_tensors(plan.parent)
-            if parent is None:
-                reduction = fit_reduction(plan.train, plan.image_size, plan.threads)
-            else:
-                reduction = {n: t for n, t in parent.items() if n.endswith(("_reduce", "e_shift"))}
-            train = cached_features(folder, "train", plan.train, self.copies, reduction, plan)
-            val = cached_features(folder, "val", plan.val, 1, reduction, plan)
-            state = TrainingState.load(folder / STATE, plan, parent, len(train))
-            first = min(state.epoch + 1, plan.epochs)
-
-            def keep(each: EpochReport) -> None:
-                state.save(folder / STATE)
-                report(each)
-
-            self.fit_head(plan, train, val, state, keep)
-        tensors = reduction | state.best
+            tensors, first = self._train(plan, folder, report)
         notes = {"classes": json.dumps(plan.classes), "image_size": str(plan.image_size)}
         (folder / WEIGHTS).write_bytes(detector_graph(tensors, notes))
+        remove_features(folder)
         digest, epochs = tensor_sha256(tensors), (first, plan.epochs)
         return TrainedWeights(folder / WEIGHTS, DETECTOR, LICENCE, digest, True, epochs=epochs)
+
+    def _train(
+        self, plan: TrainingPlan, folder: Path, report: Callable[[EpochReport], None]
+    ) -> tuple[Tensors, int]:
+        """Train to the last epoch: the tensors, and the first epoch of this run."""
+        check_disk(folder, plan, self.copies)
+        parent = None if plan.parent is None else read_tensors(plan.parent)
+        if parent is None:
+            reduction = fit_reduction(plan.train, plan.image_size, plan.threads)
+        else:
+            reduction = {n: t for n, t in parent.items() if n.endswith(("_reduce", "e_shift"))}
+        train = cached_features(folder, "train", plan.train, self.copies, reduction, plan)
+        val = cached_features(folder, "val", plan.val, 1, reduction, plan)
+        state = TrainingState.load(folder / STATE, plan, parent, len(train))
+        first = min(state.epoch + 1, plan.epochs)
+
+        def keep(each: EpochReport) -> None:
+            state.save(folder / STATE)
+            report(each)
+
+        self.fit_head(plan, train, val, state, keep)
+        return reduction | state.best, first
 
     def fit_head(
         self,
