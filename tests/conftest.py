@@ -20,7 +20,7 @@ from annotate.items import masks
 from annotate.items.records import Header, Vocabulary
 from annotate.video import reader
 
-pytest_plugins = ["labelstudio_fixtures", "map_fixtures", "search_fixtures"]
+pytest_plugins = ["demo_fixtures", "labelstudio_fixtures", "map_fixtures", "search_fixtures"]
 # the same examples on every machine; for others: pytest --hypothesis-profile default
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # no clock in a test
 settings.load_profile("repeatable")
@@ -30,6 +30,8 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 
 
 def pytest_collection_modifyitems(items):
+    # one after the other and first, so that no worker waits for the demo that another one runs
+    items.sort(key=lambda item: "finished_demo" not in item.fixturenames)
     absent = pytest.mark.skip(reason="needs ../shared")
     for item in items:
         if "shared" in item.keywords and not SHARED.is_dir():

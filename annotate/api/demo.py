@@ -11,13 +11,13 @@ from annotate.dataset.build import build_dataset
 from annotate.dataset.export import FORMATS, export_dataset
 from annotate.dataset.folder import Dataset, SplitRange, dataset_sha256, with_split
 from annotate.detectors import run as detectors_run
-from annotate.errors import OutputError
+from annotate.errors import OutputError, SettingsDiffer
 from annotate.evaluation import ground_truth, metrics
 from annotate.evaluation.gold.before_after import ModelOnGold, compare_models
 from annotate.evaluation.gold.before_after_report import write_before_after
 from annotate.evaluation.gold.gold_set import GoldSet, open_gold
 from annotate.items import journal
-from annotate.items.records import Header, Object
+from annotate.items.records import Header, Object, Vocabulary
 from annotate.propagators import job
 from annotate.propagators import run as propagators_run
 from annotate.training.run import Training, train
@@ -102,12 +102,8 @@ def _train_once(
 
     say("detecting with the model, and comparing it with the colours on the last frames")
     found = out / "model.jsonl"
-    found.unlink(missing_ok=True)
     words = vocabulary.read_vocabulary(model.folder / VOCABULARY_FILE)
-    detector = detectors_run.DETECTORS.load(
-        "trained", words, model=str(model.folder), min_score=LEAST_SCORE
-    )
-    detectors_run.run_to_file(detectors_run.Job(detector, "trained", clip), found)
+    _detect_by_model(model, words, clip, found)
     [located] = frame_sources.locate_clips(
         [journal.read(found)], {clip.name: clip}, model.threshold
     )
@@ -133,6 +129,18 @@ def _train_model(training: Training, dataset: Dataset, say: Callable[[str], None
             return model
         shutil.rmtree(training.output)
     return train(training, say=say)
+
+
+def _detect_by_model(model: TrainedModel, words: Vocabulary, clip: Path, found: Path) -> None:
+    """Write the boxes of a model into `found`, unless it has them; those of another one go."""
+    detector = detectors_run.DETECTORS.load(
+        "trained", words, model=str(model.folder), min_score=LEAST_SCORE
+    )
+    detection = detectors_run.Job(detector, "trained", clip)
+    try:
+        detectors_run.run_to_file(detection, found)
+    except SettingsDiffer:
+        detectors_run.run_to_file(detection, found, force=True)
 
 
 def _build_gold(out: Path, clip: Path, truth: Path, boxes: Path, labels: Sequence[str]) -> GoldSet:

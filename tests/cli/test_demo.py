@@ -2,21 +2,15 @@ import av
 import pytest
 from PIL import Image
 
+from annotate.api import demo
 from annotate.errors import OutputError
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The demo, run once."""
-    from annotate.api import demo as demo_run
-
-    out = tmp_path_factory.mktemp("demo") / "out"
-    return out, dict(demo_run.run_demo(out)), demo_run
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.mark.slow
-def test_it_makes_all_that_it_says(made):
-    out, measured, _ = made
+def test_it_makes_all_that_it_says(finished_demo):
+    out, measured = finished_demo
     assert float(measured["designators: AP50"]) >= 0.9
     followed = [float(value) for name, value in measured.items() if "mean IoU" in name]
     assert len(followed) == 3 and max(followed) > 0.6
@@ -36,17 +30,16 @@ def test_it_makes_all_that_it_says(made):
 
 
 @pytest.mark.slow
-def test_again_it_gives_the_same(made):
-    out, measured, demo = made
-    before = (out / "masks.jsonl").read_bytes()
+def test_again_it_gives_the_same(finished_demo):
+    out, measured = finished_demo
+    files = ("boxes.jsonl", "masks.jsonl", "model.jsonl", "model/weights.onnx")
+    before = [(out / name).read_bytes() for name in files]
     assert dict(demo.run_demo(out)) == measured
-    assert (out / "masks.jsonl").read_bytes() == before
+    assert [(out / name).read_bytes() for name in files] == before
 
 
 def test_it_leaves_a_strange_folder_alone(tmp_path):
-    from annotate.api import demo as demo_run
-
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="exists already and is no demo"):
-        demo_run.run_demo(tmp_path / "mine")
+        demo.run_demo(tmp_path / "mine")

@@ -1,9 +1,10 @@
 """The dataset of the demo is pushed, corrected, pulled, compared and exported."""
 
+import shutil
+
 import pytest
 from labelstudio_fixtures import submit_all, tasks_of
 
-from annotate.api import demo
 from annotate.dataset import diff
 from annotate.dataset.export import FORMATS, export_dataset
 from annotate.dataset.folder import load_dataset
@@ -13,9 +14,8 @@ from annotate.labelstudio.push import push_dataset
 pytestmark = [pytest.mark.timeout(900), pytest.mark.studio, pytest.mark.slow]
 
 
-def test_the_demo_dataset_is_pushed_corrected_pulled_and_exported(server, tmp_path):
-    demo.run_demo(tmp_path / "demo")
-    dataset = load_dataset(tmp_path / "demo" / "dataset")
+def test_the_demo_dataset_is_pushed_corrected_pulled_and_exported(server, finished_demo, tmp_path):
+    dataset = load_dataset(shutil.copytree(finished_demo[0] / "dataset", tmp_path / "dataset"))
     project = push_dataset(dataset, server, project="the loop").project.id
     assert len(tasks_of(server, project)) == len(dataset) == 28
     submit_all(server, project)
