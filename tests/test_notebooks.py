@@ -23,6 +23,7 @@ def test_saved_notebooks_have_no_outputs(path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("default")  # Jupyter's own warnings are not ours
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
@@ -30,6 +31,6 @@ def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": tmp_path}}).execute()
     for name in OUTPUTS[path.stem]:
         assert (tmp_path / name).exists(), name

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 from labelstudio_fixtures import (
@@ -178,6 +178,7 @@ def test_a_lost_response_of_an_import_is_recovered(label_studio, dataset, small_
 
 def test_a_lost_request_is_sent_again(label_studio, dataset, small_batches, monkeypatch):
     monkeypatch.setattr(sync, "_MAX_CHECKS", 2)
+    monkeypatch.setattr(sync, "_PAUSE_SECONDS", 0.1)
     lose = lambda when, n: "drop" if (when, n) == ("before", 2) else None  # noqa: E731
     with through(label_studio, lose) as (server, proxy):
         report = push_dataset(dataset, server, project="lost request")
@@ -186,28 +187,37 @@ def test_a_lost_request_is_sent_again(label_studio, dataset, small_batches, monk
 
 
 def test_a_batch_that_arrives_late_is_deleted(label_studio, dataset, small_batches, monkeypatch):
-    """The server finishes the first request after the batch was sent again."""
+    """The server gets the first request after the batch was sent again."""
     monkeypatch.setattr(sync, "_MAX_CHECKS", 1)
+    monkeypatch.setattr(sync, "_PAUSE_SECONDS", 0.1)
+    sent_again, arrived = threading.Event(), threading.Event()
 
     def slow(when, number):
         if (when, number) == ("before", 1):
-            time.sleep(6)
+            sent_again.wait()
+        elif (when, number) == ("after", 2):
+            sent_again.set()
+        elif (when, number) == ("after", 1):
+            arrived.set()
 
     with through(label_studio, slow, 3.0) as (server, _):
         report = push_dataset(dataset, server, project="late")
-        time.sleep(6)  # now the first request has arrived as well
+        arrived.wait()
         again = push_dataset(dataset, server, project="late")
         assert again.frame_counts["doubles deleted"] + report.frame_counts["doubles deleted"] == 5
         assert each_frame_once(server, report.project.id, dataset)
 
 
 def test_an_import_that_ends_after_the_timeout_is_recovered(label_studio, dataset, small_batches):
+    pushed = threading.Event()
+
     def slow(when, number):
         if (when, number) == ("after", 1):
-            time.sleep(5)
+            pushed.wait()
 
     with through(label_studio, slow, 3.0) as (server, _):
         report = push_dataset(dataset, server, project="timeout")
+        pushed.set()
         assert report.frame_counts == {"new": 12}
         assert each_frame_once(server, report.project.id, dataset)
 

@@ -8,7 +8,6 @@ import base64
 import io
 import json
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -128,6 +127,7 @@ class FakeModel:
     max_active_requests: int = 0
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    ending: threading.Event = field(default_factory=threading.Event)  # of the server
 
     def answer(self, path, body, headers):
         """Answer a request: returns status, headers and text."""
@@ -136,7 +136,7 @@ class FakeModel:
             self.headers.append(headers)
             fault = self.faults.pop(0) if self.faults else self.always
         if fault == "slow":
-            time.sleep(4)
+            self.ending.wait()
         if fault.isdigit():
             extra = {"Retry-After": self.retry_after} if fault == "429" else {}
             message = f"status {fault} for {headers.get('authorization', '')}"
@@ -287,9 +287,15 @@ MALFORMED_ANSWERS = {  # answers seen of real models: (entries, entries as valid
 }
 
 
+@contextmanager
 def serving(**options):
-    """Serve a `FakeModel` at 127.0.0.1; its `url` is the address."""
-    return listening(FakeModel(**options))
+    """Serve a `FakeModel` at 127.0.0.1; its `url` is the address. A "slow" answer never comes."""
+    model = FakeModel(**options)
+    with listening(model):
+        try:
+            yield model
+        finally:
+            model.ending.set()
 
 
 @contextmanager
