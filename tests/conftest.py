@@ -46,16 +46,25 @@ def _own_world(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-@pytest.fixture
-def browser():
-    """Start Chromium without a window."""
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """Start Chromium without a window, once for the tests of a file."""
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium, or CHROMIUM=PATH")
+    home = {**os.environ, "HOME": str(tmp_path_factory.mktemp("chromium"))}
     with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+        chromium = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], env=home)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def browser(chromium):
+    """Chromium, without the pages and the memory of earlier tests."""
+    yield chromium
+    for context in chromium.contexts:
+        context.close()
 
 
 @pytest.fixture

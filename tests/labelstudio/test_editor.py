@@ -25,7 +25,7 @@ def page(label_studio, browser):
     """Log in to Label Studio in a browser that can reach nothing but the server."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.route(lambda url: not url.startswith(label_studio.url), lambda route: route.abort())
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     page.goto(f"{label_studio.url}/user/login/", wait_until="domcontentloaded")
     page.fill("input[name=email]", label_studio.email)
     page.fill("input[name=password]", label_studio.password)

@@ -10,6 +10,7 @@ from annotate.web import gallery
 @pytest.fixture
 def page(browser):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(120_000)  # a busy machine is no failure
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     return page
