@@ -32,6 +32,7 @@ FLOORS = [
     "sampling evaluation",
     "training",
     "active_learning",
+    "learning_curve",
     "scenes footage_map search",
     "web",
     "batch testing api installation",

@@ -111,7 +111,7 @@ STAGES: Mapping[str, str] = {
     "Dataset": "next build split export import draw",
     "Many clips": "batch run",
     "Label Studio": "studio push pull diff",
-    "Train": "train lineage",
+    "Train": "train lineage curve",
     "Models": "models",
     "About": "detectors propagators trainers vocabularies doctor demo",
 }

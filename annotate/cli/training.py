@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from annotate.cli.options import Force, Settings, complete_trainer, plugin_spec
+from annotate.cli.options import Engine, Force, Settings, complete_trainer, plugin_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,6 +112,87 @@ def model_rows(model: "TrainedModel") -> list[tuple[str, str]]:
     """List the measures of a model on val, and its threshold."""
     results = model.lineage.results.get("val", {})
     return [*((k, f"{v:.3f}") for k, v in results.items()), ("threshold", f"{model.threshold:.3f}")]
+
+
+@app.command()
+def curve(
+    truth: Annotated[
+        list[Path], typer.Argument(help="Items with the true objects of clips to label.")
+    ],
+    val: Annotated[
+        list[Path], typer.Option(help="True items of a clip that chooses the epoch; repeatable.")
+    ],
+    gold: Annotated[Path, typer.Option(help="A dataset apart, to measure the detectors on.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the curve.")],
+    arms: Annotated[
+        str, typer.Option(help="Ways to label, with commas between them; all by default.")
+    ] = "",
+    touches: Annotated[
+        str, typer.Option(help="How many touches each arm may spend, with commas between them.")
+    ] = "10,20,40,80",
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat everything with so many seeds.")] = 3,
+    every: Annotated[int, typer.Option(min=1, help="Every N-th frame may be labelled.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the frames.")] = 16,
+    image_size: Annotated[
+        int, typer.Option("--size", min=64, help="Longer side of a picture, in pixels.")
+    ] = 640,
+    class_name: Annotated[
+        list[str] | None, typer.Option("--class", help="Only objects of this class; repeatable.")
+    ] = None,
+    engine: Engine = "light:fast=true",
+    settings: Settings = None,
+    force: Force = False,
+) -> None:
+    """Measure how good a detector gets by how much work.
+
+    A simulated person labels the clips in several ways, each with the same number of touches: a
+    click or a key is 1, a drag 2. Each detector is compared with that of perfect labels.
+    """
+    from annotate.cli import console
+    from annotate.learning_curve.arms import ARMS
+    from annotate.learning_curve.run import LearningCurve, measure_curve
+    from annotate.propagators.job import PROPAGATORS
+    from annotate.training.trainer import TRAINERS
+
+    name, options = plugin_spec(PROPAGATORS, engine, None)
+    _, trainer_options = plugin_spec(TRAINERS, "light", settings)
+    measured = LearningCurve(
+        *(truth, val, gold, output),
+        arms=[each.strip() for each in arms.split(",")] if arms else tuple(ARMS),
+        touches=whole_numbers(touches, "touches"),
+        seeds=seeds,
+        every=every,
+        epochs=epochs,
+        image_size=image_size,
+        classes=class_name or (),
+        engine=name,
+        engine_options=options,
+        trainer_options=trainer_options,
+    )
+    result = measure_curve(
+        measured, force=force, say=console.print_status, progress=console.progress
+    )
+    console.print_table(*result.ratio_rows())
+    if (compared := result.comparison_rows())[1]:
+        console.print_table(*compared)
+    console.print_result(str(output))
+
+
+def whole_numbers(text: str, name: str) -> list[int]:
+    """Parse whole numbers with commas between them; `name` is the option's.
+
+    Examples:
+        >>> whole_numbers("10,20", "touches")
+        [10, 20]
+    """
+    from annotate.errors import AnnotateError
+
+    try:
+        return [int(each) for each in text.split(",")]
+    except ValueError:
+        raise AnnotateError(
+            f"`{name}` must be whole numbers with commas between them, got {text!r}"
+        ) from None
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""The learning curve over touches: how good a detector gets by how much work of a person."""
