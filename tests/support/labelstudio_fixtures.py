@@ -109,7 +109,7 @@ def boxed(label="mech", box=(10.0, 8.5, 30.25, 40.0), **fields):
 class Proxy(ThreadingHTTPServer):
     """Forwards requests to a server, and calls `fault` before and after each `method` to `where`.
 
-    `fault` gets "before" or "after" and the number of such requests. If it returns "drop", the
+    `fault` gets "before" or "after" and the number of the request among such ones. If it returns "drop", the
     request or the response is dropped.
     """
 
@@ -146,8 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         watched = self.command == self.server.method and path.endswith(self.server.where)
         if watched:
-            self.server.count += 1
-            if self.server.fault("before", self.server.count) == "drop":
+            self.server.count = number = self.server.count + 1
+            if self.server.fault("before", number) == "drop":
                 self.close_connection = True
                 return
         try:
@@ -156,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = response.read()
         finally:
             link.close()
-        if watched and self.server.fault("after", self.server.count) == "drop":
+        if watched and self.server.fault("after", number) == "drop":
             self.close_connection = True
             return
         try:
