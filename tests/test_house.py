@@ -54,6 +54,7 @@ HEAVY = {
     "openvino",
     "pandas",
     "ray",
+    "s3fs",
     "scenedetect",
     "scipy",
     "sam2",

@@ -189,7 +189,7 @@ class Driver:
         if not slot.is_ready:
             self._failed_starts += 1
             if self._failed_starts >= _MAX_DEATHS:
-                log = self._outputs[0].store.root / "log"
+                log = self._outputs[0].store.local / "log"
                 raise BatchError(f"no worker starts: {event.death}; {log} has what they printed")
         if slot.task is None:
             return

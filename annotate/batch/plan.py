@@ -13,12 +13,12 @@ from pathlib import Path
 
 from annotate.batch.clips import clip_digest, clip_state
 from annotate.batch.stages import Stage, unit_key
+from annotate.batch.stores.folder import PLAN_FILE
+from annotate.batch.stores.store import BatchStore
 from annotate.errors import AnnotateError, ItemsError
-from annotate.files import atomic_file, json_digest
+from annotate.files import json_digest
 from annotate.items.journal import check_same_settings
 from annotate.items.records import Header, record_from_json, record_to_json
-
-PLAN_FILE = "plan.jsonl"
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def failure_reason(error: BaseException) -> str:
     return str(AnnotateError(f"{type(error).__name__}: {error}"))
 
 
-def merge_plans(old: Plan | None, header: Header, units: Iterable[Unit], where: Path) -> Plan:
+def merge_plans(old: Plan | None, header: Header, units: Iterable[Unit], where: str) -> Plan:
     """Add units to an earlier plan: a clip at the path of an earlier one replaces it.
 
     Raises:
@@ -112,28 +112,24 @@ def merge_plans(old: Plan | None, header: Header, units: Iterable[Unit], where: 
     return Plan(header, tuple({**by_path, **{unit.path: unit for unit in units}}.values()))
 
 
-def read_plan(folder: Path) -> Plan | None:
+def read_plan(store: BatchStore) -> Plan | None:
     """Read the plan of a batch; None where there is none.
 
     Raises:
         ItemsError: it is damaged.
     """
-    path = folder / PLAN_FILE
-    if not path.is_file():
-        return None
-    return Plan.from_text(path.read_text(encoding="utf-8"), str(path))
+    text = store.read_plan()
+    return None if text is None else Plan.from_text(text, f"{store.place}/{PLAN_FILE}")
 
 
-def write_plan(folder: Path, plan: Plan) -> None:
+def write_plan(store: BatchStore, plan: Plan) -> None:
     """Write the plan of a batch, unless it is there already; shards may write it at once.
 
     Raises:
         OutputError: nothing can be written there.
     """
-    path, text = folder / PLAN_FILE, plan.to_text()
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        with atomic_file(path, parents=True, concurrent=True) as draft:
-            draft.write_text(text, encoding="utf-8", newline="\n")
+    if store.read_plan() != (text := plan.to_text()):
+        store.write_plan(text)
 
 
 def shard(units: Iterable[Unit], number: int, count: int) -> list[Unit]:

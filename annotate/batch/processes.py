@@ -141,7 +141,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 def serve(connection: Connection[Any, Any], setup: WorkerSetup) -> None:
     """Run tasks from the driver until it sends None or is gone: the life of a worker process."""
-    _redirect_output(setup.outputs[0].store.root)
+    _redirect_output(setup.outputs[0].store.local)
     if setup.cores:
         with suppress(OSError):
             os.sched_setaffinity(0, setup.cores)
@@ -173,7 +173,7 @@ def _beat(connection: Connection[Any, Any]) -> Callable[[int], None]:
 
 
 def _redirect_output(root: Path) -> None:
-    """Append what libraries print to a file of the output: the driver alone has the terminal."""
+    """Append what libraries print to a file: the driver alone has the terminal."""
     sys.stdout.flush()
     descriptor = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError):

@@ -30,12 +30,13 @@ from annotate.batch.driver import Driver, Tally
 from annotate.batch.plan import Plan, Unit, make_units, read_plan, shard, write_plan
 from annotate.batch.run import BatchOptions, Watch, make_engine
 from annotate.batch.stages import DetectStage, FramesStage, PropagateStage, ResultsOf, Stage
-from annotate.batch.store import FolderStore
+from annotate.batch.stores.bucket import is_url
+from annotate.batch.stores.store import join_place, open_store
 from annotate.batch.worker import Outcome, StageOutput, Task
 from annotate.dataset.build import build_dataset
 from annotate.detectors.run import read_detector_vocabulary
 from annotate.errors import BatchError, UnknownName
-from annotate.files import check_writable, json_digest, parse_toml, read_json, write_json
+from annotate.files import json_digest, parse_toml, read_json, write_json
 from annotate.sampling.filter import FilterOptions, SamplingOptions
 from annotate.video.reader import FrameSelection
 from annotate.vocabulary import read_vocabulary
@@ -76,8 +77,8 @@ class Recipe:
     clips: tuple[Path, ...]
     tables: Mapping[str, Mapping[str, Any]]
 
-    def outputs(self, out: Path) -> list[StageOutput]:
-        """Make the stages, in their order, each with its folder of the output.
+    def outputs(self, out: Path | str) -> list[StageOutput]:
+        """Make the stages, in their order, each with its part of the output.
 
         Raises:
             AnnotateError: a stage cannot be made: which option or value is wrong.
@@ -90,16 +91,16 @@ class Recipe:
                     stage = make(dict(self.tables[name]), out)
                 except (TypeError, ValueError) as error:
                     raise BatchError(f"{self.path}: [{name}]: {error}") from None
-                outputs.append(StageOutput(stage, FolderStore(out / name)))
+                outputs.append(StageOutput(stage, open_store(join_place(out, name))))
         return outputs
 
-    def _frames(self, table: dict[str, Any], out: Path) -> Stage:
+    def _frames(self, table: dict[str, Any], out: Path | str) -> Stage:
         selection, filtering = _take(table, _RANGE), _take(table, _FILTER)
         by_shots = not selection.keys() & {"every", "rate", "keyframes"}
         sampling = SamplingOptions(by_shots, FrameSelection(**selection))
         return FramesStage(sampling, FilterOptions(**filtering), **table)
 
-    def _detect(self, table: dict[str, Any], out: Path) -> DetectStage:
+    def _detect(self, table: dict[str, Any], out: Path | str) -> DetectStage:
         if "detector" not in table:
             raise BatchError(f"{self.path}: [detect] names no detector")
         options, words = table.pop("options", {}), table.pop("vocabulary", None)
@@ -107,15 +108,14 @@ class Recipe:
         selection = FrameSelection(**_take(table, _RANGE))
         return DetectStage(vocabulary=vocabulary, options=options, selection=selection, **table)
 
-    def _propagate(self, table: dict[str, Any], out: Path) -> Stage:
+    def _propagate(self, table: dict[str, Any], out: Path | str) -> Stage:
         if (words := table.pop("vocabulary", None)) is not None:
             table["vocabulary"] = read_vocabulary(self._vocabulary(words))
         if (points := table.pop("points", None)) is not None:
             table["points"] = self.path.parent / points
         if "detect" in self.tables:
-            table["boxes"] = ResultsOf(
-                self._detect(dict(self.tables["detect"]), out), out / "detect"
-            )
+            detect = self._detect(dict(self.tables["detect"]), out)
+            table["boxes"] = ResultsOf(detect, join_place(out, "detect"))
         return PropagateStage(**table)
 
     def _vocabulary(self, name: Any) -> Any:
@@ -169,20 +169,32 @@ def _take(table: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 @dataclass
 class RecipeRun:
-    """A prepared run of a recipe into the folder `out`."""
+    """A prepared run of a recipe into `out`: a folder, or an address such as `s3://bucket/show`.
+
+    Raises:
+        BatchError: a dataset is to be built, but not in a folder.
+        OutputError: nothing can be written there.
+    """
 
     recipe: Recipe
-    out: Path
+    out: Path | str
     options: BatchOptions
     outputs: list[StageOutput] = field(init=False)
     reasons: list[tuple[str, str, str]] = field(default_factory=list)  # stage, clip, why it runs
     done: int = 0
     failures: list[str] = field(default_factory=list)  # of earlier runs
     _units: dict[int, dict[str, Unit]] = field(default_factory=dict)  # stage -> path -> unit
+    _done: dict[int, set[str]] = field(default_factory=dict)  # stage -> keys, as listed once
+    _failed: dict[int, set[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_writable(self.out)
+        if isinstance(self.out, str) and is_url(self.out) and "build" in self.recipe.tables:
+            raise BatchError(
+                f"{self.recipe.path}: [build] makes a dataset in a folder, not in {self.out}: "
+                "leave it out, collect the items, and build from them"
+            )
         self.outputs = self.recipe.outputs(self.out)
+        self.outputs[0].store.check_writable()
 
     def tasks(self) -> list[Task]:
         """List what is to run at once; `reasons` says why, also for what can only run later."""
@@ -210,24 +222,28 @@ class RecipeRun:
         return shard(reversed(unique.values()), *self.options.shard)
 
     def _is_done(self, number: int, unit: Unit) -> bool:
-        output = self.outputs[number]
-        return output.store.result(unit.key, output.stage.suffix).exists()
+        """Return whether there is a result, as results were listed when this was asked first."""
+        if number not in self._done:
+            self._done[number] = self.outputs[number].store.done_keys()
+            self._failed[number] = self.outputs[number].store.failed_keys()
+        return unit.key in self._done[number]
 
     def _open(self, number: int, clips: Sequence[Path]) -> Iterator[Task]:
         """Plan a stage for some clips, and yield the tasks that are to run."""
         output = self.outputs[number]
-        old = read_plan(output.store.root)
+        old = read_plan(output.store)
         known = {} if old is None else {unit.path: unit for unit in old.units}
         units = {u.path: u for u in make_units(output.stage, clips, list(known.values()))}
         self._units.setdefault(number, {}).update(units)
         given = self._own(number)
         changed = [] if old is None else old.header.differences(output.stage.header())
         for unit in [each for each in given if each.path in units]:
-            failure = output.store.failure(unit.key)
             if self._is_done(number, unit):
                 self.done += 1
-            elif unit.error or (failure and not self.options.retry_failed):
-                self.failures.append(unit.error or str(failure.get("reason", "")))
+            elif unit.error:
+                self.failures.append(unit.error)
+            elif unit.key in self._failed[number] and not self.options.retry_failed:
+                self.failures.append(str(output.store.failure(unit.key).get("reason", "")))
             else:
                 why = _reason(unit, known.get(unit.path), changed)
                 self.reasons.append((output.stage.name, unit.name, why))
@@ -241,7 +257,8 @@ class RecipeRun:
         """
         tasks = self.tasks()
         for task in tasks:
-            self.outputs[task.stage].store.forget_failure(task.key)
+            if task.key in self._failed[task.stage]:
+                self.outputs[task.stage].store.forget_failure(task.key)
         try:
             if not tasks:
                 return Tally()
@@ -250,8 +267,8 @@ class RecipeRun:
         finally:
             for number, units in self._units.items():
                 output = self.outputs[number]
-                plan = Plan(output.stage.header(), tuple(units.values()))
-                write_plan(output.store.root, plan)
+                write_plan(output.store, Plan(output.stage.header(), tuple(units.values())))
+                output.store.close()
 
     def _follow(self, outcome: Outcome) -> Iterable[Task]:
         number = outcome.task.stage + 1
@@ -271,7 +288,9 @@ class RecipeRun:
         table, last = self.recipe.tables.get("build"), len(self.outputs) - 1
         if table is None:
             return None
-        output, dataset = self.outputs[last], self.out / DATASET
+        output, out = self.outputs[last], Path(self.out)
+        dataset = out / DATASET
+        self._done.clear()
         if output.stage.name == "frames":
             raise BatchError(f"{self.recipe.path}: [build] needs [detect] or [propagate]")
         units = {u.digest: u for u in reversed(self._units.get(last, {}).values())}
@@ -282,11 +301,11 @@ class RecipeRun:
         if len(made) < len(units):
             raise BatchError(f"{len(units) - len(made)} clips have no result: no dataset is built")
         key = json_digest({"build": dict(table), "items": [[u.path, u.key] for u in made]})
-        if (read_json(self.out / BUILD_FILE) or {}).get("key") != key or not dataset.exists():
-            files = [output.store.result(unit.key, output.stage.suffix) for unit in made]
+        if (read_json(out / BUILD_FILE) or {}).get("key") != key or not dataset.exists():
+            files = [output.store.fetch(unit.key, output.stage.suffix) for unit in made]
             videos = {unit.name: Path(unit.path) for unit in made}
             build_dataset(files, dataset, videos=videos, force=dataset.exists(), **table)
-            write_json(self.out / BUILD_FILE, {"key": key})
+            write_json(out / BUILD_FILE, {"key": key})
         return dataset
 
 

@@ -20,11 +20,10 @@ from annotate.batch.plan import (
 from annotate.batch.processes import LocalEngine
 from annotate.batch.ray_actors import RayEngine
 from annotate.batch.stages import Stage
-from annotate.batch.store import FolderStore
+from annotate.batch.stores.store import open_store
 from annotate.batch.worker import Outcome, StageOutput, Task
 from annotate.device import core_count
 from annotate.errors import AnnotateError, BatchError
-from annotate.files import check_writable, refuse_foreign_folder
 
 Watch = Callable[[Tally, Outcome | None], None]
 
@@ -77,12 +76,19 @@ class BatchRun:
         if not self.to_run:
             return Tally()
         tasks = self.tasks()
-        engine = make_engine(self.options, [self.output], tasks)
-        return Driver(engine, [self.output], watch=watch).run(tasks)
+        try:
+            engine = make_engine(self.options, [self.output], tasks)
+            return Driver(engine, [self.output], watch=watch).run(tasks)
+        finally:
+            self.output.store.close()
 
 
-def prepare(stage: Stage, sources: Sequence[Path], out: Path, options: BatchOptions) -> BatchRun:
+def prepare(
+    stage: Stage, sources: Sequence[Path], out: Path | str, options: BatchOptions
+) -> BatchRun:
     """Plan a batch: which clips are done, which have failed, which are to run.
+
+    `out` is a folder, or an address such as `s3://bucket/prefix`.
 
     Raises:
         VideoError: a clip is not there.
@@ -90,12 +96,14 @@ def prepare(stage: Stage, sources: Sequence[Path], out: Path, options: BatchOpti
         OutputError: nothing can be written there.
     """
     clips = expand_sources(sources)
-    check_writable(out)
-    refuse_foreign_folder(out, "plan.jsonl", ["units", "failed", "work", "log"])
-    store, old = FolderStore(out), read_plan(out)
+    store = open_store(out)
+    store.check_writable()
+    store.refuse_foreign()
+    old = read_plan(store)
     new = make_units(stage, clips, () if old is None else old.units)
-    plan = merge_plans(old, stage.header(), new, out)
-    write_plan(out, plan)
+    plan = merge_plans(old, stage.header(), new, store.place)
+    if plan != old:
+        write_plan(store, plan)
     given = {clip.as_posix() for clip in clips}
     units = [unit for unit in plan.units if unit.path in given]
     run = BatchRun(StageOutput(stage, store), plan, options)
@@ -114,7 +122,8 @@ def prepare(stage: Stage, sources: Sequence[Path], out: Path, options: BatchOpti
             run.to_run.append(unit)
     run.to_run = run.to_run[: options.limit]
     for unit in run.to_run:
-        store.forget_failure(unit.key)
+        if unit.key in failed:
+            store.forget_failure(unit.key)
     return run
 
 

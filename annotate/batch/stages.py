@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from annotate import segmenters
 from annotate.batch import archive
 from annotate.batch.clips import clip_digest, clip_fingerprint, files_by_clip
-from annotate.batch.store import FolderStore
+from annotate.batch.stores.store import open_store
 from annotate.detectors import run as detectors_run
 from annotate.errors import (
     AnswerError,
@@ -193,10 +193,10 @@ class SegmentStage(_StageOptions):
 
 @dataclass(frozen=True)
 class ResultsOf:
-    """The results of an earlier stage in the folder of its batch."""
+    """The results of an earlier stage in the output of its batch."""
 
     stage: Stage
-    folder: Path
+    place: Path | str
 
     def file(self, clip: Path) -> Path:
         """Return the result of a clip.
@@ -204,10 +204,7 @@ class ResultsOf:
         Raises:
             ItemsError: there is none.
         """
-        path = FolderStore(self.folder).result(current_key(self.stage, clip), self.stage.suffix)
-        if not path.is_file():
-            raise ItemsError(f"{self.folder}: no result of {clip}")
-        return path
+        return open_store(self.place).fetch(current_key(self.stage, clip), self.stage.suffix)
 
 
 @dataclass(frozen=True)

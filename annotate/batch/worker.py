@@ -18,7 +18,7 @@ from typing import Any
 from annotate import __version__
 from annotate.batch.plan import failure_reason
 from annotate.batch.stages import Stage, current_key
-from annotate.batch.store import FolderStore
+from annotate.batch.stores.store import BatchStore
 from annotate.errors import AnnotateError, OutputError, ResultsDiffer
 
 _REPORTED = ("numpy", "opencv-python-headless", "av", "onnxruntime", "openvino", "torch")
@@ -56,7 +56,7 @@ class StageOutput:
     """A stage, and where its results go."""
 
     stage: Stage
-    store: FolderStore
+    store: BatchStore
 
 
 @dataclass

@@ -5,7 +5,7 @@ from collections import deque
 import pytest
 
 from annotate.batch.driver import Driver, Event
-from annotate.batch.store import FolderStore
+from annotate.batch.stores.folder import FolderStore
 from annotate.batch.worker import Outcome, StageOutput, Task
 from annotate.errors import BatchError, WeightsError
 

@@ -14,7 +14,7 @@ from batch_stages import colour_stage, make_clip, make_clips, run_here, trap_sta
 from annotate.batch import results
 from annotate.batch.run import BatchOptions, parse_shard, prepare
 from annotate.batch.stages import FramesStage, PropagateStage, ScenesStage, SegmentStage
-from annotate.batch.store import first_difference
+from annotate.batch.stores.folder import first_difference
 from annotate.errors import AnnotateError, BatchError, SettingsDiffer
 from annotate.sampling.filter import SamplingOptions
 from annotate.sampling.run import Job as SamplingJob

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from annotate.batch.store import FolderStore, first_difference
+from annotate.batch.stores.folder import FolderStore, first_difference
 from annotate.errors import OutputError, ResultsDiffer
 from annotate.items import journal
 from annotate.items.records import Header, Item

@@ -49,4 +49,4 @@ def print_failures(run: BatchRun, tally: Tally) -> None:
     console.print_status(
         f"{counted(run.done + tally.done, 'clip')} done ({tally.done} now), {failed} failed{hint}"
     )
-    console.print_result(str(run.output.store.root))
+    console.print_result(run.output.store.place)

@@ -1,7 +1,7 @@
 """Run a recipe: a chain of stages over many clips."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from annotate.cli.batch.stages import (
     Workers,
     batch_options,
 )
+from annotate.cli.options import PLACE, parse_place
 
 app = typer.Typer()
 
@@ -20,7 +21,16 @@ app = typer.Typer()
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="A TOML file: clips, stages, their settings.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for all results.")],
+    output: Annotated[
+        Any,
+        typer.Option(
+            "-o",
+            "--output",
+            parser=parse_place,
+            metavar=PLACE,
+            help="Folder for all results, or s3://BUCKET/PREFIX.",
+        ),
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would run, and why; run nothing.")
     ] = False,

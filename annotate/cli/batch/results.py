@@ -1,18 +1,21 @@
 """Show the state of a batch, and collect its results: batch status, collect."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from annotate.cli.batch.stages import batch_app as batch_app
-from annotate.cli.options import Force
+from annotate.cli.options import Force, parse_place
 
-BatchFolder = Annotated[Path, typer.Argument(help="The folder of a batch.")]
+BatchPlace = Annotated[
+    Any,
+    typer.Argument(parser=parse_place, help="The folder of a batch, or its address."),
+]
 
 
 @batch_app.command()
-def status(batch: BatchFolder) -> None:
+def status(batch: BatchPlace) -> None:
     """Count the clips by state: done, failed, running, left."""
     from annotate.batch import results
     from annotate.cli import console
@@ -29,7 +32,7 @@ def status(batch: BatchFolder) -> None:
 
 @batch_app.command()
 def collect(
-    batch: BatchFolder,
+    batch: BatchPlace,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for the results; of scenes, a database.")
     ],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from annotate.cli.options import (
+    PLACE,
     BothDirections,
     Calibration,
     ColourMask,
@@ -37,6 +38,7 @@ from annotate.cli.options import (
     Size,
     Start,
     Stop,
+    parse_place,
     plugin_spec,
 )
 
@@ -51,7 +53,16 @@ Sources = Annotated[
     list[Path],
     typer.Argument(help="Clips, patterns such as 'clips/*.mp4', or .txt files that list clips."),
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the batch.")]
+Output = Annotated[
+    Any,
+    typer.Option(
+        "-o",
+        "--output",
+        parser=parse_place,
+        metavar=PLACE,
+        help="Folder for the batch, or s3://BUCKET/PREFIX.",
+    ),
+]
 Workers = Annotated[
     str, typer.Option("--on", help="local:N for N processes, or ray, or ray:ADDRESS of a cluster.")
 ]
@@ -273,7 +284,7 @@ def batch_options(
     return BatchOptions(on, part, limit, retry_failed, gpus)
 
 
-def _run(stage: Stage, sources: list[Path], output: Path, options: BatchOptions) -> None:
+def _run(stage: Stage, sources: list[Path], output: Path | str, options: BatchOptions) -> None:
     from annotate.batch.run import prepare
     from annotate.cli.batch.progress import print_failures, show_progress
 

@@ -27,12 +27,20 @@ from pathlib import Path
 from typing import Any
 
 from annotate.batch.clips import anonymous_lines
-from annotate.errors import OutputError, ResultsDiffer
-from annotate.files import check_writable, read_json, write_json, write_text
+from annotate.errors import ItemsError, OutputError, ResultsDiffer
+from annotate.files import (
+    atomic_file,
+    check_writable,
+    read_json,
+    refuse_foreign_folder,
+    write_json,
+    write_text,
+)
 from annotate.locking.locks import locked_folder
 from annotate.scenes import store as scenes_store
 from annotate.scenes.library import anonymous_rows
 
+PLAN_FILE = "plan.jsonl"
 UNITS, FAILED, DIFFERING, WORK, LOG = "units", "failed", "differing", "work", "log"
 _ATTEMPTS = 16  # of one clip at a time, by workers of one machine
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV}
@@ -44,9 +52,64 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
 
+    @property
+    def place(self) -> str:
+        """The path of the folder."""
+        return str(self.root)
+
+    @property
+    def local(self) -> Path:
+        """The folder."""
+        return self.root
+
+    def check_writable(self) -> None:
+        """Check that results can be written.
+
+        Raises:
+            OutputError: nothing can be written there.
+        """
+        check_writable(self.root)
+
+    def refuse_foreign(self) -> None:
+        """Check that no files of something else would be mixed with the results.
+
+        Raises:
+            OutputError: there are such.
+        """
+        refuse_foreign_folder(self.root, PLAN_FILE, [UNITS, FAILED, WORK, LOG])
+
+    def read_plan(self) -> str | None:
+        """Read the text of the plan; None where there is none."""
+        path = self.root / PLAN_FILE
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
+    def write_plan(self, text: str) -> None:
+        """Write the plan; several drivers may do so at once.
+
+        Raises:
+            OutputError: nothing can be written there.
+        """
+        with atomic_file(self.root / PLAN_FILE, parents=True, concurrent=True) as draft:
+            draft.write_text(text, encoding="utf-8", newline="\n")
+
     def result(self, key: str, suffix: str) -> Path:
         """Return the path of a result, which need not exist."""
         return self.root / UNITS / key[:2] / f"{key}{suffix}"
+
+    def has_result(self, key: str, suffix: str) -> bool:
+        """Return whether a result is there."""
+        return self.result(key, suffix).exists()
+
+    def fetch(self, key: str, suffix: str, folder: Path | None = None) -> Path:
+        """Return the path of a result; nothing is copied to `folder`.
+
+        Raises:
+            ItemsError: there is no such result.
+        """
+        path = self.result(key, suffix)
+        if not path.is_file():
+            raise ItemsError(f"{path}: no such result")
+        return path
 
     def done_keys(self) -> set[str]:
         """List the keys of the results."""
@@ -72,6 +135,17 @@ class FolderStore:
         """Count the runs that are not finished and that a worker of this machine is at."""
         folders = [path for path in (self.root / WORK).glob("*") if path.is_dir()]
         return sum(_is_locked(folder) for folder in folders)
+
+    def clips_per_minute(self) -> float | None:
+        """Return the rate of the last runs of all workers, from their logs; None without any."""
+        ends: list[tuple[float, float]] = []  # when a clip ended, and how long it took
+        for record in self.log_records():
+            if record.get("first"):
+                ends.append((record["time"], record["seconds"]))
+        if not ends:
+            return None
+        first = min(time - seconds for time, seconds in ends)
+        return 60 * len(ends) / max(max(time for time, _ in ends) - first, 1e-3)
 
     def write_token(self, token: str) -> None:
         """Write a file by which other machines recognise this folder.
@@ -163,6 +237,9 @@ class FolderStore:
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError):  # the last line of a process that was killed
                     yield json.loads(line)
+
+    def close(self) -> None:
+        """Do nothing: each line of the log was written at once."""
 
 
 def first_difference(one: Path, other: Path) -> int:
