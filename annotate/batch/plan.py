@@ -14,6 +14,7 @@ from pathlib import Path
 from annotate.batch.clips import clip_digest, clip_state
 from annotate.batch.stages import Stage, unit_key
 from annotate.batch.stores.folder import PLAN_FILE
+from annotate.batch.stores.remote_clips import RemoteClip
 from annotate.batch.stores.store import BatchStore
 from annotate.errors import AnnotateError, ItemsError
 from annotate.files import json_digest
@@ -69,7 +70,9 @@ class Plan:
             raise ItemsError(f"{where}: damaged; remove it, and give the command again") from None
 
 
-def make_units(stage: Stage, clips: Iterable[Path], known: Sequence[Unit] = ()) -> Iterator[Unit]:
+def make_units(
+    stage: Stage, clips: Iterable[Path | RemoteClip], known: Sequence[Unit] = ()
+) -> Iterator[Unit]:
     """Make the unit of each clip; a clip of `known` that did not change is not read again."""
     known_by_path = {unit.path: unit for unit in known}
     line = stage.header().to_json()
@@ -77,14 +80,16 @@ def make_units(stage: Stage, clips: Iterable[Path], known: Sequence[Unit] = ()) 
         yield _make_unit(stage, line, clip, known_by_path.get(clip.as_posix()))
 
 
-def _make_unit(stage: Stage, header_line: str, clip: Path, known: Unit | None) -> Unit:
+def _make_unit(stage: Stage, header_line: str, clip: Path | RemoteClip, known: Unit | None) -> Unit:
     name, path, state, digest = clip.name, clip.as_posix(), "", ""
     try:
-        state = clip_state(clip)
-        is_known = known is not None and known.state == state and known.digest
-        digest = known.digest if known is not None and is_known else clip_digest(clip)
-        key = unit_key(header_line, stage.inputs(clip), digest)
-        return Unit(name, path, digest, key, state)
+        state = clip.state if isinstance(clip, RemoteClip) else clip_state(clip)
+        if known is not None and known.state == state and known.digest:
+            digest = known.digest
+        else:
+            digest = clip.digest() if isinstance(clip, RemoteClip) else clip_digest(clip)
+        inputs = stage.inputs(clip.as_path if isinstance(clip, RemoteClip) else clip)
+        return Unit(name, path, digest, unit_key(header_line, inputs, digest), state)
     except (AnnotateError, OSError) as error:
         key = json_digest({"stage": header_line, "path": path})
         return Unit(name, path, digest, key, state, failure_reason(error))

@@ -149,7 +149,10 @@ def read_recipe(path: Path) -> Recipe:
         _check_table(name, table, path)
     if not record.keys() & {"frames", "detect", "propagate"}:
         raise BatchError(f"{path}: no stage: give [frames], [detect] or [propagate]")
-    return Recipe(path, tuple(expand_sources(path.parent / each for each in sources)), record)
+    if any(map(is_url, sources)):
+        raise BatchError(f"{path}: clips of a recipe must be on this machine: download them first")
+    clips = expand_sources(path.parent / each for each in sources)
+    return Recipe(path, tuple(clip for clip in clips if isinstance(clip, Path)), record)
 
 
 def _check_table(name: str, table: Mapping[str, Any], path: Path) -> None:

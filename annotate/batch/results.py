@@ -151,7 +151,7 @@ def _write_result(made: Path, unit: Unit, source: Unit, base: Path) -> Path:
     if (name, entry.get("path")) == (unit.name, unit.path):
         shutil.copyfile(made, path)
     else:
-        journal.write(path, *rename_clip(made, unit.name, Path(unit.path)))
+        journal.write(path, *rename_clip(made, unit.name, unit.path))
     return path
 
 

@@ -19,7 +19,8 @@ from annotate.batch.plan import (
 )
 from annotate.batch.processes import LocalEngine
 from annotate.batch.ray_actors import RayEngine
-from annotate.batch.stages import Stage
+from annotate.batch.stages import ScenesStage, Stage
+from annotate.batch.stores.remote_clips import RemoteClip
 from annotate.batch.stores.store import open_store
 from annotate.batch.worker import Outcome, StageOutput, Task
 from annotate.device import core_count
@@ -84,18 +85,22 @@ class BatchRun:
 
 
 def prepare(
-    stage: Stage, sources: Sequence[Path], out: Path | str, options: BatchOptions
+    stage: Stage, sources: Sequence[Path | str], out: Path | str, options: BatchOptions
 ) -> BatchRun:
     """Plan a batch: which clips are done, which have failed, which are to run.
 
-    `out` is a folder, or an address such as `s3://bucket/prefix`.
+    `sources` are those of `clips.expand_sources`. `out` is a folder, or an address such as
+    `s3://bucket/prefix`.
 
     Raises:
+        BatchError: the stage does not take clips at addresses.
         VideoError: a clip is not there.
         SettingsDiffer: `out` holds a batch with other settings.
         OutputError: nothing can be written there.
     """
     clips = expand_sources(sources)
+    if any(isinstance(clip, RemoteClip) for clip in clips):
+        _check_takes_copies(stage)
     store = open_store(out)
     store.check_writable()
     store.refuse_foreign()
@@ -125,6 +130,13 @@ def prepare(
         if unit.key in failed:
             store.forget_failure(unit.key)
     return run
+
+
+def _check_takes_copies(stage: Stage) -> None:
+    """Check that a stage takes clips that are copied for it, each under another path."""
+    if isinstance(stage, ScenesStage) or getattr(stage, "boxes", None) is not None:
+        what = "boxes are found by" if stage.name == "propagate" else "scenes lead to"
+        raise BatchError(f"{what} the clips, which must be on this machine: download them first")
 
 
 def make_engine(

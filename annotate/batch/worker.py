@@ -16,8 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from annotate import __version__
+from annotate.batch.clips import name_clip
 from annotate.batch.plan import failure_reason
 from annotate.batch.stages import Stage, current_key
+from annotate.batch.stores.bucket import is_url
+from annotate.batch.stores.remote_clips import (
+    RemoteClip,
+    find_clip,
+    local_copy,
+    with_address,
+)
 from annotate.batch.stores.store import BatchStore
 from annotate.errors import AnnotateError, OutputError, ResultsDiffer
 
@@ -80,7 +88,8 @@ class UnitRunner:
         Raises:
             AnnotateError: it does not.
         """
-        _check_key(self.outputs[task.stage].stage, Path(task.clip), task.key)
+        clip = find_clip(task.clip) if is_url(task.clip) else Path(task.clip)
+        _check_key(self.outputs[task.stage].stage, clip, task)
 
     def _prepare(self, number: int) -> None:
         if number not in self._ready:
@@ -112,6 +121,7 @@ class UnitRunner:
         except Exception as raised:  # of a plugin or a decoder: this clip fails, the others go on
             error = failure_reason(raised)
             store.log({"clip": task.clip, "traceback": traceback.format_exc()})
+        error = with_address(error, task.clip)
         seconds = round(time.monotonic() - start, 3)
         outcome = Outcome(task, frames, seconds, is_first, error, is_fatal)
         record = {"key": task.key, "clip": task.clip, "frames": frames, "seconds": seconds}
@@ -119,12 +129,14 @@ class UnitRunner:
         return outcome
 
     def _run(self, task: Task, progress: Callable[[Any], None]) -> bool:
-        output, clip = self.outputs[task.stage], Path(task.clip)
-        _check_key(output.stage, clip, task.key)
-        with output.store.attempt(task.key) as folder:
-            draft = output.stage.run(clip, folder, progress)
-            _check_key(output.stage, clip, task.key)
-            return output.store.commit(task.key, draft)
+        stage, store = self.outputs[task.stage].stage, self.outputs[task.stage].store
+        with store.attempt(task.key) as folder, local_copy(task.clip, folder) as clip:
+            _check_key(stage, clip, task)
+            draft = stage.run(clip, folder, progress)
+            _check_key(stage, clip, task)
+            if is_url(task.clip):
+                draft = name_clip(draft, task.clip)
+            return store.commit(task.key, draft)
 
 
 def _stops_all(error: Exception) -> bool:
@@ -134,11 +146,11 @@ def _stops_all(error: Exception) -> bool:
     return isinstance(error, OutputError) and not isinstance(error, ResultsDiffer)
 
 
-def _check_key(stage: Stage, clip: Path, key: str) -> None:
+def _check_key(stage: Stage, clip: Path | RemoteClip, task: Task) -> None:
     """Check that a clip, its inputs and the weights are those that the driver planned with."""
-    if current_key(stage, clip) != key:
+    if current_key(stage, clip) != task.key:
         raise AnnotateError(
-            f"{clip}: it, or the weights or prompts for it, changed meanwhile or differ on "
+            f"{task.clip}: it, or the weights or prompts for it, changed meanwhile or differ on "
             f"{socket.gethostname()}: give the command again"
         )
 

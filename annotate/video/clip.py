@@ -11,7 +11,7 @@ from annotate.video.images import IMAGE_SUFFIXES, ImageSequence, check_exists, o
 from annotate.video.index import VideoFile
 
 Clip = VideoFile | ImageSequence | Animation
-_MIB = 2**20
+EDGE_BYTES = 2**20
 
 
 def absolute_path(path: str | os.PathLike[str]) -> Path:
@@ -51,7 +51,7 @@ def fingerprint(path: Path, clip: Clip) -> str:
     size = path.stat().st_size
     digest.update(f"{size}\0".encode())
     with path.open("rb") as file:
-        digest.update(file.read(_MIB))
-        file.seek(max(size - _MIB, 0))
-        digest.update(file.read(_MIB))
+        digest.update(file.read(EDGE_BYTES))
+        file.seek(max(size - EDGE_BYTES, 0))
+        digest.update(file.read(EDGE_BYTES))
     return digest.hexdigest()

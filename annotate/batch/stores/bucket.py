@@ -11,15 +11,15 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from annotate.errors import AnnotateError, OutputError, needs
 
-_SCHEME = "s3://"
+SCHEME = "s3://"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _USER = re.compile(r"//[^/@\s]*@")  # a name and a password in an address
 _TRIES, _PAUSE_SECONDS = 3, 1.0
@@ -45,6 +45,14 @@ def is_url(place: Path | str) -> bool:
     return isinstance(place, str) and _ADDRESS.match(place) is not None
 
 
+class ObjectInfo(NamedTuple):
+    """The size of an object in bytes, when it was written, and a text that changes with it."""
+
+    size: int
+    written: datetime
+    version: str
+
+
 class BucketFolder:
     """The objects whose names begin with `prefix/` in the bucket of `s3://bucket/prefix`.
 
@@ -58,8 +66,8 @@ class BucketFolder:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._root = self.url[len(_SCHEME) :]
-        if not self.url.startswith(_SCHEME) or not self._root or self._root[0] == "/":
+        self._root = self.url[len(SCHEME) :]
+        if not self.url.startswith(SCHEME) or not self._root or self._root[0] == "/":
             raise OutputError(f"{url}: expected a folder, or an address s3://BUCKET/PREFIX")
         needs("s3fs")
 
@@ -112,21 +120,34 @@ class BucketFolder:
 
     def exists(self, name: str) -> bool:
         """Return whether an object is there."""
+        return self.info(name) is not None
+
+    def info(self, name: str) -> ObjectInfo | None:
+        """Return the properties of an object; None where there is none."""
         bucket, _, key = self._path(name).partition("/")
         try:
-            self._call(name, self._system.call_s3, "head_object", Bucket=bucket, Key=key)
+            found = self._call(name, self._system.call_s3, "head_object", Bucket=bucket, Key=key)
         except FileNotFoundError:
-            return False
-        return True
+            return None
+        return ObjectInfo(found["ContentLength"], found["LastModified"], found["ETag"])
 
-    def names(self, prefix: str) -> dict[str, datetime]:
-        """List the names of objects that begin with `prefix`, and when each was written.
-
-        A thousand names take a request.
-        """
-        found = self._call(prefix, self._system.find, self._root, prefix=prefix, detail=True)
+    def names(self, prefix: str) -> dict[str, ObjectInfo]:
+        """List the names of objects that begin with `prefix`: a request for each thousand."""
+        words = {"prefix": prefix, "detail": True}
+        found = self._call(prefix, self._system.find, self._root, **words)
         start = len(self._root) + 1
-        return {path[start:]: entry["LastModified"] for path, entry in found.items()}
+        return {
+            path[start:]: ObjectInfo(entry["size"], entry["LastModified"], entry["ETag"])
+            for path, entry in found.items()
+        }
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read parts of an object, several at a time, each from a byte up to another."""
+        starts, ends = zip(*ranges, strict=True)
+        paths = [self._path(name)] * len(ranges)
+        words = {"on_error": "raise"}
+        found = self._call(name, self._system.cat_ranges, paths, starts, ends, **words)
+        return [bytes(each) for each in found]
 
     def has_names(self, prefix: str) -> bool:
         """Return whether there is an object whose name begins with `prefix`."""

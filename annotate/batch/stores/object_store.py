@@ -15,11 +15,10 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from annotate.batch.stores.bucket import BucketFolder
+from annotate.batch.stores.bucket import BucketFolder, ObjectInfo
 from annotate.batch.stores.folder import (
     DIFFERING,
     FAILED,
@@ -50,7 +49,7 @@ class ObjectStore:
         server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
         digest = json_digest({"url": self._bucket.url, "server": server})
         self._local = FolderStore(cache_dir("batch", digest[:16]))
-        self._written: dict[str, datetime] = {}  # of the last listing of results
+        self._written: dict[str, ObjectInfo] = {}  # of the last listing of results
         self._log_time = time.monotonic()  # of the last piece
 
     @property
@@ -152,7 +151,8 @@ class ObjectStore:
 
     def clips_per_minute(self) -> float | None:
         """Return the rate at which results were written; None before the second one."""
-        times = (self._written or self._bucket.names(f"{UNITS}/")).values()
+        results = self._written or self._bucket.names(f"{UNITS}/")
+        times = [info.written for info in results.values()]
         if len(times) <= 1:
             return None
         return 60 * (len(times) - 1) / max((max(times) - min(times)).total_seconds(), 1)

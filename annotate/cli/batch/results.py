@@ -1,7 +1,7 @@
 """Show the state of a batch, and collect its results: batch status, collect."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -9,7 +9,7 @@ from annotate.cli.batch.stages import batch_app as batch_app
 from annotate.cli.options import Force, parse_place
 
 BatchPlace = Annotated[
-    Any,
+    Path,  # an address is a text
     typer.Argument(parser=parse_place, help="The folder of a batch, or its address."),
 ]
 

@@ -50,8 +50,11 @@ batch_app = typer.Typer(help="Run one stage over many clips, each exactly once."
 FAILED_EXIT_CODE = 3
 
 Sources = Annotated[
-    list[Path],
-    typer.Argument(help="Clips, patterns such as 'clips/*.mp4', or .txt files that list clips."),
+    list[Path],  # of which addresses are texts
+    typer.Argument(
+        parser=parse_place,
+        help="Clips, patterns such as 'clips/*.mp4' or 's3://BUCKET/*.mp4', or .txt lists of them.",
+    ),
 ]
 Output = Annotated[
     Any,
