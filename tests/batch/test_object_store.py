@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from batch_stages import colour_stage, make_clips, run_here, trap_stage
-from s3_server import KEYS, SILENCE, nth, serve
+from s3_server import SILENCE, nth, serve
 
 from annotate.batch import results
 from annotate.batch.run import BatchOptions, prepare
@@ -35,9 +35,7 @@ KEY, OTHER = "ab" * 32, "cd" * 32
 
 @pytest.fixture(scope="module")
 def server():
-    with pytest.MonkeyPatch.context() as patch, serve() as (address, application):
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": address}.items():
-            patch.setenv(name, value)
+    with serve() as application:
         yield application
 
 
@@ -142,6 +140,17 @@ def test_a_result_that_arrived_although_the_answer_did_not_is_no_second_one(serv
     server.lost, server.fault = False, answer_lost
     assert not store.commit(KEY, file) and server.lost
     assert bodies(url) == {f"{KEY}.txt": b"a\n"} and not folder.names("differing/")
+
+
+def test_an_upload_whose_end_was_repeated_is_there_and_an_aborted_one_is_not(server, url):
+    body = b"<Error><Code>NoSuchUpload</Code><Message>it ended</Message></Error>"
+    folder = BucketFolder(url)
+    folder.write("units/x", b"1")
+    server.fault = nth(1, (404, body))
+    assert not folder.create("units/x", b"1")
+    server.fault = nth(1, (404, body))
+    with pytest.raises(OutputError, match="units/y: the upload was aborted"):
+        folder.create("units/y", b"1")
 
 
 def test_writers_that_meet_try_again(server, url):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from batch_stages import colour_stage, make_clips, run_here, trap_stage
-from s3_server import KEYS, serve
+from s3_server import serve
 
 from annotate.batch import results
 from annotate.batch.clips import clip_digest, expand_sources
@@ -33,9 +33,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server():
-    with pytest.MonkeyPatch.context() as patch, serve() as (address, application):
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": address}.items():
-            patch.setenv(name, value)
+    with serve() as application:
         yield application
 
 

@@ -3,6 +3,8 @@
 import threading
 from contextlib import contextmanager
 
+import pytest
+
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
     "AWS_SECRET_ACCESS_KEY": "verysecretkey",
@@ -57,7 +59,8 @@ def nth(number, answer, method="PUT", part=""):
 
 @contextmanager
 def serve():
-    """Serve an empty store on a free port; yields (address, application)."""
+    """Serve an empty store on a free port, and lead the AWS client to it; yields the server."""
+    import s3fs
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -72,8 +75,14 @@ def serve():
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.port}", application
+        with pytest.MonkeyPatch.context() as patch:
+            address = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"}
+            for name, value in {**KEYS, **address}.items():
+                patch.setenv(name, value)
+            s3fs.S3FileSystem.clear_instance_cache()
+            yield application
     finally:
+        s3fs.S3FileSystem.clear_instance_cache()
         application.released.set()
         server.shutdown()
         thread.join()

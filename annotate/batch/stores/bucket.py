@@ -13,18 +13,17 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from annotate.errors import AnnotateError, OutputError, needs
+from annotate.errors import OutputError, needs
 
 SCHEME = "s3://"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _USER = re.compile(r"//[^/@\s]*@")  # a name and a password in an address
 _TRIES, _PAUSE_SECONDS = 3, 1.0
 _READ_SECONDS, _CONNECT_SECONDS = 30.0, 10.0  # without an answer
-_CREATE = {"mode": "create"}  # If-None-Match: *
 _NO_CREDENTIALS = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _REASONS = {
     "NoSuchBucket": "no such bucket",
@@ -83,40 +82,38 @@ class BucketFolder:
 
     def read(self, name: str) -> bytes | None:
         """Read an object; None where there is none."""
-        try:
-            words = {"max_concurrency": 1}  # or the size is asked for first
-            data: bytes = self._call(name, self._system.cat_file, self._path(name), **words)
-        except FileNotFoundError:
-            return None
+        read = partial(self._system.cat_file, self._path(name), max_concurrency=1)  # one request
+        data: bytes | None = self._call(name, read, missing_ok=True)
         return data
 
     def write(self, name: str, data: bytes) -> None:
         """Write an object, in place of one that is there."""
-        self._call(name, self._system.pipe_file, self._path(name), data)
+        self._call(name, partial(self._system.pipe_file, self._path(name), data))
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object unless there is one: then returns False."""
-        return self._creates(name, self._system.pipe_file, self._path(name), data)
+        return self._create(name, partial(self._system.pipe_file, self._path(name), data))
 
     def upload(self, name: str, file: Path) -> None:
         """Write the bytes of a file as an object, in place of one that is there."""
-        self._call(name, self._system.put_file, str(file), self._path(name))
+        self._call(name, partial(self._system.put_file, str(file), self._path(name)))
 
     def upload_new(self, name: str, file: Path) -> bool:
         """Write the bytes of a file as an object unless there is one: then returns False."""
-        return self._creates(name, self._system.put_file, str(file), self._path(name))
+        return self._create(name, partial(self._system.put_file, str(file), self._path(name)))
 
     def download(self, name: str, file: Path) -> bool:
         """Write an object into a file; False where there is none."""
-        try:
-            self._call(name, self._system.get_file, self._path(name), str(file))
-        except FileNotFoundError:
-            return False
-        return True
+
+        def download() -> bool:
+            self._system.get_file(self._path(name), str(file))
+            return True
+
+        return bool(self._call(name, download, missing_ok=True))
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
-        self._call(name, self._system.rm_file, self._path(name))
+        self._call(name, partial(self._system.rm_file, self._path(name)))
 
     def exists(self, name: str) -> bool:
         """Return whether an object is there."""
@@ -124,67 +121,72 @@ class BucketFolder:
 
     def info(self, name: str) -> ObjectInfo | None:
         """Return the properties of an object; None where there is none."""
-        bucket, _, key = self._path(name).partition("/")
-        try:
-            found = self._call(name, self._system.call_s3, "head_object", Bucket=bucket, Key=key)
-        except FileNotFoundError:
+        found = self._call(name, self._request("head_object", Key=name), missing_ok=True)
+        if found is None:
             return None
         return ObjectInfo(found["ContentLength"], found["LastModified"], found["ETag"])
 
     def names(self, prefix: str) -> dict[str, ObjectInfo]:
         """List the names of objects that begin with `prefix`: a request for each thousand."""
-        words = {"prefix": prefix, "detail": True}
-        found = self._call(prefix, self._system.find, self._root, **words)
+        find = partial(self._system.find, self._root, prefix=prefix, detail=True)
         start = len(self._root) + 1
         return {
             path[start:]: ObjectInfo(entry["size"], entry["LastModified"], entry["ETag"])
-            for path, entry in found.items()
+            for path, entry in self._call(prefix, find).items()
         }
+
+    def has_names(self, prefix: str) -> bool:
+        """Return whether there is an object whose name begins with `prefix`."""
+        answer = self._call(prefix, self._request("list_objects_v2", Prefix=prefix, MaxKeys=1))
+        return bool(answer.get("Contents"))
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Read parts of an object, several at a time, each from a byte up to another."""
         starts, ends = zip(*ranges, strict=True)
         paths = [self._path(name)] * len(ranges)
-        words = {"on_error": "raise"}
-        found = self._call(name, self._system.cat_ranges, paths, starts, ends, **words)
-        return [bytes(each) for each in found]
-
-    def has_names(self, prefix: str) -> bool:
-        """Return whether there is an object whose name begins with `prefix`."""
-        bucket, _, key = self._path(prefix).partition("/")
-        words = {"Bucket": bucket, "Prefix": key, "MaxKeys": 1}
-        answer = self._call(prefix, self._system.call_s3, "list_objects_v2", **words)
-        return bool(answer.get("KeyCount", len(answer.get("Contents", ()))))
+        read = partial(self._system.cat_ranges, paths, starts, ends, on_error="raise")
+        return [bytes(each) for each in self._call(name, read)]
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _creates(self, name: str, function: Callable[..., Any], *words: Any) -> bool:
+    def _request(self, method: str, **words: Any) -> Callable[[], Any]:
+        """Return a request of the AWS client; `Key` or `Prefix` is below the prefix here."""
+        bucket, _, above = f"{self._root}/".partition("/")
+        for name in words.keys() & {"Key", "Prefix"}:
+            words[name] = f"{above}{words[name]}"
+        return partial(self._system.call_s3, method, Bucket=bucket, **words)
+
+    def _create(self, name: str, function: Callable[..., Any]) -> bool:
         try:
-            self._call(name, function, *words, **_CREATE)
+            self._call(name, partial(function, mode="create"))  # If-None-Match: *
         except FileExistsError:
+            return False
+        except FileNotFoundError:  # the end of an upload in parts was repeated, or it was aborted
+            if not self.exists(name):
+                raise OutputError(f"{self.url}/{name}: the upload was aborted: try again") from None
             return False
         return True
 
-    def _call(self, name: str, function: Callable[..., Any], *words: Any, **options: Any) -> Any:
-        """Call a function of s3fs, again after what may pass.
+    def _call(self, name: str, function: Callable[[], Any], *, missing_ok: bool = False) -> Any:
+        """Call a function of s3fs, again after what may pass; None where an object is missing.
 
         Raises:
-            FileNotFoundError: there is no such object.
             FileExistsError: there is one already.
+            FileNotFoundError: an upload is not there.
             OutputError: says what was wrong.
         """
         for tries_left in reversed(range(_TRIES)):
             try:
-                return function(*words, **options)
-            except AnnotateError:
-                raise
+                return function()
             except Exception as error:  # of s3fs, the AWS client, or the HTTP client below it
                 status, code = _answer(error)
                 if status == _EXISTS:
                     raise FileExistsError from None
-                if isinstance(error, FileNotFoundError) and code not in _REASONS:
+                if code == "NoSuchUpload":
                     raise FileNotFoundError from None
+                if missing_ok and isinstance(error, FileNotFoundError) and code not in _REASONS:
+                    return None
                 if not (tries_left and _may_pass(error, status)):
                     reason = _reason(error, status, code)
                     raise OutputError(f"{self.url}/{name}: {reason}") from None

@@ -50,7 +50,7 @@ class ObjectStore:
         digest = json_digest({"url": self._bucket.url, "server": server})
         self._local = FolderStore(cache_dir("batch", digest[:16]))
         self._written: dict[str, ObjectInfo] = {}  # of the last listing of results
-        self._log_time = time.monotonic()  # of the last piece
+        self._log_time: float | None = None  # of the last piece
 
     @property
     def place(self) -> str:
@@ -210,8 +210,11 @@ class ObjectStore:
     def log(self, record: Mapping[str, Any]) -> None:
         """Append a line to the log of this process, and send a piece of it now and then."""
         self._local.log(record)
-        if time.monotonic() - self._log_time >= _LOG_SECONDS:
-            self._log_time = time.monotonic()
+        now = time.monotonic()
+        if self._log_time is None:
+            self._log_time = now
+        if now - self._log_time >= _LOG_SECONDS:
+            self._log_time = now
             self._send_logs(f"*-{os.getpid()}")
 
     def close(self) -> None:
