@@ -1,8 +1,8 @@
 """Measure a learning curve over touches, and write its folder as a whole.
 
 While it runs, everything that was computed is in the folder OUTPUT.work: a curve that was stopped
-goes on from there. The results stay in the folder of the curve, so that `force` with more touches,
-arms or seeds trains only the detectors that are new.
+goes on from there. The results and the propagated items stay in the folder of the curve, so that
+`force` with more touches, arms or seeds trains only the detectors that are new.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from annotate.training.checks import check_dataset, check_leaks
 from annotate.training.gold import open_checked_gold
 from annotate.training.trainer import TrainingFrame
 
-CURVE_FILE, SETTINGS_FILE, RESULTS_FOLDER = "curve.csv", "settings.json", "results"
+CURVE_FILE, SETTINGS_FILE = "curve.csv", "settings.json"
+KEPT_FOLDERS = "results", "propagated"  # in the folder of the curve, for a run with more of it
 WORK_SUFFIX = ".work"
 
 
@@ -192,10 +193,10 @@ def _take_results(curve: LearningCurve, settings: dict[str, Any], work: Path, fo
         ]
         check_same_settings(work, changes)
     if before != settings:
-        for name in ("heads", RESULTS_FOLDER, "propagated"):
+        for name in ("heads", *KEPT_FOLDERS):
             shutil.rmtree(work / name, ignore_errors=True)
     if read_json(curve.output / SETTINGS_FILE) == settings:
-        shutil.copytree(curve.output / RESULTS_FOLDER, work / RESULTS_FOLDER, dirs_exist_ok=True)
+        _copy_kept(curve.output, work)
     write_json(work / SETTINGS_FILE, settings)
 
 
@@ -240,4 +241,10 @@ def _write(result: CurveResult, settings: dict[str, Any], work: Path, folder: Pa
     (folder / "table.md").write_text(result.to_markdown(), encoding="utf-8", newline="\n")
     draw_curve(result, folder / "curve.png")
     write_json(folder / SETTINGS_FILE, settings)
-    shutil.copytree(work / RESULTS_FOLDER, folder / RESULTS_FOLDER)
+    _copy_kept(work, folder)
+
+
+def _copy_kept(source: Path, target: Path) -> None:
+    for name in KEPT_FOLDERS:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
