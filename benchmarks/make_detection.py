@@ -23,7 +23,16 @@ from typing import Any
 
 import numpy as np
 from make_designators import Box, Hud, blend, cover_brackets, cover_text, start_game
-from make_gameplay import HELD_OUT, MONSTER_WEIGHTS, Random, retreat, step_game, swerve, wander
+from make_gameplay import (
+    HELD_OUT,
+    MONSTER_WEIGHTS,
+    Gaze,
+    Random,
+    retreat,
+    step_game,
+    swerve,
+    wander,
+)
 from make_unseen import KINDS
 
 from annotate.items import boxes, journal, masks
@@ -104,19 +113,13 @@ def visible_monsters(state: Any) -> dict[int, tuple[str, Box]]:
 
 def watch(game: Any, random: Random) -> Iterator[Any]:
     """Yield the states of a shot, in which the player looks at the nearest monster and sways."""
-    aim, speed, swing = None, random.uniform(0.03, 0.1), random.uniform(1, 5)
+    gaze, speed, swing = Gaze(ALL_KINDS), random.uniform(0.03, 0.1), random.uniform(1, 5)
     for k in range(FRAMES_PER_SHOT):
         state = game.get_state()
         if state is None:
             return
         yield state
-        turn = float(swing * np.sin(speed * k * 2))
-        if visible := [each for each in state.labels if each.object_name in ALL_KINDS]:
-            target = max(visible, key=lambda each: each.width * each.height)
-            aim = (target.x + target.width / 2) / SIZE_WH[0] - 0.5
-            turn += float(np.clip(aim * 12, -6, 6)) if abs(aim) > 0.3 else 0
-        elif aim is not None:
-            turn = 5 * float(np.sign(aim))
+        turn = gaze.turn(state, float(swing * np.sin(speed * k * 2)))
         step_game(game, turn, 4 * float(np.sin(speed * k)), 6 * float(np.cos(speed * k)), 0)
 
 

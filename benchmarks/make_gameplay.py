@@ -11,7 +11,8 @@ with the masks of at most three objects. The monsters and maps of the clips `eas
 
 import argparse
 import pickle
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,25 @@ def step_game(game: vizdoom.DoomGame, *buttons: float) -> None:
     """Play one frame with these buttons: turn, forward, right, shoot."""
     if not game.is_episode_finished() and not game.is_player_dead():
         game.make_action([float(each) for each in buttons], 1)
+
+
+@dataclass
+class Gaze:
+    """Turns the player to the nearest monster of some kinds, or to where the last one went.
+
+    `aim` is how far from the middle the last one was, as a share of the picture's width.
+    """
+
+    kinds: Collection[str]
+    aim: float | None = None
+
+    def turn(self, state: Any, sway: float) -> float:
+        """Return by how much to turn, given what the state shows and how the player sways."""
+        if visible := [each for each in state.labels if each.object_name in self.kinds]:
+            target = max(visible, key=lambda each: each.width * each.height)
+            self.aim = (target.x + target.width / 2) / state.screen_buffer.shape[1] - 0.5
+            return sway + (float(np.clip(self.aim * 12, -6, 6)) if abs(self.aim) > 0.3 else 0)
+        return sway if self.aim is None else 5 * float(np.sign(self.aim))
 
 
 def wander(game: vizdoom.DoomGame, random: Random, frames: int) -> None:

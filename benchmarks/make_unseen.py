@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import vizdoom
-from make_gameplay import HELD_OUT, Random, retreat, start_game, step_game, swerve, wander
+from make_gameplay import HELD_OUT, Gaze, Random, retreat, start_game, step_game, swerve, wander
 from stretches import MIN_AREA, deepest_point
 
 from annotate.items import masks
@@ -80,19 +80,13 @@ def summon(game: vizdoom.DoomGame, random: Random) -> None:
 def watch(game: vizdoom.DoomGame, random: Random, *, fight: bool) -> Iterator[Any]:
     """Yield the states of the game while the player looks at the nearest monster."""
     shoots = fight and random.random() < 0.6
-    aim, speed, swing = None, random.uniform(0.02, 0.08), random.uniform(2, 6)
+    gaze, speed, swing = Gaze(KINDS), random.uniform(0.02, 0.08), random.uniform(2, 6)
     for k in range(FRAMES):
         state = game.get_state()
         if state is None:
             return
         yield state
-        turn = float(swing * np.sin(speed * k * 2))
-        if visible := [each for each in state.labels if each.object_name in KINDS]:
-            target = max(visible, key=lambda each: each.width * each.height)
-            aim = (target.x + target.width / 2) / state.screen_buffer.shape[1] - 0.5
-            turn += float(np.clip(aim * 12, -6, 6)) if abs(aim) > 0.3 else 0
-        elif aim is not None:
-            turn = 5 * float(np.sign(aim))
+        turn = gaze.turn(state, float(swing * np.sin(speed * k * 2)))
         right = 8 * float(np.sin(speed * k * 0.7)) if fight else 0
         step_game(
             game, turn, 3 * float(np.sin(speed * k)), right, int(shoots and (k // 8) % 3 == 0)
