@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from annotate.dataset.folder import Dataset
-from annotate.dataset.frame_sources import DatasetFrameSource, FrameKey, LocatedClip
+from annotate.dataset.frame_sources import FrameKey, LocatedClip
 from annotate.detectors import run as detectors_run
 from annotate.errors import ItemsError
 from annotate.items import journal
-from annotate.items.records import Frame, Object
+from annotate.items.records import Item, Object
 from annotate.progress import ProgressBar, no_progress
+from annotate.training.inference import detect_images, list_images
 from annotate.video import reader
 from annotate.weights.lineage import read_model_folder
 
@@ -66,15 +67,14 @@ def detect_dataset(
     dataset: Dataset, detector: Detector, progress: ProgressBar = no_progress
 ) -> dict[FrameKey, tuple[Object, ...]]:
     """Run a detector on the images of a dataset: (video, frame) -> objects."""
-    frames = DatasetFrameSource(dataset.path).frames()
     with progress("model", len(dataset)) as advance:
-        return dict(_detect(detector, frames, advance))
+        return dict(_by_frame(detect_images(detector, list_images(dataset)), advance))
 
 
-def _detect(
-    detector: Detector, frames: Iterable[Frame], advance: Callable[..., object]
+def _by_frame(
+    items: Iterable[Item], advance: Callable[..., object]
 ) -> Iterator[tuple[FrameKey, tuple[Object, ...]]]:
-    for item in detectors_run.detect_frames(detector, frames, type(detector).__name__):
+    for item in items:
         advance()
         yield (item.video, item.frame), item.objects
 
@@ -87,7 +87,8 @@ def detect_on_clip(
 ) -> dict[int, tuple[Object, ...]]:
     """Run a detector on some frames of a clip: frame -> objects."""
     pictures = reader.frames_at(clip.path, sorted(frames))
-    return {frame: objects for (_, frame), objects in _detect(detector, pictures, advance)}
+    items = detectors_run.detect_frames(detector, pictures, type(detector).__name__)
+    return {frame: objects for (_, frame), objects in _by_frame(items, advance)}
 
 
 def read_detections(

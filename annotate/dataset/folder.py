@@ -22,17 +22,9 @@ from typing import IO, Any
 
 from annotate.errors import DatasetError
 from annotate.files import atomic_file, atomic_folder, parse_toml, sha256
-from annotate.items import journal
+from annotate.items import journal, records
 from annotate.items.import_report import ImportReport
-from annotate.items.records import (
-    Header,
-    Item,
-    Object,
-    item_from_record,
-    item_to_json,
-    record_from_json,
-    record_to_json,
-)
+from annotate.items.records import Header, Item, Object
 
 FORMAT_VERSION = 1
 DATASET_FILE = "dataset.toml"
@@ -139,8 +131,8 @@ class Dataset:
     def __iter__(self) -> Iterator[Sample]:
         for number, line in self._lines():
             where = f"{self.items}:{number}"
-            record = record_from_json(line, where)
-            item, image = item_from_record(record, where), record.get("image")
+            record = records.record_from_json(line, where)
+            item, image = records.item_from_record(record, where), record.get("image")
             if not isinstance(image, str) or Path(image).name != image:
                 raise DatasetError(f"{where}: the item does not name its image under images/")
             for obj in item.objects:
@@ -228,7 +220,7 @@ class DatasetWriter:
             raise DatasetError(f"two images would be {image}: {item.video}#{item.frame} is one")
         self._stems.add(stem)
         self._items.write('{"image":' + json.dumps(image, ensure_ascii=False) + ",")
-        self._items.write(item_to_json(item)[1:] + "\n")
+        self._items.write(records.item_to_json(item)[1:] + "\n")
 
     @property
     def count(self) -> int:
@@ -251,7 +243,7 @@ def create_dataset(
             items.write(header.to_json() + "\n")
             writer = DatasetWriter(folder, items)
             yield writer
-            items.write(record_to_json({"end": writer.count}) + "\n")
+            items.write(records.record_to_json({"end": writer.count}) + "\n")
         clips = dataset.clips if writer.clips is None else writer.clips
         written = replace(dataset, split_ranges=writer.split_ranges, clips=clips)
         (folder / DATASET_FILE).write_text(_to_toml(written), encoding="utf-8", newline="\n")
@@ -380,15 +372,16 @@ def object_ids(objects: Sequence[Object]) -> list[str]:
     return names
 
 
-def dataset_sha256(dataset: Dataset) -> str:
+def dataset_sha256(dataset: Dataset, split_lines: list[str] | None = None) -> str:
     """Hash what a trainer sees: the classes, and each frame's image, split, labels, boxes, masks.
 
-    The order of frames and objects, names, paths and times do not count.
+    The order of frames and objects, names, paths and times do not count. `split_lines` gets a line
+    for each frame, in order: the hash of its image, and its split.
 
     Raises:
         DatasetError: an image is not there.
     """
-    lines, classes = list[str](), json.dumps(dataset.classes)
+    lines, splits, classes = list[str](), list[str](), json.dumps(dataset.classes)
     for sample in dataset:
         objects = sample.item.objects
         content = sorted(json.dumps((o.label, o.box, o.mask and o.mask["counts"])) for o in objects)
@@ -396,5 +389,8 @@ def dataset_sha256(dataset: Dataset) -> str:
             image = sha256(dataset.images / sample.image)
         except OSError:
             raise DatasetError(f"{dataset.images / sample.image}: the image is missing") from None
-        lines.append(f"{image} {sample.split} {json.dumps(content)}")
+        splits.append(f"{image} {sample.split}")
+        lines.append(f"{splits[-1]} {json.dumps(content)}")
+    if split_lines is not None:
+        split_lines += splits
     return hashlib.sha256("\n".join([classes, *sorted(lines)]).encode()).hexdigest()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from annotate.dataset.folder import Dataset, dataset_sha256
-from annotate.files import json_digest, sha256
+from annotate.files import json_digest
 from annotate.training.trainer import TrainingFrame
 
 
@@ -38,11 +38,9 @@ def read_content(dataset: Dataset) -> DatasetContent:
     Raises:
         DatasetError: the dataset is damaged, or an image is missing.
     """
-    digest = dataset_sha256(dataset)
-    frames: dict[str, list[TrainingFrame]] = {}
-    splits = []
+    splits, frames = list[str](), dict[str, list[TrainingFrame]]()
+    digest = dataset_sha256(dataset, splits)
     for sample in dataset:
-        splits.append(f"{sha256(dataset.images / sample.image)} {sample.split}")
         if sample.item.dropped is None:
             frame = TrainingFrame(dataset.images / sample.image, sample.item)
             frames.setdefault(sample.split, []).append(frame)

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from annotate.dataset.folder import Dataset
-from annotate.detectors.run import DETECTORS, Detector, detect_frames
+from annotate.detectors.run import DETECTORS, Detector
 from annotate.errors import PromptError
 from annotate.evaluation.gold import before_after_report
 from annotate.evaluation.gold.before_after import BeforeAfter, ModelOnGold, compare_models
 from annotate.evaluation.gold.gold_set import GoldSet, open_gold, refuse_overlaps
 from annotate.files import json_digest, sha256
-from annotate.items.records import Frame, Item, Vocabulary
+from annotate.items.records import Vocabulary
+from annotate.training.inference import detect_images, list_images
 from annotate.training.record import Record, measure
 from annotate.training.trainer import TrainingFrame
-from annotate.video.images import read_image
 from annotate.weights import lineage
 
 _CANDIDATE_SCORE = 0.01  # boxes below it would hardly change average precision
@@ -114,12 +114,5 @@ def _load(name: str, model: Path, gold: GoldSet) -> Detector:
 def _on_gold(
     gold: GoldSet, name: str, detector: Detector, threshold: float, digest: str
 ) -> ModelOnGold:
-    samples = [(sample.image, sample.item) for sample in gold.dataset]
-    frames = (_frame(gold, image, item) for image, item in samples)
-    items = tuple(detect_frames(detector, frames, name))
+    items = tuple(detect_images(detector, list_images(gold.dataset), name))
     return ModelOnGold(name, items, threshold, digest)
-
-
-def _frame(gold: GoldSet, image: str, item: Item) -> Frame:
-    pixels = read_image(gold.dataset.images / image)
-    return Frame(item.video, item.frame, item.seconds, pixels)

@@ -14,13 +14,12 @@ from typing import Any
 
 from annotate import __version__
 from annotate.dataset.folder import Dataset
-from annotate.detectors.run import DETECTORS, Detector, detect_frames
+from annotate.detectors.run import DETECTORS, Detector
 from annotate.evaluation import metrics
 from annotate.files import sha256, write_text
-from annotate.items.records import Frame
 from annotate.training.content import DatasetContent
+from annotate.training.inference import detect_images
 from annotate.training.trainer import EpochReport, TrainedWeights, TrainingFrame, TrainingPlan
-from annotate.video.images import read_image
 from annotate.vocabulary import read_vocabulary
 from annotate.weights import lineage
 
@@ -147,11 +146,8 @@ def measure(
 ) -> tuple[float, dict[str, float]]:
     """Run a detector over frames with true objects: the threshold of the best F1, and measures."""
     truth = {(each.item.video, each.item.frame): each.item.objects for each in frames}
-    images = (
-        Frame(i.video, i.frame, i.seconds, read_image(path))
-        for path, i in ((each.image, each.item) for each in frames)
-    )
-    found = {(i.video, i.frame): i.objects for i in detect_frames(detector, images, "model")}
+    images = ((each.image, each.item) for each in frames)
+    found = {(i.video, i.frame): i.objects for i in detect_images(detector, images, "model")}
     ap, ap50 = metrics.average_precision(truth, found, classes)
     results = {"ap": round(ap, 4), "ap50": round(ap50, 4)}
     point = metrics.precision_recall_curve(truth, found).best_point

@@ -5,6 +5,7 @@ from dataset_samples import PLATE, clip, item, items, mug
 
 from annotate.dataset.build import build_dataset
 from annotate.dataset.folder import SplitRange, load_dataset, with_split
+from annotate.files import json_digest, sha256
 from annotate.training.content import read_content
 
 LINES = [(PLATE,), (PLATE, mug()), (), (mug(20),)]
@@ -47,6 +48,13 @@ def test_a_moved_box_another_split_another_class_and_another_picture_change_it(t
         read_content(built(tmp_path / "e", lines=[*LINES, ()], splits=(0, 2, 5))).sha256,
     }
     assert len(hashes) == 5
+
+
+def test_the_hash_of_the_splits_is_that_of_images_and_splits_alone(tmp_path):
+    dataset = built(tmp_path / "a")
+    lines = [f"{sha256(dataset.images / each.image)} {each.split}" for each in dataset]
+    expected = json_digest({"splits": sorted(lines)})  # as in the lineage of earlier models
+    assert read_content(dataset).split_sha256 == expected
 
 
 def test_objects_are_counted_by_class_and_split(tmp_path):
