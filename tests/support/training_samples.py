@@ -41,23 +41,26 @@ def picture(random, ring_xy, most=3):
     return image, boxes
 
 
-def clip(folder, count, ring_xy, seed, most=3):
-    """Write a folder of pictures and return its items."""
+def clip(folder, count, ring_xy, seed, most=3, scale=1):
+    """Write a folder of pictures, enlarged by `scale`, and return its items."""
+    width, height = (scale * side for side in SIZE_WH)
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     lines = []
     for frame in range(count):
         image, boxes = picture(random, ring_xy, most)
-        cv2.imwrite(str(folder / f"{folder.name}-{frame:06d}.png"), image[..., ::-1])
-        objects = tuple(Object(LABEL, box) for box in boxes)
-        lines.append(Item(folder.name, frame, Fraction(frame), *SIZE_WH, objects))
+        large = cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST)
+        cv2.imwrite(str(folder / f"{folder.name}-{frame:06d}.png"), large[..., ::-1])
+        scaled = [tuple(scale * side for side in box) for box in boxes]
+        objects = tuple(Object(LABEL, box) for box in scaled)
+        lines.append(Item(folder.name, frame, Fraction(frame), width, height, objects))
     return lines
 
 
-def drawn_dataset(folder, train=40, val=12, labels=(LABEL,), most=3):
+def drawn_dataset(folder, train=40, val=12, labels=(LABEL,), most=3, scale=1):
     """Build a dataset of two clips, one for each split; the ring is at the top left of both."""
-    lines = clip(folder / "dock", train, (4, 4), 1, most)
-    lines += clip(folder / "quay", val, (4, 4), 2, most)
+    lines = clip(folder / "dock", train, (4, 4), 1, most, scale)
+    lines += clip(folder / "quay", val, (4, 4), 2, most, scale)
     clips = [folder / "dock", folder / "quay"]
     path = items(folder / "items.jsonl", clips, lines, labels)
     dataset = build_dataset([path], folder / "dataset")

@@ -87,6 +87,27 @@ def test_the_same_seed_gives_the_same_tensors_and_another_gives_others(tmp_path)
     assert runs[0].lineage.deterministic
 
 
+def test_another_number_of_threads_changes_the_last_digits_and_no_more(tmp_path):
+    dataset = small(tmp_path)
+    models = [train(short(dataset, tmp_path / str(n), epochs=1, threads=n)) for n in (1, 2)]
+    one, two = (graph.read_tensors(each.weights_path) for each in models)
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():  # weights are about 0.1, and others with another seed
+        np.testing.assert_allclose(tensor, two[name], rtol=0, atol=5e-4 * np.abs(tensor).max())
+    assert [each.lineage.environment["threads"] for each in models] == [1, 2]
+
+
+def test_pictures_of_2000_pixels_are_trained_on_and_searched(model, tmp_path):
+    dataset = drawn_dataset(tmp_path, train=2, val=2, scale=11)  # 2,112 x 1,760 pixels
+    large = train(short(dataset, tmp_path / "large", epochs=1))
+    assert large.lineage.image_size == 128
+    lines = training_samples.clip(tmp_path / "pier", 3, (160, 130), 3, scale=11)
+    frames = [TrainingFrame(tmp_path / "pier" / f"pier-{i.frame:06d}.png", i) for i in lines]
+    vocabulary = read_vocabulary(model.folder / "vocabulary.toml")
+    detector = DETECTORS.load("trained", vocabulary, model=str(model.folder), min_score=0.02)
+    assert measure(detector, frames, [LABEL])[1]["ap50"] >= 0.7  # boxes are in its pixels
+
+
 # The child kills itself at the n-th call of a function; before that it may leave half a file.
 CHILD = """
 import importlib, os, signal, sys

@@ -1,6 +1,7 @@
 import json
 import resource
 import shutil
+import socket
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -225,6 +226,24 @@ def test_too_small_a_disk_is_one_line_before_anything_is_computed(training, tmp_
     assert not list(tmp_path.glob("other*"))
     free += 1
     train(replace(training, epochs=2))  # other settings: there is nothing to go on from
+
+
+def test_a_training_asks_for_no_network(training, tmp_path, monkeypatch):
+    attempts = []
+
+    def refuse(*place, **options):
+        attempts.append(place)
+        raise OSError("no network")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("getaddrinfo", "gethostbyname"):
+        monkeypatch.setattr(socket, name, refuse)
+    train(replace(training, gold=gold_set(tmp_path, 1)))
+    assert attempts == []
+    with pytest.raises(OSError, match="no network"):
+        socket.create_connection(("127.0.0.1", 9))
+    assert len(attempts) == 1  # one that asked would have been seen
 
 
 def test_a_torn_state_is_one_line_that_says_what_to_do(training):
