@@ -40,8 +40,8 @@ def recipe(tmp_path):
     return tmp_path / "recipe.toml"
 
 
-def plan(recipe, **options):
-    return RecipeRun(read_recipe(recipe), Path("out"), BatchOptions("local:2", **options))
+def plan(recipe, workers="local:1"):
+    return RecipeRun(read_recipe(recipe), Path("out"), BatchOptions(workers))
 
 
 def reasons(recipe):
@@ -62,7 +62,7 @@ def test_a_chain_is_run_once_and_again_where_something_changed(recipe):
         *(("frames", name, "a new clip") for name in both),
         *(("propagate", name, "its boxes will be made") for name in both),
     ]
-    first = plan(recipe)
+    first = plan(recipe, "local:2")
     tally = first.run()
     assert tally.done == 6 and not tally.failures
     dataset = first.build()

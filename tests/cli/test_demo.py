@@ -5,8 +5,6 @@ from PIL import Image
 from annotate.api import demo
 from annotate.errors import OutputError
 
-pytestmark = pytest.mark.timeout(900)
-
 
 @pytest.mark.slow
 def test_it_makes_all_that_it_says(finished_demo):

@@ -109,8 +109,8 @@ def boxed(label="mech", box=(10.0, 8.5, 30.25, 40.0), **fields):
 class Proxy(ThreadingHTTPServer):
     """Forwards requests to a server, and calls `fault` before and after each `method` to `where`.
 
-    `fault` gets "before" or "after" and the number of the request among such ones. If it returns "drop", the
-    request or the response is dropped.
+    `fault` gets "before" or "after" and the number of the request among such ones. If it returns
+    "drop", the request or the response is dropped.
     """
 
     daemon_threads = True
