@@ -7,6 +7,7 @@ known from the results alone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +17,8 @@ from annotate.batch.stages import Stage, unit_key
 from annotate.batch.stores.folder import PLAN_FILE
 from annotate.batch.stores.remote_clips import RemoteClip
 from annotate.batch.stores.store import BatchStore
-from annotate.errors import AnnotateError, ItemsError
+from annotate.errors import AnnotateError, ItemsError, SettingsDiffer
 from annotate.files import json_digest
-from annotate.items.journal import check_same_settings
 from annotate.items.records import Header, record_from_json, record_to_json
 
 
@@ -104,17 +104,60 @@ def failure_reason(error: BaseException) -> str:
     return str(AnnotateError(f"{type(error).__name__}: {error}"))
 
 
-def merge_plans(old: Plan | None, header: Header, units: Iterable[Unit], where: str) -> Plan:
-    """Add units to an earlier plan: a clip at the path of an earlier one replaces it.
+def check_settings(old: Plan | None, header: Header, where: str) -> None:
+    """Check that an earlier plan has these settings.
 
     Raises:
-        SettingsDiffer: the earlier plan has other settings; lists them.
+        SettingsDiffer: it has others; lists them.
     """
-    by_path: dict[str, Unit] = {}
-    if old is not None:
-        check_same_settings(where, old.header.differences(header))
-        by_path = {unit.path: unit for unit in old.units}
-    return Plan(header, tuple({**by_path, **{unit.path: unit for unit in units}}.values()))
+    if old is not None and (differences := old.header.differences(header)):
+        made = "; ".join(differences)
+        raise SettingsDiffer(f"{where}: made with {made}: give another output path")
+
+
+def merge_plans(old: Plan | None, header: Header, units: Iterable[Unit]) -> Plan:
+    """Add units to an earlier plan.
+
+    A clip at the path of an earlier one replaces it. So does a clip that was moved: an earlier one
+    of its content whose path is not there any more.
+    """
+    new = {unit.path: unit for unit in units}
+    digests = {unit.digest for unit in new.values() if unit.digest}
+    kept = () if old is None else old.units
+    by_path = {u.path: u for u in kept if u.digest not in digests or not _is_gone(u.path)}
+    return Plan(header, tuple({**by_path, **new}.values()))
+
+
+def _is_gone(path: str) -> bool:
+    """Return whether no clip is at a path of this machine."""
+    return Path(path).is_absolute() and not os.path.lexists(path)
+
+
+def add_to_plan(store: BatchStore, header: Header, units: Sequence[Unit]) -> Plan:
+    """Add units to the plan of a batch; other drivers may do so at the same time.
+
+    Raises:
+        SettingsDiffer: the plan has other settings.
+        OutputError: nothing can be written there.
+    """
+    with store.plan_lock():
+        old = read_plan(store)
+        check_settings(old, header, store.place)
+        plan = merge_plans(old, header, units)
+        write_plan(store, plan)
+    return plan
+
+
+def restore_to_plan(store: BatchStore, header: Header, units: Sequence[Unit]) -> None:
+    """Add those units that the plan has not, at the end of a run.
+
+    Another driver may have dropped them: where there are no locks, the last plan that is written
+    stays.
+    """
+    plan = read_plan(store)
+    paths = set() if plan is None else {unit.path for unit in plan.units}
+    if missing := [unit for unit in units if unit.path not in paths and not _is_gone(unit.path)]:
+        add_to_plan(store, header, missing)
 
 
 def read_plan(store: BatchStore) -> Plan | None:

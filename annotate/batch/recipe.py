@@ -21,13 +21,14 @@ change is not run again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from annotate.batch.clips import expand_sources
 from annotate.batch.driver import Driver, Tally
-from annotate.batch.plan import Plan, Unit, make_units, read_plan, shard, write_plan
+from annotate.batch.plan import Plan, Unit, make_units, merge_plans, read_plan, shard, write_plan
 from annotate.batch.run import BatchOptions, Watch, make_engine
 from annotate.batch.stages import DetectStage, FramesStage, PropagateStage, ResultsOf, Stage
 from annotate.batch.stores.bucket import is_url
@@ -262,16 +263,28 @@ class RecipeRun:
         for task in tasks:
             if task.key in self._failed[task.stage]:
                 self.outputs[task.stage].store.forget_failure(task.key)
+        self._write_plans()
         try:
             if not tasks:
                 return Tally()
             engine = make_engine(self.options, self.outputs, tasks)
             return Driver(engine, self.outputs, follow=self._follow, watch=watch).run(tasks)
         finally:
-            for number, units in self._units.items():
-                output = self.outputs[number]
-                write_plan(output.store, Plan(output.stage.header(), tuple(units.values())))
+            self._write_plans()
+            for output in self.outputs:
                 output.store.close()
+
+    def _write_plans(self) -> None:
+        """Write the plan of each stage: of this run's units, and of those of other shards."""
+        paths = {clip.as_posix() for clip in self.recipe.clips}
+        for number, units in self._units.items():
+            store, header = self.outputs[number].store, self.outputs[number].stage.header()
+            with store.plan_lock():
+                old = read_plan(store)
+                if old is None or old.header.differences(header):
+                    old = Plan(header, ())
+                old = Plan(header, tuple(unit for unit in old.units if unit.path in paths))
+                write_plan(store, merge_plans(old, header, units.values()))
 
     def _follow(self, outcome: Outcome) -> Iterable[Task]:
         number = outcome.task.stage + 1
@@ -288,28 +301,55 @@ class RecipeRun:
             BatchError: clips have no result.
             AnnotateError: see `dataset.build.build_dataset`.
         """
-        table, last = self.recipe.tables.get("build"), len(self.outputs) - 1
+        table, output = self.recipe.tables.get("build"), self.outputs[-1]
         if table is None:
             return None
-        output, out = self.outputs[last], Path(self.out)
-        dataset = out / DATASET
-        self._done.clear()
         if output.stage.name == "frames":
             raise BatchError(f"{self.recipe.path}: [build] needs [detect] or [propagate]")
-        units = {u.digest: u for u in reversed(self._units.get(last, {}).values())}
-        digests = dict.fromkeys(u.digest for u in self._units[0].values())  # in the recipe's order
-        if missing := digests.keys() - units.keys():
-            raise BatchError(f"{len(missing)} clips have no result yet: no dataset is built")
-        made = [units[digest] for digest in digests if self._is_done(last, units[digest])]
-        if len(made) < len(units):
-            raise BatchError(f"{len(units) - len(made)} clips have no result: no dataset is built")
-        key = json_digest({"build": dict(table), "items": [[u.path, u.key] for u in made]})
-        if (read_json(out / BUILD_FILE) or {}).get("key") != key or not dataset.exists():
+        self._done.clear()
+        made = self._built_from()
+        if self._build_reason(made):
+            dataset = Path(self.out) / DATASET
             files = [output.store.fetch(unit.key, output.stage.suffix) for unit in made]
             videos = {unit.name: Path(unit.path) for unit in made}
             build_dataset(files, dataset, videos=videos, force=dataset.exists(), **table)
-            write_json(out / BUILD_FILE, {"key": key})
-        return dataset
+            write_json(Path(self.out) / BUILD_FILE, {"key": self._build_key(made)})
+        return Path(self.out) / DATASET
+
+    def why_build(self) -> str:
+        """Say why `build` would build a dataset now; "" if it would not."""
+        if "build" not in self.recipe.tables:
+            return ""
+        if self.reasons:
+            return "its items will be made"
+        with suppress(BatchError):
+            return self._build_reason(self._built_from())
+        return ""
+
+    def _built_from(self) -> list[Unit]:
+        """List the units of the last stage, in the recipe's order; all have results.
+
+        Raises:
+            BatchError: clips have no result.
+        """
+        last = len(self.outputs) - 1
+        units = {u.digest: u for u in reversed(self._units.get(last, {}).values())}
+        digests = dict.fromkeys(u.digest for u in self._units[0].values())
+        missing = [d for d in digests if d not in units or not self._is_done(last, units[d])]
+        if missing:
+            raise BatchError(f"{len(missing)} clips have no result: no dataset is built")
+        return [units[digest] for digest in digests]
+
+    def _build_key(self, made: Sequence[Unit]) -> str:
+        table = dict(self.recipe.tables["build"])
+        return json_digest({"build": table, "items": [[u.path, u.key] for u in made]})
+
+    def _build_reason(self, made: Sequence[Unit]) -> str:
+        """Say why a dataset of these units is to be built; "" if an equal one is there."""
+        record = read_json(Path(self.out) / BUILD_FILE)
+        if not record or not (Path(self.out) / DATASET).exists():
+            return "no dataset yet"
+        return "" if record.get("key") == self._build_key(made) else "other settings or clips"
 
 
 def _reason(unit: Unit, known: Unit | None, changed: Sequence[str]) -> str:

@@ -11,11 +11,13 @@ from annotate.batch.driver import Driver, Engine, Tally
 from annotate.batch.plan import (
     Plan,
     Unit,
+    add_to_plan,
+    check_settings,
     make_units,
     merge_plans,
     read_plan,
+    restore_to_plan,
     shard,
-    write_plan,
 )
 from annotate.batch.processes import LocalEngine
 from annotate.batch.ray_actors import RayEngine
@@ -60,6 +62,7 @@ class BatchRun:
     output: StageOutput
     plan: Plan
     options: BatchOptions
+    units: Sequence[Unit]  # of the clips that are given
     done: int = 0
     failed: dict[str, Unit] = field(default_factory=dict)
     to_run: list[Unit] = field(default_factory=list)
@@ -79,7 +82,9 @@ class BatchRun:
         tasks = self.tasks()
         try:
             engine = make_engine(self.options, [self.output], tasks)
-            return Driver(engine, [self.output], watch=watch).run(tasks)
+            tally = Driver(engine, [self.output], watch=watch).run(tasks)
+            restore_to_plan(self.output.store, self.plan.header, self.units)
+            return tally
         finally:
             self.output.store.close()
 
@@ -105,13 +110,12 @@ def prepare(
     store.check_writable()
     store.refuse_foreign()
     old = read_plan(store)
-    new = make_units(stage, clips, () if old is None else old.units)
-    plan = merge_plans(old, stage.header(), new, store.place)
+    check_settings(old, stage.header(), store.place)
+    units = list(make_units(stage, clips, () if old is None else old.units))
+    plan = merge_plans(old, stage.header(), units)
     if plan != old:
-        write_plan(store, plan)
-    given = {clip.as_posix() for clip in clips}
-    units = [unit for unit in plan.units if unit.path in given]
-    run = BatchRun(StageOutput(stage, store), plan, options)
+        plan = add_to_plan(store, stage.header(), units)
+    run = BatchRun(StageOutput(stage, store), plan, options, units)
     own = shard({unit.key: unit for unit in reversed(units)}.values(), *options.shard)
     done, failed = store.done_keys(), store.failed_keys()
     for unit in reversed(own):

@@ -71,7 +71,11 @@ def test_a_chain_is_run_once_and_again_where_something_changed(recipe):
 
     again = plan(recipe)
     assert again.run().done == 0 and again.done == 6 and not again.reasons
-    assert (again.build() / "items.jsonl").stat().st_mtime_ns == built
+    assert (again.build() / "items.jsonl").stat().st_mtime_ns == built and not again.why_build()
+    change(recipe, "[build]\nevery = 2", "[build]\nevery = 3")
+    changed = plan(recipe)
+    assert not changed.tasks() and changed.why_build() == "other settings or clips"
+    change(recipe, "[build]\nevery = 3", "[build]\nevery = 2")
 
     change(recipe, "stop = 3", "stop = 4")
     assert [row[:2] for row in reasons(recipe)] == [("propagate", name) for name in both]
@@ -140,7 +144,8 @@ def test_a_recipe_that_is_wrong_is_refused_with_the_place(recipe, old, new, erro
 
 def test_what_would_run_is_printed(recipe, annotate):
     code, out, err = annotate("run", recipe, "-o", "out", "--dry-run")
-    assert code == 0 and "6 to run, 0 done" in err
+    assert code == 0 and "7 to run, 0 done" in err
+    assert "build\tdataset\tits items will be made" in out
     assert "detect\tc0000.mp4\ta new clip" in out and not Path("out").exists()
 
 

@@ -43,6 +43,8 @@ from annotate.scenes.library import anonymous_rows
 PLAN_FILE = "plan.jsonl"
 UNITS, FAILED, DIFFERING, WORK, LOG = "units", "failed", "differing", "work", "log"
 _ATTEMPTS = 16  # of one clip at a time, by workers of one machine
+_MIN_FREE_BYTES = 100 * 2**20  # of the disk, before the first clip
+_LOCK_TRIES, _LOCK_SECONDS = 600, 0.1
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV}
 
 
@@ -66,9 +68,24 @@ class FolderStore:
         """Check that results can be written.
 
         Raises:
-            OutputError: nothing can be written there.
+            OutputError: nothing can be written there, or the disk is nearly full.
         """
         check_writable(self.root)
+        self.check_free()
+
+    def check_free(self) -> None:
+        """Check that the disk is not nearly full.
+
+        Raises:
+            OutputError: it is.
+        """
+        folder = next(each for each in (self.root, *self.root.parents) if each.is_dir())
+        free = shutil.disk_usage(folder).free
+        if free < _MIN_FREE_BYTES:
+            raise OutputError(
+                f"{self.root}: {free / 2**20:.0f} MiB are free there on {socket.gethostname()}, "
+                f"less than {_MIN_FREE_BYTES / 2**20:.0f}: free some, or give another output path"
+            )
 
     def refuse_foreign(self) -> None:
         """Check that no files of something else would be mixed with the results.
@@ -91,6 +108,24 @@ class FolderStore:
         """
         with atomic_file(self.root / PLAN_FILE, parents=True, concurrent=True) as draft:
             draft.write_text(text, encoding="utf-8", newline="\n")
+
+    @contextmanager
+    def plan_lock(self) -> Iterator[None]:
+        """Keep other drivers from the plan; wait for one that has it, but not for ever.
+
+        Raises:
+            OutputError: nothing can be written there.
+        """
+        with ExitStack() as lock:
+            for _ in range(_LOCK_TRIES):
+                try:
+                    lock.enter_context(locked_folder(self.root))
+                    break
+                except OutputError:
+                    if not self.root.is_dir():
+                        raise
+                    time.sleep(_LOCK_SECONDS)
+            yield
 
     def result(self, key: str, suffix: str) -> Path:
         """Return the path of a result, which need not exist."""
@@ -168,6 +203,7 @@ class FolderStore:
         if not (self.root / WORK / f".{token}").exists():
             raise OutputError(f"{self.root}: another folder than that of the driver: share it")
         check_writable(self.root / WORK)
+        self.check_free()
 
     @contextmanager
     def attempt(self, key: str) -> Iterator[Path]:

@@ -14,7 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -66,9 +66,10 @@ class ObjectStore:
         """Check that a result can be written, and only once.
 
         Raises:
-            OutputError: the bucket is not there or refuses it, or the store ignores
-                `If-None-Match`.
+            OutputError: the bucket is not there or refuses it, the store ignores `If-None-Match`,
+                or the disk of this machine is nearly full.
         """
+        self._local.check_free()
         name = f"{WORK}/.{uuid.uuid4().hex}"
         self._bucket.create(name, b"")
         can_replace = self._bucket.create(name, b"")
@@ -102,6 +103,10 @@ class ObjectStore:
     def write_plan(self, text: str) -> None:
         """Write the plan; of several drivers that do so at once the last one's stays."""
         self._bucket.write(PLAN_FILE, text.encode())
+
+    def plan_lock(self) -> AbstractContextManager[None]:
+        """Do nothing: there are no locks."""
+        return nullcontext()
 
     def done_keys(self) -> set[str]:
         """List the keys of the results: a request for each thousand."""

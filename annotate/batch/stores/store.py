@@ -39,6 +39,9 @@ class BatchStore(Protocol):
     def write_plan(self, text: str) -> None:
         """Write the plan; several drivers may do so at once."""
 
+    def plan_lock(self) -> AbstractContextManager[None]:
+        """Keep other drivers from the plan, where that is possible; wait for one that has it."""
+
     def done_keys(self) -> set[str]:
         """List the keys of the results."""
 

@@ -43,7 +43,7 @@ def run(
 
     What is done and did not change is not run again.
     """
-    from annotate.batch.recipe import RecipeRun, read_recipe
+    from annotate.batch.recipe import DATASET, RecipeRun, read_recipe
     from annotate.cli import console
     from annotate.cli.batch.progress import show_progress
 
@@ -52,8 +52,11 @@ def run(
     )
     if dry_run:
         planned.tasks()
-        console.print_table(("stage", "clip", "reason"), planned.reasons)
-        console.print_status(f"{len(planned.reasons)} to run, {planned.done} done")
+        rows = list(planned.reasons)
+        if why := planned.why_build():
+            rows.append(("build", DATASET, why))
+        console.print_table(("stage", "clip", "reason"), rows)
+        console.print_status(f"{len(rows)} to run, {planned.done} done")
         return
     with show_progress(recipe.stem, 0, None) as watch:
         tally = planned.run(watch)
