@@ -8,7 +8,7 @@
 - `clicked`: for three quarters of the touches, one click on each object where it first appears, in
   sequences that are spread over the clips, propagated to the end of the sequence; then the frames
   are corrected that `annotate review` lists first. Of the others, the third is left out whose
-  least sure object scores lowest: these have most of the wrong boxes.
+  least sure object scores lowest: these have more wrong boxes.
 - `clicked-next`: the same, but the frames to correct are those of `annotate next`, by the
   propagated boxes and by what the detector that learned from them finds.
 
