@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from untrained import untrained_model
 
+from annotate.detectors import trained
 from annotate.detectors.run import DETECTORS, detector_settings, header_settings
 from annotate.errors import AnnotateError, MissingWeights, PromptError, WeightsError
 from annotate.items.records import Frame, Vocabulary
@@ -37,6 +38,26 @@ def test_classes_go_by_name_and_the_score_by_the_model(model, frame):
     assert np.array_equal(other.xyxy, boxes.xyxy[mugs]) and set(other.class_id.tolist()) == {0}
     assert len(found(frame, model, min_score=0.2)) > len(boxes)
     assert not len(found(frame, model, min_score=0.999))
+
+
+def test_the_least_score_changes_no_box_that_is_kept(model, frame):
+    few, many = (found(frame, model, min_score=score) for score in (0.5, 0.3))
+    assert 0 < len(few) < len(many)
+    assert np.array_equal(few.xyxy, many.xyxy[many.confidence >= 0.5])
+
+
+def test_a_box_is_the_mean_of_those_of_its_class_round_it():
+    table = np.array(
+        [
+            [10, 10, 50, 50, 0.8, 0],
+            [14, 10, 54, 50, 0.4, 0],  # round the first
+            [12, 12, 52, 52, 0.9, 1],  # of another class
+            [60, 60, 90, 90, 0.7, 0],  # elsewhere
+        ]
+    )
+    voted = trained.vote(table[[0, 3]], table)
+    assert voted[0].tolist() == pytest.approx([10.8, 10, 50.8, 50, 0.8, 0])
+    assert voted[1].tolist() == pytest.approx(table[3].tolist())
 
 
 def test_tiles_find_more_boxes_and_all_lie_in_the_picture(model, frame):
