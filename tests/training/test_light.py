@@ -31,7 +31,7 @@ def squares(tmp_path_factory):
 def model(squares, tmp_path_factory):
     output = tmp_path_factory.mktemp("trained") / "model"
     options = {"copies": 2, "dropout": 0.0, "min_steps": 20}
-    return train(Training(squares.path, output, "light", options, 18, SIDE, threads=1))
+    return train(Training(squares.path, output, "light", options, 24, SIDE, threads=1))
 
 
 def test_a_few_drawn_frames_make_a_detector_that_no_display_deceives(model, tmp_path):
@@ -59,7 +59,7 @@ def test_the_numbers_of_the_training_are_kept(model):
     results = model.lineage.results["val"]
     assert results["ap50"] >= 0.7 and 0 < model.threshold < 1
     lines = (model.folder / "curve.csv").read_text().splitlines()
-    assert lines[0] == "epoch,loss,ap50" and len(lines) == 19
+    assert lines[0] == "epoch,loss,ap50" and len(lines) == 25
     losses = [float(line.split(",")[1]) for line in lines[1:]]
     assert losses[-1] < losses[0] / 2
     assert not model.folder.with_name("model.training").exists()
