@@ -146,8 +146,8 @@ def to_picture(
 def vote(kept: BoxTable, voters: BoxTable) -> BoxTable:
     """Move each box to the mean of the boxes of its class round it, weighted by squared scores.
 
-    Each cell of the head judges the sides of a box by itself: their mean is nearer to the truth than
-    that of the cell with the highest score ("box voting", Gidaris and Komodakis, 2015).
+    Each cell of the head judges the sides of a box by itself: their mean is nearer to the truth
+    than what the cell with the highest score says (box voting, Gidaris and Komodakis, 2015).
     """
     near = iou_matrix(kept[:, :4], voters[:, :4]) >= VOTER_IOU
     weights = (near & (kept[:, 5, None] == voters[:, 5])) * voters[:, 4] ** 2
