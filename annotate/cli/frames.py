@@ -306,6 +306,6 @@ def _review_dataset(
         (each.item.video, each.item.frame, f"{each.priority:.2f}", each.summary) for each in frames
     ]
     console.print_table(("clip", "frame", "priority", "reasons"), rows)
-    console.print_status(looked.summary)
+    console.print_status(looked.summary + ("" if frames else "; no label is contradicted"))
     labels = [*dataset.classes, *map(second_look.mark, dataset.classes)]
     return frames, lambda output: draw_dataset_sheet(frames, dataset, labels, output)

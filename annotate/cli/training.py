@@ -43,10 +43,10 @@ def train(
     ] = None,
     gold: Annotated[
         Path | None,
-        typer.Option(help="A dataset apart, to compare with the weights that it began with."),
+        typer.Option(help="Labels of other clips: compare the model with --from on them."),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Train so many; the first is kept, all count on --gold.")
+        int, typer.Option(min=1, help="Train N models; the first is kept, --gold compares all.")
     ] = 1,
     settings: Settings = None,
     force: Force = False,
@@ -56,6 +56,7 @@ def train(
     A training that was stopped goes on when the same command is given again.
     """
     from annotate.cli import console
+    from annotate.progress import counted
     from annotate.training.run import Training
     from annotate.training.run import train as run_training
     from annotate.training.trainer import TRAINERS, EpochReport
@@ -82,8 +83,8 @@ def train(
         console.print_table(
             ("measure on gold", "before", "after", "difference", ""), gold_rows(model)
         )
-        looks = model.lineage.gold["looks"]
-        console.print_status(f"gold was looked at {looks} times; table.md and sheet.png show more")
+        looks = counted(model.lineage.gold["looks"], "time")
+        console.print_status(f"gold was looked at {looks}; {output / 'table.md'} says more")
     console.print_result(str(model.folder))
 
 

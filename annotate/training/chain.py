@@ -10,6 +10,7 @@ from annotate.dataset.folder import DATASET_FILE, dataset_sha256, load_dataset
 from annotate.errors import AnnotateError, WeightsError
 from annotate.items import journal
 from annotate.items.records import Header
+from annotate.progress import counted
 from annotate.weights import identity, lineage
 
 INTACT, GONE, ALTERED = "as it was", "gone", "altered"
@@ -77,7 +78,8 @@ def _model_links(path: Path, expected: str | None) -> Iterator[Link]:
         yield Link("parent", str(record.parent.get("name", "")), f"sha256 {digest[:_DIGITS]}")
     if record.gold is not None:
         digest = str(record.gold.get("sha256", ""))[:_DIGITS]
-        yield Link("gold", f"sha256 {digest}", f"looked at {record.gold.get('looks')} times")
+        looks = counted(int(record.gold.get("looks") or 0), "time")
+        yield Link("gold", f"sha256 {digest}", f"looked at {looks}")
     where = record.dataset.get("path", "")
     yield from _dataset_links(Path(where), str(record.dataset.get("sha256", "")))
 

@@ -69,9 +69,11 @@ def describe(content: DatasetContent, leaks: Leaks) -> list[str]:
     for split in ("train", "val"):
         frames = content.frames[split]
         empty = sum(not frame.item.objects for frame in frames)
-        counts = [f"{count:,} {name}" for name, count in content.count_objects(split).items()]
-        parts = [counted(len(frames), "frame"), *counts, f"{empty:,} without objects"]
-        lines.append(f"{split}: {', '.join(parts)}")
+        counts = [f"{name} {count:,}" for name, count in content.count_objects(split).items()]
+        lines.append(
+            f"{split}: {counted(len(frames), 'frame')}, {empty:,} of them without objects; "
+            f"objects: {', '.join(counts)}"
+        )
     val = leaks.table[leaks.table["part"] == "val"]
     alike = int((val["distance"] < DUPLICATE_RMS).sum())
     nearest = val["distance"].min()

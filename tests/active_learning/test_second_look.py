@@ -131,6 +131,14 @@ def test_the_command_draws_a_sheet_and_lists_the_order_for_push(planted, tmp_pat
     assert again[0] == 1 and "already there" in again[2]
 
 
+def test_a_detector_that_agrees_is_one_line(planted, tmp_path, annotate):
+    dataset, _, _ = planted
+    perfect = [[replace(obj, score=0.9) for obj in sample.item.objects] for sample in dataset]
+    items = write_items(tmp_path / "seen.jsonl", dataset, perfect)
+    code, _, err = annotate("review", str(dataset.path), "--items", str(items))
+    assert code == 0 and err.rstrip().endswith("all of the dataset; no label is contradicted")
+
+
 def test_a_dataset_needs_a_model_or_items_and_items_need_none(planted, tmp_path, annotate):
     dataset, detections, _ = planted
     items = write_items(tmp_path / "seen.jsonl", dataset, detections)
