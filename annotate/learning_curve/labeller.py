@@ -137,5 +137,5 @@ class Labeller:
 
     def dense_keys(self, keys: Iterable[FrameKey]) -> list[FrameKey]:
         """Choose frames twice as dense as the pool, on which a detector is asked for `next`."""
-        step = max(self.footage.every // 2, 1)
-        return [key for key in keys if key[1] % step == 0 or key in self.footage.images]
+        step, pool = max(self.footage.every // 2, 1), set(self.footage.pool)
+        return [key for key in keys if key[1] % step == 0 or key in pool]
