@@ -230,6 +230,7 @@ class RecipeRun:
         if number not in self._done:
             self._done[number] = self.outputs[number].store.done_keys()
             self._failed[number] = self.outputs[number].store.failed_keys()
+            self.outputs[number].store.remove_attempts(self._done[number])
         return unit.key in self._done[number]
 
     def _open(self, number: int, clips: Sequence[Path]) -> Iterator[Task]:

@@ -118,6 +118,7 @@ def prepare(
     run = BatchRun(StageOutput(stage, store), plan, options, units)
     own = shard({unit.key: unit for unit in reversed(units)}.values(), *options.shard)
     done, failed = store.done_keys(), store.failed_keys()
+    store.remove_attempts(done)
     for unit in reversed(own):
         if unit.key in done:
             run.done += 1

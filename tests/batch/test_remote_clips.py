@@ -159,6 +159,17 @@ def test_a_copy_that_a_killed_worker_left_is_used_and_removed(source, server, cl
     assert not outcome.error and not server.requests and not list(Path("out/work").iterdir())
 
 
+def test_a_copy_of_a_clip_that_is_done_is_removed_by_the_next_run(source):
+    sources, place = [f"{source.url}/c0000.mp4"], f"{source.url}/out"
+    planned = prepare(colour_stage(), sources, place, BatchOptions())
+    run_here(planned)
+    store = planned.output.store
+    with store.attempt(planned.tasks()[0].key) as left:
+        (left / "c0000.mp4").touch()
+    prepare(colour_stage(), sources, place, BatchOptions())
+    assert not list((store.local / "work").iterdir())
+
+
 def test_stages_that_need_the_clip_itself_are_refused(source):
     for stage in (ScenesStage(), PropagateStage(boxes=Path("boxes"))):
         with pytest.raises(BatchError, match="must be on this machine: download them first"):

@@ -73,6 +73,17 @@ def test_work_that_was_stopped_is_continued_by_the_next_worker(store):
     assert store.running_count() == 0
 
 
+def test_what_a_worker_that_was_killed_after_its_result_left_is_removed(store):
+    other = "cd" * 32
+    with store.attempt(KEY) as mine, store.attempt(other) as half:
+        for folder in (mine, half):
+            (folder / "copy").mkdir()
+        store.remove_attempts({KEY})
+        assert mine.is_dir()  # a worker is at it
+    store.remove_attempts({KEY})
+    assert not mine.exists() and half.is_dir()
+
+
 def test_an_attempt_that_wrote_nothing_leaves_nothing(store):
     with store.attempt(KEY):
         pass

@@ -227,6 +227,6 @@ def _reason(error: Exception, status: int, code: str) -> str:
         return "not the name of a bucket, or of an object"
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
-    text = _USER.sub("//", str(error)) or name
-    endpoint = _USER.sub("//", os.environ.get("AWS_ENDPOINT_URL", ""))
-    return f"{text} (AWS_ENDPOINT_URL is {endpoint})" if endpoint and endpoint not in text else text
+    text, endpoint = str(error) or name, os.environ.get("AWS_ENDPOINT_URL", "")
+    is_known = not endpoint or endpoint in text
+    return _USER.sub("//", text if is_known else f"{text} (AWS_ENDPOINT_URL is {endpoint})")

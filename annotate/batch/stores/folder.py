@@ -20,7 +20,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -223,6 +223,13 @@ class FolderStore:
                     continue  # another worker is at it
                 yield folder
                 return
+
+    def remove_attempts(self, keys: Collection[str]) -> None:
+        """Remove what killed workers of this machine left of results that are there."""
+        for folder in (self.root / WORK).glob(f"*.{socket.gethostname()}.*"):
+            if folder.name.partition(".")[0] in keys:
+                with suppress(OutputError), locked_folder(folder):  # unless a worker is at it
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def commit(self, key: str, draft: Path) -> bool:
         """Make a finished file the result of a key, and remove the folder it was made in.

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -183,6 +183,10 @@ class ObjectStore:
     def attempt(self, key: str) -> AbstractContextManager[Path]:
         """Lock and yield a folder of this machine to make a result in."""
         return self._local.attempt(key)
+
+    def remove_attempts(self, keys: Collection[str]) -> None:
+        """Remove what killed workers of this machine left of results that are there."""
+        self._local.remove_attempts(keys)
 
     def commit(self, key: str, draft: Path) -> bool:
         """Send a finished file as the result of a key, and remove the folder it was made in.

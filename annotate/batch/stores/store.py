@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,6 +86,9 @@ class BatchStore(Protocol):
 
     def attempt(self, key: str) -> AbstractContextManager[Path]:
         """Lock a folder to make a result in; it may hold a part of an earlier run."""
+
+    def remove_attempts(self, keys: Collection[str]) -> None:
+        """Remove what killed workers of this machine left of results that are there."""
 
     def commit(self, key: str, draft: Path) -> bool:
         """Make a finished file the result of a key, and remove the folder it was made in.
