@@ -99,7 +99,7 @@ def tracked_sequences(clip: str, items: Sequence[Item]) -> list[TrackedSequence]
             if obj.track is None:
                 raise ItemsError(
                     f"{clip}#{item.frame}: an object has no track, so that it is not known which "
-                    "click it belongs to; leave out the arms `clicked` and `clicked-next`"
+                    "click it belongs to; leave out the arms clicked and clicked-next"
                 )
             first.setdefault(obj.track, (item.frame, obj))
             last[obj.track] = item.frame
