@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -41,6 +42,7 @@ _VARIABLES = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or a warning in each actor
     "RAY_gcs_rpc_server_reconnect_timeout_s": str(_RAY_HEAD_SECONDS),
 }
+_PORT = re.compile(r":\d+$")  # at the end of an address; others are for Ray to find
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # nodes are at 127.0.0.1
 
 
@@ -143,6 +145,9 @@ def _join(ray: Any, address: str) -> None:
     if not address:
         options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # it may have been imported before
+    elif _PORT.search(address) and "//" not in address and not _Head(address).ask():
+        # Ray would wait for minutes, and print that it does
+        raise BatchError(f"no Ray cluster at {address}: nothing answers there: start one")
     logging.getLogger("ray").setLevel(logging.ERROR)
     for tries_left in (1, 0):
         try:

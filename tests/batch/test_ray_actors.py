@@ -11,7 +11,7 @@ import pytest
 from batch_stages import colour_stage, make_clips, run_here, trap_stage
 
 from annotate.batch.driver import Driver
-from annotate.batch.ray_actors import _LOOPBACK, _VARIABLES, RayEngine
+from annotate.batch.ray_actors import _LOOPBACK, _VARIABLES, RayEngine, _join
 from annotate.batch.run import BatchOptions, prepare
 from annotate.batch.worker import Task
 from annotate.errors import BatchError
@@ -89,6 +89,11 @@ def test_a_worker_that_is_killed_is_replaced(cluster, clips, tmp_path):
     assert tally.done == len(ends) == 24 and all(each["first"] for each in ends)
     run_here(prepare(colour_stage(), clips, Path("here"), BatchOptions()))
     assert units("out") == units("here")
+
+
+def test_an_address_without_a_cluster_is_refused_at_once():
+    with pytest.raises(BatchError, match="no Ray cluster at 127.0.0.1:1: nothing answers there"):
+        _join(ray, "127.0.0.1:1")
 
 
 def test_a_node_whose_output_is_another_folder_is_refused(cluster, clips, monkeypatch):
