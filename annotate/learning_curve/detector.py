@@ -20,16 +20,15 @@ from annotate.evaluation.gold.bootstrap import (
 from annotate.evaluation.metrics import precision_recall_curve
 from annotate.files import atomic_file, json_digest
 from annotate.items.records import Item, Object
-from annotate.learning_curve.features import FeatureStore, SharedCopies
+from annotate.learning_curve.features import FeatureStore
 from annotate.learning_curve.footage import Footage, ItemsByKey
-from annotate.training.light.features import CopyFeatures, Tensors
+from annotate.training.light.features import FeatureFile, Tensors
 from annotate.training.light.trainer import TrainingState, find_objects
 from annotate.training.trainer import TRAINERS, TrainingFrame, TrainingPlan
 from annotate.weights.lineage import tensor_sha256
 
 _DEFAULT_THRESHOLD = 0.25  # of a model that finds nothing on val
 _NOTHING = 1.0  # threshold of a detector that has not seen an object
-_STATE = "state.npz"  # never there: a head is trained in one go
 
 
 class Precision(NamedTuple):
@@ -48,7 +47,7 @@ class HeadTrainer(Protocol):
         """How many pictures are made of each frame."""
 
     def fit_head(
-        self, plan: TrainingPlan, train: CopyFeatures, val: CopyFeatures, state: TrainingState
+        self, plan: TrainingPlan, train: FeatureFile, val: FeatureFile, state: TrainingState
     ) -> None:
         """Train a head from the state on; its best tensors are in `state.best` at the end."""
 
@@ -85,8 +84,8 @@ class Laboratory:
     threads: int
     folder: Path
     store: FeatureStore = field(init=False)
-    _val: SharedCopies = field(init=False)
-    _gold: SharedCopies = field(init=False)
+    _val: FeatureFile = field(init=False)
+    _gold: FeatureFile = field(init=False)
     digests: set[str] = field(default_factory=set)  # of the tensors that were measured on gold
 
     def __post_init__(self) -> None:
@@ -135,7 +134,7 @@ class Laboratory:
         )  # fmt: skip
         train = self.store.copies(frames, self.trainer.copies, seed)
         with threadpool_limits(self.threads):
-            state = TrainingState.load(self.folder / _STATE, plan, None, len(train))
+            state = TrainingState.new(plan, None, len(train))
             if any(item.objects for item in labels.values()):
                 self.trainer.fit_head(plan, train, self._val, state)
         return state.best
@@ -149,7 +148,7 @@ class Laboratory:
         return _DEFAULT_THRESHOLD if point is None else point[2]
 
     def _find(
-        self, head: Tensors, frames: Sequence[TrainingFrame], copies: SharedCopies
+        self, head: Tensors, frames: Sequence[TrainingFrame], copies: FeatureFile
     ) -> dict[FrameKey, list[Object]]:
         items = [frame.item for frame in frames]
         return find_objects(head, copies, items, self.footage.classes, self.threads)

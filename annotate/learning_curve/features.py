@@ -16,15 +16,13 @@ import numpy as np
 
 from annotate.detectors.trained import start_session
 from annotate.training.light.features import (
-    COARSE_KEPT,
-    FINE_KEPT,
-    FeatureRows,
+    FeatureFile,
     fit_reduction,
     make_copy,
     write_maps,
 )
 from annotate.training.light.graph import feature_graph
-from annotate.training.light.grid import Grid, Targets, assign, make_grid
+from annotate.training.light.grid import assign, make_grid
 from annotate.training.trainer import TrainingFrame
 
 
@@ -52,7 +50,7 @@ class FeatureStore:
         for path in self._paths:
             path.unlink(missing_ok=True)
 
-    def copies(self, frames: Sequence[TrainingFrame], copies: int, seed: int) -> SharedCopies:
+    def copies(self, frames: Sequence[TrainingFrame], copies: int, seed: int) -> FeatureFile:
         """Get the features of frames: of each as it is, then of `copies` - 1 changed ones.
 
         What a changed copy looks like depends on the name of its image, on its number and on the
@@ -76,34 +74,4 @@ class FeatureStore:
                         self._end = fine_end + grid.fine_rows, coarse_end + grid.coarse_rows
                     targets = assign(grid, copy.boxes, copy.class_ids)
                     entries.append((grid, targets, self._starts[key]))
-        return SharedCopies(self._paths, self._end, entries)
-
-
-class SharedCopies:
-    """The features of some copies, with the targets of each, read from the files of a store."""
-
-    def __init__(
-        self,
-        paths: tuple[Path, Path],
-        rows: tuple[int, int],
-        entries: Sequence[tuple[Grid, Targets, tuple[int, int]]],
-    ) -> None:
-        self._entries = entries
-        shapes = (rows[0], FINE_KEPT), (rows[1], COARSE_KEPT)
-        # views as plain arrays: the indexing of a memmap is slow
-        self._fine, self._coarse = (
-            np.asarray(np.memmap(path, np.float16, "r", 0, shape) if shape[0] else np.zeros(shape))
-            for path, shape in zip(paths, shapes, strict=True)
-        )
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, index: int) -> FeatureRows:
-        grid, targets, (fine, coarse) = self._entries[index]
-        return FeatureRows(
-            grid,
-            self._fine[fine : fine + grid.fine_rows],
-            self._coarse[coarse : coarse + grid.coarse_rows],
-            targets,
-        )
+        return FeatureFile(self._paths, self._end, entries)

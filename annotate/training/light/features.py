@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -197,37 +197,38 @@ class FeatureRows:
         return maps
 
 
-class CopyFeatures(Protocol):
-    """The features of copies of frames, with the targets of each, by number."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> FeatureRows: ...
-
-
 class FeatureFile:
-    """The features of copies of frames, in two files in a folder, with the targets of each."""
+    """The features of copies of frames, with the targets of each, in files of fine and coarse rows.
 
-    def __init__(self, folder: Path, name: str, copies: Sequence[tuple[Grid, Targets]]) -> None:
-        self._copies = copies
-        self._starts = np.cumsum(
-            [[0, 0], *([g.fine_rows, g.coarse_rows] for g, _ in copies)], axis=0
-        )
-        fine_rows, coarse_rows = self._starts[-1].tolist()
-        self._fine = np.memmap(folder / f"{name}.fine", np.float16, "r", 0, (fine_rows, FINE_KEPT))
-        self._coarse = np.memmap(
-            folder / f"{name}.coarse", np.float16, "r", 0, (coarse_rows, COARSE_KEPT)
+    `rows` are the numbers of rows in the two files. An entry is a copy: its grid, its targets, and
+    its first row in each file.
+    """
+
+    def __init__(
+        self,
+        paths: tuple[Path, Path],
+        rows: tuple[int, int],
+        entries: Sequence[tuple[Grid, Targets, tuple[int, int]]],
+    ) -> None:
+        self._entries = entries
+        shapes = (rows[0], FINE_KEPT), (rows[1], COARSE_KEPT)
+        # views as plain arrays: the indexing of a memmap is slow
+        self._fine, self._coarse = (
+            np.asarray(np.memmap(path, np.float16, "r", 0, shape) if shape[0] else np.zeros(shape))
+            for path, shape in zip(paths, shapes, strict=True)
         )
 
     def __len__(self) -> int:
-        return len(self._copies)
+        return len(self._entries)
 
     def __getitem__(self, index: int) -> FeatureRows:
-        (fine, coarse), (fine_end, coarse_end) = self._starts[index : index + 2].tolist()
-        grid, targets = self._copies[index]
-        # views as plain arrays: the indexing of a memmap is slow
-        fine_rows, coarse_rows = np.asarray(self._fine), np.asarray(self._coarse)
-        return FeatureRows(grid, fine_rows[fine:fine_end], coarse_rows[coarse:coarse_end], targets)
+        grid, targets, (fine, coarse) = self._entries[index]
+        return FeatureRows(
+            grid,
+            self._fine[fine : fine + grid.fine_rows],
+            self._coarse[coarse : coarse + grid.coarse_rows],
+            targets,
+        )
 
 
 def cached_features(
@@ -250,11 +251,17 @@ def cached_features(
         sizes, counts = table["sizes"], table["counts"]
         boxes, class_ids = table["boxes"], table["classes"]
     ends = np.cumsum(counts)
-    pairs = []
+    entries, fine, coarse = [], 0, 0
     for size, start, end in zip(sizes.tolist(), ends - counts, ends, strict=True):
         grid = make_grid(tuple(size))
-        pairs.append((grid, assign(grid, boxes[start:end], class_ids[start:end])))
-    return FeatureFile(folder, name, pairs)
+        targets = assign(grid, boxes[start:end], class_ids[start:end])
+        entries.append((grid, targets, (fine, coarse)))
+        fine, coarse = fine + grid.fine_rows, coarse + grid.coarse_rows
+    return FeatureFile(_feature_paths(folder, name), (fine, coarse), entries)
+
+
+def _feature_paths(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.fine", folder / f"{name}.coarse"
 
 
 def check_disk(folder: Path, plan: TrainingPlan, copies: int) -> None:
@@ -311,7 +318,7 @@ def _write_features(
     plan: TrainingPlan,
 ) -> None:
     session = start_session(feature_graph(reduction), plan.threads)
-    paths = [folder / f"{name}.fine", folder / f"{name}.coarse"]
+    paths = _feature_paths(folder, name)
     sizes, boxes, class_ids = [], [], []
     with _removed_on_failure(paths):
         with paths[0].open("wb") as fine, paths[1].open("wb") as coarse:

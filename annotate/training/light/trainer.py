@@ -31,7 +31,7 @@ from annotate.evaluation.metrics import average_precision
 from annotate.files import atomic_file
 from annotate.items.records import Item, Object
 from annotate.training.light.features import (
-    CopyFeatures,
+    FeatureFile,
     Tensors,
     cached_features,
     check_disk,
@@ -133,8 +133,8 @@ class LightTrainer:
     def fit_head(
         self,
         plan: TrainingPlan,
-        train: CopyFeatures,
-        val: CopyFeatures,
+        train: FeatureFile,
+        val: FeatureFile,
         state: TrainingState,
         report: Callable[[EpochReport], None] = lambda each: None,
     ) -> None:
@@ -151,7 +151,7 @@ class LightTrainer:
             report(EpochReport(epoch, plan.epochs, loss, ap50))
 
     def _run_epoch(
-        self, plan: TrainingPlan, train: CopyFeatures, state: TrainingState, epoch: int
+        self, plan: TrainingPlan, train: FeatureFile, state: TrainingState, epoch: int
     ) -> float:
         random = np.random.default_rng((plan.seed, epoch))
         rounds = max(1, round(self.min_steps * _BATCH / len(train)))
@@ -176,7 +176,7 @@ class LightTrainer:
 
 
 def sample_rows(
-    train: CopyFeatures, batch: Ints, hard: Ints, random: np.random.Generator
+    train: FeatureFile, batch: Ints, hard: Ints, random: np.random.Generator
 ) -> tuple[Rows, Ints, list[tuple[int, int]]]:
     """Choose cells of some copies: the rows, their cells, and where the rows of each copy are."""
     fine, coarse, pairs, distances, centredness, all_cells, spans = [], [], [], [], [], [], []
@@ -213,7 +213,7 @@ def sample_rows(
     return rows_, np.concatenate(all_cells), spans
 
 
-def evaluate(head: Tensors, val: CopyFeatures, plan: TrainingPlan) -> float:
+def evaluate(head: Tensors, val: FeatureFile, plan: TrainingPlan) -> float:
     """Compute AP50 of the head on val, by COCO's rules."""
     truth = {(each.item.video, each.item.frame): each.item.objects for each in plan.val}
     found = find_objects(head, val, [each.item for each in plan.val], plan.classes, plan.threads)
@@ -221,7 +221,7 @@ def evaluate(head: Tensors, val: CopyFeatures, plan: TrainingPlan) -> float:
 
 
 def find_objects(
-    head: Tensors, copies: CopyFeatures, items: Sequence[Item], classes: Sequence[str], threads: int
+    head: Tensors, copies: FeatureFile, items: Sequence[Item], classes: Sequence[str], threads: int
 ) -> dict[tuple[str, int], list[Object]]:
     """Run the head on the features of unchanged frames: (video, frame) -> objects, best first.
 
@@ -253,16 +253,21 @@ class TrainingState:
     best_ap50: float = -1.0
 
     @classmethod
+    def new(cls, plan: TrainingPlan, parent: Tensors | None, copies: int) -> TrainingState:
+        """Make the state before the first epoch."""
+        head = new_head(len(plan.classes), np.random.default_rng(plan.seed))
+        if parent is not None and plan.parent is not None:
+            head = inherit_head(head, parent, plan.classes, classes_of(plan.parent))
+        hard = np.full((copies, _HARD), -1)
+        return cls(AdamW(head), hard, {name: tensor.copy() for name, tensor in head.items()})
+
+    @classmethod
     def load(
         cls, path: Path, plan: TrainingPlan, parent: Tensors | None, copies: int
     ) -> TrainingState:
         """Read the state of a training that was stopped, or make that of a new one."""
         if not path.exists():
-            head = new_head(len(plan.classes), np.random.default_rng(plan.seed))
-            if parent is not None and plan.parent is not None:
-                head = inherit_head(head, parent, plan.classes, classes_of(plan.parent))
-            hard = np.full((copies, _HARD), -1)
-            return cls(AdamW(head), hard, {name: tensor.copy() for name, tensor in head.items()})
+            return cls.new(plan, parent, copies)
         try:
             return cls._read(path)
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
