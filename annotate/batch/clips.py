@@ -71,7 +71,7 @@ def _listed(path: Path) -> Iterator[Path | RemoteClip]:
         yield from _expand(line if is_url(line) else path.parent / line)
 
 
-def clip_digest(path: Path) -> str:
+def clip_digest(path: Path | RemoteClip) -> str:
     """Hash the content of a clip.
 
     That of a file covers its fingerprint and 16 samples of 64 KiB across it: files of one size that
@@ -82,6 +82,8 @@ def clip_digest(path: Path) -> str:
         VideoError: not there, or a folder without pictures.
         OSError: it cannot be read.
     """
+    if isinstance(path, RemoteClip):
+        return path.digest()
     clip = open_clip(absolute_path(path))
     digest = hashlib.sha256(fingerprint(path, clip).encode())
     if not isinstance(clip, ImageSequence):
@@ -96,13 +98,20 @@ def clip_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def clip_path(clip: Path | RemoteClip) -> Path:
+    """Return the path of a clip; of one at an address, a path that ends as the address does."""
+    return clip.as_path if isinstance(clip, RemoteClip) else clip
+
+
 def clip_fingerprint(path: Path) -> str:
     """Return the fingerprint of a clip, as the headers of files of items have it."""
     return fingerprint(absolute_path(path), open_clip(absolute_path(path)))
 
 
-def clip_state(path: Path) -> str:
+def clip_state(path: Path | RemoteClip) -> str:
     """Describe the sizes and times of the files of a clip: while it is equal, so is the content."""
+    if isinstance(path, RemoteClip):
+        return path.state
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     stats = ((file.name, file.stat()) for file in files)
     rows = [(name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in stats]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from annotate.batch.clips import clip_digest, clip_state
+from annotate.batch.clips import clip_digest, clip_path, clip_state
 from annotate.batch.stages import Stage, unit_key
 from annotate.batch.stores.folder import PLAN_FILE
 from annotate.batch.stores.remote_clips import RemoteClip
@@ -83,13 +83,11 @@ def make_units(
 def _make_unit(stage: Stage, header_line: str, clip: Path | RemoteClip, known: Unit | None) -> Unit:
     name, path, state, digest = clip.name, clip.as_posix(), "", ""
     try:
-        state = clip.state if isinstance(clip, RemoteClip) else clip_state(clip)
-        if known is not None and known.state == state and known.digest:
-            digest = known.digest
-        else:
-            digest = clip.digest() if isinstance(clip, RemoteClip) else clip_digest(clip)
-        inputs = stage.inputs(clip.as_path if isinstance(clip, RemoteClip) else clip)
-        return Unit(name, path, digest, unit_key(header_line, inputs, digest), state)
+        state = clip_state(clip)
+        is_known = known is not None and known.state == state and known.digest
+        digest = known.digest if known is not None and is_known else clip_digest(clip)
+        key = unit_key(header_line, stage.inputs(clip_path(clip)), digest)
+        return Unit(name, path, digest, key, state)
     except (AnnotateError, OSError) as error:
         key = json_digest({"stage": header_line, "path": path})
         return Unit(name, path, digest, key, state, failure_reason(error))

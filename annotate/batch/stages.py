@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from annotate import segmenters
 from annotate.batch import archive
-from annotate.batch.clips import clip_digest, clip_fingerprint, files_by_clip
+from annotate.batch.clips import clip_digest, clip_fingerprint, clip_path, files_by_clip
 from annotate.batch.stores.remote_clips import RemoteClip
 from annotate.batch.stores.store import open_store
 from annotate.detectors import run as detectors_run
@@ -87,9 +87,7 @@ def unit_key(header_line: str, inputs: Mapping[str, str], digest: str) -> str:
 def current_key(stage: Stage, clip: Path | RemoteClip) -> str:
     """Return the key of a stage and a clip as the clip, its inputs and the weights are now."""
     line = stage.header().to_json()
-    if isinstance(clip, RemoteClip):
-        return unit_key(line, stage.inputs(clip.as_path), clip.digest())
-    return unit_key(line, stage.inputs(clip), clip_digest(clip))
+    return unit_key(line, stage.inputs(clip_path(clip)), clip_digest(clip))
 
 
 class _StageOptions:
