@@ -202,14 +202,16 @@ RENAMED_OPTIONS: Mapping[str, Mapping[str, str]] = {
 RENAMED_COMMANDS: Mapping[str, str] = {"points": "propose-points"}
 
 
-PLACE = "FOLDER|URL"
-
-
 def parse_place(text: str) -> Path | str:
     """Return the path of a folder, or an address such as `s3://bucket/prefix` as it is."""
     from annotate.batch.stores.bucket import is_url
 
     return text if is_url(text) else Path(text)
+
+
+def place_option(text: str) -> Any:
+    """Make the option for the output of a batch, a folder or an address; `text` is its help."""
+    return typer.Option("-o", "--output", parser=parse_place, metavar="FOLDER|URL", help=text)
 
 
 def renamed_option(command: str, words: Sequence[str]) -> str | None:

@@ -13,7 +13,7 @@ from annotate.cli.batch.stages import (
     Workers,
     batch_options,
 )
-from annotate.cli.options import PLACE, parse_place
+from annotate.cli.options import place_option
 
 app = typer.Typer()
 
@@ -21,16 +21,7 @@ app = typer.Typer()
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="A TOML file: clips, stages, their settings.")],
-    output: Annotated[
-        Any,
-        typer.Option(
-            "-o",
-            "--output",
-            parser=parse_place,
-            metavar=PLACE,
-            help="Folder for all results, or s3://BUCKET/PREFIX.",
-        ),
-    ],
+    output: Annotated[Any, place_option("Folder for all results, or s3://BUCKET/PREFIX.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would run, and why; run nothing.")
     ] = False,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from annotate.cli.options import (
-    PLACE,
     BothDirections,
     Calibration,
     ColourMask,
@@ -39,6 +38,7 @@ from annotate.cli.options import (
     Start,
     Stop,
     parse_place,
+    place_option,
     plugin_spec,
 )
 
@@ -56,16 +56,7 @@ Sources = Annotated[
         help="Clips, patterns such as 'clips/*.mp4' or 's3://BUCKET/*.mp4', or .txt lists of them.",
     ),
 ]
-Output = Annotated[
-    Any,
-    typer.Option(
-        "-o",
-        "--output",
-        parser=parse_place,
-        metavar=PLACE,
-        help="Folder for the batch, or s3://BUCKET/PREFIX.",
-    ),
-]
+Output = Annotated[Any, place_option("Folder for the batch, or s3://BUCKET/PREFIX.")]
 Workers = Annotated[
     str, typer.Option("--on", help="local:N for N processes, or ray, or ray:ADDRESS of a cluster.")
 ]
