@@ -306,7 +306,7 @@ class AppendContext:
         return False
 
 
-def check_same_settings(path: Path | str, differences: Sequence[str]) -> None:
+def check_same_settings(path: Path, differences: Sequence[str]) -> None:
     """Refuse to continue the results of an earlier run at `path` if its settings differ.
 
     Raises:
