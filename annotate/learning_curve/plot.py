@@ -42,6 +42,7 @@ def draw_curve(result: CurveResult, out: Path) -> None:
             label=arm,
         )
     axes.set_xscale("log")
+    axes.set_xlim(min(result.touches) / 1.3, max(result.touches) * 1.3)  # a single number as well
     axes.set_xticks(result.touches, labels=[f"{touches:,}" for touches in result.touches])
     axes.minorticks_off()
     axes.set(xlabel="touches of the person", ylabel="AP50 on gold over that of perfect labels")
